@@ -1,0 +1,162 @@
+"""Every error portd raises on purpose, with its exit code and whether trying again can help.
+
+Messages are lowercase, without a final stop, and name what and where; ``hint`` says what to do about it.
+Values and passwords never appear in a message.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar
+
+
+class PortdError(Exception):
+    """Base of every error of portd.
+
+    Attributes:
+        exit_code: the sysexits code the process ends with when this error is what ended it.
+        retriable: whether the same attempt may succeed later without a change by the operator.
+        hint: one sentence that says what to do, printed on a line of its own.
+    """
+
+    exit_code: ClassVar[int] = os.EX_SOFTWARE
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}\nHINT: {self.hint}" if self.hint else message
+
+
+class ConfigError(PortdError):
+    """A setting is missing, malformed or contradicts another one."""
+
+    exit_code = os.EX_CONFIG
+
+
+class SourceError(PortdError):
+    """The source, or the link to it, failed."""
+
+    exit_code = os.EX_UNAVAILABLE
+
+
+class LinkLost(SourceError):
+    """The connection to the source ended or went silent."""
+
+    retriable = True
+
+
+class SourceBusy(SourceError):
+    """The source cannot serve a replica now (``-LOADING``, ``-NOMASTERLINK``, a failed fork)."""
+
+    retriable = True
+
+
+class HandshakeError(SourceError):
+    """The source refused the handshake for good: credentials, permissions or an unknown command."""
+
+    exit_code = os.EX_NOPERM
+
+
+class DecodeError(PortdError):
+    """Bytes of the source are corrupt, unknown or beyond a limit.
+
+    Attributes:
+        offset: byte offset in the snapshot, or replication offset in the stream, where decoding stopped.
+        db: database in effect, -1 where none was selected yet.
+        key: the key whose value was being decoded, None outside of keys.
+        type: name of the value type or opcode.
+    """
+
+    exit_code = os.EX_DATAERR
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        offset: int = -1,
+        db: int = -1,
+        key: bytes | None = None,
+        type: str | None = None,  # noqa: A002 - the field's word for it
+        hint: str | None = None,
+    ) -> None:
+        where = [f"offset {offset}"] if offset >= 0 else []
+        if db >= 0:
+            where.append(f"db {db}")
+        if key is not None:
+            where.append(f"key {printable(key)}")
+        if type is not None:
+            where.append(f"type {type}")
+        super().__init__(f"{message} ({', '.join(where)})" if where else message, hint=hint)
+        self.offset = offset
+        self.db = db
+        self.key = key
+        self.type = type
+
+
+class TruncatedSnapshot(DecodeError):
+    """The snapshot ended before its end mark."""
+
+
+class ChecksumMismatch(DecodeError):
+    """The CRC64 of the snapshot differs from the one it carries."""
+
+
+class UnsupportedRdb(DecodeError):
+    """A version, opcode or value type that this build does not know."""
+
+
+class LimitExceeded(DecodeError):
+    """A length or count is larger than anything the format or a setting allows."""
+
+
+class TargetError(PortdError):
+    """The target, or a connection to it, failed."""
+
+    exit_code = os.EX_UNAVAILABLE
+
+
+class TargetLost(TargetError):
+    """A connection to the target ended or went silent."""
+
+    retriable = True
+
+
+class TargetBusy(TargetError):
+    """The target refuses for now (``-OOM``, ``-LOADING``, ``-MISCONF`` and the like); the same bytes go again later."""
+
+    retriable = True
+
+
+class TargetRejected(TargetError):
+    """The target refused a command for good, and the policy is to stop."""
+
+    exit_code = os.EX_DATAERR
+
+
+class TargetNotEmpty(TargetError):
+    """The target holds data that is not ours: the guard against syncing the wrong way round."""
+
+    exit_code = os.EX_CONFIG
+
+
+class SpoolError(PortdError):
+    """The spool's directory cannot be used, or a segment was altered."""
+
+    exit_code = os.EX_IOERR
+
+
+class InternalError(PortdError):
+    """An invariant of portd itself broke: a bug, never the operator's fault."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="this is a bug in portd, please report it with the log")
+
+
+def printable(key: bytes, limit: int = 64) -> str:
+    """A key as it may stand in a message: escaped, quoted, cut to *limit* bytes."""
+    shown = key[:limit].decode("utf-8", "backslashreplace")
+    return repr(shown) + ("…" if len(key) > limit else "")

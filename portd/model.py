@@ -1,0 +1,114 @@
+"""The words the parts share: position, phase, progress.
+
+Plain data without behaviour; every counter is a plain integer that its owner bumps and that ``/metrics`` and
+``/status`` read at scrape. Offsets stand in one order everywhere: read >= decoded >= applied >= checkpointed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """Where a sync stands."""
+
+    STARTING = "starting"  # reading settings, probing both ends
+    CONNECTING = "connecting"  # handshake with the source, or waiting to try again
+    WAITING = "waiting"  # full sync agreed, the source prepares its snapshot
+    SNAPSHOT = "snapshot"  # snapshot bytes are decoded and applied
+    CATCHING_UP = "catching-up"  # stream is applied, lag not yet small
+    STREAMING = "streaming"  # lag is small
+    DRAINING = "draining"  # told to stop: finishing what was read
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a source's history: the replication id (40 hex digits) and the offset of the last byte processed."""
+
+    replid: str
+    offset: int
+
+
+@dataclass(slots=True)
+class SnapshotProgress:
+    """The snapshot being copied."""
+
+    bytes_read: int = 0  # snapshot bytes received
+    bytes_total: int | None = None  # announced size; None for a diskless transfer
+    bytes_decoded: int = 0
+    keys_announced: int = 0  # sum of RESIZEDB hints; may be wrong
+    keys_read: int = 0  # keys the decoder has seen; = applied + filtered + expired + failed once all is acknowledged
+    keys_applied: int = 0
+    keys_filtered: int = 0  # left out on purpose (--existing skip, half-imported slots)
+    keys_expired: int = 0  # expiry had passed when it was decoded
+    keys_failed: int = 0  # refused by the target or not representable there: dead letters
+    started_at: float = 0.0  # time.time()
+    finished_at: float = 0.0
+
+
+@dataclass(slots=True)
+class StreamProgress:
+    """The command stream being followed. Offsets are replication offsets of the source."""
+
+    read_offset: int = 0  # last byte received
+    decoded_offset: int = 0  # last byte split into commands
+    applied_offset: int = 0  # last byte executed by the target
+    checkpointed_offset: int = 0  # last byte the target's checkpoint covers
+    commands_read: int = 0
+    commands_applied: int = 0
+    commands_filtered: int = 0  # PING, REPLCONF and the like: dropped on purpose
+    commands_failed: int = 0
+    transactions: int = 0  # group commits acknowledged
+    lag_seconds: float = 0.0  # receipt to acknowledgement of the newest acknowledged byte
+    caught_up_at: float = 0.0  # time.time() when lag was first small; 0 = never
+
+
+@dataclass(slots=True)
+class LinkState:
+    """A connection as operators see it."""
+
+    connected: bool = False
+    connects: int = 0
+    last_received_at: float = 0.0  # time.time(); 0 = never
+    last_sent_at: float = 0.0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    losses: Counter[str] = field(default_factory=Counter)  # reason -> times
+
+
+@dataclass(slots=True)
+class LaneState:
+    """One writer's connection to the target."""
+
+    index: int
+    link: LinkState = field(default_factory=LinkState)
+    in_flight_bytes: int = 0
+    in_flight_batches: int = 0
+    replies: int = 0
+    errors: int = 0
+    retries: int = 0
+
+
+@dataclass(slots=True)
+class Progress:
+    """All that is known about a running sync; one instance, owned by the service."""
+
+    phase: Phase = Phase.STARTING
+    started_at: float = field(default_factory=time.time)
+    position: Position | None = None  # last checkpoint known
+    full_syncs: Counter[str] = field(default_factory=Counter)  # reason -> times
+    partial_syncs: int = 0
+    snapshot: SnapshotProgress = field(default_factory=SnapshotProgress)
+    stream: StreamProgress = field(default_factory=StreamProgress)
+    source: LinkState = field(default_factory=LinkState)
+    lanes: list[LaneState] = field(default_factory=list)
+    dead_letters: Counter[str] = field(default_factory=Counter)  # error code -> times
+    attributes_dropped: Counter[str] = field(default_factory=Counter)  # idle, freq, ... a target or a big key cannot keep
+    last_error: str = ""
+    source_info: dict[str, str] = field(default_factory=dict)  # server, version, role ... for /status
+    target_info: dict[str, str] = field(default_factory=dict)
