@@ -1,0 +1,149 @@
+"""The snapshot decoder: RDB bytes in, batches of RESP commands out. No I/O, no asyncio."""
+
+from collections.abc import Buffer
+from typing import Final, final
+
+from portd.kernel.batch import Batch
+
+@final
+class SnapshotDecoder:
+    """Decodes one RDB snapshot of any version from 1 to 15 or Valkey 80 into batches for a target.
+
+    ``feed`` copies bytes into a bounded window; ``next_batch`` decodes what is there. An element is consumed only
+    when it is whole; one larger than ``chunk_bytes`` is passed on in parts. Nothing larger than
+    ``window_bytes`` is ever held.
+
+    Args:
+        dialect: what the target understands.
+        chunk_bytes: values up to this many bytes are applied whole; larger ones element by element.
+        batch_bytes: a batch is cut once it holds this many bytes.
+        command_bytes: element commands are cut once they hold this many bytes.
+        command_elements: element commands are cut at this many elements.
+        skip_existing: keys that the target has are left as they are.
+        verify_checksum: compare the CRC64 at the end.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        *,
+        chunk_bytes: int = ...,
+        batch_bytes: int = ...,
+        command_bytes: int = ...,
+        command_elements: int = ...,
+        skip_existing: bool = ...,
+        verify_checksum: bool = ...,
+    ) -> None: ...
+    def feed(self, data: Buffer) -> int:
+        """Copies bytes into the window; returns how many fitted (0 when ``next_batch`` must run first)."""
+    def next_batch(self) -> Batch | None:
+        """Decodes until a batch is full or bytes run out.
+
+        Returns:
+            The next batch, or None when more bytes are needed or the snapshot has ended (see ``ended``).
+
+        Raises:
+            DecodeError: corrupt or unknown bytes; the decoder cannot go on. Batches returned before it are valid.
+        """
+    def finish(self) -> None:
+        """Says that no more bytes will come.
+
+        Raises:
+            TruncatedSnapshot: the end of the snapshot has not been seen.
+        """
+    def rest(self) -> bytes:
+        """The bytes fed beyond the end of the snapshot (its last byte is the last CRC byte); empties the window."""
+    @property
+    def ended(self) -> bool:
+        """The end mark was seen and the checksum agreed."""
+    @property
+    def offset(self) -> int:
+        """Snapshot bytes consumed so far."""
+    @property
+    def free(self) -> int:
+        """Bytes that ``feed`` would take now."""
+    @property
+    def window_bytes(self) -> int:
+        """Upper bound of all memory this decoder owns, in bytes."""
+    @property
+    def aux(self) -> dict[str, str]:
+        """AUX fields seen so far, by name (``redis-ver``, ``repl-stream-db``, ...)."""
+    @property
+    def current(self) -> CurrentKey | None:
+        """The key being decoded, None between keys."""
+    def statistics(self) -> dict[str, int]:
+        """Counters and owned bytes: see docs/architecture.
+
+        Keys: ``keys`` ``keys_announced`` ``keys_expired`` ``keys_filtered`` ``keys_failed`` ``elements`` ``batches``
+        ``window_used`` ``window_capacity`` ``blob_capacity`` ``output_used`` ``output_capacity`` ``scratch_capacity``
+        ``idle_dropped`` ``freq_dropped`` ``field_ttl_dropped`` ``stream_meta_dropped`` ``functions`` ``db``.
+        """
+    def take_dead_letters(self) -> list[DeadLetter]:
+        """What the decoder found that the target cannot hold, since the last call; bounded, the rest is counted."""
+
+@final
+class CurrentKey:
+    """A key in the middle of being decoded, for ``/debug/memory``."""
+
+    @property
+    def db(self) -> int: ...
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def elements_done(self) -> int: ...
+    @property
+    def elements_total(self) -> int:
+        """0 when the encoding does not announce it."""
+    @property
+    def bytes_done(self) -> int: ...
+
+@final
+class DeadLetter:
+    """A value that did not reach the target."""
+
+    @property
+    def db(self) -> int: ...
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+
+@final
+class Dialect:
+    """What a target understands, as the decoder needs to know it.
+
+    Args:
+        valkey: the target belongs to the Valkey family (decides what type numbers from 22 on mean).
+        rdb_version: highest RDB version of the target's family it loads (11 or 80 for Valkey, 1..15 for Redis).
+        footer: RDB version to write into RESTORE payloads.
+        server_version: (major, minor) in the numbering of its family.
+        mset: runs of plain strings may go as MSET (standalone target).
+        modules: names of the loaded modules.
+        commands: lower-case names of the commands the target has and we may run.
+        maxmemory_policy: as CONFIG GET says; "" when unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        valkey: bool,
+        rdb_version: int,
+        footer: int,
+        server_version: tuple[int, int],
+        mset: bool,
+        modules: frozenset[str],
+        commands: frozenset[str],
+        maxmemory_policy: str,
+    ) -> None: ...
+    @property
+    def rdb_version(self) -> int: ...
+    @property
+    def footer(self) -> int: ...
+
+DEFAULT_CHUNK_BYTES: Final[int]
