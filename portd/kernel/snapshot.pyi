@@ -1,6 +1,6 @@
 """The snapshot decoder: RDB bytes in, batches of RESP commands out. No I/O, no asyncio."""
 
-from collections.abc import Buffer
+from typing_extensions import Buffer
 from typing import Final, final
 
 from portd.kernel.batch import Batch

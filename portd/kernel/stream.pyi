@@ -1,6 +1,6 @@
 """The stream splitter: replication stream bytes in, pieces of raw commands out. No I/O, no asyncio."""
 
-from collections.abc import Buffer
+from typing_extensions import Buffer
 from typing import final
 
 @final
