@@ -1,0 +1,269 @@
+"""Where a server is and how to get in: address, credentials, TLS.
+
+Both ends of a sync are endpoints. Data connections are opened with `Endpoint.connect` (an asyncio protocol of the
+caller's), control connections with `Endpoint.client` (redis-py). Passwords stay out of reprs, messages and `display`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from portd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from urllib.parse import SplitResult
+
+    from redis.asyncio import Redis
+    from redis.asyncio.connection import ConnectionPool
+
+ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
+
+DEFAULT_PORT = 6379
+KEEPALIVE_IDLE_SECONDS = 15  # quiet time before the kernel probes the peer
+KEEPALIVE_INTERVAL_SECONDS = 5  # between probes
+KEEPALIVE_PROBES = 3  # unanswered probes that end the connection
+CONTROL_TIMEOUT_SECONDS = 10.0  # connecting, and each reply, of a control connection
+
+_PASSWORD_HINT = (
+    "percent-encode special characters of the password (@ as %40, / as %2F, # as %23), or keep it in a file"  # noqa: S105
+)
+_SCHEME_HINT = "use redis://[user[:password]@]host[:port], rediss://... for TLS, or unix:///path/to/socket"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How a TLS connection is made.
+
+    Attributes:
+        ca: PEM file of the authorities to trust; None trusts the system's.
+        cert: PEM file of our certificate, when the server asks for one.
+        key: PEM file of its private key; None when *cert* holds both.
+        server_name: the name to ask for (SNI) and to find in the certificate; None is the endpoint's host.
+        verify: check the server's certificate and name.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None
+    verify: bool = True
+
+    def context(self) -> ssl.SSLContext:
+        """A fresh client context; files are read again each time, so renewed certificates are picked up.
+
+        Raises:
+            ConfigError: a file cannot be read or does not hold what it should.
+        """
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+        except OSError as error:
+            raise _unusable(self.ca, "trusted authorities", error) from None
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if self.cert is not None:
+            try:
+                # The empty password keeps OpenSSL from asking for one on the terminal.
+                context.load_cert_chain(self.cert, self.key, password="")
+            except OSError as error:
+                raise _unusable(self.cert, "client certificate and key", error) from None
+        return context
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server: a TCP address or a unix socket, with credentials and TLS.
+
+    Attributes:
+        host: name or address; empty for a unix socket.
+        port: TCP port; 0 for a unix socket.
+        path: unix socket; None for TCP.
+        username: ACL user; None is the default user.
+        password: None when none is needed.
+        tls: None for a plain connection.
+    """
+
+    host: str = "localhost"
+    port: int = DEFAULT_PORT
+    path: str | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: Tls | None = None
+
+    @classmethod
+    def parse(cls, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
+        """Reads a URL as redis-py knows them; the database in it is ignored, since all are copied.
+
+        Args:
+            url: `redis://`, `rediss://` or `unix://`.
+            password: wins over the one in the URL.
+            tls: settings for `rediss://`; defaults apply when None.
+
+        Raises:
+            ConfigError: the URL cannot be understood. The message never repeats what could be a password.
+        """
+        parts, port = _split(url)
+        options = _options(parts)
+        username = unquote(parts.username) if parts.username else options.get("username")
+        if password is None:
+            password = unquote(parts.password) if parts.password else options.get("password")
+        if parts.scheme != "rediss" and tls not in {None, Tls()}:
+            raise ConfigError(
+                f"TLS options are set, but the URL begins with {parts.scheme}://",
+                hint="use rediss:// for a TLS connection, or remove the TLS options",
+            )
+        if parts.scheme == "unix":
+            path = unquote(parts.path)
+            if not path or parts.hostname:
+                raise ConfigError("a unix:// URL needs an absolute path", hint=_SCHEME_HINT)
+            return cls(host="", port=0, path=path, username=username, password=password)
+        host = unquote(parts.hostname) if parts.hostname else "localhost"
+        _check_host(host)
+        return cls(
+            host=host,
+            port=DEFAULT_PORT if port is None else port,
+            username=username,
+            password=password,
+            tls=(tls or Tls()) if parts.scheme == "rediss" else None,
+        )
+
+    @property
+    def display(self) -> str:
+        """The URL without credentials, for logs and pages."""
+        if self.path is not None:
+            return f"unix://{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}"
+
+    def auth_command(self) -> bytes | None:
+        """The AUTH command as RESP, or None when there are no credentials."""
+        if self.username:
+            words = ["AUTH", self.username, self.password or ""]
+        elif self.password:
+            words = ["AUTH", self.password]
+        else:
+            return None
+        encoded = [word.encode("utf-8", "surrogateescape") for word in words]
+        return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded)
+
+    async def connect(self, factory: Callable[[], ProtocolT], *, timeout: float) -> tuple[asyncio.Transport, ProtocolT]:  # noqa: ASYNC109
+        """Opens a connection, TLS included; nothing is sent on it.
+
+        Args:
+            factory: makes the protocol, as `loop.create_connection` wants it.
+            timeout: seconds for name resolution, connect and TLS handshake together.
+
+        Raises:
+            OSError: refused, unreachable, unknown name, TLS failure (`ssl.SSLError`) or timeout (`TimeoutError`).
+            ConfigError: a TLS file cannot be used.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(timeout):
+            if self.path is not None:
+                transport, protocol = await loop.create_unix_connection(factory, self.path)
+            else:
+                context = self.tls.context() if self.tls else None
+                transport, protocol = await loop.create_connection(
+                    factory, self.host, self.port, ssl=context, server_hostname=self._server_name()
+                )
+        if self.path is None:
+            _tune(transport)
+        return transport, protocol
+
+    def client(self) -> Redis:
+        """A redis-py client for the control plane: RESP2, bytes in replies, bounded timeouts. The caller closes it."""
+        from redis.asyncio import Redis  # noqa: PLC0415 - heavy, and not every command needs it
+
+        return Redis.from_pool(self._pool())
+
+    def _pool(self) -> ConnectionPool:
+        from redis.asyncio import connection  # noqa: PLC0415 - heavy, and not every command needs it
+
+        common: dict[str, Any] = {
+            "username": self.username,
+            "password": self.password,
+            "protocol": 2,
+            "decode_responses": False,
+            "socket_timeout": CONTROL_TIMEOUT_SECONDS,
+            "socket_connect_timeout": CONTROL_TIMEOUT_SECONDS,
+            "max_connections": 8,
+        }
+        if self.path is not None:
+            return connection.ConnectionPool(connection.UnixDomainSocketConnection, path=self.path, **common)
+        address: dict[str, Any] = {"host": self.host, "port": self.port, **common}
+        if self.tls is None:
+            return connection.ConnectionPool(connection.Connection, **address)
+        context, server_name = self.tls.context(), self._server_name()
+
+        class TlsConnection(connection.Connection):
+            """A connection with our context: redis-py has no setting for the server name."""
+
+            def _connection_arguments(self) -> Mapping[str, object]:
+                return {**super()._connection_arguments(), "ssl": context, "server_hostname": server_name}
+
+        return connection.ConnectionPool(TlsConnection, **address)
+
+    def _server_name(self) -> str | None:
+        if self.tls is None:
+            return None
+        return self.tls.server_name or self.host
+
+
+def _split(url: str) -> tuple[SplitResult, int | None]:
+    """The parts of the URL and its port; errors of urllib quote the text, which may be a password, so they stay here."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ConfigError("the URL has no valid host and port", hint=_PASSWORD_HINT) from None
+    if parts.scheme not in {"redis", "rediss", "unix"}:
+        raise ConfigError("the URL has no known scheme", hint=_SCHEME_HINT)
+    if parts.fragment or "@" in parts.query or (parts.scheme != "unix" and "@" in parts.path):
+        raise ConfigError("the URL holds an unescaped '#', '?', '/' or '@'", hint=_PASSWORD_HINT)
+    if port == 0:
+        raise ConfigError("port 0 is not an address", hint=_SCHEME_HINT)
+    return parts, port
+
+
+def _options(parts: SplitResult) -> dict[str, str]:
+    """The query of the URL: what redis-py reads there and what means something here."""
+    options = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    unknown = sorted(options.keys() - {"db", "protocol", "username", "password"})
+    if unknown:
+        raise ConfigError(
+            f"the URL carries options that portd does not read there: {', '.join(unknown)[:100]}",
+            hint="remove them; TLS and timeouts have settings of their own",
+        )
+    return options
+
+
+def _check_host(host: str) -> None:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ConfigError("the URL's host is not a valid name", hint=_PASSWORD_HINT) from None
+
+
+def _unusable(path: Path | None, what: str, error: OSError) -> ConfigError:
+    reason = error.strerror or "unreadable"
+    return ConfigError(
+        f"cannot load {what} from {path}: {reason.lower()}",
+        hint="the file must be PEM, readable by portd's user, and its key without a passphrase",
+    )
+
+
+def _tune(transport: asyncio.Transport) -> None:
+    """Sends small writes at once, and lets the kernel notice a peer that vanished."""
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
