@@ -1,0 +1,101 @@
+"""Fixtures for every test: real servers, and the guarantee that the compiled kernel is the one under test."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import portd.kernel
+from tests.servers import Binary, Server, Setting, binaries, running
+
+ServerFactory = Callable[..., Server]
+
+
+class Pair(NamedTuple):
+    """A source and a target, both running and empty."""
+
+    source: Server
+    target: Server
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Stops at once when a kernel unit is not compiled, instead of failing in every test."""
+    if os.environ.get("PORTD_TESTS_WITHOUT_KERNEL"):
+        return
+    for unit in sorted(Path(portd.kernel.__path__[0]).glob("*.pyx")):
+        name = f"portd.kernel.{unit.stem}"
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise pytest.UsageError(_kernel_hint(name, str(error))) from error
+        if not str(module.__file__).endswith(tuple(EXTENSION_SUFFIXES)):
+            raise pytest.UsageError(_kernel_hint(name, f"loaded from {module.__file__}"))
+
+
+def _kernel_hint(name: str, what: str) -> str:
+    return (
+        f"{name} is not the compiled extension: {what}\n"
+        "HINT: build it with 'pip install -e .', or set PORTD_TESTS_WITHOUT_KERNEL=1 for tests that do not need it"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Adds the log of every running server to the report of a failed test."""
+    report = yield
+    if report.failed:
+        for server in running():
+            report.sections.append((f"log of {server!r}", server.log_tail()))
+    return report
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parametrises ``matrix`` by every pair of servers and ``binary`` by every server found."""
+    found = binaries()
+    if "matrix" in metafunc.fixturenames:
+        pairs = [(source, target) for source in found for target in found]
+        metafunc.parametrize(
+            "matrix", pairs, ids=[f"{source.name}-{target.name}" for source, target in pairs], indirect=True
+        )
+    if "binary" in metafunc.fixturenames:
+        metafunc.parametrize("binary", found, ids=[each.name for each in found])
+
+
+@pytest.fixture
+def servers() -> Iterator[ServerFactory]:
+    """Starts servers on demand: ``servers()``, ``servers(binary, maxmemory="1mb")``; stops them after the test."""
+    started: list[Server] = []
+
+    def start(binary: Binary | None = None, *, sentinel: bool = False, **config: Setting) -> Server:
+        server = Server(binary, sentinel=sentinel, **config)
+        started.append(server)
+        return server.start()
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture
+def source(servers: ServerFactory) -> Server:
+    """An empty server of the default kind, to be read from."""
+    return servers()
+
+
+@pytest.fixture
+def target(servers: ServerFactory) -> Server:
+    """An empty server of the default kind, to be written to."""
+    return servers()
+
+
+@pytest.fixture
+def matrix(request: pytest.FixtureRequest, servers: ServerFactory) -> Pair:
+    """Every source version against every target version that this machine has."""
+    source, target = request.param
+    return Pair(servers(source), servers(target))
