@@ -33,6 +33,20 @@ class Batch:
         part: the last command continues in the next batch.
     """
 
+    def __init__(
+        self,
+        data: bytes,
+        *,
+        replies: int,
+        db: int,
+        keys: int = 0,
+        kind: int = 0,
+        fence: int = 0,
+        key: bytes = b"",
+        offset: int = 0,
+        base: int = 0,
+        part: bool = False,
+    ) -> None: ...
     @property
     def data(self) -> bytes: ...
     @property
