@@ -1,0 +1,536 @@
+"""Every setting of ``portd sync``: name, default, unit, meaning, and what contradicts what.
+
+One model serves flags, ``PORTD_*`` variables, a TOML file and secrets; the configuration reference is generated from
+it. Precedence, highest first: flags, environment, secret files (``PORTD_*_FILE``, systemd credentials), TOML, defaults.
+How a memory budget is split is in `portd.memory.plan`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tempfile
+import tomllib
+from contextvars import ContextVar
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from portd.endpoint import Endpoint, Tls
+from portd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ENV_PREFIX = "PORTD_"
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+MIN_CHUNK_BYTES = 64 * KIB
+MAX_CHUNK_BYTES = 64 * MIB
+MAX_BUDGET_BYTES = 32 * MIB  # default ceiling of the budget; an explicit setting may go above
+SECRETS = ("source", "target", "source_password", "target_password")  # may come from credentials, never shown
+
+_UNITS = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgt", start=1):
+    _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_toml_values: ContextVar[Mapping[str, Any] | None] = ContextVar("_toml_values", default=None)
+
+
+def parse_size(value: object) -> object:
+    """Bytes from ``16MiB``, ``64k`` (= KiB), ``1GB`` (decimal) or a plain number.
+
+    Raises:
+        ValueError: not a size. Values that are not strings are returned as they are, for pydantic to judge.
+    """
+    if not isinstance(value, str):
+        return value
+    found = _SIZE.fullmatch(value)
+    factor = _UNITS.get(found[2].lower()) if found else None
+    if found is None or factor is None:
+        raise ValueError("not a size; write a number of bytes, or one with a unit such as 512KiB, 16MiB, 2GiB")
+    return int(float(found[1]) * factor) if "." in found[1] else int(found[1]) * factor
+
+
+def show_size(size: int) -> str:
+    """A size in its largest exact binary unit: ``parse_size`` reads it back."""
+    for name, unit in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if size and size % unit == 0:
+            return f"{size // unit}{name}"
+    return str(size)
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+
+
+class Existing(StrEnum):
+    """What to do when the target holds data at the first sync."""
+
+    REFUSE = "refuse"
+    REPLACE = "replace"
+    SKIP = "skip"
+    FLUSH = "flush"
+
+
+class StopAfter(StrEnum):
+    """When a sync is over."""
+
+    NONE = "none"
+    SNAPSHOT = "snapshot"
+    CAUGHT_UP = "caught-up"
+
+
+class OnRefusal(StrEnum):
+    """What one refused command does to the sync."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+
+
+class LogFormat(StrEnum):
+    """How an event becomes a line."""
+
+    AUTO = "auto"
+    CONSOLE = "console"
+    LOGFMT = "logfmt"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least important event that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def _option(default: Any, description: str, *, group: str, unit: str = "", **constraints: Any) -> Any:
+    """A field with what the generated reference and ``--help`` print about it."""
+    return Field(default, description=description, json_schema_extra={"group": group, "unit": unit}, **constraints)
+
+
+class Settings(BaseSettings):
+    """What one sync was told to do; immutable once read."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    source: str = _option(
+        ...,
+        "Server to copy from: redis://[user[:password]@]host[:port], rediss://... for TLS, or unix:///path. "
+        "All databases are copied; one named in the URL is ignored.",
+        group="Ends",
+        unit="URL",
+        repr=False,
+    )
+    target: str = _option(..., "Server to copy into, written like the source.", group="Ends", unit="URL", repr=False)
+    source_password: SecretStr | None = _option(
+        None,
+        "Password for the source when the URL has none. Prefer the file or a credential: other users can see flags.",
+        group="Ends",
+    )
+    source_password_file: Path | None = _option(
+        None, "File whose first line is the source's password.", group="Ends", unit="path"
+    )
+    target_password: SecretStr | None = _option(
+        None, "Password for the target when the URL has none. Prefer the file or a credential.", group="Ends"
+    )
+    target_password_file: Path | None = _option(
+        None, "File whose first line is the target's password.", group="Ends", unit="path"
+    )
+    link: str = _option(
+        "default",
+        "Name of this sync. Syncs into one target that differ in name keep separate checkpoints.",
+        group="Ends",
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+    )
+    checkpoint_key: str = _option(
+        "portd:checkpoint:",
+        "Prefix of the key in the target's database 0 that holds the checkpoint; the link's name is appended.",
+        group="Ends",
+        min_length=1,
+    )
+
+    source_tls_ca: Path | None = _option(
+        None,
+        "PEM file of the authorities that may sign the source's certificate; the system's if unset.",
+        group="TLS",
+        unit="path",
+    )
+    source_tls_cert: Path | None = _option(
+        None, "PEM file of portd's certificate for the source.", group="TLS", unit="path"
+    )
+    source_tls_key: Path | None = _option(
+        None,
+        "PEM file of that certificate's private key, if the certificate file does not hold it.",
+        group="TLS",
+        unit="path",
+    )
+    source_tls_server_name: str | None = _option(
+        None, "Name to ask the source for (SNI) and to find in its certificate; the URL's host if unset.", group="TLS"
+    )
+    source_tls_verify: bool = _option(
+        True, "Check the source's certificate. Without it anyone on the path can read and change the data.", group="TLS"
+    )
+    target_tls_ca: Path | None = _option(
+        None,
+        "PEM file of the authorities that may sign the target's certificate; the system's if unset.",
+        group="TLS",
+        unit="path",
+    )
+    target_tls_cert: Path | None = _option(
+        None, "PEM file of portd's certificate for the target.", group="TLS", unit="path"
+    )
+    target_tls_key: Path | None = _option(
+        None,
+        "PEM file of that certificate's private key, if the certificate file does not hold it.",
+        group="TLS",
+        unit="path",
+    )
+    target_tls_server_name: str | None = _option(
+        None, "Name to ask the target for (SNI) and to find in its certificate; the URL's host if unset.", group="TLS"
+    )
+    target_tls_verify: bool = _option(
+        True, "Check the target's certificate. Without it anyone on the path can read and change the data.", group="TLS"
+    )
+
+    existing: Existing = _option(
+        Existing.REFUSE,
+        "What to do when the target holds keys and no checkpoint of this link: refuse to start; replace keys of the "
+        "same name and leave the others; skip keys that exist; or flush, which deletes everything in the target first.",
+        group="What is done",
+    )
+    stop_after: StopAfter = _option(
+        StopAfter.NONE,
+        "End with exit code 0 once the snapshot is applied, or once the stream has caught up; none keeps following.",
+        group="What is done",
+    )
+    on_refusal: OnRefusal = _option(
+        OnRefusal.CONTINUE,
+        "When the target refuses a command for good: continue keeps a dead letter and goes on, stop ends the sync "
+        "with exit code 65. Refusals that pass (out of memory, loading) are always waited out.",
+        group="What is done",
+    )
+    dead_letters: Path | None = _option(
+        None,
+        "JSON lines file that dead letters are appended to. They are counted and logged in any case.",
+        group="What is done",
+        unit="path",
+    )
+    psync_command: str = _option(
+        "PSYNC",
+        "Name of the PSYNC command, for sources that renamed it.",
+        group="What is done",
+        pattern=r"^[!-~]{1,64}$",
+    )
+
+    writers: int = _option(
+        4, "Connections that write the snapshot to the target.", group="Speed and memory", ge=1, le=64
+    )
+    memory_budget: Size | None = _option(
+        None,
+        "Bytes that all buffers together may hold. Unset, it is what the cgroup's limit leaves beside the "
+        "interpreter, 32MiB at most. The interpreter itself takes about 60 MiB more.",
+        group="Speed and memory",
+        unit="bytes",
+        ge=MIB,
+    )
+    chunk_bytes: Size = _option(
+        MIB,
+        "Values up to this size are written whole; larger ones in pieces, so that no value is ever held whole. "
+        "A larger chunk costs memory, a smaller one costs the target some work.",
+        group="Speed and memory",
+        unit="bytes",
+        ge=MIN_CHUNK_BYTES,
+        le=MAX_CHUNK_BYTES,
+    )
+    command_bytes: Size = _option(
+        64 * KIB,
+        "A command that adds elements ends at this size. Other clients of the target wait while one runs.",
+        group="Speed and memory",
+        unit="bytes",
+        ge=KIB,
+        le=16 * MIB,
+    )
+    command_elements: int = _option(
+        512, "A command that adds elements ends at this many.", group="Speed and memory", ge=1, le=100_000
+    )
+    spool_dir: Path | Literal["off"] | None = _option(
+        None,
+        "Directory for what the source sends faster than the target takes; a private subdirectory is made in it. "
+        "Unset: $STATE_DIRECTORY, $CACHE_DIRECTORY or the system's temporary directory. off: nothing is spilled, "
+        "the source waits and may cut the link when its output buffer is full.",
+        group="Speed and memory",
+        unit="path",
+    )
+    spool_max_bytes: Size = _option(
+        16 * GIB,
+        "Most that the spool may take on disk; when it is reached, the source waits.",
+        group="Speed and memory",
+        unit="bytes",
+        ge=MIB,
+    )
+
+    connect_seconds: float = _option(
+        10.0, "Longest wait for a connection to either end.", group="Patience", unit="seconds", gt=0, le=3600
+    )
+    silence_seconds: float = _option(
+        60.0,
+        "A link that brings no byte for this long is given up and made again. Sources send a ping every 10 s.",
+        group="Patience",
+        unit="seconds",
+        gt=0,
+        le=86400,
+    )
+    drain_seconds: float = _option(
+        20.0,
+        "After SIGTERM, how long to go on applying what was already read. Keep it below TimeoutStopSec of the unit.",
+        group="Patience",
+        unit="seconds",
+        ge=0,
+        le=3600,
+    )
+
+    http: str = _option(
+        "127.0.0.1:8899",
+        "Address of the status page, /metrics and /debug/memory, or off. There is no login: keep it on loopback or "
+        "behind something that has one. Port 0 picks a free one.",
+        group="What is seen",
+        unit="host:port",
+    )
+    log_format: LogFormat = _option(
+        LogFormat.AUTO,
+        "auto is console on a terminal and logfmt (key=value) elsewhere.",
+        group="What is seen",
+    )
+    log_level: LogLevel = _option(LogLevel.INFO, "Least important event that is logged.", group="What is seen")
+    progress_seconds: float = _option(
+        5.0,
+        "How often a progress line is logged where there is no terminal; 0 logs none.",
+        group="What is seen",
+        unit="seconds",
+        ge=0,
+        le=3600,
+    )
+    memtrace: float = _option(
+        0.0,
+        "How often a line about memory is logged; 0 logs none.",
+        group="What is seen",
+        unit="seconds",
+        ge=0,
+        le=3600,
+    )
+    redact_keys: bool = _option(
+        False, "Show key names nowhere: not on pages, not in logs, not in dead letters.", group="What is seen"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used: no .env files
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - replaced by our own
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, secret files, TOML: the first that has a value wins."""
+        toml = InitSettingsSource(settings_cls, dict(_toml_values.get() or {}))
+        return init_settings, env_settings, _Credentials(settings_cls), toml
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        source, target = self.source_endpoint(), self.target_endpoint()
+        if (source.host, source.port, source.path) == (target.host, target.port, target.path):
+            raise ConfigError(
+                f"source and target are the same server, {source.display}", hint="a sync needs two servers"
+            )
+        if self.command_bytes > self.chunk_bytes:
+            raise ConfigError(
+                f"command_bytes ({show_size(self.command_bytes)}) is larger than chunk_bytes "
+                f"({show_size(self.chunk_bytes)})",
+                hint="values are cut into chunks and chunks into commands: keep command_bytes at or below chunk_bytes",
+            )
+        if self.spool_dir == "off" and "spool_max_bytes" in self.model_fields_set:
+            raise ConfigError(
+                "spool_max_bytes is set, but spool_dir is off", hint="remove one of the two: off never writes to disk"
+            )
+        self.http_address()
+        return self
+
+    def source_endpoint(self) -> Endpoint:
+        """Where the source is and how to get in.
+
+        Raises:
+            ConfigError: the URL, the password or the TLS settings cannot be used.
+        """
+        return self._endpoint("source")
+
+    def target_endpoint(self) -> Endpoint:
+        """Where the target is and how to get in.
+
+        Raises:
+            ConfigError: the URL, the password or the TLS settings cannot be used.
+        """
+        return self._endpoint("target")
+
+    def http_address(self) -> tuple[str, int] | None:
+        """Host and port to serve HTTP on, None when it is off.
+
+        Raises:
+            ConfigError: not an address.
+        """
+        if self.http == "off":
+            return None
+        host, colon, port = self.http.rpartition(":")
+        if not (colon and host and port.isdecimal() and int(port) < 1 << 16):
+            raise ConfigError(
+                f"http is {self.http!r}, which is not an address", hint="write host:port, for instance 127.0.0.1:8899"
+            )
+        return host.removeprefix("[").removesuffix("]"), int(port)
+
+    def spool_directory(self) -> Path | None:
+        """The directory to make the spool's own directory in; None when nothing may be spilled."""
+        if self.spool_dir == "off":
+            return None
+        if self.spool_dir is not None:
+            return self.spool_dir
+        for name in ("STATE_DIRECTORY", "CACHE_DIRECTORY"):  # set by systemd; several are separated by colons
+            if given := os.environ.get(name):
+                return Path(given.split(":")[0])
+        return Path(tempfile.gettempdir())
+
+    def checkpoint_name(self) -> str:
+        """The key in the target's database 0 that holds this link's checkpoint."""
+        return self.checkpoint_key + self.link
+
+    def shown(self) -> dict[str, Any]:
+        """All settings as they may be shown: no secrets, URLs without credentials; JSON-able."""
+        values = self.model_dump(mode="json", exclude={"source_password", "target_password"})
+        values["source"] = self.source_endpoint().display
+        values["target"] = self.target_endpoint().display
+        return values
+
+    def _endpoint(self, side: Literal["source", "target"]) -> Endpoint:
+        def setting(name: str) -> Any:
+            return getattr(self, f"{side}_{name}")
+
+        tls = Tls(
+            ca=setting("tls_ca"),
+            cert=setting("tls_cert"),
+            key=setting("tls_key"),
+            server_name=setting("tls_server_name"),
+            verify=setting("tls_verify"),
+        )
+        if tls.key is not None and tls.cert is None:
+            raise ConfigError(
+                f"{side}_tls_key is set, but {side}_tls_cert is not", hint="a private key needs its certificate"
+            )
+        secret: SecretStr | None = setting("password")
+        file: Path | None = setting("password_file")
+        if secret is not None and file is not None:
+            raise ConfigError(f"{side}_password and {side}_password_file are both set", hint="keep one of the two")
+        password = secret.get_secret_value() if secret is not None else None
+        if file is not None:
+            password = _read_secret(file, f"{side}_password_file")
+        try:
+            return Endpoint.parse(getattr(self, side), password=password, tls=tls)
+        except ConfigError as error:
+            raise ConfigError(f"{side}: {error.args[0]}", hint=error.hint) from None
+
+
+class _Credentials(PydanticBaseSettingsSource):
+    """Secrets that systemd put into ``$CREDENTIALS_DIRECTORY``, one file per setting, named like it."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - signature
+        directory = os.environ.get("CREDENTIALS_DIRECTORY")
+        if field_name not in SECRETS or not directory:
+            return None, field_name, False
+        for name in (field_name, field_name.replace("_", "-")):
+            file = Path(directory, name)
+            if file.exists():
+                return _read_secret(file, f"credential {name}"), field_name, False
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        values = {name: self.get_field_value(None, name)[0] for name in SECRETS}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _read_secret(file: Path, what: str) -> str:
+    try:
+        with file.open(encoding="utf-8") as stream:
+            return stream.readline(64 * KIB).rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(
+            f"{what} cannot be read from {file}: {reason}", hint="the file must be readable by the user portd runs as"
+        ) from None
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The settings of a TOML file, names with underscores.
+
+    Raises:
+        ConfigError: the file cannot be read, is not TOML, or names a setting that does not exist.
+    """
+    try:
+        with file.open("rb") as stream:
+            values = {name.replace("-", "_"): value for name, value in tomllib.load(stream).items()}
+    except OSError as error:
+        raise ConfigError(f"the file {file} cannot be read: {error.strerror}", hint="check --config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the file {file} is not TOML: {error}", hint='settings are lines such as writers = 4 or link = "eu-1"'
+        ) from None
+    for name in values:
+        if name not in Settings.model_fields:
+            raise ConfigError(f"the file {file} sets {name}, which is not a setting", hint=_similar(name))
+    return values
+
+
+def load(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Settings:
+    """Settings from flags, the environment, secret files and *config*, checked.
+
+    Args:
+        flags: values by setting name; text is parsed as it is elsewhere.
+        config: TOML file.
+
+    Raises:
+        ConfigError: all that is wrong, in one message that repeats no secret.
+    """
+    token = _toml_values.set(read_toml(config) if config is not None else None)
+    try:
+        return Settings(**dict(flags or {}))
+    except ValidationError as error:
+        problems = [_problem(detail["loc"], detail["type"], detail["msg"]) for detail in error.errors()]
+        raise ConfigError("; ".join(dict.fromkeys(problems)), hint="see portd sync --help") from None
+    finally:
+        _toml_values.reset(token)
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """``PORTD_*`` variables that no setting reads: probably misspelt."""
+    known = {f"{ENV_PREFIX}{name}".upper() for name in [*Settings.model_fields, "config"]}
+    return sorted(name for name in environment if name.startswith(ENV_PREFIX) and name not in known)
+
+
+def _problem(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    name = str(location[0]) if location else "settings"
+    flag = "--" + name.replace("_", "-")
+    if kind == "missing":
+        return f"{name} is not set: give {flag}, {ENV_PREFIX}{name.upper()} or a line in the file of --config"
+    if kind == "extra_forbidden":
+        return f"{name} is not a setting; {_similar(name)}"
+    return f"{name}: {message.removeprefix('Value error, ')[:1].lower()}{message.removeprefix('Value error, ')[1:]}"
+
+
+def _similar(name: str) -> str:
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    return f"did you mean {near[0]}?" if near else "docs/configuration.md lists all settings"
