@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import tempfile
 import tomllib
 from contextvars import ContextVar
@@ -22,50 +21,25 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from portd.endpoint import Endpoint, Tls
 from portd.errors import ConfigError
+from portd.units import GIB, KIB, MIB, parse_size, show_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ENV_PREFIX = "PORTD_"
-KIB = 1 << 10
-MIB = 1 << 20
-GIB = 1 << 30
 MIN_CHUNK_BYTES = 64 * KIB
 MAX_CHUNK_BYTES = 64 * MIB
 MAX_BUDGET_BYTES = 32 * MIB  # default ceiling of the budget; an explicit setting may go above
 SECRETS = ("source", "target", "source_password", "target_password")  # may come from credentials, never shown
 
-_UNITS = {"": 1, "b": 1}
-for _power, _letter in enumerate("kmgt", start=1):
-    _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 _toml_values: ContextVar[Mapping[str, Any] | None] = ContextVar("_toml_values", default=None)
 
 
-def parse_size(value: object) -> object:
-    """Bytes from ``16MiB``, ``64k`` (= KiB), ``1GB`` (decimal) or a plain number.
-
-    Raises:
-        ValueError: not a size. Values that are not strings are returned as they are, for pydantic to judge.
-    """
-    if not isinstance(value, str):
-        return value
-    found = _SIZE.fullmatch(value)
-    factor = _UNITS.get(found[2].lower()) if found else None
-    if found is None or factor is None:
-        raise ValueError("not a size; write a number of bytes, or one with a unit such as 512KiB, 16MiB, 2GiB")
-    return int(float(found[1]) * factor) if "." in found[1] else int(found[1]) * factor
+def _size(value: object) -> object:
+    return parse_size(value) if isinstance(value, str) else value
 
 
-def show_size(size: int) -> str:
-    """A size in its largest exact binary unit: ``parse_size`` reads it back."""
-    for name, unit in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
-        if size and size % unit == 0:
-            return f"{size // unit}{name}"
-    return str(size)
-
-
-Size = Annotated[int, BeforeValidator(parse_size)]
+Size = Annotated[int, BeforeValidator(_size)]
 
 
 class Existing(StrEnum):

@@ -1,0 +1,221 @@
+"""One report of where the memory is: owners against RSS, the pipeline's fill, the last minutes.
+
+The sum is made so that it can be checked: code (file-backed pages) + heap at the start + what owners hold should be
+the RSS; what is left is shown as unexplained and stays small, or something holds memory that nobody counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from portd.memory.cgroup import Cgroup, CgroupReading, find_cgroup
+from portd.memory.history import History, HistoryReading
+from portd.memory.ledger import Ledger, OwnerReading
+from portd.memory.process import Heaps, heaps, peak_rss, proportional, resident, trim
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SAMPLE_SECONDS = 1.0
+COLUMNS = ("rss", "owned", "cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class LaneReading:
+    """One writer: what it has sent and not seen acknowledged."""
+
+    lane: int
+    connected: bool
+    in_flight_bytes: int
+    in_flight_batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReading:
+    """A key, as far as it was decoded. *elements_total* is 0 when the encoding does not announce it."""
+
+    db: int
+    key: str
+    type: str
+    elements_done: int
+    elements_total: int
+    bytes_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolReading:
+    """Bytes between the source's socket and the decoder; *spilling* while some of them are on disk."""
+
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    peak_memory_bytes: int = 0
+    peak_disk_bytes: int = 0
+    memory_limit_bytes: int = 0
+    disk_limit_bytes: int = 0
+    segments: int = 0
+    spilling: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineReading:
+    """How full the path of a byte is.
+
+    Attributes:
+        budget_bytes: what queue and lanes may hold together.
+        budget_used_bytes: what they hold.
+        budget_peak_bytes: the most they held.
+        budget_waiting: producers that wait for room.
+        queue_batches: batches that no lane has taken yet.
+        queue_bytes: their bytes.
+        open_fences: big keys that are not finished.
+        lanes: one entry a writer.
+        current_key: the key being decoded; None between keys.
+        largest_keys: the largest seen so far, largest first.
+        spool: between source and decoder.
+    """
+
+    budget_bytes: int = 0
+    budget_used_bytes: int = 0
+    budget_peak_bytes: int = 0
+    budget_waiting: int = 0
+    queue_batches: int = 0
+    queue_bytes: int = 0
+    open_fences: int = 0
+    lanes: list[LaneReading] = field(default_factory=list)
+    current_key: KeyReading | None = None
+    largest_keys: list[KeyReading] = field(default_factory=list)
+    spool: SpoolReading = field(default_factory=SpoolReading)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """Everything `/debug/memory` shows, in bytes and unix seconds.
+
+    Attributes:
+        at: when it was taken.
+        rss_bytes: resident set now; = anon + file.
+        rss_peak_bytes: the highest ever.
+        pss_bytes: resident, shared pages divided among their users; None where the kernel does not tell.
+        anon_bytes: heaps, stacks, data.
+        file_bytes: code and libraries.
+        swap_bytes: swapped out.
+        cgroup: None where there is none.
+        ceiling_bytes: RSS that the memory plan allows; 0 without a plan.
+        interpreter_bytes: code now and heap before the pipeline was built.
+        owned_bytes: sum of the owners.
+        unexplained_bytes: RSS - interpreter - owned; negative when an owner's buffers were never touched.
+        owners: who holds what.
+        heaps: anonymous memory by allocator: the same bytes, another cut.
+        pipeline: how full the parts are.
+        history: the last minutes.
+    """
+
+    at: float
+    rss_bytes: int
+    rss_peak_bytes: int
+    pss_bytes: int | None
+    anon_bytes: int
+    file_bytes: int
+    swap_bytes: int
+    cgroup: CgroupReading | None
+    ceiling_bytes: int
+    interpreter_bytes: int
+    owned_bytes: int
+    unexplained_bytes: int
+    owners: list[OwnerReading]
+    heaps: Heaps
+    pipeline: PipelineReading
+    history: HistoryReading
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+class Accounting:
+    """Owners, samples and reports of one process.
+
+    Args:
+        cgroup: the group to watch; found when None.
+
+    Attributes:
+        ledger: register owners here.
+        pipeline: called for the fill of the parts; set by whoever builds them.
+        ceiling_bytes: RSS that the memory plan allows, to show.
+    """
+
+    def __init__(self, cgroup: Cgroup | None = None) -> None:
+        self.ledger = Ledger()
+        self.pipeline: Callable[[], PipelineReading] = PipelineReading
+        self.ceiling_bytes = 0
+        self.cgroup = cgroup or find_cgroup()
+        self._history = History(COLUMNS)
+        self._start_anon = resident().anon_bytes
+        self._timer: asyncio.TimerHandle | None = None
+
+    def settle(self) -> int:
+        """Weighs the interpreter: call once, when everything is imported and before buffers are allocated.
+
+        Collects garbage, exempts what is left from later collections (it lives as long as the process) and gives
+        free heap back.
+
+        Returns:
+            RSS in bytes.
+        """
+        gc.collect()
+        gc.freeze()
+        trim()
+        now = resident()
+        self._start_anon = now.anon_bytes
+        return now.rss_bytes
+
+    def start(self) -> None:
+        """Samples once a second from a timer of the running loop, until `close`."""
+        if self._timer is None:
+            self._tick(asyncio.get_running_loop())
+
+    def close(self) -> None:
+        """Stops sampling; may be called at any time and again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def sample(self) -> None:
+        """Brings peaks up to date and adds a row to the history."""
+        owned = sum(reading.held_bytes for reading in self.ledger.readings())
+        charged = self.cgroup.current() if self.cgroup else None
+        self._history.append(time.time(), (resident().rss_bytes, owned, charged or 0))
+
+    def report(self) -> MemoryReport:
+        """Everything now. Takes a few milliseconds: for when somebody looks."""
+        now = resident()
+        owners = self.ledger.readings()
+        owned = sum(reading.held_bytes for reading in owners)
+        interpreter = self._start_anon + now.file_bytes
+        pss, swap = proportional()
+        return MemoryReport(
+            at=time.time(),
+            rss_bytes=now.rss_bytes,
+            rss_peak_bytes=max(peak_rss(), now.rss_bytes),
+            pss_bytes=pss,
+            anon_bytes=now.anon_bytes,
+            file_bytes=now.file_bytes,
+            swap_bytes=swap,
+            cgroup=self.cgroup.read() if self.cgroup else None,
+            ceiling_bytes=self.ceiling_bytes,
+            interpreter_bytes=interpreter,
+            owned_bytes=owned,
+            unexplained_bytes=now.rss_bytes - interpreter - owned,
+            owners=owners,
+            heaps=heaps(now),
+            pipeline=self.pipeline(),
+            history=self._history.read(),
+        )
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(SAMPLE_SECONDS, self._tick, loop)
+        self.sample()

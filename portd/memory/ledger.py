@@ -1,0 +1,81 @@
+"""The ledger of owners: who holds how many bytes, now and at the most.
+
+An owner is a name and a function that says what it holds; nothing is counted on the hot path. Peaks come from samples,
+once a second, unless an owner counts its own.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerReading:
+    """What one owner holds, in bytes.
+
+    Attributes:
+        owner: its name: `spool`, `decoder`, `queue`, `lane 0`, ...
+        held_bytes: now.
+        peak_bytes: at the most.
+        peak_at: unix time of the sample that showed the peak; 0 when nothing was held yet.
+        limit_bytes: what it may hold; 0 when nobody limits it.
+    """
+
+    owner: str
+    held_bytes: int
+    peak_bytes: int
+    peak_at: float
+    limit_bytes: int
+
+
+@dataclass(slots=True)
+class _Entry:
+    held: Callable[[], int]
+    peak: Callable[[], int] | None
+    limit: int
+    peak_bytes: int = 0
+    peak_at: float = 0.0
+
+
+class Ledger:
+    """Owners by name, in the order they were registered."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+
+    def register(
+        self, owner: str, held: Callable[[], int], *, peak: Callable[[], int] | None = None, limit: int = 0
+    ) -> None:
+        """Adds an owner, or replaces the one of that name while keeping its peak.
+
+        Args:
+            owner: name to show.
+            held: bytes held now; called from the event loop, must be cheap and must not fail.
+            peak: most bytes ever held, where the owner counts that itself; otherwise samples decide.
+            limit: bytes it may hold; 0 is unlimited.
+        """
+        entry = _Entry(held, peak, limit)
+        if previous := self._entries.get(owner):
+            entry.peak_bytes, entry.peak_at = previous.peak_bytes, previous.peak_at
+        self._entries[owner] = entry
+
+    def forget(self, owner: str) -> None:
+        """Takes an owner out; unknown names are fine."""
+        self._entries.pop(owner, None)
+
+    def readings(self) -> list[OwnerReading]:
+        """Every owner now; peaks are brought up to date on the way."""
+        now = time.time()
+        found = []
+        for owner, entry in self._entries.items():
+            held = entry.held()
+            highest = held if entry.peak is None else max(held, entry.peak())
+            if highest > entry.peak_bytes:
+                entry.peak_bytes, entry.peak_at = highest, now
+            found.append(OwnerReading(owner, held, entry.peak_bytes, entry.peak_at, entry.limit))
+        return found
