@@ -9,86 +9,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from portd.memory.cgroup import Cgroup, CgroupReading, find_cgroup
+from portd.memory.cgroup import Cgroup, find_cgroup
 from portd.memory.history import History, HistoryReading
-from portd.memory.ledger import Ledger, OwnerReading
+from portd.memory.ledger import Ledger
 from portd.memory.process import Heaps, heaps, peak_rss, proportional, resident, trim
+from portd.readings import CgroupReading, OwnerReading, PipelineReading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SAMPLE_SECONDS = 1.0
 COLUMNS = ("rss", "owned", "cgroup")
-
-
-@dataclass(frozen=True, slots=True)
-class LaneReading:
-    """One writer: what it has sent and not seen acknowledged."""
-
-    lane: int
-    connected: bool
-    in_flight_bytes: int
-    in_flight_batches: int
-
-
-@dataclass(frozen=True, slots=True)
-class KeyReading:
-    """A key, as far as it was decoded. *elements_total* is 0 when the encoding does not announce it."""
-
-    db: int
-    key: str
-    type: str
-    elements_done: int
-    elements_total: int
-    bytes_done: int
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolReading:
-    """Bytes between the source's socket and the decoder; *spilling* while some of them are on disk."""
-
-    memory_bytes: int = 0
-    disk_bytes: int = 0
-    peak_memory_bytes: int = 0
-    peak_disk_bytes: int = 0
-    memory_limit_bytes: int = 0
-    disk_limit_bytes: int = 0
-    segments: int = 0
-    spilling: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineReading:
-    """How full the path of a byte is.
-
-    Attributes:
-        budget_bytes: what queue and lanes may hold together.
-        budget_used_bytes: what they hold.
-        budget_peak_bytes: the most they held.
-        budget_waiting: producers that wait for room.
-        queue_batches: batches that no lane has taken yet.
-        queue_bytes: their bytes.
-        open_fences: big keys that are not finished.
-        lanes: one entry a writer.
-        current_key: the key being decoded; None between keys.
-        largest_keys: the largest seen so far, largest first.
-        spool: between source and decoder.
-    """
-
-    budget_bytes: int = 0
-    budget_used_bytes: int = 0
-    budget_peak_bytes: int = 0
-    budget_waiting: int = 0
-    queue_batches: int = 0
-    queue_bytes: int = 0
-    open_fences: int = 0
-    lanes: list[LaneReading] = field(default_factory=list)
-    current_key: KeyReading | None = None
-    largest_keys: list[KeyReading] = field(default_factory=list)
-    spool: SpoolReading = field(default_factory=SpoolReading)
 
 
 @dataclass(frozen=True, slots=True)

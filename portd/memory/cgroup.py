@@ -8,26 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from portd.readings import CgroupReading
+
 _NO_LIMIT = 1 << 60  # version 1 writes "none" as a huge number that depends on the page size
 _CURRENT = {1: "memory.usage_in_bytes", 2: "memory.current"}
 _PROC = Path("/proc/self")
-
-
-@dataclass(frozen=True, slots=True)
-class CgroupReading:
-    """What the kernel says about our group, in bytes.
-
-    Attributes:
-        version: 1 or 2.
-        current_bytes: all memory charged to the group, page cache included; None when it is not told.
-        limit_bytes: what the group may not pass; None without a limit.
-        peak_bytes: highest *current_bytes* so far; None when it is not told.
-    """
-
-    version: int
-    current_bytes: int | None
-    limit_bytes: int | None
-    peak_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)

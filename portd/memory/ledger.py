@@ -10,27 +10,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from portd.readings import OwnerReading
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-@dataclass(frozen=True, slots=True)
-class OwnerReading:
-    """What one owner holds, in bytes.
-
-    Attributes:
-        owner: its name: `spool`, `decoder`, `queue`, `lane 0`, ...
-        held_bytes: now.
-        peak_bytes: at the most.
-        peak_at: unix time of the sample that showed the peak; 0 when nothing was held yet.
-        limit_bytes: what it may hold; 0 when nobody limits it.
-    """
-
-    owner: str
-    held_bytes: int
-    peak_bytes: int
-    peak_at: float
-    limit_bytes: int
 
 
 @dataclass(slots=True)

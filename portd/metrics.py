@@ -1,0 +1,274 @@
+"""Every Prometheus series of portd, filled at scrape from plain counters.
+
+Nothing is counted here and nothing on the hot path knows of Prometheus: the parts bump integers, `MetricsCollector`
+reads them when somebody scrapes. Units are bytes and seconds; whatever may appear is there from the start, with zero.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from portd import __version__
+from portd.model import Phase, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from portd.readings import CgroupReading, OwnerReading, PipelineReading
+
+# Label values that are shown with zero before they happen; others appear when they do.
+FULL_SYNC_REASONS = ("first", "backlog", "no-checkpoint")
+LOSS_REASONS = ("closed", "silent", "refused")
+DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported")
+DROPPED_ATTRIBUTES = ("idle", "freq", "field-ttl", "stream-meta")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where the figures come from; functions are called at each scrape.
+
+    Attributes:
+        progress: the counters of the sync.
+        pipeline: how full the parts are.
+        owners: who holds which bytes.
+        cgroup: None where there is no cgroup.
+        decoder: counters of the snapshot decoder by name (`SnapshotDecoder.statistics`), empty outside of a snapshot.
+        lag_seconds: age of what was received and is not acknowledged by the target; the last measured one when unset.
+    """
+
+    progress: Progress
+    pipeline: Callable[[], PipelineReading]
+    owners: Callable[[], Sequence[OwnerReading]]
+    cgroup: Callable[[], CgroupReading | None] = lambda: None
+    decoder: Callable[[], Mapping[str, int]] = dict
+    lag_seconds: Callable[[], float] | None = None
+
+
+def build_registry(sources: Sources) -> CollectorRegistry:
+    """A registry of its own with all series of portd and of the process."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(MetricsCollector(sources))
+    ProcessCollector(registry=registry)
+    return registry
+
+
+class MetricsCollector(Collector):
+    """Reads the sources when it is asked to."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def collect(self) -> Iterable[Metric]:
+        """All series."""
+        sources = self._sources
+        yield from _service(sources.progress)
+        yield from _source(sources.progress)
+        yield from _snapshot(sources.progress, sources.decoder())
+        yield from _stream(sources)
+        yield from _lanes(sources.progress)
+        yield from _pipeline(sources.pipeline())
+        yield from _memory(sources.owners(), sources.cgroup())
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"portd_{name}", text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(f"portd_{name}", text, value=value)
+
+
+def _gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"portd_{name}", text, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
+    return family
+
+
+def _counters(
+    name: str, text: str, label: str, values: Mapping[str, float], known: tuple[str, ...] = ()
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"portd_{name}", text, labels=[label])
+    for value, number in {**dict.fromkeys(known, 0), **values}.items():
+        family.add_metric([value], number)
+    return family
+
+
+def _service(progress: Progress) -> Iterator[Metric]:
+    info = GaugeMetricFamily("portd_info", "Version of portd and of Python; always 1.", labels=["version", "python"])
+    info.add_metric([__version__, platform.python_version()], 1)
+    yield info
+    yield _gauge("started_timestamp_seconds", "When this sync began, unix time.", progress.started_at)
+    phases = {phase.value: float(phase is progress.phase) for phase in Phase}
+    yield _gauges("phase", "1 for the phase the sync is in, 0 for the others.", "phase", phases)
+    yield _counters(
+        "full_syncs_total", "Full syncs begun, by reason.", "reason", progress.full_syncs, FULL_SYNC_REASONS
+    )
+    yield _counter("partial_syncs_total", "Times the source let us continue the stream.", progress.partial_syncs)
+
+
+def _source(progress: Progress) -> Iterator[Metric]:
+    link = progress.source
+    yield _gauge("source_connected", "1 while the link to the source is up.", link.connected)
+    yield _counter("source_connects_total", "Links to the source made.", link.connects)
+    yield _counters("source_losses_total", "Links to the source lost, by reason.", "reason", link.losses, LOSS_REASONS)
+    yield _counter("source_received_bytes_total", "Bytes received from the source.", link.bytes_received)
+    yield _counter("source_sent_bytes_total", "Bytes sent to the source.", link.bytes_sent)
+    yield _gauge(
+        "source_last_received_timestamp_seconds",
+        "When the source last sent a byte, unix time; 0 if it never did.",
+        link.last_received_at,
+    )
+    yield _gauge(
+        "source_last_sent_timestamp_seconds",
+        "When an ACK or another byte was last sent to the source, unix time; 0 for never.",
+        link.last_sent_at,
+    )
+
+
+def _snapshot(progress: Progress, decoder: Mapping[str, int]) -> Iterator[Metric]:
+    snapshot = progress.snapshot
+    yield _gauge(
+        "snapshot_size_bytes", "Size of the snapshot; 0 while the source has not told.", snapshot.bytes_total or 0
+    )
+    yield _gauge("snapshot_read_bytes", "Bytes of the snapshot received.", snapshot.bytes_read)
+    yield _gauge("snapshot_decoded_bytes", "Bytes of the snapshot decoded.", snapshot.bytes_decoded)
+    yield _gauge("snapshot_announced_keys", "Keys the snapshot says it has; a hint.", snapshot.keys_announced)
+    yield _counter("snapshot_keys_read_total", "Keys decoded.", snapshot.keys_read)
+    outcomes = {
+        "applied": snapshot.keys_applied,
+        "filtered": snapshot.keys_filtered,
+        "expired": snapshot.keys_expired,
+        "failed": snapshot.keys_failed,
+    }
+    yield _counters("snapshot_keys_total", "What became of the keys; adds up to those read.", "outcome", outcomes)
+    yield _gauge(
+        "snapshot_started_timestamp_seconds", "When the snapshot began, unix time; 0 for never.", snapshot.started_at
+    )
+    yield _gauge(
+        "snapshot_finished_timestamp_seconds",
+        "When the snapshot was applied, unix time; 0 for not yet.",
+        snapshot.finished_at,
+    )
+    yield _counters(
+        "dead_letters_total",
+        "Keys and commands that did not reach the target, by the first word of its reply.",
+        "code",
+        progress.dead_letters,
+        DEAD_LETTER_CODES,
+    )
+    yield _counters(
+        "attributes_dropped_total",
+        "Things the target cannot keep, such as the idle time of a big key, by kind.",
+        "attribute",
+        progress.attributes_dropped,
+        DROPPED_ATTRIBUTES,
+    )
+    yield _counter("decoder_elements_total", "Elements of values decoded one by one.", decoder.get("elements", 0))
+    yield _counter("decoder_batches_total", "Batches made.", decoder.get("batches", 0))
+
+
+def _stream(sources: Sources) -> Iterator[Metric]:
+    stream = sources.progress.stream
+    offsets = {
+        "read": stream.read_offset,
+        "decoded": stream.decoded_offset,
+        "applied": stream.applied_offset,
+        "checkpointed": stream.checkpointed_offset,
+    }
+    yield _gauges("offset_bytes", "Replication offsets, in the order in which they move on.", "stage", offsets)
+    outcomes = {
+        "applied": stream.commands_applied,
+        "filtered": stream.commands_filtered,
+        "failed": stream.commands_failed,
+    }
+    yield _counter("stream_commands_read_total", "Commands of the stream split off.", stream.commands_read)
+    yield _counters("stream_commands_total", "What became of them.", "outcome", outcomes)
+    yield _counter("stream_transactions_total", "Transactions the target committed for us.", stream.transactions)
+    lag = stream.lag_seconds if sources.lag_seconds is None else sources.lag_seconds()
+    yield _gauge(
+        "lag_bytes",
+        "Bytes of the stream received and not yet applied.",
+        max(0, stream.read_offset - stream.applied_offset) if stream.applied_offset else 0,
+    )
+    yield _gauge("lag_seconds", "Time from receiving a byte of the stream to the target's acknowledgement.", lag)
+    yield _gauge(
+        "caught_up_timestamp_seconds", "When the lag was first small, unix time; 0 for not yet.", stream.caught_up_at
+    )
+
+
+def _lanes(progress: Progress) -> Iterator[Metric]:
+    lanes = {str(lane.index): lane for lane in progress.lanes}
+    columns: list[tuple[str, str, dict[str, float]]] = [
+        ("connects_total", "Connections made.", {name: lane.link.connects for name, lane in lanes.items()}),
+        ("losses_total", "Connections lost.", {name: lane.link.losses.total() for name, lane in lanes.items()}),
+        ("sent_bytes_total", "Bytes sent.", {name: lane.link.bytes_sent for name, lane in lanes.items()}),
+        ("received_bytes_total", "Bytes received.", {name: lane.link.bytes_received for name, lane in lanes.items()}),
+        ("replies_total", "Replies received.", {name: lane.replies for name, lane in lanes.items()}),
+        ("errors_total", "Error replies received.", {name: lane.errors for name, lane in lanes.items()}),
+        ("retries_total", "Times something was sent again.", {name: lane.retries for name, lane in lanes.items()}),
+    ]
+    for name, text, values in columns:
+        yield _counters(f"lane_{name}", f"{text} One lane is one connection to the target.", "lane", values)
+    yield _gauges(
+        "lane_connected",
+        "1 while the lane's connection is up.",
+        "lane",
+        {name: lane.link.connected for name, lane in lanes.items()},
+    )
+    yield _gauges(
+        "lane_in_flight_bytes",
+        "Bytes sent and not acknowledged.",
+        "lane",
+        {name: lane.in_flight_bytes for name, lane in lanes.items()},
+    )
+    yield _gauges(
+        "lane_in_flight_batches",
+        "Batches sent and not acknowledged.",
+        "lane",
+        {name: lane.in_flight_batches for name, lane in lanes.items()},
+    )
+
+
+def _pipeline(pipeline: PipelineReading) -> Iterator[Metric]:
+    spool = pipeline.spool
+    yield _gauge("budget_limit_bytes", "What queue and lanes may hold together.", pipeline.budget_bytes)
+    yield _gauge("budget_used_bytes", "What they hold.", pipeline.budget_used_bytes)
+    yield _gauge("budget_peak_bytes", "The most they held.", pipeline.budget_peak_bytes)
+    yield _gauge("budget_waiting", "Producers that wait for room in the budget.", pipeline.budget_waiting)
+    yield _gauge("queue_batches", "Batches that no lane has taken yet.", pipeline.queue_batches)
+    yield _gauge("queue_bytes", "Bytes of the batches that no lane has taken yet.", pipeline.queue_bytes)
+    yield _gauge("open_fences", "Big keys that are not finished.", pipeline.open_fences)
+    yield _gauge("spool_memory_bytes", "Bytes received and not yet decoded, in memory.", spool.memory_bytes)
+    yield _gauge("spool_memory_peak_bytes", "The most of them.", spool.peak_memory_bytes)
+    yield _gauge("spool_disk_bytes", "Bytes received and not yet decoded, on disk.", spool.disk_bytes)
+    yield _gauge("spool_disk_peak_bytes", "The most of them.", spool.peak_disk_bytes)
+    yield _gauge("spool_segments", "Files of the spool.", spool.segments)
+    yield _gauge("spool_spilling", "1 while received bytes go to disk.", spool.spilling)
+
+
+def _memory(owners: Sequence[OwnerReading], cgroup: CgroupReading | None) -> Iterator[Metric]:
+    yield _gauges(
+        "memory_owner_bytes",
+        "Bytes held, by owner.",
+        "owner",
+        {reading.owner: reading.held_bytes for reading in owners},
+    )
+    yield _gauges(
+        "memory_owner_peak_bytes",
+        "The most bytes held, by owner.",
+        "owner",
+        {reading.owner: reading.peak_bytes for reading in owners},
+    )
+    current = cgroup.current_bytes if cgroup else None
+    limit = cgroup.limit_bytes if cgroup else None
+    yield _gauge("cgroup_memory_bytes", "Memory charged to the cgroup, page cache included.", current or 0)
+    yield _gauge("cgroup_memory_limit_bytes", "The cgroup's limit; 0 without one.", limit or 0)
+    yield _gauge("scraped_timestamp_seconds", "When these figures were read, unix time.", time.time())
