@@ -1,0 +1,5 @@
+"""The byte queue between the link and the decoder: a window of memory, then segment files."""
+
+from portd.spool.spool import Chunk, Spool, SpoolClosed, SpoolStatistics
+
+__all__ = ["Chunk", "Spool", "SpoolClosed", "SpoolStatistics"]
