@@ -1,0 +1,99 @@
+from libc.stdint cimport int64_t, uint64_t
+
+from portd.kernel.dialect cimport Dialect
+from portd.kernel.handler cimport Handler, Item, Key, StreamMeta
+from portd.kernel.writer cimport RespWriter
+
+
+cdef struct Name:
+    char* p
+    Py_ssize_t size
+    Py_ssize_t capacity
+
+
+cdef struct Pending:
+    unsigned char[16] id
+    int64_t delivered_ms
+    uint64_t count
+
+
+cdef class CommandHandler(Handler):
+    cdef readonly Dialect dialect
+    cdef RespWriter out
+    cdef object batches                 # deque of finished batches
+    cdef Py_ssize_t batch_bytes
+    cdef Py_ssize_t command_bytes
+    cdef uint64_t command_elements
+    cdef Py_ssize_t chunk_bytes
+    cdef bint skip_existing
+    cdef int64_t now_ms                 # set by the decoder before each turn
+    cdef uint64_t offset                # of the snapshot, set by the decoder before each turn
+    # the batch being filled
+    cdef int db
+    cdef int64_t replies
+    cdef int64_t keys
+    cdef int kind
+    cdef uint64_t batch_offset
+    cdef uint64_t batch_base
+    # the command being filled
+    cdef bint run                       # it is an MSET
+    cdef uint64_t elements
+    # the value being told
+    cdef Key* key
+    cdef int collection
+    cdef bint big
+    cdef bint expired
+    cdef uint64_t fence
+    cdef uint64_t told                  # elements told so far
+    cdef bint drop_last
+    cdef bint last_is_expiry
+    # stream groups
+    cdef Name group_name
+    cdef Name consumer_name
+    cdef Pending* pel
+    cdef Py_ssize_t pel_size
+    cdef Py_ssize_t pel_capacity
+    cdef bint pel_overflow
+    # counters
+    cdef uint64_t fences
+    cdef uint64_t batches_total
+    cdef uint64_t elements_total
+    cdef uint64_t keys_expired
+    cdef uint64_t keys_failed
+    cdef uint64_t idle_dropped
+    cdef uint64_t freq_dropped
+    cdef uint64_t meta_dropped
+    cdef uint64_t field_ttl_dropped
+    cdef uint64_t stream_meta_dropped
+    cdef uint64_t functions
+    cdef list letters
+    cdef uint64_t letters_total
+
+    cdef object pop(self)
+    cdef int cut(self, bint part) except -1
+    cdef int refuse(self, Key* key, str type_name, str reason) except -1
+    cdef Py_ssize_t owned(self) noexcept
+
+    cdef int _cut_if_full(self) except -1
+    cdef int _close_run(self) except -1
+    cdef int _close_command(self) except -1
+    cdef int _open(self, const char* name, Py_ssize_t extra) except -1
+    cdef int _plain_string(self, Key* key, Item* value) except -1
+    cdef int _expire(self, Key* key) except -1
+    cdef bint _is_expired(self, Key* key) noexcept
+    cdef int _timed_field(self, Item* name, Item* value, int64_t expire_ms) except -1
+    cdef int _remember(self, Name* name, Item* item) except -1
+    cdef int _open_key(self, Key* key) except -1
+    cdef int _cut_big(self) except -1
+    cdef int _xclaim(self, const unsigned char* id, Pending* entry) except -1
+
+
+cdef class DeadLetter:
+    cdef readonly int db
+    cdef readonly bytes key
+    cdef readonly str type
+    cdef readonly uint64_t offset
+    cdef readonly str reason
+
+
+cdef str module_name(uint64_t module)

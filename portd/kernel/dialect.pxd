@@ -1,0 +1,19 @@
+cdef class Dialect:
+    cdef readonly bint valkey
+    cdef readonly int rdb_version
+    cdef readonly int footer
+    cdef readonly tuple server_version
+    cdef readonly bint mset
+    cdef readonly frozenset modules
+    cdef readonly frozenset commands
+    cdef readonly str maxmemory_policy
+    cdef bint takes_lfu             # FREQ has an effect there
+    cdef bint pxat                  # SET .. PXAT
+    cdef bint hsetex
+    cdef bint hpexpireat
+    cdef bint functions
+    cdef bint arrays
+    cdef bint entries_read          # XGROUP CREATE .. ENTRIESREAD, XSETID .. ENTRIESADDED
+    cdef bint create_consumer
+    cdef bint unlink
+    cdef bint takes(self, int encoding) noexcept

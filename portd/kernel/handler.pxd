@@ -1,0 +1,83 @@
+# What the snapshot decoder tells whoever consumes the values: commands, events, digest, statistics.
+#
+# The decoder calls these methods in the order of the bytes. Pointers are valid during the call only. A method
+# returns -1 with an exception set, 0 otherwise. `ready` asks the decoder to stop at the next safe state.
+
+from libc.stdint cimport int64_t, uint64_t
+
+
+cdef enum Form:
+    F_WHOLE = 0             # p holds all n bytes
+    F_RAW_PARTS = 1         # n bytes follow, too many to hold
+    F_LZF_PARTS = 2         # n bytes follow, packed in `packed` bytes
+
+
+cdef struct Item:
+    const unsigned char* p
+    uint64_t n              # plain length, bytes
+    uint64_t packed         # compressed length, bytes
+    int form
+
+
+cdef struct Key:
+    const unsigned char* name
+    Py_ssize_t size         # bytes
+    int64_t expire_ms       # unix ms; -1 none
+    int64_t idle            # seconds; -1 none
+    int freq                # 0..255; -1 none
+    int db
+    int encoding
+    int byte                # type byte as read
+    uint64_t offset         # snapshot offset of its first attribute or type byte
+    uint64_t elements       # announced; 0 unknown
+    uint64_t module         # id of a module value
+
+
+cdef struct StreamMeta:
+    int version             # of the encoding, 1..5
+    uint64_t length
+    uint64_t last_ms
+    uint64_t last_seq
+    uint64_t deleted_ms     # max deleted entry
+    uint64_t deleted_seq
+    uint64_t added          # entries ever added
+
+
+cdef enum Plan:
+    P_SKIP = 0              # walk over the value, tell nothing
+    P_ELEMENTS = 1          # tell every element, never mind the size
+    P_WHOLE = 2             # measure first: `raw` when it fits the limits, else elements
+    P_SMALL = 3             # measure first: elements, but say whether the value is small
+
+
+cdef class Handler:
+    cdef bint ready
+    cdef bint finished      # set by the decoder at the end
+    cdef int select(self, int db) except -1
+    cdef int plan(self, Key* key) except -1
+    cdef int string(self, Key* key, Item* value) except -1
+    cdef int raw(self, Key* key, const unsigned char* p, Py_ssize_t n, const unsigned char* meta, Py_ssize_t meta_n) except -1
+    cdef int begin(self, Key* key, int collection, bint small) except -1    # 1: cannot be applied, skip it
+    cdef int end(self, Key* key) except -1
+    cdef int string_part(self, const unsigned char* p, Py_ssize_t n, uint64_t at, uint64_t total) except -1
+    cdef int element(self, Item* item) except -1                        # list, set
+    cdef int scored(self, Item* member, Item* score) except -1          # zset; score as text
+    cdef int field(self, Item* name, Item* value, int64_t expire_ms) except -1      # hash; -1 no expiry
+    cdef int slot(self, uint64_t index, Item* value) except -1          # array
+    cdef int array_end(self, bint has_insert, uint64_t insert) except -1
+    cdef int entry(self, uint64_t ms, uint64_t seq, uint64_t fields) except -1      # then 2 x fields `entry_item`
+    cdef int entry_item(self, Item* item) except -1
+    cdef int entry_end(self) except -1
+    cdef int stream_meta(self, StreamMeta* meta) except -1
+    cdef int group(self, Item* name, uint64_t ms, uint64_t seq, int64_t entries_read) except -1
+    cdef int pending(self, const unsigned char* id, int64_t delivered_ms, uint64_t count) except -1
+    cdef int consumer(self, Item* name, int64_t seen_ms, int64_t active_ms) except -1
+    cdef int owns(self, const unsigned char* id) except -1
+    cdef int stream_dropped(self, const char* what) except -1
+    cdef int large_begin(self, int collection, int strings, bint has_last) except -1
+    cdef int large_item(self, uint64_t n) except -1                     # an item of n bytes begins
+    cdef int large_data(self, const unsigned char* p, Py_ssize_t n) except -1
+    cdef int large_item_end(self) except -1
+    cdef int large_end(self, Item* last) except -1                      # score or expiry that followed; NULL none
+    cdef int function(self, Item* code) except -1                       # not F_WHOLE: longer than a chunk, will be skipped
+    cdef int finish(self) except -1
