@@ -64,6 +64,14 @@ class Wire:
         self._socket.sendall(b"".join(packed))
         return [self._reply(errors=errors) for _ in packed]
 
+    def post(self, *arguments: Argument) -> None:
+        """Sends one command; ``take`` reads its reply later, so that several servers work at once."""
+        self._socket.sendall(pack(*arguments))
+
+    def take(self) -> Any:
+        """The reply to the oldest command of ``post``."""
+        return self._reply()
+
     def load(self, parts: Iterable[tuple[bytes, int]]) -> int:
         """Sends ready RESP and checks that no reply is an error.
 

@@ -1,4 +1,4 @@
-"""The tools that other tests rely on: servers, proxy."""
+"""The tools that other tests rely on: servers, proxy, datasets, traffic, comparison."""
 
 from __future__ import annotations
 
@@ -8,8 +8,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.compare import assert_equal, compare
+from tests.datasets import (
+    LiveTraffic,
+    fill_big_hash,
+    fill_big_list,
+    fill_big_set,
+    fill_big_stream,
+    fill_big_string,
+    fill_big_zset,
+    fill_every_encoding,
+    fill_expiring,
+    fill_mixed,
+    fill_strings,
+)
 from tests.proxy import Proxy
-from tests.servers import Binary, Server, wait_for
+from tests.servers import Binary, Server, wait_for, wait_for_sync
+from tests.traffic import Workload
+from tests.wire import Wire
 
 if TYPE_CHECKING:
     from tests.conftest import ServerFactory
@@ -132,3 +148,102 @@ async def test_proxy_refuses_and_listens_again(source: Server) -> None:
         await proxy.start()
         assert proxy.port == port
         assert await _ask(port) == b"+PONG\r\n"
+
+
+def _copies(servers: ServerFactory, binary: Binary) -> tuple[Server, Server]:
+    """Two equal servers with every encoding in them, made by the server's own replication."""
+    source, target = servers(binary), servers(binary)
+    fill_every_encoding(source, seed=7, big_bytes=20_000)
+    target.replicate(source)
+    wait_for_sync(lambda: target.info("replication")["master_link_status"] == "up")
+    target.client().replicaof("NO", "ONE")
+    return source, target
+
+
+def test_replica_is_equal(binary: Binary, servers: ServerFactory) -> None:
+    """The comparison finds nothing between a server and its own replica, with and without a checkpoint."""
+    source, target = _copies(servers, binary)
+    assert_equal(source, target, consumer_times=True)
+    target.client().set("portd:checkpoint:main", "1")
+    assert_equal(source, target)
+
+
+CHANGES: dict[str, tuple[str | bytes | int, ...]] = {
+    "lengths": ("SET", "string:int:0", "1"),
+    "missing in target": ("DEL", "set:small"),
+    "missing in source": ("SET", "extra", "1"),
+    "list expires": ("PEXPIRE", "list:small", 100_000),
+    "zset lost 0, added 0, changed 1": ("ZINCRBY", "zset:one", "1", ""),
+    "hash lost 0, added 1": ("HSET", "hash:small", "new", "1"),
+    "set lost 0, added 1": ("SADD", "set:int16", 99),
+    "type string became list": ("SORT", "set:int16", "STORE", "string:int:1"),
+    "pending lost 1": ("XACK", "stream:groups", "all", "10-2"),
+    "is only on one end": ("XGROUP", "DESTROY", "stream:never-used", "g"),
+    "consumer b'nobody' is only": ("XGROUP", "DELCONSUMER", "stream:groups", "all", "nobody"),
+    "last-generated-id": ("XSETID", "stream:one", "9-9"),
+}
+
+
+def test_every_kind_of_difference_is_found(binary: Binary, servers: ServerFactory) -> None:
+    """Each single change on one end is reported, in words that name it."""
+    source, target = _copies(servers, binary)
+    changes = dict(CHANGES)
+    if binary.at_least(redis=(7, 4), valkey=(9, 0)):
+        changes["field expiry lost 1"] = ("HPERSIST", "hash:field-ttl:some", "FIELDS", 1, "f")
+    if binary.at_least(redis=(7, 0), valkey=(0,)):
+        changes["function library"] = ("FUNCTION", "FLUSH")
+    with Wire(target) as wire:
+        wire.many(changes.values())
+    found = "\n".join(compare(source, target))
+    for words in changes:
+        assert words in found
+
+
+def test_a_missing_key_is_found_by_its_count(servers: ServerFactory) -> None:
+    """A key swapped for another one is reported on both sides, in any database."""
+    source, target = servers(), servers()
+    for server, key in ((source, "a"), (target, "b")):
+        server.client(db=5).mset({"same": 1, key: 1})
+    assert len(compare(source, target)) == 2
+
+
+async def test_traffic_is_reproducible_and_counted(source: Server, target: Server) -> None:
+    """The same seed writes the same commands, and every reply is counted."""
+    first, second = (Workload(source.binary, seed=3, swapdb=True, flushdb=True) for _ in range(2))
+    assert [first.next() for _ in range(500)] == [second.next() for _ in range(500)]
+    async with LiveTraffic(source, rate=0, seed=3) as traffic:
+        await wait_for(lambda: traffic.replies > 2000, dump=lambda: traffic.sent)
+    assert traffic.commands == traffic.replies
+    assert traffic.errors.keys() <= {"BUSYGROUP", "ERR"}
+    assert {"INCR", "EVAL", "EXEC", "XADD", "RPOPLPUSH"} <= traffic.sent.keys()
+
+
+async def test_traffic_survives_a_restart(source: Server) -> None:
+    """Traffic goes on after the server was restarted."""
+    async with LiveTraffic(source, rate=2000) as traffic:
+        await wait_for(lambda: traffic.replies > 100)
+        await asyncio.to_thread(source.restart)
+        before = traffic.replies
+        await wait_for(lambda: traffic.replies > before + 100)
+    assert traffic.reconnects >= 1
+
+
+def test_fills_write_what_they_promise(source: Server) -> None:
+    """Every fill makes exactly the keys and elements it is asked for."""
+    client = source.client()
+    assert fill_mixed(source, 3000, seed=5) == sum(each["keys"] for each in source.info("keyspace").values()) == 3000
+    client.flushall()
+    fill_strings(source, 1234)
+    assert client.dbsize() == 1234
+    fill_big_hash(source, b"hash", 1500)
+    fill_big_zset(source, b"zset", 1500)
+    fill_big_set(source, b"set", 1500)
+    fill_big_list(source, b"list", 1500)
+    fill_big_stream(source, b"stream", 1500, pending=1200)
+    fill_big_string(source, b"string", 1_500_000, packable=True)
+    sizes = client.hlen("hash"), client.zcard("zset"), client.scard("set"), client.llen("list"), client.xlen("stream")
+    assert sizes == (1500,) * 5
+    assert client.xpending("stream", "g")["pending"] == 1200
+    assert client.strlen("string") == 1_500_000
+    assert fill_expiring(source, 60, within_ms=1) == 120
+    wait_for_sync(lambda: not client.exists("soon:59"))
