@@ -1,0 +1,163 @@
+"""Routes and answers. Every answer is made from memory, at once; none of them changes anything."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import hdrs, web
+from prometheus_client.exposition import choose_encoder
+
+from portd.http import pages
+from portd.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from prometheus_client import CollectorRegistry
+
+    from portd.http.server import Observed
+    from portd.memory.accounting import MemoryReport
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+ENDPOINTS = {
+    "/": "status page",
+    "/status": "status as JSON",
+    "/metrics": "for Prometheus",
+    "/debug/memory": "where the memory is: HTML for a browser, JSON otherwise, or ?format=html|json",
+    "/livez": "200 while all parts run",
+    "/readyz": "200 once the snapshot is applied",
+}
+MAX_BODY_BYTES = 1024  # no endpoint takes a body
+
+log = get_logger("http")
+
+
+def build_app(service: Observed, registry: CollectorRegistry, *, redact_keys: bool) -> web.Application:
+    """The application with all routes."""
+    answers = _Answers(service, registry, redact_keys=redact_keys)
+    app = web.Application(middlewares=[_plain_errors], client_max_size=MAX_BODY_BYTES)
+    app.router.add_get("/", answers.index)
+    app.router.add_get("/status", answers.status)
+    app.router.add_get("/metrics", answers.metrics)
+    app.router.add_get("/debug/memory", answers.memory)
+    app.router.add_get("/livez", answers.livez)
+    app.router.add_get("/readyz", answers.readyz)
+    return app
+
+
+class _Answers:
+    def __init__(self, service: Observed, registry: CollectorRegistry, *, redact_keys: bool) -> None:
+        self._service = service
+        self._registry = registry
+        self._redact_keys = redact_keys
+
+    async def index(self, request: web.Request) -> web.Response:
+        _allow_parameters(request)
+        return _html(pages.status_page(self._service.status(), self._service.memory()))
+
+    async def status(self, request: web.Request) -> web.Response:
+        _allow_parameters(request)
+        return _json(self._service.status())
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
+        return web.Response(body=encode(self._registry), headers={hdrs.CONTENT_TYPE: content_type})
+
+    async def memory(self, request: web.Request) -> web.Response:
+        _allow_parameters(request, "format")
+        wanted = request.query.get("format") or ("html" if _prefers_html(request) else "json")
+        if wanted not in {"html", "json"}:
+            raise web.HTTPBadRequest(text=f"format is {wanted!r}; it can be html or json")
+        report = self._report()
+        response = _html(pages.memory_page(report)) if wanted == "html" else _json(report.as_dict())
+        response.headers[hdrs.VARY] = hdrs.ACCEPT
+        return response
+
+    async def livez(self, request: web.Request) -> web.Response:
+        _allow_parameters(request)
+        return _health("alive", "a part of portd has stopped, see the log", good=self._service.alive())
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        _allow_parameters(request)
+        if self._service.ready():
+            return _health("ready", "", good=True)
+        status = self._service.status()
+        done = status.get("snapshot", {}).get("done")
+        share = f", {done:.0%} of the snapshot decoded" if done is not None else ""
+        return _health("ready", f"not ready: {status.get('phase', 'starting')}{share}", good=False)
+
+    def _report(self) -> MemoryReport:
+        report = self._service.memory()
+        if not self._redact_keys:
+            return report
+        pipeline = report.pipeline
+        hidden = replace(
+            pipeline,
+            current_key=replace(pipeline.current_key, key="(redacted)") if pipeline.current_key else None,
+            largest_keys=[replace(key, key="(redacted)") for key in pipeline.largest_keys],
+        )
+        return replace(report, pipeline=hidden)
+
+
+@web.middleware
+async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Says in one line what is wrong with a request; a fault of ours is logged and ends only that request."""
+    try:
+        response = await handler(request)
+    except web.HTTPNotFound:
+        known = "\n".join(f"  {path:15} {what}" for path, what in ENDPOINTS.items())
+        response = web.Response(status=404, text=f"there is nothing at {request.path[:100]!r}; there is\n{known}\n")
+    except web.HTTPMethodNotAllowed as error:
+        response = web.Response(
+            status=405,
+            text=f"{request.method[:20]} is not allowed here: every endpoint only reads\n",
+            headers={hdrs.ALLOW: ", ".join(sorted(error.allowed_methods))},
+        )
+    except web.HTTPException as error:
+        response = web.Response(status=error.status, text=f"{error.text}\n")
+    except Exception:
+        log.exception("http request failed", path=request.path)
+        response = web.Response(status=500, text="this is a bug in portd, please report it with the log\n")
+    response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def _allow_parameters(request: web.Request, *known: str) -> None:
+    """Refuses parameters that mean nothing, so that a misspelt one is noticed."""
+    for name in request.query:
+        if name not in known:
+            text = f"it can have {', '.join(known)}" if known else "it has none"
+            raise web.HTTPBadRequest(text=f"{request.path} has no parameter {name[:40]!r}; {text}")
+        if len(request.query.getall(name)) > 1:
+            raise web.HTTPBadRequest(text=f"the parameter {name!r} is given more than once")
+
+
+def _prefers_html(request: web.Request) -> bool:
+    """Whether the client names HTML and does not want JSON more; browsers do, curl's `*/*` does not."""
+    quality = {"text/html": 0.0, "application/json": 0.0}
+    for part in request.headers.get(hdrs.ACCEPT, "").split(","):
+        kind, *parameters = (word.strip().lower() for word in part.split(";"))
+        weights = [word[2:] for word in parameters if word.startswith("q=")]
+        if kind in quality:
+            try:
+                quality[kind] = float(weights[0]) if weights else 1.0
+            except ValueError:
+                raise web.HTTPBadRequest(text="the Accept header has a q that is not a number") from None
+    return quality["text/html"] > quality["application/json"]
+
+
+def _json(data: dict[str, Any]) -> web.Response:
+    return web.Response(text=json.dumps(data, ensure_ascii=False) + "\n", content_type="application/json")
+
+
+def _html(page: str) -> web.Response:
+    headers = {"Content-Security-Policy": pages.CONTENT_POLICY, "Referrer-Policy": "no-referrer"}
+    return web.Response(text=page, content_type="text/html", headers=headers)
+
+
+def _health(good_text: str, bad_text: str, *, good: bool) -> web.Response:
+    return web.Response(status=200 if good else 503, text=(good_text if good else bad_text) + "\n")

@@ -1,0 +1,267 @@
+"""The status page and the memory page, drawn from plain data."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from portd.http.markup import CONTENT_POLICY, badge, bar, card, esc, page, table, tiles
+from portd.http.plot import memory_plot
+from portd.units import human_bytes, human_count, human_seconds
+
+if TYPE_CHECKING:
+    from portd.memory.accounting import MemoryReport
+    from portd.readings import KeyReading, OwnerReading
+
+__all__ = ["CONTENT_POLICY", "memory_page", "status_page"]
+
+_MOODS = {"streaming": "good", "failed": "bad", "stopped": "soft"}
+_UNEXPLAINED_BYTES = 10 << 20  # more than this of RSS that nobody accounts for is shown in red
+
+
+def status_page(status: dict[str, Any], memory: MemoryReport) -> str:
+    """Where the sync stands.
+
+    Args:
+        status: as `portd.http.status.describe` makes it.
+        memory: for the figures and the plot.
+    """
+    phase, snapshot, stream = status["phase"], status["snapshot"], status["stream"]
+    state = f"{badge(phase, _MOODS.get(phase, 'wait'))} <span class='soft'>link {esc(status['link'])}, up {_for(status)}</span>"
+    body = _route(status)
+    body += tiles(
+        [
+            (human_count(snapshot["keys_applied"]), "keys applied"),
+            _speed(phase, snapshot, stream),
+            (f"{human_seconds(stream['lag_seconds'])}", f"lag, {human_bytes(stream['lag_bytes'])}"),
+            (human_bytes(memory.rss_bytes), f"resident, {human_bytes(memory.rss_peak_bytes)} at the peak"),
+            (human_bytes(memory.pipeline.spool.disk_bytes), "spooled to disk"),
+            (human_count(sum(status["dead_letters"].values())), "dead letters"),
+        ]
+    )
+    body += card("Snapshot", _snapshot(snapshot), note=_snapshot_note(snapshot))
+    body += card("Stream", _stream(stream), note="replication offsets")
+    body += card("Lanes", _lanes(status["target"]["lanes"]), note="connections to the target")
+    body += card("Events", _events(status))
+    limit = memory.ceiling_bytes
+    body += card("Memory", memory_plot(memory.history, limit), note="the last minutes", wide=True)
+    return page(f"{phase} - portd", state, body)
+
+
+def memory_page(report: MemoryReport) -> str:
+    """Who holds which bytes."""
+    state = f"<span class='soft'>memory at {time.strftime('%H:%M:%S', time.localtime(report.at))}</span>"
+    pipeline = report.pipeline
+    body = tiles(
+        [
+            (human_bytes(report.rss_bytes), f"resident, {human_bytes(report.rss_peak_bytes)} at the peak"),
+            (human_bytes(report.pss_bytes) if report.pss_bytes is not None else "?", "proportional (PSS)"),
+            _cgroup(report),
+            (human_bytes(pipeline.budget_used_bytes), f"of a budget of {human_bytes(pipeline.budget_bytes)}"),
+            (human_bytes(pipeline.spool.disk_bytes), "spooled to disk"),
+        ]
+    )
+    body += card("The last minutes", memory_plot(report.history, report.ceiling_bytes), wide=True)
+    body += card("Key being decoded", _key(pipeline.current_key), wide=True)
+    body += card("Who holds what", _owners(report), note="adds up to resident")
+    body += card("Pipeline", _pipeline(report))
+    if pipeline.lanes:
+        body += card("In flight", _in_flight(report), note="sent to the target, not acknowledged")
+    body += card("By allocator", _allocators(report), note="the same bytes, another cut")
+    if pipeline.largest_keys:
+        body += card("Largest keys", _largest(pipeline.largest_keys), note="so far", wide=True)
+    return page("memory - portd", state, body)
+
+
+def _for(status: dict[str, Any]) -> str:
+    return esc(human_seconds(status["uptime_seconds"]))
+
+
+def _speed(phase: str, snapshot: dict[str, Any], stream: dict[str, Any]) -> tuple[str, str]:
+    if phase in {"streaming", "catching-up", "draining"}:
+        return human_count(stream["commands_per_second"]), "commands a second"
+    return human_count(snapshot["keys_per_second"]), f"keys a second, {human_bytes(snapshot['bytes_per_second'])}/s"
+
+
+def _route(status: dict[str, Any]) -> str:
+    def end(url: str, info: dict[str, str], *, connected: bool) -> str:
+        about = " ".join(str(info[name]) for name in ("server", "version") if name in info)
+        mark = '<span class="good">&#9679;</span>' if connected else '<span class="bad">&#9675;</span>'
+        return f"<span>{mark} <code>{esc(url)}</code> <span class='soft'>{esc(about)}</span></span>"
+
+    source, target = status["source"], status["target"]
+    up = any(lane["connected"] for lane in target["lanes"])
+    ends = f"{end(source['url'], source['info'], connected=source['connected'])} <span>&rarr;</span> "
+    ends += end(target["url"], target["info"], connected=up)
+    heard = source["last_received_seconds_ago"]
+    note = "" if heard is None else f"<p class='soft'>the source was last heard {human_seconds(heard)} ago</p>"
+    return f'<section class="card wide"><div class="route">{ends}</div>{note}</section>\n'
+
+
+def _snapshot_note(snapshot: dict[str, Any]) -> str:
+    if snapshot["finished_at"]:
+        return f"done in {human_seconds(snapshot['finished_at'] - snapshot['started_at'])}"
+    if not snapshot["started_at"]:
+        return "not begun"
+    return f"{human_seconds(snapshot['eta_seconds'])} left" if snapshot["eta_seconds"] is not None else "running"
+
+
+def _snapshot(snapshot: dict[str, Any]) -> str:
+    share = 0.0 if not snapshot["started_at"] else snapshot["done"]
+    whole = f" of {human_bytes(snapshot['bytes_total'])}" if snapshot["bytes_total"] else ""
+    percent = f"{share:.0%}, " if share is not None else ""
+    line = f"<p>{percent}{human_bytes(snapshot['bytes_decoded'])}{whole} decoded</p>"
+    rows = [("read", snapshot["keys_read"])]
+    rows += [(name, snapshot[f"keys_{name}"]) for name in ("applied", "filtered", "expired", "failed")]
+    return (
+        bar(share, "snapshot decoded") + line + table(["keys", "#count"], ((esc(n), human_count(c)) for n, c in rows))
+    )
+
+
+def _stream(stream: dict[str, Any]) -> str:
+    rows = []
+    for name in ("read", "decoded", "applied", "checkpointed"):
+        offset = stream[f"{name}_offset"]
+        behind = max(0, stream["read_offset"] - offset) if offset else 0
+        rows.append((esc(name), human_count(offset), human_bytes(behind)))
+    counts = ", ".join(
+        f"{human_count(stream[f'commands_{name}'])} {name}" for name in ("applied", "filtered", "failed")
+    )
+    return (
+        table(["stage", "#offset", "#behind"], rows)
+        + f"<p class='soft'>commands: {counts}; {human_count(stream['transactions'])} transactions</p>"
+    )
+
+
+def _lanes(lanes: list[dict[str, Any]]) -> str:
+    if not lanes:
+        return '<p class="soft">none yet</p>'
+    rows = (
+        (
+            str(lane["lane"]) + ("" if lane["connected"] else ' <span class="bad">down</span>'),
+            human_bytes(lane["in_flight_bytes"]),
+            human_bytes(lane["bytes_sent"]),
+            human_count(lane["replies"]),
+            human_count(lane["errors"]),
+            human_count(lane["retries"]),
+        )
+        for lane in lanes
+    )
+    return table(["lane", "#in flight", "#sent", "#replies", "#errors", "#retries"], rows)
+
+
+def _events(status: dict[str, Any]) -> str:
+    rows = [("links to the source made", human_count(status["source"]["connects"]))]
+    rows += [
+        (f"link lost: {esc(why)}", human_count(count)) for why, count in sorted(status["source"]["losses"].items())
+    ]
+    rows += [(f"full sync: {esc(why)}", human_count(count)) for why, count in sorted(status["full_syncs"].items())]
+    rows.append(("partial syncs", human_count(status["partial_syncs"])))
+    rows += [
+        (f"dead letters: {esc(code)}", human_count(count)) for code, count in sorted(status["dead_letters"].items())
+    ]
+    rows += [
+        (f"attribute dropped: {esc(name)}", human_count(count))
+        for name, count in sorted(status["attributes_dropped"].items())
+    ]
+    error = f"<p class='bad'>{esc(status['last_error'])}</p>" if status["last_error"] else ""
+    return error + table(["event", "#times"], rows)
+
+
+def _cgroup(report: MemoryReport) -> tuple[str, str]:
+    group = report.cgroup
+    if group is None or group.current_bytes is None:
+        return "none", "cgroup"
+    limit = f"of {human_bytes(group.limit_bytes)}" if group.limit_bytes is not None else "without a limit"
+    return human_bytes(group.current_bytes), f"in the cgroup, {limit}"
+
+
+def _key(key: KeyReading | None) -> str:
+    if key is None:
+        return '<p class="soft">none at this moment</p>'
+    share = key.elements_done / key.elements_total if key.elements_total else None
+    whole = f" of {human_count(key.elements_total)}" if key.elements_total else ""
+    return (
+        f"<p class='route'><code>{esc(key.key)}</code><span class='soft'>{esc(key.type)} in db {key.db}</span></p>"
+        f"{bar(share, 'elements of the key')}"
+        f"<p>{human_count(key.elements_done)}{whole} elements, {human_bytes(key.bytes_done)}</p>"
+    )
+
+
+def _owners(report: MemoryReport) -> str:
+    def row(reading: OwnerReading) -> tuple[str, ...]:
+        when = time.strftime("%H:%M:%S", time.localtime(reading.peak_at)) if reading.peak_at else ""
+        limit = human_bytes(reading.limit_bytes) if reading.limit_bytes else ""
+        return esc(reading.owner), human_bytes(reading.held_bytes), human_bytes(reading.peak_bytes), when, limit
+
+    mood = "bad" if report.unexplained_bytes > _UNEXPLAINED_BYTES else "soft"
+    rows: list[tuple[str, ...]] = [("interpreter and code", human_bytes(report.interpreter_bytes), "", "", "")]
+    rows += [row(reading) for reading in report.owners]
+    rows += [
+        ("unexplained", f"<span class='{mood}'>{human_bytes(report.unexplained_bytes)}</span>", "", "", ""),
+        ("resident", human_bytes(report.rss_bytes), human_bytes(report.rss_peak_bytes), "", ""),
+    ]
+    return table(["owner", "#now", "#peak", "#peak at", "#limit"], rows, sums=1)
+
+
+def _pipeline(report: MemoryReport) -> str:
+    pipeline, spool = report.pipeline, report.pipeline.spool
+    used = pipeline.budget_used_bytes / pipeline.budget_bytes if pipeline.budget_bytes else 0.0
+    rows = [
+        ("budget used", human_bytes(pipeline.budget_used_bytes), human_bytes(pipeline.budget_peak_bytes)),
+        ("waiting for room", human_count(pipeline.budget_waiting), ""),
+        ("queue", human_bytes(pipeline.queue_bytes), ""),
+        ("batches in the queue", human_count(pipeline.queue_batches), ""),
+        ("big keys open", human_count(pipeline.open_fences), ""),
+        ("spool in memory", human_bytes(spool.memory_bytes), human_bytes(spool.peak_memory_bytes)),
+        (
+            "spool on disk" + (" <span class='wait'>spilling</span>" if spool.spilling else ""),
+            human_bytes(spool.disk_bytes),
+            human_bytes(spool.peak_disk_bytes),
+        ),
+        ("files of the spool", human_count(spool.segments), ""),
+    ]
+    return bar(used, "budget used") + table(["part", "#now", "#peak"], rows)
+
+
+def _in_flight(report: MemoryReport) -> str:
+    rows = (
+        (
+            str(lane.lane) + ("" if lane.connected else ' <span class="bad">down</span>'),
+            human_bytes(lane.in_flight_bytes),
+            human_count(lane.in_flight_batches),
+        )
+        for lane in report.pipeline.lanes
+    )
+    return table(["lane", "#bytes", "#batches"], rows)
+
+
+def _allocators(report: MemoryReport) -> str:
+    found = report.heaps
+    rows = [
+        ("code and libraries", human_bytes(report.file_bytes)),
+        ("C heap in use", human_bytes(found.c_used_bytes)),
+        ("C heap free", human_bytes(found.c_free_bytes)),
+        ("Python objects, data, stacks", human_bytes(found.python_bytes)),
+        ("resident", human_bytes(report.rss_bytes)),
+    ]
+    note = f"<p class='soft'>{human_count(found.python_blocks)} small objects, {human_count(found.gc_collections)} collections"
+    return (
+        table(["allocator", "#now"], rows, sums=1)
+        + note
+        + (f", {human_bytes(report.swap_bytes)} swapped out</p>" if report.swap_bytes else "</p>")
+    )
+
+
+def _largest(keys: list[KeyReading]) -> str:
+    rows = (
+        (
+            f"<code>{esc(key.key)}</code>",
+            str(key.db),
+            esc(key.type),
+            human_count(key.elements_done),
+            human_bytes(key.bytes_done),
+        )
+        for key in keys
+    )
+    return table(["key", "#db", "type", "#elements", "#bytes"], rows)

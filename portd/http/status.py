@@ -1,0 +1,90 @@
+"""A sync described as plain data: what `/status` returns and the status page draws."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from portd import __version__
+from portd.model import Phase
+
+if TYPE_CHECKING:
+    from portd.config import Settings
+    from portd.model import LaneState, LinkState, Progress
+    from portd.pace import Pace
+
+# The snapshot is applied and the checkpoint written: what /readyz waits for.
+READY_PHASES = frozenset({Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING})
+
+
+def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, Any]:
+    """Everything known about a running sync, JSON-able and without secrets.
+
+    Args:
+        progress: its counters.
+        pace: its rates.
+        settings: shown without secrets.
+    """
+    rates = pace.read()
+    now = time.time()
+    shown = settings.shown()
+    snapshot, stream = progress.snapshot, progress.stream
+    lag_bytes = max(0, stream.read_offset - stream.applied_offset) if stream.applied_offset else 0
+    return {
+        "version": __version__,
+        "link": settings.link,
+        "phase": progress.phase.value,
+        "ready": progress.phase in READY_PHASES,
+        "uptime_seconds": round(now - progress.started_at, 1),
+        "source": {"url": shown["source"], "info": progress.source_info, **_link(progress.source, now)},
+        "target": {
+            "url": shown["target"],
+            "info": progress.target_info,
+            "lanes": [_lane(lane, now) for lane in progress.lanes],
+        },
+        "position": asdict(progress.position) if progress.position else None,
+        "full_syncs": dict(progress.full_syncs),
+        "partial_syncs": progress.partial_syncs,
+        "snapshot": {
+            **asdict(snapshot),
+            "done": rates.done,
+            "eta_seconds": rates.eta_seconds,
+            "keys_per_second": round(rates.keys),
+            "bytes_per_second": round(rates.decoded_bytes),
+        },
+        "stream": {
+            **asdict(stream),
+            "lag_bytes": lag_bytes,
+            "commands_per_second": round(rates.commands),
+            "bytes_per_second": round(rates.stream_bytes),
+        },
+        "dead_letters": dict(progress.dead_letters),
+        "attributes_dropped": dict(progress.attributes_dropped),
+        "last_error": progress.last_error,
+        "settings": shown,
+    }
+
+
+def _link(link: LinkState, now: float) -> dict[str, Any]:
+    return {
+        "connected": link.connected,
+        "connects": link.connects,
+        "losses": dict(link.losses),
+        "bytes_received": link.bytes_received,
+        "bytes_sent": link.bytes_sent,
+        "last_received_seconds_ago": round(now - link.last_received_at, 3) if link.last_received_at else None,
+        "last_sent_seconds_ago": round(now - link.last_sent_at, 3) if link.last_sent_at else None,
+    }
+
+
+def _lane(lane: LaneState, now: float) -> dict[str, Any]:
+    return {
+        "lane": lane.index,
+        "in_flight_bytes": lane.in_flight_bytes,
+        "in_flight_batches": lane.in_flight_batches,
+        "replies": lane.replies,
+        "errors": lane.errors,
+        "retries": lane.retries,
+        **_link(lane.link, now),
+    }
