@@ -1,0 +1,1 @@
+"""The source's side: handshake, link, what to do when it is lost."""

@@ -209,6 +209,11 @@ class Spool:
         self._wake()
 
     @property
+    def full(self) -> bool:
+        """The writer was told to stop."""
+        return self._full
+
+    @property
     def written(self) -> int:
         """Bytes received: the index that the next one gets."""
         return self._written

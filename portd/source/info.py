@@ -1,0 +1,181 @@
+"""What the source says about itself, where it lets us ask. A user with the least ACL may not: then all is unknown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from portd.source.losses import Reason, SourceLost
+
+if TYPE_CHECKING:
+    from portd.endpoint import Endpoint
+
+_SECTIONS = ("server", "replication", "persistence", "memory", "modules", "keyspace")
+_CONFIG = ("client-output-buffer-limit", "repl-backlog-size", "repl-timeout", "repl-diskless-sync")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLimit:
+    """What the source queues for one replica before it drops it; 0 is no limit.
+
+    Attributes:
+        hard_bytes: dropped at once.
+        soft_bytes: dropped when exceeded for `soft_seconds`.
+        soft_seconds: see there.
+    """
+
+    hard_bytes: int
+    soft_bytes: int
+    soft_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """INFO and CONFIG of the source as far as they were answered; None is unknown.
+
+    Attributes:
+        family: `redis` or `valkey`.
+        version: as the family numbers it.
+        run_id: changes with every start of the process.
+        role: `primary` or `replica`.
+        replid: replication id.
+        offset: replication offset now.
+        link_up: of a replica: whether its own link is up.
+        backlog_bytes: size of the backlog, or what it will be.
+        replicas: connected replicas, ours included.
+        used_memory: bytes.
+        keys: in all databases.
+        output_limit: of the class replica.
+        repl_timeout_seconds: how long the source waits for an ACK.
+        diskless: snapshots are sent without a file.
+        modules: loaded modules.
+        refused: what was not allowed to ask, such as `INFO`.
+    """
+
+    family: str | None = None
+    version: str | None = None
+    run_id: str | None = None
+    role: str | None = None
+    replid: str | None = None
+    offset: int | None = None
+    link_up: bool | None = None
+    backlog_bytes: int | None = None
+    replicas: int | None = None
+    used_memory: int | None = None
+    keys: int | None = None
+    output_limit: OutputLimit | None = None
+    repl_timeout_seconds: int | None = None
+    diskless: bool | None = None
+    modules: tuple[str, ...] = ()
+    refused: frozenset[str] = field(default_factory=frozenset)
+
+    def shown(self) -> dict[str, str]:
+        """For `Progress.source_info`: what is known, as text."""
+        names = ("family", "version", "role", "run_id", "replid", "keys", "used_memory", "backlog_bytes", "diskless")
+        known = {name: getattr(self, name) for name in names}
+        return {name: str(value) for name, value in known.items() if value is not None}
+
+
+async def read_info(endpoint: Endpoint) -> SourceInfo:
+    """Asks the source who it is.
+
+    Raises:
+        SourceLost: it cannot be reached, or does not answer. Refusals are not errors.
+        ConfigError: a TLS file cannot be used.
+    """
+    from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: PLC0415 - heavy, and rarely needed
+    from redis.exceptions import RedisError  # noqa: PLC0415
+    from redis.exceptions import TimeoutError as RedisTimeoutError  # noqa: PLC0415
+
+    refused = set()
+    info: dict[str, str] = {}
+    config: dict[str, str] = {}
+    client: Any = endpoint.client()  # redis-py's types do not know bytes replies
+    try:
+        for section in _SECTIONS:
+            try:
+                info |= parse_info(await client.execute_command(b"INFO", section, NEVER_DECODE=True))
+            except (RedisConnectionError, RedisTimeoutError):
+                raise
+            except RedisError:
+                refused.add("INFO")
+                break
+        for name in _CONFIG:
+            try:
+                config |= _pairs(await client.execute_command(b"CONFIG", b"GET", name, NEVER_DECODE=True))
+            except (RedisConnectionError, RedisTimeoutError):
+                raise
+            except RedisError:
+                refused.add("CONFIG GET")
+                break
+    except RedisTimeoutError as error:
+        raise SourceLost(Reason.TIMEOUT, endpoint.display) from error
+    except (RedisConnectionError, OSError) as error:
+        raise SourceLost(Reason.UNREACHABLE, endpoint.display) from error
+    finally:
+        await client.aclose()
+    return _understand(info, config, frozenset(refused))
+
+
+def parse_info(text: bytes) -> dict[str, str]:
+    """The `name:value` lines of an INFO reply; repeated names (modules) are joined with a space."""
+    found: dict[str, str] = {}
+    for line in text.decode("utf-8", "replace").splitlines():
+        name, separator, value = line.partition(":")
+        if separator and not line.startswith("#"):
+            found[name] = f"{found[name]} {value}" if name in found else value
+    return found
+
+
+def _pairs(reply: list[bytes]) -> dict[str, str]:
+    texts = [each.decode("utf-8", "replace") for each in reply]
+    return dict(zip(texts[::2], texts[1::2], strict=False))
+
+
+def _understand(info: dict[str, str], config: dict[str, str], refused: frozenset[str]) -> SourceInfo:
+    valkey = info.get("valkey_version") if info.get("server_name") == "valkey" else None
+    version = valkey or info.get("redis_version")
+    replica = info.get("role") in {"slave", "replica"}
+    link = info.get("master_link_status")
+    return SourceInfo(
+        family=None if version is None else "valkey" if valkey else "redis",
+        version=version,
+        run_id=info.get("run_id"),
+        role=None if "role" not in info else "replica" if replica else "primary",
+        replid=info.get("master_replid"),
+        offset=_number(info, "master_repl_offset"),
+        link_up=None if link is None else link == "up",
+        backlog_bytes=_number(info, "repl_backlog_size") or _number(config, "repl-backlog-size"),
+        replicas=_number(info, "connected_slaves"),
+        used_memory=_number(info, "used_memory"),
+        keys=_keys(info) if info else None,
+        output_limit=parse_output_limit(config.get("client-output-buffer-limit", "")),
+        repl_timeout_seconds=_number(config, "repl-timeout"),
+        diskless=None if "repl-diskless-sync" not in config else config["repl-diskless-sync"] == "yes",
+        modules=tuple(_fields(module).get("name", "?") for module in info.get("module", "").split()),
+        refused=refused,
+    )
+
+
+def parse_output_limit(text: str) -> OutputLimit | None:
+    """The limit of replicas in CONFIG GET client-output-buffer-limit: `normal 0 0 0 slave 268435456 67108864 60 ...`."""
+    words = text.split()
+    for at in range(0, len(words) - 3, 4):
+        if words[at] in {"slave", "replica"} and all(word.isdigit() for word in words[at + 1 : at + 4]):
+            return OutputLimit(*map(int, words[at + 1 : at + 4]))
+    return None
+
+
+def _keys(info: dict[str, str]) -> int:
+    databases = [value for name, value in info.items() if name.startswith("db") and name[2:].isdigit()]
+    return sum(_number(_fields(value), "keys") or 0 for value in databases)
+
+
+def _fields(text: str) -> dict[str, str]:
+    """`name=value` pairs with commas between them."""
+    return {name: value for name, _, value in (part.partition("=") for part in text.split(","))}
+
+
+def _number(values: dict[str, Any], name: str) -> int | None:
+    text = str(values.get(name, ""))
+    return int(text) if text.isdigit() else None
