@@ -352,6 +352,23 @@ cdef class CommandHandler(Handler):
         self.key = NULL
         return 0
 
+    cdef int abandon(self, Key* key, str reason) except -1:
+        """The key cannot be finished: what was written of it goes, and it is a dead letter."""
+        self._close_command()
+        if self.big:
+            self.cut(False)
+            self.kind = CLOSE
+        self.out.raw(b"*2\r\n$3\r\nDEL\r\n", 13)
+        self.out.bulk(key.name, key.size)
+        self.replies += 1
+        if self.big:
+            self.cut(False)
+        self.kind = WHOLE
+        self.big = False
+        self.batch_base = 0
+        self.key = NULL
+        return self.refuse(key, layout_of(key.encoding).name.decode(), reason)
+
     # -- elements --------------------------------------------------------------------------------------------------------
 
     cdef int string_part(self, const unsigned char* p, Py_ssize_t n, uint64_t at, uint64_t total) except -1:

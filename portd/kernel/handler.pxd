@@ -59,6 +59,7 @@ cdef class Handler:
     cdef int raw(self, Key* key, const unsigned char* p, Py_ssize_t n, const unsigned char* meta, Py_ssize_t meta_n) except -1
     cdef int begin(self, Key* key, int collection, bint small) except -1    # 1: cannot be applied, skip it
     cdef int end(self, Key* key) except -1
+    cdef int abandon(self, Key* key, str reason) except -1      # instead of end: remove what was told
     cdef int string_part(self, const unsigned char* p, Py_ssize_t n, uint64_t at, uint64_t total) except -1
     cdef int element(self, Item* item) except -1                        # list, set
     cdef int scored(self, Item* member, Item* score) except -1          # zset; score as text

@@ -25,6 +25,9 @@ cdef class Handler:
     cdef int end(self, Key* key) except -1:
         return 0
 
+    cdef int abandon(self, Key* key, str reason) except -1:
+        return 0
+
     cdef int string_part(self, const unsigned char* p, Py_ssize_t n, uint64_t at, uint64_t total) except -1:
         return 0
 
