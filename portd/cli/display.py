@@ -1,0 +1,136 @@
+"""How far a sync is, for whoever watches: a bar on a terminal, a log line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from portd.log import get_logger
+from portd.memory.process import resident
+from portd.model import Phase
+from portd.units import human_bytes, human_count, human_seconds
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from portd.model import Progress
+    from portd.pace import Pace, PaceReading
+
+STREAMING_FACTOR = 12  # progress lines are that much rarer once the stream is followed: it may be for weeks
+
+log = get_logger("progress")
+
+
+class Display(Protocol):
+    """Shows a sync's progress; `update` comes about once a second, from the event loop."""
+
+    def update(self) -> None:
+        """Shows what is now."""
+
+    def close(self) -> None:
+        """Leaves the terminal as it was; may be called again."""
+
+
+def make_display(progress: Progress, pace: Pace, every_seconds: float) -> Display:
+    """A bar when standard error is a terminal, log lines elsewhere."""
+    return TerminalDisplay(progress, pace) if sys.stderr.isatty() else LogDisplay(progress, pace, every_seconds)
+
+
+def one_line(progress: Progress, rates: PaceReading) -> str:
+    """The state of a sync in one line."""
+    phase, snapshot, stream = progress.phase, progress.snapshot, progress.stream
+    if phase in {Phase.SNAPSHOT, Phase.WAITING}:
+        share = f"{rates.done:.0%}, " if rates.done is not None else ""
+        left = f", {human_seconds(rates.eta_seconds)} left" if rates.eta_seconds is not None else ""
+        return (
+            f"{phase}: {share}{human_bytes(snapshot.bytes_decoded)}, {human_count(snapshot.keys_read)} keys, "
+            f"{human_count(rates.keys)} keys/s{left}"
+        )
+    if phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING}:
+        behind = max(0, stream.read_offset - stream.applied_offset) if stream.applied_offset else 0
+        lag = f"lag {human_seconds(stream.lag_seconds)}, {human_bytes(behind)}"
+        return f"{phase}: {lag}, {human_count(rates.commands)} commands/s"
+    return str(phase)
+
+
+class LogDisplay:
+    """A log line at an interval, rarer while streaming, and one whenever the phase changes.
+
+    Args:
+        progress: the counters.
+        pace: their rates.
+        every_seconds: 0 logs phase changes only.
+    """
+
+    def __init__(self, progress: Progress, pace: Pace, every_seconds: float) -> None:
+        self._progress = progress
+        self._pace = pace
+        self._every = every_seconds
+        self._phase: Phase | None = None
+        self._last = time.monotonic()
+
+    def update(self) -> None:
+        """Logs a line if one is due."""
+        phase = self._progress.phase
+        factor = STREAMING_FACTOR if phase is Phase.STREAMING else 1
+        due = self._every > 0 and time.monotonic() - self._last >= self._every * factor
+        if phase is self._phase and not due:
+            return
+        self._phase, self._last = phase, time.monotonic()
+        snapshot, stream, rates = self._progress.snapshot, self._progress.stream, self._pace.read()
+        events: dict[str, object] = {"phase": phase.value}
+        if phase in {Phase.WAITING, Phase.SNAPSHOT}:
+            events |= {"bytes": snapshot.bytes_decoded, "bytes_total": snapshot.bytes_total}
+            events |= {"keys": snapshot.keys_read, "keys_per_second": round(rates.keys)}
+            events |= {"eta_seconds": None if rates.eta_seconds is None else round(rates.eta_seconds)}
+        elif phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING, Phase.STOPPED}:
+            events |= {"offset": stream.applied_offset, "lag_bytes": max(0, stream.read_offset - stream.applied_offset)}
+            events |= {"lag_seconds": round(stream.lag_seconds, 3), "commands_per_second": round(rates.commands)}
+        log.info("progress", **events, rss_bytes=resident().rss_bytes)
+
+    def close(self) -> None:
+        """Nothing to clean up."""
+
+
+class TerminalDisplay:
+    """One live line at the bottom of the terminal; log lines scroll above it.
+
+    Args:
+        progress: the counters.
+        pace: their rates.
+    """
+
+    def __init__(self, progress: Progress, pace: Pace) -> None:
+        self._progress = progress
+        self._pace = pace
+        self._bar = _build_bar()
+        self._task = self._bar.add_task("", total=None)
+        self._bar.start()
+
+    def update(self) -> None:
+        """Draws the line anew."""
+        rates = self._pace.read()
+        share = rates.done if self._progress.phase in {Phase.WAITING, Phase.SNAPSHOT} else 1.0
+        text = f"{one_line(self._progress, rates)}, {human_bytes(resident().rss_bytes)} resident"
+        self._bar.update(
+            self._task,
+            total=None if share is None else 1.0,
+            completed=share or 0.0,
+            description=text.replace("[", r"\["),
+        )
+        self._bar.refresh()
+
+    def close(self) -> None:
+        """Ends the live line and leaves its last state on the terminal."""
+        self._bar.stop()
+
+
+def _build_bar() -> Bar:
+    from rich.console import Console  # noqa: PLC0415 - 5 MB that a daemon does not need
+    from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - the same
+
+    # No refresh thread: the event loop redraws, and shows at once when it is stuck.
+    return Progress(
+        BarColumn(bar_width=24), TextColumn("{task.description}"), console=Console(stderr=True), auto_refresh=False
+    )

@@ -1,0 +1,201 @@
+"""Runs a service on uvloop: signals, systemd, progress, and the exit code.
+
+The first SIGTERM or SIGINT asks the service to drain, the second aborts it, a third kills the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import uvloop
+
+from portd.cli.display import make_display, one_line
+from portd.cli.failures import report
+from portd.cli.notify import Notifier
+from portd.log import get_logger
+from portd.memory.process import one_arena
+from portd.model import Phase
+from portd.pace import Pace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from portd.cli.display import Display
+    from portd.config import Settings
+    from portd.memory.accounting import MemoryReport
+    from portd.model import Progress
+
+TICK_SECONDS = 0.5
+STATUS_SECONDS = 5.0  # between two lines for `systemctl status`
+READY_SECONDS = 10.0  # systemd is told "ready" by then at the latest: an end that is away is waited for, not failed
+
+log = get_logger("cli")
+
+
+class Runnable(Protocol):
+    """What a service must offer to be run."""
+
+    @property
+    def progress(self) -> Progress:
+        """Its counters."""
+
+    async def run(self) -> None:
+        """Runs until the work is done or it was asked to stop; raises what ended it otherwise."""
+
+    def request_stop(self) -> None:
+        """Asks to drain and end; returns at once."""
+
+    def memory(self) -> MemoryReport:
+        """Where the memory is now."""
+
+    def alive(self) -> bool:
+        """All parts that should run do run."""
+
+
+def run_blocking(build: Callable[[], Runnable], settings: Settings) -> int:
+    """Builds a service inside of an event loop and runs it to its end.
+
+    Args:
+        build: makes the service; called on the loop.
+        settings: progress_seconds and memtrace.
+
+    Returns:
+        The exit code.
+    """
+    one_arena()
+    return uvloop.run(_supervise(build, settings))
+
+
+async def _supervise(build: Callable[[], Runnable], settings: Settings) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    try:
+        service = build()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is reported and becomes the exit code
+        return report(error)
+    supervisor = Supervisor(service, settings, abort=task.cancel)
+    supervisor.start()
+    try:
+        await service.run()
+    except asyncio.CancelledError:
+        if supervisor.aborted_by is None:
+            raise
+        return 128 + supervisor.aborted_by
+    except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is becomes the exit code
+        return report(error)
+    finally:
+        supervisor.close()
+    return os.EX_OK
+
+
+class Supervisor:
+    """Signals, ticks and notifications around one running service.
+
+    Args:
+        service: what runs.
+        settings: progress_seconds and memtrace.
+        abort: ends the service now, without draining.
+
+    Attributes:
+        aborted_by: the signal that aborted the service, None if none did.
+    """
+
+    def __init__(self, service: Runnable, settings: Settings, abort: Callable[[], object]) -> None:
+        self.aborted_by: int | None = None
+        self._service = service
+        self._abort = abort
+        self._memtrace = settings.memtrace
+        self._pace = Pace(service.progress)
+        self._display: Display = make_display(service.progress, self._pace, settings.progress_seconds)
+        self._notifier = Notifier()
+        self._signals = 0
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._traces = 0
+        self._status_at = 0.0
+        self._started = 0.0
+
+    def start(self) -> None:
+        """Takes over signals and begins to tick."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        self._started = loop.time()
+        self._every("tick", TICK_SECONDS, self._tick)
+        if self._notifier.watchdog_seconds:
+            self._every("watchdog", self._notifier.watchdog_seconds / 3, self._feed_watchdog)
+        if self._memtrace:
+            self._every("memtrace", self._memtrace, self._trace_memory)
+
+    def close(self) -> None:
+        """Gives signals back and stops ticking; may be called again."""
+        loop = asyncio.get_running_loop()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        self._display.update()
+        self._display.close()
+        self._notifier.stopping()
+
+    def _on_signal(self, number: int) -> None:
+        self._signals += 1
+        name = signal.Signals(number).name
+        if self._signals == 1:
+            log.info("stopping", signal=name, hint="the same signal again aborts")
+            self._notifier.stopping()
+            self._service.request_stop()
+        else:
+            log.warning("aborting", signal=name)
+            self.aborted_by = number
+            loop = asyncio.get_running_loop()
+            for other in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(other)  # the next one has its default effect, should aborting hang
+                signal.signal(other, signal.SIG_DFL)
+            self._abort()
+
+    def _every(self, name: str, seconds: float, action: Callable[[], None]) -> None:
+        """Calls *action* now and then, from a timer: nothing to cancel but the timer."""
+
+        def again() -> None:
+            self._timers[name] = asyncio.get_running_loop().call_later(seconds, again)
+            action()
+
+        self._timers[name] = asyncio.get_running_loop().call_later(seconds, again)
+
+    def _tick(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._display.update()
+        if self._service.progress.phase is not Phase.STARTING or now - self._started >= READY_SECONDS:
+            self._notifier.ready()
+        if now - self._status_at >= STATUS_SECONDS:
+            self._status_at = now
+            self._notifier.status(one_line(self._service.progress, self._pace.read()))
+
+    def _feed_watchdog(self) -> None:
+        if self._service.alive():
+            self._notifier.alive()
+
+    def _trace_memory(self) -> None:
+        """One line in the spirit of Go's gctrace."""
+        self._traces += 1
+        memory = self._service.memory()
+        owners = {reading.owner.replace(" ", "_"): reading.held_bytes for reading in memory.owners}
+        log.info(
+            "memtrace",
+            number=self._traces,
+            uptime_seconds=round(time.time() - self._service.progress.started_at, 1),
+            rss_bytes=memory.rss_bytes,
+            peak_bytes=memory.rss_peak_bytes,
+            ceiling_bytes=memory.ceiling_bytes,
+            interpreter=memory.interpreter_bytes,
+            unexplained=memory.unexplained_bytes,
+            **owners,
+            spool_disk=memory.pipeline.spool.disk_bytes,
+            collections=memory.heaps.gc_collections,
+            python_blocks=memory.heaps.python_blocks,
+        )
