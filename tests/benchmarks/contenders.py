@@ -1,0 +1,146 @@
+"""Who copies a source into a target: portd, `redis-cli --pipe`, a native REPLICAOF. Each is timed as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from tests.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from multiprocessing.connection import Connection
+    from pathlib import Path
+
+    from tests.servers import Server
+
+PROBE_GAP_SECONDS = 0.002
+POLL_SECONDS = 0.002
+
+
+@dataclass(slots=True)
+class Run:
+    """One timed copy.
+
+    Attributes:
+        wall: seconds from start until the target holds everything.
+        cpu: user and system seconds of the copying process; 0 where the servers copy by themselves.
+        rss: its peak resident set, bytes.
+        target_cpu: seconds the target spent.
+        ping_p99: of a PING probe at the target during the copy, seconds.
+        ping_worst: the slowest of them.
+    """
+
+    wall: float
+    cpu: float
+    rss: int
+    target_cpu: float
+    ping_p99: float = 0.0
+    ping_worst: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def by_portd(source: Server, target: Server, *options: str) -> Run:
+    """``portd sync --stop-after snapshot`` as an operator would start it."""
+    command = [
+        sys.executable, "-m", "portd", "sync", "--source", source.url, "--target", target.url,
+        "--stop-after", "snapshot", "--http", "off", "--log-level", "warning", *options,
+    ]  # fmt: skip
+    return _measure(target, lambda: _process(command))
+
+
+def by_pipe(commands: Path, target: Server) -> Run:
+    """``redis-cli --pipe`` with a file of element commands."""
+
+    def copy() -> tuple[float, int]:
+        with commands.open("rb") as file:
+            return _process(["redis-cli", "-p", str(target.port), "--pipe"], stdin=file, stdout=subprocess.DEVNULL)
+
+    return _measure(target, copy)
+
+
+def by_replicaof(source: Server, target: Server) -> Run:
+    """The target becomes a replica until it is in sync, then a primary again."""
+
+    def copy() -> tuple[float, int]:
+        with Wire(target) as wire:
+            wire.call("REPLICAOF", "127.0.0.1", source.port)
+            while not _in_sync(wire):
+                time.sleep(POLL_SECONDS)
+            wire.call("REPLICAOF", "NO", "ONE")
+        return 0.0, 0
+
+    return _measure(target, copy)
+
+
+def _in_sync(wire: Wire) -> bool:
+    with contextlib.suppress(Exception):  # -LOADING: not yet
+        info = wire.call("INFO", "replication")
+        return b"master_link_status:up" in info and b"master_sync_in_progress:0" in info
+    return False
+
+
+def _process(command: list[str], **streams: Any) -> tuple[float, int]:
+    """Runs a command; its CPU seconds and peak RSS in bytes, from the kernel's own accounting."""
+    process = subprocess.Popen(command, **streams)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{command[:4]} ended with {process.returncode}")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+
+
+def _measure(target: Server, copy: Callable[[], tuple[float, int]]) -> Run:
+    before = _target_cpu(target)
+    with _ping_probe(target) as latencies:
+        started = time.perf_counter()
+        cpu, rss = copy()
+        wall = time.perf_counter() - started
+    run = Run(wall, cpu, rss, _target_cpu(target) - before)
+    if latencies:
+        latencies.sort()
+        run.ping_p99 = latencies[int(len(latencies) * 0.99)]
+        run.ping_worst = latencies[-1]
+    return run
+
+
+def _target_cpu(target: Server) -> float:
+    with Wire(target) as wire:
+        lines = wire.call("INFO", "cpu").split(b"\r\n")
+    values = dict(line.split(b":", 1) for line in lines if b":" in line)
+    return float(values[b"used_cpu_user"]) + float(values[b"used_cpu_sys"])
+
+
+@contextlib.contextmanager
+def _ping_probe(target: Server) -> Iterator[list[float]]:
+    """Latencies of a PING every few milliseconds, from a process of its own, while the block runs."""
+    ours, theirs = multiprocessing.get_context("fork").Pipe()
+    process = multiprocessing.get_context("fork").Process(target=_probe, args=(target, theirs), daemon=True)
+    process.start()
+    latencies: list[float] = []
+    try:
+        yield latencies
+    finally:
+        ours.send(None)
+        latencies.extend(ours.recv())
+        process.join()
+
+
+def _probe(target: Server, stop: Connection) -> None:
+    latencies = []
+    with Wire(target) as wire:
+        while not stop.poll(PROBE_GAP_SECONDS):
+            started = time.perf_counter()
+            with contextlib.suppress(Exception):  # a replica that loads answers -LOADING: an answer too
+                wire.call("PING")
+            latencies.append(time.perf_counter() - started)
+    stop.send(latencies)
