@@ -1,0 +1,1 @@
+"""The target's side: probe, lanes for the snapshot, applier for the stream, checkpoint, dead letters."""

@@ -1,0 +1,419 @@
+"""One data connection to the target: sends bytes under flow control, tells when their replies are in.
+
+What is sent is described by `Expected`: how many replies will come and who wants to know. Replies are counted by
+`portd.target.counter`, errors among them handed on; `ask` is for the few questions whose answers are read (hiredis).
+Reconnecting, sending again and what an error means are the business of lanes and applier.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import hiredis
+
+from portd.errors import InternalError, PortdError, TargetError, TargetLost
+from portd.target.counter import Note, ReplyCounter, ReplyFormatError
+from portd.target.replies import Verdict, classify, code_of, fatal, presentable
+from portd.target.wire import request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from portd.endpoint import Endpoint
+    from portd.model import LinkState
+
+NO_NOTES: Final[tuple[Note, ...]] = ()
+ResultT = TypeVar("ResultT")
+
+
+class Disconnected(TargetLost):
+    """This connection is gone; lanes and applier make a new one.
+
+    Attributes:
+        reason: one word for counters: ``refused``, ``reset``, ``closed``, ``timeout``, ``silent``...
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionOptions:
+    """How connections are made and given up.
+
+    Attributes:
+        connect_seconds: longest wait for a connection and for each answer while it is set up.
+        silence_seconds: a connection that owes replies and neither takes nor brings a byte for this long is given up.
+        retry_first_seconds: wait after the first failure; doubles with each.
+        retry_limit_seconds: longest wait between attempts.
+    """
+
+    connect_seconds: float = 10.0
+    silence_seconds: float = 120.0
+    retry_first_seconds: float = 0.05
+    retry_limit_seconds: float = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Expected:
+    """Replies that will come for something sent."""
+
+    first: int  # number of its first reply on this connection
+    end: int  # number of the reply behind its last one
+    done: Callable[[Sequence[Note]], None]  # gets the notes, reply numbers counted from 0
+
+
+class _Question:
+    """Answers that are read, not counted."""
+
+    def __init__(self, replies: int) -> None:
+        self.reader = hiredis.Reader()
+        self.missing = replies
+        self.answers: list[Any] = []
+        self.future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+
+    def feed(self, data: bytes) -> bool:
+        """Takes bytes; tells whether all answers are in."""
+        self.reader.feed(data)
+        while self.missing:
+            answer = self.reader.gets()
+            if answer is False:
+                return False
+            self.answers.append(answer)
+            self.missing -= 1
+        if self.reader.gets() is not False or self.reader.has_data():
+            raise ReplyFormatError("more replies than questions")
+        if not self.future.done():
+            self.future.set_result(self.answers)
+        return True
+
+
+class Connection(asyncio.Protocol):
+    """A connection that is set up; see `connect`.
+
+    Args:
+        name: for logs, and what ``CLIENT LIST`` of the target shows.
+        link: counters that operators see.
+        silence_seconds: see `ConnectionOptions`.
+    """
+
+    def __init__(self, name: str, link: LinkState, silence_seconds: float) -> None:
+        self.name = name
+        self.link = link
+        self.counter = ReplyCounter()
+        self.sent_replies = 0  # replies that all that was sent will bring
+        self._silence = silence_seconds
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._expected: deque[Expected] = deque()
+        self._question: _Question | None = None
+        self._lost: asyncio.Future[PortdError] = self._loop.create_future()
+        self._reason: PortdError | None = None
+        self._closed = False  # by us
+        self._paused = False
+        self._drained: list[asyncio.Future[None]] = []
+        self._active_at = self._loop.time()
+        self._watchdog: asyncio.TimerHandle | None = None
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begins; a high-water mark of 0 makes ``drain`` mean that the operating system has every byte."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=0)
+        self.link.connected = True
+        self.link.connects += 1
+        self._watchdog = self._loop.call_later(self._silence / 4, self._watch_silence)
+
+    def data_received(self, data: bytes) -> None:
+        """Counts replies and tells those who wait for them."""
+        self._active_at = self._loop.time()
+        self.link.bytes_received += len(data)
+        self.link.last_received_at = time.time()
+        try:
+            if self._question is not None:
+                if self._question.feed(data):
+                    self._question = None
+                return
+            self.counter.feed(data)
+            self._settle()
+        except PortdError as error:
+            self.fail(error)
+        except (ReplyFormatError, hiredis.ProtocolError) as error:
+            self.fail(TargetError(f"the target does not speak RESP: {error}", hint="check host and port of the target"))
+        except Exception as error:  # noqa: BLE001 - asyncio would log it and lose it; `watch` raises it
+            bug = InternalError(f"{self.name}: {type(error).__name__} while taking replies: {error}")
+            bug.__cause__ = error
+            self.fail(bug)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells everybody who waits."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self.link.connected = False
+        reason = self._reason or _disconnected(self.name, exc)
+        if isinstance(reason, Disconnected) and not self._closed:
+            self.link.losses[reason.reason] += 1
+        if not self._lost.done():
+            self._lost.set_result(reason)
+        for future in self._drained:
+            if not future.done():
+                future.set_exception(reason)
+        self._drained.clear()
+        if self._question is not None and not self._question.future.done():
+            self._question.future.set_exception(reason)
+        self._expected.clear()
+
+    def pause_writing(self) -> None:
+        """The transport holds bytes that the operating system did not take."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """The operating system has taken everything."""
+        self._paused = False
+        self._active_at = self._loop.time()
+        drained, self._drained = self._drained, []
+        for future in drained:
+            if not future.done():
+                future.set_result(None)
+
+    # -- sending
+
+    def send(self, data: Sequence[bytes], replies: int, done: Callable[[Sequence[Note]], None], want: int = -1) -> None:
+        """Sends bytes and notes what they will bring.
+
+        Args:
+            data: buffers, sent in one write.
+            replies: how many replies will come for them; may be 0 for a part of a command.
+            done: called in the loop, with errors and nils among those replies, when all are in; never called for no
+                replies, or when the connection is lost before. An error it raises ends the connection.
+            want: number, from 0, of a reply whose value `value` will tell.
+
+        Raises:
+            Disconnected: the connection is gone.
+        """
+        transport = self._open_transport()
+        if replies:
+            first = self.sent_replies
+            self.sent_replies += replies
+            self._expected.append(Expected(first, self.sent_replies, done))
+            if want >= 0:
+                self.counter.want(first + want)
+        if len(self._expected) <= 1:
+            self._active_at = self._loop.time()
+        if len(data) == 1:
+            transport.write(data[0])
+        else:
+            transport.writelines(data)
+        self.link.bytes_sent += sum(map(len, data))
+        self.link.last_sent_at = time.time()
+
+    def confirm(self, data: Sequence[bytes], replies: int, want: int = -1) -> asyncio.Future[Sequence[Note]]:
+        """Like `send`, with a future for the notes; a lost connection leaves it pending, so wait under `watch`."""
+        future: asyncio.Future[Sequence[Note]] = self._loop.create_future()
+
+        def done(notes: Sequence[Note]) -> None:
+            if not future.done():
+                future.set_result(notes)
+
+        self.send(data, replies, done, want)
+        return future
+
+    def value(self, reply: int) -> bytes | int | None:
+        """The value of a wanted reply, by its number on the connection; None also for nil and errors."""
+        return self.counter.values.pop(reply, None)
+
+    async def ask(self, *commands: bytes) -> list[Any]:
+        """Sends commands (one per buffer) and reads their answers; error replies are ``hiredis.ReplyError`` objects.
+
+        Nothing else may be outstanding. Cancelling it leaves the connection unusable: close it.
+
+        Raises:
+            Disconnected: the connection was lost before all answers came.
+        """
+        assert not self._expected, "a question is asked when nothing is outstanding"
+        assert self._question is None, "one question at a time"
+        transport = self._open_transport()
+        question = self._question = _Question(len(commands))
+        self._active_at = self._loop.time()
+        transport.writelines(commands)
+        self.link.bytes_sent += sum(map(len, commands))
+        return await question.future
+
+    async def drain(self) -> None:
+        """Waits until the transport holds no byte, so that what was sent takes no memory of ours any more.
+
+        Raises:
+            Disconnected: the connection is gone.
+        """
+        while self._open_transport().get_write_buffer_size():
+            if not self._paused:
+                await asyncio.sleep(0)  # the transport writes at the end of the loop's turn
+                continue
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._drained.append(future)
+            await future
+
+    # -- ending
+
+    @property
+    def is_lost(self) -> bool:
+        """The connection ended."""
+        return self._lost.done()
+
+    async def watch(self) -> None:
+        """Waits for the end of the connection, and raises why."""
+        raise await asyncio.shield(self._lost)
+
+    def fail(self, error: PortdError) -> None:
+        """Ends the connection at once because of *error*, which `watch` raises."""
+        if self._reason is None and not self._lost.done():
+            self._reason = error
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Ends the connection at once; idempotent."""
+        self._closed = True
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- inside
+
+    def _open_transport(self) -> asyncio.Transport:
+        if self._transport is None or self._lost.done() or self._transport.is_closing():
+            raise self._lost.result() if self._lost.done() else (self._reason or _disconnected(self.name, None))
+        return self._transport
+
+    def _settle(self) -> None:
+        """Tells those whose replies are all in."""
+        counter, expected = self.counter, self._expected
+        while expected and expected[0].end <= counter.replies:
+            head = expected.popleft()
+            head.done(self._take_notes(head) if counter.notes else NO_NOTES)
+        if not expected and counter.replies > self.sent_replies:
+            raise ReplyFormatError("more replies than commands")
+
+    def _take_notes(self, head: Expected) -> Sequence[Note]:
+        notes = self.counter.notes
+        taken: list[Note] = []
+        while notes and notes[0].reply < head.end:
+            number, element, text = notes.popleft()
+            taken.append(Note(number - head.first, element, text))
+        return taken or NO_NOTES
+
+    def _watch_silence(self) -> None:
+        """Gives a connection up that owes something and does not move: keepalive does not notice a stalled peer."""
+        quiet = self._loop.time() - self._active_at
+        if quiet > self._silence and (self._expected or self._question is not None or self._paused):
+            self.fail(Disconnected(f"{self.name}: no answer from the target for {quiet:.0f} s", "silent"))
+            return
+        self._watchdog = self._loop.call_later(self._silence / 4, self._watch_silence)
+
+
+def _disconnected(name: str, error: BaseException | None) -> Disconnected:
+    """Why a connection ended, in words and in one word."""
+    if error is None:
+        return Disconnected(f"{name}: the target closed the connection", "closed")
+    if isinstance(error, TimeoutError):
+        return Disconnected(f"{name}: connection to the target timed out", "timeout")
+    if isinstance(error, ConnectionRefusedError):
+        return Disconnected(f"{name}: the target refused the connection", "refused")
+    if isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)):
+        return Disconnected(f"{name}: connection to the target was reset", "reset")
+    return Disconnected(f"{name}: connection to the target failed: {error}", "failed")
+
+
+async def connect(endpoint: Endpoint, name: str, link: LinkState, options: ConnectionOptions) -> Connection:
+    """Opens a connection, logs in and names it. One attempt.
+
+    Raises:
+        Disconnected: it could not be made, or was lost while it was set up.
+        TargetError: the target refused the credentials.
+    """
+    try:
+        _, connection = await endpoint.connect(
+            lambda: Connection(name, link, options.silence_seconds), timeout=options.connect_seconds
+        )
+    except OSError as error:  # TimeoutError is one
+        lost = _disconnected(name, error)
+        link.losses[lost.reason] += 1
+        raise lost from None
+    try:
+        async with asyncio.timeout(options.connect_seconds):
+            await _log_in(connection, endpoint)
+    except TimeoutError:
+        connection.close()
+        raise Disconnected(f"{name}: the target does not answer", "timeout") from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+async def _log_in(connection: Connection, endpoint: Endpoint) -> None:
+    name = request("CLIENT", "SETNAME", f"portd-{connection.name}")
+    auth = endpoint.auth_command()
+    answers = await connection.ask(*([auth] if auth else []), name)  # a name is a courtesy: its refusal is no error
+    refusal = next((answer for answer in answers if isinstance(answer, hiredis.ReplyError)), None)
+    if refusal is None:
+        return
+    text = str(refusal)
+    if "max number of clients" in text:
+        raise Disconnected(f"{connection.name}: the target has no room for more clients", "clients")
+    if auth and refusal is answers[0]:
+        raise TargetError(
+            f"the target refused the credentials: {code_of(text)}", hint="check user and password of the target"
+        )
+    if classify(text) is Verdict.FATAL:
+        raise fatal(text)
+
+
+async def while_connected(
+    connection: Connection, work: Coroutine[Any, Any, ResultT], *background: Coroutine[Any, Any, None]
+) -> ResultT:
+    """Does *work*, which uses the connection, and *background* beside it; stops both when the connection is lost.
+
+    Returns:
+        What *work* returned; *background* is cancelled then.
+
+    Raises:
+        Disconnected: the connection was lost; *work* was cancelled.
+        PortdError: what ended the connection, or what *work* or *background* raised.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(connection.watch(), name=f"{connection.name}-watch")]
+            tasks += [group.create_task(other, name=f"{connection.name}-background") for other in background]
+            result = await work
+            for task in tasks:
+                task.cancel()
+    except BaseExceptionGroup as errors:
+        raise _cause(errors) from None
+    return result
+
+
+def _cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that matters: any other one explains more than the loss of the connection."""
+    leaves: list[BaseException] = []
+    groups: list[BaseException] = [errors]
+    while groups:
+        error = groups.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            groups += error.exceptions
+        else:
+            leaves.append(error)
+    return next((error for error in leaves if not isinstance(error, Disconnected)), leaves[0])
+
+
+def text_of(answer: object) -> str:
+    """An error reply read by `Connection.ask` as it may be shown; "" when it is not an error."""
+    return presentable(str(answer)) if isinstance(answer, hiredis.ReplyError) else ""

@@ -1,0 +1,156 @@
+"""What the target refused for good: counted by code, logged, kept in a file of JSON lines.
+
+A dead letter names what was refused and why; it never holds a value.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from portd.errors import SpoolError, TargetRejected, printable
+from portd.log import get_logger
+from portd.target.replies import code_of, presentable
+
+if TYPE_CHECKING:
+    from io import FileIO
+    from pathlib import Path
+
+    from portd.model import Progress
+
+_log = get_logger("target")
+DEFAULT_MAX_BYTES: Final = 64 * 1024 * 1024
+LOGGED_EACH: Final = 10  # letters of one code that are logged one by one; after that each power of two
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """One refusal.
+
+    Attributes:
+        phase: ``snapshot`` or ``stream``.
+        db: database; -1 when it is not known.
+        key: b"" when the command has none.
+        command: name of the command, or of the value's type.
+        offset: byte offset in the snapshot, or replication offset in the stream; -1 when it is not known.
+        reply: the target's error, or our reason, without values.
+    """
+
+    phase: str
+    db: int
+    key: bytes
+    command: str
+    offset: int
+    reply: str
+
+    @property
+    def code(self) -> str:
+        """What it is counted under."""
+        return code_of(self.reply)
+
+    def fields(self) -> dict[str, Any]:
+        """What a JSON line holds. A key that is not UTF-8 is told as ``{"base64": ...}``."""
+        try:
+            key: str | dict[str, str] = self.key.decode()
+        except UnicodeDecodeError:
+            key = {"base64": base64.b64encode(self.key).decode()}
+        return {
+            "phase": self.phase,
+            "db": self.db,
+            "key": key,
+            "command": self.command,
+            "offset": self.offset,
+            "code": self.code,
+            "reply": presentable(self.reply),
+        }
+
+
+class DeadLetters:
+    """Receives refusals of lanes, applier and decoder.
+
+    Args:
+        progress: ``dead_letters`` is counted up; whoever has the letters may note other trouble there.
+        path: file to append to; None keeps no file.
+        max_bytes: size at which the file takes no more; what comes later is counted and logged only.
+        stop: the policy: the first letter ends the sync.
+
+    Raises:
+        SpoolError: the file cannot be opened.
+    """
+
+    def __init__(
+        self, progress: Progress, *, path: Path | None = None, max_bytes: int = DEFAULT_MAX_BYTES, stop: bool = False
+    ) -> None:
+        self.progress = progress
+        self._path = path
+        self._max_bytes = max_bytes
+        self._stop = stop
+        self._file: FileIO | None = None
+        self._size = 0
+        self.unwritten = 0  # letters that the file did not take
+        if path is not None:
+            try:
+                self._file = path.open("ab", buffering=0)
+                self._size = self._file.tell()
+            except OSError as error:
+                raise self._unwritable(error) from None
+
+    def add(self, letter: Letter) -> None:
+        """Keeps a letter.
+
+        Raises:
+            TargetRejected: the policy is to stop.
+            SpoolError: the file cannot be written.
+        """
+        self.progress.dead_letters[letter.code] += 1
+        self._log(letter, self.progress.dead_letters[letter.code])
+        self._write(letter)
+        if self._stop:
+            key = f", key {printable(letter.key)}" if letter.key else ""
+            raise TargetRejected(
+                f"the target refused {letter.command} (db {letter.db}{key}, {letter.phase} offset {letter.offset}): "
+                f"{presentable(letter.reply)}",
+                hint="with --on-refusal continue such commands are kept as dead letters and the sync goes on",
+            )
+
+    def close(self) -> None:
+        """Closes the file; idempotent."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, letter: Letter) -> None:
+        if self._path is None:
+            return
+        line = json.dumps({"time": round(time.time(), 3), **letter.fields()}, separators=(",", ":")).encode() + b"\n"
+        if self._file is None or self._size + len(line) > self._max_bytes:
+            self.unwritten += 1
+            return
+        try:
+            self._file.write(line)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        self._size += len(line)
+
+    def _log(self, letter: Letter, number: int) -> None:
+        if number > LOGGED_EACH and number & (number - 1):
+            return
+        _log.warning(
+            "refused by the target",
+            phase=letter.phase,
+            db=letter.db,
+            key=printable(letter.key),
+            command=letter.command,
+            offset=letter.offset,
+            reply=presentable(letter.reply),
+            count=number,
+        )
+
+    def _unwritable(self, error: OSError) -> SpoolError:
+        reason = (error.strerror or "unknown error").lower()
+        return SpoolError(
+            f"cannot write dead letters to {self._path}: {reason}", hint="check the path, its owner and the free space"
+        )

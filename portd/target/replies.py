@@ -1,0 +1,80 @@
+"""What an error reply means: wait and send again, keep a dead letter, or give up.
+
+Only the code is looked at (the first word), since the sentences behind it differ by version and vendor. The exceptions
+are the few ``ERR`` replies that have no code of their own; they are named here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from portd.errors import TargetError
+
+MAX_TEXT: Final = 200  # bytes of a reply that are kept
+
+
+class Verdict(StrEnum):
+    """What to do about an error reply."""
+
+    RETRY = "retry"  # the same bytes may pass later
+    REJECTED = "rejected"  # never: a dead letter
+    FATAL = "fatal"  # nothing of ours will pass until the operator changes something
+
+
+RETRY_CODES: Final = frozenset(
+    {"OOM", "LOADING", "MISCONF", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "READONLY"}
+)
+FATAL_CODES: Final = frozenset({"NOAUTH", "WRONGPASS", "MOVED", "ASK"})
+# The connection that said this will not recover: a replica was promoted elsewhere, or the server is starting.
+RECONNECT_CODES: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "BUSY"})
+
+_HINTS: Final = {
+    "NOAUTH": "the target wants a password: set it in the URL or with --target-password-file",
+    "WRONGPASS": "check user and password of the target",
+    "MOVED": "the target is a cluster node: clusters are not supported yet as targets",
+    "ASK": "the target is a cluster node: clusters are not supported yet as targets",
+}
+
+
+def code_of(text: str) -> str:
+    """The first word of an error reply: ``OOM``, ``WRONGTYPE``, ``ERR``."""
+    return text.split(" ", 1)[0]
+
+
+def classify(text: str) -> Verdict:
+    """What an error reply (without its ``-``) asks for."""
+    code = code_of(text)
+    if code in RETRY_CODES:
+        return Verdict.RETRY
+    if code in FATAL_CODES:
+        return Verdict.FATAL
+    return Verdict.REJECTED
+
+
+def abort_cause(text: str) -> str:
+    """Why EXEC refused: the error behind ``EXECABORT Transaction discarded because of: ...``, or "" for queue errors.
+
+    EXEC itself is refused so when one of its commands could not run now (server.c:processCommand, rejectCommand).
+    """
+    _, found, cause = text.partition("because of: ")
+    return cause if found else ""
+
+
+def presentable(text: str) -> str:
+    """The reply as it may be logged: without the arguments that some servers repeat, and not too long."""
+    head, found, _ = text.partition(", with args")
+    return head[:MAX_TEXT] if found else text[:MAX_TEXT]
+
+
+def already_applied(text: str) -> bool:
+    """Whether the reply to a command that is sent a second time says that the first time did it.
+
+    Covers ``XADD`` with an ID that is there already, and ``XGROUP CREATE`` of a group that is.
+    """
+    return code_of(text) == "BUSYGROUP" or (code_of(text) == "ERR" and "equal or smaller" in text)
+
+
+def fatal(text: str) -> TargetError:
+    """The error that ends a sync because of a fatal reply."""
+    return TargetError(f"the target refuses everything: {presentable(text)}", hint=_HINTS.get(code_of(text)))

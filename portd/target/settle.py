@@ -1,0 +1,144 @@
+"""What the replies to a batch mean for its keys: which were refused, which must be sent again, which were left alone.
+
+Pure functions over bytes and notes; they run only when something other than plain acknowledgements came back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from portd.errors import InternalError
+from portd.target.replies import Verdict, already_applied, classify, code_of
+from portd.target.wire import Command, request, split
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from portd.target.counter import Note
+
+
+@dataclass(slots=True)
+class Settlement:
+    """The outcome of a batch that was answered.
+
+    Attributes:
+        refused: commands that were refused for good, with the reply; one per key.
+        failed: keys they stand for.
+        filtered: keys that exist and were left alone.
+        again: commands that must be sent again, as bytes; b"" when nothing must.
+        again_replies: replies they will bring.
+        trouble: the reply because of which something must be sent again, "" when nothing must.
+        fatal: a reply after which nothing can go on, "" when there is none.
+    """
+
+    refused: list[tuple[Command, str]] = field(default_factory=list)
+    failed: int = 0
+    filtered: int = 0
+    again: bytes = b""
+    again_replies: int = 0
+    trouble: str = ""
+    fatal: str = ""
+
+
+def settle(data: bytes, notes: Sequence[Note], *, resent: bool, skip_existing: bool) -> Settlement:
+    """Judges the replies to a batch of whole commands.
+
+    When one command of a key has to be sent again, all commands of that key in the batch are, since they may depend on
+    each other; keys are independent. Commands that make a key begin with one that removes it, so a second time is
+    harmless.
+
+    Args:
+        data: the commands.
+        notes: errors and nils among their replies; reply numbers count the commands.
+        resent: the batch was sent before, on a connection that was lost or to a target that was not ready.
+        skip_existing: existing keys are left alone.
+    """
+    settlement = Settlement()
+    errors: dict[int, str] = {}
+    for number, _, text in notes:
+        if text is None:
+            continue
+        if skip_existing and code_of(text) == "BUSYKEY":
+            settlement.filtered += 1
+        elif not (resent and already_applied(text)):
+            errors[number] = text
+    if errors:
+        _judge(data, errors, settlement)
+    return settlement
+
+
+def _judge(data: bytes, errors: dict[int, str], settlement: Settlement) -> None:
+    """Sorts *errors*, by number of the command, into *settlement*."""
+    commands = list(split(data))
+    if max(errors) >= len(commands):
+        raise InternalError(f"a batch of {len(commands)} commands was answered with an error to number {max(errors)}")
+    verdicts = {number: classify(text) for number, text in errors.items()}
+    settlement.fatal = next((errors[number] for number, verdict in verdicts.items() if verdict is Verdict.FATAL), "")
+    settlement.trouble = next((errors[number] for number, verdict in verdicts.items() if verdict is Verdict.RETRY), "")
+    waiting = {commands[number].key for number, verdict in verdicts.items() if verdict is Verdict.RETRY}
+    again = [data[command.start : command.end] for command in commands if command.key in waiting]
+    refused: set[bytes] = set()
+    for number, verdict in verdicts.items():
+        command = commands[number]
+        if verdict is not Verdict.REJECTED or command.key in waiting:
+            continue
+        if command.keys > 1:  # one key of an MSET was refused, and with it all
+            again += singles(data, command)
+        elif command.key not in refused:
+            refused.add(command.key)
+            settlement.refused.append((command, errors[number]))
+            settlement.failed += command.keys
+    settlement.again = b"".join(again)
+    settlement.again_replies = len(again)
+
+
+def singles(data: bytes, command: Command) -> list[bytes]:
+    """An MSET as the SETs it is made of."""
+    words: list[bytes] = []
+    position = data.index(b"\r\n", command.start) + 2
+    while position < command.end:
+        header = data.index(b"\r\n", position)
+        size = int(data[position + 1 : header])
+        words.append(data[header + 2 : header + 2 + size])
+        position = header + 2 + size + 2
+    return [request("SET", words[index], words[index + 1]) for index in range(1, len(words), 2)]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of ``MULTI commands EXEC``.
+
+    Attributes:
+        queued: errors when a command was queued, by its number; any of them makes EXEC refuse.
+        aborted: EXEC refused with this reply; "" when it ran.
+        nil: EXEC did nothing, since a watched key was touched.
+        failed: errors of commands that ran, by number; the others took effect.
+    """
+
+    queued: dict[int, str] = field(default_factory=dict)
+    aborted: str = ""
+    nil: bool = False
+    failed: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def committed(self) -> bool:
+        """The transaction ran."""
+        return not self.aborted and not self.nil
+
+
+def outcome(notes: Sequence[Note], commands: int) -> Outcome:
+    """Reads the notes on *commands* replies of queueing and the reply of EXEC behind them."""
+    result = Outcome()
+    for number, element, text in notes:
+        if number < commands:
+            if text is not None:
+                result.queued[number] = text
+        elif element >= 0:
+            if text is not None:
+                result.failed.setdefault(element, text)
+        elif text is None:
+            result.nil = True
+        else:
+            result.aborted = text
+    return result
