@@ -25,7 +25,19 @@ if TYPE_CHECKING:
 
 # Label values that are shown with zero before they happen; others appear when they do.
 FULL_SYNC_REASONS = ("first", "backlog", "no-checkpoint")
-LOSS_REASONS = ("closed", "silent", "refused")
+LOSS_REASONS = (  # portd.source.losses.Reason
+    "eof",
+    "reset",
+    "timeout",
+    "silence",
+    "refused",
+    "unreachable",
+    "name",
+    "tls",
+    "busy",
+    "handshake",
+    "closed",
+)
 DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported")
 DROPPED_ATTRIBUTES = ("idle", "freq", "field-ttl", "stream-meta")
 

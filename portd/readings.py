@@ -68,7 +68,19 @@ class KeyReading:
 
 @dataclass(frozen=True, slots=True)
 class SpoolReading:
-    """Bytes between the source's socket and the decoder; *spilling* while some of them are on disk."""
+    """Bytes between the source's socket and the decoder.
+
+    Attributes:
+        memory_bytes: buffers in memory.
+        disk_bytes: files.
+        peak_memory_bytes: the most of *memory_bytes*.
+        peak_disk_bytes: the most of *disk_bytes*.
+        memory_limit_bytes: what *memory_bytes* may reach.
+        disk_limit_bytes: what *disk_bytes* may reach; 0 when nothing may be spilled.
+        segments: files.
+        spilling: some bytes are on disk or go there.
+        blocked: why nothing can be spilled now; empty when it can.
+    """
 
     memory_bytes: int = 0
     disk_bytes: int = 0
@@ -78,6 +90,7 @@ class SpoolReading:
     disk_limit_bytes: int = 0
     segments: int = 0
     spilling: bool = False
+    blocked: str = ""
 
 
 @dataclass(frozen=True, slots=True)

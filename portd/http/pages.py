@@ -11,7 +11,7 @@ from portd.units import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
     from portd.memory.accounting import MemoryReport
-    from portd.readings import KeyReading, OwnerReading
+    from portd.readings import KeyReading, OwnerReading, SpoolReading
 
 __all__ = ["CONTENT_POLICY", "memory_page", "status_page"]
 
@@ -215,13 +215,19 @@ def _pipeline(report: MemoryReport) -> str:
         ("big keys open", human_count(pipeline.open_fences), ""),
         ("spool in memory", human_bytes(spool.memory_bytes), human_bytes(spool.peak_memory_bytes)),
         (
-            "spool on disk" + (" <span class='wait'>spilling</span>" if spool.spilling else ""),
+            f"spool on disk{_spool_mood(spool)}",
             human_bytes(spool.disk_bytes),
             human_bytes(spool.peak_disk_bytes),
         ),
         ("files of the spool", human_count(spool.segments), ""),
     ]
     return bar(used, "budget used") + table(["part", "#now", "#peak"], rows)
+
+
+def _spool_mood(spool: SpoolReading) -> str:
+    if spool.blocked:
+        return f" <span class='bad'>{esc(spool.blocked)}</span>"
+    return " <span class='wait'>spilling</span>" if spool.spilling else ""
 
 
 def _in_flight(report: MemoryReport) -> str:

@@ -109,8 +109,9 @@ class HttpServer:
         try:
             self._listener = await asyncio.get_running_loop().create_server(self._connection, host, port, backlog=64)
         except OSError as error:
+            reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
             raise ConfigError(
-                f"http cannot listen on {host}:{port}: {error.strerror or error}",
+                f"http cannot listen on {host}:{port}: {reason}",
                 hint="choose another address with --http HOST:PORT, or none with --http off",
             ) from None
         log.info("http listens", url=self.url)

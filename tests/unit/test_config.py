@@ -1,0 +1,234 @@
+"""Settings: where they come from, what they refuse, and that no secret leaks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from portd.config import MAX_CHUNK_BYTES, Existing, Settings, load, unknown_variables
+from portd.errors import ConfigError
+from portd.units import GIB, KIB, MIB, human_bytes, human_seconds, parse_size, show_size
+
+ENDS = {"source": "redis://one:6379", "target": "redis://two:6379"}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the machine decides a test."""
+    for name in [*os.environ]:
+        if name.startswith("PORTD_") or name in {"CREDENTIALS_DIRECTORY", "STATE_DIRECTORY", "CACHE_DIRECTORY"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("65536", 65536),
+        ("64k", 64 * KIB),
+        ("64 KiB", 64 * KIB),
+        ("16mib", 16 * MIB),
+        ("1.5GiB", 3 * GIB // 2),
+        ("2GB", 2_000_000_000),
+        ("7b", 7),
+    ],
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    """A size is a number of bytes, or one with a binary or decimal unit."""
+    assert size == parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["", "MiB", "-1", "1.2.3", "5 parsecs", "0x10", "1e6", "٣x"])
+def test_nonsense_is_no_size(text: str) -> None:
+    """What is not a size is refused, never guessed."""
+    with pytest.raises(ValueError, match="not a size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1023, KIB, 1536, MIB, 3 * GIB, GIB + 1])
+def test_a_shown_size_reads_back(size: int) -> None:
+    """`show_size` loses nothing."""
+    assert size == parse_size(show_size(size))
+
+
+def test_human_units_have_three_digits() -> None:
+    """Figures for people are short: three digits and a unit."""
+    assert [human_bytes(size) for size in (0, 1023, 1024, 100_000, 1_000_000, 5_000_000)] == [
+        "0 B",
+        "1023 B",
+        "1.00 KiB",
+        "97.7 KiB",
+        "977 KiB",
+        "4.77 MiB",
+    ]
+    assert [human_seconds(seconds) for seconds in (0.005, 1.5, 245, 7800, 273_600)] == [
+        "5 ms",
+        "1.5 s",
+        "4 min 05 s",
+        "2 h 10 min",
+        "3 d 4 h",
+    ]
+
+
+def test_flags_win_over_variables_over_credentials_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The four places a setting can come from have an order."""
+    toml = tmp_path / "portd.toml"
+    toml.write_text('source = "redis://toml"\ntarget = "redis://toml-target"\nwriters = 9\nlink = "toml"\n')
+    (tmp_path / "source").write_text("redis://credential\n")
+    assert load({}, toml).source_endpoint().display == "redis://toml:6379"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert load({}, toml).source_endpoint().display == "redis://credential:6379"
+    monkeypatch.setenv("PORTD_SOURCE", "redis://variable")
+    monkeypatch.setenv("PORTD_WRITERS", "5")
+    assert load({}, toml).source_endpoint().display == "redis://variable:6379"
+    settings = load({"source": "redis://flag"}, toml)
+    assert (settings.source_endpoint().display, settings.writers, settings.link) == ("redis://flag:6379", 5, "toml")
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files pass empty variables for what is left out."""
+    monkeypatch.setenv("PORTD_WRITERS", "")
+    assert load(ENDS).writers == 4
+
+
+def test_toml_takes_names_as_flags_are_written(tmp_path: Path) -> None:
+    """A name with dashes is the same setting, and sizes may be text."""
+    toml = tmp_path / "portd.toml"
+    toml.write_text('chunk-bytes = "2MiB"\nspool-dir = "off"\nexisting = "flush"\n')
+    settings = load(ENDS, toml)
+    assert (settings.chunk_bytes, settings.spool_dir, settings.existing) == (2 * MIB, "off", Existing.FLUSH)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("writers 4", "is not TOML"),
+        ("writer = 4", "did you mean writers"),
+        ("\x00", "is not TOML"),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """A file that cannot be read as settings says why."""
+    toml = tmp_path / "portd.toml"
+    toml.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(ENDS, toml)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    """--config of a file that is not there is an error, not an empty file."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(ENDS, tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"source": "redis://one:6379", "target": "redis://one"}, "same server"),
+        ({**ENDS, "source": "http://one"}, "source: .*scheme"),
+        ({**ENDS, "target": "redis://two:99999"}, "target: "),
+        ({**ENDS, "writers": "0"}, "writers: "),
+        ({**ENDS, "writers": "many"}, "writers: "),
+        ({**ENDS, "chunk_bytes": "1KiB"}, "chunk_bytes: "),
+        ({**ENDS, "chunk_bytes": MAX_CHUNK_BYTES + 1}, "chunk_bytes: "),
+        ({**ENDS, "command_bytes": "128KiB", "chunk_bytes": "64KiB"}, "command_bytes .* is larger than chunk_bytes"),
+        ({**ENDS, "spool_dir": "off", "spool_max_bytes": "1GiB"}, "spool_dir is off"),
+        ({**ENDS, "http": "8899"}, "not an address"),
+        ({**ENDS, "http": "localhost:70000"}, "not an address"),
+        ({**ENDS, "existing": "delete"}, "existing: "),
+        ({**ENDS, "link": "a b"}, "link: "),
+        ({**ENDS, "psync_command": "PSYNC 1"}, "psync_command: "),
+        ({**ENDS, "silence_seconds": "0"}, "silence_seconds: "),
+        ({**ENDS, "source_tls_ca": "/ca.pem"}, "source: .*TLS"),
+        ({**ENDS, "source": "rediss://one", "source_tls_key": "/key.pem"}, "source_tls_cert is not"),
+        ({**ENDS, "source_password": "x", "source_password_file": "/p"}, "both set"),
+        ({**ENDS, "target_password_file": "/nowhere/p"}, "target_password_file cannot be read"),
+        ({**ENDS, "bogus": "1"}, "bogus is not a setting"),
+    ],
+)
+def test_contradictions_are_refused_with_a_hint(flags: dict[str, object], message: str) -> None:
+    """A setting that cannot work is refused at the start, with what to do about it."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(flags)
+    assert caught.value.hint
+    assert caught.value.exit_code == 78
+
+
+def test_all_problems_are_told_at_once() -> None:
+    """Nobody has to start portd once per mistake."""
+    with pytest.raises(ConfigError) as caught:
+        load({"writers": "x", "chunk_bytes": "y"})
+    for name in ("source", "target", "writers", "chunk_bytes"):
+        assert name in str(caught.value)
+
+
+def test_no_secret_is_shown(tmp_path: Path) -> None:
+    """Passwords appear in no repr, no shown setting and no message, wherever they came from."""
+    (tmp_path / "password").write_text("hunter-file\nsecond line\n")
+    settings = load(
+        {
+            "source": "redis://user:hunter-url@one",
+            "target": "redis://two",
+            "target_password_file": tmp_path / "password",
+        }
+    )
+    assert settings.target_endpoint().password == "hunter-file"
+    assert "hunter" not in repr(settings) + str(settings) + str(settings.shown()) + repr(settings.target_endpoint())
+    with pytest.raises(ConfigError) as caught:
+        load({"source": "redis://u:hunter@one:port", "target_password": "hunter", "writers": "0"})
+    assert "hunter" not in str(caught.value)
+
+
+def test_passwords_come_from_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A credential of systemd is named like its setting, with underscores or dashes."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "source_password").write_text("one\n")
+    (tmp_path / "target-password").write_text("two")
+    settings = load(ENDS)
+    assert (settings.source_endpoint().password, settings.target_endpoint().password) == ("one", "two")
+
+
+def test_the_spool_goes_where_systemd_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unit's state directory is used unless a setting says otherwise."""
+    assert load(ENDS).spool_directory() is not None
+    monkeypatch.setenv("CACHE_DIRECTORY", "/var/cache/portd")
+    assert Path("/var/cache/portd") == load(ENDS).spool_directory()
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/portd:/var/lib/other")
+    assert Path("/var/lib/portd") == load(ENDS).spool_directory()
+    assert Path("/data") == load({**ENDS, "spool_dir": "/data"}).spool_directory()
+    assert load({**ENDS, "spool_dir": "off"}).spool_directory() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("off", None), ("0.0.0.0:80", ("0.0.0.0", 80)), ("[::1]:8899", ("::1", 8899)), ("localhost:0", ("localhost", 0))],
+)
+def test_http_addresses(text: str, address: tuple[str, int] | None) -> None:
+    """host:port, IPv6 in brackets, or off."""
+    assert address == load({**ENDS, "http": text}).http_address()
+
+
+def test_every_setting_is_described() -> None:
+    """Flags, reference and file share one text for each setting, so each has one."""
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+        assert isinstance(field.json_schema_extra, dict), name
+        assert field.json_schema_extra["group"], name
+
+
+def test_misspelt_variables_are_found() -> None:
+    """A PORTD_ variable that nothing reads is named, the others are not."""
+    environment = {"PORTD_WRITER": "4", "PORTD_WRITERS": "4", "PORTD_CONFIG": "x", "HOME": "/"}
+    assert unknown_variables(environment) == ["PORTD_WRITER"]
+
+
+def test_settings_do_not_change() -> None:
+    """A part cannot change what another one reads."""
+    settings = load(ENDS)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.writers = 5

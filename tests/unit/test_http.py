@@ -1,0 +1,281 @@
+"""The HTTP pages: what they answer, what they refuse, that they show no more than they should."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from portd.config import load
+from portd.errors import ConfigError
+from portd.http import HttpServer
+from portd.http.server import MAX_CONNECTIONS
+from portd.http.status import describe
+from portd.memory.accounting import Accounting, MemoryReport
+from portd.metrics import Sources, build_registry
+from portd.model import LaneState, Phase, Position, Progress
+from portd.pace import Pace
+from portd.readings import KeyReading, PipelineReading
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+EVIL = "<script>alert(1)</script>&\"'"
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+@dataclass
+class Observed:
+    """A service as the pages see it, without a sync behind it."""
+
+    progress: Progress = field(default_factory=Progress)
+    pipeline: PipelineReading = field(default_factory=PipelineReading)
+    is_alive: bool = True
+    broken: bool = False
+
+    def __post_init__(self) -> None:
+        self.settings = load({"source": "redis://u:hunter@one", "target": "redis://two"})
+        self.pace = Pace(self.progress)
+        self.accounting = Accounting()
+        self.accounting.pipeline = lambda: self.pipeline
+        self.accounting.ledger.register(f"lane {EVIL}", lambda: 100)
+        for _ in range(3):
+            self.accounting.sample()
+
+    def status(self) -> dict[str, Any]:
+        """What the sync is doing."""
+        if self.broken:
+            raise ZeroDivisionError
+        return describe(self.progress, self.pace, self.settings)
+
+    def memory(self) -> MemoryReport:
+        """Where the memory is."""
+        return self.accounting.report()
+
+    def ready(self) -> bool:
+        """The snapshot is applied."""
+        return self.progress.phase is Phase.STREAMING
+
+    def alive(self) -> bool:
+        """All parts run."""
+        return self.is_alive
+
+
+@pytest.fixture
+def service() -> Observed:
+    """A service that has begun a snapshot, with a key of a hostile name."""
+    found = Observed(
+        Progress(phase=Phase.SNAPSHOT, position=Position("a" * 40, 7), lanes=[LaneState(0), LaneState(1)]),
+        PipelineReading(budget_bytes=10, current_key=KeyReading(3, EVIL, "hash", 1, 4, 5)),
+    )
+    found.progress.snapshot.bytes_total, found.progress.snapshot.bytes_decoded = 100, 25
+    found.progress.last_error = EVIL
+    return found
+
+
+@pytest.fixture
+async def server(service: Observed) -> AsyncIterator[HttpServer]:
+    """A listening server."""
+    async with listening(service) as found:
+        yield found
+
+
+@asynccontextmanager
+async def listening(service: Observed, **options: Any) -> AsyncIterator[HttpServer]:
+    """Starts a server on a free port and closes it."""
+    registry = build_registry(Sources(progress=service.progress, pipeline=PipelineReading, owners=list))
+    found = HttpServer(service, registry, ("127.0.0.1", 0), **options)
+    await found.start()
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+async def get(server: HttpServer, path: str, method: str = "GET", **headers: str) -> tuple[int, str, Any]:
+    """Status, body and headers of one request."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, server.url + path, headers=headers, allow_redirects=False) as reply,
+    ):
+        return reply.status, await reply.text(), reply.headers
+
+
+async def test_health_follows_the_service(server: HttpServer, service: Observed) -> None:
+    """/livez tells whether the parts run, /readyz whether the snapshot is applied, with the reason when not."""
+    assert (await get(server, "livez"))[0] == 200
+    status, text, _ = await get(server, "readyz")
+    assert (status, text) == (503, "not ready: snapshot, 25% of the snapshot decoded\n")
+    service.progress.phase, service.is_alive = Phase.STREAMING, False
+    assert (await get(server, "readyz"))[:2] == (200, "ready\n")
+    assert (await get(server, "livez"))[0] == 503
+
+
+async def test_status_is_json_without_secrets(server: HttpServer) -> None:
+    """/status has the position, the settings and both ends, and no password."""
+    status, text, headers = await get(server, "status")
+    data = json.loads(text)
+    assert (status, headers["Content-Type"]) == (200, "application/json; charset=utf-8")
+    assert data["position"] == {"replid": "a" * 40, "offset": 7}
+    assert data["source"]["url"] == "redis://one:6379"
+    assert data["settings"]["writers"] == 4
+    assert "hunter" not in text
+
+
+async def test_metrics_are_served_as_prometheus_asks(server: HttpServer) -> None:
+    """The text format by default, OpenMetrics for who accepts it."""
+    status, text, headers = await get(server, "metrics")
+    assert status == 200
+    assert 'portd_phase{phase="snapshot"} 1.0' in text
+    assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    _, text, headers = await get(server, "metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert headers["Content-Type"].startswith("application/openmetrics-text")
+    assert text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "kind"),
+    [
+        ("", "*/*", "application/json"),
+        ("", BROWSER, "text/html"),
+        ("", "application/json", "application/json"),
+        ("", "text/html;q=0.4, application/json;q=0.6", "application/json"),
+        ("?format=html", "application/json", "text/html"),
+        ("?format=json", BROWSER, "application/json"),
+    ],
+)
+async def test_the_memory_page_is_html_or_json(server: HttpServer, query: str, accept: str, kind: str) -> None:
+    """A browser gets a page, curl gets JSON, and a parameter decides over both."""
+    status, text, headers = await get(server, f"debug/memory{query}", Accept=accept)
+    assert (status, headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")
+    assert ("current_key" in json.loads(text)["pipeline"]) if kind == "application/json" else "<svg" in text
+
+
+@pytest.mark.parametrize("path", ["", "debug/memory?format=html"])
+async def test_pages_escape_what_they_show(server: HttpServer, path: str) -> None:
+    """Key names and errors are data: they cannot become tags, and the policy lets no foreign script run."""
+    status, text, headers = await get(server, path)
+    assert status == 200
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe-inline" not in policy
+    assert "http" not in policy
+
+
+async def test_pages_need_nothing_from_elsewhere(server: HttpServer) -> None:
+    """No address of another host is in the pages: they work where there is no internet."""
+    for path in ("", "debug/memory?format=html"):
+        _, text, _ = await get(server, path)
+        body = text.replace("redis://one:6379", "").replace("redis://two:6379", "")
+        assert "://" not in body
+
+
+async def test_keys_can_be_redacted(service: Observed) -> None:
+    """With redact_keys no key name leaves the process."""
+    async with listening(service, redact_keys=True) as server:
+        for query in ("format=json", "format=html"):
+            _, text, _ = await get(server, f"debug/memory?{query}")
+            assert "(redacted)" in text
+            assert '"key": "<script>' not in text
+            assert "<code>&lt;script" not in text
+        data = json.loads((await get(server, "debug/memory"))[1])
+        assert data["pipeline"]["current_key"]["key"] == "(redacted)"
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status", "words"),
+    [
+        ("nothing", "GET", 404, "/debug/memory"),
+        ("debug/", "GET", 404, "/status"),
+        ("..%2f..%2fetc/passwd", "GET", 404, "nothing at"),
+        ("status", "POST", 405, "only reads"),
+        ("metrics", "DELETE", 405, "only reads"),
+        ("status?x=1", "GET", 400, "no parameter 'x'"),
+        ("debug/memory?format=xml", "GET", 400, "html or json"),
+        ("debug/memory?format=json&format=html", "GET", 400, "more than once"),
+        ("debug/memory?fromat=json", "GET", 400, "it can have format"),
+    ],
+)
+async def test_wrong_requests_are_told_what_is_wrong(
+    server: HttpServer, path: str, method: str, status: int, words: str
+) -> None:
+    """A request that means nothing gets a clear 4xx as plain text."""
+    found, text, headers = await get(server, path, method)
+    assert found == status
+    assert words in text
+    assert headers["Content-Type"].startswith("text/plain")
+    assert (found != 405) or headers["Allow"] == "GET, HEAD"
+
+
+async def test_a_bad_accept_header_is_refused(server: HttpServer) -> None:
+    """A q that is no number is the client's mistake, not an internal error."""
+    assert (await get(server, "debug/memory", Accept="text/html;q=much"))[0] == 400
+
+
+async def test_large_requests_are_refused(server: HttpServer) -> None:
+    """Request line and headers are bounded."""
+    assert (await get(server, "status?" + "x" * 9000))[0] == 400
+    assert (await get(server, "status", Cookie="x" * 20000))[0] == 400
+
+
+async def test_a_fault_ends_only_its_request(server: HttpServer, service: Observed) -> None:
+    """An error in a handler is a 500 that says so; the next request is answered."""
+    service.broken = True
+    status, text, _ = await get(server, "status")
+    assert (status, "bug" in text) == (500, True)
+    assert (await get(server, "livez"))[0] == 200
+
+
+async def test_head_is_answered(server: HttpServer) -> None:
+    """Load balancers may ask with HEAD."""
+    assert (await get(server, "livez", "HEAD"))[:2] == (200, "")
+
+
+async def test_connections_are_bounded_and_closed(server: HttpServer) -> None:
+    """One connection too many gets a 503; close drops all of them and may be called again."""
+    port = int(server.url.rsplit(":", 1)[1].strip("/"))
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS)]
+    reader, writer = held[0]
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    reader_over, writer_over = await asyncio.open_connection("127.0.0.1", port)
+    assert (await reader_over.read()).startswith(b"HTTP/1.1 503")
+    server.close()
+    server.close()
+    for reader, _ in held:
+        await asyncio.wait_for(reader.read(), 5)  # ends: the connection is gone
+    for _, writer in [*held, (reader_over, writer_over)]:
+        writer.close()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_a_taken_port_is_told(service: Observed) -> None:
+    """A second portd on the same port says which, and what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        registry = build_registry(Sources(progress=service.progress, pipeline=PipelineReading, owners=list))
+        server = HttpServer(service, registry, ("127.0.0.1", port))
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: address already in use\nHINT: .*--http"):
+            await server.start()
+        server.close()
+
+
+async def test_pages_are_quick(server: HttpServer) -> None:
+    """No page may hold up the event loop that also answers the source."""
+    loop = asyncio.get_running_loop()
+    for path in ("", "status", "metrics", "debug/memory?format=html", "debug/memory?format=json"):
+        took = []
+        for _ in range(3):
+            start = loop.time()
+            assert (await get(server, path))[0] == 200
+            took.append(loop.time() - start)
+        assert min(took) < 0.25, path
