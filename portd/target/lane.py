@@ -252,7 +252,7 @@ class Lane:
 
     def _lose(self, lost: Disconnected) -> None:
         """Prepares to send everything again that was not acknowledged."""
-        self.note(str(lost))
+        self._letters.progress.last_error = str(lost)
         _log.warning(
             "lane lost its connection", lane=self.state.index, reason=lost.reason, batches=len(self._in_flight)
         )
