@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
+from tests.reading import READERS, read_field_expiries, read_functions, read_stream_state
 from tests.wire import Argument, Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
     from tests.servers import Server
 
 CHECKPOINTS = b"portd:checkpoint:"
 KEYS_AT_ONCE = 1000
-ELEMENTS_AT_ONCE = 1000
 RELATIVE_TTL_TOLERANCE_MS = 20  # where only PTTL exists (before 7.0), the expiry is computed from two clocks' readings
 IDLE_TOLERANCE_SECONDS = 3
-BIG_STREAM = 20_000  # entries from which XINFO STREAM FULL is not asked for all of them
 
 # Type, expiry in unix ms (-1 none, -2 no such key) and encoding of each key.
 METADATA_SCRIPT = """
@@ -282,19 +281,19 @@ class Comparison:
 
     def _values(self, kind: str, key: bytes) -> str:
         """How two values of one type differ, "" when they are equal after all."""
-        reader = _READERS.get(kind)
+        reader = READERS.get(kind)
         if reader is None:
             return "digests differ"
         one, other = (reader(end.wire, key) for end in self.ends)
         return _describe(one, other)
 
     def _field_expiries(self, key: bytes) -> str:
-        one, other = (dict(_field_expiries(end.wire, key)) for end in self.ends)
+        one, other = (dict(read_field_expiries(end.wire, key)) for end in self.ends)
         what = _describe(one, other)
         return f"field expiry {what}" if what else ""
 
     def _streams(self, key: bytes) -> list[str]:
-        one, other = (_stream_state(end.wire, key, times=self._consumer_times) for end in self.ends)
+        one, other = (read_stream_state(end.wire, key, times=self._consumer_times) for end in self.ends)
         lost = [name for name in one.keys() ^ other.keys() if name[-2] in {"group", "consumer"}]
         found = [f"stream {_path(name)} is only on one end" for name in sorted(lost, key=repr)]
         for name in sorted(one.keys() & other.keys(), key=repr):
@@ -320,120 +319,10 @@ class Comparison:
     def _functions(self) -> None:
         if not all(end.functions for end in self.ends):
             return
-        one, other = (_functions(end.wire) for end in self.ends)
+        one, other = (read_functions(end.wire) for end in self.ends)
         for name in sorted(one.keys() | other.keys()):
             if one.get(name) != other.get(name):
                 self.differences.note(f"function library {_shown(name)} differs or is missing")
-
-
-def _functions(wire: Wire) -> dict[bytes, bytes]:
-    libraries = [dict(zip(each[0::2], each[1::2], strict=True)) for each in wire.call("FUNCTION", "LIST", "WITHCODE")]
-    return {library[b"library_name"]: library[b"library_code"] for library in libraries}
-
-
-def _string(wire: Wire, key: bytes) -> bytes:
-    value: bytes = wire.call("GET", key)
-    return value
-
-
-def _list(wire: Wire, key: bytes) -> list[bytes]:
-    elements: list[bytes] = []
-    while part := wire.call("LRANGE", key, len(elements), len(elements) + ELEMENTS_AT_ONCE - 1):
-        elements += part
-    return elements
-
-
-def _scan(wire: Wire, command: str, key: bytes) -> Iterator[bytes]:
-    cursor = b"0"
-    while True:
-        cursor, part = wire.call(command, key, cursor, "COUNT", ELEMENTS_AT_ONCE)
-        yield from part
-        if cursor == b"0":
-            return
-
-
-def _set(wire: Wire, key: bytes) -> dict[bytes, None]:
-    return dict.fromkeys(_scan(wire, "SSCAN", key))
-
-
-def _hash(wire: Wire, key: bytes) -> dict[bytes, bytes]:
-    return _pairs(_scan(wire, "HSCAN", key))
-
-
-def _zset(wire: Wire, key: bytes) -> dict[bytes, float]:
-    return {member: float(score) for member, score in _pairs(_scan(wire, "ZSCAN", key)).items()}
-
-
-def _stream(wire: Wire, key: bytes) -> list[Any]:
-    entries: list[Any] = []
-    start = "-"
-    while part := wire.call("XRANGE", key, start, "+", "COUNT", ELEMENTS_AT_ONCE):
-        entries += part
-        milliseconds, sequence = map(int, part[-1][0].split(b"-"))
-        if sequence == (1 << 64) - 1:
-            milliseconds, sequence = milliseconds + 1, -1
-        if milliseconds >> 64:
-            break
-        start = f"{milliseconds}-{sequence + 1}"
-    return entries
-
-
-def _pairs(flat: Iterable[Any]) -> dict[Any, Any]:
-    walk = iter(flat)
-    return dict(zip(walk, walk, strict=True))
-
-
-_READERS: dict[str, Callable[[Wire, bytes], Any]] = {
-    "string": _string,
-    "list": _list,
-    "set": _set,
-    "zset": _zset,
-    "hash": _hash,
-    "stream": _stream,
-}
-
-
-def _field_expiries(wire: Wire, key: bytes) -> Iterator[tuple[bytes, int]]:
-    """(field, unix ms) of each field that expires."""
-    fields = list(_hash(wire, key))
-    for start in range(0, len(fields), ELEMENTS_AT_ONCE):
-        part = fields[start : start + ELEMENTS_AT_ONCE]
-        times = wire.call("HPEXPIRETIME", key, "FIELDS", len(part), *part)
-        yield from ((name, at) for name, at in zip(part, times, strict=True) if at >= 0)
-
-
-def _stream_state(wire: Wire, key: bytes, *, times: bool) -> dict[tuple[Any, ...], Any]:
-    """What a stream holds beside its entries, as (path) -> value; what a server does not know is left out."""
-    big = wire.call("XLEN", key) > BIG_STREAM
-    answer = _pairs(wire.call("XINFO", "STREAM", key, "FULL", "COUNT", 1 if big else 0))
-    wanted = (b"length", b"last-generated-id", b"max-deleted-entry-id", b"entries-added")
-    state: dict[tuple[Any, ...], Any] = {("itself", name): answer[name] for name in wanted if name in answer}
-    for flat in answer[b"groups"]:
-        group = _pairs(flat)
-        path = ("group", group[b"name"])
-        state[path] = "exists"
-        for name in (b"last-delivered-id", b"entries-read", b"pel-count"):
-            if name in group:
-                state[*path, name] = group[name]
-        pending = _pending(wire, key, group[b"name"]) if big else [tuple(each) for each in group[b"pending"]]
-        state[*path, "pending"] = {each[0]: each[1:] for each in pending}
-        for flat_consumer in group[b"consumers"]:
-            consumer = _pairs(flat_consumer)
-            state[*path, "consumer", consumer[b"name"]] = consumer[b"pel-count"]
-            for name in (b"seen-time", b"active-time") if times else ():
-                if name in consumer:
-                    state[*path, "consumer", consumer[b"name"], name] = consumer[name]
-    return state
-
-
-def _pending(wire: Wire, key: bytes, group: bytes) -> list[tuple[Any, ...]]:
-    """(id, consumer, deliveries) of each pending entry, in pages."""
-    found: list[tuple[Any, ...]] = []
-    start = b"-"
-    while part := wire.call("XPENDING", key, group, start, "+", ELEMENTS_AT_ONCE):
-        found += [(each[0], each[1], each[3]) for each in part]
-        start = b"(" + part[-1][0] if part[-1][0] != b"18446744073709551615-18446744073709551615" else b"+"
-    return found
 
 
 def _describe(one: Any, other: Any) -> str:
