@@ -1,0 +1,149 @@
+"""What a target is and can do, as `portd.target.probe` found out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from portd.errors import TargetError
+from portd.kernel.snapshot import Dialect
+
+# Commands that a sync cannot do without, on the target: the least ACL, `+client|setname` being a courtesy.
+# The stream brings whatever the source's users write, so `+@write` or the like comes on top.
+NEEDED_COMMANDS: Final = (
+    *("multi", "exec", "watch", "select", "info"),  # transactions of the stream
+    *("hset", "hget", "hgetall", "del", "exists"),  # the checkpoint
+    *("set", "setrange", "rpush", "llen", "sadd", "zadd", "pexpireat"),  # values of the snapshot
+)
+# Commands that a sync uses where the target has them and the user may run them, and what is lost without.
+USEFUL_COMMANDS: Final = {
+    "restore": "values go as element commands: slower, and idle time and frequency are lost",
+    "mset": "strings go one by one: slower",
+    "unlink": "large keys are removed with DEL, which blocks the target",
+    "xadd": "streams are not copied",
+    "xsetid": "streams are not copied",
+    "xgroup": "consumer groups are not copied",
+    "xclaim": "pending entries of consumer groups are not copied",
+    "function": "function libraries are not copied",
+    "hpexpireat": "expiry times of hash fields are lost in large hashes",
+    "hsetex": "expiry times of hash fields take two commands instead of one",
+    "eval": "elements larger than the memory for them cannot be added to sorted sets",
+    "scan": "the guard counts checkpoints of other links as data",
+    "config": "limits of the target are not known and defaults are assumed",
+    "command": "only the commands portd knows are asked for",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """A target.
+
+    Attributes:
+        family: ``valkey`` or ``redis``.
+        version: (major, minor, patch) in the numbering of its family.
+        run_id: changes with each start of the process.
+        role: ``master`` or ``slave``, as INFO says.
+        read_only: a replica that takes no writes.
+        cluster_enabled: a cluster node.
+        rdb_version: highest RDB version of its family that it loads.
+        footer: RDB version to write into RESTORE payloads.
+        footer_probed: the target accepted that footer; else it is known from the release.
+        commands: lower-case names of the commands it has and that our user may run.
+        forbidden: commands it has, that portd would use, and that our user may not run.
+        modules: names of the loaded modules.
+        maxmemory: bytes; 0 is no limit; -1 when not known.
+        maxmemory_policy: "" when not known.
+        used_memory: bytes.
+        proto_max_bulk_bytes: largest argument it takes.
+        keys: keys by database.
+    """
+
+    family: str
+    version: tuple[int, int, int]
+    run_id: str
+    role: str
+    read_only: bool
+    cluster_enabled: bool
+    rdb_version: int
+    footer: int
+    footer_probed: bool
+    commands: frozenset[str]
+    forbidden: frozenset[str]
+    modules: frozenset[str]
+    maxmemory: int
+    maxmemory_policy: str
+    used_memory: int
+    proto_max_bulk_bytes: int
+    keys: dict[int, int]
+
+    @property
+    def name(self) -> str:
+        """Family and version, ``valkey 9.1.2``."""
+        return f"{self.family} {'.'.join(map(str, self.version))}"
+
+    def dialect(self) -> Dialect:
+        """What the decoder needs to know."""
+        return Dialect(
+            valkey=self.family == "valkey",
+            rdb_version=self.rdb_version,
+            footer=self.footer,
+            server_version=self.version[:2],
+            mset="mset" in self.commands and not self.cluster_enabled,
+            modules=self.modules,
+            commands=self.commands,
+            maxmemory_policy=self.maxmemory_policy,
+        )
+
+    def info(self) -> dict[str, str]:
+        """What operators see."""
+        return {
+            "server": self.name,
+            "role": self.role,
+            "run_id": self.run_id,
+            "rdb_version": str(self.rdb_version),
+            "restore_footer": f"{self.footer}{'' if self.footer_probed else ' (assumed)'}",
+            "commands": str(len(self.commands)),
+            "forbidden": " ".join(sorted(self.forbidden)),
+            "modules": " ".join(sorted(self.modules)),
+            "maxmemory": str(self.maxmemory),
+            "maxmemory_policy": self.maxmemory_policy,
+        }
+
+    def require_usable(self) -> None:
+        """Makes sure that a sync into this target can work.
+
+        Raises:
+            TargetError: it cannot, and why.
+        """
+        if self.cluster_enabled:
+            raise TargetError(
+                "the target is a cluster node",
+                hint="clusters are not supported yet as targets: use a standalone server",
+            )
+        if self.read_only:
+            raise TargetError("the target is a read-only replica", hint="point --target at its primary")
+        missing = [name for name in NEEDED_COMMANDS if name not in self.commands]
+        if missing:
+            raise TargetError(
+                f"the target lacks commands that a sync needs, or our user may not run them: {', '.join(missing)}",
+                hint="grant them: ACL SETUSER <user> ~* +@write +@transaction "
+                + " ".join(f"+{name}" for name in missing),
+            )
+
+
+def rdb_version_of(family: str, version: tuple[int, int, int]) -> int:
+    """The highest RDB version that a release loads, from the table of releases (rdb.h:RDB_VERSION)."""
+    release = version[:2]
+    if family == "valkey":
+        return 80 if release >= (9, 0) else 11
+    table = [
+        ((8, 10), 15),
+        ((8, 8), 14),
+        ((8, 6), 13),
+        ((7, 4), 12),
+        ((7, 2), 11),
+        ((7, 0), 10),
+        ((5, 0), 9),
+        ((4, 0), 8),
+    ]
+    return next((rdb for since, rdb in table if release >= since), 7)

@@ -1,0 +1,216 @@
+"""The checkpoint: how far the target is, kept in the target itself, in the same transaction as the data.
+
+A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set otherwise:
+
+====================  ==============================================================================
+``version``           layout of this hash, 1
+``state``             ``snapshot`` while a full sync runs, ``stream`` once it is complete
+``replid, offset``    position in the source's history; ``snapshot``: where its stream will begin
+``db``                database in effect behind that position, since after ``+CONTINUE`` no SELECT comes
+``epoch``             who writes: a random id of the process and a counter
+``time_ms``           unix time of the write
+``source_run_id``     the source process that was read
+``snapshot_id``       the full sync this data came from
+====================  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from portd.errors import ConfigError, TargetError, TargetNotEmpty
+from portd.model import Position
+from portd.target.control import control
+from portd.target.wire import request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from redis.asyncio import Redis
+
+    from portd.endpoint import Endpoint
+    from portd.target.capabilities import Capabilities
+
+VERSION: Final = 1
+DEFAULT_PREFIX: Final = "portd:checkpoint:"
+FEW_KEYS: Final = 64  # a target with more keys than this holds more than checkpoints
+_PROCESS: Final = secrets.token_hex(8)
+_count = itertools.count(1)
+
+
+class State(StrEnum):
+    """What the data beside a checkpoint is."""
+
+    SNAPSHOT = "snapshot"  # part of a full sync that has not ended: worth nothing by itself
+    STREAM = "stream"  # complete up to the position
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """See the table in the module's docstring."""
+
+    replid: str
+    offset: int
+    db: int = 0
+    state: State = State.STREAM
+    epoch: str = ""
+    time_ms: int = 0
+    source_run_id: str = ""
+    snapshot_id: str = ""
+
+    @property
+    def position(self) -> Position:
+        """Where the stream goes on."""
+        return Position(self.replid, self.offset)
+
+    def fields(self) -> list[bytes | str | int]:
+        """Names and values, alternating; every field is always written."""
+        return [
+            *("version", VERSION, "state", self.state.value, "replid", self.replid, "offset", self.offset),
+            *("db", self.db, "epoch", self.epoch, "time_ms", self.time_ms or int(time.time() * 1000)),
+            *("source_run_id", self.source_run_id, "snapshot_id", self.snapshot_id),
+        ]
+
+    def render(self, key: bytes) -> bytes:
+        """DEL and HSET as RESP: two commands. The DEL makes it work whatever was done to the key before."""
+        return request("DEL", key) + request("HSET", key, *self.fields())
+
+    @classmethod
+    def parse(cls, fields: Mapping[Any, Any]) -> Checkpoint | None:
+        """Reads the hash, names and values as bytes; None when it is empty.
+
+        Raises:
+            TargetError: a newer portd wrote it, or somebody else did.
+        """
+        if not fields:
+            return None
+        text = {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in fields.items()}
+        try:
+            version = int(text["version"])
+            if version <= VERSION:
+                return cls(
+                    replid=text["replid"],
+                    offset=int(text["offset"]),
+                    db=int(text["db"]),
+                    state=State(text["state"]),
+                    epoch=text["epoch"],
+                    time_ms=int(text["time_ms"]),
+                    source_run_id=text.get("source_run_id", ""),
+                    snapshot_id=text.get("snapshot_id", ""),
+                )
+        except (KeyError, ValueError):
+            raise TargetError(
+                "the checkpoint in the target cannot be read: fields are missing or malformed",
+                hint="delete the checkpoint key to start with a full sync",
+            ) from None
+        raise TargetError(
+            f"the checkpoint in the target has layout {version}, this build knows {VERSION}",
+            hint="use the portd that wrote it, or a newer one",
+        )
+
+
+def key_of(link: str, prefix: str = DEFAULT_PREFIX) -> bytes:
+    """Name of the checkpoint key of a link."""
+    return f"{prefix}{link}".encode()
+
+
+def new_epoch() -> str:
+    """Who writes from now on: differs between processes, and between sessions of one process."""
+    return f"{_PROCESS}-{next(_count)}"
+
+
+async def read(endpoint: Endpoint, key: bytes) -> Checkpoint | None:
+    """The checkpoint in the target, None when there is none.
+
+    Raises:
+        TargetLost: the target cannot be reached.
+        TargetError: it refuses, or the hash is not a checkpoint.
+    """
+    async with control(endpoint, "reading the checkpoint") as client:
+        return Checkpoint.parse(await client.hgetall(key))
+
+
+async def write(endpoint: Endpoint, key: bytes, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint outside of the stream: the marker before a full sync, the position after it.
+
+    Raises:
+        TargetLost: the target cannot be reached; it may have been written.
+        TargetError: it refuses.
+    """
+    async with control(endpoint, "writing the checkpoint") as client, client.pipeline(transaction=True) as pipe:
+        pipe.delete(key)
+        pipe.execute_command("HSET", key, *checkpoint.fields())
+        await pipe.execute()
+
+
+async def guard(  # noqa: PLR0913 - all of it is the question
+    endpoint: Endpoint,
+    capabilities: Capabilities,
+    *,
+    link: str,
+    prefix: str = DEFAULT_PREFIX,
+    existing: str = "refuse",
+    source_run_id: str = "",
+) -> Checkpoint | None:
+    """Decides whether a sync into this target may begin; the guard against syncing the wrong way round.
+
+    Args:
+        endpoint: the target.
+        capabilities: as probed.
+        link: name of the sync.
+        prefix: of checkpoint keys.
+        existing: what to do about data that is not ours: ``refuse``, ``replace``, ``skip`` or ``flush``.
+        source_run_id: the source's process; "" when it does not tell.
+
+    Returns:
+        Our checkpoint, None when there is none. After a flush there is none.
+
+    Raises:
+        ConfigError: source and target are the same server.
+        TargetNotEmpty: it holds data, no checkpoint of ours, and *existing* is ``refuse``.
+    """
+    if source_run_id and source_run_id == capabilities.run_id:
+        raise ConfigError(
+            f"source and target are the same server ({endpoint.display})", hint="check --source and --target"
+        )
+    async with control(endpoint, "looking for data in the target") as client:
+        checkpoint = Checkpoint.parse(await client.hgetall(key_of(link, prefix)))
+        if checkpoint is not None or existing in {"replace", "skip"}:
+            return checkpoint
+        foreign = await _foreign_keys(client, prefix)
+        if not foreign:
+            return None
+        if existing == "flush":
+            await client.flushall(asynchronous=True)
+            return None
+    held = ", ".join(f"{count} keys in db {db}" for db, count in sorted(foreign.items()))
+    raise TargetNotEmpty(
+        f"the target {endpoint.display} is not empty ({held}) and has no checkpoint of link {link!r}",
+        hint="if source and target are the right way round, choose --existing replace, skip or flush",
+    )
+
+
+async def flush(endpoint: Endpoint) -> None:
+    """Deletes everything in the target, checkpoints of other links included.
+
+    Raises:
+        TargetError: it refuses, or cannot be reached.
+    """
+    async with control(endpoint, "flushing the target") as client:
+        await client.flushall(asynchronous=True)
+
+
+async def _foreign_keys(client: Redis, prefix: str) -> dict[int, int]:
+    """Keys that are not checkpoints, by database."""
+    keyspace = await client.info("keyspace")
+    sizes = {int(name[2:]): int(entry["keys"]) for name, entry in keyspace.items() if name.startswith("db")}
+    if 0 < sizes.get(0, 0) <= FEW_KEYS:
+        pattern = "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in prefix) + "*"
+        ours = {key async for key in client.scan_iter(match=pattern, count=FEW_KEYS)}
+        sizes[0] -= len(ours)
+    return {db: count for db, count in sizes.items() if count > 0}

@@ -1,0 +1,199 @@
+"""Finds out what a target is and can do, without leaving anything behind.
+
+Permissions are found by queueing commands in a transaction that is never executed: the server checks them when they
+are queued. The accepted RESTORE footer is found by restoring a byte whose expiry has passed, which creates nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+from portd.kernel.crc64 import crc64
+from portd.model import LinkState
+from portd.target.capabilities import NEEDED_COMMANDS, USEFUL_COMMANDS, Capabilities, rdb_version_of
+from portd.target.connection import ConnectionOptions, connect, text_of
+from portd.target.control import control
+from portd.target.replies import code_of
+from portd.target.wire import request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from redis.asyncio import Redis
+
+    from portd.endpoint import Endpoint
+    from portd.target.connection import Connection
+
+DEFAULT_BULK_BYTES: Final = 512 * 1024 * 1024  # proto-max-bulk-len of a server that was not told otherwise
+REDIS_FOOTERS: Final = (15, 14, 13, 12, 11, 10, 9, 8, 7, 6)
+VALKEY_FOOTERS: Final = (80, 11, 10, 9)
+
+# Arguments with which a command can be queued; KEY stands for a name that does not exist.
+_KEY: Final = "KEY"
+_ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "info": (),
+    "select": ("0",),
+    "hset": (_KEY, "f", "v"),
+    "hget": (_KEY, "f"),
+    "hgetall": (_KEY,),
+    "del": (_KEY,),
+    "exists": (_KEY,),
+    "set": (_KEY, "v"),
+    "mset": (_KEY, "v"),
+    "setrange": (_KEY, "0", "v"),
+    "rpush": (_KEY, "v"),
+    "llen": (_KEY,),
+    "sadd": (_KEY, "v"),
+    "zadd": (_KEY, "0", "v"),
+    "pexpireat": (_KEY, "1"),
+    "unlink": (_KEY,),
+    "restore": (_KEY, "0", "v"),
+    "xadd": (_KEY, "1-1", "f", "v"),
+    "xsetid": (_KEY, "1-1"),
+    "xgroup": ("CREATE", _KEY, "g", "0"),
+    "xclaim": (_KEY, "g", "c", "0", "1-1"),
+    "function": ("LOAD", "REPLACE", "v"),
+    "hpexpireat": (_KEY, "1", "FIELDS", "1", "f"),
+    "hsetex": (_KEY, "FIELDS", "1", "f", "v"),
+    "eval": ("return 1", "1", _KEY),
+    "scan": ("0",),
+    "config": ("GET", "maxmemory"),
+    "command": (),
+    "watch": (_KEY,),
+    "armset": (_KEY, "0", "v"),
+}
+
+
+async def probe(endpoint: Endpoint, options: ConnectionOptions | None = None) -> Capabilities:
+    """Probes a target and makes sure that a sync into it can work.
+
+    Raises:
+        TargetLost: it cannot be reached; retriable.
+        TargetBusy: it is loading, or busy; retriable.
+        TargetError: it is a cluster node, a replica, or our user may not do what a sync does.
+    """
+    capabilities = await inspect(endpoint, options)
+    capabilities.require_usable()
+    return capabilities
+
+
+async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) -> Capabilities:
+    """Probes a target, whatever it is.
+
+    Raises:
+        TargetLost: it cannot be reached; retriable.
+        TargetBusy: it is loading, or busy; retriable.
+        TargetError: it refuses to tell anything.
+    """
+    async with control(endpoint, "probing the target") as client:
+        info: dict[str, Any] = {}
+        for section in ("server", "replication", "memory", "cluster", "keyspace", "modules"):
+            info |= await client.info(section)
+        limits = await _limits(client)
+        listed = await _listed_commands(client)
+    connection = await connect(endpoint, "probe", LinkState(), options or ConnectionOptions())
+    try:
+        key = f"portd:probe:{secrets.token_hex(8)}"
+        has, forbidden = await _permissions(connection, key)
+    finally:
+        connection.close()  # with its transaction, which is thereby discarded
+    family, version = _identify(info)
+    commands = (listed | has) - forbidden
+    connection = await connect(endpoint, "probe", LinkState(), options or ConnectionOptions())
+    try:
+        accepted = await _footer(connection, key, family) if "restore" in commands else 0
+    finally:
+        connection.close()
+    known = rdb_version_of(family, version)
+    return Capabilities(
+        family=family,
+        version=version,
+        run_id=str(info.get("run_id", "")),
+        role=str(info.get("role", "")),
+        read_only=info.get("role") == "slave" and bool(info.get("slave_read_only", 1)),
+        cluster_enabled=bool(info.get("cluster_enabled", 0)),
+        rdb_version=accepted or known,
+        footer=accepted or known,
+        footer_probed=bool(accepted),
+        commands=frozenset(commands),
+        forbidden=frozenset(forbidden),
+        modules=frozenset(str(module["name"]) for module in info.get("modules", ())),
+        maxmemory=int(limits.get("maxmemory", info.get("maxmemory", -1))),
+        maxmemory_policy=str(limits.get("maxmemory-policy", info.get("maxmemory_policy", ""))),
+        used_memory=int(info.get("used_memory", 0)),
+        proto_max_bulk_bytes=int(limits.get("proto-max-bulk-len", DEFAULT_BULK_BYTES)),
+        keys={int(name[2:]): int(entry["keys"]) for name, entry in info.items() if _is_database(name, entry)},
+    )
+
+
+def _is_database(name: str, entry: object) -> bool:
+    return name.startswith("db") and name[2:].isdecimal() and isinstance(entry, dict)
+
+
+def _identify(info: Mapping[str, Any]) -> tuple[str, tuple[int, int, int]]:
+    """Family and version; a Valkey also tells the Redis version it is compatible with."""
+    family = "valkey" if "valkey_version" in info else "redis"
+    numbers = str(info.get(f"{family}_version", "0")).split(".")
+    major, minor, patch = ([int(number) for number in numbers if number.isdecimal()] + [0, 0, 0])[:3]
+    return family, (major, minor, patch)
+
+
+async def _limits(client: Redis) -> dict[str, Any]:
+    """Settings that bound what we may send; empty where CONFIG is forbidden or renamed."""
+    from redis.exceptions import ResponseError  # noqa: PLC0415 - heavy, loaded with the client
+
+    limits: dict[str, Any] = {}
+    try:
+        for name in ("maxmemory", "maxmemory-policy", "proto-max-bulk-len"):
+            answer: Mapping[Any, Any] = await client.config_get(name)
+            limits.update(answer)
+    except ResponseError:
+        return limits
+    return limits
+
+
+async def _listed_commands(client: Redis) -> set[str]:
+    """Names that COMMAND tells; empty where it is forbidden. COMMAND LIST is much shorter, and exists since 7.0."""
+    from redis.exceptions import ResponseError  # noqa: PLC0415 - heavy, loaded with the client
+
+    for question in (client.command_list, client.command):
+        try:
+            names: Iterable[Any] = await question()
+        except ResponseError:
+            continue
+        return {(name.decode() if isinstance(name, bytes) else str(name)).lower() for name in names}
+    return set()
+
+
+async def _permissions(connection: Connection, key: str) -> tuple[set[str], set[str]]:
+    """Of the commands portd may use: those that are there and allowed, and those that are there and forbidden."""
+    (opened,) = await connection.ask(request("MULTI"))
+    if text_of(opened):  # then nothing below would only be queued
+        return set(), {"multi"}
+    names = [name for name in {*NEEDED_COMMANDS, *USEFUL_COMMANDS, *_ARGUMENTS} if name in _ARGUMENTS]
+    answers = await connection.ask(
+        *(request(name, *(key if word == _KEY else word for word in _ARGUMENTS[name])) for name in names)
+    )
+    allowed = {"multi", "exec"}
+    forbidden: set[str] = set()
+    for name, answer in zip(names, answers, strict=True):
+        text = text_of(answer)
+        if text.startswith("ERR unknown command"):
+            continue
+        # A key that our user may not touch is refused with the same code; the command itself may be allowed.
+        (forbidden if code_of(text) == "NOPERM" and "to run" in text else allowed).add(name)
+    return allowed, forbidden
+
+
+async def _footer(connection: Connection, key: str, family: str) -> int:
+    """The highest footer that RESTORE accepts, 0 when that cannot be found out."""
+    footers = VALKEY_FOOTERS if family == "valkey" else REDIS_FOOTERS
+    answers = await connection.ask(*(request("RESTORE", key, 1, _payload(footer), "ABSTTL") for footer in footers))
+    return next((footer for footer, answer in zip(footers, answers, strict=True) if answer == b"OK"), 0)
+
+
+def _payload(footer: int) -> bytes:
+    """The string "x" as DUMP writes it (cluster.c:createDumpPayload)."""
+    body = b"\x00\x01x" + footer.to_bytes(2, "little")
+    return body + crc64(body).to_bytes(8, "little")
