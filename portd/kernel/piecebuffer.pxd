@@ -3,6 +3,34 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from portd.kernel.resp cimport LINE_CUT, LINE_LONG, LINE_READ, read_length
+
+
+cdef enum Status:
+    MORE = 1  # bytes are missing
+    WHOLE  # a command, or what was asked for of it, was read
+    LARGE  # the command is larger than a piece; its name is here
+    FULL  # the piece is as large as it may be
+    BAD  # the bytes are wrong; ``bad_why`` and ``bad_offset`` say why and where
+
+
+cdef enum Why:  # what is wrong with them
+    NOT_A_COMMAND
+    NOT_AN_ARGUMENT
+    NOT_A_LENGTH
+    NO_LINE_END
+    TOO_MANY_ARGUMENTS
+    ARGUMENT_TOO_LARGE
+    NAME_TOO_LONG
+    EMPTY_COMMAND
+    REFUSED
+    NESTED_MULTI
+    STRAY_EXEC
+    NOT_A_DATABASE
+    NO_DATABASE
+    SELECT_EXCLUDED
+    NOT_A_TIME
+
 
 cdef struct Cut:  # how far the piece has got; copied to go back to an earlier command
     Py_ssize_t head  # window index of the first byte not consumed
@@ -18,6 +46,9 @@ cdef struct Received:  # bytes of the window up to index ``end`` came at unix ti
 
 cdef class PieceBuffer:
     cdef Py_ssize_t piece_bytes
+    cdef uint64_t max_argument
+    cdef int bad_why
+    cdef int64_t bad_offset
     # bytes [cut.head, tail) of the window are waiting; window[tail] is 0 and ``SLACK`` bytes behind are readable
     cdef uint8_t* window
     cdef Py_ssize_t capacity
@@ -32,6 +63,9 @@ cdef class PieceBuffer:
     cdef uint64_t* offsets  # of the commands that end in the piece: their first byte's
     cdef Py_ssize_t offsets_capacity
 
+    cdef int bad(self, int why, Py_ssize_t index) noexcept
+    cdef bint line_ends(self, Py_ssize_t index) noexcept
+
     cdef Py_ssize_t fill(self, object data, int64_t now_ms) except -1
     cdef Py_ssize_t _make_room(self, Py_ssize_t wanted) noexcept
     cdef void _note_received(self, Py_ssize_t size, int64_t now_ms) noexcept
@@ -44,6 +78,7 @@ cdef class PieceBuffer:
     cdef int write_argument(self, const void* data, Py_ssize_t size) except -1
     cdef int write_word(self, const char* word) except -1
     cdef int write_number(self, int64_t number) except -1
+    cdef int _append_header(self, char mark, int64_t number) except -1
     cdef int grow_offsets(self) except -1
     cdef void begin_piece(self) noexcept
     cdef bytes take_data(self)
@@ -69,3 +104,24 @@ cdef inline int count_reply(PieceBuffer buffer, int64_t offset) except -1:
     buffer.offsets[buffer.cut.replies] = <uint64_t> offset
     buffer.cut.replies += 1
     return 0
+
+
+cdef inline int read_header(PieceBuffer buffer, uint8_t mark, const uint8_t** cursor, uint64_t* value) noexcept:
+    """Reads ``<mark><digits>CRLF`` at *cursor* and moves it behind: WHOLE, MORE or BAD; *value* is within the limit."""
+    cdef const uint8_t* end = buffer.window + buffer.tail
+    cdef const uint8_t* p = cursor[0]
+    cdef int line
+    if p >= end:
+        return MORE
+    if p[0] != mark:
+        return buffer.bad(NOT_A_COMMAND if mark == c"*" else NOT_AN_ARGUMENT, p - buffer.window)
+    p += 1
+    line = read_length(&p, end, value)
+    if line == LINE_READ and (mark == c"*" or value[0] <= buffer.max_argument):
+        cursor[0] = p
+        return WHOLE
+    if line == LINE_CUT:
+        return MORE
+    if line == LINE_READ or line == LINE_LONG:
+        return buffer.bad(TOO_MANY_ARGUMENTS if mark == c"*" else ARGUMENT_TOO_LARGE, cursor[0] - buffer.window)
+    return buffer.bad(NOT_A_LENGTH, cursor[0] - buffer.window)

@@ -10,10 +10,9 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memmove, strlen
 
-from portd.kernel.resp cimport SLACK
+from portd.kernel.resp cimport SLACK, print_number
 
 
 cdef enum:
@@ -25,8 +24,9 @@ cdef enum:
 
 @cython.final
 cdef class PieceBuffer:
-    def __cinit__(self, Py_ssize_t piece_bytes, int64_t offset):
+    def __cinit__(self, int64_t offset, Py_ssize_t piece_bytes, uint64_t max_argument):
         self.piece_bytes = piece_bytes
+        self.max_argument = max_argument
         self.capacity = 2 * piece_bytes + HEAD_ROOM
         self.window = <uint8_t*> PyMem_Malloc(self.capacity + SLACK)
         if self.window == NULL:
@@ -45,6 +45,19 @@ cdef class PieceBuffer:
         return self.capacity + SLACK + self.output_capacity + self.offsets_capacity * <Py_ssize_t> sizeof(uint64_t)
 
     # ------------------------------------------------------------------------------------------------------ the window
+
+    cdef int bad(self, int why, Py_ssize_t index) noexcept:
+        """Notes what is wrong with the byte at window *index*."""
+        self.bad_why = why
+        self.bad_offset = self.base + index + 1
+        return BAD
+
+    cdef bint line_ends(self, Py_ssize_t index) noexcept:
+        """Whether CRLF stands at window *index*."""
+        if self.window[index] == c"\r" and self.window[index + 1] == c"\n":
+            return True
+        self.bad(NO_LINE_END, index)
+        return False
 
     cdef Py_ssize_t fill(self, object data, int64_t now_ms) except -1:
         """Copies as much of *data* as fits; how many bytes that was."""
@@ -160,15 +173,13 @@ cdef class PieceBuffer:
 
     cdef int write_head(self, int64_t argc, const char* name) except -1:
         """Writes the beginning of a command."""
-        cdef char text[32]
         self.skip(self.cut.head)
-        self.append(text, snprintf(text, sizeof(text), "*%lld\r\n", <long long> argc))
+        self._append_header(c"*", argc)
         return self.write_word(name)
 
     cdef int write_argument(self, const void* data, Py_ssize_t size) except -1:
-        cdef char text[32]
         self.skip(self.cut.head)
-        self.append(text, snprintf(text, sizeof(text), "$%lld\r\n", <long long> size))
+        self._append_header(c"$", size)
         self.append(data, size)
         return self.append(<const char*> b"\r\n", 2)
 
@@ -176,8 +187,17 @@ cdef class PieceBuffer:
         return self.write_argument(word, <Py_ssize_t> strlen(word))
 
     cdef int write_number(self, int64_t number) except -1:
-        cdef char text[32]
-        return self.write_argument(text, snprintf(text, sizeof(text), "%lld", <long long> number))
+        cdef char text[20]
+        cdef Py_ssize_t start = print_number(number, text, 20)
+        return self.write_argument(text + start, 20 - start)
+
+    cdef int _append_header(self, char mark, int64_t number) except -1:
+        cdef char text[24]
+        cdef Py_ssize_t start = print_number(number, text, 22) - 1
+        text[start] = mark
+        text[22] = c"\r"
+        text[23] = c"\n"
+        return self.append(text + start, 24 - start)
 
     cdef int grow_offsets(self) except -1:
         cdef Py_ssize_t wanted = max(2 * self.offsets_capacity, LEAST_OFFSETS)

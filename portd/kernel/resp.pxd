@@ -11,6 +11,13 @@ from libc.string cimport memcpy, strlen
 cdef enum:
     SLACK = 16  # bytes behind a buffer's end that may be read
     MAX_DIGITS = 19  # longer numbers do not fit a signed 64-bit number
+    SMALL = 64  # arguments that are looked at are not longer
+
+cdef extern from *:
+    """
+    #define PORTD_NEVER_MS (INT64_MAX / 4)  /* unix ms; no server takes a later expiry, and sums of two still fit */
+    """
+    const int64_t NEVER_MS "PORTD_NEVER_MS"
 
 
 cdef enum Line:
@@ -89,3 +96,13 @@ cdef inline bint is_word(const uint8_t* text, Py_ssize_t size, const char* word)
         return False
     memcpy(wanted, word, length)
     return load_word(text, size) == load_word(wanted, size)
+
+
+cdef inline Py_ssize_t print_number(int64_t number, char* text, Py_ssize_t end) noexcept nogil:
+    """Writes a number that is not negative so that it ends before ``text[end]``; where it begins."""
+    while True:
+        end -= 1
+        text[end] = <char> (c"0" + number % 10)
+        number //= 10
+        if number == 0:
+            return end

@@ -1,21 +1,27 @@
 """The stream splitter: replication stream bytes in, pieces of raw commands out. No I/O, no asyncio."""
 
+from typing import Final, Self, final
+
 from typing_extensions import Buffer
-from typing import final
 
 @final
 class Piece:
     """Raw commands of the stream, as they go between our MULTI and the checkpoint.
 
+    Commands go on byte for byte, except: relative expiries are made absolute, FUNCTION LOAD is given REPLACE,
+    RESTORE-ASKING becomes RESTORE. In the ``late`` form of an expiry, PEXPIREAT behind the command counts as a command
+    of its own, with the same offset.
+
     Attributes:
-        data: RESP bytes; the source's MULTI, EXEC, PING and REPLCONF are left out, SELECT stays in.
+        data: RESP bytes; the source's MULTI, EXEC, PING and REPLCONF are left out, SELECT stays in. May be empty.
         replies: commands that end in ``data`` (each answers +QUEUED and one element of EXEC).
         offsets: packed native u64 per command that ends in ``data``: its first byte's replication offset.
         end_offset: replication offset of the last byte consumed for this piece, dropped commands included.
         db: database in effect after the piece.
         boundary: the piece ends where a checkpoint may stand (outside a source transaction, no command cut).
         part: the last command continues in the next piece (only when it is larger than the piece size).
-        filtered: commands dropped on purpose (PING, REPLCONF, PUBLISH of sentinel hello ...).
+        filtered: commands dropped on purpose (PING, REPLCONF, PUBLISH of sentinel hello ...), without MULTI and EXEC
+            and without excluded ones.
         swaps: a SWAPDB is inside; the applier must keep its checkpoint safe.
         getack: REPLCONF GETACK was among the dropped commands: the source wants an ACK now.
     """
@@ -40,40 +46,69 @@ class Piece:
     def swaps(self) -> bool: ...
     @property
     def getack(self) -> bool: ...
+    def __len__(self) -> int:
+        """Bytes of ``data``."""
 
 @final
 class StreamSplitter:
     """Splits the stream into pieces with exact offsets.
 
+    Holds a window of about two pieces, and up to three pieces of output while large commands are edited; no command is
+    ever held whole that is larger than a piece.
+
     Args:
         offset: replication offset of the last byte before the first one that will be fed.
         db: database in effect there (-1 when none is known: the first command must be a SELECT).
         piece_bytes: a piece is cut at the first command boundary at or after this many bytes; a command larger than
-            this is passed on in parts.
-        max_argument: largest argument believed, in bytes; more is a LimitExceeded.
+            this is passed on in parts. At least 64.
+        max_argument: largest argument believed, in bytes; more is a LimitExceeded. Nothing is allocated by it. The
+            default is what servers take by default (proto-max-bulk-len).
+        pxat: the target knows SET .. PXAT (6.2). Otherwise SET, SETEX, PSETEX and RESTORE with an expiry go on as they
+            came, with PEXPIREAT behind.
     """
 
-    def __init__(self, offset: int, db: int, *, piece_bytes: int = ..., max_argument: int = ...) -> None: ...
+    def __new__(
+        cls, offset: int, db: int, *, piece_bytes: int = ..., max_argument: int = ..., pxat: bool = ...
+    ) -> Self: ...
     def feed(self, data: Buffer, now_ms: int) -> int:
-        """Copies bytes into the window; returns how many fitted.
+        """Copies bytes into the window; returns how many fitted (0 when ``next_piece`` must run first).
 
         Args:
             data: bytes of the stream.
-            now_ms: unix time in ms at which they were received; relative expiries of old sources count from it.
+            now_ms: unix time in ms at which they were received; relative expiries of old sources count from it. A
+                command takes the time of the feed that brought its first byte.
         """
     def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
-        """The next piece of at most about *max_bytes* and *max_commands*; None when more bytes are needed.
+        """The next piece; None when more bytes are needed.
+
+        A piece goes up to the first command boundary at or after *max_bytes* (or ``piece_bytes``) or *max_commands*. It
+        does not end inside of a transaction when it can end before its MULTI, and it takes an EXEC that is next. A
+        large command gets pieces of its own, of up to ``piece_bytes`` each.
 
         Raises:
-            DecodeError: the stream is not RESP, or a limit was passed; ``offset`` says where.
+            DecodeError: the stream is not RESP, or a limit was passed; ``offset`` says where. All commands before it
+                were handed out, of a large command perhaps the first parts. The splitter cannot go on.
         """
     def exclude(self, offset: int) -> None:
-        """Drops the command that begins at *offset* when it comes by: it was refused for good."""
+        """Drops the command that begins at *offset* when it comes by: it was refused for good.
+
+        What has passed already is not remembered. A SELECT cannot be left out: that is a DecodeError when it comes by.
+        """
     @property
     def offset(self) -> int:
-        """Replication offset of the last byte consumed."""
+        """Replication offset of the last byte consumed; beyond the last piece by a MULTI at most."""
     @property
     def db(self) -> int: ...
     @property
     def in_transaction(self) -> bool: ...
-    def statistics(self) -> dict[str, int]: ...
+    def statistics(self) -> dict[str, int]:
+        """Counters and owned bytes.
+
+        Keys: ``window_used`` ``window_capacity`` ``output_capacity`` ``owned_bytes`` (all that is allocated);
+        ``commands`` (of the source, MULTI and EXEC not counted; = passed on + filtered + excluded), ``filtered``
+        ``excluded`` ``transactions``; ``relative_kept`` (expiries that could not be made absolute: the key of a large
+        command is larger than a piece and the target is older than PXAT, or it is a RESTORE).
+        """
+
+DEFAULT_PIECE_BYTES: Final[int]
+DEFAULT_MAX_ARGUMENT: Final[int]

@@ -1,0 +1,69 @@
+# cython: language_level=3
+"""The editor: passes one command on argument by argument. The methods are in ``edit.pyx``."""
+
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from portd.kernel.piecebuffer cimport PieceBuffer
+
+
+cdef enum Kind:  # what becomes of a command; those from SET on are edited argument by argument
+    FORWARD = 0  # goes on as it came
+    DROP  # left out and counted
+    EXCLUDED  # left out because the caller said so
+    REFUSE  # would change what our connection to the target is
+    MULTI
+    EXEC
+    SELECT
+    SWAPDB
+    REPLCONF
+    PUBLISH
+    FUNCTION
+    SET
+    SETEX
+    PSETEX
+    GETEX
+    EXPIRE
+    PEXPIRE
+    HEXPIRE
+    HPEXPIRE
+    RESTORE
+    RESTORE_ASKING
+
+
+cdef struct Part:  # the command that is passed on argument by argument
+    int kind  # -1: there is none
+    int64_t argc
+    int64_t index  # arguments done
+    int64_t offset  # replication offset of its first byte
+    int64_t left  # bytes of the argument at the head still to come, CRLF included; 0: a header is next
+    int64_t now_ms  # when its first byte came
+    int64_t unit  # ms per unit of the time to rewrite; 0: none was announced yet
+    bint relative  # that time counts from ``now_ms``
+    bint ignores_next  # the next argument belongs to an option
+    bint late  # PEXPIREAT behind the command makes its expiry absolute
+    int64_t expires_at  # unix ms to say behind the command; 0: nothing to say
+
+
+cdef class Editor:
+    cdef PieceBuffer buffer
+    cdef bint pxat
+    cdef Part part
+    cdef uint8_t* key  # of a ``late`` part
+    cdef Py_ssize_t key_size  # -1: it was too large to keep
+    cdef Py_ssize_t key_capacity
+    cdef int64_t relative_kept
+
+    cdef int begin(self, int kind, int64_t argc, Py_ssize_t end, bint large, bint relative) except -1
+    cdef int advance(self, Py_ssize_t limit) except -1
+    cdef bint passes(self) noexcept
+    cdef int _write_beginning(self, Py_ssize_t end) except -1
+    cdef int _consume(self, Py_ssize_t end) except -1
+    cdef int _pass_bytes(self, Py_ssize_t limit) except -1
+    cdef int _next_argument(self) except -1
+    cdef bint _looks_at(self, uint64_t size) noexcept
+    cdef int _look(self, Py_ssize_t payload, Py_ssize_t size, Py_ssize_t end) except -1
+    cdef int _keep_key(self, Py_ssize_t payload, Py_ssize_t size) except -1
+    cdef int _look_at_set_option(self, Py_ssize_t payload, Py_ssize_t size, Py_ssize_t end) except -1
+    cdef int _look_at_getex_option(self, Py_ssize_t payload, Py_ssize_t size, Py_ssize_t end) except -1
+    cdef int _look_at_time(self, Py_ssize_t payload, Py_ssize_t size, Py_ssize_t end) except -1
+    cdef int _finish(self) except -1

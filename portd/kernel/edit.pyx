@@ -1,0 +1,301 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
+"""The editor: passes one command on argument by argument, with something else written where it must be.
+
+Two kinds of commands need it. Those with an expiry that counts from the moment they are executed (sources up to 6.2
+send ``SETEX``, ``EXPIRE``, ``SET .. EX``) are given an absolute one. Those larger than a piece go on in parts: no more
+than the next argument's header must be here to go on, and the few arguments that decide something are small.
+
+In place, an expiry is written where the command has it: ``SET k v PXAT ms``, ``RESTORE k ms v ABSTTL``. Where that
+cannot be (the target is older than PXAT, the ABSTTL of a large RESTORE comes after its TTL has gone) the command goes
+on as it came and PEXPIREAT behind it makes the expiry exact: the ``late`` form. The source's t_string.c and expire.c
+say which forms there are.
+"""
+
+cimport cython
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy
+
+from portd.kernel.piecebuffer cimport (
+    BAD,
+    FULL,
+    MORE,
+    NOT_A_TIME,
+    WHOLE,
+    PieceBuffer,
+    count_reply,
+    keep,
+    produced,
+    read_header,
+)
+from portd.kernel.resp cimport NEVER_MS, SMALL, is_word, read_number
+
+
+cdef enum:
+    PART_BYTES = 16384  # a part of one large argument holds at least this much, or its rest
+
+
+@cython.final
+cdef class Editor:
+    def __cinit__(self, PieceBuffer buffer, bint pxat):
+        self.buffer = buffer
+        self.pxat = pxat
+        self.part.kind = -1
+        self.key_size = -1
+
+    def __dealloc__(self):
+        PyMem_Free(self.key)
+
+    cdef int begin(self, int kind, int64_t argc, Py_ssize_t end, bint large, bint relative) except -1:
+        """Starts to pass the command at the head on; consumes its beginning.
+
+        Args:
+            kind: what becomes of it.
+            argc: its arguments, the name included.
+            end: window index behind the name.
+            large: it is larger than a piece.
+            relative: a RESTORE has a TTL that is not absolute, as far as is known.
+        """
+        cdef PieceBuffer buffer = self.buffer
+        cdef Part* part = &self.part
+        part.kind = kind
+        part.argc = argc
+        part.index = 1
+        part.offset = buffer.base + buffer.cut.head + 1
+        part.left = 0
+        part.now_ms = buffer.received_at(buffer.cut.head)
+        part.unit = 0 if kind in (SET, GETEX) else 1000 if kind in (SETEX, EXPIRE, HEXPIRE) else 1
+        part.relative = kind < RESTORE or relative
+        part.ignores_next = False
+        # the options of a large RESTORE come too late to say ABSTTL; PEXPIREAT is known to any target
+        part.late = kind in (SET, SETEX, PSETEX, RESTORE, RESTORE_ASKING) and (not self.pxat or large and kind >= RESTORE)
+        part.expires_at = 0
+        self.key_size = -1
+        return self._write_beginning(end)
+
+    cdef int _write_beginning(self, Py_ssize_t end) except -1:
+        """Passes on what stands before window index *end*, or writes another count and name instead."""
+        cdef int kind = self.part.kind
+        cdef int64_t argc = self.part.argc
+        cdef bint here = not self.part.late
+        cdef const char* name
+        if kind in (SETEX, PSETEX) and here:
+            argc, name = 5, "SET"
+        elif kind == EXPIRE or kind == PEXPIRE:
+            name = "PEXPIREAT"
+        elif kind == HEXPIRE or kind == HPEXPIRE:
+            name = "HPEXPIREAT"
+        elif kind == GETEX:  # PEXPIREAT answers less, and any target has it
+            argc, name = 3, "PEXPIREAT"
+        elif kind == RESTORE_ASKING or (kind == RESTORE and here):
+            argc, name = argc + (here and self.part.relative), "RESTORE"
+        elif kind == FUNCTION:
+            argc, name = argc + 1, "FUNCTION"
+        else:
+            return self._consume(end)
+        self.buffer.write_head(argc, name)
+        return self.buffer.skip(end)
+
+    cdef int advance(self, Py_ssize_t limit) except -1:
+        """Passes on what is there of the command, until the piece holds *limit* bytes.
+
+        Returns:
+            WHOLE when the command has ended, otherwise MORE, FULL or BAD.
+        """
+        cdef int status
+        while True:
+            if self.part.left > 0:
+                status = self._pass_bytes(limit)
+            elif self.part.index == self.part.argc:
+                return self._finish()
+            elif produced(self.buffer) >= limit:
+                return FULL
+            else:
+                status = self._next_argument()
+            if status != WHOLE:
+                return status
+
+    cdef int _pass_bytes(self, Py_ssize_t limit) except -1:
+        """Passes on bytes of the argument at the head; WHOLE at its end."""
+        cdef PieceBuffer buffer = self.buffer
+        cdef Part* part = &self.part
+        cdef Py_ssize_t available = buffer.tail - buffer.cut.head
+        cdef Py_ssize_t size = <Py_ssize_t> min(part.left - 2, available)
+        if size < part.left - 2 and size < min(PART_BYTES, buffer.piece_bytes):
+            return MORE
+        size = min(size, max(limit - produced(buffer), 0))
+        self._consume(buffer.cut.head + size)
+        part.left -= size
+        if part.left > 2:
+            return FULL if produced(buffer) >= limit else MORE
+        if buffer.tail - buffer.cut.head < 2:
+            return MORE
+        if not buffer.line_ends(buffer.cut.head):
+            return BAD
+        self._consume(buffer.cut.head + 2)
+        part.left = 0
+        part.index += 1
+        return WHOLE
+
+    cdef inline int _consume(self, Py_ssize_t end) except -1:
+        """Consumes bytes up to window index *end*; they go on unless the command is left out."""
+        if not self.passes():
+            return self.buffer.skip(end)
+        keep(self.buffer, end)
+        return 0
+
+    cdef inline bint passes(self) noexcept:
+        """Whether there is a command on its way, and its bytes go on."""
+        return self.part.kind >= 0 and self.part.kind != DROP and self.part.kind != EXCLUDED
+
+    cdef int _next_argument(self) except -1:
+        """Passes on the header of the next argument, or all of it when it must be looked at."""
+        cdef PieceBuffer buffer = self.buffer
+        cdef Part* part = &self.part
+        cdef const uint8_t* cursor = buffer.window + buffer.cut.head
+        cdef Py_ssize_t payload, end
+        cdef uint64_t announced = 0
+        cdef int status = read_header(buffer, c"$", &cursor, &announced)
+        if status != WHOLE:
+            return status
+        payload = cursor - buffer.window
+        if not self._looks_at(announced):
+            if part.kind == FUNCTION and part.index == 2:
+                buffer.write_word("REPLACE")
+            part.left = <int64_t> announced + 2
+            part.ignores_next = False
+            self._consume(payload)
+            return WHOLE
+        if part.index > 1 and announced > SMALL:
+            return self.buffer.bad(NOT_A_TIME, buffer.cut.head)
+        end = payload + <Py_ssize_t> announced + 2
+        if buffer.tail < end:
+            return MORE
+        if not buffer.line_ends(end - 2):
+            return BAD
+        status = self._look(payload, <Py_ssize_t> announced, end)
+        part.index += status == WHOLE
+        return status
+
+    cdef inline bint _looks_at(self, uint64_t size) noexcept:
+        """Whether the next argument must be whole, because it decides something or is needed again."""
+        cdef Part* part = &self.part
+        if part.kind < SET:
+            return False
+        if part.index == 1:  # the key, for the PEXPIREAT behind; one that does not fit is not kept
+            return part.late and size <= <uint64_t> self.buffer.piece_bytes
+        if part.kind == SET:
+            return part.index > 2 and (size <= SMALL or part.unit != 0)
+        return part.index == 2 or part.kind == GETEX or (part.kind >= RESTORE and part.index > 3 and size <= SMALL)
+
+    cdef int _look(self, Py_ssize_t payload, Py_ssize_t size, Py_ssize_t end) except -1:
+        """Passes on the argument from the head to window index *end* as its command needs it."""
+        cdef Part* part = &self.part
+        if part.index == 1:
+            self._keep_key(payload, size)
+        elif part.kind == SET and part.unit == 0:
+            return self._look_at_set_option(payload, size, end)
+        elif part.kind == GETEX and part.index == 2:
+            return self._look_at_getex_option(payload, size, end)
+        elif part.kind >= RESTORE and part.index > 3:
+            if is_word(self.buffer.window + payload, size, "ABSTTL"):
+                part.expires_at = 0  # the TTL was absolute
+        else:
+            return self._look_at_time(payload, size, end)
+        keep(self.buffer, end)
+        return WHOLE
+
+    cdef int _look_at_set_option(self, Py_ssize_t payload, Py_ssize_t size, Py_ssize_t end) except -1:
+        cdef Part* part = &self.part
+        cdef const uint8_t* word = self.buffer.window + payload
+        cdef bint seconds = is_word(word, size, "EX") or is_word(word, size, "EXAT")
+        cdef bint absolute = is_word(word, size, "EXAT") or is_word(word, size, "PXAT")
+        if part.ignores_next or not (seconds or absolute or is_word(word, size, "PX")):
+            part.ignores_next = not part.ignores_next and size >= 4 and is_word(word, 2, "IF")  # IFEQ and its kin
+            keep(self.buffer, end)
+            return WHOLE
+        part.unit = 1000 if seconds else 1
+        part.relative = not absolute
+        if part.late and part.relative:
+            keep(self.buffer, end)
+        else:
+            self.buffer.write_word("PX" if part.late else "PXAT")
+            self.buffer.skip(end)
+        return WHOLE
+
+    cdef int _look_at_getex_option(self, Py_ssize_t payload, Py_ssize_t size, Py_ssize_t end) except -1:
+        cdef Part* part = &self.part
+        cdef const uint8_t* word = self.buffer.window + payload
+        cdef bint seconds = is_word(word, size, "EX") or is_word(word, size, "EXAT")
+        part.relative = is_word(word, size, "EX") or is_word(word, size, "PX")
+        if not (seconds or part.relative or is_word(word, size, "PXAT")):
+            return self.buffer.bad(NOT_A_TIME, payload)
+        part.unit = 1000 if seconds else 1
+        self.buffer.skip(end)
+        return WHOLE
+
+    cdef int _look_at_time(self, Py_ssize_t payload, Py_ssize_t size, Py_ssize_t end) except -1:
+        cdef PieceBuffer buffer = self.buffer
+        cdef Part* part = &self.part
+        cdef int64_t number = 0
+        cdef int64_t at
+        if not read_number(buffer.window + payload, size, NEVER_MS // part.unit, &number):
+            return self.buffer.bad(NOT_A_TIME, payload)
+        # 0 would mean "no expiry" to RESTORE, and is refused by the others
+        at = max(number * part.unit + (part.now_ms if part.relative else 0), 1)
+        if part.kind == SET:
+            part.unit = 0
+        if part.kind >= RESTORE and (number <= 0 or not part.relative):
+            keep(buffer, end)
+        elif part.late:
+            part.expires_at = at
+            if part.relative:
+                keep(buffer, end)
+            else:
+                buffer.write_number(max(at - part.now_ms, 1))
+                buffer.skip(end)
+        elif part.kind == SETEX or part.kind == PSETEX:
+            part.expires_at = at  # SET wants it behind the value
+            buffer.skip(end)
+        else:
+            buffer.write_number(at)
+            buffer.skip(end)
+        return WHOLE
+
+    cdef int _keep_key(self, Py_ssize_t payload, Py_ssize_t size) except -1:
+        cdef Py_ssize_t wanted = max(size, 256)
+        cdef uint8_t* grown
+        if size > self.key_capacity or self.key == NULL:
+            grown = <uint8_t*> PyMem_Realloc(self.key, wanted)
+            if grown == NULL:
+                raise MemoryError
+            self.key = grown
+            self.key_capacity = wanted
+        memcpy(self.key, self.buffer.window + payload, size)
+        self.key_size = size
+        return 0
+
+    cdef int _finish(self) except -1:
+        """Ends the command with what is said behind it, and counts its replies."""
+        cdef PieceBuffer buffer = self.buffer
+        cdef Part* part = &self.part
+        cdef bint passes = self.passes()
+        cdef bint adds_absttl = part.kind >= RESTORE and part.relative and not part.late
+        part.kind = -1
+        if not passes:
+            return WHOLE
+        count_reply(buffer, part.offset)
+        if part.expires_at == 0:
+            if adds_absttl:
+                buffer.write_word("ABSTTL")
+        elif not part.late:
+            buffer.write_word("PXAT")
+            buffer.write_number(part.expires_at)
+        elif self.key_size < 0:
+            self.relative_kept += 1
+        else:
+            buffer.write_head(3, "PEXPIREAT")
+            buffer.write_argument(self.key, self.key_size)
+            buffer.write_number(part.expires_at)
+            count_reply(buffer, part.offset)
+        return WHOLE
