@@ -178,13 +178,15 @@ class Endpoint:
         return transport, protocol
 
     def client(self) -> Redis:
-        """A redis-py client for the control plane: RESP2, bytes in replies, bounded timeouts. The caller closes it."""
+        """A redis-py client for the control plane: RESP2, bytes in replies, bounded timeouts, no retries. The caller closes it."""
         from redis.asyncio import Redis  # noqa: PLC0415 - heavy, and not every command needs it
 
         return Redis.from_pool(self._pool())
 
     def _pool(self) -> ConnectionPool:
         from redis.asyncio import connection  # noqa: PLC0415 - heavy, and not every command needs it
+        from redis.asyncio.retry import Retry  # noqa: PLC0415
+        from redis.backoff import NoBackoff  # noqa: PLC0415
 
         common: dict[str, Any] = {
             "username": self.username,
@@ -194,6 +196,7 @@ class Endpoint:
             "socket_timeout": CONTROL_TIMEOUT_SECONDS,
             "socket_connect_timeout": CONTROL_TIMEOUT_SECONDS,
             "max_connections": 8,
+            "retry": Retry(NoBackoff(), 0),  # callers know what may be sent twice
         }
         if self.path is not None:
             return connection.ConnectionPool(connection.UnixDomainSocketConnection, path=self.path, **common)

@@ -65,7 +65,7 @@ class Transfer:
     Attributes:
         full: a snapshot comes first, then the stream; otherwise the stream comes at once.
         position: for a full sync the one that the snapshot stands at, otherwise the one asked for, with the
-            replid that is valid now. The first stream byte has `position.offset` + 1.
+            replid that is valid now. The first stream byte has `position.offset` + 1. See `announced`.
         length: bytes of the snapshot, where announced (`$<length>`).
         mark: bytes that follow the snapshot, where its length is not known (`$EOF:<mark>`).
     """
@@ -74,6 +74,15 @@ class Transfer:
     position: Position
     length: int | None = None
     mark: bytes | None = None
+
+    @property
+    def announced(self) -> bool:
+        """The source told the position. One that renamed PSYNC by `rename-command` does not (see `Handshake`).
+
+        Otherwise it is found in the AUX fields repl-id and repl-offset of the snapshot, and a lost link always costs a
+        full sync.
+        """
+        return self.position.replid != ""
 
 
 class State(Enum):
@@ -97,6 +106,9 @@ class _Request:
 class Handshake:
     """One handshake. Call `begin`, send what it returns; then `feed` what arrives and send what that returns.
 
+    `replication.c:syncCommand` looks at the name it was called by: under any other name than PSYNC it acts as SYNC, and
+    sends the snapshot without a word about replid and offset. Only patched servers know PSYNC by another name.
+
     Args:
         auth: the AUTH command, None to go without.
         position: where to continue; None asks for a full sync.
@@ -110,7 +122,7 @@ class Handshake:
         self._requests = self._plan()
         self._current = next(self._requests)
         self._buffer = bytearray()
-        self._resync: Position | None = None
+        self._resync = Position("", 0)
         self.state = self._current.state
         self.transfer: Transfer | None = None  # set when done
         self.accepted: set[str] = set()  # names of requests that were answered with +OK
@@ -167,11 +179,10 @@ class Handshake:
     def _next_line(self) -> bytes | None:
         """The next reply line without its end; newlines between replies are signs of life."""
         buffer = self._buffer
-        while buffer[:1] == b"\n":
-            del buffer[:1]
+        del buffer[: len(buffer) - len(buffer.lstrip(b"\n"))]
         end = buffer.find(b"\n", 0, LINE_BYTES)
         if end < 0:
-            if len(buffer) >= LINE_BYTES or (buffer and buffer[:1] not in {b"+", b"-", b":", b"$"}):
+            if len(buffer) >= LINE_BYTES or (buffer and buffer[0] not in b"+-:$"):
                 raise self._unexpected(bytes(buffer[:LINE_BYTES]))
             return None
         line = bytes(buffer[:end])
@@ -214,11 +225,10 @@ class Handshake:
             self.transfer = Transfer(full=False, position=Position(replid, self._position.offset))
             self.state = State.DONE
         else:
-            raise self._unexpected(line)
+            self._on_header(line)
         return b""
 
     def _on_header(self, line: bytes) -> bytes:
-        assert self._resync is not None
         if found := _LENGTH.fullmatch(line):
             self.transfer = Transfer(full=True, position=self._resync, length=int(found[1]))
         elif found := _MARK.fullmatch(line):

@@ -8,8 +8,10 @@ stays silent for its repl-timeout, and after a diskless snapshot it sends nothin
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import structlog
 
 from portd.errors import InternalError, SourceBusy, SourceError
 from portd.model import Phase, Position
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from portd.spool import Spool
 
 __all__ = ["Link", "LinkOptions", "Transfer"]
+
+_log = structlog.get_logger("portd.source")
 
 STALL_SECONDS = 3.0  # a timer this late means that we slept, not the source
 
@@ -99,6 +103,12 @@ class Link:
         self._transfer = transfer
         self._begin_index = self._spool.written
         self._stream_index = None if transfer.full else self._begin_index
+        if not transfer.announced:
+            _log.warning(
+                "source takes psync_command for SYNC, every lost link will cost a full sync",
+                psync_command=self._options.handshake.psync_command,
+                hint="rename-command on the source causes this: undo it, and restrict PSYNC by ACL instead",
+            )
         if transfer.full:
             self._progress.snapshot.bytes_total = transfer.length
             self._progress.snapshot.bytes_read = 0
@@ -154,8 +164,10 @@ class Link:
                 continue when the stream has begun.
         """
         connection, transfer = self._connection, self._transfer
-        if connection is None or transfer is None or self._running:
-            raise InternalError("the link must be connected, once, before it runs")
+        if connection is None or transfer is None:
+            raise SourceLost(Reason.CLOSED, self._endpoint.display)
+        if self._running:
+            raise InternalError("the link runs already")
         self._running = True
         if transfer.full:
             self._begin_index = self._spool.written
@@ -176,10 +188,14 @@ class Link:
         else:
             self._progress.stream.read_offset = self.ack_offset
 
-    def stream_begins(self, index: int) -> None:
+    def stream_begins(self, index: int, position: Position | None = None) -> None:
         """The snapshot is decoded: the stream's first byte has this spool index. Tells the source that we are ready.
 
         Also after a loss: if the snapshot had come whole, `position` says where to continue.
+
+        Args:
+            index: spool index.
+            position: from the snapshot's AUX fields; needed when `Transfer.announced` is false.
 
         Raises:
             SourceError: the source announced another length.
@@ -194,6 +210,8 @@ class Link:
                 f"the source announced a snapshot of {transfer.length} bytes, but it ended after {length}",
                 hint="start again; should it happen again, the source or a proxy in between is broken",
             )
+        if position is not None and not transfer.announced:
+            self._transfer = replace(transfer, position=position)
         self._stream_index = index
         self._progress.snapshot.bytes_read = length
         self._progress.stream.read_offset = self.ack_offset
@@ -219,9 +237,10 @@ class Link:
         None before the first transfer, and while the snapshot is not known to be in the spool to its end. Stays valid
         after a loss until `Spool.reset`.
         """
-        if self._transfer is None or self._stream_index is None or self._spool.written < self._stream_index:
+        transfer = self._transfer
+        if transfer is None or self._stream_index is None or self._spool.written < self._stream_index:
             return None
-        return Position(self._transfer.position.replid, self.ack_offset)
+        return Position(transfer.position.replid, self.ack_offset) if transfer.announced else None
 
     @property
     def connected(self) -> bool:

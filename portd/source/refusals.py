@@ -63,6 +63,7 @@ _AUTH_SENTENCES: dict[str, tuple[str, str]] = {
     "no password is set": _NO_PASSWORD,  # redis before 6.0
     "without any password configured": _NO_PASSWORD,
     "invalid password": ("the source does not know this password", CHECK_PASSWORD),  # redis before 6.0
+    "unknown command": ("the source does not know AUTH", "somebody renamed or disabled it there; undo that"),
     "wrong number of arguments": (
         "the source knows no users",
         "it is older than Redis 6: leave the user out of the URL",
