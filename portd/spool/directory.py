@@ -1,7 +1,8 @@
 """A directory of our own inside the spool directory, and the removal of those that dead processes left behind.
 
 Each spool makes `portd-spool-<random>` with a file `lock` in it, held by `flock` while the process lives. A
-directory whose lock can be had belongs to nobody and is removed, the files a spool makes and nothing else.
+directory whose lock can be had belongs to nobody and is removed, the files a spool makes and nothing else. The directory
+itself is locked too: that keeps `systemd-tmpfiles` from ageing out the files of a spool that is weeks old.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class PrivateDirectory:
             parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_stale(parent)
             self.path, self._lock = _make(parent)
+            self._own_lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            _try_lock(self._own_lock)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise SpoolError(f"cannot use spool directory {parent}: {reason}", hint=_HINT) from error
@@ -49,6 +52,7 @@ class PrivateDirectory:
         if self._lock >= 0:
             _remove_files(self.path)
             os.close(self._lock)
+            os.close(self._own_lock)
             self._lock = -1
 
 

@@ -56,7 +56,7 @@ class Block:
             received_at: unix seconds.
         """
         times = self._times
-        if not times or received_at - times[-1] >= self._spacing:
+        if not times or not 0 <= received_at - times[-1] < self._spacing:  # < 0: the clock was set back
             if len(times) == MARKS_PER_BLOCK:
                 self._thin_out()
             self._indexes.append(self.end)

@@ -279,6 +279,26 @@ async def test_acks_go_on_while_nobody_reads_the_spool(servers: ServerFactory) -
         assert not each.progress.source.losses
 
 
+async def test_reconnect_with_a_full_spool(source: Server) -> None:
+    """A new link to a full spool agrees on its position, waits, and loses no byte when there is room."""
+    values = [f"value {turn} ".encode() * 1000 for turn in range(20)]
+    async with ends(source, memory=64 << 10) as each:
+        await each.snapshot(await each.begin())
+        for value in values[:10]:
+            source.client().rpush("list", value)
+        await wait_for(lambda: each.spool.full)
+        await each.stop()
+        for value in values[10:]:
+            source.client().rpush("list", value)
+        assert not (await each.begin(each.position())).full
+        assert each.spool.full
+        got = await each.read(lambda got: values[-1] in got)
+        places = [got.find(value) for value in values]
+        assert -1 not in places
+        assert places == sorted(places)
+        await each.read(lambda _: each.link.ack_offset == source.info("replication")["master_repl_offset"])
+
+
 async def test_getack_is_answered(source: Server) -> None:
     """WAIT returns as soon as the reader has seen GETACK and acknowledged out of turn."""
     async with ends(source, ack_seconds=3600.0) as each:
