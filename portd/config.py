@@ -438,7 +438,7 @@ class _Credentials(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         values = {name: self.get_field_value(None, name)[0] for name in SECRETS}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value}  # an empty credential is none
 
 
 def _read_secret(file: Path, what: str) -> str:

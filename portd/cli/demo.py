@@ -15,10 +15,12 @@ import sys
 import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+import portd
 from portd import config, log
 from portd.cli.failures import report, report_plainly
 from portd.endpoint import Endpoint
@@ -153,7 +155,12 @@ class _Demo:
         }
         words = [word for name, value in flags.items() for word in (f"--{name}", value)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(config.ENV_PREFIX)}
-        return await asyncio.create_subprocess_exec(sys.executable, "-m", "portd", "sync", *words, env=environment)
+        # The package that runs this, not one that lies in the current directory.
+        paths = [str(Path(portd.__file__).parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "portd", "sync", *words, env=environment
+        )
 
     async def _until(self, process: Process, reached: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
         """Asks the sync for its status until *reached*; the status then.

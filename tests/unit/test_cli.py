@@ -1,0 +1,325 @@
+"""The command line: flags, help, exit codes, signals, what systemd and a terminal are told."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import portd
+from portd.cli.failures import cause, exit_code, leaves
+from portd.cli.options import show_default
+from portd.config import Settings
+from portd.errors import (
+    ConfigError,
+    DecodeError,
+    HandshakeError,
+    InternalError,
+    LinkLost,
+    SpoolError,
+    TargetBusy,
+    TargetNotEmpty,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A service without a sync: does what its argument says and is run by the real runner.
+SCRIPT = """
+import asyncio, sys, time
+from portd import log
+from portd.cli.runner import run_blocking
+from portd.config import load
+from portd.errors import *
+from portd.memory.accounting import Accounting
+from portd.model import Phase, Progress
+
+class Service:
+    def __init__(self, what):
+        self.progress, self.what, self.stop = Progress(), what, asyncio.Event()
+        self.memory = Accounting().report
+    def request_stop(self):
+        self.stop.set()
+    def alive(self):
+        return self.what != "dead"
+    async def run(self):
+        self.progress.phase = Phase.STREAMING
+        print("running", flush=True)
+        if self.what == "refuse":
+            raise ExceptionGroup("g", [LinkLost("gone"), ExceptionGroup("h", [DecodeError("bad", hint="mend it")])])
+        if self.what == "bug":
+            raise ZeroDivisionError("one\\ntwo")
+        await self.stop.wait()
+        print("draining", flush=True)
+        if self.what == "stuck":
+            await asyncio.Event().wait()
+
+flags = dict(word.split("=", 1) for word in sys.argv[2:])
+settings = load({"source": "redis://one", "target": "redis://two", **flags})
+log.configure(settings.log_format, settings.log_level)
+sys.exit(run_blocking(lambda: Service(sys.argv[1]), settings))
+"""
+
+
+def portd_command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m portd` with a clean environment."""
+    return subprocess.run(
+        [sys.executable, "-m", "portd", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**clean(), **environment},
+    )
+
+
+def clean() -> dict[str, str]:
+    """The environment without settings, and wide enough for help."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PORTD_")}
+    return {**kept, "COLUMNS": "100", "PYTHONPATH": os.pathsep.join([str(Path(portd.__path__[0]).parent), *sys.path])}
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """The file with the service."""
+    path = tmp_path / "service.py"
+    path.write_text(textwrap.dedent(SCRIPT))
+    return path
+
+
+def start(script: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+    """Starts the service and waits until it runs."""
+    process = subprocess.Popen(
+        [sys.executable, str(script), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**clean(), **environment},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    return process
+
+
+# ---------------------------------------------------------------- flags and help
+
+
+def test_version() -> None:
+    """--version tells the version and nothing else."""
+    assert portd_command("--version").stdout == f"portd {portd.__version__}\n"
+
+
+def test_help_leads_a_stranger_to_the_demo_and_to_sync() -> None:
+    """The first help page says what portd is and names both commands."""
+    shown = portd_command("--help")
+    assert shown.returncode == 0
+    for words in ("Copies a live Redis or Valkey server", "portd demo", "sync", "--version"):
+        assert words in shown.stdout
+    assert "reference" not in shown.stdout
+
+
+def test_every_setting_is_a_flag() -> None:
+    """`portd sync --help` lists each setting, with its default."""
+    shown = re.sub(r"[\s│]+", " ", portd_command("sync", "--help").stdout)
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in shown, name
+        if show_default(field) and field.annotation is not bool:
+            assert f"Default: {show_default(field)}." in shown, name
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["sync"], os.EX_CONFIG, "source is not set"),
+        (["sync", "--source", "redis://a", "--target", "redis://a"], os.EX_CONFIG, "same server"),
+        (["sync", "--source", "redis://a", "--target", "redis://b", "--writers", "x"], os.EX_CONFIG, "writers: "),
+        (["sync", "--config", "/nowhere.toml"], os.EX_CONFIG, "/nowhere.toml cannot be read"),
+        (["sync", "--sauce", "redis://a"], os.EX_USAGE, "No such option"),
+        (["synk"], os.EX_USAGE, "No such command"),
+        (["demo", "--keys", "-1"], os.EX_USAGE, "--keys"),
+    ],
+)
+def test_mistakes_have_exit_codes(words: list[str], code: int, message: str) -> None:
+    """Usage is 64 and settings are 78, so that systemd does not restart what cannot work; no traceback is shown."""
+    shown = portd_command(*words)
+    assert (shown.returncode, "Traceback" in shown.stderr) == (code, False)
+    assert message in shown.stderr
+
+
+def test_variables_are_settings() -> None:
+    """A variable is checked as a flag is, and the message names the setting."""
+    shown = portd_command("sync", PORTD_SOURCE="redis://a", PORTD_TARGET="redis://b", PORTD_CHUNK_BYTES="1")
+    assert (shown.returncode, "chunk_bytes: " in shown.stderr) == (os.EX_CONFIG, True)
+
+
+# ---------------------------------------------------------------- what ended it
+
+
+def test_the_gravest_error_decides() -> None:
+    """Of many errors the exit code is the bug's, then the one that will not pass, then the one that may."""
+    lost, busy, bad, bug = LinkLost("a"), TargetBusy("b"), DecodeError("c"), ValueError("d")
+    nested = BaseExceptionGroup("g", [lost, ExceptionGroup("h", [busy, bad])])
+    assert list(leaves(nested)) == [lost, busy, bad]
+    assert cause(nested) is bad
+    assert cause(ExceptionGroup("g", [bad, bug])) is bug
+    assert cause(ExceptionGroup("g", [lost, busy])) is lost
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("x"), 78),
+        (TargetNotEmpty("x"), 78),
+        (DecodeError("x"), 65),
+        (HandshakeError("x"), 77),
+        (LinkLost("x"), 69),
+        (SpoolError("x"), 74),
+        (InternalError("x"), 70),
+        (ValueError("x"), 70),
+    ],
+)
+def test_exit_codes_tell_the_cause(error: Exception, code: int) -> None:
+    """The code says whose fault it was: sysexits.h."""
+    assert exit_code(ExceptionGroup("g", [error])) == code
+
+
+def test_a_failure_is_one_line_with_its_hint(script: Path) -> None:
+    """The log of a failed sync names the error, the hint and the code, and the exit code is the cause's."""
+    process = start(script, "refuse", "log_format=logfmt")
+    _, text = process.communicate(timeout=30)
+    assert process.returncode == os.EX_DATAERR
+    (line,) = [line for line in text.splitlines() if "event=failed " in line]
+    assert 'error=bad hint="mend it" exit_code=65' in line
+    assert "LinkLost: gone" in text
+    assert "Traceback" not in text
+
+
+def test_a_bug_is_logged_with_its_traceback_on_one_line(script: Path) -> None:
+    """An unexpected error is code 70; its traceback does not break the log's lines."""
+    process = start(script, "bug", "log_format=logfmt")
+    _, text = process.communicate(timeout=30)
+    assert process.returncode == os.EX_SOFTWARE
+    (line,) = [line for line in text.splitlines() if "ZeroDivisionError" in line]
+    assert "event=failed" in line
+    assert "Traceback" in line
+
+
+# ---------------------------------------------------------------- signals, systemd, progress
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_drains(script: Path, number: signal.Signals) -> None:
+    """SIGTERM and Ctrl-C ask the service to stop; a drained service exits 0."""
+    process = start(script, "good")
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30)
+    assert (out, process.returncode) == ("draining\n", 0)
+
+
+def test_the_second_signal_aborts(script: Path) -> None:
+    """A service that does not get done with draining ends at the second signal, with the signal's code."""
+    process = start(script, "stuck")
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "draining\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+class Notified:
+    """Receives what a service tells systemd."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(20)
+        self.seen: list[str] = []
+
+    def until(self, beginning: str) -> str:
+        """The next message that begins so; fails after 20 s."""
+        while True:
+            self.seen.append(self._socket.recv(4096).decode())
+            if self.seen[-1].startswith(beginning):
+                return self.seen[-1]
+
+    def close(self) -> None:
+        """Stops listening."""
+        self._socket.close()
+
+
+@pytest.fixture
+def notified(tmp_path: Path) -> Iterator[Notified]:
+    """A socket as systemd gives it."""
+    found = Notified(tmp_path / "notify")
+    yield found
+    found.close()
+
+
+def test_systemd_is_told(script: Path, tmp_path: Path, notified: Notified) -> None:
+    """READY once it runs, a status line, a fed watchdog, and STOPPING at the signal."""
+    process = start(script, "good", NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="300000")
+    notified.until("READY=1")
+    assert notified.until("STATUS=") == "STATUS=streaming: lag 0 ms, 0 B, 0 commands/s"
+    notified.until("WATCHDOG=1")
+    process.send_signal(signal.SIGTERM)
+    notified.until("STOPPING=1")
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_a_dead_service_does_not_feed_the_watchdog(script: Path, tmp_path: Path, notified: Notified) -> None:
+    """A part that stopped is systemd's business: the watchdog starves although the loop turns."""
+    process = start(script, "dead", NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="30000")
+    notified.until("READY=1")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    notified.until("STOPPING=1")
+    assert "WATCHDOG=1" not in notified.seen
+
+
+def test_progress_and_memory_are_logged_where_there_is_no_terminal(script: Path) -> None:
+    """Every few seconds one line of progress and, if wanted, one of memory."""
+    process = start(script, "good", "progress_seconds=0.05", "memtrace=0.05", "log_format=logfmt")
+    lines: list[str] = []
+    assert process.stderr is not None
+    while not (any("progress" in line for line in lines) and any("memtrace" in line for line in lines)):
+        lines.append(process.stderr.readline())
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    progress = next(line for line in lines if "progress" in line)
+    assert "event=progress phase=streaming offset=0 lag_bytes=0" in progress
+    assert "rss_bytes=" in progress
+    assert "unexplained=" in next(line for line in lines if "memtrace" in line)
+
+
+def test_a_terminal_gets_a_live_line(script: Path) -> None:
+    """On a terminal the state is drawn in place, with the memory, and the log scrolls above it."""
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, str(script), "good"],
+        stdout=subprocess.DEVNULL,
+        stderr=terminal,
+        env={**clean(), "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(terminal)
+    drawn = b""
+    deadline = time.monotonic() + 20
+    while b"resident" not in drawn and time.monotonic() < deadline:
+        if select.select([controller], [], [], 1)[0]:
+            drawn += os.read(controller, 65536)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 0
+    os.close(controller)
+    assert b"streaming: lag 0 ms" in drawn

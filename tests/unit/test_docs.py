@@ -1,0 +1,133 @@
+"""Documents and deploy files say what the code does."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from portd import errors
+from portd.cli.reference import configuration_page, metrics_page
+from portd.config import Settings
+from portd.http.handlers import ENDPOINTS
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+UNIT = (ROOT / "deploy/portd.service").read_text(encoding="utf-8")
+COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+
+
+def unit_settings() -> dict[str, list[str]]:
+    """The lines of the systemd unit by name."""
+    found: dict[str, list[str]] = {}
+    for line in UNIT.splitlines():
+        if "=" in line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def compose_service(name: str) -> str:
+    """The lines of one service of the compose file."""
+    found = re.search(rf"^  {name}:\n((?:    .*\n|\n)+)", COMPOSE, re.MULTILINE)
+    assert found, name
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [("configuration.md", configuration_page), ("metrics.md", metrics_page)],
+    ids=["settings", "metrics"],
+)
+def test_generated_pages_are_up_to_date(name: str, page: object) -> None:
+    """A changed setting or series changes its page: run `python -m portd reference configuration|metrics`."""
+    assert callable(page)
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == page()
+
+
+def test_the_readme_has_two_commands_to_begin_with() -> None:
+    """One runs the demo, one passes the tests, and neither needs anything before it."""
+    commands = re.findall(r"```sh\n(python3 -m venv .+)\n```", README)
+    assert len(commands) == 2
+    assert commands[0].endswith("portd demo")
+    assert commands[1].endswith("pytest")
+    assert all("pip install -e" in command for command in commands)
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    """A link to a file of the repository names one that is there."""
+    for document in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_endpoint_is_documented() -> None:
+    """The table of operations.md has exactly the routes there are."""
+    table = OPERATIONS[: OPERATIONS.index("## What to watch")]
+    assert set(re.findall(r"^\| `(/[^`]*)` \|", table, re.MULTILINE)) == set(ENDPOINTS)
+
+
+def test_every_exit_code_is_documented_and_known_to_the_unit() -> None:
+    """Codes of errors are in operations.md, and systemd does not restart what cannot work."""
+    classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.PortdError)]
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", OPERATIONS, re.MULTILINE)}
+    assert {each.exit_code for each in classes} | {os.EX_OK, os.EX_USAGE} == documented
+    (line,) = unit_settings()["RestartPreventExitStatus"]
+    hopeless = {os.EX_USAGE, os.EX_DATAERR, os.EX_NOPERM, os.EX_CONFIG}
+    assert {int(code) for code in line.split()} == hopeless
+
+
+def test_series_in_the_documents_exist() -> None:
+    """An alert copied from the documents watches something."""
+    known = set(re.findall(r"`(portd_\w+)`", metrics_page()))
+    for document in (README, OPERATIONS, (ROOT / "docs/quickstart.md").read_text(encoding="utf-8")):
+        assert set(re.findall(r"\b(portd_[a-z_]+)\b", document)) <= known
+
+
+def test_the_unit_leaves_time_to_drain() -> None:
+    """TimeoutStopSec is longer than drain_seconds, so that systemd does not kill what is being finished."""
+    (stop,) = unit_settings()["TimeoutStopSec"]
+    assert int(stop) >= Settings.model_fields["drain_seconds"].default + 10
+
+
+def test_the_unit_is_one_systemd_accepts(tmp_path: Path) -> None:
+    """Type=notify with a watchdog, a memory limit and credentials; verified by systemd where it is installed."""
+    settings = unit_settings()
+    for name, value in {"Type": "notify", "MemoryMax": "128M", "DynamicUser": "yes", "NoNewPrivileges": "yes"}.items():
+        assert settings[name] == [value]
+    assert settings["WatchdogSec"]
+    assert {line.split(":")[0] for line in settings["LoadCredential"]} >= {"source_password", "target_password"}
+    if shutil.which("systemd-analyze"):
+        copy = tmp_path / "portd.service"
+        copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT, flags=re.MULTILINE))
+        shown = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, check=False)
+        assert (shown.returncode, shown.stderr) == (0, "")
+
+
+def test_compose_starts_all_four() -> None:
+    """Source, target, portd with a memory limit, and Prometheus that scrapes it; only loopback is published."""
+    names = re.findall(r"^  (\w+):$", COMPOSE.split("\nvolumes:")[0], re.MULTILINE)
+    assert names == ["source", "target", "portd", "prometheus"]
+    portd = compose_service("portd")
+    assert "PORTD_SOURCE: redis://source:6379" in portd
+    assert "PORTD_TARGET: redis://target:6379" in portd
+    assert "mem_limit: 128m" in portd
+    assert portd.count("condition: service_healthy") == 2
+    for port in re.findall(r'- "([\d.:]+)"', COMPOSE):
+        assert port.startswith("127.0.0.1:")
+    assert '"portd:8899"' in (ROOT / "deploy/prometheus.yml").read_text(encoding="utf-8")
+    for variable in re.findall(r"PORTD_(\w+)", COMPOSE + (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")):
+        assert variable.lower() in Settings.model_fields
+
+
+def test_yaml_has_no_tabs_and_even_indents() -> None:
+    """What YAML forbids, or editors break silently, is not in our files."""
+    for path in (ROOT / "docker-compose.yml", ROOT / "deploy/prometheus.yml"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            assert "\t" not in line
+            assert (len(line) - len(line.lstrip(" "))) % 2 == 0
