@@ -138,7 +138,7 @@ class _Refusal(asyncio.Protocol):
     """Answers a connection that is one too many."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
+        assert hasattr(transport, "write")
         transport.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         transport.close()
 

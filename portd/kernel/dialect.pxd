@@ -8,7 +8,7 @@ cdef class Dialect:
     cdef readonly frozenset commands
     cdef readonly str maxmemory_policy
     cdef bint takes_lfu             # FREQ has an effect there
-    cdef bint pxat                  # SET .. PXAT
+    cdef readonly bint pxat                  # SET .. PXAT
     cdef bint hsetex
     cdef bint hpexpireat
     cdef bint functions

@@ -145,5 +145,8 @@ class Dialect:
     def rdb_version(self) -> int: ...
     @property
     def footer(self) -> int: ...
+    @property
+    def pxat(self) -> bool:
+        """SET takes PXAT."""
 
 DEFAULT_CHUNK_BYTES: Final[int]

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import hiredis
 
@@ -124,9 +124,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins; a high-water mark of 0 makes ``drain`` mean that the operating system has every byte."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=0)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclasses
+        self._transport.set_write_buffer_limits(high=0)
         self.link.connected = True
         self.link.connects += 1
         self._watchdog = self._loop.call_later(self._silence / 4, self._watch_silence)

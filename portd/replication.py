@@ -1,0 +1,265 @@
+"""One sync from beginning to end: which history is followed, and what happens when either end is lost.
+
+A *session* follows one history of the source: it begins with a full or a partial sync and lasts until the source no
+longer knows where we are. Within it the link is made again as often as it breaks, and the target's side never notices:
+the spool is between them. A new session begins from the checkpoint in the target, or with a full sync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from portd.config import OnRefusal
+from portd.errors import PortdError, SourceError
+from portd.log import get_logger
+from portd.model import Phase
+from portd.pipeline import ByteBudget
+from portd.readings import KeyReading, LaneReading, PipelineReading, SpoolReading
+from portd.session import HistoryLost, Parts, Session, Stopped, fresh
+from portd.source.backoff import Backoff
+from portd.source.handshake import HandshakeOptions
+from portd.source.info import read_info
+from portd.source.link import Link, LinkOptions
+from portd.spool import Spool
+from portd.target import checkpoint as checkpoints
+from portd.target.checkpoint import State
+from portd.target.deadletter import DeadLetters
+from portd.target.probe import probe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from portd.config import Settings
+    from portd.kernel.snapshot import CurrentKey
+    from portd.memory.ledger import Ledger
+    from portd.memory.plan import MemoryPlan
+    from portd.model import Progress
+    from portd.source.handshake import Transfer
+
+log = get_logger("sync")
+
+FULL_SYNC_SECONDS = 60.0  # longest wait between full syncs that fail: each one costs the source a fork
+
+
+class Replication:
+    """Runs sessions one after the other until told to stop.
+
+    Args:
+        settings: what to do.
+        plan: how much memory each part has.
+        progress: counters.
+        stop: set when the sync is to end in order.
+    """
+
+    def __init__(self, settings: Settings, plan: MemoryPlan, progress: Progress, stop: asyncio.Event) -> None:
+        self._settings = settings
+        self._plan = plan
+        self._progress = progress
+        self._stop = stop
+        self._source = settings.source_endpoint()
+        self._target = settings.target_endpoint()
+        self._spool = Spool(
+            memory_bytes=plan.spool_bytes,
+            directory=settings.spool_directory(),
+            max_disk_bytes=settings.spool_max_bytes,
+        )
+        self._budget = ByteBudget(plan.queue_bytes)
+        handshake = HandshakeOptions(psync_command=settings.psync_command)
+        options = LinkOptions(
+            connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds, handshake=handshake
+        )
+        self._link = Link(self._source, self._spool, progress, options=options)
+        self._letters = DeadLetters(progress, path=settings.dead_letters, stop=settings.on_refusal is OnRefusal.STOP)
+        self._session: Session | None = None
+        self._forks = Backoff(first_seconds=1.0, limit_seconds=FULL_SYNC_SECONDS)
+        self._largest: list[CurrentKey] = []
+
+    async def run(self) -> None:
+        """Replicates until told to stop or until ``stop_after`` is reached.
+
+        Raises:
+            PortdError: what an operator has to mend; also an end that cannot be reached at the first try.
+        """
+        parts = await self._prepare()
+        backoff = Backoff()
+        transfer: Transfer | None = None
+        while not self._stop.is_set():
+            try:
+                transfer = await self._run_session(parts, transfer)
+            except PortdError as error:
+                if not error.retriable or (isinstance(error, SourceError) and not self._progress.source.connects):
+                    raise
+                self._progress.last_error = str(error)
+                self._progress.phase = Phase.CONNECTING
+                wait = max(
+                    backoff.next_wait(), 0 if parts.progress.stream.checkpointed_offset else self._forks.next_wait()
+                )
+                log.warning("session ended", error=str(error), retry_seconds=round(wait, 1))
+                transfer = None
+                await self._pause(wait)
+            else:
+                if transfer is None:
+                    return
+                backoff.reset()
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleeps, unless a stop comes first."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            return
+
+    async def _prepare(self) -> Parts:
+        """Asks both ends who they are, and refuses what cannot be right."""
+        progress, settings = self._progress, self._settings
+        capabilities = await probe(self._target)
+        progress.target_info = capabilities.info()
+        log.info("target", url=self._target.display, **progress.target_info)
+        source = await read_info(self._source)
+        progress.source_info = source.shown()
+        log.info("source", url=self._source.display, **progress.source_info)
+        await checkpoints.guard(
+            self._target,
+            capabilities,
+            link=settings.link,
+            prefix=settings.checkpoint_key,
+            existing=settings.existing.value,
+            source_run_id=source.run_id or "",
+        )
+        return Parts(
+            settings=settings,
+            plan=self._plan,
+            progress=progress,
+            target=self._target,
+            capabilities=capabilities,
+            link=self._link,
+            spool=self._spool,
+            budget=self._budget,
+            letters=self._letters,
+            stop=self._stop,
+        )
+
+    async def _run_session(self, parts: Parts, transfer: Transfer | None) -> Transfer | None:
+        """One session.
+
+        Args:
+            parts: see there.
+            transfer: a full sync that the source has agreed to already.
+
+        Returns:
+            None when the sync is over; the full sync to begin with next otherwise.
+        """
+        checkpoint = None
+        reason = "backlog"  # the source refused to continue the session before
+        self._spool.reset()
+        if transfer is None:
+            checkpoint = await checkpoints.read(self._target, self._settings.checkpoint_name().encode())
+            position = checkpoint.position if checkpoint and checkpoint.state is State.STREAM else None
+            reason = "first" if checkpoint is None else "interrupted" if position is None else "backlog"
+            transfer = await self._link.connect(position)
+        if transfer.full:
+            checkpoint = None
+            self._progress.full_syncs[reason] += 1
+            fresh(self._progress.snapshot)
+            self._progress.snapshot.bytes_total = transfer.length
+            log.info("full sync", reason=reason, replid=transfer.position.replid, offset=transfer.position.offset)
+        else:
+            self._progress.partial_syncs += 1
+            log.info("partial sync", replid=transfer.position.replid, offset=transfer.position.offset)
+        self._progress.position = transfer.position
+        self._session = Session(parts, transfer, checkpoint, on_snapshot=self._forks.reset)
+        try:
+            await self._session.run()
+        except HistoryLost as lost:
+            return lost.transfer
+        except Stopped:
+            log.info("stopped inside a snapshot", hint="it starts over with the next start")
+        finally:
+            if self._session.copy is not None:
+                self._largest = self._session.copy.largest.read()
+        return None
+
+    def close(self) -> None:
+        """Ends connections and removes the spool's files; idempotent."""
+        self._link.close()
+        self._spool.close()
+        self._letters.close()
+
+    # -- what the pages show
+
+    def register(self, ledger: Ledger) -> None:
+        """Names who holds memory."""
+        plan = self._plan
+        ledger.register("spool", lambda: self._spool.statistics().memory_bytes, limit=plan.spool_bytes)
+        ledger.register("decoder", self._decoder_bytes, limit=plan.decoder_bytes)
+        ledger.register("queue and lanes", lambda: self._budget.used, limit=plan.queue_bytes)
+
+    def _decoder_bytes(self) -> int:
+        session = self._session
+        if session is None:
+            return 0
+        if session.copy is not None:
+            counters = session.copy.decoder.statistics()
+            names = ("window_capacity", "blob_capacity", "output_capacity", "scratch_capacity")
+            return sum(counters[name] for name in names)
+        return session.feed.owned_bytes() if session.feed is not None else 0
+
+    def decoder_counters(self) -> Mapping[str, int]:
+        """Counters of the snapshot decoder; empty outside of a snapshot."""
+        copy = self._session.copy if self._session else None
+        return copy.decoder.statistics() if copy else {}
+
+    def lag_seconds(self) -> float:
+        """Age of the oldest byte that was received and is not yet acknowledged by the target."""
+        stream = self._progress.stream
+        feed = self._session.feed if self._session else None
+        if feed is None or stream.read_offset <= stream.applied_offset:
+            return 0.0
+        return max(stream.lag_seconds, time.time() - feed.received_at) if feed.received_at else stream.lag_seconds
+
+    def reading(self) -> PipelineReading:
+        """How full the parts are."""
+        session = self._session
+        spool, budget = self._spool.statistics(), self._budget.statistics()
+        copy = session.copy if session else None
+        queue = session.writers.statistics().queue if session and session.writers else None
+        current = copy.decoder.current if copy else None
+        return PipelineReading(
+            budget_bytes=budget.limit,
+            budget_used_bytes=budget.used,
+            budget_peak_bytes=budget.peak,
+            budget_waiting=budget.waiting,
+            queue_batches=queue.ready + queue.parked if queue else 0,
+            queue_bytes=queue.bytes if queue else 0,
+            open_fences=len(queue.fences) if queue else 0,
+            lanes=[
+                LaneReading(lane.index, lane.link.connected, lane.in_flight_bytes, lane.in_flight_batches)
+                for lane in self._progress.lanes
+            ],
+            current_key=_shown(current) if current else None,
+            largest_keys=[_shown(key) for key in (copy.largest.read() if copy else self._largest)],
+            spool=SpoolReading(
+                memory_bytes=spool.memory_bytes,
+                disk_bytes=spool.disk_bytes,
+                peak_memory_bytes=spool.peak_memory_bytes,
+                peak_disk_bytes=spool.peak_disk_bytes,
+                memory_limit_bytes=spool.memory_limit,
+                disk_limit_bytes=spool.disk_limit,
+                segments=spool.segments,
+                spilling=spool.spilling,
+            ),
+        )
+
+
+def _shown(key: CurrentKey) -> KeyReading:
+    return KeyReading(
+        db=key.db,
+        key=key.key.decode("utf-8", "backslashreplace"),
+        type=key.type,
+        elements_done=key.elements_done,
+        elements_total=key.elements_total,
+        bytes_done=key.bytes_done,
+    )

@@ -1,0 +1,144 @@
+"""The service: builds the parts, serves the pages, runs the replication, and ends in order.
+
+What is replicated and how is in `portd.replication`; what runs when, here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from portd.errors import InternalError
+from portd.log import get_logger
+from portd.memory.accounting import Accounting
+from portd.memory.plan import plan_memory
+from portd.metrics import Sources, build_registry
+from portd.model import Phase, Progress
+from portd.pace import Pace
+from portd.replication import Replication
+
+if TYPE_CHECKING:
+    from portd.config import Settings
+    from portd.http.server import HttpServer
+    from portd.memory.accounting import MemoryReport
+
+log = get_logger("service")
+
+
+class Service:
+    """One sync from start to stop; what the command line runs and the HTTP pages ask.
+
+    Args:
+        settings: what to do.
+
+    Attributes:
+        progress: counters, live.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.progress = Progress()
+        self._settings = settings
+        self._accounting = Accounting()
+        cgroup = self._accounting.cgroup
+        self._plan = plan_memory(settings, cgroup.limit() if cgroup else None)
+        self._accounting.ceiling_bytes = self._plan.ceiling_bytes
+        self._pace = Pace(self.progress)
+        self._stop = asyncio.Event()
+        self._replication = Replication(settings, self._plan, self.progress, self._stop)
+        self._accounting.pipeline = self._replication.reading
+        self._http = self._make_http()
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Replicates until it is done or was asked to stop.
+
+        Raises:
+            ExceptionGroup: of the errors that ended it.
+        """
+        if self._task is not None:
+            raise InternalError("the service runs already")
+        log.info("memory plan", **self._plan.shown())
+        try:
+            if self._http is not None:
+                await self._http.start()
+                log.info("pages", url=self._http.url)
+            self._accounting.settle()
+            self._replication.register(self._accounting.ledger)
+            self._accounting.start()
+            async with asyncio.TaskGroup() as group:
+                self._task = group.create_task(self._replication.run(), name="replication")
+                await self._watch_stop(self._task)
+            self.progress.phase = Phase.STOPPED
+        except BaseException as error:
+            self.progress.phase = Phase.FAILED
+            if not isinstance(error, asyncio.CancelledError):
+                self.progress.last_error = self.progress.last_error or str(error)
+            raise
+        finally:
+            self._accounting.close()
+            self._replication.close()
+            if self._http is not None:
+                self._http.close()
+
+    async def _watch_stop(self, task: asyncio.Task[None]) -> None:
+        """Returns when *task* is over; once a stop was asked for, it has `drain_seconds` left."""
+        stopped = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return
+            self.progress.phase = Phase.DRAINING
+            begun = time.monotonic()
+            await asyncio.wait({task}, timeout=self._settings.drain_seconds)
+            if not task.done():
+                log.warning(
+                    "drain deadline passed", seconds=round(time.monotonic() - begun, 1),
+                    hint="what was not applied is sent again by the source after the next start",
+                )  # fmt: skip
+                task.cancel()
+        finally:
+            stopped.cancel()
+
+    def request_stop(self) -> None:
+        """Asks to apply what was read, to checkpoint and to end; returns at once."""
+        self._stop.set()
+
+    def status(self) -> dict[str, Any]:
+        """Plain data for ``/status`` and the status page."""
+        from portd.http.status import describe  # noqa: PLC0415 - aiohttp's neighbourhood, not wanted with --http off
+
+        return describe(self.progress, self._pace, self._settings)
+
+    def memory(self) -> MemoryReport:
+        """Where the memory is now."""
+        return self._accounting.report()
+
+    def ready(self) -> bool:
+        """The snapshot is applied: the target may be read."""
+        return self.progress.phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING} or (
+            self.progress.phase is Phase.CONNECTING and self.progress.stream.checkpointed_offset > 0
+        )
+
+    def alive(self) -> bool:
+        """The replication runs."""
+        return self._task is None or not self._task.done()
+
+    def _make_http(self) -> HttpServer | None:
+        address = self._settings.http_address()
+        if address is None:
+            return None
+        from portd.http.server import HttpServer  # noqa: PLC0415 - saves megabytes with --http off
+
+        accounting = self._accounting
+        registry = build_registry(
+            Sources(
+                progress=self.progress,
+                pipeline=self._replication.reading,
+                owners=accounting.ledger.readings,
+                cgroup=lambda: accounting.cgroup.read() if accounting.cgroup else None,
+                decoder=self._replication.decoder_counters,
+                lag_seconds=self._replication.lag_seconds,
+            )
+        )
+        return HttpServer(self, registry, address, redact_keys=self._settings.redact_keys)

@@ -1,0 +1,352 @@
+"""One session: follows one history of the source, from a full or partial sync until the history is lost.
+
+Two tasks, with the spool between them: one keeps the link, making it again as often as it breaks; the other applies
+the snapshot, then the stream. Neither waits for the other, and a broken link is no news for the target's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from portd.config import Existing, StopAfter
+from portd.errors import LinkLost, SourceError
+from portd.kernel.snapshot import SnapshotDecoder
+from portd.log import get_logger
+from portd.model import Phase, SnapshotProgress
+from portd.snapshotcopy import SnapshotCopy
+from portd.source.backoff import Backoff
+from portd.streamfeed import StreamFeed
+from portd.target import checkpoint as checkpoints
+from portd.target.applier import Applier, ApplierOptions
+from portd.target.checkpoint import Checkpoint, State
+from portd.target.deadletter import Letter
+from portd.target.lane import WriterOptions
+from portd.target.writers import Writers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from portd.config import Settings
+    from portd.endpoint import Endpoint
+    from portd.kernel.snapshot import DeadLetter
+    from portd.memory.plan import MemoryPlan
+    from portd.model import Progress
+    from portd.pipeline import ByteBudget
+    from portd.source.handshake import Transfer
+    from portd.source.link import Link
+    from portd.spool import Spool
+    from portd.target.capabilities import Capabilities
+    from portd.target.deadletter import DeadLetters
+
+log = get_logger("sync")
+
+
+class HistoryLost(Exception):  # noqa: N818 - not an error: the way the owner learns that another session begins
+    """The source answered the wish to continue with a full sync; *transfer* is already agreed on."""
+
+    def __init__(self, transfer: Transfer) -> None:
+        super().__init__("the source cannot continue where we are")
+        self.transfer = transfer
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: a snapshot is given up because the sync was told to stop
+    """There is nothing to drain."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """What outlives a session; built once by the replication.
+
+    Attributes:
+        settings: what to do.
+        plan: how much memory each part has.
+        progress: counters.
+        target: the target's address.
+        capabilities: what the target understands.
+        link: to the source.
+        spool: between link and decoder.
+        budget: bounds queue and lanes.
+        letters: receives refusals.
+        stop: set when the sync is to end in order.
+    """
+
+    settings: Settings
+    plan: MemoryPlan
+    progress: Progress
+    target: Endpoint
+    capabilities: Capabilities
+    link: Link
+    spool: Spool
+    budget: ByteBudget
+    letters: DeadLetters
+    stop: asyncio.Event
+
+
+class Session:
+    """Runs one session.
+
+    Args:
+        parts: see there.
+        transfer: what the source agreed to; the link is connected and does not run yet.
+        checkpoint: where a partial sync continues; None for a full one.
+        on_snapshot: called when a snapshot is applied and its checkpoint written.
+    """
+
+    def __init__(
+        self, parts: Parts, transfer: Transfer, checkpoint: Checkpoint | None, on_snapshot: Callable[[], None]
+    ) -> None:
+        self.copy: SnapshotCopy | None = None
+        self.writers: Writers | None = None
+        self.feed: StreamFeed | None = None
+        self.applier: Applier | None = None
+        self._parts = parts
+        self._transfer = transfer
+        self._checkpoint = checkpoint
+        self._on_snapshot = on_snapshot
+        self._replid = transfer.position.replid
+        self._input_ended = asyncio.Event()
+
+    async def run(self) -> None:
+        """Replicates until told to stop, or until ``stop_after`` is reached.
+
+        Raises:
+            HistoryLost: the source begins another full sync.
+            PortdError: an end failed in a way that needs a new session, or an operator.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                link = group.create_task(self._keep_link(), name="link")
+                apply = group.create_task(self._apply(), name="apply")
+                stop = group.create_task(self._watch_stop(), name="stop")
+                await apply
+                for task in (link, stop):
+                    task.cancel()
+        except BaseExceptionGroup as group:
+            raise first_cause(group) from None
+        finally:
+            self._parts.link.close()
+
+    # -- the source's side
+
+    async def _keep_link(self) -> None:
+        """Receives into the spool; a lost link is made again where it broke, without the target's side knowing."""
+        link, parts = self._parts.link, self._parts
+        backoff = Backoff()
+        while True:
+            try:
+                await link.run()
+            except LinkLost as error:
+                if self._input_ended.is_set():
+                    return
+                log.warning(
+                    "link lost", reason=str(getattr(error, "reason", "")), offset=parts.progress.stream.read_offset
+                )
+                if link.position is None:  # the snapshot was cut: what came of it is of no use
+                    raise
+                backoff.reset()
+                await self._connect_again(backoff)
+
+    async def _connect_again(self, backoff: Backoff) -> None:
+        link, progress = self._parts.link, self._parts.progress
+        phase = progress.phase
+        while True:
+            await asyncio.sleep(backoff.next_wait())
+            try:
+                transfer = await link.connect(link.position)
+            except SourceError as error:
+                if not error.retriable:
+                    raise
+                progress.last_error = str(error)
+                log.warning("source is not there", error=str(error), attempt=backoff.attempts)
+                continue
+            if transfer.full:
+                raise HistoryLost(transfer)
+            progress.phase = phase
+            progress.partial_syncs += 1
+            self._adopt(transfer.position.replid)
+            log.info("link continues", replid=transfer.position.replid, offset=transfer.position.offset)
+            return
+
+    def _adopt(self, replid: str) -> None:
+        """The history goes on under another id: the source was promoted."""
+        if replid != self._replid:
+            log.info("history has a new id", replid=replid, was=self._replid)
+            self._replid = replid
+            if self.applier is not None:
+                self.applier.set_replid(replid)
+
+    async def _watch_stop(self) -> None:
+        """A stop ends the input; what is in the spool is still applied. A snapshot cannot be kept half."""
+        await self._parts.stop.wait()
+        if self.applier is None:
+            raise Stopped
+        self._end_input()
+
+    def _end_input(self) -> None:
+        self._parts.link.close()
+        self._parts.spool.end()
+        self._input_ended.set()
+
+    # -- the target's side
+
+    async def _apply(self) -> None:
+        parts = self._parts
+        if self._transfer.full:
+            await self._apply_snapshot()
+            if parts.settings.stop_after is StopAfter.SNAPSHOT:
+                return
+        else:
+            assert self._checkpoint is not None
+            self._begin_feed(parts.spool.cursor, self._checkpoint.position.offset, self._checkpoint.db)
+        await self._apply_stream()
+
+    async def _apply_snapshot(self) -> None:
+        parts, transfer = self._parts, self._transfer
+        progress, settings = parts.progress, parts.settings
+        progress.phase = Phase.SNAPSHOT
+        key = settings.checkpoint_name().encode()
+        position = transfer.position
+        marker = Checkpoint(
+            replid=position.replid,
+            offset=position.offset,
+            state=State.SNAPSHOT,
+            epoch=checkpoints.new_epoch(),
+            source_run_id=progress.source_info.get("run_id", ""),
+            snapshot_id=f"{position.replid}:{position.offset}",
+        )
+        await checkpoints.write(parts.target, key, marker)
+        decoder = SnapshotDecoder(
+            parts.capabilities.dialect(),
+            chunk_bytes=settings.chunk_bytes,
+            batch_bytes=parts.plan.batch_bytes,
+            command_bytes=settings.command_bytes,
+            command_elements=settings.command_elements,
+            skip_existing=settings.existing is Existing.SKIP,
+        )
+        self.writers = Writers(parts.target, parts.budget, progress, parts.letters, self._writer_options())
+        self.copy = SnapshotCopy(parts.spool, decoder, self.writers, progress.snapshot, transfer, self._on_letter)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.writers.run(), name="writers")
+                index = await self.copy.run()
+                parts.link.stream_begins(index)
+                await self.writers.flush()
+                self.writers.close()
+        except BaseExceptionGroup as group:
+            raise first_cause(group) from None
+        self._note_dropped(decoder)
+        db = int(decoder.aux.get("repl-stream-db", "0"))
+        self.copy = self.writers = None
+        checkpoint = replace(marker, state=State.STREAM, db=max(db, 0))
+        await checkpoints.write(parts.target, key, checkpoint)
+        self._checkpoint = checkpoint
+        progress.stream.applied_offset = progress.stream.checkpointed_offset = position.offset
+        snapshot = progress.snapshot
+        snapshot.finished_at = time.time()
+        log.info(
+            "snapshot applied", keys=snapshot.keys_read, applied=snapshot.keys_applied, filtered=snapshot.keys_filtered,
+            expired=snapshot.keys_expired, failed=snapshot.keys_failed, bytes=snapshot.bytes_decoded,
+            seconds=round(snapshot.finished_at - snapshot.started_at, 3),
+        )  # fmt: skip
+        self._on_snapshot()
+        self._begin_feed(index, transfer.position.offset, checkpoint.db)
+
+    def _writer_options(self) -> WriterOptions:
+        parts = self._parts
+        lanes = parts.settings.writers
+        return WriterOptions(
+            writers=lanes,
+            window_bytes=max(parts.plan.batch_bytes, parts.plan.queue_bytes // (2 * lanes)),
+            skip_existing=parts.settings.existing is Existing.SKIP,
+            run_id=parts.capabilities.run_id,
+            marker_key=parts.settings.checkpoint_name().encode(),
+        )
+
+    def _begin_feed(self, index: int, offset: int, db: int) -> None:
+        parts = self._parts
+        self.feed = StreamFeed(
+            parts.spool,
+            parts.progress.stream,
+            index=index,
+            offset=offset,
+            db=db,
+            pxat=parts.capabilities.dialect().pxat,
+        )
+
+    async def _apply_stream(self) -> None:
+        parts, feed = self._parts, self.feed
+        assert feed is not None
+        assert self._checkpoint is not None
+        progress = parts.progress
+        progress.phase = Phase.CATCHING_UP
+        self.applier = Applier(
+            parts.target,
+            parts.settings.checkpoint_name().encode(),
+            feed,
+            parts.letters,
+            replace(self._checkpoint, replid=self._replid),
+            ApplierOptions(),
+        )
+        self.applier.on_getack = parts.link.acknowledge_now
+        if parts.stop.is_set():
+            self._end_input()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.applier.run(), name="applier")
+                caught_up = group.create_task(self._watch_caught_up(self.applier), name="caught up")
+                await self._input_ended.wait()
+                caught_up.cancel()
+        except BaseExceptionGroup as group:
+            raise first_cause(group) from None
+        log.info("stream ended", offset=progress.stream.checkpointed_offset)
+
+    async def _watch_caught_up(self, applier: Applier) -> None:
+        """Keeps the phase; ends the input where catching up is all that is wanted."""
+        progress = self._parts.progress
+        await applier.caught_up.wait()
+        progress.stream.caught_up_at = progress.stream.caught_up_at or time.time()
+        if progress.phase is Phase.CATCHING_UP:
+            progress.phase = Phase.STREAMING
+        log.info("caught up", offset=progress.stream.applied_offset)
+        if self._parts.settings.stop_after is StopAfter.CAUGHT_UP:
+            self._end_input()
+
+    # -- what the decoder found
+
+    def _on_letter(self, letter: DeadLetter) -> None:
+        self._parts.progress.snapshot.keys_failed += 1
+        self._parts.letters.add(
+            Letter(
+                phase="snapshot",
+                db=letter.db,
+                key=letter.key,
+                command=letter.type,
+                offset=letter.offset,
+                reply=f"unsupported {letter.reason}",
+            )
+        )
+
+    def _note_dropped(self, decoder: SnapshotDecoder) -> None:
+        """What was applied without something that the target, or a command, cannot carry."""
+        counters = decoder.statistics()
+        for name in ("idle", "freq", "field_ttl", "stream_meta", "meta"):
+            if count := counters[f"{name}_dropped"]:
+                self._parts.progress.attributes_dropped[name.replace("_", "-")] += count
+
+
+def fresh(progress: SnapshotProgress) -> None:
+    """Counters of a snapshot that begins."""
+    begun = SnapshotProgress(started_at=time.time())
+    for name in begun.__dataclass_fields__:
+        setattr(progress, name, getattr(begun, name))
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended a group: its first leaf."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,93 @@
+"""The stream on its way: spool chunks through the splitter, pieces to the applier, and back again after a failure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from portd.kernel.stream import Piece, StreamSplitter
+from portd.spool import SpoolClosed
+
+if TYPE_CHECKING:
+    from portd.model import StreamProgress
+    from portd.spool import Spool
+
+PIECE_BYTES = 256 * 1024
+
+
+class StreamFeed:
+    """Pieces of the stream in order, and the way back to any position that is not yet committed.
+
+    Args:
+        spool: holds the stream.
+        progress: `decoded_offset` and `commands_read` are kept up to date.
+        index: spool index of the first byte behind *offset*.
+        offset: replication offset of the last byte before it.
+        db: database in effect there, -1 when none is known.
+        pxat: the target knows SET .. PXAT.
+    """
+
+    def __init__(self, spool: Spool, progress: StreamProgress, *, index: int, offset: int, db: int, pxat: bool) -> None:
+        self.received_at = 0.0  # unix seconds; of the bytes the last piece ends with
+        self._spool = spool
+        self._progress = progress
+        self._shift = index - offset  # spool index = offset + shift
+        self._pxat = pxat
+        self._rest = memoryview(b"")  # of the chunk that is being fed
+        self._counted = offset  # pieces up to here are in the counters: a rewind does not count them twice
+        self._splitter = self._begin(offset, db)
+
+    def _begin(self, offset: int, db: int) -> StreamSplitter:
+        return StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, pxat=self._pxat)
+
+    async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
+        """The next piece, waiting for it; None when the stream has ended.
+
+        Raises:
+            DecodeError: the stream is corrupt.
+            SpoolError: so is the spool.
+        """
+        while (piece := self.pending(max_bytes, max_commands)) is None:
+            try:
+                chunk = await self._spool.read()
+            except SpoolClosed:
+                return None
+            self._rest = chunk.data
+            self.received_at = chunk.received_at
+            self._feed()
+        return piece
+
+    def pending(self, max_bytes: int, max_commands: int) -> Piece | None:
+        """The next piece if the bytes read so far hold one."""
+        while True:
+            piece = self._splitter.next_piece(max_bytes, max_commands)
+            if piece is not None:
+                if piece.end_offset > self._counted:
+                    self._counted = piece.end_offset
+                    self._progress.decoded_offset = piece.end_offset
+                    self._progress.commands_read += piece.replies + piece.filtered
+                return piece
+            if not self._rest:
+                return None
+            self._feed()
+
+    def _feed(self) -> None:
+        taken = self._splitter.feed(self._rest, int(self.received_at * 1000))
+        self._rest = self._rest[taken:]
+
+    def exclude(self, offset: int) -> None:
+        """Leaves out the command that begins at *offset*, which is still to come; forgotten by `rewind`."""
+        self._splitter.exclude(offset)
+
+    def rewind(self, offset: int, db: int) -> None:
+        """Goes back to behind *offset*, which is not before what was committed."""
+        self._rest = memoryview(b"")
+        self._spool.seek(offset + self._shift)
+        self._splitter = self._begin(offset, db)
+
+    def committed(self, offset: int) -> None:
+        """The target's checkpoint covers *offset*: bytes up to there are not needed again."""
+        self._spool.release(offset + self._shift)
+
+    def owned_bytes(self) -> int:
+        """Bytes the splitter holds."""
+        return self._splitter.statistics()["owned_bytes"]
