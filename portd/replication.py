@@ -116,7 +116,7 @@ class Replication:
         """Asks both ends who they are, and refuses what cannot be right."""
         progress, settings = self._progress, self._settings
         capabilities = await probe(self._target)
-        progress.target_info = capabilities.info()
+        progress.target_info = capabilities.shown()
         log.info("target", url=self._target.display, **progress.target_info)
         source = await read_info(self._source)
         progress.source_info = source.shown()

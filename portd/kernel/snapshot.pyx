@@ -387,7 +387,6 @@ cdef class SnapshotDecoder(StreamReader):
             if r == R_OK:
                 self.modules_aux += 1
                 self.commands.refuse(NULL, f"module {module_name(a)}", "auxiliary module data cannot be replicated")
-                self.module_step = 0
                 self.state = ST_MODULE
             return r
         if op == 0xF3 and not self.valkey:          # KEY_META
@@ -631,7 +630,6 @@ cdef class SnapshotDecoder(StreamReader):
             return r
         if shape == S_MODULE:
             r = self._number(&c, &ignored)
-            self.module_step = 0
         elif shape == S_TEMPLATE:
             return self._begin_template(&c)
         else:
