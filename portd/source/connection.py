@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -27,6 +28,8 @@ class Connection(asyncio.BufferedProtocol):
         handshake: not yet begun.
         state: counters to bump.
         where: the source as shown to the operator.
+        silence_seconds: an ACK that the source's kernel leaves unacknowledged for this long ends the connection. It is how
+            a dead peer is found while the spool is full and nothing is read: keepalive probes wait behind unsent data.
         on_progress: called whenever the handshake enters a new state.
 
     Attributes:
@@ -36,7 +39,12 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     def __init__(
-        self, handshake: Handshake, state: LinkState, where: str, on_progress: Callable[[State], None]
+        self,
+        handshake: Handshake,
+        state: LinkState,
+        where: str,
+        silence_seconds: float,
+        on_progress: Callable[[State], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         self.transfer: asyncio.Future[Transfer] = loop.create_future()
@@ -45,6 +53,7 @@ class Connection(asyncio.BufferedProtocol):
         self._handshake = handshake
         self._state = state
         self._where = where
+        self._silence_seconds = silence_seconds
         self._on_progress = on_progress
         self._transport: asyncio.Transport | None = None
         self._buffer: memoryview | None = memoryview(bytearray(HANDSHAKE_BYTES))
@@ -59,6 +68,9 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins the handshake."""
         self._transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._silence_seconds * 1000))
         self.send(self._handshake.begin())
 
     def get_buffer(self, sizehint: int) -> memoryview:

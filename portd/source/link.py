@@ -125,7 +125,8 @@ class Link:
 
         def make() -> Connection:
             nonlocal connection
-            connection = Connection(handshake, self._progress.source, where, self._on_handshake)
+            source = self._progress.source
+            connection = Connection(handshake, source, where, options.silence_seconds, self._on_handshake)
             return connection
 
         self._progress.phase = Phase.CONNECTING
@@ -191,7 +192,8 @@ class Link:
     def stream_begins(self, index: int, position: Position | None = None) -> None:
         """The snapshot is decoded: the stream's first byte has this spool index. Tells the source that we are ready.
 
-        Also after a loss: if the snapshot had come whole, `position` says where to continue.
+        Also after a loss: if the snapshot had come whole, `position` says where to continue. After a partial resync the
+        place is known, and only the ACK is sent.
 
         Args:
             index: spool index.
@@ -202,6 +204,9 @@ class Link:
             InternalError: there was no transfer, or *index* lies outside of it.
         """
         transfer = self._transfer
+        if transfer is not None and not transfer.full:
+            self.acknowledge_now()
+            return
         if transfer is None or not self._begin_index <= index <= self._spool.written:
             raise InternalError(f"the stream cannot begin at spool index {index}")
         length = index - self._begin_index - len(transfer.mark or b"")

@@ -228,6 +228,21 @@ async def test_link_lost_while_the_snapshot_waits_in_the_spool(source: Server, t
         await acknowledged(source, each)
 
 
+async def test_link_continues_while_a_counted_snapshot_is_decoded(servers: ServerFactory, tmp_path: Path) -> None:
+    """With an announced length the link knows by itself that the snapshot has come, and resumes the stream behind it."""
+    server = servers(repl_diskless_sync=False)
+    async with ends(server, tmp_path) as each:
+        transfer = await each.begin()
+        assert transfer.length is not None
+        await wait_for(lambda: each.spool.written >= (transfer.length or 0))
+        await each.stop()
+        server.client().set("late", "v")
+        assert not (await each.begin(each.position())).full
+        await each.snapshot(transfer)  # tells the link where the stream begins, which it knows
+        await each.read(lambda got: b"late" in got)
+        await acknowledged(server, each)
+
+
 async def test_a_full_sync_overflows_to_disk_and_comes_out_whole(source: Server, tmp_path: Path) -> None:
     """Nobody reads: the source is drained all the same, memory stays bounded, and the snapshot is intact."""
     source.client().config_set("rdbcompression", "no")
