@@ -23,8 +23,7 @@ from portd.source.handshake import HandshakeOptions
 from portd.source.info import read_info
 from portd.source.link import Link, LinkOptions
 from portd.spool import Spool
-from portd.target import checkpoint as checkpoints
-from portd.target.checkpoint import State
+from portd.target.checkpoint import State, guard, read_checkpoint
 from portd.target.deadletter import DeadLetters
 from portd.target.probe import probe
 
@@ -121,12 +120,12 @@ class Replication:
         source = await read_info(self._source)
         progress.source_info = source.shown()
         log.info("source", url=self._source.display, **progress.source_info)
-        await checkpoints.guard(
+        await guard(
             self._target,
             capabilities,
-            link=settings.link,
-            prefix=settings.checkpoint_key,
-            existing=settings.existing.value,
+            settings.checkpoint_name(),
+            settings.checkpoint_key,
+            settings.existing.value,
             source_run_id=source.run_id or "",
         )
         return Parts(
@@ -156,7 +155,7 @@ class Replication:
         reason = "backlog"  # the source refused to continue the session before
         self._spool.reset()
         if transfer is None:
-            checkpoint = await checkpoints.read(self._target, self._settings.checkpoint_name().encode())
+            checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
             position = checkpoint.position if checkpoint and checkpoint.state is State.STREAM else None
             reason = "first" if checkpoint is None else "interrupted" if position is None else "backlog"
             transfer = await self._link.connect(position)

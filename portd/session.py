@@ -15,13 +15,12 @@ from portd.config import Existing, StopAfter
 from portd.errors import LinkLost, SourceError
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
-from portd.model import Phase, SnapshotProgress
+from portd.model import Phase, Position, SnapshotProgress
 from portd.snapshotcopy import SnapshotCopy
 from portd.source.backoff import Backoff
 from portd.streamfeed import StreamFeed
-from portd.target import checkpoint as checkpoints
 from portd.target.applier import Applier, ApplierOptions
-from portd.target.checkpoint import Checkpoint, State
+from portd.target.checkpoint import Checkpoint, write_checkpoint
 from portd.target.deadletter import Letter
 from portd.target.lane import WriterOptions
 from portd.target.writers import Writers
@@ -207,17 +206,9 @@ class Session:
         parts, transfer = self._parts, self._transfer
         progress, settings = parts.progress, parts.settings
         progress.phase = Phase.SNAPSHOT
-        key = settings.checkpoint_name().encode()
-        position = transfer.position
-        marker = Checkpoint(
-            replid=position.replid,
-            offset=position.offset,
-            state=State.SNAPSHOT,
-            epoch=checkpoints.new_epoch(),
-            source_run_id=progress.source_info.get("run_id", ""),
-            snapshot_id=f"{position.replid}:{position.offset}",
-        )
-        await checkpoints.write(parts.target, key, marker)
+        key = settings.checkpoint_name()
+        marker = Checkpoint.begin(transfer.position, progress.source_info.get("run_id", ""))
+        await write_checkpoint(parts.target, key, marker)
         decoder = SnapshotDecoder(
             parts.capabilities.dialect(),
             chunk_bytes=settings.chunk_bytes,
@@ -240,10 +231,10 @@ class Session:
         self._note_dropped(decoder)
         db = int(decoder.aux.get("repl-stream-db", "0"))
         self.copy = self.writers = None
-        checkpoint = replace(marker, state=State.STREAM, db=max(db, 0))
-        await checkpoints.write(parts.target, key, checkpoint)
+        checkpoint = marker.complete(max(db, 0))
+        await write_checkpoint(parts.target, key, checkpoint)
         self._checkpoint = checkpoint
-        progress.stream.applied_offset = progress.stream.checkpointed_offset = position.offset
+        progress.stream.applied_offset = progress.stream.checkpointed_offset = transfer.position.offset
         snapshot = progress.snapshot
         snapshot.finished_at = time.time()
         log.info(
@@ -287,7 +278,7 @@ class Session:
             parts.settings.checkpoint_name().encode(),
             feed,
             parts.letters,
-            replace(self._checkpoint, replid=self._replid),
+            replace(self._checkpoint, position=Position(self._replid, self._checkpoint.position.offset)),
             ApplierOptions(),
         )
         self.applier.on_getack = parts.link.acknowledge_now
