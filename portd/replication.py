@@ -8,7 +8,6 @@ the spool is between them. A new session begins from the checkpoint in the targe
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 from portd.config import OnRefusal
@@ -213,11 +212,8 @@ class Replication:
 
     def lag_seconds(self) -> float:
         """Age of the oldest byte that was received and is not yet acknowledged by the target."""
-        stream = self._progress.stream
-        feed = self._session.feed if self._session else None
-        if feed is None or stream.read_offset <= stream.applied_offset:
-            return 0.0
-        return max(stream.lag_seconds, time.time() - feed.received_at) if feed.received_at else stream.lag_seconds
+        applier = self._session.applier if self._session else None
+        return applier.lag_seconds() if applier else 0.0
 
     def reading(self) -> PipelineReading:
         """How full the parts are."""

@@ -175,7 +175,7 @@ class Session:
             log.info("history has a new id", replid=replid, was=self._replid)
             self._replid = replid
             if self.applier is not None:
-                self.applier.set_replid(replid)
+                self.applier.adopt(replid)
 
     async def _watch_stop(self) -> None:
         """A stop ends the input; what is in the spool is still applied. A snapshot cannot be kept half."""
@@ -231,7 +231,7 @@ class Session:
         self._note_dropped(decoder)
         db = int(decoder.aux.get("repl-stream-db", "0"))
         self.copy = self.writers = None
-        checkpoint = marker.complete(max(db, 0))
+        checkpoint = Checkpoint.following(marker.position, max(db, 0), marker.source_run_id, marker.snapshot_id)
         await write_checkpoint(parts.target, key, checkpoint)
         self._checkpoint = checkpoint
         progress.stream.applied_offset = progress.stream.checkpointed_offset = transfer.position.offset
@@ -275,10 +275,11 @@ class Session:
         progress.phase = Phase.CATCHING_UP
         self.applier = Applier(
             parts.target,
-            parts.settings.checkpoint_name().encode(),
             feed,
-            parts.letters,
             replace(self._checkpoint, position=Position(self._replid, self._checkpoint.position.offset)),
+            parts.settings.checkpoint_name(),
+            progress,
+            parts.letters,
             ApplierOptions(),
         )
         self.applier.on_getack = parts.link.acknowledge_now

@@ -84,7 +84,7 @@ class StreamFeed:
         self._spool.seek(offset + self._shift)
         self._splitter = self._begin(offset, db)
 
-    def committed(self, offset: int) -> None:
+    def release(self, offset: int) -> None:
         """The target's checkpoint covers *offset*: bytes up to there are not needed again."""
         self._spool.release(offset + self._shift)
 

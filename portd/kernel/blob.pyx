@@ -75,10 +75,10 @@ cdef class BlobReader(Window):
                 n = part_bytes(self.lzf.available(), self.part_left)
                 self.lzf.taken += n
             else:
-                if self.start == self.stop:
-                    return R_MORE
                 p = self.buffer + self.start
                 n = part_bytes(self.stop - self.start, self.part_left)
+                if n < part_bytes(PART_BYTES, self.part_left):
+                    return R_MORE               # small parts would become small commands
                 self.start += n
             self._tell_part(p, n)
             self.part_left -= n

@@ -36,7 +36,7 @@ cdef int skip_pattern(Cursor* c, const char* pattern, uint64_t limit, uint64_t* 
     while pattern[0]:
         if pattern[0] == b"s":
             r = skip_string(c, limit, &size)
-            plain[0] += size
+            plain[0] += size if r == R_OK else 0
         elif pattern[0] == b"l":
             r = skip_numbers(c, 1)
         elif pattern[0] == b"d":
