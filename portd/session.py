@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 log = get_logger("sync")
 
 
-class HistoryLost(Exception):  # noqa: N818 - not an error: the way the owner learns that another session begins
+class HistoryLost(Exception):
     """The source answered the wish to continue with a full sync; *transfer* is already agreed on."""
 
     def __init__(self, transfer: Transfer) -> None:
@@ -51,7 +51,7 @@ class HistoryLost(Exception):  # noqa: N818 - not an error: the way the owner le
         self.transfer = transfer
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: a snapshot is given up because the sync was told to stop
+class Stopped(Exception):
     """There is nothing to drain."""
 
 
