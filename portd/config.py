@@ -1,27 +1,24 @@
 """Every setting of ``portd sync``: name, default, unit, meaning, and what contradicts what.
 
-One model serves flags, ``PORTD_*`` variables, a TOML file and secrets; the configuration reference is generated from
-it. Precedence, highest first: flags, environment, secret files (``PORTD_*_FILE``, systemd credentials), TOML, defaults.
-How a memory budget is split is in `portd.memory.plan`.
+`Settings` is plain data, so that a running sync does not carry what read it. Reading flags, variables, files and
+credentials into it is in `portd.configload`; the flags and the reference are made from the fields here. How a memory
+budget is split is in `portd.memory.plan`.
 """
+# ruff: noqa: RUF009 - `option` makes a dataclass field
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import os
 import tempfile
-import tomllib
-from contextvars import ContextVar
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from typing import TYPE_CHECKING, Any, Literal
 
 from portd.endpoint import Endpoint, Tls
 from portd.errors import ConfigError
-from portd.units import GIB, KIB, MIB, parse_size, show_size
+from portd.units import GIB, KIB, MIB, show_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,16 +27,7 @@ ENV_PREFIX = "PORTD_"
 MIN_CHUNK_BYTES = 64 * KIB
 MAX_CHUNK_BYTES = 64 * MIB
 MAX_BUDGET_BYTES = 32 * MIB  # default ceiling of the budget; an explicit setting may go above
-SECRETS = ("source", "target", "source_password", "target_password")  # may come from credentials, never shown
-
-_toml_values: ContextVar[Mapping[str, Any] | None] = ContextVar("_toml_values", default=None)
-
-
-def _size(value: object) -> object:
-    return parse_size(value) if isinstance(value, str) else value
-
-
-Size = Annotated[int, BeforeValidator(_size)]
+REQUIRED: Any = dataclasses.MISSING
 
 
 class Existing(StrEnum):
@@ -84,135 +72,152 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-def _option(default: Any, description: str, *, group: str, unit: str = "", **constraints: Any) -> Any:
-    """A field with what the generated reference and ``--help`` print about it."""
-    return Field(default, description=description, json_schema_extra={"group": group, "unit": unit}, **constraints)
+def option(default: Any, description: str, *, group: str, unit: str = "", secret: bool = False, **limits: Any) -> Any:
+    """A setting.
+
+    Args:
+        default: `REQUIRED` where there is none.
+        description: sentences for `--help` and the reference.
+        group: heading it stands under.
+        unit: of the value; `bytes` may be written with units such as 16MiB.
+        secret: may be in a credential, is never shown.
+        limits: `ge`, `gt`, `le`, `min_length`, `pattern`, as pydantic knows them.
+    """
+    metadata = {"description": description, "group": group, "unit": unit, "secret": secret, "limits": limits}
+    return dataclasses.field(default=default, repr=not secret, metadata=metadata)
 
 
-class Settings(BaseSettings):
-    """What one sync was told to do; immutable once read."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What one sync was told to do; checked when it is made, and immutable.
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, hide_input_in_errors=True
-    )
+    Raises:
+        ConfigError: two settings contradict each other, or an address cannot be understood.
+    """
 
-    source: str = _option(
-        ...,
+    source: str = option(
+        REQUIRED,
         "Server to copy from: redis://[user[:password]@]host[:port], rediss://... for TLS, or unix:///path. "
         "All databases are copied; one named in the URL is ignored.",
         group="Ends",
+        secret=True,
         unit="URL",
-        repr=False,
     )
-    target: str = _option(..., "Server to copy into, written like the source.", group="Ends", unit="URL", repr=False)
-    source_password: SecretStr | None = _option(
+    target: str = option(
+        REQUIRED, "Server to copy into, written like the source.", group="Ends", unit="URL", secret=True
+    )
+    source_password: str | None = option(
         None,
         "Password for the source when the URL has none. Prefer the file or a credential: other users can see flags.",
         group="Ends",
+        secret=True,
     )
-    source_password_file: Path | None = _option(
+    source_password_file: Path | None = option(
         None, "File whose first line is the source's password.", group="Ends", unit="path"
     )
-    target_password: SecretStr | None = _option(
-        None, "Password for the target when the URL has none. Prefer the file or a credential.", group="Ends"
+    target_password: str | None = option(
+        None,
+        "Password for the target when the URL has none. Prefer the file or a credential.",
+        group="Ends",
+        secret=True,
     )
-    target_password_file: Path | None = _option(
+    target_password_file: Path | None = option(
         None, "File whose first line is the target's password.", group="Ends", unit="path"
     )
-    link: str = _option(
+    link: str = option(
         "default",
         "Name of this sync. Syncs into one target that differ in name keep separate checkpoints.",
         group="Ends",
         pattern=r"^[A-Za-z0-9_.-]{1,64}$",
     )
-    checkpoint_key: str = _option(
+    checkpoint_key: str = option(
         "portd:checkpoint:",
         "Prefix of the key in the target's database 0 that holds the checkpoint; the link's name is appended.",
         group="Ends",
         min_length=1,
     )
 
-    source_tls_ca: Path | None = _option(
+    source_tls_ca: Path | None = option(
         None,
         "PEM file of the authorities that may sign the source's certificate; the system's if unset.",
         group="TLS",
         unit="path",
     )
-    source_tls_cert: Path | None = _option(
+    source_tls_cert: Path | None = option(
         None, "PEM file of portd's certificate for the source.", group="TLS", unit="path"
     )
-    source_tls_key: Path | None = _option(
+    source_tls_key: Path | None = option(
         None,
         "PEM file of that certificate's private key, if the certificate file does not hold it.",
         group="TLS",
         unit="path",
     )
-    source_tls_server_name: str | None = _option(
+    source_tls_server_name: str | None = option(
         None, "Name to ask the source for (SNI) and to find in its certificate; the URL's host if unset.", group="TLS"
     )
-    source_tls_insecure: bool = _option(
+    source_tls_insecure: bool = option(
         False,
         "Do not check the source's certificate: anyone on the path can then read and change the data.",
         group="TLS",
     )
-    target_tls_ca: Path | None = _option(
+    target_tls_ca: Path | None = option(
         None,
         "PEM file of the authorities that may sign the target's certificate; the system's if unset.",
         group="TLS",
         unit="path",
     )
-    target_tls_cert: Path | None = _option(
+    target_tls_cert: Path | None = option(
         None, "PEM file of portd's certificate for the target.", group="TLS", unit="path"
     )
-    target_tls_key: Path | None = _option(
+    target_tls_key: Path | None = option(
         None,
         "PEM file of that certificate's private key, if the certificate file does not hold it.",
         group="TLS",
         unit="path",
     )
-    target_tls_server_name: str | None = _option(
+    target_tls_server_name: str | None = option(
         None, "Name to ask the target for (SNI) and to find in its certificate; the URL's host if unset.", group="TLS"
     )
-    target_tls_insecure: bool = _option(
+    target_tls_insecure: bool = option(
         False,
         "Do not check the target's certificate: anyone on the path can then read and change the data.",
         group="TLS",
     )
 
-    existing: Existing = _option(
+    existing: Existing = option(
         Existing.REFUSE,
         "What to do when the target holds keys and no checkpoint of this link: refuse to start; replace keys of the "
         "same name and leave the others; skip keys that exist; or flush, which deletes everything in the target first.",
         group="What is done",
     )
-    stop_after: StopAfter = _option(
+    stop_after: StopAfter = option(
         StopAfter.NONE,
         "End with exit code 0 once the snapshot is applied, or once the stream has caught up; none keeps following.",
         group="What is done",
     )
-    on_refusal: OnRefusal = _option(
+    on_refusal: OnRefusal = option(
         OnRefusal.CONTINUE,
         "When the target refuses a command for good: continue keeps a dead letter and goes on, stop ends the sync "
         "with exit code 65. Refusals that pass (out of memory, loading) are always waited out.",
         group="What is done",
     )
-    dead_letters: Path | None = _option(
+    dead_letters: Path | None = option(
         None,
         "JSON lines file that dead letters are appended to. They are counted and logged in any case.",
         group="What is done",
         unit="path",
     )
-    psync_command: str = _option(
+    psync_command: str = option(
         "PSYNC",
         "Name of the PSYNC command, for sources that renamed it.",
         group="What is done",
         pattern=r"^[!-~]{1,64}$",
     )
 
-    writers: int = _option(
+    writers: int = option(
         4, "Connections that write the snapshot to the target.", group="Speed and memory", ge=1, le=64
     )
-    memory_budget: Size | None = _option(
+    memory_budget: int | None = option(
         None,
         "Bytes that all buffers together may hold. Unset, it is what the cgroup's limit leaves beside the "
         "interpreter, 32MiB at most. The interpreter itself takes about 60 MiB more.",
@@ -220,7 +225,7 @@ class Settings(BaseSettings):
         unit="bytes",
         ge=MIB,
     )
-    chunk_bytes: Size = _option(
+    chunk_bytes: int = option(
         MIB,
         "Values up to this size are written whole; larger ones in pieces, so that no value is ever held whole. "
         "A larger chunk costs memory, a smaller one costs the target some work.",
@@ -229,7 +234,7 @@ class Settings(BaseSettings):
         ge=MIN_CHUNK_BYTES,
         le=MAX_CHUNK_BYTES,
     )
-    command_bytes: Size = _option(
+    command_bytes: int = option(
         64 * KIB,
         "A command that adds elements ends at this size. Other clients of the target wait while one runs.",
         group="Speed and memory",
@@ -237,10 +242,10 @@ class Settings(BaseSettings):
         ge=KIB,
         le=16 * MIB,
     )
-    command_elements: int = _option(
+    command_elements: int = option(
         512, "A command that adds elements ends at this many.", group="Speed and memory", ge=1, le=100_000
     )
-    spool_dir: Path | Literal["off"] | None = _option(
+    spool_dir: Path | Literal["off"] | None = option(
         None,
         "Directory for what the source sends faster than the target takes; a private subdirectory is made in it. "
         "Unset: $STATE_DIRECTORY, $CACHE_DIRECTORY or the system's temporary directory. off: nothing is spilled, "
@@ -248,7 +253,7 @@ class Settings(BaseSettings):
         group="Speed and memory",
         unit="path",
     )
-    spool_max_bytes: Size = _option(
+    spool_max_bytes: int = option(
         16 * GIB,
         "Most that the spool may take on disk; when it is reached, the source waits.",
         group="Speed and memory",
@@ -256,10 +261,10 @@ class Settings(BaseSettings):
         ge=MIB,
     )
 
-    connect_seconds: float = _option(
+    connect_seconds: float = option(
         10.0, "Longest wait for a connection to either end.", group="Patience", unit="seconds", gt=0, le=3600
     )
-    silence_seconds: float = _option(
+    silence_seconds: float = option(
         60.0,
         "A link that brings no byte for this long is given up and made again. Sources send a ping every 10 s.",
         group="Patience",
@@ -267,7 +272,7 @@ class Settings(BaseSettings):
         gt=0,
         le=86400,
     )
-    drain_seconds: float = _option(
+    drain_seconds: float = option(
         20.0,
         "After SIGTERM, how long to go on applying what was already read. Keep it below TimeoutStopSec of the unit.",
         group="Patience",
@@ -276,20 +281,20 @@ class Settings(BaseSettings):
         le=3600,
     )
 
-    http: str = _option(
+    http: str = option(
         "127.0.0.1:8899",
         "Address of the status page, /metrics and /debug/memory, or off. There is no login: keep it on loopback or "
         "behind something that has one. Port 0 picks a free one.",
         group="What is seen",
         unit="host:port",
     )
-    log_format: LogFormat = _option(
+    log_format: LogFormat = option(
         LogFormat.AUTO,
         "auto is console on a terminal and logfmt (key=value) elsewhere.",
         group="What is seen",
     )
-    log_level: LogLevel = _option(LogLevel.INFO, "Least important event that is logged.", group="What is seen")
-    progress_seconds: float = _option(
+    log_level: LogLevel = option(LogLevel.INFO, "Least important event that is logged.", group="What is seen")
+    progress_seconds: float = option(
         5.0,
         "How often a progress line is logged where there is no terminal; 0 logs none.",
         group="What is seen",
@@ -297,7 +302,7 @@ class Settings(BaseSettings):
         ge=0,
         le=3600,
     )
-    memtrace: float = _option(
+    memtrace: float = option(
         0.0,
         "How often a line about memory is logged; 0 logs none.",
         group="What is seen",
@@ -305,25 +310,11 @@ class Settings(BaseSettings):
         ge=0,
         le=3600,
     )
-    redact_keys: bool = _option(
+    redact_keys: bool = option(
         False, "Show key names nowhere: not on pages, not in logs, not in dead letters.", group="What is seen"
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used: no .env files
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - replaced by our own
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, environment, secret files, TOML: the first that has a value wins."""
-        toml = InitSettingsSource(settings_cls, dict(_toml_values.get() or {}))
-        return init_settings, env_settings, _Credentials(settings_cls), toml
-
-    @model_validator(mode="after")
-    def _check(self) -> Settings:
+    def __post_init__(self) -> None:
         source, target = self.source_endpoint(), self.target_endpoint()
         if (source.host, source.port, source.path) == (target.host, target.port, target.path):
             raise ConfigError(
@@ -335,12 +326,11 @@ class Settings(BaseSettings):
                 f"({show_size(self.chunk_bytes)})",
                 hint="values are cut into chunks and chunks into commands: keep command_bytes at or below chunk_bytes",
             )
-        if self.spool_dir == "off" and "spool_max_bytes" in self.model_fields_set:
+        if self.spool_dir == "off" and self.spool_max_bytes != default("spool_max_bytes"):
             raise ConfigError(
                 "spool_max_bytes is set, but spool_dir is off", hint="remove one of the two: off never writes to disk"
             )
         self.http_address()
-        return self
 
     def source_endpoint(self) -> Endpoint:
         """Where the source is and how to get in.
@@ -390,10 +380,12 @@ class Settings(BaseSettings):
 
     def shown(self) -> dict[str, Any]:
         """All settings as they may be shown: no secrets, URLs without credentials; JSON-able."""
-        values = self.model_dump(mode="json", exclude={"source_password", "target_password"})
-        values["source"] = self.source_endpoint().display
-        values["target"] = self.target_endpoint().display
-        return values
+        values = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in dataclasses.asdict(self).items()
+            if not SETTINGS[name].metadata["secret"]
+        }
+        return {"source": self.source_endpoint().display, "target": self.target_endpoint().display, **values}
 
     def _endpoint(self, side: Literal["source", "target"]) -> Endpoint:
         def setting(name: str) -> Any:
@@ -410,38 +402,40 @@ class Settings(BaseSettings):
             raise ConfigError(
                 f"{side}_tls_key is set, but {side}_tls_cert is not", hint="a private key needs its certificate"
             )
-        secret: SecretStr | None = setting("password")
+        password: str | None = setting("password")
         file: Path | None = setting("password_file")
-        if secret is not None and file is not None:
+        if password is not None and file is not None:
             raise ConfigError(f"{side}_password and {side}_password_file are both set", hint="keep one of the two")
-        password = secret.get_secret_value() if secret is not None else None
         if file is not None:
-            password = _read_secret(file, f"{side}_password_file")
+            password = read_secret(file, f"{side}_password_file")
         try:
             return Endpoint.parse(getattr(self, side), password=password, tls=tls)
         except ConfigError as error:
             raise ConfigError(f"{side}: {error.args[0]}", hint=error.hint) from None
 
 
-class _Credentials(PydanticBaseSettingsSource):
-    """Secrets that systemd put into ``$CREDENTIALS_DIRECTORY``, one file per setting, named like it."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - signature
-        directory = os.environ.get("CREDENTIALS_DIRECTORY")
-        if field_name not in SECRETS or not directory:
-            return None, field_name, False
-        for name in (field_name, field_name.replace("_", "-")):
-            file = Path(directory, name)
-            if file.exists():
-                return _read_secret(file, f"credential {name}"), field_name, False
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        values = {name: self.get_field_value(None, name)[0] for name in SECRETS}
-        return {name: value for name, value in values.items() if value}  # an empty credential is none
+SETTINGS: dict[str, dataclasses.Field[Any]] = {each.name: each for each in dataclasses.fields(Settings)}
+SECRETS = tuple(name for name, each in SETTINGS.items() if each.metadata["secret"])
 
 
-def _read_secret(file: Path, what: str) -> str:
+def default(name: str) -> Any:
+    """What a setting is when nobody sets it; `REQUIRED` where somebody must."""
+    return SETTINGS[name].default
+
+
+def load(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Settings:
+    """Settings from flags, the environment, secret files and the TOML file *config*: see `portd.configload`."""
+    from portd.configload import load_settings  # noqa: PLC0415 - 10 MB that a running sync does not need
+
+    return load_settings(flags or {}, config)
+
+
+def read_secret(file: Path, what: str) -> str:
+    """The first line of a file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         with file.open(encoding="utf-8") as stream:
             return stream.readline(64 * KIB).rstrip("\r\n")
@@ -450,65 +444,3 @@ def _read_secret(file: Path, what: str) -> str:
         raise ConfigError(
             f"{what} cannot be read from {file}: {reason}", hint="the file must be readable by the user portd runs as"
         ) from None
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """The settings of a TOML file, names with underscores.
-
-    Raises:
-        ConfigError: the file cannot be read, is not TOML, or names a setting that does not exist.
-    """
-    try:
-        with file.open("rb") as stream:
-            values = {name.replace("-", "_"): value for name, value in tomllib.load(stream).items()}
-    except OSError as error:
-        raise ConfigError(f"the file {file} cannot be read: {error.strerror}", hint="check --config") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"the file {file} is not TOML: {error}", hint='settings are lines such as writers = 4 or link = "eu-1"'
-        ) from None
-    for name in values:
-        if name not in Settings.model_fields:
-            raise ConfigError(f"the file {file} sets {name}, which is not a setting", hint=_similar(name))
-    return values
-
-
-def load(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Settings:
-    """Settings from flags, the environment, secret files and *config*, checked.
-
-    Args:
-        flags: values by setting name; text is parsed as it is elsewhere.
-        config: TOML file.
-
-    Raises:
-        ConfigError: all that is wrong, in one message that repeats no secret.
-    """
-    token = _toml_values.set(read_toml(config) if config is not None else None)
-    try:
-        return Settings(**dict(flags or {}))
-    except ValidationError as error:
-        problems = [_problem(detail["loc"], detail["type"], detail["msg"]) for detail in error.errors()]
-        raise ConfigError("; ".join(dict.fromkeys(problems)), hint="see portd sync --help") from None
-    finally:
-        _toml_values.reset(token)
-
-
-def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """``PORTD_*`` variables that no setting reads: probably misspelt."""
-    known = {f"{ENV_PREFIX}{name}".upper() for name in [*Settings.model_fields, "config"]}
-    return sorted(name for name in environment if name.startswith(ENV_PREFIX) and name not in known)
-
-
-def _problem(location: tuple[int | str, ...], kind: str, message: str) -> str:
-    name = str(location[0]) if location else "settings"
-    flag = "--" + name.replace("_", "-")
-    if kind == "missing":
-        return f"{name} is not set: give {flag}, {ENV_PREFIX}{name.upper()} or a line in the file of --config"
-    if kind == "extra_forbidden":
-        return f"{name} is not a setting; {_similar(name)}"
-    return f"{name}: {message.removeprefix('Value error, ')[:1].lower()}{message.removeprefix('Value error, ')[1:]}"
-
-
-def _similar(name: str) -> str:
-    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
-    return f"did you mean {near[0]}?" if near else "docs/configuration.md lists all settings"

@@ -107,7 +107,7 @@ class _Demo:
             )
             writer = demo_data.LiveWriter(source, options.keys)
             peak = await self._sync(source, writer)
-            await target.delete(config.Settings.model_fields["checkpoint_key"].default + "demo")
+            await target.delete(config.default("checkpoint_key") + "demo")
             ends = await demo_data.summarise(source), await demo_data.summarise(target)
         say(
             f"\nThe sync took {human_bytes(peak)} of memory at its peak; {human_count(writer.written)} writes went on meanwhile."
@@ -233,7 +233,7 @@ def _start_server(stack: ExitStack) -> ValkeyServer:
 
 def _free_address() -> str:
     """The usual address of the status page, or one with a free port where that is taken."""
-    usual = str(config.Settings.model_fields["http"].default)
+    usual = str(config.default("http"))
     host, _, port = usual.rpartition(":")
     for candidate in (int(port), 0):
         try:

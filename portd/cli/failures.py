@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
-
-import typer
 
 from portd.errors import PortdError
 from portd.log import get_logger
@@ -57,5 +56,5 @@ def report(error: BaseException) -> int:
 
 def report_plainly(error: PortdError) -> int:
     """Says what is wrong before there is a log; returns the exit code."""
-    typer.echo(f"portd: {error}", err=True)
+    print(f"portd: {error}", file=sys.stderr)
     return error.exit_code

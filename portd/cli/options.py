@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import MISSING
 from enum import EnumType
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from portd.config import Settings
+from portd.config import SETTINGS, Settings
 from portd.units import show_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from pydantic.fields import FieldInfo
+    from dataclasses import Field
 
 CONFIG_HELP = "TOML file with settings, named as the flags are. Flags and PORTD_* variables win over it."
 
@@ -34,54 +34,59 @@ def settings_flags(command: Callable[..., None]) -> Callable[..., None]:
         Path | None, typer.Option("--config", "-c", help=CONFIG_HELP, metavar="FILE", envvar="PORTD_CONFIG")
     ]
     parameters = [_parameter("config", config)]
-    parameters += [_parameter(name, _flag(name, field)) for name, field in Settings.model_fields.items()]
+    parameters += [_parameter(name, _flag(each)) for name, each in SETTINGS.items()]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it from here
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     return run
 
 
-def choices(field: FieldInfo) -> list[str]:
+def choices(setting: Field[Any]) -> list[str]:
     """The words a setting may be, where it is one of a few; empty elsewhere."""
-    return [str(member.value) for member in field.annotation] if isinstance(field.annotation, EnumType) else []
+    kind = kind_of(setting)
+    members: list[Any] = list(kind) if isinstance(kind, EnumType) else []
+    return [str(member.value) for member in members]
 
 
-def show_default(field: FieldInfo) -> str:
+def kind_of(setting: Field[Any]) -> Any:
+    """The type of a setting."""
+    return _KINDS[setting.name]
+
+
+def show_default(setting: Field[Any]) -> str:
     """A default as one would write it; empty where there is none."""
-    if field.is_required() or field.default is None:
+    default = setting.default
+    if default is MISSING or default is None:
         return ""
-    if isinstance(field.default, bool):
-        return "yes" if field.default else "no"
-    if isinstance(field.default, int) and extra(field)["unit"] == "bytes":
-        return show_size(field.default)
-    if isinstance(field.default, float):
-        return f"{field.default:g}"
-    return str(getattr(field.default, "value", field.default))
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    if isinstance(default, int) and setting.metadata["unit"] == "bytes":
+        return show_size(default)
+    if isinstance(default, float):
+        return f"{default:g}"
+    return str(getattr(default, "value", default))
 
 
-def extra(field: FieldInfo) -> dict[str, str]:
-    """Group and unit of a setting."""
-    assert isinstance(field.json_schema_extra, dict)
-    return {name: str(value) for name, value in field.json_schema_extra.items()}
+_KINDS = get_type_hints(Settings)
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _flag(name: str, field: FieldInfo) -> Any:
-    about = extra(field)
-    switch = isinstance(field.default, bool)  # given or not; a variable can say no where the TOML file says yes
-    words, default = choices(field), show_default(field)
+def _flag(setting: Field[Any]) -> Any:
+    about = setting.metadata
+    switch = kind_of(setting) is bool  # given or not; a variable can say no where the TOML file says yes
+    words, default = choices(setting), show_default(setting)
     text = [
-        field.description,
+        about["description"],
         f"One of {', '.join(words)}." if words else "",
         f"Default: {default}." if default else "",
     ]
-    kind = "WORD" if words else "NUMBER" if field.annotation is int else "TEXT"
+    kind = "WORD" if words else "NUMBER" if kind_of(setting) is int else "TEXT"
     option = typer.Option(
-        "--" + name.replace("_", "-"),
-        help=field.description if switch else " ".join(part for part in text if part),
+        "--" + setting.name.replace("_", "-"),
+        help=about["description"] if switch else " ".join(part for part in text if part),
         metavar=None if switch else about["unit"].upper() or kind,
         rich_help_panel=about["group"],
         show_default=False,

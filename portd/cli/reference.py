@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import typer
 
-from portd.cli.options import choices, extra, show_default
-from portd.config import ENV_PREFIX, SECRETS, Settings
+from portd.cli.options import choices, show_default
+from portd.config import ENV_PREFIX, REQUIRED, SECRETS, SETTINGS
 from portd.units import show_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 HEADER = """# Configuration
 
@@ -67,39 +72,28 @@ def configuration_page() -> str:
     """The configuration reference, in Markdown."""
     text = HEADER.format(secrets=", ".join(f"`{name}`" for name in SECRETS))
     group = ""
-    for name, field in Settings.model_fields.items():
-        about = extra(field)
+    for name, setting in SETTINGS.items():
+        about = setting.metadata
         if about["group"] != group:
             group = about["group"]
             text += f"\n## {group}\n"
         facts = [f"`--{name.replace('_', '-')}`", f"`{ENV_PREFIX}{name.upper()}`"]
-        if words := choices(field):
+        if words := choices(setting):
             facts.append("one of " + ", ".join(f"`{word}`" for word in words))
         elif about["unit"]:
             facts.append(about["unit"])
-        facts += _limits(field.metadata, about["unit"])
-        default = show_default(field)
-        facts.append("required" if field.is_required() else f"default `{default}`" if default else "no default")
-        text += f"\n### {name}\n\n{field.description}\n\n{' · '.join(facts)}\n"
+        facts += _limits(about["limits"], about["unit"])
+        default = show_default(setting)
+        facts.append("required" if setting.default is REQUIRED else f"default `{default}`" if default else "no default")
+        text += f"\n### {name}\n\n{about['description']}\n\n{' · '.join(facts)}\n"
     return text
 
 
-def _limits(metadata: list[object], unit: str) -> list[str]:
+def _limits(limits: Mapping[str, Any], unit: str) -> list[str]:
     """The range of a number, as words."""
-    found: dict[str, float] = {}
-    for constraint in metadata:
-        for bound in ("ge", "gt", "le"):
-            if hasattr(constraint, bound):
-                found[bound] = getattr(constraint, bound)
-
-    def shown(value: float) -> str:
-        return f"`{show_size(int(value))}`" if unit == "bytes" else f"`{value:g}`"
-
-    words = []
-    if "ge" in found:
-        words.append(f"at least {shown(found['ge'])}")
-    if "gt" in found:
-        words.append(f"more than {shown(found['gt'])}")
-    if "le" in found:
-        words.append(f"at most {shown(found['le'])}")
-    return words
+    bounds = {"ge": "at least", "gt": "more than", "le": "at most"}
+    return [
+        f"{words} `{show_size(limits[bound]) if unit == 'bytes' else limits[bound]}`"
+        for bound, words in bounds.items()
+        if bound in limits
+    ]

