@@ -1,5 +1,6 @@
 """The byte queue between the link and the decoder: a window of memory, then segment files."""
 
-from portd.spool.spool import Chunk, Spool, SpoolClosed, SpoolStatistics
+from portd.spool.spool import Chunk, Spool, SpoolClosed
+from portd.spool.statistics import SpoolStatistics
 
 __all__ = ["Chunk", "Spool", "SpoolClosed", "SpoolStatistics"]

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from portd.errors import ConfigError, InternalError
 from portd.spool.overflow import Overflow
+from portd.spool.statistics import SpoolStatistics
 from portd.spool.window import Block, BufferPool
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 LOAD_BUFFERS = 4  # read from disk ahead of the reader, at most
 WRITE_BLOCKS = 4  # handed to the disk in one job, at most
 RESERVE_BUFFERS = 8  # kept free of the head, at most: they absorb the latency of the disk
-READS_BEFORE_YIELD = 4  # chunks that `read` returns without waiting before it lets other tasks run
+TURN_SECONDS = 0.002  # a reader that has not waited for this long lets other tasks run
 
 
-class SpoolClosed(Exception):  # noqa: N818 - the end of the bytes, not a failure
+class SpoolClosed(Exception):
     """There are no more bytes: the writer has ended, or the spool was closed."""
 
 
@@ -67,41 +68,6 @@ class Chunk:
         return self.start + len(self.data)
 
 
-@dataclass(frozen=True, slots=True)
-class SpoolStatistics:
-    """What the spool holds.
-
-    Attributes:
-        memory_bytes: buffers allocated, used or spare.
-        memory_limit: `memory_bytes` never exceeds this.
-        disk_bytes: segment files, record headers included.
-        disk_limit: 0 when nothing may be spilled.
-        peak_memory_bytes: most of `memory_bytes` so far.
-        peak_disk_bytes: most of `disk_bytes` so far.
-        written: bytes received.
-        cursor: where the next chunk starts.
-        released: bytes before this index are gone.
-        segments: segment files.
-        spilling: bytes that the reader has yet to see are on disk or going there.
-        full: the writer was told to stop.
-        blocked: why nothing can be spilled now: `disk full`, `disk limit`, `disk error`, or empty.
-    """
-
-    memory_bytes: int
-    memory_limit: int
-    disk_bytes: int
-    disk_limit: int
-    peak_memory_bytes: int
-    peak_disk_bytes: int
-    written: int
-    cursor: int
-    released: int
-    segments: int
-    spilling: bool
-    full: bool
-    blocked: str
-
-
 class Spool:
     """A byte queue that overflows to disk; see the module. For one event loop, one writer and one reader.
 
@@ -118,7 +84,7 @@ class Spool:
         ConfigError: *memory_bytes* is too small.
     """
 
-    def __init__(  # noqa: PLR0913 - all by keyword
+    def __init__(
         self,
         *,
         memory_bytes: int,
@@ -151,7 +117,8 @@ class Spool:
         self._on_room: Callable[[], None] | None = None
         self._on_starved: Callable[[], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._reads = 0  # since the reader last waited
+        self._reading = False
+        self._turn = time.monotonic()  # when the reader last waited or gave way
         self._full = False
         self._pinned: Block | None = None  # the reader may still look at it
         self._orphan = False  # the pinned block left the queue meanwhile
@@ -227,24 +194,19 @@ class Spool:
             SpoolClosed: all bytes were read and the writer has ended, or the spool was closed.
             SpoolError: a segment was altered; the message names it.
         """
-        if self._waiter is not None:
+        if self._reading:
             raise InternalError("the spool has two readers")
-        self._unpin()
-        self._reads += 1
-        if self._reads > READS_BEFORE_YIELD:
-            self._reads = 0
-            await asyncio.sleep(0)
-        while (chunk := self._next_chunk()) is None:
-            self._raise_if_over()
-            if self.starved and self._on_starved is not None:
-                self._on_starved()
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-            self._reads = 0
-        return chunk
+        self._reading = True
+        try:
+            self._unpin()
+            if time.monotonic() - self._turn >= TURN_SECONDS:
+                await self._give_way()
+            while (chunk := self._next_chunk()) is None:
+                self._raise_if_over()
+                await self._wait()
+            return chunk
+        finally:
+            self._reading = False
 
     def release(self, index: int) -> None:
         """Bytes before *index* will not be read again; an index behind an earlier one changes nothing."""
@@ -475,6 +437,23 @@ class Spool:
             self._settle()
 
     # --------------------------------------------------------------- waiting
+
+    async def _give_way(self) -> None:
+        await asyncio.sleep(0)
+        self._turn = time.monotonic()
+
+    async def _wait(self) -> None:
+        """Until something changes for the reader."""
+        if self.starved and self._on_starved is not None:
+            self._on_starved()
+            if not self._full or self._cursor < self._written:  # bytes may have come within the call
+                return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        self._turn = time.monotonic()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
