@@ -17,16 +17,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from portd.kernel.piecebuffer cimport (
-    BAD,
-    FULL,
-    MORE,
-    NOT_A_TIME,
-    WHOLE,
-    PieceBuffer,
-    count_reply,
-    keep,
-    produced,
-    read_header,
+    BAD, FULL, MORE, NOT_A_TIME, WHOLE, PieceBuffer, count_reply, keep, produced, read_header,
 )
 from portd.kernel.resp cimport NEVER_MS, SMALL, is_word, read_number
 

@@ -18,55 +18,13 @@ from libc.stdint cimport INT32_MAX, INT64_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memmove
 
 from portd.kernel.edit cimport (
-    DROP,
-    EXCLUDED,
-    EXEC,
-    EXPIRE,
-    FORWARD,
-    FUNCTION,
-    GETEX,
-    HEXPIRE,
-    HPEXPIRE,
-    MULTI,
-    PEXPIRE,
-    PSETEX,
-    PUBLISH,
-    REFUSE,
-    REPLCONF,
-    RESTORE,
-    RESTORE_ASKING,
-    SELECT,
-    SET,
-    SETEX,
-    SWAPDB,
-    Editor,
+    DROP, EXCLUDED, EXEC, EXPIRE, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MULTI, PEXPIRE, PSETEX, PUBLISH, REFUSE,
+    REPLCONF, RESTORE, RESTORE_ASKING, SELECT, SET, SETEX, SWAPDB, Editor,
 )
 from portd.kernel.piecebuffer cimport (
-    ARGUMENT_TOO_LARGE,
-    BAD,
-    EMPTY_COMMAND,
-    FULL,
-    LARGE,
-    MORE,
-    NAME_TOO_LONG,
-    NESTED_MULTI,
-    NO_DATABASE,
-    NO_LINE_END,
-    NOT_A_COMMAND,
-    NOT_A_DATABASE,
-    NOT_A_LENGTH,
-    NOT_A_TIME,
-    NOT_AN_ARGUMENT,
-    REFUSED,
-    SELECT_EXCLUDED,
-    STRAY_EXEC,
-    TOO_MANY_ARGUMENTS,
-    WHOLE,
-    PieceBuffer,
-    count_reply,
-    keep,
-    produced,
-    read_header,
+    ARGUMENT_TOO_LARGE, BAD, EMPTY_COMMAND, FULL, LARGE, MORE, NAME_TOO_LONG, NESTED_MULTI, NO_DATABASE, NO_LINE_END,
+    NOT_A_COMMAND, NOT_A_DATABASE, NOT_A_LENGTH, NOT_A_TIME, NOT_AN_ARGUMENT, REFUSED, SELECT_EXCLUDED, STRAY_EXEC,
+    TOO_MANY_ARGUMENTS, WHOLE, PieceBuffer, count_reply, keep, produced, read_header,
 )
 from portd.kernel.resp cimport NEVER_MS, SMALL, argument_behind, is_word, load_word, read_number
 
@@ -81,6 +39,7 @@ DEFAULT_PIECE_BYTES = 256 * 1024
 DEFAULT_MAX_ARGUMENT = 512 * 1024 * 1024  # proto-max-bulk-len of a server that was not told otherwise
 
 cdef Py_ssize_t UNLIMITED = INT64_MAX // 2
+cdef int64_t LARGEST_ARGUMENT = INT64_MAX // 4  # sums with it still fit
 cdef const char* HELLO = "__sentinel__:hello"
 
 
@@ -219,7 +178,7 @@ cdef class StreamSplitter:
     ):
         if offset < 0 or max_argument < 0 or piece_bytes < LEAST_PIECE:
             raise ValueError(f"offset and max_argument must not be negative, piece_bytes not below {LEAST_PIECE}")
-        self.buffer = PieceBuffer(offset, piece_bytes, <uint64_t> max_argument)
+        self.buffer = PieceBuffer(offset, piece_bytes, <uint64_t> min(max_argument, LARGEST_ARGUMENT))
         self.editor = Editor(self.buffer, pxat)
         self.tally.db = max(db, -1)
 

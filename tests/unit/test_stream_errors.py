@@ -148,9 +148,9 @@ def test_an_error_inside_of_a_large_command_is_met_in_its_middle(step: int) -> N
 
 def test_announced_sizes_allocate_nothing() -> None:
     """The largest lengths believed are only numbers until bytes come."""
-    splitter = StreamSplitter(BASE, 0, max_argument=1 << 62)
+    splitter = StreamSplitter(BASE, 0, max_argument=(1 << 63) - 1)
     before = splitter.statistics()["owned_bytes"]
-    splitter.feed(b"*2147483647\r\n$3\r\nDEL\r\n$4611686018427387904\r\n" + b"x" * 1000, 0)
+    splitter.feed(b"*2147483647\r\n$3\r\nDEL\r\n$1152921504606846976\r\n" + b"x" * 1000, 0)
     drain(splitter)
     assert splitter.statistics()["owned_bytes"] <= before + 8192
 
