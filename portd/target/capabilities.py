@@ -94,7 +94,12 @@ class Capabilities:
             maxmemory_policy=self.maxmemory_policy,
         )
 
-    def info(self) -> dict[str, str]:
+    @property
+    def pxat(self) -> bool:
+        """SET takes PXAT."""
+        return self.family == "valkey" or self.version >= (6, 2, 0)
+
+    def shown(self) -> dict[str, str]:
         """What operators see."""
         return {
             "server": self.name,

@@ -54,8 +54,7 @@ class State(StrEnum):
 class Checkpoint:
     """See the table in the module's docstring."""
 
-    replid: str
-    offset: int
+    position: Position
     db: int = 0
     state: State = State.STREAM
     epoch: str = ""
@@ -63,22 +62,38 @@ class Checkpoint:
     source_run_id: str = ""
     snapshot_id: str = ""
 
-    @property
-    def position(self) -> Position:
-        """Where the stream goes on."""
-        return Position(self.replid, self.offset)
+    @classmethod
+    def begin(cls, position: Position, source_run_id: str = "", snapshot_id: str = "") -> Checkpoint:
+        """The marker that a full sync begins, whose stream will begin at *position*."""
+        return cls(
+            position=position,
+            state=State.SNAPSHOT,
+            epoch=new_epoch(),
+            source_run_id=source_run_id,
+            snapshot_id=snapshot_id or secrets.token_hex(8),
+        )
+
+    @classmethod
+    def following(cls, position: Position, db: int, source_run_id: str = "", snapshot_id: str = "") -> Checkpoint:
+        """A full sync is applied: the stream goes on at *position* with *db* in effect."""
+        return cls(position=position, db=db, epoch=new_epoch(), source_run_id=source_run_id, snapshot_id=snapshot_id)
 
     def fields(self) -> list[bytes | str | int]:
         """Names and values, alternating; every field is always written."""
         return [
-            *("version", VERSION, "state", self.state.value, "replid", self.replid, "offset", self.offset),
+            *("version", VERSION, "state", self.state.value, "replid", self.position.replid),
+            *("offset", self.position.offset),
             *("db", self.db, "epoch", self.epoch, "time_ms", self.time_ms or int(time.time() * 1000)),
             *("source_run_id", self.source_run_id, "snapshot_id", self.snapshot_id),
         ]
 
-    def render(self, key: bytes) -> bytes:
-        """DEL and HSET as RESP: two commands. The DEL makes it work whatever was done to the key before."""
-        return request("DEL", key) + request("HSET", key, *self.fields())
+    def commands(self, key: str) -> list[bytes]:
+        """What writes it, as RESP. The DEL makes the HSET work whatever was done to the key before."""
+        return [request("DEL", key), request("HSET", key, *self.fields())]
+
+    def render(self, key: str) -> bytes:
+        """The same in one piece: two commands."""
+        return b"".join(self.commands(key))
 
     @classmethod
     def parse(cls, fields: Mapping[Any, Any]) -> Checkpoint | None:
@@ -94,8 +109,7 @@ class Checkpoint:
             version = int(text["version"])
             if version <= VERSION:
                 return cls(
-                    replid=text["replid"],
-                    offset=int(text["offset"]),
+                    position=Position(text["replid"], int(text["offset"])),
                     db=int(text["db"]),
                     state=State(text["state"]),
                     epoch=text["epoch"],
@@ -114,17 +128,12 @@ class Checkpoint:
         )
 
 
-def key_of(link: str, prefix: str = DEFAULT_PREFIX) -> bytes:
-    """Name of the checkpoint key of a link."""
-    return f"{prefix}{link}".encode()
-
-
 def new_epoch() -> str:
     """Who writes from now on: differs between processes, and between sessions of one process."""
     return f"{_PROCESS}-{next(_count)}"
 
 
-async def read(endpoint: Endpoint, key: bytes) -> Checkpoint | None:
+async def read_checkpoint(endpoint: Endpoint, key: str) -> Checkpoint | None:
     """The checkpoint in the target, None when there is none.
 
     Raises:
@@ -135,7 +144,7 @@ async def read(endpoint: Endpoint, key: bytes) -> Checkpoint | None:
         return Checkpoint.parse(await client.hgetall(key))
 
 
-async def write(endpoint: Endpoint, key: bytes, checkpoint: Checkpoint) -> None:
+async def write_checkpoint(endpoint: Endpoint, key: str, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint outside of the stream: the marker before a full sync, the position after it.
 
     Raises:
@@ -148,13 +157,13 @@ async def write(endpoint: Endpoint, key: bytes, checkpoint: Checkpoint) -> None:
         await pipe.execute()
 
 
-async def guard(  # noqa: PLR0913 - all of it is the question
+async def guard(
     endpoint: Endpoint,
     capabilities: Capabilities,
-    *,
-    link: str,
+    key: str,
     prefix: str = DEFAULT_PREFIX,
     existing: str = "refuse",
+    *,
     source_run_id: str = "",
 ) -> Checkpoint | None:
     """Decides whether a sync into this target may begin; the guard against syncing the wrong way round.
@@ -162,8 +171,8 @@ async def guard(  # noqa: PLR0913 - all of it is the question
     Args:
         endpoint: the target.
         capabilities: as probed.
-        link: name of the sync.
-        prefix: of checkpoint keys.
+        key: of this link's checkpoint.
+        prefix: of all checkpoint keys; such keys are no data.
         existing: what to do about data that is not ours: ``refuse``, ``replace``, ``skip`` or ``flush``.
         source_run_id: the source's process; "" when it does not tell.
 
@@ -179,7 +188,7 @@ async def guard(  # noqa: PLR0913 - all of it is the question
             f"source and target are the same server ({endpoint.display})", hint="check --source and --target"
         )
     async with control(endpoint, "looking for data in the target") as client:
-        checkpoint = Checkpoint.parse(await client.hgetall(key_of(link, prefix)))
+        checkpoint = Checkpoint.parse(await client.hgetall(key))
         if checkpoint is not None or existing in {"replace", "skip"}:
             return checkpoint
         foreign = await _foreign_keys(client, prefix)
@@ -190,7 +199,7 @@ async def guard(  # noqa: PLR0913 - all of it is the question
             return None
     held = ", ".join(f"{count} keys in db {db}" for db, count in sorted(foreign.items()))
     raise TargetNotEmpty(
-        f"the target {endpoint.display} is not empty ({held}) and has no checkpoint of link {link!r}",
+        f"the target {endpoint.display} is not empty ({held}) and has no checkpoint {key!r}",
         hint="if source and target are the right way round, choose --existing replace, skip or flush",
     )
 

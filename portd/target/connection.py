@@ -107,6 +107,7 @@ class Connection(asyncio.Protocol):
         self.link = link
         self.counter = ReplyCounter()
         self.sent_replies = 0  # replies that all that was sent will bring
+        self.client_id = 0  # as the target numbers its connections; 0 when it does not tell
         self._silence = silence_seconds
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -114,7 +115,6 @@ class Connection(asyncio.Protocol):
         self._question: _Question | None = None
         self._lost: asyncio.Future[PortdError] = self._loop.create_future()
         self._reason: PortdError | None = None
-        self._closed = False  # by us
         self._paused = False
         self._drained: list[asyncio.Future[None]] = []
         self._active_at = self._loop.time()
@@ -157,8 +157,6 @@ class Connection(asyncio.Protocol):
             self._watchdog.cancel()
         self.link.connected = False
         reason = self._reason or _disconnected(self.name, exc)
-        if isinstance(reason, Disconnected) and not self._closed:
-            self.link.losses[reason.reason] += 1
         if not self._lost.done():
             self._lost.set_result(reason)
         for future in self._drained:
@@ -279,7 +277,6 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Ends the connection at once; idempotent."""
-        self._closed = True
         if self._watchdog is not None:
             self._watchdog.cancel()
         if self._transport is not None:
@@ -331,8 +328,18 @@ def _disconnected(name: str, error: BaseException | None) -> Disconnected:
     return Disconnected(f"{name}: connection to the target failed: {error}", "failed")
 
 
-async def connect(endpoint: Endpoint, name: str, link: LinkState, options: ConnectionOptions) -> Connection:
+async def connect(
+    endpoint: Endpoint, name: str, link: LinkState, options: ConnectionOptions, *, replaces: int = 0
+) -> Connection:
     """Opens a connection, logs in and names it. One attempt.
+
+    Args:
+        endpoint: the target.
+        name: see `Connection`.
+        link: see `Connection`.
+        options: see there.
+        replaces: client id of a lost connection. The target may still hold bytes of it that it has not looked at; it is
+            asked to drop them, so that they do not take effect behind what is sent now.
 
     Raises:
         Disconnected: it could not be made, or was lost while it was set up.
@@ -343,12 +350,10 @@ async def connect(endpoint: Endpoint, name: str, link: LinkState, options: Conne
             lambda: Connection(name, link, options.silence_seconds), timeout=options.connect_seconds
         )
     except OSError as error:  # TimeoutError is one
-        lost = _disconnected(name, error)
-        link.losses[lost.reason] += 1
-        raise lost from None
+        raise _disconnected(name, error) from None
     try:
         async with asyncio.timeout(options.connect_seconds):
-            await _log_in(connection, endpoint)
+            await _log_in(connection, endpoint, replaces)
     except TimeoutError:
         connection.close()
         raise Disconnected(f"{name}: the target does not answer", "timeout") from None
@@ -358,21 +363,25 @@ async def connect(endpoint: Endpoint, name: str, link: LinkState, options: Conne
     return connection
 
 
-async def _log_in(connection: Connection, endpoint: Endpoint) -> None:
-    name = request("CLIENT", "SETNAME", f"portd-{connection.name}")
+async def _log_in(connection: Connection, endpoint: Endpoint, replaces: int) -> None:
     auth = endpoint.auth_command()
-    answers = await connection.ask(*([auth] if auth else []), name)  # a name is a courtesy: its refusal is no error
-    refusal = next((answer for answer in answers if isinstance(answer, hiredis.ReplyError)), None)
-    if refusal is None:
-        return
-    text = str(refusal)
+    if auth is not None:
+        _check_login(connection, (await connection.ask(auth))[0], "the target refused the credentials")
+    questions = [request("CLIENT", "SETNAME", f"portd-{connection.name}"), request("CLIENT", "ID")]
+    if replaces:
+        questions.append(request("CLIENT", "KILL", "ID", replaces))
+    answers = await connection.ask(*questions)  # all of it may be forbidden
+    _check_login(connection, answers[0], "")
+    connection.client_id = answers[1] if isinstance(answers[1], int) else 0
+
+
+def _check_login(connection: Connection, answer: object, refusal: str) -> None:
+    text = text_of(answer)
     if "max number of clients" in text:
         raise Disconnected(f"{connection.name}: the target has no room for more clients", "clients")
-    if auth and refusal is answers[0]:
-        raise TargetError(
-            f"the target refused the credentials: {code_of(text)}", hint="check user and password of the target"
-        )
-    if classify(text) is Verdict.FATAL:
+    if text and refusal:
+        raise TargetError(f"{refusal}: {code_of(text)}", hint="check user and password of the target")
+    if text and classify(text) is Verdict.FATAL:
         raise fatal(text)
 
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 MAX_DEPTH: Final = 32  # nesting of arrays
 MAX_LINE: Final = 64 * 1024  # bytes of a line or of a wanted value; more is not an answer to what we send
-MAX_ELEMENT_NOTES: Final = 1000  # errors noted inside one array; more are counted
+MAX_ELEMENT_NOTES: Final = 16384  # errors noted inside one array; more are counted
 
 _MARKS: Final = (b"\n-", b"\n$", b"\n*")  # lines that are more than a plain reply
 

@@ -114,6 +114,7 @@ class Lane:
         self.wire = asyncio.Lock()  # held while bytes that belong together are sent
         self._endpoint = endpoint
         self._letters = letters
+        self._client_id = 0  # of the connection
         self._db = 0  # of the connection
         self._in_flight: deque[Delivery] = deque()  # sent, in order
         self._again: deque[Delivery] = deque()  # to be sent again, before anything new
@@ -202,7 +203,10 @@ class Lane:
     # -- connection
 
     async def _connect(self) -> Connection:
-        connection = await connect(self._endpoint, self.name, self.state.link, self.options.connection)
+        connection = await connect(
+            self._endpoint, self.name, self.state.link, self.options.connection, replaces=self._client_id
+        )
+        self._client_id = connection.client_id
         self._db = 0
         try:
             await self._recognise(connection)
@@ -253,6 +257,7 @@ class Lane:
     def _lose(self, lost: Disconnected) -> None:
         """Prepares to send everything again that was not acknowledged."""
         self._letters.progress.last_error = str(lost)
+        self.state.link.losses[lost.reason] += 1
         _log.warning(
             "lane lost its connection", lane=self.state.index, reason=lost.reason, batches=len(self._in_flight)
         )

@@ -63,21 +63,39 @@ def split(data: bytes) -> Iterator[Command]:
     """
     position = 0
     while position < len(data):
-        start = position
-        try:
-            count, position = _header(data, position, b"*")
-            words: list[bytes] = []
-            for index in range(count):
-                size, position = _header(data, position, b"$")
-                end = position + size + 2
-                if end > len(data):
-                    return
-                if index < 4:  # the name and where a key can be
-                    words.append(data[position : position + size])
-                position = end
-        except _CutError:
+        command, whole = _read(data, position)
+        if not whole:
             return
-        yield _describe(words, count, start, position)
+        yield command
+        position = command.end
+
+
+def head(data: bytes) -> Command:
+    """The first command of *data*, as far as it is there: a name or key that is cut is b"".
+
+    Raises:
+        ValueError: the bytes are not a RESP request.
+    """
+    return _read(data, 0)[0]
+
+
+def _read(data: bytes, start: int) -> tuple[Command, bool]:
+    """The command at *start*, and whether it is there whole."""
+    words: list[bytes] = []
+    count, position, whole = 0, start, True
+    try:
+        count, position = _header(data, start, b"*")
+        for index in range(count):
+            size, position = _header(data, position, b"$")
+            if position + size + 2 > len(data):
+                whole = False
+                break
+            if index < 4:  # the name and where a key can be
+                words.append(data[position : position + size])
+            position += size + 2
+    except _CutError:
+        whole = False
+    return _describe(words, count, start, position), whole
 
 
 class _CutError(Exception):

@@ -20,6 +20,7 @@ from portd.target.deadletter import DeadLetters
 from portd.target.lane import WriterOptions
 from portd.target.wire import request, split
 from portd.target.writers import Writers
+from tests.loops import both_loops
 from tests.proxy import Proxy
 from tests.servers import Server, wait_for
 
@@ -171,6 +172,7 @@ def commands_per_client(client: redis.Redis) -> int:
 
 
 @pytest.mark.parametrize("lanes", [1, 4])
+@both_loops
 async def test_writes_every_kind_of_key(binary: Any, servers: ServerFactory, lanes: int) -> None:
     """Whole keys, lists in order, sets over all lanes, streams and parts all arrive, in every database."""
     target = servers(binary)
@@ -200,6 +202,7 @@ async def test_writes_every_kind_of_key(binary: Any, servers: ServerFactory, lan
     assert load.progress.snapshot.keys_failed == 0
 
 
+@both_loops
 async def test_waits_out_a_target_without_memory(servers: ServerFactory) -> None:
     """OOM is waited out: nothing is lost, doubled or reordered, and operators see what is going on."""
     target = servers()
@@ -227,6 +230,7 @@ async def test_waits_out_a_target_without_memory(servers: ServerFactory) -> None
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
+@both_loops
 async def test_killed_connections_double_nothing(servers: ServerFactory, lanes: int) -> None:
     """CLIENT KILL again and again during a load: lists and streams hold every element once, in order."""
     target = servers()
@@ -256,6 +260,7 @@ async def test_killed_connections_double_nothing(servers: ServerFactory, lanes: 
     assert not load.progress.dead_letters
 
 
+@both_loops
 async def test_cut_at_any_byte_doubles_nothing(target: Server) -> None:
     """A connection cut in the middle of commands or replies leaves a list as it should be."""
     elements = [b"e%d" % i for i in range(1500)]
@@ -269,6 +274,7 @@ async def test_cut_at_any_byte_doubles_nothing(target: Server) -> None:
             assert load.progress.lanes[0].link.connects > 1
 
 
+@both_loops
 async def test_refused_keys_become_dead_letters(target: Server) -> None:
     """WRONGTYPE and unknown commands fail their keys only; counts add up; replies keep their order."""
     client = target.client()
@@ -289,6 +295,7 @@ async def test_refused_keys_become_dead_letters(target: Server) -> None:
     assert "secret" not in load.progress.last_error
 
 
+@both_loops
 async def test_refused_chunk_fails_its_big_key_once(target: Server) -> None:
     """A big key with refused commands is one dead letter and one failed key; the rest of the group passes."""
     batches = big_list("list", [b"e%d" % i for i in range(300)])
@@ -308,6 +315,7 @@ async def test_refused_chunk_fails_its_big_key_once(target: Server) -> None:
     assert (load.progress.snapshot.keys_applied, load.progress.snapshot.keys_failed) == (5, 1)
 
 
+@both_loops
 async def test_policy_stop_ends_with_the_first_refusal(target: Server) -> None:
     """With the policy stop the first refusal ends the writers with its name, key and reply."""
     batch = whole(request("SET", "str", "x"), request("SADD", "str", "v"), keys=1)
@@ -316,6 +324,7 @@ async def test_policy_stop_ends_with_the_first_refusal(target: Server) -> None:
             await load.put([batch])
 
 
+@both_loops
 async def test_existing_keys_are_left_alone(target: Server) -> None:
     """Skipping: BUSYKEY and an EXISTS that answers 1 leave the key as it is and count it as filtered."""
     client = target.client()
@@ -331,6 +340,7 @@ async def test_existing_keys_are_left_alone(target: Server) -> None:
     assert (client.scard("big"), client.scard("fresh")) == (1, 500)
 
 
+@both_loops
 async def test_one_forbidden_key_does_not_take_its_mset_down(servers: ServerFactory) -> None:
     """NOPERM on one key of an MSET fails that key; the others are written."""
     target = servers()
@@ -343,6 +353,7 @@ async def test_one_forbidden_key_does_not_take_its_mset_down(servers: ServerFact
     assert (load.progress.snapshot.keys_applied, load.progress.snapshot.keys_failed) == (2, 1)
 
 
+@both_loops
 async def test_wrong_password_is_fatal(servers: ServerFactory) -> None:
     """Credentials that the target refuses end the writers at once, with a hint and without the password."""
     target = servers(requirepass="right")
@@ -353,6 +364,7 @@ async def test_wrong_password_is_fatal(servers: ServerFactory) -> None:
     assert "wrong" not in str(caught.value)
 
 
+@both_loops
 async def test_database_that_does_not_exist(servers: ServerFactory) -> None:
     """A target with fewer databases than the source is told as such."""
     target = servers(databases=2)
@@ -361,6 +373,7 @@ async def test_database_that_does_not_exist(servers: ServerFactory) -> None:
             await load.put(strings(10, db=5))
 
 
+@both_loops
 async def test_target_that_is_away_is_waited_for(servers: ServerFactory) -> None:
     """A target that refuses connections is tried again until it is there."""
     target = servers()
@@ -373,6 +386,7 @@ async def test_target_that_is_away_is_waited_for(servers: ServerFactory) -> None
     assert target.client().dbsize() == 10
 
 
+@both_loops
 async def test_restarted_target_starts_the_snapshot_over(servers: ServerFactory) -> None:
     """A target that is another process than the one that acknowledged keys may have lost them: that is noticed."""
     target = servers()
@@ -390,6 +404,7 @@ async def test_restarted_target_starts_the_snapshot_over(servers: ServerFactory)
     assert caught.value.retriable
 
 
+@both_loops
 async def test_lost_marker_starts_the_snapshot_over(servers: ServerFactory) -> None:
     """Where the run id is not told, a marker that is gone says that the target lost its data."""
     target = servers()
@@ -410,6 +425,7 @@ async def test_lost_marker_starts_the_snapshot_over(servers: ServerFactory) -> N
         await attempt()
 
 
+@both_loops
 async def test_cut_inside_parts_starts_the_snapshot_over(target: Server) -> None:
     """A command that is passed on in parts and cut cannot be sent again: that is said, and can be tried again."""
     batches = in_parts("list", [b"a"], b"x" * 400_000, part=10_000)
@@ -428,6 +444,7 @@ async def test_cut_inside_parts_starts_the_snapshot_over(target: Server) -> None
     assert target.client().llen("list") == 1
 
 
+@both_loops
 async def test_parts_refused_for_memory_start_the_snapshot_over(servers: ServerFactory) -> None:
     """OOM for a command whose bytes are gone is told as busy: the same snapshot cannot go on."""
     target = servers()
@@ -446,6 +463,7 @@ async def test_parts_refused_for_memory_start_the_snapshot_over(servers: ServerF
     assert caught.value.retriable
 
 
+@both_loops
 async def test_silent_target_is_given_up(target: Server) -> None:
     """A connection that carries nothing any more is replaced, and what it held is sent again."""
     options = ConnectionOptions(connect_seconds=1, silence_seconds=0.2, retry_first_seconds=0.005)
@@ -462,6 +480,7 @@ async def test_silent_target_is_given_up(target: Server) -> None:
     assert target.client().dbsize() == 200
 
 
+@both_loops
 async def test_readonly_target_is_reconnected(servers: ServerFactory) -> None:
     """A target that was demoted is asked again over new connections until it takes writes."""
     target, other = servers(), servers()
@@ -474,6 +493,7 @@ async def test_readonly_target_is_reconnected(servers: ServerFactory) -> None:
     assert client.dbsize() == 10
 
 
+@both_loops
 async def test_window_bounds_what_is_on_its_way(target: Server) -> None:
     """A target that does not answer gets no more than the window; the rest waits in the queue, within the budget."""
     client = target.client()
@@ -488,6 +508,7 @@ async def test_window_bounds_what_is_on_its_way(target: Server) -> None:
     assert client.dbsize() == 2000
 
 
+@both_loops
 async def test_cancelled_writers_leave_no_connection(target: Server) -> None:
     """Cancelling the writers at any moment ends every connection at once."""
     client = target.client()
@@ -504,6 +525,7 @@ async def test_cancelled_writers_leave_no_connection(target: Server) -> None:
     await wait_for(lambda: commands_per_client(client) == 0)
 
 
+@both_loops
 async def test_dead_connection_never_hides_an_error(target: Server) -> None:
     """Replies that are not RESP end the writers with a typed error."""
 

@@ -10,9 +10,9 @@ import pytest
 from portd.endpoint import Endpoint
 from portd.errors import ConfigError, PortdError, TargetBusy, TargetError, TargetLost, TargetNotEmpty
 from portd.kernel.crc64 import crc64
-from portd.target import checkpoint
+from portd.model import Position
 from portd.target.capabilities import NEEDED_COMMANDS, rdb_version_of
-from portd.target.checkpoint import Checkpoint, State, guard, key_of
+from portd.target.checkpoint import Checkpoint, State, guard, new_epoch, read_checkpoint, write_checkpoint
 from portd.target.probe import inspect, probe
 from portd.target.wire import split
 from tests.servers import Binary, Server, free_port
@@ -43,7 +43,7 @@ async def test_probes_every_server(binary: Binary, servers: ServerFactory) -> No
     assert found.forbidden == frozenset()
     assert found.dialect().footer == binary.rdb_version
     assert server.info("keyspace") == {"db2": server.info("keyspace")["db2"]}
-    assert found.info()["server"].startswith(binary.family)
+    assert found.shown()["server"].startswith(binary.family)
 
 
 async def test_footer_that_the_probe_accepts_is_accepted(binary: Binary, servers: ServerFactory) -> None:
@@ -126,18 +126,20 @@ async def test_target_that_is_away_or_locked() -> None:
 async def test_checkpoint_survives_the_round_trip(binary: Binary, servers: ServerFactory) -> None:
     """What is written is read, over the client and as the bytes that go into transactions."""
     server = servers(binary)
-    endpoint, key = _endpoint(server), key_of("link")
+    endpoint, key = _endpoint(server), "portd:checkpoint:link"
     wanted = Checkpoint(
-        replid=REPLID, offset=2**60, db=7, epoch=checkpoint.new_epoch(), time_ms=1, source_run_id="r", snapshot_id="s"
+        position=Position(REPLID, 2**60), db=7, epoch=new_epoch(), time_ms=1, source_run_id="r", snapshot_id="s"
     )
-    assert await checkpoint.read(endpoint, key) is None
+    assert await read_checkpoint(endpoint, key) is None
     server.client().set(key, "somebody else's")  # whatever was there is replaced
-    await checkpoint.write(endpoint, key, wanted)
-    assert await checkpoint.read(endpoint, key) == wanted
+    await write_checkpoint(endpoint, key, wanted)
+    assert await read_checkpoint(endpoint, key) == wanted
+    marker = Checkpoint.begin(Position(REPLID, 7), "run")
+    assert (marker.state, Checkpoint.following(marker.position, 3).state) == (State.SNAPSHOT, State.STREAM)
     raw = replace(wanted, state=State.SNAPSHOT).render(key)
     assert [command.title for command in split(raw)] == ["DEL", "HSET"]
     assert wanted.position.offset == 2**60
-    assert checkpoint.new_epoch() != wanted.epoch
+    assert new_epoch() != wanted.epoch
 
 
 @pytest.mark.parametrize(
@@ -150,21 +152,21 @@ async def test_foreign_checkpoint_is_an_error(target: Server, fields: dict[str, 
     for name, value in fields.items():
         target.client().hset("portd:checkpoint:link", name, value)
     with pytest.raises(TargetError, match="checkpoint in the target"):
-        await checkpoint.read(_endpoint(target), b"portd:checkpoint:link")
+        await read_checkpoint(_endpoint(target), "portd:checkpoint:link")
 
 
 async def test_guard_refuses_foreign_data(target: Server) -> None:
     """A target with keys in any database and no checkpoint of ours is refused, and can be forced in three ways."""
     endpoint = _endpoint(target)
     capabilities = await probe(endpoint)
-    assert await guard(endpoint, capabilities, link="default") is None
+    assert await guard(endpoint, capabilities, "portd:checkpoint:default") is None
     target.client(db=5).set("k", "v")
     with pytest.raises(TargetNotEmpty, match=r"1 keys in db 5.*\nHINT"):
-        await guard(endpoint, capabilities, link="default")
+        await guard(endpoint, capabilities, "portd:checkpoint:default")
     for existing in ("replace", "skip"):
-        assert await guard(endpoint, capabilities, link="default", existing=existing) is None
+        assert await guard(endpoint, capabilities, "portd:checkpoint:default", existing=existing) is None
     assert target.client(db=5).dbsize() == 1
-    assert await guard(endpoint, capabilities, link="default", existing="flush") is None
+    assert await guard(endpoint, capabilities, "portd:checkpoint:default", existing="flush") is None
     assert target.client(db=5).dbsize() == 0
 
 
@@ -172,16 +174,16 @@ async def test_guard_knows_its_own(target: Server) -> None:
     """Data beside a checkpoint of this link is ours; checkpoints of other links are no data; other keys are."""
     endpoint = _endpoint(target)
     capabilities = await probe(endpoint)
-    mine, other = (Checkpoint(replid=REPLID, offset=offset) for offset in (1, 2))
-    await checkpoint.write(endpoint, key_of("other", "p*:"), other)
-    assert await guard(endpoint, capabilities, link="mine", prefix="p*:") is None
+    mine, other = (Checkpoint(position=Position(REPLID, offset)) for offset in (1, 2))
+    await write_checkpoint(endpoint, "p*:other", other)
+    assert await guard(endpoint, capabilities, "p*:mine", "p*:") is None
     target.client().set("pX:k", "v")
     with pytest.raises(TargetNotEmpty, match="1 keys in db 0"):
-        await guard(endpoint, capabilities, link="mine", prefix="p*:")
-    await checkpoint.write(endpoint, key_of("mine", "p*:"), mine)
-    found = await guard(endpoint, capabilities, link="mine", prefix="p*:", existing="flush")
+        await guard(endpoint, capabilities, "p*:mine", "p*:")
+    await write_checkpoint(endpoint, "p*:mine", mine)
+    found = await guard(endpoint, capabilities, "p*:mine", "p*:", existing="flush")
     assert found is not None
-    assert found.offset == 1
+    assert found.position.offset == 1
 
 
 async def test_guard_refuses_the_source_itself(target: Server) -> None:
@@ -189,7 +191,7 @@ async def test_guard_refuses_the_source_itself(target: Server) -> None:
     endpoint = _endpoint(target)
     capabilities = await probe(endpoint)
     with pytest.raises(ConfigError, match="same server"):
-        await guard(endpoint, capabilities, link="default", source_run_id=capabilities.run_id)
+        await guard(endpoint, capabilities, "portd:checkpoint:default", source_run_id=capabilities.run_id)
 
 
 async def test_busy_target_is_retriable(servers: ServerFactory) -> None:
@@ -197,7 +199,7 @@ async def test_busy_target_is_retriable(servers: ServerFactory) -> None:
     server, primary = servers(), servers()
     server.replicate(primary)
     with pytest.raises(PortdError) as caught:
-        await checkpoint.write(_endpoint(server), b"k", Checkpoint(replid=REPLID, offset=1))
+        await write_checkpoint(_endpoint(server), "k", Checkpoint(position=Position(REPLID, 1)))
     assert isinstance(caught.value, TargetBusy)
 
 

@@ -1,0 +1,454 @@
+"""The applier: brings the stream to the target by group commit, exactly once.
+
+One transaction is in flight; while it is, the next group grows: ``MULTI``, the commands as they came, the checkpoint,
+``EXEC``. A group that fails as a whole is sent again, and nothing overtakes it. After a lost connection the checkpoint
+in the target says whether the group arrived; the source is rewound to it. A transaction of the source is never split:
+one that cannot be held is passed on as it comes (`portd.target.passing`), inside of one transaction of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from portd.errors import InternalError, PortdError, TargetError, TargetLost
+from portd.log import get_logger
+from portd.model import LaneState
+from portd.target.account import Account, Unconfirmed
+from portd.target.backoff import Backoff
+from portd.target.checkpoint import Checkpoint, State
+from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
+from portd.target.databases import count_databases, highest_database, selects
+from portd.target.group import Culprit, Frame, Group, PieceSource, frame
+from portd.target.passing import Passage
+from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
+from portd.target.settle import Outcome, outcome
+from portd.target.transactions import Transactions, taken_over
+from portd.target.wire import request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from portd.endpoint import Endpoint
+    from portd.kernel.stream import Piece
+    from portd.model import Progress
+    from portd.target.deadletter import DeadLetters
+
+_log = get_logger("target")
+
+NAME: Final = "applier"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplierOptions:
+    """How the stream is applied.
+
+    Attributes:
+        max_bytes: a group takes no further piece at this size; the target executes it in one go.
+        max_commands: nor at this many commands.
+        caught_up_seconds: a lag up to this is small.
+        connection: how connections are made.
+    """
+
+    max_bytes: int = 1024 * 1024
+    max_commands: int = 8192
+    caught_up_seconds: float = 1.0
+    connection: ConnectionOptions = field(default_factory=ConnectionOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class ApplierStatistics:
+    """A moment of the applier.
+
+    Attributes:
+        in_flight_bytes: of the group whose EXEC is not answered.
+        growing_bytes: of the next one.
+        excluded: commands left out that the checkpoint does not cover yet.
+    """
+
+    in_flight_bytes: int
+    growing_bytes: int
+    excluded: int
+
+
+class Applier:
+    """Applies the stream of one source to one target.
+
+    Args:
+        endpoint: the target.
+        source: where pieces come from; it is rewound to *start* first.
+        start: the checkpoint as it is in the target now, perhaps with another replid after a ``+CONTINUE``. The applier
+            takes it over: state ``stream``, an epoch of its own.
+        key: of the checkpoint.
+        progress: ``stream``, ``position``, ``lanes`` (one) and ``last_error`` are kept up to date.
+        letters: receives refusals.
+        options: see there.
+
+    Attributes:
+        caught_up: set while the lag is small or everything received is applied.
+        on_getack: called when the source asked for an acknowledgement.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        source: PieceSource,
+        start: Checkpoint,
+        key: str,
+        progress: Progress,
+        letters: DeadLetters,
+        options: ApplierOptions | None = None,
+    ) -> None:
+        self.on_getack: Callable[[], None] | None = None
+        self._endpoint = endpoint
+        self._source = source
+        self._progress = progress
+        self._options = options or ApplierOptions()
+        self._account = Account(key, start, progress, letters, self._options.caught_up_seconds)
+        self.caught_up = self._account.caught_up
+        self._claimed = False
+        self._databases = 0  # of the target
+        self._client_id = 0  # of the connection
+        self._growing = Group(start.db)
+        self._since = 0.0  # unix time at which the oldest byte in flight was received; 0 when nothing is
+        self._backoff = Backoff(
+            self._options.connection.retry_first_seconds, self._options.connection.retry_limit_seconds
+        )
+        self._state = LaneState(0)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The newest checkpoint known to be in the target."""
+        return self._account.checkpoint
+
+    def adopt(self, replid: str) -> None:
+        """The source continues under another id (a failover): checkpoints carry it from now on."""
+        self._account.adopt(replid)
+
+    def lag_seconds(self) -> float:
+        """Age of the oldest byte that was taken from the source and is not acknowledged; 0 when there is none."""
+        oldest = self._since or self._growing.since
+        return max(0.0, time.time() - oldest) if oldest else 0.0
+
+    async def run(self) -> None:
+        """Applies until the source ends; everything that can be applied is checkpointed then.
+
+        Raises:
+            TargetLost: the target lost its data or went back to an older checkpoint: sync anew from what it has.
+            TargetError: it refuses everything, or another portd writes to this link.
+            TargetRejected: a command was refused and the policy is to stop.
+            PortdError: what the source of pieces raised.
+        """
+        self._progress.lanes[:] = [self._state]
+        while True:
+            try:
+                connection = await self._connect()
+                try:
+                    await while_connected(connection, self._work(connection))
+                finally:
+                    connection.close()
+            except Disconnected as lost:
+                self._progress.last_error = str(lost)
+                self._state.link.losses[lost.reason] += 1
+                _log.warning("applier lost its connection", reason=lost.reason, offset=self._account.offset)
+                self._sending(None)
+                await asyncio.sleep(self._backoff.next())
+            else:
+                return
+
+    def statistics(self) -> ApplierStatistics:
+        """What is held."""
+        return ApplierStatistics(self._state.in_flight_bytes, self._growing.size, len(self._account.excluded))
+
+    # -- connection
+
+    async def _connect(self) -> Connection:
+        connection = await connect(
+            self._endpoint, NAME, self._state.link, self._options.connection, replaces=self._client_id
+        )
+        self._client_id = connection.client_id
+        try:
+            async with asyncio.timeout(self._options.connection.silence_seconds):
+                if not self._databases:
+                    self._databases = await count_databases(connection)
+                await (self._recover(connection) if self._claimed else self._claim(connection))
+        except TimeoutError:
+            connection.close()
+            raise Disconnected(f"{NAME}: the target does not answer", "timeout") from None
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _read(self, connection: Connection) -> Checkpoint:
+        """The checkpoint as it is in the target, watched: a transaction fails if it changes behind this."""
+        key = self._account.key
+        _, fields = await connection.ask(request("WATCH", key), request("HGETALL", key))
+        self._check_ready(text_of(fields))
+        found = Checkpoint.parse(dict(zip(fields[::2], fields[1::2], strict=True)))
+        if found is None:
+            raise TargetLost("the target lost its data: the checkpoint is gone", hint="a full sync starts over")
+        return found
+
+    async def _claim(self, connection: Connection) -> None:
+        """Takes the checkpoint over, if it is the one this applier was told about."""
+        account, key = self._account, self._account.key
+        found = await self._read(connection)
+        known = account.checkpoint
+        if found.epoch not in {known.epoch, account.epoch} or found.position.offset != account.offset:
+            raise TargetLost(
+                "the checkpoint was changed by somebody else since it was read",
+                hint="the sync starts over; another portd on the same link must be stopped",
+            )
+        mine = replace(known, epoch=account.epoch, state=State.STREAM, time_ms=0)
+        answers = await connection.ask(request("MULTI"), *mine.commands(key), request("EXEC"))
+        for answer in answers:
+            self._check_ready(text_of(answer))
+        if answers[-1] is None:
+            raise Disconnected(f"{NAME}: the checkpoint was touched while it was taken over", "contended")
+        self._claimed = True
+        account.open(mine)
+        self._rewind()
+
+    async def _recover(self, connection: Connection) -> None:
+        """Finds out what became of the group in flight, and rewinds the source to behind what the target has."""
+        account = self._account
+        found = await self._read(connection)
+        if found.epoch != account.epoch:
+            raise taken_over()
+        has, had, sent = found.position.offset, account.offset, account.in_flight
+        if sent is not None and has == sent.position.offset:
+            self._confirm(sent, 0)  # replies that told of refusals inside are lost with the connection
+        elif has < had:
+            raise TargetLost(
+                f"the target went back from offset {had} to {has}: it was restored from an older file, or a replica was "
+                "promoted",
+                hint="the sync goes on from there if the source still has what follows",
+            )
+        elif has != had:
+            raise InternalError(f"the checkpoint says {has}, which no group of ours ended with")
+        account.in_flight = None
+        self._rewind()
+
+    def _check_ready(self, text: str) -> None:
+        if not text:
+            return
+        self._trouble(text)
+        verdict = classify(text)
+        if verdict is Verdict.RETRY or text.startswith("EXECABORT"):
+            raise Disconnected(f"{NAME}: the target is not ready: {text}", code_of(text).lower())
+        if verdict is Verdict.FATAL:
+            raise fatal(text)
+        raise TargetError(
+            f"the target refuses the checkpoint: {text}", hint=f"portd's user needs to write {self._account.key!r}"
+        )
+
+    def _rewind(self) -> None:
+        """Lets the source begin behind the checkpoint, and drops what was taken from it."""
+        self._source.rewind(self._account.offset, self._account.checkpoint.db)
+        for offset in sorted(self._account.excluded):
+            self._source.exclude(offset)
+        self._growing = Group(self._account.checkpoint.db)
+
+    # -- groups
+
+    async def _work(self, connection: Connection) -> None:
+        """Commits group after group until the source ends."""
+        transactions = Transactions(connection, self._account.key, self._account.epoch)
+        while await self._gather(self._growing):
+            group, self._growing = self._growing, Group(self._growing.db_after)
+            self._sending(group)
+            if group.complete:
+                await self._commit(transactions, group)
+            elif not await self._pass_on(transactions, group):
+                return
+            self._sending(None)
+
+    def _sending(self, group: Group | None) -> None:
+        """Notes what is in flight."""
+        self._state.in_flight_bytes = group.size if group else 0
+        self._state.in_flight_batches = 1 if group else 0
+        self._since = group.since if group else 0.0
+
+    async def _gather(self, group: Group) -> bool:
+        """Waits for the first piece and takes what is there, up to the caps; False when the source has ended."""
+        while True:
+            self._take_pending(group)
+            if self._is_full(group) or group.complete:
+                return True
+            if not group.pieces:
+                self._account.catch_up()
+            piece = await self._source.next_piece(*self._room(group))
+            if piece is None:
+                return False
+            self._take(piece)
+            group.add(piece, self._source.received_at)
+
+    def _take_pending(self, group: Group) -> None:
+        """Takes pieces that are there, without waiting."""
+        while not self._is_full(group):
+            piece = self._source.pending(*self._room(group))
+            if piece is None:
+                return
+            self._take(piece)
+            group.add(piece, self._source.received_at)
+
+    def _room(self, group: Group) -> tuple[int, int]:
+        return max(1, self._options.max_bytes - group.size), max(1, self._options.max_commands - group.commands)
+
+    def _is_full(self, group: Group) -> bool:
+        return group.size >= self._options.max_bytes or group.commands >= self._options.max_commands
+
+    def _take(self, piece: Piece) -> None:
+        """Looks at a piece that the source handed out.
+
+        Raises:
+            TargetError: it selects a database that the target does not have.
+        """
+        if piece.getack and self.on_getack is not None:
+            self.on_getack()
+        highest = highest_database(piece.data)
+        if 0 < self._databases <= highest and (piece.part or selects(piece.data, self._databases)):
+            raise TargetError(
+                f"the source uses database {highest}, the target has only {self._databases}",
+                hint="raise `databases` in the target's settings and restart it",
+            )
+
+    def _prefetch(self) -> PortdError | None:
+        """Lets the next group grow while one is in flight; an error is for after that one's answer."""
+        try:
+            self._take_pending(self._growing)
+        except PortdError as error:
+            return error
+        return None
+
+    async def _commit(self, transactions: Transactions, group: Group) -> None:
+        """Commits a group, however often it has to be sent; when a command has to be left out, rewinds instead."""
+        account = self._account
+        expected = account.expect(group.end_offset, group.db_after, group.commands, group.received_at)
+        around = account.frame(group.db, expected, clear=group.swaps)
+        data = [each for each in (around.head, *(piece.data for piece in group.pieces), around.tail) if each]
+        replies = around.head_commands + group.commands + around.tail_commands
+        broken: PortdError | None = None
+        while True:
+            await transactions.opened()
+            account.in_flight = expected
+            answer = transactions.execute(data, replies)
+            broken = broken or self._prefetch()
+            notes = await answer
+            self._state.replies += replies + 1
+            self._state.errors += len(notes)
+            result = outcome(notes, replies)
+            if result.nil:  # somebody touched the checkpoint, or an older connection of ours was served late
+                raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")
+            account.in_flight = None
+            if result.committed:
+                self._confirm(expected, len(result.failed) + transactions.take_unnoted())
+                account.bury(result, around.head_commands, group.commands, group.locate)
+            elif await self._aborted(group, around, result):
+                continue
+            if broken is not None:
+                raise broken
+            return
+
+    async def _aborted(self, group: Group, around: Frame, result: Outcome) -> bool:
+        """Nothing of the group took effect; tells whether to send it again as it is (after a wait)."""
+        cause = abort_cause(result.aborted)
+        texts = [*result.queued.values(), *([cause] if cause else [])]
+        verdicts = {classify(text): text for text in texts}
+        if Verdict.FATAL in verdicts:
+            raise fatal(verdicts[Verdict.FATAL])
+        refused: list[tuple[Culprit, str]] = []
+        for number, text in result.queued.items():
+            if classify(text) is Verdict.REJECTED:
+                if not 0 <= number - around.head_commands < group.commands:
+                    raise TargetError(f"the target refuses the checkpoint: {presentable(text)}")
+                refused.append((group.locate(number - around.head_commands), text))
+        if refused:
+            self._account.leave_out(refused)
+            self._rewind()
+            return False
+        if Verdict.RETRY not in verdicts:
+            raise TargetError(f"the target refuses transactions: {presentable(result.aborted)}")
+        await self._wait(verdicts[Verdict.RETRY])
+        return True
+
+    async def _pass_on(self, transactions: Transactions, group: Group) -> bool:
+        """Passes a transaction on that cannot be held; False when the source ended inside of it.
+
+        When it fails the connection is given up, and with it the open transaction; the source is rewound then.
+        """
+        connection = transactions.connection
+        passage = Passage(connection, group.db, self._options.max_bytes)
+        await transactions.opened()
+        around = frame(self._account.key, b"", before=group.db, after=0, clear=True)
+        opened = connection.confirm([around.head], around.head_commands)
+        received_at = group.received_at
+        piece: Piece | None = None
+        pieces, group.pieces = group.pieces, []
+        for piece in pieces:
+            passage.send(piece)
+        del pieces
+        while piece is None or not piece.boundary:
+            await passage.room()
+            self._check_passage(passage)
+            piece = await self._source.next_piece(self._options.max_bytes, self._options.max_commands)
+            if piece is None:
+                return False
+            received_at = self._source.received_at
+            self._take(piece)
+            passage.send(piece)
+        await passage.settled()
+        self._check_passage(passage)
+        if notes := await opened:
+            self._check_ready(notes[0].text or "nil")
+        expected = self._account.expect(piece.end_offset, piece.db, passage.commands, received_at)
+        await self._execute_passage(transactions, passage, expected, around.head_commands)
+        self._growing = Group(piece.db)
+        return True
+
+    async def _execute_passage(
+        self, transactions: Transactions, passage: Passage, expected: Unconfirmed, head_commands: int
+    ) -> None:
+        account = self._account
+        around = account.frame(-1, expected, clear=False)
+        account.in_flight = expected
+        notes = await transactions.execute([around.tail], around.tail_commands)
+        result = outcome(notes, around.tail_commands)
+        if result.nil:
+            raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")
+        if result.aborted:
+            self._check_ready(abort_cause(result.aborted) or next(iter(result.queued.values()), result.aborted))
+        self._confirm(expected, len(result.failed) + transactions.take_unnoted())
+        account.bury(result, head_commands, passage.commands, passage.place)
+
+    def _check_passage(self, passage: Passage) -> None:
+        """Gives a passage up whose transaction cannot be executed any more."""
+        if passage.fatal:
+            raise fatal(passage.fatal)
+        if passage.trouble:
+            self._check_ready(passage.trouble)
+        if passage.refused:
+            self._account.leave_out(passage.refused)
+            raise Disconnected(f"{NAME}: a command inside a large transaction has to be left out", "refused")
+
+    # -- waiting and accounting
+
+    def _trouble(self, text: str) -> None:
+        self._state.retries += 1
+        self._progress.last_error = f"{NAME}: {presentable(text)}"
+
+    async def _wait(self, text: str) -> None:
+        """Waits before the same bytes go again; over a new connection where this one will not recover."""
+        self._trouble(text)
+        if code_of(text) in RECONNECT_CODES:
+            raise Disconnected(f"{NAME}: the target is not ready: {presentable(text)}", code_of(text).lower())
+        await asyncio.sleep(self._backoff.next())
+
+    def _confirm(self, done: Unconfirmed, failed: int) -> None:
+        """A group is in the target."""
+        self._backoff.reset()
+        self._account.confirm(done, failed)
+        self._source.release(done.position.offset)
