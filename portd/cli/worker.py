@@ -51,6 +51,8 @@ def become_worker(settings: Settings, warnings: Sequence[str]) -> NoReturn:
 
 def main() -> NoReturn:
     """Takes the settings over and runs the service."""
+    import redis.asyncio  # noqa: F401, PLC0415 - always needed in the end: loaded before the interpreter is weighed
+
     from portd import log  # noqa: PLC0415 - the program that becomes this one does not need it
     from portd.cli.runner import run_blocking  # noqa: PLC0415 - the same
     from portd.service import Service  # noqa: PLC0415 - the same

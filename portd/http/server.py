@@ -114,7 +114,6 @@ class HttpServer:
                 f"http cannot listen on {host}:{port}: {reason}",
                 hint="choose another address with --http HOST:PORT, or none with --http off",
             ) from None
-        log.info("http listens", url=self.url)
         if host not in {"127.0.0.1", "::1", "localhost"}:
             log.warning("http is reachable from outside and has no login", url=self.url)
 

@@ -16,7 +16,7 @@ from portd.units import KIB, MIB, human_bytes, show_size
 if TYPE_CHECKING:
     from portd.config import Settings
 
-INTERPRETER_BYTES = 60 * MIB  # Python, libraries and our own code once all is imported, measured, rounded up
+INTERPRETER_BYTES = 56 * MIB  # Python, libraries and our own code, 51 MiB when nothing is copied yet, and some to grow
 RESERVE_BYTES = 12 * MIB  # charged to a cgroup beside our RSS: socket buffers, page tables, spool pages being written
 DECODER_CHUNKS = 3  # a whole value as it came, decompressed, and as it leaves
 DECODER_FIXED_BYTES = MIB  # windows and scratch of the decoder that do not follow the chunk size
