@@ -154,7 +154,7 @@ class Account:
             key=culprit.key,
             command=culprit.command,
             offset=culprit.offset,
-            reply=text,
+            reply=presentable(text),
         )
         self._letters.add(letter)
 

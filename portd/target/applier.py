@@ -20,7 +20,7 @@ from portd.target.account import Account, Unconfirmed
 from portd.target.backoff import Backoff
 from portd.target.checkpoint import Checkpoint, State
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
-from portd.target.databases import count_databases, highest_database, selects
+from portd.target.databases import count_databases, highest_database, selected
 from portd.target.group import Culprit, Frame, Group, PieceSource, frame
 from portd.target.passing import Passage
 from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
@@ -112,11 +112,13 @@ class Applier:
         self._databases = 0  # of the target
         self._client_id = 0  # of the connection
         self._growing = Group(start.db)
+        self._broken: PortdError | None = None  # what the source will say behind the growing group
         self._since = 0.0  # unix time at which the oldest byte in flight was received; 0 when nothing is
         self._backoff = Backoff(
             self._options.connection.retry_first_seconds, self._options.connection.retry_limit_seconds
         )
         self._state = LaneState(0)
+        progress.lanes[:] = [self._state]
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -141,7 +143,6 @@ class Applier:
             TargetRejected: a command was refused and the policy is to stop.
             PortdError: what the source of pieces raised.
         """
-        self._progress.lanes[:] = [self._state]
         while True:
             try:
                 connection = await self._connect()
@@ -251,6 +252,7 @@ class Applier:
         for offset in sorted(self._account.excluded):
             self._source.exclude(offset)
         self._growing = Group(self._account.checkpoint.db)
+        self._broken = None
 
     # -- groups
 
@@ -278,6 +280,8 @@ class Applier:
             self._take_pending(group)
             if self._is_full(group) or group.complete:
                 return True
+            if self._broken is not None:
+                raise self._broken
             if not group.pieces:
                 self._account.catch_up()
             piece = await self._source.next_piece(*self._room(group))
@@ -287,13 +291,16 @@ class Applier:
             group.add(piece, self._source.received_at)
 
     def _take_pending(self, group: Group) -> None:
-        """Takes pieces that are there, without waiting."""
-        while not self._is_full(group):
-            piece = self._source.pending(*self._room(group))
-            if piece is None:
-                return
-            self._take(piece)
-            group.add(piece, self._source.received_at)
+        """Takes pieces that are there, without waiting. What is wrong behind them waits until they are applied."""
+        try:
+            while self._broken is None and not self._is_full(group):
+                piece = self._source.pending(*self._room(group))
+                if piece is None:
+                    return
+                self._take(piece)
+                group.add(piece, self._source.received_at)
+        except PortdError as error:
+            self._broken = error
 
     def _room(self, group: Group) -> tuple[int, int]:
         return max(1, self._options.max_bytes - group.size), max(1, self._options.max_commands - group.commands)
@@ -310,19 +317,13 @@ class Applier:
         if piece.getack and self.on_getack is not None:
             self.on_getack()
         highest = highest_database(piece.data)
-        if 0 < self._databases <= highest and (piece.part or selects(piece.data, self._databases)):
+        if 0 < self._databases <= highest:
+            highest = -1 if piece.part else selected(piece.data)
+        if 0 < self._databases <= highest:
             raise TargetError(
                 f"the source uses database {highest}, the target has only {self._databases}",
                 hint="raise `databases` in the target's settings and restart it",
             )
-
-    def _prefetch(self) -> PortdError | None:
-        """Lets the next group grow while one is in flight; an error is for after that one's answer."""
-        try:
-            self._take_pending(self._growing)
-        except PortdError as error:
-            return error
-        return None
 
     async def _commit(self, transactions: Transactions, group: Group) -> None:
         """Commits a group, however often it has to be sent; when a command has to be left out, rewinds instead."""
@@ -331,12 +332,11 @@ class Applier:
         around = account.frame(group.db, expected, clear=group.swaps)
         data = [each for each in (around.head, *(piece.data for piece in group.pieces), around.tail) if each]
         replies = around.head_commands + group.commands + around.tail_commands
-        broken: PortdError | None = None
         while True:
             await transactions.opened()
             account.in_flight = expected
             answer = transactions.execute(data, replies)
-            broken = broken or self._prefetch()
+            self._take_pending(self._growing)
             notes = await answer
             self._state.replies += replies + 1
             self._state.errors += len(notes)
@@ -349,8 +349,6 @@ class Applier:
                 account.bury(result, around.head_commands, group.commands, group.locate)
             elif await self._aborted(group, around, result):
                 continue
-            if broken is not None:
-                raise broken
             return
 
     async def _aborted(self, group: Group, around: Frame, result: Outcome) -> bool:

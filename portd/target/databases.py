@@ -47,7 +47,7 @@ def highest_database(data: bytes) -> int:
     """The highest database that a piece of the stream may select, -1 when none.
 
     Servers write their SELECT in one form. The same bytes inside a value are counted as well, so that a number that is
-    too high has to be looked at again with `selects`.
+    too high has to be looked at again with `selected`.
     """
     highest, position = -1, data.find(_SELECT)
     while position >= 0:
@@ -59,9 +59,7 @@ def highest_database(data: bytes) -> int:
     return highest
 
 
-def selects(data: bytes, database: int) -> bool:
-    """Whether a piece that begins with a command selects *database* or a higher one."""
-    return any(
-        command.name == b"SELECT" and command.second.isdigit() and int(command.second) >= database
-        for command in split(data)
-    )
+def selected(data: bytes) -> int:
+    """The highest database that a piece, which begins with a command, does select; -1 when none."""
+    numbers = [int(each.second) for each in split(data) if each.name == b"SELECT" and each.second.isdigit()]
+    return max(numbers, default=-1)

@@ -180,7 +180,9 @@ class Lane:
             if self.queue.failed(batch):
                 return
             self.queue.fail(batch)
-        letter = Letter(phase="snapshot", db=batch.db, key=key, command=command, offset=batch.offset, reply=text)
+        letter = Letter(
+            phase="snapshot", db=batch.db, key=key, command=command, offset=batch.offset, reply=presentable(text)
+        )
         self._letters.add(letter)
 
     async def room(self, size: int) -> None:

@@ -1,0 +1,713 @@
+"""The applier on real targets: exactly once through lost connections, refusals, memory pressure and large commands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from portd.endpoint import Endpoint
+from portd.errors import DecodeError, TargetError, TargetLost, TargetRejected
+from portd.kernel.stream import Piece, StreamSplitter
+from portd.model import Position, Progress
+from portd.target.applier import Applier, ApplierOptions
+from portd.target.checkpoint import Checkpoint, State, read_checkpoint, write_checkpoint
+from portd.target.connection import ConnectionOptions
+from portd.target.deadletter import DeadLetters, Letter
+from portd.target.wire import request
+from tests.loops import both_loops
+from tests.proxy import Proxy
+from tests.servers import Server, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.conftest import ServerFactory
+
+KEY = "portd:checkpoint:test"
+REPLID = "0123456789abcdef0123456789abcdef01234567"
+FIRST = 1000  # replication offset before the first byte
+FAST = ConnectionOptions(connect_seconds=2, retry_first_seconds=0.005, retry_limit_seconds=0.05)
+
+
+class Stream:
+    """A replication stream in memory that can be read again from any offset: what spool and splitter are in the product.
+
+    Args:
+        piece_bytes: size of pieces.
+    """
+
+    def __init__(self, piece_bytes: int = 4096) -> None:
+        self.bytes = bytearray()
+        self.released = FIRST
+        self.rewinds: list[int] = []
+        self.received_at = 0.0
+        self._piece_bytes = piece_bytes
+        self._fed = 0
+        self._ended = False
+        self._more = asyncio.Event()
+        self._splitter = StreamSplitter(FIRST, 0, piece_bytes=piece_bytes)
+
+    def write(self, *words: bytes | str | int) -> int:
+        """Appends a command; returns the replication offset of its first byte."""
+        start = self.end + 1
+        self.bytes += request(*words)
+        self._more.set()
+        return start
+
+    def finish(self) -> None:
+        """Says that no more will come."""
+        self._ended = True
+        self._more.set()
+
+    @property
+    def end(self) -> int:
+        """Replication offset of the last byte."""
+        return FIRST + len(self.bytes)
+
+    async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
+        """See `PieceSource`."""
+        while (piece := self.pending(max_bytes, max_commands)) is None:
+            if self._ended:
+                return None
+            self._more.clear()
+            await self._more.wait()
+        return piece
+
+    def pending(self, max_bytes: int, max_commands: int) -> Piece | None:
+        """See `PieceSource`."""
+        while True:
+            piece = self._splitter.next_piece(max_bytes, max_commands)
+            if piece is not None:
+                self.received_at = time.time()
+                return piece
+            taken = self._splitter.feed(memoryview(self.bytes)[self._fed : self._fed + 65536].tobytes(), 0)
+            self._fed += taken
+            if not taken:
+                return None
+
+    def rewind(self, offset: int, db: int) -> None:
+        """See `PieceSource`."""
+        assert offset >= self.released, "what was released cannot be read again"
+        self.rewinds.append(offset)
+        self._fed = offset - FIRST
+        self._splitter = StreamSplitter(offset, db, piece_bytes=self._piece_bytes)
+
+    def exclude(self, offset: int) -> None:
+        """See `PieceSource`."""
+        self._splitter.exclude(offset)
+
+    def release(self, offset: int) -> None:
+        """See `PieceSource`."""
+        assert offset > self.released
+        self.released = offset
+
+
+class Sync:
+    """An applier on a target, with what a test looks at."""
+
+    def __init__(self, server: Server, stream: Stream, *, url: str = "", stop: bool = False, **options: Any) -> None:
+        self.server = server
+        self.stream = stream
+        self.progress = Progress()
+        self.letters = Letters(self.progress, stop=stop)
+        self.endpoint = Endpoint.parse(url or server.url)
+        self.start = Checkpoint(position=Position(REPLID, FIRST), db=0, epoch="before", state=State.SNAPSHOT)
+        self.options = ApplierOptions(connection=FAST, **options)
+        self._applier: Applier | None = None
+
+    async def begin(self) -> None:
+        """Writes the checkpoint that the applier takes over."""
+        await write_checkpoint(Endpoint.parse(self.server.url), KEY, self.start)
+
+    @property
+    def applier(self) -> Applier:
+        """Made inside of the loop."""
+        if self._applier is None:
+            self._applier = Applier(
+                self.endpoint, self.stream, self.start, KEY, self.progress, self.letters, self.options
+            )
+        return self._applier
+
+    async def caught_up(self) -> None:
+        """Waits until everything written is in the target."""
+        await wait_for(lambda: self.progress.stream.checkpointed_offset == self.stream.end, dump=lambda: self.progress)
+
+
+class Letters(DeadLetters):
+    """Dead letters that are kept for the test."""
+
+    def __init__(self, progress: Progress, *, stop: bool) -> None:
+        super().__init__(progress, stop=stop)
+        self.kept: list[Letter] = []
+
+    def add(self, letter: Letter) -> None:
+        """Keeps and goes on as ever."""
+        self.kept.append(letter)
+        super().add(letter)
+
+
+@contextlib.asynccontextmanager
+async def running(sync: Sync, seconds: float = 30) -> AsyncIterator[Sync]:
+    """Runs the applier; at the end the stream is finished and everything must be applied and checkpointed."""
+    await sync.begin()
+    try:
+        async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+            group.create_task(sync.applier.run(), name="applier")
+            yield sync
+            sync.stream.finish()
+    except BaseExceptionGroup as errors:
+        error: BaseException = errors
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from errors
+    found = await read_checkpoint(Endpoint.parse(sync.server.url), KEY)
+    assert found is not None
+    assert (found.position, found.state) == (Position(REPLID, sync.stream.end), State.STREAM)
+    assert found.epoch == sync.applier.checkpoint.epoch != sync.start.epoch
+    assert sync.stream.released in {sync.stream.end, FIRST}
+
+
+def _has_lost(sync: Sync, times: int) -> bool:
+    return sync.progress.lanes[0].link.losses.total() > times
+
+
+def kill_portd(server: Server) -> int:
+    """CLIENT KILL of every connection of portd."""
+    client = server.client()
+    victims = [each["id"] for each in client.client_list() if each["name"].startswith("portd-")]
+    for victim in victims:
+        with contextlib.suppress(Exception):  # it may be gone already
+            client.client_kill_filter(_id=victim)
+    return len(victims)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@both_loops
+async def test_applies_and_checkpoints(binary: Any, servers: ServerFactory) -> None:
+    """Commands of several databases and transactions arrive once, in order; the checkpoint says how far and where."""
+    sync = Sync(servers(binary), stream := Stream())
+    async with running(sync):
+        for number in range(300):
+            if number % 7 == 0:
+                stream.write("SELECT", number % 3)
+            stream.write("RPUSH", "list", number)
+            if number % 10 == 0:
+                stream.write("MULTI")
+                stream.write("INCR", "a")
+                stream.write("INCR", "b")
+                stream.write("EXEC")
+        stream.write("PING")
+        await sync.caught_up()
+        assert sync.applier.checkpoint.db == 294 % 3
+    lists = [[int(item) for item in sync.server.client(db=db).lrange("list", 0, -1)] for db in range(3)]
+    assert sorted(item for each in lists for item in each) == list(range(300))
+    assert all(each == sorted(each) for each in lists)
+    assert sum(int(sync.server.client(db=db).get("a") or 0) for db in range(3)) == 30
+    assert sync.progress.stream.commands_applied == 300 + 43 + 60
+    assert sync.progress.stream.transactions >= 1
+    assert sync.progress.stream.caught_up_at > 0
+    assert sync.applier.caught_up.is_set()
+    assert sync.progress.position == Position(REPLID, stream.end)
+
+
+@both_loops
+async def test_lost_replies_double_nothing(target: Server) -> None:
+    """The connection is cut behind EXEC, before or inside its reply, again and again: every INCR counts once."""
+    async with Proxy(target.port) as proxy:
+        sync = Sync(target, stream := Stream(), url=proxy.url)
+        async with running(sync):
+            for turn in range(60):
+                for _ in range(5):
+                    stream.write("INCR", "n")
+                    stream.write("APPEND", "s", "x")
+                    stream.write("RPUSH", "l", "x")
+                if turn % 2:
+                    proxy.to_client.cut_after = 1 + 7 * turn % 150
+                else:
+                    proxy.to_server.cut_after = 1 + 41 * turn % 900
+                await sync.caught_up()
+    client = target.client()
+    assert (client.get("n"), client.strlen("s"), client.llen("l")) == (b"300", 300, 300)
+    assert sync.progress.stream.commands_applied == 900
+    assert sync.progress.lanes[0].link.losses.total() > 20
+
+
+@both_loops
+async def test_killed_connections_double_nothing(target: Server) -> None:
+    """CLIENT KILL at random moments under load: every INCR counts once, order is kept."""
+    sync = Sync(target, stream := Stream(), max_commands=20)
+    killed = 0
+    async with running(sync):
+        for number in range(3000):
+            stream.write("INCR", "n")
+            stream.write("RPUSH", "l", number)
+            if number % 100 == 50:
+                killed += await wait_for(lambda: kill_portd(target))
+        await sync.caught_up()
+    client = target.client()
+    assert client.get("n") == b"3000"
+    assert client.lrange("l", 0, -1) == [b"%d" % number for number in range(3000)]
+    assert killed >= 30
+
+
+@both_loops
+async def test_late_execution_on_an_old_connection_doubles_nothing(servers: ServerFactory) -> None:
+    """A target that wakes up and serves a connection that was given up does not execute the group twice.
+
+    The old connection's transaction is in the target's socket buffer while the new one reads the checkpoint.
+    """
+    target = servers()
+    target.client().acl_setuser(
+        "plain", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-client|kill"]
+    )
+    options = ConnectionOptions(connect_seconds=5, silence_seconds=0.2, retry_first_seconds=0.005)
+    sync = Sync(target, stream := Stream(), url=f"redis://plain:pw@127.0.0.1:{target.port}")
+    sync.options = ApplierOptions(connection=options)
+    async with running(sync):
+        for turn in range(5):
+            stream.write("INCR", "n")
+            await sync.caught_up()
+            target.signal(19)  # SIGSTOP
+            for _ in range(10):
+                stream.write("INCR", "n")
+            await wait_for(partial(_has_lost, sync, turn))
+            target.signal(18)  # SIGCONT
+            await sync.caught_up()
+    assert target.client().get("n") == b"55"
+
+
+@both_loops
+async def test_group_with_unknown_command_goes_on_without_it(target: Server) -> None:
+    """A command that cannot be queued is a dead letter; the rest of its group takes effect, exactly once, in order."""
+    sync = Sync(target, stream := Stream())
+    async with running(sync):
+        stream.write("INCR", "n")
+        stream.write("SELECT", 2)
+        first = stream.write("NOSUCH", "key1", "secret")
+        stream.write("INCR", "n")
+        stream.write("MULTI")
+        stream.write("INCR", "n")
+        second = stream.write("ALSONOT", "key2")
+        stream.write("INCR", "n")
+        stream.write("EXEC")
+        await sync.caught_up()
+    assert (target.client().get("n"), target.client(db=2).get("n")) == (b"1", b"3")
+    letters = [(letter.offset, letter.db, letter.command, letter.key) for letter in sync.letters.kept]
+    assert letters == [(first, 2, "NOSUCH", b"key1"), (second, 2, "ALSONOT", b"key2")]
+    assert (sync.progress.stream.commands_failed, sync.progress.stream.commands_applied) == (2, 5)
+    assert "secret" not in str(sync.letters.kept) + sync.progress.last_error
+
+
+@both_loops
+async def test_failed_commands_are_named(target: Server) -> None:
+    """WRONGTYPE inside EXEC names command, key, database and offset; everything else of the group takes effect."""
+    sync = Sync(target, stream := Stream())
+    async with running(sync):
+        stream.write("SELECT", 1)
+        stream.write("SET", "str", "x")
+        offset = stream.write("RPUSH", "str", "secret")
+        stream.write("INCR", "n")
+        stream.write("SELECT", 3)
+        other = stream.write("INCRBY", "n", "many")
+        await sync.caught_up()
+    letters = [(letter.offset, letter.db, letter.command, letter.key, letter.code) for letter in sync.letters.kept]
+    assert letters == [(offset, 1, "RPUSH", b"str", "WRONGTYPE"), (other, 3, "INCRBY", b"n", "ERR")]
+    assert target.client(db=1).get("n") == b"1"
+    assert (sync.progress.stream.commands_failed, sync.progress.stream.commands_applied) == (2, 4)
+
+
+@both_loops
+async def test_policy_stop_ends_behind_the_group(target: Server) -> None:
+    """With the policy stop a refusal ends the applier; the checkpoint stands behind the group it was in."""
+    sync = Sync(target, stream := Stream(), stop=True)
+
+    async def attempt() -> None:
+        async with running(sync):
+            stream.write("SET", "str", "x")
+            stream.write("RPUSH", "str", "x")
+
+    with pytest.raises(TargetRejected, match="RPUSH"):
+        await attempt()
+    found = await read_checkpoint(sync.endpoint, KEY)
+    assert found is not None
+    assert found.position.offset == stream.end
+
+
+@both_loops
+async def test_waits_out_a_target_without_memory(servers: ServerFactory) -> None:
+    """OOM: the group goes again as a whole until it passes; nothing is lost, doubled or reordered."""
+    target = servers()
+    client = target.client()
+    sync = Sync(target, stream := Stream(), max_commands=50)
+    async with running(sync):
+        stream.write("INCR", "n")
+        await sync.caught_up()
+        client.config_set("maxmemory", 1)
+        for number in range(500):
+            stream.write("RPUSH", "l", number)
+            stream.write("DEL", "other")  # is not refused, and must not go alone
+        await wait_for(lambda: sync.progress.lanes[0].retries >= 3)
+        assert "OOM" in sync.progress.last_error
+        assert client.llen("l") == 0
+        for _ in range(20):
+            client.config_set("maxmemory", 0)
+            await asyncio.sleep(0)
+            client.config_set("maxmemory", 1)
+            await asyncio.sleep(0.002)
+        client.config_set("maxmemory", 0)
+        await sync.caught_up()
+    assert client.lrange("l", 0, -1) == [b"%d" % number for number in range(500)]
+    assert sync.progress.stream.commands_failed == 0
+
+
+@both_loops
+async def test_readonly_target_is_waited_for(servers: ServerFactory) -> None:
+    """A target that is demoted for a while is reconnected until it takes writes; then nothing is missing."""
+    target, other = servers(), servers()
+    sync = Sync(target, stream := Stream())
+    async with running(sync):
+        stream.write("INCR", "n")
+        await sync.caught_up()
+        target.client().config_set("replica-read-only", "yes")
+        target.client().replicaof("127.0.0.1", "1")  # nobody there: the data stays
+        stream.write("INCR", "n")
+        await wait_for(lambda: sync.progress.lanes[0].link.losses.total() >= 2)
+        target.client().replicaof("NO", "ONE")
+        await sync.caught_up()
+    assert target.client().get("n") == b"2"
+    assert other.client().dbsize() == 0
+
+
+@pytest.mark.parametrize("mode", ["whole", "refused", "failed", "cut"])
+@both_loops
+async def test_large_transactions_are_passed_on(target: Server, mode: str) -> None:
+    """A transaction larger than the cap goes on as it comes, atomically, exactly once, whatever happens inside."""
+    async with Proxy(target.port) as proxy:
+        sync = Sync(target, stream := Stream(), url=proxy.url, max_bytes=20_000, max_commands=100)
+        async with running(sync):
+            stream.write("INCR", "n")
+            stream.write("SELECT", 4)
+            stream.write("MULTI")
+            for number in range(2000):
+                stream.write("RPUSH", "l", f"{number}".ljust(50, "x"))
+                if number == 1000 and mode == "refused":
+                    refused = stream.write("NOSUCH", "key")
+                if number == 1000 and mode == "failed":
+                    refused = stream.write("INCR", "l")
+            stream.write("INCR", "n")
+            if mode == "cut":
+                proxy.to_server.cut_after = 60_000
+                await wait_for(lambda: sync.progress.lanes[0].link.losses.total() == 1)
+            assert target.client(db=4).dbsize() == 0
+            stream.write("EXEC")
+            stream.write("INCR", "n")
+            await sync.caught_up()
+            if mode == "cut":
+                proxy.to_client.cut_after = 3
+                stream.write("INCR", "m")
+                await sync.caught_up()
+    client = target.client(db=4)
+    items: Any = client.lrange("l", 0, -1)
+    assert [int(item.rstrip(b"x")) for item in items] == list(range(2000))
+    assert (client.get("n"), target.client().get("n")) == (b"2", b"1")
+    if mode == "refused":
+        assert [(letter.offset, letter.db, letter.command, letter.key) for letter in sync.letters.kept] == [
+            (refused, 4, "NOSUCH", b"key")
+        ]
+    elif mode == "failed":
+        (letter,) = sync.letters.kept
+        assert letter.db == 4
+        assert refused - 5000 < letter.offset <= refused
+    else:
+        assert sync.letters.kept == []
+
+
+@both_loops
+async def test_large_command_is_passed_on_in_parts(target: Server) -> None:
+    """A command larger than a group goes on in parts; so does one that is refused, which is named then."""
+    sync = Sync(target, stream := Stream(), max_bytes=20_000)
+    value = bytes(range(256)) * 2000
+    async with running(sync):
+        stream.write("INCR", "n")
+        stream.write("SET", "large", value)
+        refused = stream.write("NOSUCH", "key", value)
+        stream.write("SADD", "n", value)
+        stream.write("APPEND", "large", "!")
+        await sync.caught_up()
+    client = target.client()
+    assert client.get("large") == value + b"!"
+    letters = sync.letters.kept
+    assert [(letter.command, letter.key, letter.code) for letter in letters[:1]] == [("NOSUCH", b"key", "ERR")]
+    assert letters[0].offset == refused
+    assert letters[1].code == "WRONGTYPE"
+
+
+@both_loops
+async def test_large_transaction_waits_out_oom(servers: ServerFactory) -> None:
+    """A transaction that is passed on and refused for memory is passed on again, as a whole."""
+    target = servers()
+    client = target.client()
+    sync = Sync(target, stream := Stream(), max_bytes=10_000)
+    async with running(sync):
+        client.config_set("maxmemory", 1)
+        stream.write("MULTI")
+        for number in range(1000):
+            stream.write("RPUSH", "l", f"{number}".ljust(50, "x"))
+        stream.write("EXEC")
+        await wait_for(lambda: sync.progress.lanes[0].retries >= 3)
+        assert client.llen("l") == 0
+        client.config_set("maxmemory", 0)
+        await sync.caught_up()
+    assert client.llen("l") == 1000
+
+
+@both_loops
+async def test_checkpoint_survives_flush_and_swap(target: Server) -> None:
+    """FLUSHALL and SWAPDB in the stream neither lose the checkpoint nor leave a copy of it in another database."""
+    sync = Sync(target, stream := Stream(piece_bytes=1024), max_bytes=5_000)
+    fill = "x" * 100
+    async with running(sync):
+        for large in (False, True):
+            stream.write("SELECT", 0)
+            stream.write("SET", "zero", "0")
+            stream.write("SELECT", 1)
+            stream.write("SET", "one", "1")
+            await sync.caught_up()
+            if large:
+                stream.write("MULTI")
+                for _ in range(200):
+                    stream.write("SET", "fill", fill)
+            stream.write("SWAPDB", 0, 1)
+            if large:
+                stream.write("EXEC")
+            await sync.caught_up()
+            assert target.client().exists("one", KEY) == 2
+            assert target.client(db=1).exists("zero") == 1
+            assert target.client(db=1).exists(KEY) == 0
+            stream.write("FLUSHALL")
+            await sync.caught_up()
+            assert target.client().dbsize() == 1
+    assert target.client(db=1).dbsize() == 0
+
+
+@both_loops
+async def test_checkpoint_key_written_by_the_stream(target: Server) -> None:
+    """Whatever the stream does to a key of the checkpoint's name, our checkpoint stands afterwards."""
+    sync = Sync(target, stream := Stream())
+    async with running(sync):
+        for command in (("SET", KEY, "x"), ("HSET", KEY, "f", "v"), ("PEXPIREAT", KEY, 1), ("RENAME", KEY, "k")):
+            stream.write(*command)
+            await sync.caught_up()
+    assert sorted(target.client().hkeys(KEY)) == sorted(name.encode() for name in sync.start.fields()[::2])  # type: ignore[union-attr]
+
+
+@both_loops
+async def test_flushed_target_is_noticed(target: Server) -> None:
+    """A target that somebody flushed is told as such with the next group, which does not take effect."""
+    sync = Sync(target, stream := Stream())
+
+    async def attempt() -> None:
+        async with running(sync):
+            stream.write("INCR", "n")
+            await sync.caught_up()
+            target.client().flushall()
+            stream.write("INCR", "n")
+
+    with pytest.raises(TargetLost, match="checkpoint is gone"):
+        await attempt()
+    assert target.client().dbsize() == 0
+
+
+@both_loops
+async def test_second_writer_is_noticed(target: Server) -> None:
+    """Two appliers on one link: the one that came second goes on, the first one stops without writing."""
+    first, second = Sync(target, Stream()), Sync(target, Stream())
+
+    async def takeover() -> None:
+        async with running(first):
+            first.stream.write("INCR", "first")
+            await first.caught_up()
+            second.start = first.applier.checkpoint
+            second.stream.bytes[:] = first.stream.bytes
+            second.stream.released = first.stream.end
+            task = asyncio.create_task(second.applier.run())
+            await wait_for(second.applier.caught_up.is_set)
+            second.stream.write("INCR", "second")
+            await second.caught_up()
+            first.stream.write("INCR", "first")
+            second.stream.finish()
+            await task
+
+    with pytest.raises(TargetError, match="another portd"):
+        await takeover()
+    assert target.client().mget("first", "second") == [b"1", b"1"]
+
+
+@both_loops
+async def test_checkpoint_that_changed_since_it_was_read(target: Server) -> None:
+    """An applier does not begin from a checkpoint that is not the one in the target."""
+    for change in (Checkpoint(position=Position(REPLID, FIRST), epoch="other"), None):
+        sync = Sync(target, Stream())
+        await write_checkpoint(sync.endpoint, KEY, change or Checkpoint(position=Position(REPLID, 5), epoch="before"))
+        with pytest.raises(TargetLost, match="changed by somebody else"):
+            await sync.applier.run()
+    target.client().delete(KEY)
+    with pytest.raises(TargetLost, match="checkpoint is gone"):
+        await Sync(target, Stream()).applier.run()
+
+
+@both_loops
+async def test_target_that_went_back_is_noticed(servers: ServerFactory) -> None:
+    """A target restarted from an older file is told as such: what it lost has to come again from the source."""
+    target = servers()
+    sync = Sync(target, stream := Stream())
+
+    async def attempt() -> None:
+        async with running(sync):
+            stream.write("INCR", "n")
+            await sync.caught_up()
+            target.client().save()
+            stream.write("INCR", "n")
+            await sync.caught_up()
+            target.restart(crash=True)
+            await asyncio.Event().wait()  # the applier notices
+
+    with pytest.raises(TargetLost, match="went back"):
+        await attempt()
+
+
+@both_loops
+async def test_restarted_target_is_continued(servers: ServerFactory) -> None:
+    """A target that comes back with all its data is continued where it is."""
+    target = servers()
+    sync = Sync(target, stream := Stream())
+    async with running(sync):
+        stream.write("INCR", "n")
+        await sync.caught_up()
+        target.client().save()
+        target.restart(crash=True)
+        stream.write("INCR", "n")
+        await sync.caught_up()
+    assert target.client().get("n") == b"2"
+    assert sync.progress.lanes[0].link.connects > 1
+
+
+@both_loops
+async def test_missing_database_stops_before_damage(servers: ServerFactory) -> None:
+    """A SELECT that would fail is noticed before anything behind it is written to the wrong database."""
+    target = servers(databases=5)
+    sync = Sync(target, stream := Stream())
+    stream.write("SELECT", 4)
+    stream.write("SET", "k", "*2\r\n$6\r\nSELECT\r\n$2\r\n77\r\n")  # a value that looks like a SELECT
+    stream.write("SELECT", 5)
+    stream.write("SET", "misplaced", "x")
+    with pytest.raises(TargetError, match="database 5, the target has only 5"):
+        async with running(sync):
+            pass
+    assert target.client(db=4).exists("misplaced") == 0
+    sync = Sync(target, stream := Stream())
+    async with running(sync):
+        stream.write("SELECT", 4)
+        stream.write("SET", "k", "*2\r\n$6\r\nSELECT\r\n$2\r\n77\r\n")
+        await sync.caught_up()
+    assert target.client(db=4).exists("k") == 1
+
+
+@both_loops
+async def test_corrupt_stream_ends_behind_the_last_good_command(target: Server) -> None:
+    """Bytes that are not RESP end the applier; what was before them is applied and checkpointed."""
+    sync = Sync(target, stream := Stream())
+
+    async def attempt() -> None:
+        async with running(sync):
+            stream.write("INCR", "n")
+            await sync.caught_up()
+            stream.bytes += request("INCR", "n") + b"garbage\r\n"
+            stream.write("INCR", "n")
+
+    with pytest.raises(DecodeError):
+        await attempt()
+    assert target.client().get("n") == b"2"
+
+
+@both_loops
+async def test_new_replid_is_checkpointed(target: Server) -> None:
+    """After a failover of the source the checkpoint carries the new id."""
+    sync = Sync(target, stream := Stream())
+    other = REPLID[::-1]
+    async with running(sync):
+        stream.write("INCR", "n")
+        await sync.caught_up()
+        sync.applier.adopt(other)
+        stream.write("INCR", "n")
+        await sync.caught_up()
+        found = await read_checkpoint(sync.endpoint, KEY)
+        assert found is not None
+        assert found.position == Position(other, stream.end)
+        sync.applier.adopt(REPLID)
+        stream.write("PING")
+        await sync.caught_up()
+
+
+@both_loops
+async def test_getack_calls_back(target: Server) -> None:
+    """GETACK in the stream reaches whoever acknowledges."""
+    sync = Sync(target, stream := Stream())
+    calls: list[int] = []
+    sync.applier.on_getack = lambda: calls.append(1)
+    async with running(sync):
+        stream.write("REPLCONF", "GETACK", "*")
+        await sync.caught_up()
+    assert calls == [1]
+
+
+@both_loops
+async def test_lag_is_told(target: Server) -> None:
+    """While the target does not answer, the lag grows; afterwards the applier counts as caught up again."""
+    target.client()
+    sync = Sync(target, stream := Stream(), caught_up_seconds=0.05)
+    async with running(sync):
+        stream.write("INCR", "n")
+        await sync.caught_up()
+        target.client().client_pause(200)
+        stream.write("INCR", "n")
+        await wait_for(lambda: sync.applier.lag_seconds() > 0.1)
+        await sync.caught_up()
+        assert sync.progress.stream.lag_seconds > 0.1
+        assert not sync.applier.caught_up.is_set() or sync.applier.lag_seconds() == 0
+    assert sync.applier.statistics().in_flight_bytes == 0
+
+
+@both_loops
+async def test_cancelled_applier_leaves_no_connection(target: Server) -> None:
+    """Cancelling at any moment ends the connection at once; another applier goes on exactly once."""
+    sync = Sync(target, stream := Stream())
+    for number in range(200):
+        stream.write("RPUSH", "l", number)
+    await sync.begin()
+    checkpoint = sync.start
+    for turns in range(1, 60, 4):
+        step = Sync(target, stream, max_commands=7)
+        step.start = checkpoint
+        task = asyncio.create_task(step.applier.run())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        found = await read_checkpoint(step.endpoint, KEY)
+        assert found is not None
+        checkpoint = found
+        stream.released = FIRST
+    last = Sync(target, stream)
+    last.start = checkpoint
+    stream.finish()
+    await last.applier.run()
+    assert target.client().lrange("l", 0, -1) == [b"%d" % number for number in range(200)]
