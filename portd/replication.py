@@ -11,7 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from portd.config import OnRefusal
-from portd.errors import PortdError, SourceError
+from portd.errors import LinkLost, PortdError
 from portd.log import get_logger
 from portd.model import Phase
 from portd.pipeline import ByteBudget
@@ -72,6 +72,7 @@ class Replication:
         self._letters = DeadLetters(progress, path=settings.dead_letters, stop=settings.on_refusal is OnRefusal.STOP)
         self._session: Session | None = None
         self._forks = Backoff(first_seconds=1.0, limit_seconds=FULL_SYNC_SECONDS)
+        self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
         self._largest: list[CurrentKey] = []
 
     async def run(self) -> None:
@@ -87,13 +88,11 @@ class Replication:
             try:
                 transfer = await self._run_session(parts, transfer)
             except PortdError as error:
-                if not error.retriable or (isinstance(error, SourceError) and not self._progress.source.connects):
+                if not error.retriable or (isinstance(error, LinkLost) and not self._progress.source.connects):
                     raise
                 self._progress.last_error = str(error)
                 self._progress.phase = Phase.CONNECTING
-                wait = max(
-                    backoff.next_wait(), 0 if parts.progress.stream.checkpointed_offset else self._forks.next_wait()
-                )
+                wait = (self._forks if self._copying else backoff).next_wait()
                 log.warning("session ended", error=str(error), retry_seconds=round(wait, 1))
                 transfer = None
                 await self._pause(wait)
@@ -168,7 +167,8 @@ class Replication:
             self._progress.partial_syncs += 1
             log.info("partial sync", replid=transfer.position.replid, offset=transfer.position.offset)
         self._progress.position = transfer.position
-        self._session = Session(parts, transfer, checkpoint, on_snapshot=self._forks.reset)
+        self._copying = transfer.full
+        self._session = Session(parts, transfer, checkpoint, on_snapshot=self._copied)
         try:
             await self._session.run()
         except HistoryLost as lost:
@@ -179,6 +179,10 @@ class Replication:
             if self._session.copy is not None:
                 self._largest = self._session.copy.largest.read()
         return None
+
+    def _copied(self) -> None:
+        self._copying = False
+        self._forks.reset()
 
     def close(self) -> None:
         """Ends connections and removes the spool's files; idempotent."""

@@ -107,6 +107,8 @@ class Session:
         self._on_snapshot = on_snapshot
         self._replid = transfer.position.replid
         self._input_ended = asyncio.Event()
+        self._decoded = asyncio.Event()  # the snapshot is in the spool to its end
+        parts.spool.watch(self._let_go)
 
     async def run(self) -> None:
         """Replicates until told to stop, or until ``stop_after`` is reached.
@@ -124,9 +126,14 @@ class Session:
                 for task in (link, stop):
                     task.cancel()
         except BaseExceptionGroup as group:
-            raise first_cause(group) from None
-        finally:
+            cause = first_cause(group)
+            if not isinstance(cause, HistoryLost):  # then the link is connected, and the next session's
+                self._parts.link.close()
+            raise cause from None
+        except asyncio.CancelledError:
             self._parts.link.close()
+            raise
+        self._parts.link.close()
 
     # -- the source's side
 
@@ -143,8 +150,12 @@ class Session:
                 log.warning(
                     "link lost", reason=str(getattr(error, "reason", "")), offset=parts.progress.stream.read_offset
                 )
-                if link.position is None:  # the snapshot was cut: what came of it is of no use
-                    raise
+                if link.position is None:
+                    # Perhaps all of the snapshot came before; the decoder will tell, or fail at the cut.
+                    parts.spool.end(error)
+                    await self._decoded.wait()
+                    if link.position is None:
+                        raise
                 backoff.reset()
                 await self._connect_again(backoff)
 
@@ -183,6 +194,12 @@ class Session:
         if self.applier is None:
             raise Stopped
         self._end_input()
+
+    def _let_go(self) -> None:
+        """A transaction fills the spool and nothing can be spilled: let it pass, at the price of asking the source for it
+        again should the target fail now.
+        """  # noqa: D205
+        self._parts.spool.release(self._parts.spool.cursor)
 
     def _end_input(self) -> None:
         self._parts.link.close()
@@ -223,7 +240,9 @@ class Session:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.writers.run(), name="writers")
                 index = await self.copy.run()
-                parts.link.stream_begins(index)
+                self._find_position(decoder)
+                parts.link.stream_begins(index, self._transfer.position)
+                self._decoded.set()
                 await self.writers.flush()
                 self.writers.close()
         except BaseExceptionGroup as group:
@@ -231,10 +250,11 @@ class Session:
         self._note_dropped(decoder)
         db = int(decoder.aux.get("repl-stream-db", "0"))
         self.copy = self.writers = None
-        checkpoint = Checkpoint.following(marker.position, max(db, 0), marker.source_run_id, marker.snapshot_id)
+        position = self._transfer.position
+        checkpoint = Checkpoint.following(position, max(db, 0), marker.source_run_id, marker.snapshot_id)
         await write_checkpoint(parts.target, key, checkpoint)
         self._checkpoint = checkpoint
-        progress.stream.applied_offset = progress.stream.checkpointed_offset = transfer.position.offset
+        progress.stream.applied_offset = progress.stream.checkpointed_offset = position.offset
         snapshot = progress.snapshot
         snapshot.finished_at = time.time()
         log.info(
@@ -243,7 +263,20 @@ class Session:
             seconds=round(snapshot.finished_at - snapshot.started_at, 3),
         )  # fmt: skip
         self._on_snapshot()
-        self._begin_feed(index, transfer.position.offset, checkpoint.db)
+        self._begin_feed(index, position.offset, checkpoint.db)
+
+    def _find_position(self, decoder: SnapshotDecoder) -> None:
+        """A source that renamed PSYNC tells the position inside of the snapshot only (rdb.c:rdbSaveInfoAuxFields)."""
+        if self._transfer.announced:
+            return
+        replid, offset = decoder.aux.get("repl-id", ""), decoder.aux.get("repl-offset", "")
+        if not (replid and offset.isdecimal()):
+            raise SourceError(
+                "the source told its position neither before nor inside of the snapshot",
+                hint="give the name of the real PSYNC command with --psync-command",
+            )
+        self._transfer = replace(self._transfer, position=Position(replid, int(offset)))
+        self._replid = replid
 
     def _writer_options(self) -> WriterOptions:
         parts = self._parts

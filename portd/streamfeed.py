@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from portd.errors import LinkLost
 from portd.kernel.stream import Piece, StreamSplitter
 from portd.spool import SpoolClosed
 
@@ -79,8 +80,17 @@ class StreamFeed:
         self._splitter.exclude(offset)
 
     def rewind(self, offset: int, db: int) -> None:
-        """Goes back to behind *offset*, which is not before what was committed."""
+        """Goes back to behind *offset*, which is not before what was committed.
+
+        Raises:
+            LinkLost: these bytes had to be let go of; the source has to send them again.
+        """
         self._rest = memoryview(b"")
+        if offset + self._shift < self._spool.released:
+            raise LinkLost(
+                f"the stream behind offset {offset} is not held any more: a transaction was larger than the spool",
+                hint="the source is asked for it again; a spool directory with room avoids that",
+            )
         self._spool.seek(offset + self._shift)
         self._splitter = self._begin(offset, db)
 

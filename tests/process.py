@@ -1,0 +1,134 @@
+"""`portd sync` as a process of its own, the way operators run it: start, ask, stop, kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from tests.servers import free_port, wait_for_sync
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.servers import Server
+
+PATIENCE_SECONDS = 60.0
+
+
+class Portd:
+    """One `portd sync`; a context manager that leaves no process behind.
+
+    Args:
+        source: server to read, or a URL.
+        target: server to write, or a URL.
+        options: further flags; underscores become dashes.
+    """
+
+    def __init__(self, source: Server | str, target: Server | str, **options: object) -> None:
+        self.http = f"127.0.0.1:{free_port()}"
+        ends = {"source": source, "target": target}
+        flags: dict[str, object] = {name: end if isinstance(end, str) else end.url for name, end in ends.items()}
+        flags |= {"http": self.http, **options}
+        words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        self.command = [sys.executable, "-m", "portd", "sync", *words]
+        self._directory = tempfile.TemporaryDirectory(prefix="portd-test-")
+        self.log_path = Path(self._directory.name) / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        """Starts it; what an earlier run logged stays."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTD_")}
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
+        return self
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        if self.alive:
+            self.signal(signal.SIGKILL)
+            self.wait()
+        self._directory.cleanup()
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process; it must have been started."""
+        assert self._process is not None
+        return self._process
+
+    @property
+    def alive(self) -> bool:
+        """It has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def signal(self, number: int) -> None:
+        """Sends it a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = PATIENCE_SECONDS) -> int:
+        """Waits for its end; the exit code."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"portd did not end within {timeout} s\n{self.log()}") from None
+
+    def terminate(self) -> int:
+        """SIGTERM, and waits for the end; the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL, and waits for the end."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def log(self) -> str:
+        """Everything it logged."""
+        return self.log_path.read_text(errors="replace")
+
+    def get(self, page: str, accept: str = "application/json") -> str:
+        """One page, as text.
+
+        Raises:
+            OSError: it does not listen (yet).
+        """
+        request = urllib.request.Request(f"http://{self.http}/{page}", headers={"Accept": accept})
+        with urllib.request.urlopen(request, timeout=10) as response:
+            text: str = response.read().decode()
+            return text
+
+    def status(self) -> dict[str, Any] | None:
+        """``/status``; None while it does not listen."""
+        try:
+            status: dict[str, Any] = json.loads(self.get("status"))
+        except OSError:
+            return None
+        return status
+
+    def until(self, reached: Callable[[dict[str, Any]], bool], timeout: float = PATIENCE_SECONDS) -> dict[str, Any]:
+        """Waits until the status says so; the status then."""
+
+        def asked() -> dict[str, Any] | None:
+            if not self.alive:
+                raise AssertionError(f"portd ended with {self.process.returncode}\n{self.log()}")
+            status = self.status()
+            return status if status is not None and reached(status) else None
+
+        found = wait_for_sync(asked, timeout, dump=lambda: f"{self.status()}\n{self.log()}")
+        assert found is not None
+        return found
+
+    def until_applied(self, source: Server) -> dict[str, Any]:
+        """Waits until everything the source has written so far is in the target."""
+        end = int(source.client().info("replication")["master_repl_offset"])
+        return self.until(lambda status: status["stream"]["checkpointed_offset"] >= end)
