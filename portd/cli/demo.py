@@ -152,6 +152,7 @@ class _Demo:
             "target": self._target.display,
             "link": "demo",
             "http": self._options.http,
+            "log-level": "warning" if sys.stderr.isatty() else "info",  # on a terminal the bar says it all
         }
         words = [word for name, value in flags.items() for word in (f"--{name}", value)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(config.ENV_PREFIX)}

@@ -193,6 +193,7 @@ class Supervisor:
             peak_bytes=memory.rss_peak_bytes,
             ceiling_bytes=memory.ceiling_bytes,
             interpreter=memory.interpreter_bytes,
+            free=memory.free_bytes,
             unexplained=memory.unexplained_bytes,
             **owners,
             spool_disk=memory.pipeline.spool.disk_bytes,

@@ -198,6 +198,7 @@ def _owners(report: MemoryReport) -> str:
     rows: list[tuple[str, ...]] = [("interpreter and code", human_bytes(report.interpreter_bytes), "", "", "")]
     rows += [row(reading) for reading in report.owners]
     rows += [
+        ("free, kept by malloc", human_bytes(report.free_bytes), "", "", ""),
         ("unexplained", f"<span class='{mood}'>{human_bytes(report.unexplained_bytes)}</span>", "", "", ""),
         ("resident", human_bytes(report.rss_bytes), human_bytes(report.rss_peak_bytes), "", ""),
     ]

@@ -1,7 +1,8 @@
 """One report of where the memory is: owners against RSS, the pipeline's fill, the last minutes.
 
-The sum is made so that it can be checked: code (file-backed pages) + heap at the start + what owners hold should be
-the RSS; what is left is shown as unexplained and stays small, or something holds memory that nobody counts.
+The sum is made so that it can be checked: code (file-backed pages) + heap at the start + what owners hold + what they
+gave back and malloc keeps should be the RSS; what is left is shown as unexplained and stays small, or something holds
+memory that nobody counts.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 from portd.memory.cgroup import Cgroup, find_cgroup
 from portd.memory.history import History, HistoryReading
 from portd.memory.ledger import Ledger
-from portd.memory.process import Heaps, heaps, peak_rss, proportional, resident, trim
+from portd.memory.process import Heaps, Resident, heaps, peak_rss, proportional, resident, trim
 from portd.readings import CgroupReading, OwnerReading, PipelineReading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SAMPLE_SECONDS = 1.0
+TRIM_SECONDS = 5.0  # between two looks at what malloc keeps
+TRIM_BYTES = 4 << 20  # more than this of free heap goes back to the kernel
 COLUMNS = ("rss", "owned", "cgroup")
 
 
@@ -41,7 +44,8 @@ class MemoryReport:
         ceiling_bytes: RSS that the memory plan allows; 0 without a plan.
         interpreter_bytes: code now and heap before the pipeline was built.
         owned_bytes: sum of the owners.
-        unexplained_bytes: RSS - interpreter - owned; negative when an owner's buffers were never touched.
+        free_bytes: free heap: owners gave it back, malloc keeps it for the next one.
+        unexplained_bytes: RSS - interpreter - owned - free; negative when an owner's buffers were never touched.
         owners: who holds what.
         heaps: anonymous memory by allocator: the same bytes, another cut.
         pipeline: how full the parts are.
@@ -59,6 +63,7 @@ class MemoryReport:
     ceiling_bytes: int
     interpreter_bytes: int
     owned_bytes: int
+    free_bytes: int
     unexplained_bytes: int
     owners: list[OwnerReading]
     heaps: Heaps
@@ -88,8 +93,9 @@ class Accounting:
         self.ceiling_bytes = 0
         self.cgroup = cgroup or find_cgroup()
         self._history = History(COLUMNS)
-        self._start_anon = resident().anon_bytes
+        self._start_anon = _used_anon(resident())
         self._timer: asyncio.TimerHandle | None = None
+        self._looked_at = 0.0
 
     def settle(self) -> int:
         """Weighs the interpreter: call once, when everything is imported and before buffers are allocated.
@@ -104,7 +110,7 @@ class Accounting:
         gc.freeze()
         trim()
         now = resident()
-        self._start_anon = now.anon_bytes
+        self._start_anon = _used_anon(now)
         return now.rss_bytes
 
     def start(self) -> None:
@@ -131,6 +137,7 @@ class Accounting:
         owned = sum(reading.held_bytes for reading in owners)
         interpreter = self._start_anon + now.file_bytes
         pss, swap = proportional()
+        found = heaps(now)
         return MemoryReport(
             at=time.time(),
             rss_bytes=now.rss_bytes,
@@ -143,9 +150,10 @@ class Accounting:
             ceiling_bytes=self.ceiling_bytes,
             interpreter_bytes=interpreter,
             owned_bytes=owned,
-            unexplained_bytes=now.rss_bytes - interpreter - owned,
+            free_bytes=found.c_free_bytes,
+            unexplained_bytes=now.rss_bytes - interpreter - owned - found.c_free_bytes,
             owners=owners,
-            heaps=heaps(now),
+            heaps=found,
             pipeline=self.pipeline(),
             history=self._history.read(),
         )
@@ -153,3 +161,12 @@ class Accounting:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(SAMPLE_SECONDS, self._tick, loop)
         self.sample()
+        if loop.time() - self._looked_at >= TRIM_SECONDS:
+            self._looked_at = loop.time()
+            if heaps(resident()).c_free_bytes > TRIM_BYTES:
+                trim()  # a snapshot has ended, or a burst: what it took would stay in RSS for weeks
+
+
+def _used_anon(now: Resident) -> int:
+    """Anonymous memory without what malloc keeps free, which has a line of its own."""
+    return now.anon_bytes - heaps(now).c_free_bytes

@@ -219,7 +219,21 @@ async def test_a_held_buffer_is_explained() -> None:
     assert after.owned_bytes == 24 * MIB
     assert after.rss_bytes - before.rss_bytes >= 23 * MIB
     assert abs(after.unexplained_bytes - before.unexplained_bytes) < 2 * MIB
-    assert after.rss_bytes == after.interpreter_bytes + after.owned_bytes + after.unexplained_bytes
+    parts = (after.interpreter_bytes, after.owned_bytes, after.free_bytes, after.unexplained_bytes)
+    assert after.rss_bytes == sum(parts)
+
+
+async def test_free_heap_goes_back_to_the_kernel() -> None:
+    """What a snapshot took and gave back does not stay in RSS while the stream is followed."""
+    blocks = [bytearray(b"x") * 60_000 for _ in range(400)]
+    del blocks[::2]  # holes that malloc keeps
+    before = process.resident()
+    assert process.heaps(before).c_free_bytes > 8 * MIB
+    accounting = Accounting()
+    accounting.start()
+    accounting.close()
+    assert before.rss_bytes - process.resident().rss_bytes > 8 * MIB
+    assert len(blocks) == 200
 
 
 async def test_a_report_is_json_and_holds_the_pipeline() -> None:
