@@ -31,7 +31,7 @@ class Heaps:
 
     Attributes:
         c_used_bytes: handed out by malloc: buffers of the kernel units, objects above 512 bytes.
-        c_free_bytes: held by malloc, handed to nobody.
+        c_free_bytes: resident, held by malloc, handed to nobody.
         python_bytes: the rest: small objects in pymalloc's arenas, data segments, stacks.
         python_blocks: small objects alive.
         gc_collections: runs of the cyclic collector so far.
@@ -92,10 +92,11 @@ def heaps(now: Resident) -> Heaps:
         call = _libc.mallinfo2
         call.restype = _Mallinfo2
         info = call()
-        used, free = info.uordblks + info.hblkhd, info.fordblks
+        given_back = max(0, info.arena - _heap_rss())  # free, and not resident: nobody pays for it
+        used, free = info.uordblks + info.hblkhd, max(0, info.fordblks - given_back)
     return Heaps(
         c_used_bytes=used,
-        c_free_bytes=min(free, max(0, now.anon_bytes - used)),  # free pages given back are not resident
+        c_free_bytes=min(free, max(0, now.anon_bytes - used)),
         python_bytes=max(0, now.anon_bytes - used - free),
         python_blocks=sys.getallocatedblocks(),
         gc_collections=sum(generation["collections"] for generation in gc.get_stats()),
@@ -112,6 +113,20 @@ def one_arena() -> None:
     """Keeps malloc to one arena: threads that help for a moment would each leave one behind. Call before they do."""
     if hasattr(_libc, "mallopt"):  # glibc and musl
         _libc.mallopt(_M_ARENA_MAX, 1)
+
+
+def _heap_rss() -> int:
+    """Resident bytes of the heap that malloc grows with brk(2); it is among the first mappings, so little is read."""
+    inside = False
+    try:
+        with (_SELF / "smaps").open("rb") as maps:
+            for line in maps:
+                if inside and line.startswith(b"Rss:"):
+                    return int(line.split()[1]) * 1024
+                inside = inside or line.endswith(b"[heap]\n")
+    except OSError:
+        return sys.maxsize  # not told: what is free is taken for resident
+    return sys.maxsize
 
 
 def _fields(file: Path) -> dict[str, int]:

@@ -232,7 +232,9 @@ async def test_free_heap_goes_back_to_the_kernel() -> None:
     accounting = Accounting()
     accounting.start()
     accounting.close()
-    assert before.rss_bytes - process.resident().rss_bytes > 8 * MIB
+    after = process.resident()
+    assert before.rss_bytes - after.rss_bytes > 8 * MIB
+    assert process.heaps(after).c_free_bytes < 4 * MIB
     assert len(blocks) == 200
 
 
