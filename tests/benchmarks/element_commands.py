@@ -17,7 +17,7 @@ READ_BYTES = 1 << 20
 
 def write_element_commands(source: Server, path: Path) -> None:
     """Saves the source and turns its RDB file into one SET, HSET, RPUSH, ... a key."""
-    client = source.client()
+    client = source.client(socket_timeout=600.0)
     client.save()
     rdb = source.directory / "dump.rdb"
     old = Dialect(
