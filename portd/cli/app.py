@@ -7,6 +7,8 @@ import os
 import typer
 
 from portd import __version__
+from portd.cli.check import EPILOG as CHECK_EPILOG
+from portd.cli.check import check_command
 from portd.cli.demo import demo
 from portd.cli.options import settings_flags
 from portd.cli.reference import reference
@@ -28,6 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 app.command(epilog=EPILOG)(settings_flags(sync))
+app.command(epilog=CHECK_EPILOG)(check_command)
 app.command()(demo)
 app.command(hidden=True)(reference)
 

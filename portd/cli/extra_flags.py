@@ -1,0 +1,50 @@
+"""Flags for commands beside `sync`: some of the settings' flags, and some of their own."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from portd.cli.options import settings_flags
+from portd.config import SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+ENDS = (
+    *("source", "target", "source_password", "source_password_file", "target_password", "target_password_file"),
+    *("psync_command", "link", "checkpoint_key", "connect_seconds"),
+    *(name for name, each in SETTINGS.items() if each.metadata["group"] == "TLS"),
+)
+
+
+def flags(
+    command: Callable[..., None], names: Collection[str], own: Mapping[str, tuple[Any, Any]]
+) -> Callable[..., None]:
+    """Gives *command* the flags of some settings, `--config`, and flags of its own.
+
+    Args:
+        command: takes `config`, the settings' flags that were given as a mapping, and its own flags as keywords.
+        names: settings that have a flag here; the others can still come from variables and the TOML file.
+        own: annotation and default by name.
+    """
+    everything = settings_flags(lambda config, given: None)  # noqa: ARG005 - only its signature is wanted
+    wanted = [
+        parameter
+        for parameter in inspect.signature(everything).parameters.values()
+        if parameter.name == "config" or parameter.name in names
+    ]
+    wanted += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in own.items()
+    ]
+
+    def run(**given: Any) -> None:
+        mine = {name: given.pop(name) for name in own}
+        config = given.pop("config")
+        command(config, {name: value for name, value in given.items() if value is not None}, **mine)
+
+    run.__signature__ = inspect.Signature(wanted)  # type: ignore[attr-defined]  # typer reads it from here
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in wanted}
+    run.__name__, run.__doc__ = command.__name__.removeprefix("_"), command.__doc__
+    return run

@@ -1,0 +1,11 @@
+"""`portd check`: what will go wrong in a sync, found before it begins; changes nothing on either end.
+
+`survey` asks both ends, the modules named after what they judge turn answers into findings, `run` puts it together.
+"""
+
+from __future__ import annotations
+
+from portd.preflight.findings import Finding, Level, Report
+from portd.preflight.run import check
+
+__all__ = ["Finding", "Level", "Report", "check"]

@@ -1,0 +1,140 @@
+"""Does the target understand what the source holds?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from portd.preflight.findings import error, fine, note, warning
+from portd.target.capabilities import rdb_version_of
+
+if TYPE_CHECKING:
+    from portd.preflight.findings import Finding
+    from portd.preflight.survey import Survey
+    from portd.target.capabilities import Capabilities
+
+NEVER: Final = (999, 0)
+OLDEST_REDIS: Final = (2, 8)  # PSYNC
+NEWEST_RDB: Final = {"redis": 15, "valkey": 80}  # that this build decodes
+# What releases brought: first release of each family, and what becomes of it on a target without.
+_FEATURES: Final = (
+    ("streams", (5, 0), (0, 0), "streams become dead letters"),
+    ("function libraries", (7, 0), (0, 0), "function libraries become dead letters"),
+    ("expiry times of hash fields", (7, 4), (9, 0), "such fields are copied without their expiry and live for ever"),
+    ("arrays", (8, 8), NEVER, "arrays become dead letters"),
+    ("vector sets", (8, 0), NEVER, "vector sets become dead letters"),
+)
+
+
+def versions(source: Survey, target: Capabilities) -> list[Finding]:
+    """Releases, RDB versions, types that the target cannot take."""
+    if source.version is None or source.family is None:
+        return [
+            note(
+                "versions",
+                f"the source does not tell its version; the target is {target.name}",
+                "whether the target can take every type of the source is not known",
+            )
+        ]
+    findings = []
+    if source.family == "redis" and source.version[:2] < OLDEST_REDIS:
+        findings.append(
+            error("source.version", f"{source.name}", "it does not know PSYNC", "upgrade the source to 2.8 or newer")
+        )
+    known = rdb_version_of(source.family, source.version)
+    if (source.family == "valkey" and source.version[:2] > (9, 1)) or known > NEWEST_RDB[source.family]:
+        findings.append(
+            note(
+                "source.version",
+                f"{source.name} is newer than this build knows",
+                "it may send types that cannot be decoded",
+                "try a sync with --stop-after snapshot into an empty server first, or upgrade portd",
+            )
+        )
+    lost = _lost_features(source, target)
+    findings += [
+        warning(
+            "target.types",
+            f"{source.name} has {what}, {target.name} has not",
+            f"if the source uses them, {loss}",
+            "upgrade the target, or make sure that the source does not use them",
+        )
+        for what, loss in lost
+    ]
+    values = "values go as they are" if _same_types(source, target, known) else "newer encodings are rewritten"
+    findings.append(
+        fine("versions", f"{source.name} (RDB {known}) into {target.name} (RDB {target.rdb_version}): {values}")
+    )
+    return findings
+
+
+def _same_types(source: Survey, target: Capabilities, known: int) -> bool:
+    same_family = source.family == target.family
+    return known <= target.rdb_version and (same_family or known <= 11)  # up to RDB 11 both families agree
+
+
+def _lost_features(source: Survey, target: Capabilities) -> list[tuple[str, str]]:
+    assert source.version is not None
+    found = []
+    for what, redis, valkey, loss in _FEATURES:
+        first = {"redis": redis, "valkey": valkey}
+        has = source.version[:2] >= first[source.family or "redis"]
+        takes = target.version[:2] >= first[target.family]
+        if has and not takes:
+            found.append((what, loss))
+    return found
+
+
+def modules(source: Survey, target: Capabilities) -> list[Finding]:
+    """Modules that the target lacks."""
+    missing = sorted(source.modules - target.modules)
+    if missing:
+        return [
+            warning(
+                "target.modules",
+                f"the target lacks the modules {', '.join(missing)}",
+                "values of these modules become dead letters, and so do their commands in the stream",
+                "load them into the target (MODULE LOAD), the same or a newer version",
+            )
+        ]
+    return [fine("target.modules", ", ".join(sorted(source.modules)) or "the source has none")]
+
+
+def cluster(source: Survey, target: Capabilities) -> list[Finding]:
+    """Cluster mode of either end."""
+    findings = []
+    if target.cluster_enabled:
+        findings.append(
+            error(
+                "target.cluster",
+                "the target is a cluster node",
+                "clusters are not supported as targets",
+                "use a standalone server",
+            )
+        )
+    if source.info.get("cluster_enabled") == "1":
+        findings.append(
+            warning(
+                "source.cluster",
+                "the source is a node of a cluster",
+                "one sync copies the slots of this node only, and slots that move meanwhile are lost",
+                "run one sync for each primary, with --link of its own, and do not reshard meanwhile",
+            )
+        )
+    return findings or [fine("cluster", "both ends are standalone servers")]
+
+
+def databases(source: Survey, target: Survey) -> list[Finding]:
+    """Whether the target has every database that the source uses."""
+    count, used = target.number("databases"), source.keys
+    if count is None or not used:
+        return [note("target.databases", "not known" if count is None else f"{count}; the source is empty")]
+    if max(used) >= count:
+        return [
+            error(
+                "target.databases",
+                f"the source uses database {max(used)}, the target has {count}",
+                "SELECT fails on the target, and nothing of that database can be written",
+                f"set databases to {max(used) + 1} or more in the target's configuration and restart it",
+            )
+        ]
+    return [fine("target.databases", f"{count}; the source uses {len(used)}, up to {max(used)}")]

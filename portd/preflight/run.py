@@ -1,0 +1,130 @@
+"""Puts a check together: surveys both ends at once, then lets every rule say what it thinks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from portd.errors import PortdError
+from portd.preflight import access, capacity, compatibility, permissions, safety
+from portd.preflight.findings import Report, error
+from portd.preflight.survey import Survey, Unreachable, survey, write_rate
+from portd.target.checkpoint import read_checkpoint
+from portd.target.connection import ConnectionOptions
+from portd.target.probe import inspect
+
+if TYPE_CHECKING:
+    from portd.config import Settings
+    from portd.endpoint import Endpoint
+    from portd.preflight.findings import Finding
+    from portd.target.capabilities import Capabilities
+
+SAMPLE_SECONDS = 2.0  # over which the write rate is measured
+
+
+async def check(settings: Settings, *, sample_seconds: float = SAMPLE_SECONDS) -> Report:
+    """Looks at both ends with the eyes of a sync of these settings. Changes nothing.
+
+    Args:
+        settings: of the sync to be.
+        sample_seconds: over which the source's write rate is measured.
+
+    Raises:
+        ConfigError: a TLS file cannot be used.
+    """
+    source, target = settings.source_endpoint(), settings.target_endpoint()
+    report = Report(source.display, target.display)
+    here, there = await asyncio.gather(
+        _survey("source", source, settings, report), _survey("target", target, settings, report)
+    )
+    report.findings.sort(key=lambda finding: finding.subject.startswith("target"))
+    rate = await write_rate(source, sample_seconds) if here is not None and here.info else None
+    found = await _inspect(target, settings, report) if there is not None else None
+    if here is not None:
+        report.findings += await permissions.source_permissions(
+            source, settings.psync_command, settings.connect_seconds
+        )
+        report.findings += permissions.unanswered("source", here)
+        report.findings += _source(settings, source, here, rate)
+    if there is not None and found is not None:
+        report.findings += await _target_permissions(target, found, settings)
+    if here is not None and there is not None and found is not None:
+        resumable = await _resumable(target, settings)
+        report.findings += _both(settings, here, there, found, resumable=resumable)
+    return report
+
+
+async def _survey(side: str, endpoint: Endpoint, settings: Settings, report: Report) -> Survey | None:
+    try:
+        found = await survey(endpoint, settings.connect_seconds)
+    except Unreachable as problem:
+        report.findings.append(access.unreachable(side, endpoint, problem))
+        return None
+    report.findings += access.reached(side, endpoint, found)
+    return found
+
+
+async def _inspect(endpoint: Endpoint, settings: Settings, report: Report) -> Capabilities | None:
+    try:
+        return await inspect(endpoint, ConnectionOptions(connect_seconds=settings.connect_seconds))
+    except PortdError as problem:
+        report.findings.append(
+            error(
+                "target.probe",
+                str(problem.args[0]),
+                "what it can do is not known",
+                problem.hint or "see the target's log",
+                exit_code=problem.exit_code,
+            )
+        )
+        return None
+
+
+async def _target_permissions(endpoint: Endpoint, found: Capabilities, settings: Settings) -> list[Finding]:
+    try:
+        return await permissions.target_permissions(
+            endpoint, found, settings.checkpoint_name(), settings.connect_seconds
+        )
+    except PortdError as problem:
+        return [
+            error(
+                "target.permissions",
+                str(problem.args[0]),
+                "what we may do there is not known",
+                problem.hint or "try again",
+                exit_code=problem.exit_code,
+            )
+        ]
+
+
+async def _resumable(endpoint: Endpoint, settings: Settings) -> bool:
+    """A checkpoint of this link lies in the target."""
+    try:
+        return await read_checkpoint(endpoint, settings.checkpoint_name()) is not None
+    except PortdError:
+        return False  # whatever it is, a sync says it; here it is not what was asked
+
+
+def _source(settings: Settings, endpoint: Endpoint, here: Survey, rate: float | None) -> list[Finding]:
+    return [
+        *capacity.output_buffer(here, rate),
+        *capacity.backlog(here, rate),
+        *capacity.fork_memory(here, local=access.is_local(endpoint)),
+        *capacity.spool_space(settings, here, rate),
+        *safety.failover(here),
+    ]
+
+
+def _both(settings: Settings, here: Survey, there: Survey, found: Capabilities, *, resumable: bool) -> list[Finding]:
+    return [
+        *safety.same_server(here, found),
+        *safety.roles(here, found),
+        *compatibility.cluster(here, found),
+        *compatibility.versions(here, found),
+        *compatibility.modules(here, found),
+        *compatibility.databases(here, there),
+        *safety.contents(settings, here, found, resumable=resumable),
+        *capacity.target_memory(here, found),
+        *capacity.clocks(here, there),
+        *safety.persistence(here, there),
+    ]

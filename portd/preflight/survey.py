@@ -1,0 +1,268 @@
+"""Asks one end everything that a check wants to know. What is refused is noted, not fatal: each rule copes without."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from portd.errors import ConfigError
+from portd.source.info import parse_info
+from portd.units import human_bytes, human_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from portd.endpoint import Endpoint
+
+BUILT_IN = frozenset({"lua"})  # Valkey 9.1 shows its script engine as a module
+
+_SETTINGS = (
+    "client-output-buffer-limit",
+    "repl-backlog-size",
+    "repl-timeout",
+    "repl-diskless-sync",
+    "maxmemory",
+    "maxmemory-policy",
+    "appendonly",
+    "appendfsync",
+    "save",
+    "databases",
+    "min-replicas-to-write",
+    "stop-writes-on-bgsave-error",
+    "replica-announce-ip",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What one end said.
+
+    Attributes:
+        info: fields of INFO; empty where it is refused.
+        config: settings as CONFIG GET tells them; empty where it is refused.
+        refused: commands we may not run, upper case.
+        clock_ahead: seconds that the end's clock is ahead of ours; None when TIME is refused.
+        clock_error: seconds by which that may be wrong: half of the round trip.
+        user: who we are there; None when that is not told.
+        certificate_days: until the TLS certificate expires; None without TLS or when it is not verified.
+        tls_version: such as TLSv1.3; None without TLS.
+    """
+
+    info: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, str] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
+    clock_ahead: float | None = None
+    clock_error: float = 0.0
+    user: str | None = None
+    certificate_days: float | None = None
+    tls_version: str | None = None
+
+    def number(self, name: str) -> int | None:
+        """A field of INFO, or else a setting, as a number; None when it is not told."""
+        text = self.info.get(name, self.config.get(name, ""))
+        return int(text) if text.lstrip("-").isdigit() else None
+
+    @property
+    def family(self) -> str | None:
+        """`redis` or `valkey`; None when not told."""
+        if not self.info:
+            return None
+        return "valkey" if "valkey_version" in self.info else "redis"
+
+    @property
+    def version(self) -> tuple[int, int, int] | None:
+        """In the numbering of its family."""
+        text = self.info.get(f"{self.family}_version")
+        if text is None:
+            return None
+        numbers = [int(part) for part in text.split(".") if part.isdecimal()]
+        major, minor, patch = [*numbers, 0, 0, 0][:3]
+        return major, minor, patch
+
+    @property
+    def name(self) -> str:
+        """Family and version."""
+        return "an unknown server" if self.version is None else f"{self.family} {'.'.join(map(str, self.version))}"
+
+    @property
+    def modules(self) -> frozenset[str]:
+        """Names of loaded modules that may bring types or commands."""
+        words = self.info.get("module", "").split()
+        fields = [dict(part.partition("=")[::2] for part in word.split(",")) for word in words]
+        return frozenset(each["name"] for each in fields if "name" in each) - BUILT_IN
+
+    @property
+    def keys(self) -> dict[int, int]:
+        """Keys by database."""
+        found = {}
+        for name, value in self.info.items():
+            if name.startswith("db") and name[2:].isdigit():
+                counts = dict(part.partition("=")[::2] for part in value.split(","))
+                found[int(name[2:])] = int(counts.get("keys", "0"))
+        return found
+
+
+class Unreachable(Exception):
+    """An end could not be surveyed.
+
+    Attributes:
+        refused: it answered, but does not let us in.
+    """
+
+    def __init__(self, reason: str, *, refused: bool = False) -> None:
+        super().__init__(reason)
+        self.refused = refused
+
+
+async def survey(endpoint: Endpoint, connect_seconds: float) -> Survey:
+    """Asks one end.
+
+    Raises:
+        Unreachable: it cannot be reached, or does not let us in.
+        ConfigError: a TLS file cannot be used.
+    """
+    from redis import exceptions  # noqa: PLC0415 - heavy, loaded with the client
+
+    certificate_days, tls_version = await _dial(endpoint, connect_seconds)
+    client: Any = endpoint.client()  # redis-py's types do not know bytes replies
+    asker = _Asker(client)
+    try:
+        info = parse_info(await asker.ask("INFO") or b"")
+        info |= parse_info(await asker.ask("INFO", "modules") or b"") if info else {}
+        config: dict[str, str] = {}
+        for name in _SETTINGS:
+            reply = await asker.ask("CONFIG", "GET", name)
+            if reply is None:
+                break
+            texts = [each.decode("utf-8", "replace") for each in reply]
+            config |= dict(zip(texts[::2], texts[1::2], strict=False))
+        ahead, uncertain = await _clock(asker)
+        user = await asker.ask("ACL", "WHOAMI") if info else None
+    except exceptions.AuthenticationError as error:
+        raise Unreachable(f"it refuses the credentials: {error}", refused=True) from None
+    except exceptions.BusyLoadingError:
+        raise Unreachable("it is still loading its data") from None
+    except (exceptions.RedisError, OSError) as error:
+        raise Unreachable(str(error) or type(error).__name__) from None
+    finally:
+        await client.aclose()
+    return Survey(
+        info=info,
+        config=config,
+        refused=frozenset(asker.refused),
+        clock_ahead=ahead,
+        clock_error=uncertain,
+        user=user.decode("utf-8", "replace") if user else None,
+        certificate_days=certificate_days,
+        tls_version=tls_version,
+    )
+
+
+class _Asker:
+    """Asks, and remembers what it may not ask."""
+
+    def __init__(self, client: Any) -> None:
+        self.refused: set[str] = set()
+        self._client = client
+
+    async def ask(self, *words: str) -> Any:
+        """The reply; None where the command is refused."""
+        from redis import exceptions  # noqa: PLC0415 - heavy, loaded with the client
+
+        try:
+            return await self._client.execute_command(*(word.encode() for word in words), NEVER_DECODE=True)
+        except (exceptions.AuthenticationError, exceptions.BusyLoadingError):
+            raise
+        except exceptions.ResponseError as error:
+            if "operation not permitted" in str(error).lower() or str(error).startswith("NOAUTH"):
+                raise Unreachable("it wants a password", refused=True) from None
+            self.refused.add(" ".join(words[:2] if words[0] in {"CONFIG", "ACL"} else words[:1]))
+            return None
+
+
+async def _dial(endpoint: Endpoint, connect_seconds: float) -> tuple[float | None, str | None]:
+    """Opens and closes a connection: whether that works, and what TLS says."""
+    try:
+        transport, _ = await endpoint.connect(asyncio.Protocol, timeout=connect_seconds)
+    except ConfigError:
+        raise
+    except TimeoutError:
+        raise Unreachable(f"no connection within {human_seconds(connect_seconds)}") from None
+    except OSError as error:
+        reason = getattr(error, "verify_message", None) or error.strerror or str(error) or type(error).__name__
+        raise Unreachable(reason) from None
+    try:
+        secure = transport.get_extra_info("ssl_object")
+        if secure is None:
+            return None, None
+        return _days_left(secure.getpeercert()), secure.version()
+    finally:
+        transport.abort()
+
+
+def _days_left(certificate: Mapping[str, Any] | None) -> float | None:
+    import ssl  # noqa: PLC0415 - only with TLS
+
+    until = (certificate or {}).get("notAfter")
+    return None if until is None else (ssl.cert_time_to_seconds(until) - time.time()) / 86400
+
+
+async def _clock(asker: _Asker) -> tuple[float | None, float]:
+    """How far its clock is ahead of ours, and by how much that may be wrong; the best of three."""
+    best: tuple[float | None, float] = (None, 0.0)
+    for _ in range(3):
+        before, started = time.time(), time.perf_counter()
+        reply = await asker.ask("TIME")
+        if reply is None:
+            return None, 0.0
+        half = (time.perf_counter() - started) / 2
+        ahead = int(reply[0]) + int(reply[1]) / 1e6 - (before + half)
+        if best[0] is None or half < best[1]:
+            best = (ahead, half)
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How fast a source is written to.
+
+    Attributes:
+        per_second: bytes of replication stream.
+        exact: measured in the stream itself; otherwise an upper bound: all that clients send, reads included.
+    """
+
+    per_second: float
+    exact: bool
+
+    def __str__(self) -> str:
+        return f"{'' if self.exact else 'at most '}{human_bytes(self.per_second)}/s"
+
+
+async def write_rate(endpoint: Endpoint, seconds: float) -> Rate | None:
+    """How fast the source is written to, sampled over *seconds*; None where that cannot be told.
+
+    `master_repl_offset` stands still on a source that never had a replica; then the bytes from all clients are taken.
+    """
+    from redis import exceptions  # noqa: PLC0415 - heavy, loaded with the client
+
+    client: Any = endpoint.client()
+    readings = []
+    try:
+        for pause in (0.0, seconds):
+            await asyncio.sleep(pause)  # the rate is what happens meanwhile
+            info: dict[str, str] = {}
+            for section in (b"replication", b"stats"):
+                info |= parse_info(await client.execute_command(b"INFO", section, NEVER_DECODE=True))
+            readings.append((time.perf_counter(), info))
+    except (exceptions.RedisError, OSError):
+        return None
+    finally:
+        await client.aclose()
+    (began, first), (ended, last) = readings
+    exact = first.get("repl_backlog_active") == last.get("repl_backlog_active") == "1"
+    name = "master_repl_offset" if exact else "total_net_input_bytes"
+    if not (first.get(name, "").isdigit() and last.get(name, "").isdigit()):
+        return None
+    return Rate(max(0.0, (int(last[name]) - int(first[name])) / max(ended - began, 1e-3)), exact)

@@ -1,0 +1,1 @@
+"""`portd verify`: are two live servers equal?"""
