@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from portd.errors import PortdError
 from portd.preflight import access, capacity, compatibility, permissions, safety
 from portd.preflight.findings import Report, error
-from portd.preflight.survey import Survey, Unreachable, survey, write_rate
+from portd.preflight.survey import Rate, Survey, Unreachable, survey, write_rate
 from portd.target.checkpoint import read_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.probe import inspect
@@ -105,7 +105,7 @@ async def _resumable(endpoint: Endpoint, settings: Settings) -> bool:
         return False  # whatever it is, a sync says it; here it is not what was asked
 
 
-def _source(settings: Settings, endpoint: Endpoint, here: Survey, rate: float | None) -> list[Finding]:
+def _source(settings: Settings, endpoint: Endpoint, here: Survey, rate: Rate | None) -> list[Finding]:
     return [
         *capacity.output_buffer(here, rate),
         *capacity.backlog(here, rate),
