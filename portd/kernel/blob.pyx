@@ -56,7 +56,7 @@ cdef class BlobReader(Window):
         cdef Py_ssize_t n
         cdef int r
         while self.part_left:
-            if self.commands.ready:
+            if self.out.ready:
                 return R_OK
             if self.part_in_blob:
                 if self.blob_start == self.blob_stop:

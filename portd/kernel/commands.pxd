@@ -26,8 +26,6 @@ cdef class CommandHandler(Handler):
     cdef uint64_t command_elements
     cdef Py_ssize_t chunk_bytes
     cdef bint skip_existing
-    cdef int64_t now_ms                 # set by the decoder before each turn
-    cdef uint64_t offset                # of the snapshot, set by the decoder before each turn
     # the batch being filled
     cdef int db
     cdef int64_t replies
@@ -59,20 +57,15 @@ cdef class CommandHandler(Handler):
     cdef uint64_t batches_total
     cdef uint64_t elements_total
     cdef uint64_t keys_expired
-    cdef uint64_t keys_failed
     cdef uint64_t idle_dropped
     cdef uint64_t freq_dropped
-    cdef uint64_t meta_dropped
     cdef uint64_t field_ttl_dropped
     cdef uint64_t stream_meta_dropped
     cdef uint64_t functions
     cdef list letters
     cdef uint64_t letters_total
 
-    cdef object pop(self)
     cdef int cut(self, bint part) except -1
-    cdef int refuse(self, Key* key, str type_name, str reason) except -1
-    cdef Py_ssize_t owned(self) noexcept
 
     cdef int _cut_if_full(self) except -1
     cdef int _close_run(self) except -1

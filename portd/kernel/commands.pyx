@@ -53,7 +53,7 @@ cdef class CommandHandler(Handler):
         self.dialect = dialect
         self.out = RespWriter(batch_bytes + command_bytes)
         self.batches = deque()
-        self.batch_bytes = batch_bytes
+        self.batch_bytes = self.small_bytes = batch_bytes
         self.command_bytes = command_bytes
         self.command_elements = command_elements
         self.chunk_bytes = chunk_bytes
@@ -116,6 +116,24 @@ cdef class CommandHandler(Handler):
             letter.offset = key.offset if key != NULL else self.offset
             letter.reason = reason
             self.letters.append(letter)
+        return 0
+
+    cdef Py_ssize_t bound(self) noexcept:
+        return 12 * (self.batch_bytes + self.command_bytes) + 4 * self.chunk_bytes + (16 << 20)
+
+    cdef int add_statistics(self, dict counters) except -1:
+        counters.update({
+            "keys_expired": self.keys_expired,
+            "elements": self.elements_total,
+            "batches": self.batches_total,
+            "dead_letters": self.letters_total,
+            "output_used": self.out.used,
+            "idle_dropped": self.idle_dropped,
+            "freq_dropped": self.freq_dropped,
+            "field_ttl_dropped": self.field_ttl_dropped,
+            "stream_meta_dropped": self.stream_meta_dropped,
+            "functions": self.functions,
+        })
         return 0
 
     cdef Py_ssize_t owned(self) noexcept:
@@ -187,12 +205,14 @@ cdef class CommandHandler(Handler):
         if collection == C_MODULE:
             name = module_name(key.module)
             if name not in self.dialect.modules:
+                self.keys_failed += 1
                 self.refuse(key, f"module {name}", "the target lacks the module")
                 return P_SKIP
             return P_WHOLE
         if self.dialect.takes(key.encoding):
             return P_WHOLE
         if collection == C_OTHER or (collection == C_ARRAY and not self.dialect.arrays):
+            self.keys_failed += 1
             self.refuse(key, layout_of(key.encoding).name.decode(), "the target does not know this type")
             return P_SKIP
         return P_ELEMENTS if self.skip_existing else P_SMALL
@@ -299,6 +319,7 @@ cdef class CommandHandler(Handler):
         self.told = 0
         self.big = not small
         if collection == C_MODULE or collection == C_OTHER:
+            self.keys_failed += 1
             self.refuse(key, layout_of(key.encoding).name.decode(), "larger than chunk_bytes and only RESTORE carries it")
             return 1
         self.idle_dropped += key.idle >= 0

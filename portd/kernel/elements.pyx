@@ -28,7 +28,7 @@ cdef class ElementReader(BlobReader):
         cdef int i
         cdef int r
         while self.left:
-            if self.commands.ready:
+            if self.out.ready:
                 return R_OK
             op = self.layout.pattern
             i = 0
@@ -121,7 +121,7 @@ cdef class ElementReader(BlobReader):
         cdef int i
         cdef int r
         while True:
-            if self.commands.ready:
+            if self.out.ready:
                 return R_OK
             r = self._take(0, cells)
             if r == R_MORE:
@@ -164,7 +164,7 @@ cdef class ElementReader(BlobReader):
         cdef int r
         if self.left == 0:
             return self._end_value()
-        if self.commands.ready:
+        if self.out.ready:
             return R_OK
         if self.layout.pattern[0] == b"l":
             r = self._number(&c, &kind)
@@ -240,7 +240,7 @@ cdef class ElementReader(BlobReader):
         cdef const char* pattern = self.layout.pattern
         cdef int r
         while pattern[self.large_at]:
-            if self.commands.ready:
+            if self.out.ready:
                 return R_OK
             if pattern[self.large_at] == b"s":
                 r = self._item(&c, 0)
@@ -296,7 +296,7 @@ cdef class ElementReader(BlobReader):
         cdef int r
         cdef int64_t expire_ms
         while self.large_at < cells:
-            if self.commands.ready:
+            if self.out.ready:
                 return R_OK
             r = self._take(self.large_at, self.large_at + 1)
             if r == R_MORE:

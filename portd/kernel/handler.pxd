@@ -1,5 +1,8 @@
 # What the snapshot decoder tells whoever consumes the values: commands, events, digest, statistics.
 #
+# A new consumer is a class derived from `Handler`, which hears nothing; SnapshotDecoder takes any of them. What it
+# makes of the values it hands out by `pop`, and sets `ready` while there is some.
+#
 # The decoder calls these methods in the order of the bytes. Pointers are valid during the call only. A method
 # returns -1 with an exception set, 0 otherwise. `ready` asks the decoder to stop at the next safe state.
 
@@ -30,6 +33,7 @@ cdef struct Key:
     int byte                # type byte as read
     uint64_t offset         # snapshot offset of its first attribute or type byte
     uint64_t elements       # announced; 0 unknown
+    uint64_t bytes          # of its value in the snapshot; before its end only where it was measured; 0 unknown
     uint64_t module         # id of a module value
 
 
@@ -47,12 +51,24 @@ cdef enum Plan:
     P_SKIP = 0              # walk over the value, tell nothing
     P_ELEMENTS = 1          # tell every element, never mind the size
     P_WHOLE = 2             # measure first: `raw` when it fits the limits, else elements
-    P_SMALL = 3             # measure first: elements, but say whether the value is small
+    P_SMALL = 3             # measure first: elements, but say whether the value is small (`small_bytes`)
 
 
 cdef class Handler:
     cdef bint ready
-    cdef bint finished      # set by the decoder at the end
+    cdef int64_t now_ms                 # unix ms; set by the decoder before each turn
+    cdef uint64_t offset                # of the snapshot, set by the decoder before each step
+    cdef bint valkey                    # the snapshot is of that family; set when its magic was read
+    cdef Py_ssize_t small_bytes         # a value up to here is small
+    cdef uint64_t keys_failed           # refused for good
+    cdef uint64_t keys_left_out         # nobody wants them
+    cdef uint64_t meta_dropped          # values told without the key metadata that came with them
+    cdef object pop(self)
+    cdef int add_statistics(self, dict counters) except -1
+    cdef Py_ssize_t owned(self) noexcept
+    cdef Py_ssize_t bound(self) noexcept                                # the most that `owned` may become
+    cdef int refuse(self, Key* key, str type_name, str reason) except -1
+    cdef int aux(self, Item* name, Item* value) except -1
     cdef int select(self, int db) except -1
     cdef int plan(self, Key* key) except -1
     cdef int string(self, Key* key, Item* value) except -1

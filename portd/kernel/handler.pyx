@@ -5,6 +5,28 @@ from libc.stdint cimport int64_t, uint64_t
 
 
 cdef class Handler:
+    cdef object pop(self):
+        """What was made of the values, in order; None when there is nothing now."""
+        self.ready = False
+        return None
+
+    cdef int add_statistics(self, dict counters) except -1:
+        return 0
+
+    cdef Py_ssize_t owned(self) noexcept:
+        """Bytes held beside what was popped."""
+        return 0
+
+    cdef Py_ssize_t bound(self) noexcept:
+        return 0
+
+    cdef int refuse(self, Key* key, str type_name, str reason) except -1:
+        """The decoder itself cannot tell this value."""
+        return 0
+
+    cdef int aux(self, Item* name, Item* value) except -1:
+        return 0
+
     cdef int select(self, int db) except -1:
         return 0
 

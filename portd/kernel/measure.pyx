@@ -195,6 +195,7 @@ cdef int measure_value(
     cdef Cursor c
     cdef int r = R_OK
     cdef const char* pattern = layout.pattern
+    cdef uint64_t plain
     c.p = p + m.at
     c.end = p + available
     if layout.shape in (S_ITEMS, S_NODES, S_STREAM):
@@ -206,8 +207,10 @@ cdef int measure_value(
                 return r
             m.at = c.p - p
         while m.left:
+            plain = m.plain
             r = skip_pattern(&c, pattern, limit, &m.plain)
             if r != R_OK:
+                m.plain = plain         # the element will be measured again
                 return R_LARGE if r == R_MORE and <uint64_t>m.at > limit else r
             m.left -= 1
             m.at = c.p - p

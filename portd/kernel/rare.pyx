@@ -98,7 +98,7 @@ cdef class RareReader(ElementReader):
         cdef uint64_t tag = 0
         cdef int r
         while self.left:
-            if self.commands.ready:
+            if self.out.ready:
                 return R_OK
             r = self._number(&c, &index)
             if r == R_OK:
@@ -181,7 +181,7 @@ cdef class RareReader(ElementReader):
     cdef int _template(self) except -1:
         cdef Cursor c
         cdef int r
-        if self.commands.ready:
+        if self.out.ready:
             return R_OK
         if self.template_step == 1:                 # number of the template
             r = self._numbers(1)

@@ -4,17 +4,20 @@ from typing_extensions import Buffer
 from typing import Final, final
 
 from portd.kernel.batch import Batch
+from portd.kernel.handler import Handler
 
 @final
 class SnapshotDecoder:
     """Decodes one RDB snapshot of any version from 1 to 15 or Valkey 80 into batches for a target.
+
+    Given a `Handler` instead of a dialect, it tells that one what it finds; ``next_output`` hands out what it makes.
 
     ``feed`` copies bytes into a bounded window; ``next_batch`` decodes what is there. An element is consumed only
     when it is whole; one larger than ``chunk_bytes`` is passed on in parts. Nothing larger than
     ``window_bytes`` is ever held.
 
     Args:
-        dialect: what the target understands.
+        consumer: what the target understands, for batches of commands; or a handler.
         chunk_bytes: values up to this many bytes are applied whole; larger ones element by element.
         batch_bytes: a batch is cut once it holds this many bytes.
         command_bytes: element commands are cut once they hold this many bytes.
@@ -25,7 +28,7 @@ class SnapshotDecoder:
 
     def __init__(
         self,
-        dialect: Dialect,
+        consumer: Dialect | Handler,
         *,
         chunk_bytes: int = ...,
         batch_bytes: int = ...,
@@ -45,6 +48,8 @@ class SnapshotDecoder:
         Raises:
             DecodeError: corrupt or unknown bytes; the decoder cannot go on. Batches returned before it are valid.
         """
+    def next_output(self) -> object:
+        """The same for any handler: decodes until it has something to hand out; None when bytes run out."""
     def finish(self) -> None:
         """Says that no more bytes will come.
 

@@ -59,6 +59,7 @@ cdef class SnapshotDecoder(StreamReader):
     """Decodes one snapshot into batches; the stub tells how to use it."""
 
     cdef bint verify
+    cdef CommandHandler letters         # the handler, when it keeps dead letters
     # file
     cdef int version
     cdef bint valkey
@@ -78,17 +79,22 @@ cdef class SnapshotDecoder(StreamReader):
     cdef Measure measure
 
     def __cinit__(
-        self, TargetDialect dialect not None, *, Py_ssize_t chunk_bytes=DEFAULT_CHUNK_BYTES,
+        self, consumer not None, *, Py_ssize_t chunk_bytes=DEFAULT_CHUNK_BYTES,
         Py_ssize_t batch_bytes=131072, Py_ssize_t command_bytes=65536, uint64_t command_elements=512,
         bint skip_existing=False, bint verify_checksum=True,
     ):
         if chunk_bytes < 64 or batch_bytes < 64 or command_bytes < 64 or command_elements < 1:
             raise ValueError("sizes must be at least 64 bytes and one element")
-        self.commands = CommandHandler(
-            dialect, batch_bytes, command_bytes, command_elements, chunk_bytes, skip_existing
-        )
+        if isinstance(consumer, Handler):
+            self.out = <Handler>consumer
+        elif isinstance(consumer, TargetDialect):
+            self.letters = self.out = CommandHandler(
+                consumer, batch_bytes, command_bytes, command_elements, chunk_bytes, skip_existing
+            )
+        else:
+            raise TypeError("a decoder needs a dialect or a handler")
         self.nothing = Handler()
-        self.to = self.entry_to = self.commands
+        self.to = self.entry_to = self.out
         self.verify = verify_checksum
         self.aux_fields = {}
         self.slots = []
@@ -106,11 +112,14 @@ cdef class SnapshotDecoder(StreamReader):
         cdef int r = R_OK
         cdef timespec now
         clock_gettime(CLOCK_REALTIME, &now)
-        self.commands.now_ms = <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1000000
-        while r == R_OK and not self.commands.ready:
-            self.commands.offset = self.base + self.start
+        self.out.now_ms = <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1000000
+        while r == R_OK and not self.out.ready:
+            self.out.offset = self.base + self.start
             r = self._step()
-        return self.commands.pop()
+        return self.out.pop()
+
+    def next_output(self):
+        return self.next_batch()
 
     def finish(self):
         if self.state != ST_END:
@@ -138,8 +147,7 @@ cdef class SnapshotDecoder(StreamReader):
     @property
     def window_bytes(self):
         """The window, one chunk for every item held, the container's window, names, and the output."""
-        cdef Py_ssize_t batch = 3 * self.commands.batch_bytes + 3 * self.commands.command_bytes
-        return 2 * self.capacity + (2 * ITEMS + 4) * self.chunk + 4 * batch + (16 << 20)
+        return 2 * self.capacity + 2 * ITEMS * self.chunk + (8 << 20) + self.out.bound()
 
     @property
     def aux(self):
@@ -160,39 +168,32 @@ cdef class SnapshotDecoder(StreamReader):
         return current
 
     def statistics(self):
-        cdef CommandHandler out = self.commands
         cdef Py_ssize_t scratch = 0
         cdef int i
         for i in range(ITEMS):
             scratch += self.scratch_capacity[i]
-        return {
+        counters = {
             "keys": self.keys,
             "keys_announced": self.keys_announced,
-            "keys_expired": out.keys_expired,
-            "keys_filtered": self.keys_filtered,
-            "keys_failed": out.keys_failed,
-            "elements": out.elements_total,
-            "batches": out.batches_total,
-            "dead_letters": out.letters_total,
+            "keys_filtered": self.keys_filtered + self.out.keys_left_out,
+            "keys_failed": self.out.keys_failed,
             "window_used": self.stop - self.start,
             "window_capacity": self.capacity,
             "blob_capacity": self.blob_capacity,
-            "output_used": out.out.used,
-            "output_capacity": out.owned(),
+            "output_capacity": self.out.owned(),
             "scratch_capacity": scratch + self.name_capacity + self.names_capacity + self.templates_size,
-            "idle_dropped": out.idle_dropped,
-            "freq_dropped": out.freq_dropped,
-            "meta_dropped": out.meta_dropped,
-            "field_ttl_dropped": out.field_ttl_dropped,
-            "stream_meta_dropped": out.stream_meta_dropped,
+            "meta_dropped": self.out.meta_dropped,
             "modules_aux": self.modules_aux,
-            "functions": out.functions,
             "db": self.db,
         }
+        self.out.add_statistics(counters)
+        return counters
 
     def take_dead_letters(self):
-        letters = self.commands.letters
-        self.commands.letters = []
+        if self.letters is None:
+            return []
+        letters = self.letters.letters
+        self.letters.letters = []
         return letters
 
     # -- stepping --------------------------------------------------------------------------------------------------------
@@ -245,6 +246,7 @@ cdef class SnapshotDecoder(StreamReader):
         ):
             return self._unsupported(f"RDB version {magic.decode()} is not known to this build")
         self.start += 9
+        self.out.valkey = self.valkey
         self.state = ST_HEAD
         return R_OK
 
@@ -260,7 +262,7 @@ cdef class SnapshotDecoder(StreamReader):
                 return self._fail("the CRC64 of the snapshot differs from the one it carries", ChecksumMismatch)
             self.start += 8
         self.state = ST_END
-        self.commands.finish()
+        self.out.finish()
         return R_MORE
 
     # -- opcodes -----------------------------------------------------------------------------------------------------------
@@ -272,6 +274,7 @@ cdef class SnapshotDecoder(StreamReader):
         self.key.name = NULL
         self.key.size = 0
         self.key.elements = 0
+        self.key.bytes = 0
         self.key.module = 0
         self.key.offset = <uint64_t>-1
         self.meta = b""
@@ -332,7 +335,7 @@ cdef class SnapshotDecoder(StreamReader):
                 if a > 1 << 30:
                     return self._fail(f"database number {a}", LimitExceeded)
                 self.db = <int>a
-                self.commands.select(self.db)
+                self.out.select(self.db)
             return r
         if op == 0xFB:                              # RESIZEDB: a hint
             r = self._number(c, &a)
@@ -354,6 +357,8 @@ cdef class SnapshotDecoder(StreamReader):
         if r == R_LARGE:
             # A cached script of an old server, say: of no use to the target.
             return self._begin_parts(PP_SKIP, &self.items[1], False, ST_HEAD)
+        if r == R_OK:
+            self.out.aux(&self.items[0], &self.items[1])
         if r == R_OK and len(self.aux_fields) < 64 and self.items[0].n <= 64 and self.items[1].n <= 256:
             name = self.items[0].p[:self.items[0].n].decode("utf-8", "replace")
             self.aux_fields[name] = self.items[1].p[:self.items[1].n].decode("utf-8", "replace")
@@ -369,7 +374,7 @@ cdef class SnapshotDecoder(StreamReader):
             r = self._item(c, 0)
             if r == R_MORE:
                 return R_MORE
-            self.commands.function(&self.items[0])
+            self.out.function(&self.items[0])
             return self._begin_parts(PP_SKIP, &self.items[0], False, ST_HEAD) if r == R_LARGE else R_OK
         if op == 0xF6:
             return self._unsupported("functions in the format of a 7.0 release candidate")
@@ -386,7 +391,7 @@ cdef class SnapshotDecoder(StreamReader):
                 r = self._number(c, &d)
             if r == R_OK:
                 self.modules_aux += 1
-                self.commands.refuse(NULL, f"module {module_name(a)}", "auxiliary module data cannot be replicated")
+                self.out.refuse(NULL, f"module {module_name(a)}", "auxiliary module data cannot be replicated")
                 self.state = ST_MODULE
             return r
         if op == 0xF3 and not self.valkey:          # KEY_META
@@ -464,15 +469,18 @@ cdef class SnapshotDecoder(StreamReader):
     cdef int _string(self, Cursor* c) except -1:
         """A string key whose value is at hand is told at once, from the window."""
         cdef const unsigned char* value = c.p
+        cdef int plan
         cdef int r = self._item(c, 1)
         if r == R_LARGE:
             c.p = value
             return R_LARGE
         if r == R_OK:
-            if self.commands.plan(&self.key) == P_WHOLE:
-                self.commands.raw(&self.key, value, c.p - value, NULL, 0)
-            else:
-                self.commands.string(&self.key, &self.items[1])
+            self.key.bytes = c.p - value
+            plan = self.out.plan(&self.key)
+            if plan == P_WHOLE:
+                self.out.raw(&self.key, value, c.p - value, NULL, 0)
+            elif plan != P_SKIP:
+                self.out.string(&self.key, &self.items[1])
             self.keys += 1
             self._consume(c)
             self._forget_key()
@@ -498,8 +506,8 @@ cdef class SnapshotDecoder(StreamReader):
         self.key.name = NULL
         self.key.size = 0
         self.keys += 1
-        self.commands.keys_failed += 1
-        self.commands.refuse(&self.key, self.layout.name.decode(), f"its name of {self.items[0].n} bytes is longer than chunk_bytes")
+        self.out.keys_failed += 1
+        self.out.refuse(&self.key, self.layout.name.decode(), f"its name of {self.items[0].n} bytes is longer than chunk_bytes")
         self._consume(c)
         self.planned = True
         self.plan = P_SKIP
@@ -521,7 +529,7 @@ cdef class SnapshotDecoder(StreamReader):
             self.to = self.nothing
             self.state = ST_START
             return R_OK
-        self.to = self.commands
+        self.to = self.out
         if self.plan == P_ELEMENTS:
             return self._begin(False)
         r = measure_value(
@@ -537,13 +545,15 @@ cdef class SnapshotDecoder(StreamReader):
             self.keys_filtered += 1
             self.start += self.measure.at
             return self._key_done()
+        if r == R_OK:
+            self.key.bytes = self.measure.at
         if r == R_OK and self.plan == P_WHOLE:
-            self.commands.raw(
+            self.out.raw(
                 &self.key, self.buffer + self.start, self.measure.at, self.meta, len(self.meta)
             )
             self.start += self.measure.at
             return self._key_done()
-        return self._begin(r == R_OK and self.measure.at <= self.commands.batch_bytes)
+        return self._begin(r == R_OK and self.measure.at <= self.out.small_bytes)
 
     cdef int _plan(self) except -1:
         self.planned = True
@@ -551,9 +561,7 @@ cdef class SnapshotDecoder(StreamReader):
             self.keys_filtered += 1
             self.plan = P_SKIP
             return 0
-        self.plan = self.commands.plan(&self.key)
-        if self.plan == P_SKIP:
-            self.commands.keys_failed += 1
+        self.plan = self.out.plan(&self.key)
         return 0
 
     cdef bint _half_imported(self) except -1:
@@ -567,10 +575,9 @@ cdef class SnapshotDecoder(StreamReader):
         if self.layout.shape == S_STRING:
             return self._begin_string()
         if self.to.begin(&self.key, self.layout.collection, small):
-            self.commands.keys_failed += 1
             self.to = self.nothing
-        if self.meta:
-            self.commands.meta_dropped += 1
+        elif self.meta:
+            self.out.meta_dropped += 1
         self.state = ST_START
         return R_OK
 
@@ -581,10 +588,12 @@ cdef class SnapshotDecoder(StreamReader):
         if r == R_MORE:
             return R_MORE
         if r == R_OK:
+            self.key.bytes = c.p - self.buffer - self.start
             self.to.string(&self.key, &self.items[1])
             self._consume(&c)
             return self._key_done()
-        self.to.begin(&self.key, C_STRING, False)
+        if self.to.begin(&self.key, C_STRING, False):
+            self.to = self.nothing
         self.key.elements = self.items[1].n
         self._consume(&c)
         return self._begin_parts(PP_STRING, &self.items[1], False, ST_HEAD)
@@ -595,6 +604,7 @@ cdef class SnapshotDecoder(StreamReader):
         return R_OK
 
     cdef int _end_value(self) except -1:
+        self.key.bytes = self.base + self.start - self.value_offset
         self.to.end(&self.key)
         return self._key_done()
 

@@ -47,7 +47,7 @@ cdef class StreamReader(RareReader):
         if self.left == 0:
             self.stream_state = SS_META
             return R_OK
-        if self.commands.ready:
+        if self.out.ready:
             return R_OK
         r = self._item(&c, 0)
         if r == R_MORE:
@@ -118,7 +118,7 @@ cdef class StreamReader(RareReader):
         """Gives the key in progress up: it is a dead letter, and the rest of it is stepped over."""
         if self.to is not self.nothing:
             self.to.abandon(&self.key, reason)
-            self.commands.keys_failed += 1
+            self.out.keys_failed += 1
             self.to = self.entry_to = self.nothing
         return 0
 
@@ -134,7 +134,7 @@ cdef class StreamReader(RareReader):
             self.left -= 1
             self.stream_state = SS_NODE
             return R_OK
-        if self.commands.ready:
+        if self.out.ready:
             return R_OK
         r = self._numbers(3)
         if r != R_OK:
@@ -171,7 +171,7 @@ cdef class StreamReader(RareReader):
     cdef int _stream_fields(self) except -1:
         cdef int r
         while self.fields_left:
-            if self.commands.ready:
+            if self.out.ready:
                 return R_OK
             if self.same_fields and self.name_turn and not self.names_kept:
                 self.name_turn = False
@@ -241,7 +241,7 @@ cdef class StreamReader(RareReader):
         cdef Cursor c = self._cursor()
         cdef int state = self.stream_state
         cdef int r
-        if self.commands.ready:
+        if self.out.ready:
             return R_OK
         if state == SS_GROUP:
             r = self._group(&c)
@@ -343,7 +343,7 @@ cdef class StreamReader(RareReader):
         return r
 
     cdef int _owned(self, Cursor* c) except -1:
-        while self.ids and c.end - c.p >= 16 and not self.commands.ready:
+        while self.ids and c.end - c.p >= 16 and not self.out.ready:
             self.to.owns(c.p)
             c.p += 16
             self.ids -= 1
@@ -351,7 +351,7 @@ cdef class StreamReader(RareReader):
             self.stream_state = SS_CONSUMER
             return R_OK
         self._consume(c)
-        return R_OK if self.commands.ready else R_MORE
+        return R_OK if self.out.ready else R_MORE
 
     cdef int _nacked(self, Cursor* c) except -1:
         cdef uint64_t n = min(self.ids, <uint64_t>(c.end - c.p) // 16)

@@ -1,6 +1,5 @@
 from libc.stdint cimport int64_t, uint64_t
 
-from portd.kernel.commands cimport CommandHandler
 from portd.kernel.encodings cimport Layout
 from portd.kernel.handler cimport Handler, Item, Key
 from portd.kernel.reader cimport Cursor
@@ -39,7 +38,7 @@ cdef enum PartPurpose:
 
 
 cdef class Window:
-    cdef CommandHandler commands        # writes the batches; `ready` when one is full
+    cdef Handler out                    # makes something of the values; `ready` when it has some
     cdef Handler to                     # who is told of the value in progress
     cdef Handler entry_to               # who is told of the stream entry in progress
     cdef Handler nothing
