@@ -1,0 +1,245 @@
+"""The bound: whatever a snapshot or a stream holds, portd stays below the ceiling that its budget allows.
+
+portd runs as a process with a budget of 8 MiB and a hard limit on its data (RLIMIT_DATA); the highest resident set
+(VmHWM) is read while it still lives. Everything copied is several times larger than the budget.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from portd.memory.plan import INTERPRETER_BYTES
+from tests.compare import assert_equal
+from tests.datasets import (
+    fill_big_hash,
+    fill_big_list,
+    fill_big_set,
+    fill_big_stream,
+    fill_big_string,
+    fill_big_zset,
+    fill_strings,
+)
+from tests.process import Portd
+from tests.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import ServerFactory
+    from tests.servers import Server
+    from tests.wire import Command
+
+MIB = 1 << 20
+BUDGET = 8 * MIB
+CEILING = INTERPRETER_BYTES + BUDGET  # of the resident set, as the memory plan promises
+DATA_LIMIT = 120 * MIB  # of private writable memory, touched or not: 70 MiB of it are thread stacks and the interpreter
+HUGE = {"proto_max_bulk_len": "1gb", "client_output_buffer_limit": "replica 0 0 0", "list_max_listpack_size": -1}
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def wide_source(servers: ServerFactory) -> Server:
+    """A source that takes huge elements."""
+    return servers(**HUGE)
+
+
+@pytest.fixture
+def wide_target(servers: ServerFactory) -> Server:
+    """A target that takes huge elements."""
+    return servers(**HUGE)
+
+
+def bounded(source: Server | str, target: Server | str, **options: object) -> Portd:
+    """A portd with the small budget; `__enter__` starts it, `limit` fences it."""
+    return Portd(source, target, memory_budget="8MiB", memtrace=1, **options)
+
+
+def limit(portd: Portd) -> None:
+    """Forbids portd to have more private memory than `DATA_LIMIT`: an allocation beyond that fails in it."""
+    resource.prlimit(portd.process.pid, resource.RLIMIT_DATA, (DATA_LIMIT, DATA_LIMIT))
+
+
+def peak(portd: Portd) -> int:
+    """Highest resident set of the process so far, in bytes; proc(5), status."""
+    for line in Path(f"/proc/{portd.process.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("portd is gone")
+
+
+def streaming(portd: Portd) -> None:
+    """Waits until the snapshot is applied and the stream caught up with."""
+    portd.until(lambda status: status["phase"] == "streaming")
+
+
+def assert_bounded(portd: Portd) -> None:
+    """The promise itself; ends portd in order."""
+    highest = peak(portd)
+    assert highest < CEILING, f"{highest / MIB:.1f} MiB of {CEILING / MIB:.0f} MiB\n{portd.log()}"
+    assert portd.terminate() == os.EX_OK, portd.log()
+
+
+def copied_within_bound(source: Server, target: Server, **options: object) -> None:
+    """A snapshot arrives whole, within the bound."""
+    with bounded(source, target, **options) as portd:
+        limit(portd)
+        streaming(portd)
+        assert_bounded(portd)
+    assert_equal(source, target)
+
+
+# ------------------------------------------------------------------------------------------------- keys of many elements
+
+MANY: dict[str, Callable[[Server], None]] = {
+    "hash": lambda source: fill_big_hash(source, b"big", 700_000),
+    "zset": lambda source: fill_big_zset(source, b"big", 500_000),
+    "set": lambda source: fill_big_set(source, b"big", 700_000),
+    "list": lambda source: fill_big_list(source, b"big", 900_000),
+    "stream": lambda source: fill_big_stream(source, b"big", 300_000, value_bytes=60, pending=30_000),
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_a_key_of_many_elements_is_never_held(kind: str, source: Server, target: Server) -> None:
+    """A collection several times larger than the whole budget, beside ordinary keys."""
+    fill_strings(source, 20_000)
+    MANY[kind](source)
+    copied_within_bound(source, target)
+
+
+# --------------------------------------------------------------------------------------------------------- huge elements
+
+
+@pytest.mark.parametrize("packable", [False, True], ids=["raw", "lzf"])
+def test_a_huge_string_is_never_held(packable: object, wide_source: Server, wide_target: Server) -> None:
+    """200 MB in one value, as it is and LZF-compressed."""
+    fill_big_string(wide_source, b"big", 200 * MIB, packable=bool(packable))
+    copied_within_bound(wide_source, wide_target)
+
+
+@pytest.mark.parametrize("byte", [b"\xa5", None], ids=["lzf", "raw"])
+def test_a_huge_hash_field_is_never_held(byte: bytes | None, wide_source: Server, wide_target: Server) -> None:
+    """One field of 100 MB between small ones."""
+    with Wire(wide_source) as wire:
+        wire.call("HSET", "big", "a", "1", "huge", element(100 * MIB, byte), "z", "2")
+    copied_within_bound(wide_source, wide_target)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("RPUSH", "big"), ("SADD", "big"), ("ZADD", "big", "1.5"), ("XADD", "big", "*", "field"), ("HSET", "big")],
+    ids=lambda command: command[0].lower(),
+)
+def test_a_huge_element_is_never_held(command: tuple[str, ...], wide_source: Server, wide_target: Server) -> None:
+    """60 MB in one list element, member, stream value or field name."""
+    after = ("1",) if command[0] == "HSET" else ()
+    with Wire(wide_source) as wire:
+        wire.call(*command, element(60 * MIB, None), *after)
+    copied_within_bound(wide_source, wide_target)
+
+
+@pytest.mark.parametrize("byte", [b"\xa5", None], ids=["lzf", "raw"])
+@pytest.mark.parametrize("kind", ["hash", "zset", "list", "stream"])
+def test_a_huge_packed_value_is_never_held(kind: str, byte: bytes | None, servers: ServerFactory) -> None:
+    """A listpack of 60 MB, which the snapshot carries as one string, compressed or not."""
+    limits = {f"{each}_max_listpack_{what}": 1 << 30 for each in ("hash", "zset") for what in ("entries", "value")}
+    source = servers(**(HUGE | limits | {"stream_node_max_bytes": 0, "stream_node_max_entries": 0}))
+    with Wire(source) as wire:
+        for number in range(60):
+            value = element(MIB, byte) + b"%d" % number
+            commands: dict[str, Command] = {
+                "hash": ("HSET", "big", f"f{number}", value),
+                "zset": ("ZADD", "big", number, value),
+                "list": ("RPUSH", "big", value),
+                "stream": ("XADD", "big", f"{number + 1}-1", "f", value),
+            }
+            wire.call(*commands[kind])
+    copied_within_bound(source, servers(**HUGE))
+
+
+def element(size: int, byte: bytes | None) -> bytes:
+    """One byte many times, which LZF compresses, or bytes that it cannot."""
+    if byte is not None:
+        return byte * size
+    block = os.urandom(MIB)
+    return block * (size // MIB)
+
+
+# ------------------------------------------------------------------------------------------------------------ the stream
+
+
+@pytest.mark.parametrize("spool", ["disk", "off"])
+def test_a_huge_command_is_never_held(spool: str, wide_source: Server, wide_target: Server) -> None:
+    """A SET of 200 MB in the stream, with and without a disk to spill to."""
+    with bounded(wide_source, wide_target, **spool_options(spool)) as portd:
+        streaming(portd)
+        limit(portd)
+        with Wire(wide_source) as wire:
+            wire.call("SET", "big", element(200 * MIB, None))
+        portd.until_applied(wide_source)
+        assert_bounded(portd)
+    assert_equal(wide_source, wide_target)
+
+
+@pytest.mark.parametrize("spool", ["disk", "off"])
+def test_a_huge_transaction_is_never_held(spool: str, wide_source: Server, wide_target: Server) -> None:
+    """A MULTI of 100 MB is one transaction on the target too, and still never held."""
+    with bounded(wide_source, wide_target, **spool_options(spool)) as portd:
+        streaming(portd)
+        limit(portd)
+        value = element(MIB, None)
+        with Wire(wide_source) as wire:
+            wire.many([("MULTI",), *[("SET", f"key:{n}", value) for n in range(100)], ("INCR", "sum"), ("EXEC",)])
+        portd.until_applied(wide_source)
+        assert_bounded(portd)
+    assert wide_target.client().get("sum") == b"1"
+    assert_equal(wide_source, wide_target)
+
+
+@pytest.mark.parametrize("spool", ["disk", "off"])
+def test_a_target_that_reads_nothing_costs_no_memory(spool: str, wide_source: Server, wide_target: Server) -> None:
+    """The target stands still while the source writes 100 MB at full speed; nothing grows, the link survives."""
+    with bounded(wide_source, wide_target, **spool_options(spool)) as portd:
+        streaming(portd)
+        limit(portd)
+        wide_target.signal(signal.SIGSTOP)
+        fill_strings(wide_source, 50_000, 2000)
+        if spool == "disk":
+            portd.until(lambda status: status["stream"]["read_offset"] > 90 * MIB)
+        wide_target.signal(signal.SIGCONT)
+        portd.until_applied(wide_source)
+        status = portd.status()
+        assert status is not None
+        assert status["source"]["connects"] == 1
+        assert_bounded(portd)
+    assert_equal(wide_source, wide_target)
+
+
+@pytest.mark.parametrize("spool", ["disk", "off"])
+def test_a_target_that_stands_still_in_the_snapshot_costs_no_memory(
+    spool: str, wide_source: Server, wide_target: Server
+) -> None:
+    """The same while the snapshot is copied: it goes to disk, or stays in the source."""
+    fill_strings(wide_source, 50_000, 2000)
+    with bounded(wide_source, wide_target, **spool_options(spool)) as portd:
+        limit(portd)
+        portd.until(lambda status: status["snapshot"]["keys_applied"] > 0)
+        wide_target.signal(signal.SIGSTOP)
+        if spool == "disk":
+            portd.until(lambda status: status["snapshot"]["bytes_read"] > 90 * MIB)
+        wide_target.signal(signal.SIGCONT)
+        streaming(portd)
+        assert_bounded(portd)
+    assert_equal(wide_source, wide_target)
+
+
+def spool_options(spool: str) -> dict[str, object]:
+    """The flag for a spool that may or may not use the disk."""
+    return {"spool_dir": "off"} if spool == "off" else {}
