@@ -1,0 +1,69 @@
+"""`python -m tests.faults --seconds N --seed S`: faults of all kinds against a running portd, then both ends compared."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from pathlib import Path
+
+from tests.faults.kinds import KINDS
+from tests.faults.run import Run
+from tests.faults.sampler import Sampler
+from tests.faults.world import Failure, World
+from tests.servers import binaries, find
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long (default 60)")
+    parser.add_argument("--faults", type=int, help="end after this many faults, even if there is time left")
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="of schedule and workload")
+    parser.add_argument("--rate", type=float, default=800.0, help="commands per second (default 800)")
+    parser.add_argument("--only", default="", help="only kinds whose name contains this")
+    parser.add_argument("--skip", action="append", default=[], help="no kinds whose name contains this")
+    parser.add_argument("--expiring", action="store_true", help="also keys that expire soon")
+    parser.add_argument("--prunes", action="store_true", help="write and delete during snapshots that are interrupted")
+    parser.add_argument("--source", default="", help="binary: " + ", ".join(each.name for each in binaries()))
+    parser.add_argument("--target", default="", help="binary")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds without faults between two of them")
+    parser.add_argument("--sample", type=Path, help="JSON lines file for memory and open files of portd")
+    parser.add_argument("--quiet", action="store_true", help="only the table at the end")
+    return parser.parse_args()
+
+
+async def _run(options: argparse.Namespace) -> int:
+    kinds = [
+        each for each in KINDS if options.only in each.name and not any(word in each.name for word in options.skip)
+    ]
+    world = World(
+        random.Random(f"world {options.seed}"),
+        rate=options.rate,
+        source=find(options.source) if options.source else None,
+        target=find(options.target) if options.target else None,
+        expiring=options.expiring,
+        prunes=options.prunes,
+    )
+    run = Run(world, options.seed, kinds, verbose=not options.quiet, pause_seconds=options.pause)
+    print(f"seed {options.seed}, {len(kinds)} kinds", flush=True)
+    async with Sampler(world, options.sample):
+        try:
+            report = await run.run(faults=options.faults, seconds=options.seconds)
+        except Failure as error:
+            print(f"FAILED, seed {options.seed}\n{error}")
+            return 1
+    print(report.table())
+    print(json.dumps(report.summary()))
+    return 0
+
+
+def main() -> int:
+    """Runs what the arguments say; 0 when nothing was lost or doubled."""
+    return asyncio.run(_run(_arguments()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
