@@ -67,7 +67,7 @@ def demo(
         raise typer.Exit(128 + signal.SIGINT) from None
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
-    except BaseExceptionGroup as error:
+    except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is becomes the exit code
         raise typer.Exit(report(error)) from None
     raise typer.Exit(os.EX_OK if equal else os.EX_SOFTWARE)
 
@@ -97,7 +97,7 @@ class _Demo:
         from portd.cli import demo_data  # noqa: PLC0415 - loads redis-py; help should not wait for it
 
         options = self._options
-        async with self._source.client() as source, self._target.client() as target:
+        async with _client(self._source) as source, _client(self._target) as target:
             say(f"Filling the source: {human_count(options.keys)} keys of all types in two databases,")
             say(f"and one hash of {human_count(options.hash_fields)} fields.")
             await demo_data.fill(source, options.keys, options.hash_fields)
@@ -211,6 +211,13 @@ def _shown(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {human_count(count)}" for name, count in value.items())
     return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _client(end: Endpoint) -> Redis:
+    """A client with more patience than those of a sync: DEBUG DIGEST of a large server takes its time."""
+    from redis.asyncio import Redis  # noqa: PLC0415 - help should not wait for it
+
+    return Redis(host=end.host, port=end.port, socket_timeout=PATIENCE_SECONDS)
 
 
 def say(text: str) -> None:

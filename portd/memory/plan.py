@@ -1,7 +1,7 @@
 """How a memory budget is split before anything is allocated, and how the budget itself follows from a limit.
 
-The peak of the process is the interpreter plus the budget. The interpreter's share is code and libraries, which no
-setting changes; the budget is every buffer between the two sockets.
+The peak of the process is the interpreter, some slack of the heap, and the budget. The interpreter's share is code and
+libraries, which no setting changes; the budget is every buffer between the two sockets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from portd.units import KIB, MIB, human_bytes, show_size
 if TYPE_CHECKING:
     from portd.config import Settings
 
-INTERPRETER_BYTES = 56 * MIB  # Python, libraries and our own code, 51 MiB when nothing is copied yet, and some to grow
+INTERPRETER_BYTES = 52 * MIB  # Python, libraries and our own code once all is loaded, measured, rounded up
+SLACK_BYTES = 8 * MIB  # free pieces between buffers of the heap, measured at full speed, rounded up
+PROCESS_BYTES = INTERPRETER_BYTES + SLACK_BYTES
 RESERVE_BYTES = 12 * MIB  # charged to a cgroup beside our RSS: socket buffers, page tables, spool pages being written
 DECODER_CHUNKS = 3  # a whole value as it came, decompressed, and as it leaves
 DECODER_FIXED_BYTES = MIB  # windows and scratch of the decoder that do not follow the chunk size
@@ -86,7 +88,7 @@ def plan_memory(settings: Settings, limit_bytes: int | None) -> MemoryPlan:
         decoder_bytes=decoder,
         queue_bytes=queue,
         batch_bytes=batch,
-        ceiling_bytes=INTERPRETER_BYTES + budget,
+        ceiling_bytes=PROCESS_BYTES + budget,
         limit_bytes=limit_bytes,
         reason=reason,
     )
@@ -94,8 +96,10 @@ def plan_memory(settings: Settings, limit_bytes: int | None) -> MemoryPlan:
 
 def _budget(settings: Settings, limit_bytes: int | None) -> tuple[int, str]:
     """The budget and where it came from."""
-    beside = f"{human_bytes(INTERPRETER_BYTES)} for the interpreter and {human_bytes(RESERVE_BYTES)} in reserve"
-    room = None if limit_bytes is None else limit_bytes - INTERPRETER_BYTES - RESERVE_BYTES
+    beside = (
+        f"{human_bytes(PROCESS_BYTES)} for the interpreter and its heap, and {human_bytes(RESERVE_BYTES)} in reserve"
+    )
+    room = None if limit_bytes is None else limit_bytes - PROCESS_BYTES - RESERVE_BYTES
     asked = settings.memory_budget
     if asked is None:
         if limit_bytes is None or room is None or room >= MAX_BUDGET_BYTES:

@@ -15,7 +15,7 @@ from portd.memory.accounting import Accounting
 from portd.memory.cgroup import find_cgroup
 from portd.memory.history import History
 from portd.memory.ledger import Ledger
-from portd.memory.plan import INTERPRETER_BYTES, RESERVE_BYTES, plan_memory
+from portd.memory.plan import PROCESS_BYTES, RESERVE_BYTES, plan_memory
 from portd.readings import KeyReading, PipelineReading
 from portd.units import GIB, KIB, MIB
 
@@ -155,7 +155,7 @@ def test_the_parts_add_up_to_the_budget() -> None:
         assert plan.budget_bytes == plan.spool_bytes + plan.decoder_bytes + plan.queue_bytes
         assert plan.queue_bytes >= 2 * settings(**flags).chunk_bytes
         assert plan.batch_bytes >= settings(**flags).command_bytes
-        assert plan.ceiling_bytes == INTERPRETER_BYTES + plan.budget_bytes
+        assert plan.ceiling_bytes == PROCESS_BYTES + plan.budget_bytes
 
 
 def test_the_default_budget_stays_below_100_mb() -> None:
@@ -168,7 +168,7 @@ def test_the_default_budget_stays_below_100_mb() -> None:
 def test_a_cgroup_limit_lowers_the_budget() -> None:
     """What a limit leaves beside the interpreter is the budget, 32 MiB at most."""
     assert plan_memory(settings(), 4 * GIB).budget_bytes == 32 * MIB
-    limit = INTERPRETER_BYTES + RESERVE_BYTES + 20 * MIB
+    limit = PROCESS_BYTES + RESERVE_BYTES + 20 * MIB
     plan = plan_memory(settings(), limit)
     assert (20 * MIB, limit) == (plan.budget_bytes, plan.limit_bytes)
     assert "cgroup" in plan.reason
@@ -181,7 +181,7 @@ def test_a_cgroup_limit_lowers_the_budget() -> None:
         ({"chunk_bytes": "64MiB"}, None, ("32.0 MiB", "193 MiB")),
         ({"writers": 64, "command_bytes": "1MiB"}, None, ("128 MiB", "writers=64")),
         ({}, 64 * MIB, ("0 B", "64.0 MiB")),
-        ({"memory_budget": "64MiB"}, 128 * MIB, ("64MiB", "128 MiB", "60.0 MiB")),
+        ({"memory_budget": "64MiB"}, 128 * MIB, ("64MiB", "128 MiB", "56.0 MiB")),
     ],
 )
 def test_a_budget_that_cannot_work_is_refused(
