@@ -217,7 +217,7 @@ def _client(end: Endpoint) -> Redis:
     """A client with more patience than those of a sync: DEBUG DIGEST of a large server takes its time."""
     from redis.asyncio import Redis  # noqa: PLC0415 - help should not wait for it
 
-    return Redis(host=end.host, port=end.port, socket_timeout=PATIENCE_SECONDS)
+    return Redis(host=end.host, port=end.port, protocol=2, socket_timeout=PATIENCE_SECONDS)
 
 
 def say(text: str) -> None:
