@@ -53,7 +53,8 @@ class Account:
 
     Attributes:
         epoch: what our checkpoints carry.
-        in_flight: the group whose EXEC is not answered, or was not when the connection was lost.
+        attempts: groups whose EXEC was sent and not answered, by the offset of their end. More than one when connections
+            were lost; only one of them can have taken effect, since each watched the checkpoint.
         excluded: offsets of refused commands that the checkpoint does not cover.
         caught_up: set while the lag is small or everything received is applied.
     """
@@ -64,7 +65,7 @@ class Account:
         self.key = key
         self.checkpoint = checkpoint
         self.epoch = new_epoch()
-        self.in_flight: Unconfirmed | None = None
+        self.attempts: dict[int, Unconfirmed] = {}
         self.excluded: set[int] = set()
         self.caught_up = asyncio.Event()
         self._progress = progress
@@ -86,7 +87,7 @@ class Account:
         self._show()
 
     def expect(self, offset: int, db: int, commands: int, received_at: float) -> Unconfirmed:
-        """What a group that ends at *offset* will make true."""
+        """What a group that ends at *offset* would make true."""
         return Unconfirmed(Position(self.checkpoint.position.replid, offset), db, commands, received_at)
 
     def frame(self, db: int, expected: Unconfirmed, *, clear: bool) -> Frame:
@@ -94,9 +95,17 @@ class Account:
         mine = replace(self.checkpoint, position=expected.position, db=expected.db, time_ms=0)
         return frame(self.key, mine.render(self.key), before=db, after=expected.db, clear=clear)
 
+    def attempt(self, expected: Unconfirmed) -> None:
+        """The EXEC of a group is about to be sent."""
+        self.attempts[expected.position.offset] = expected
+
+    def refused(self, expected: Unconfirmed) -> None:
+        """The EXEC of a group was answered: it did not take effect, and never will."""
+        self.attempts.pop(expected.position.offset, None)
+
     def confirm(self, done: Unconfirmed, failed: int) -> None:
         """A group is in the target; *failed* of its commands did not take effect."""
-        self.in_flight = None
+        self.attempts.clear()
         replid = self.checkpoint.position.replid  # it may have changed since the group was sent
         offset = done.position.offset
         self.checkpoint = replace(self.checkpoint, position=Position(replid, offset), db=done.db)

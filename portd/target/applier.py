@@ -219,9 +219,9 @@ class Applier:
         found = await self._read(connection)
         if found.epoch != account.epoch:
             raise taken_over()
-        has, had, sent = found.position.offset, account.offset, account.in_flight
-        if sent is not None and has == sent.position.offset:
-            self._confirm(sent, 0)  # replies that told of refusals inside are lost with the connection
+        has, had = found.position.offset, account.offset
+        if has in account.attempts:
+            self._confirm(account.attempts[has], 0)  # replies that told of refusals inside are lost
         elif has < had:
             raise TargetLost(
                 f"the target went back from offset {had} to {has}: it was restored from an older file, or a replica was "
@@ -230,7 +230,6 @@ class Applier:
             )
         elif has != had:
             raise InternalError(f"the checkpoint says {has}, which no group of ours ended with")
-        account.in_flight = None
         self._rewind()
 
     def _check_ready(self, text: str) -> None:
@@ -334,7 +333,7 @@ class Applier:
         replies = around.head_commands + group.commands + around.tail_commands
         while True:
             await transactions.opened()
-            account.in_flight = expected
+            account.attempt(expected)
             answer = transactions.execute(data, replies)
             self._take_pending(self._growing)
             notes = await answer
@@ -343,13 +342,13 @@ class Applier:
             result = outcome(notes, replies)
             if result.nil:  # somebody touched the checkpoint, or an older connection of ours was served late
                 raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")
-            account.in_flight = None
             if result.committed:
                 self._confirm(expected, len(result.failed) + transactions.take_unnoted())
                 account.bury(result, around.head_commands, group.commands, group.locate)
-            elif await self._aborted(group, around, result):
-                continue
-            return
+                return
+            account.refused(expected)
+            if not await self._aborted(group, around, result):
+                return
 
     async def _aborted(self, group: Group, around: Frame, result: Outcome) -> bool:
         """Nothing of the group took effect; tells whether to send it again as it is (after a wait)."""
@@ -412,12 +411,13 @@ class Applier:
     ) -> None:
         account = self._account
         around = account.frame(-1, expected, clear=False)
-        account.in_flight = expected
+        account.attempt(expected)
         notes = await transactions.execute([around.tail], around.tail_commands)
         result = outcome(notes, around.tail_commands)
         if result.nil:
             raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")
         if result.aborted:
+            account.refused(expected)
             self._check_ready(abort_cause(result.aborted) or next(iter(result.queued.values()), result.aborted))
         self._confirm(expected, len(result.failed) + transactions.take_unnoted())
         account.bury(result, head_commands, passage.commands, passage.place)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -172,10 +171,6 @@ async def running(sync: Sync, seconds: float = 30) -> AsyncIterator[Sync]:
     assert sync.stream.released in {sync.stream.end, FIRST}
 
 
-def _has_lost(sync: Sync, times: int) -> bool:
-    return sync.progress.lanes[0].link.losses.total() > times
-
-
 def kill_portd(server: Server) -> int:
     """CLIENT KILL of every connection of portd."""
     client = server.client()
@@ -257,30 +252,111 @@ async def test_killed_connections_double_nothing(target: Server) -> None:
     assert killed >= 30
 
 
-@both_loops
-async def test_late_execution_on_an_old_connection_doubles_nothing(servers: ServerFactory) -> None:
-    """A target that wakes up and serves a connection that was given up does not execute the group twice.
+class Relay:
+    """Forwards connections to a server, and can hold back what a client sent last, even when that client has gone.
 
-    The old connection's transaction is in the target's socket buffer while the new one reads the checkpoint.
+    So bytes of a connection that was given up reach the server late, as when it was stalled.
     """
-    target = servers()
+
+    def __init__(self, port: int) -> None:
+        self.port = 0
+        self.held: list[asyncio.Event] = []  # set to let the bytes through
+        self.armed = b""  # the next bytes that contain this are held
+        self._upstream = port
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # aborted transports close their sockets in the loop's next turn
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        there_reader, there = await asyncio.open_connection("127.0.0.1", self._upstream)
+        self._writers += [writer, there]
+        self._tasks |= {task, asyncio.create_task(self._back(there_reader, writer))}
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if self.armed and self.armed in data:
+                    self.armed = b""
+                    self.held.append(asyncio.Event())
+                    await self.held[-1].wait()
+                there.write(data)
+                await there.drain()
+
+    @staticmethod
+    async def _back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+
+
+@pytest.mark.parametrize("late", ["before", "between", "behind"])
+@both_loops
+async def test_late_execution_on_an_old_connection_doubles_nothing(target: Server, late: str) -> None:
+    """Bytes of a connection that was given up and reach the target late do not take effect a second time.
+
+    Before: after the new connection has read the checkpoint, before it opens a transaction. Between: before it executes
+    that. Behind: after that.
+    """
     target.client().acl_setuser(
         "plain", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-client|kill"]
     )
     options = ConnectionOptions(connect_seconds=5, silence_seconds=0.2, retry_first_seconds=0.005)
-    sync = Sync(target, stream := Stream(), url=f"redis://plain:pw@127.0.0.1:{target.port}")
-    sync.options = ApplierOptions(connection=options)
-    async with running(sync):
-        for turn in range(5):
+    async with Relay(target.port) as relay:
+        sync = Sync(target, stream := Stream(), url=f"redis://plain:pw@127.0.0.1:{relay.port}")
+        sync.options = ApplierOptions(connection=options)
+        async with running(sync):
             stream.write("INCR", "n")
             await sync.caught_up()
-            target.signal(19)  # SIGSTOP
-            for _ in range(10):
-                stream.write("INCR", "n")
-            await wait_for(partial(_has_lost, sync, turn))
-            target.signal(18)  # SIGCONT
+            relay.armed = b"EXEC"
+            stream.write("INCR", "n")
+            await wait_for(lambda: len(relay.held) == 1)
+            stream.write("INCR", "n")  # the second attempt is larger than the first
+            if late != "behind":
+                relay.armed = b"EXEC" if late == "between" else b"MULTI"
+                await wait_for(lambda: len(relay.held) == 2)
+                relay.held[0].set()
+                await wait_for(lambda: target.client().get("n") == b"2")
+                relay.held[1].set()
             await sync.caught_up()
-    assert target.client().get("n") == b"55"
+            executed = target.info("commandstats")["cmdstat_exec"]["calls"]
+            relay.held[0].set()
+            if late == "behind":
+                await wait_for(lambda: target.info("commandstats")["cmdstat_exec"]["calls"] > executed)
+        assert target.client().get("n") == b"3"
+        assert sync.progress.stream.commands_applied == 3
+
+
+@both_loops
+async def test_old_connection_is_closed_on_the_target(target: Server) -> None:
+    """A new connection asks the target to drop the one it replaces, with whatever of it is unread."""
+    options = ConnectionOptions(connect_seconds=5, silence_seconds=0.2, retry_first_seconds=0.005)
+    async with Relay(target.port) as relay:
+        sync = Sync(target, stream := Stream(), url=f"redis://127.0.0.1:{relay.port}")
+        sync.options = ApplierOptions(connection=options)
+        async with running(sync):
+            stream.write("INCR", "n")
+            await sync.caught_up()
+            relay.armed = b"EXEC"
+            stream.write("INCR", "n")
+            await sync.caught_up()
+            names = [each["name"] for each in target.client().client_list()]
+            assert names.count("portd-applier") == 1
+            relay.held[0].set()
+    assert target.client().get("n") == b"2"
 
 
 @both_loops
@@ -456,6 +532,8 @@ async def test_large_transaction_waits_out_oom(servers: ServerFactory) -> None:
     client = target.client()
     sync = Sync(target, stream := Stream(), max_bytes=10_000)
     async with running(sync):
+        stream.write("INCR", "n")
+        await sync.caught_up()
         client.config_set("maxmemory", 1)
         stream.write("MULTI")
         for number in range(1000):
