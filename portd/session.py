@@ -21,6 +21,7 @@ from portd.source.backoff import Backoff
 from portd.streamfeed import StreamFeed
 from portd.target.applier import Applier, ApplierOptions
 from portd.target.checkpoint import Checkpoint, write_checkpoint
+from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import Letter
 from portd.target.lane import WriterOptions
 from portd.target.writers import Writers
@@ -287,7 +288,13 @@ class Session:
             skip_existing=parts.settings.existing is Existing.SKIP,
             run_id=parts.capabilities.run_id,
             marker_key=parts.settings.checkpoint_name().encode(),
+            connection=self._patience(),
         )
+
+    def _patience(self) -> ConnectionOptions:
+        """With the target, as it was set."""
+        settings = self._parts.settings
+        return ConnectionOptions(connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds)
 
     def _begin_feed(self, index: int, offset: int, db: int) -> None:
         parts = self._parts
@@ -313,7 +320,7 @@ class Session:
             parts.settings.checkpoint_name(),
             progress,
             parts.letters,
-            ApplierOptions(),
+            ApplierOptions(connection=self._patience()),
         )
         self.applier.on_getack = parts.link.acknowledge_now
         if parts.stop.is_set():
