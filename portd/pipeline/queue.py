@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OWNER = "queue"  # holder in the budget of what no lane has taken yet
 
 
-class QueueClosed(Exception):  # noqa: N818 - not an error: the way a getter learns of the end
+class QueueClosed(Exception):
     """Nothing more will come out, or may be put in."""
 
 
