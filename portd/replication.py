@@ -8,6 +8,7 @@ the spool is between them. A new session begins from the checkpoint in the targe
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portd.config import OnRefusal
@@ -152,6 +153,7 @@ class Replication:
         checkpoint = None
         reason = "backlog"  # the source refused to continue the session before
         self._spool.reset()
+        parts = await self._recognise_target(parts)
         if transfer is None:
             checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
             position = checkpoint.position if checkpoint and checkpoint.state is State.STREAM else None
@@ -179,6 +181,18 @@ class Replication:
             if self._session.copy is not None:
                 self._largest = self._session.copy.largest.read()
         return None
+
+    async def _recognise_target(self, parts: Parts) -> Parts:
+        """Asks the target again who it is: since the session before it may have become another process, or version."""
+        if self._session is None:
+            return parts
+        try:
+            capabilities = await probe(self._target)
+        except BaseException:
+            self._link.close()  # of a full sync that is agreed on
+            raise
+        self._progress.target_info = capabilities.shown()
+        return replace(parts, capabilities=capabilities)
 
     def _copied(self) -> None:
         self._copying = False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from tests.faults.world import SILENCE_SECONDS, Failure, until_online
-from tests.servers import wait_for
+from tests.servers import wait_for, wait_for_sync
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -223,9 +223,8 @@ async def source_restarts(world: World) -> None:
         await until_online(world, world.spare)
 
     def restart() -> None:
-        with redis.Redis(unix_socket_path=str(source.path)) as client:
-            with contextlib.suppress(redis.ConnectionError):
-                client.execute_command("SHUTDOWN", "SAVE")
+        with contextlib.suppress(redis.ConnectionError), redis.Redis(unix_socket_path=str(source.path)) as client:
+            client.execute_command("SHUTDOWN", "SAVE")
         source.restart()
 
     await asyncio.to_thread(restart)
@@ -240,10 +239,8 @@ async def fail_over(world: World) -> None:
     await until_online(world, new)
     await _ask(old, "FAILOVER", "TO", "127.0.0.1", new.port, "TIMEOUT", 20000)
 
-    async def promoted() -> bool:
-        return bool((await asyncio.to_thread(new.info, "replication"))["role"] == "master")
-
-    await wait_for(promoted, 25, dump=new.log_tail)
+    promoted: Callable[[], bool] = lambda: bool(new.info("replication")["role"] == "master")  # noqa: E731
+    await asyncio.to_thread(wait_for_sync, promoted, 25, new.log_tail)
     world.source_proxy.upstream = ("127.0.0.1", new.port)
     world.source, world.spare = new, old
     for writer in (world.traffic, world.ledger):

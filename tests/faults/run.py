@@ -126,7 +126,7 @@ class Run:
         except Exception as error:
             last = "\n".join(f"{at:8.2f} s  {name}  {seconds:.2f} s" for at, name, seconds in self.report.history[-12:])
             raise Failure(
-                f"seed {self.report.seed}, after {self.report.faults} faults, the last of them:\n{last}\n{error!r}: {error}"
+                f"seed {self.report.seed}, after {self.report.faults} faults, the last of them:\n{last}\n{type(error).__name__}: {error}"
             ) from error
         return self.report
 
@@ -155,7 +155,7 @@ class Run:
                 await asyncio.gather(*(each.run(self._world) for each in kinds))
         except Exception as error:
             status = await self._world.status()
-            raise Failure(f"{names}: {error!r}: {error}\n{self._world.describe(status)}") from error
+            raise Failure(f"{names}: {type(error).__name__}: {error}\n{self._world.describe(status)}") from error
         ended = time.monotonic()
         try:
             await self._world.recovered()

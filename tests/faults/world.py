@@ -15,7 +15,8 @@ from tests.datasets import fill_big_hash, fill_big_list, fill_big_stream, fill_b
 from tests.faults.workload import LEDGER_DB, Ledger, Traffic
 from tests.process import Portd
 from tests.proxy import Proxy
-from tests.servers import Server, wait_for
+from tests.servers import Server, wait_for_sync
+from tests.wire import Wire
 
 if TYPE_CHECKING:
     import random
@@ -220,7 +221,7 @@ class World:
     def describe(self, status: object) -> str:
         """The state, for failures."""
         return (
-            f"source proxy {self.source_proxy.statistics()}\ntarget proxy {self.target_proxy.statistics()}\n{status}\n"
+            f"exits {self.exits}, source proxy {self.source_proxy.statistics()}\ntarget proxy {self.target_proxy.statistics()}\n{_short(status)}\n"
             f"{self.portd.log()[-5000:]}\n-- source\n{self.source.log_tail(15)}\n-- target\n{self.target.log_tail(15)}"
         )
 
@@ -256,12 +257,20 @@ class World:
             raise Failure(f"portd ended with {code}\n{self.portd.log()[-4000:]}")
         found = await asyncio.to_thread(self.differences)
         self.target.client().delete("portd:checkpoint:default")
-        digests = [server.client().execute_command("DEBUG", "DIGEST") for server in (self.source, self.target)]
+        digests = [_digest(server) for server in (self.source, self.target)]
         if digests[0] != digests[1]:
             found.append(f"DEBUG DIGEST says {digests[0]!r} and {digests[1]!r}")
         if found:
             raise Failure("the ends differ:\n" + "\n".join(found) + f"\n{self.portd.log()[-5000:]}")
-        return str(digests[0]), str(digests[1])
+        return digests[0], digests[1]
+
+
+def _short(status: object) -> str:
+    """A status without its settings."""
+    if not isinstance(status, dict):
+        return str(status)
+    names = ("phase", "position", "full_syncs", "partial_syncs", "snapshot", "stream", "last_error")
+    return "\n".join(f"{name}: {status[name]}" for name in names) + f"\nsource: {status['source']['losses']}"
 
 
 def _client(server: Server) -> redis.Redis:
@@ -286,13 +295,19 @@ def _read(server: Server, key: str) -> bytes | None:
         return value
 
 
+def _digest(server: Server) -> str:
+    with Wire(server) as wire:
+        return str(wire.call("DEBUG", "DIGEST"))
+
+
 async def until_online(world: World, server: Server, seconds: float = 30.0) -> None:
     """Waits until *server*, a replica, has caught up with its primary's link."""
 
-    def online() -> bool:
-        try:
-            return server.info("replication").get("master_link_status") == "up"
-        except (redis.RedisError, OSError):
-            return False
+    await asyncio.to_thread(wait_for_sync, lambda: _is_online(server), seconds, server.log_tail)
 
-    await wait_for(lambda: asyncio.to_thread(online), seconds, dump=server.log_tail)
+
+def _is_online(server: Server) -> bool:
+    try:
+        return bool(server.info("replication").get("master_link_status") == "up")
+    except (redis.RedisError, OSError):
+        return False
