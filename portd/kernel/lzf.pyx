@@ -11,51 +11,15 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memmove
 
 
+cdef extern from "native/lzf.h" nogil:
+    int portd_lzf(const unsigned char* source, Py_ssize_t size, unsigned char* out, Py_ssize_t plain)
+
+
 cdef int lzf_whole(
     const unsigned char* source, Py_ssize_t size, unsigned char* out, Py_ssize_t plain
 ) noexcept nogil:
     """Fills *out* with exactly *plain* bytes. Returns 0, or -1 when the input does not say exactly that."""
-    cdef const unsigned char* end = source + size
-    cdef unsigned char* start = out
-    cdef unsigned char* limit = out + plain
-    cdef const unsigned char* back
-    cdef int control
-    cdef int length
-    while source < end:
-        control = source[0]
-        source += 1
-        if control < 32:
-            length = control + 1
-            if end - source < length or limit - out < length:
-                return -1
-            memcpy(out, source, length)
-            source += length
-            out += length
-            continue
-        length = control >> 5
-        if length == 7:
-            if source >= end:
-                return -1
-            length += source[0]
-            source += 1
-        length += 2
-        if source >= end:
-            return -1
-        back = out - (((control & 31) << 8) | source[0]) - 1
-        source += 1
-        if back < start or limit - out < length:
-            return -1
-        if out - back >= length:
-            memcpy(out, back, length)
-            out += length
-        else:
-            # The match overlaps what it produces: byte by byte.
-            while length:
-                out[0] = back[0]
-                out += 1
-                back += 1
-                length -= 1
-    return 0 if out == limit else -1
+    return portd_lzf(source, size, out, plain)
 
 
 @cython.final
