@@ -53,7 +53,7 @@ class ApplierOptions:
     """
 
     max_bytes: int = 1024 * 1024
-    max_commands: int = 8192
+    max_commands: int = 4096
     caught_up_seconds: float = 1.0
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
 

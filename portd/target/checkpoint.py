@@ -11,6 +11,7 @@ A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set othe
 ``time_ms``           unix time of the write
 ``source_run_id``     the source process that was read
 ``snapshot_id``       the full sync this data came from
+``sole``              1 when nothing but this link's data was there when its first sync began
 ====================  ==============================================================================
 """
 
@@ -61,9 +62,12 @@ class Checkpoint:
     time_ms: int = 0
     source_run_id: str = ""
     snapshot_id: str = ""
+    sole: bool = False
 
     @classmethod
-    def begin(cls, position: Position, source_run_id: str = "", snapshot_id: str = "") -> Checkpoint:
+    def begin(
+        cls, position: Position, source_run_id: str = "", snapshot_id: str = "", *, sole: bool = False
+    ) -> Checkpoint:
         """The marker that a full sync begins, whose stream will begin at *position*."""
         return cls(
             position=position,
@@ -71,6 +75,7 @@ class Checkpoint:
             epoch=new_epoch(),
             source_run_id=source_run_id,
             snapshot_id=snapshot_id or secrets.token_hex(8),
+            sole=sole,
         )
 
     @classmethod
@@ -84,7 +89,7 @@ class Checkpoint:
             *("version", VERSION, "state", self.state.value, "replid", self.position.replid),
             *("offset", self.position.offset),
             *("db", self.db, "epoch", self.epoch, "time_ms", self.time_ms or int(time.time() * 1000)),
-            *("source_run_id", self.source_run_id, "snapshot_id", self.snapshot_id),
+            *("source_run_id", self.source_run_id, "snapshot_id", self.snapshot_id, "sole", int(self.sole)),
         ]
 
     def commands(self, key: str) -> list[bytes]:
@@ -116,6 +121,7 @@ class Checkpoint:
                     time_ms=int(text["time_ms"]),
                     source_run_id=text.get("source_run_id", ""),
                     snapshot_id=text.get("snapshot_id", ""),
+                    sole=text.get("sole") == "1",
                 )
         except (KeyError, ValueError):
             raise TargetError(
@@ -191,7 +197,7 @@ async def guard(
         checkpoint = Checkpoint.parse(await client.hgetall(key))
         if checkpoint is not None or existing in {"replace", "skip"}:
             return checkpoint
-        foreign = await _foreign_keys(client, prefix)
+        foreign = await foreign_keys(client, prefix)
         if not foreign:
             return None
         if existing == "flush":
@@ -214,7 +220,7 @@ async def flush(endpoint: Endpoint) -> None:
         await client.flushall(asynchronous=True)
 
 
-async def _foreign_keys(client: Redis, prefix: str) -> dict[int, int]:
+async def foreign_keys(client: Redis, prefix: str) -> dict[int, int]:
     """Keys that are not checkpoints, by database."""
     keyspace = await client.info("keyspace")
     sizes = {int(name[2:]): int(entry["keys"]) for name, entry in keyspace.items() if name.startswith("db")}
