@@ -105,3 +105,11 @@ def matrix(request: pytest.FixtureRequest, servers: ServerFactory) -> Pair:
     """Every source version against every target version that this machine has."""
     source, target = request.param
     return Pair(servers(source), servers(target))
+
+
+@pytest.fixture(params=["whole", "byte_by_byte", "random_cuts", "starved"])
+def feed(request: pytest.FixtureRequest) -> Callable[[bytes], Iterator[bytes]]:
+    """Every way in which bytes may arrive at a decoder: a function that cuts them into pieces."""
+    from tests.oracle.drive import FEEDS  # needs the kernel, which most fixtures do not
+
+    return FEEDS[request.param]

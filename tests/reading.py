@@ -73,6 +73,7 @@ def read_stream(wire: Wire, key: bytes) -> list[Any]:
 
 
 def pairs(flat: Iterable[Any]) -> dict[Any, Any]:
+    """A flat list of names and values as a dict."""
     walk = iter(flat)
     return dict(zip(walk, walk, strict=True))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from portd.kernel.batch import CLOSE, OPEN, ORDERED, SPREAD, WHOLE
 from portd.kernel.snapshot import SnapshotDecoder
-from tests.oracle.apply import Target, split_commands
+from tests.oracle.apply import RefusedError, Target, split_commands
 from tests.oracle.model import ListValue
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class Lanes:
         self.keys = 0
         self.kinds: Counter[int] = Counter()
         self.commands: Counter[bytes] = Counter()
+        self.spared = 0  # keys left alone because the target has them
         self._limits = limits
         self._random = random.Random(seed)
         self._fence = 0
@@ -177,6 +178,7 @@ class Lanes:
         self._chunks.clear()
         self._opened = None
         if self._exists:
+            self.spared += 1
             return
         for part_of_key, held in spread:
             stored = self.target.databases.get(part_of_key.db, {}).get(part_of_key.key)
@@ -188,7 +190,12 @@ class Lanes:
     def _execute(self, batch: Batch, commands: list[list[bytes]]) -> None:
         for command in commands:
             self.commands[command[0]] += 1
-            self.target.execute(batch.db, command)
+            try:
+                self.target.execute(batch.db, command)
+            except RefusedError as refusal:
+                if not (self._limits.skip_existing and str(refusal).startswith("BUSYKEY")):
+                    raise
+                self.spared += 1
 
     def end(self) -> None:
         """No batch may come any more."""

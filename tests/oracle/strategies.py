@@ -83,10 +83,10 @@ ids = st.tuples(
 past_times = st.integers(0, PAST_MS)
 
 
-def hashes(*, expires: bool) -> st.SearchStrategy[HashValue]:
+def hashes(*, expires: bool, longest_name: int = 700) -> st.SearchStrategy[HashValue]:
     """Hashes, with TTLs of fields where the type has them."""
     fields = st.dictionaries(
-        texts(), st.tuples(texts(), st.one_of(st.none(), st.integers(FAR_MS, 2 * FAR_MS))), min_size=1
+        texts(40, longest_name), st.tuples(texts(), st.one_of(st.none(), st.integers(FAR_MS, 2 * FAR_MS))), min_size=1
     )
 
     def build(drawn: dict[bytes, tuple[bytes, int | None]]) -> HashValue:
@@ -99,7 +99,7 @@ def hashes(*, expires: bool) -> st.SearchStrategy[HashValue]:
 @st.composite
 def groups(draw: st.DrawFn, entry_ids: list[StreamId], version: int) -> Group:
     """A group with consumers, pending entries that exist and pending entries that are gone."""
-    names = draw(st.lists(texts(12, 80), unique=True, max_size=3))
+    names = draw(st.lists(texts(12, 60), unique=True, max_size=3))
     consumers = {
         name: Consumer(draw(past_times), draw(st.one_of(st.just(-1), past_times)) if version >= 3 else None)
         for name in names
@@ -134,13 +134,13 @@ def streams(draw: st.DrawFn, version: int) -> StreamValue:
         stream.first_id = entry_ids[0] if entry_ids else (0, 0)
         stream.max_deleted_id = min(draw(ids), last_id)
         stream.entries_added = len(entries) + draw(st.integers(0, 1 << 30))
-    for name in draw(st.lists(texts(12, 80), unique=True, max_size=3)):
+    for name in draw(st.lists(texts(12, 60), unique=True, max_size=3)):
         stream.groups[name] = draw(groups(entry_ids, version))
     if version >= 4:
         stream.dedup = (draw(st.integers(0, 100)), draw(st.integers(0, 100)))
         stream.dedup_totals = (draw(st.integers(0, 100)), draw(st.integers(0, 100)))
-        for name in draw(st.lists(texts(12), unique=True, max_size=2)):
-            stream.producers[name] = Producer(draw(st.dictionaries(texts(12), ids, max_size=3)))
+        for name in draw(st.lists(texts(12, 60), unique=True, max_size=2)):
+            stream.producers[name] = Producer(draw(st.dictionaries(texts(12, 60), ids, max_size=3)))
     return stream
 
 
@@ -161,7 +161,7 @@ modules = st.builds(
 @st.composite
 def arrays(draw: st.DrawFn) -> ArrayValue:
     """Sparse arrays of text, integers and doubles."""
-    slot = st.one_of(texts(), st.floats(allow_nan=False, allow_infinity=False).map(lambda n: repr(n).encode()))
+    slot = st.one_of(texts(40, 60), st.floats(allow_nan=False, allow_infinity=False).map(lambda n: repr(n).encode()))
     slots = draw(st.dictionaries(st.integers(0, 1 << 62), slot, min_size=1, max_size=8))
     return ArrayValue(dict(sorted(slots.items())), draw(st.one_of(st.none(), st.integers(0, 1 << 40))))
 
@@ -173,7 +173,8 @@ VALUES: dict[int, st.SearchStrategy[Any]] = {
     **dict.fromkeys((2, 20), st.sets(texts(), min_size=1, max_size=30).map(SetValue)),
     11: st.sets(integers_as_text(), min_size=1, max_size=30).map(SetValue),
     **dict.fromkeys((3, 5, 12, 17), st.dictionaries(texts(), scores, min_size=1, max_size=30).map(ZsetValue)),
-    **dict.fromkeys((4, 9, 13, 16, 29, 30, 31, 32), hashes(expires=False)),
+    **dict.fromkeys((4, 9, 13, 16), hashes(expires=False)),
+    **dict.fromkeys((29, 30, 31, 32), hashes(expires=False, longest_name=60)),
     **dict.fromkeys((22, 23, 24, 25), hashes(expires=True)),
     **{kind: streams(version) for kind, version in STREAM_VERSIONS.items()},
     7: modules,
@@ -196,7 +197,7 @@ def entries(draw: st.DrawFn, version: int, *, valkey: bool, kinds: list[int] | N
         entry.idle = draw(st.integers(0, 1 << 30)) if which == 0 else None
         entry.freq = draw(st.integers(0, 255)) if which == 1 else None
     if version >= 13 and not valkey and draw(st.integers(0, 4)) == 0:
-        entry.meta = [(draw(st.integers(0, (1 << 32) - 1)), draw(module_items))]
+        entry.meta = [(draw(st.integers(0, (1 << 32) - 1)), [("uint", draw(st.integers(0, TOP))), ("string", b"meta")])]
     return entry
 
 
@@ -212,7 +213,7 @@ def snapshots(draw: st.DrawFn, kinds: list[int] | None = None, most: int = 6) ->
     unique = {(entry.db, entry.key): entry for entry in drawn}
     snapshot.entries = sorted(unique.values(), key=lambda entry: entry.db)
     if version >= 7:
-        snapshot.aux = draw(st.lists(st.tuples(texts(20), texts(60)), max_size=3))
+        snapshot.aux = draw(st.lists(st.tuples(texts(20, 60), texts(60)), max_size=3))
     if version >= 10:
         names = draw(st.lists(st.text("abcdef", min_size=1, max_size=5), unique=True, max_size=2))
         snapshot.functions = [b"#!lua name=%b\n" % name.encode() + draw(texts()) for name in names]
