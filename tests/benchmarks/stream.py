@@ -1,0 +1,159 @@
+"""``python -m tests.benchmarks.stream``: the command stream, portd beside a native replica under the same load.
+
+Throughput: a source is written to as fast as it goes; the time until the follower has everything, and its CPU. Lag: at
+a steady rate, how long a write takes until it can be read from the follower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.process import Portd
+from tests.servers import Server, find, wait_for_sync
+from tests.wire import Wire, pack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GROUP = 20  # commands per write at a steady rate
+PROBE_SECONDS = 0.005  # between two writes whose arrival is watched
+TICKS = 100  # of /proc/<pid>/stat per second
+
+
+@dataclass(slots=True)
+class Figures:
+    """One follower.
+
+    Attributes:
+        per_second: commands from the first write until the last one has arrived.
+        cpu: seconds the follower spent; of portd the process, of a replica the server.
+        lag_p50: seconds at the steady rate.
+        lag_p99: the same.
+        lag_worst: the same.
+    """
+
+    per_second: float
+    cpu: float
+    lag_p50: float
+    lag_p99: float
+    lag_worst: float
+
+
+def main() -> None:
+    """Runs both followers one after the other, prints a table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.stream", description=__doc__)
+    parser.add_argument("--commands", type=int, default=2_000_000)
+    parser.add_argument("--rate", type=int, default=20_000, help="commands per second for the lag")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of the steady rate")
+    parser.add_argument("--server", default="valkey9.1")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    results = {follower: measure(follower, arguments) for follower in ("portd", "replica")}
+    table = Table(title=f"stream, {arguments.commands} commands, lag at {arguments.rate}/s")
+    for column in ("", "commands/s", "CPU s", "lag p50 ms", "p99 ms", "worst ms"):
+        table.add_column(column, justify="right" if column else "left")
+    for follower, figures in results.items():
+        lags = (figures.lag_p50, figures.lag_p99, figures.lag_worst)
+        table.add_row(
+            follower, f"{figures.per_second:,.0f}", f"{figures.cpu:.2f}", *(f"{lag * 1000:.2f}" for lag in lags)
+        )
+    Console().print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({name: asdict(found) for name, found in results.items()}, indent=2) + "\n")
+
+
+def measure(follower: str, arguments: argparse.Namespace) -> Figures:
+    """Throughput, then lag, of one follower."""
+    binary = find(arguments.server)
+    if binary is None:
+        raise SystemExit(f"no server {arguments.server} was found")
+    with ExitStack() as stack:
+        source = stack.enter_context(Server(binary, repl_backlog_size="256mb"))
+        target = stack.enter_context(Server(binary))
+        pid = target.pid
+        if follower == "portd":
+            portd = stack.enter_context(Portd(source, target, log_level="warning"))
+            portd.until(lambda status: status["phase"] == "streaming")
+            pid = portd.process.pid
+        else:
+            target.client().replicaof("127.0.0.1", source.port)
+            wait_for_sync(lambda: target.client().info("replication")["master_link_status"] == "up", 30)
+        assert pid is not None
+        before = _cpu(pid)
+        started = time.perf_counter()
+        _flood(source, arguments.commands)
+        _until_arrived(source, target)
+        seconds = time.perf_counter() - started
+        cpu = _cpu(pid) - before
+        lags = sorted(_lags(source, target, arguments.rate, arguments.seconds))
+    at = [lags[int(len(lags) * share)] for share in (0.5, 0.99)]
+    return Figures(arguments.commands / seconds, cpu, at[0], at[1], lags[-1])
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def _flood(source: Server, commands: int) -> None:
+    """SET of 32 bytes to 100,000 keys, as fast as the source takes them."""
+    with Wire(source) as wire:
+        wire.load((pack("SET", f"key:{number % 100_000:08d}", b"x" * 32), 1) for number in range(commands))
+
+
+def _until_arrived(source: Server, target: Server) -> None:
+    with Wire(source) as wire:
+        wire.call("SET", "last", time.time_ns())
+        last = wire.call("GET", "last")
+    with Wire(target) as wire:
+        while wire.call("GET", "last") != last:
+            time.sleep(0.001)
+
+
+def _lags(source: Server, target: Server, rate: int, seconds: float) -> list[float]:
+    """Seconds from the write of a time at the source until it is read at the target."""
+    context = multiprocessing.get_context("fork")
+    load = context.Process(target=_steady, args=(source, rate, seconds), daemon=True)
+    load.start()
+    lags = list(_watch(target, load))
+    load.join()
+    return lags
+
+
+def _steady(source: Server, rate: int, seconds: float) -> None:
+    block = b"".join(pack("SET", f"key:{number:08d}", b"x" * 32) for number in range(GROUP))
+    with Wire(source) as wire:
+        start = time.perf_counter()
+        sent, probed = 0, 0.0
+        while (now := time.perf_counter()) - start < seconds:
+            if now - probed >= PROBE_SECONDS:
+                probed = now
+                wire.call("SET", "probe", time.time_ns())
+            wire.load([(block, GROUP)])
+            sent += GROUP
+            time.sleep(max(0.0, start + sent / rate - time.perf_counter()))
+
+
+def _watch(target: Server, load: Any) -> Iterator[float]:
+    seen = None
+    with Wire(target) as wire:
+        while load.is_alive():
+            value = wire.call("GET", "probe")
+            if value != seen:
+                seen = value
+                yield (time.time_ns() - int(value)) / 1e9
+            time.sleep(0.0002)
+
+
+if __name__ == "__main__":
+    main()
