@@ -39,6 +39,15 @@ class Existing(StrEnum):
     FLUSH = "flush"
 
 
+class Prune(StrEnum):
+    """What becomes of keys in the target that a full sync does not bring."""
+
+    AUTO = "auto"
+    PRUNE = "prune"
+    FLUSH = "flush"
+    LEAVE = "leave"
+
+
 class StopAfter(StrEnum):
     """When a sync is over."""
 
@@ -190,6 +199,14 @@ class Settings:
         "same name and leave the others; skip keys that exist; or flush, which deletes everything in the target first.",
         group="What is done",
     )
+    prune: Prune = option(
+        Prune.AUTO,
+        "What a full sync does about keys in the target that the source does not have, such as those it deleted while "
+        "portd could not follow. prune removes them once the snapshot is applied, exactly; flush deletes everything, "
+        "other links' data and checkpoints included, before each snapshot; leave keeps them. auto prunes a target that "
+        "held nothing else when its first sync began and has no other link's checkpoint, and leaves any other.",
+        group="What is done",
+    )
     stop_after: StopAfter = option(
         StopAfter.NONE,
         "End with exit code 0 once the snapshot is applied, or once the stream has caught up; none keeps following.",
@@ -310,6 +327,12 @@ class Settings:
         ge=0,
         le=3600,
     )
+    heap_profile: bool = option(
+        False,
+        "Record which lines allocate from the start, so that /debug/memory/heap answers at once and shows everything. "
+        "Costs time and memory; without it, a profile records when it is asked for.",
+        group="What is seen",
+    )
     redact_keys: bool = option(
         False, "Show key names nowhere: not on pages, not in logs, not in dead letters.", group="What is seen"
     )
@@ -329,6 +352,13 @@ class Settings:
         if self.spool_dir == "off" and self.spool_max_bytes != default("spool_max_bytes"):
             raise ConfigError(
                 "spool_max_bytes is set, but spool_dir is off", hint="remove one of the two: off never writes to disk"
+            )
+        if self.prune is Prune.FLUSH and self.existing is Existing.SKIP:
+            raise ConfigError("prune is flush, but existing is skip", hint="nothing exists behind a flush: drop one")
+        if self.prune is Prune.PRUNE and self.spool_dir == "off":
+            raise ConfigError(
+                "prune is prune, but spool_dir is off",
+                hint="comparing keys needs disk: set spool_dir, or prune to leave",
             )
         self.http_address()
 

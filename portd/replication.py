@@ -212,6 +212,11 @@ class Replication:
         ledger.register("spool", lambda: self._spool.statistics().memory_bytes, limit=plan.spool_bytes)
         ledger.register("decoder", self._decoder_bytes, limit=plan.decoder_bytes)
         ledger.register("queue and lanes", lambda: self._budget.used, limit=plan.queue_bytes)
+        ledger.register("pruning", self._pruning_bytes)
+
+    def _pruning_bytes(self) -> int:
+        session = self._session
+        return session.resync.owned_bytes() if session is not None and session.resync is not None else 0
 
     def _decoder_bytes(self) -> int:
         session = self._session

@@ -16,6 +16,7 @@ from portd.errors import LinkLost, SourceError
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.model import Phase, Position, SnapshotProgress
+from portd.resync import NotingSink, Resync
 from portd.snapshotcopy import SnapshotCopy
 from portd.source.backoff import Backoff
 from portd.streamfeed import StreamFeed
@@ -100,6 +101,7 @@ class Session:
     ) -> None:
         self.copy: SnapshotCopy | None = None
         self.writers: Writers | None = None
+        self.resync: Resync | None = None
         self.feed: StreamFeed | None = None
         self.applier: Applier | None = None
         self._parts = parts
@@ -225,7 +227,9 @@ class Session:
         progress, settings = parts.progress, parts.settings
         progress.phase = Phase.SNAPSHOT
         key = settings.checkpoint_name()
-        marker = Checkpoint.begin(transfer.position, progress.source_info.get("run_id", ""))
+        self.resync = resync = Resync(settings, parts.target, parts.capabilities)
+        await resync.begin()
+        marker = Checkpoint.begin(transfer.position, progress.source_info.get("run_id", ""), sole=resync.sole)
         await write_checkpoint(parts.target, key, marker)
         decoder = SnapshotDecoder(
             parts.capabilities.dialect(),
@@ -236,7 +240,8 @@ class Session:
             skip_existing=settings.existing is Existing.SKIP,
         )
         self.writers = Writers(parts.target, parts.budget, progress, parts.letters, self._writer_options())
-        self.copy = SnapshotCopy(parts.spool, decoder, self.writers, progress.snapshot, transfer, self._on_letter)
+        sink = NotingSink(self.writers, resync)
+        self.copy = SnapshotCopy(parts.spool, decoder, sink, progress.snapshot, transfer, self._on_letter)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.writers.run(), name="writers")
@@ -246,13 +251,18 @@ class Session:
                 self._decoded.set()
                 await self.writers.flush()
                 self.writers.close()
+            await resync.finish(decoder.statistics()["keys_failed"])
         except BaseExceptionGroup as group:
             raise first_cause(group) from None
+        finally:
+            resync.close()
         self._note_dropped(decoder)
         db = int(decoder.aux.get("repl-stream-db", "0"))
         self.copy = self.writers = None
         position = self._transfer.position
-        checkpoint = Checkpoint.following(position, max(db, 0), marker.source_run_id, marker.snapshot_id)
+        checkpoint = replace(
+            Checkpoint.following(position, max(db, 0), marker.source_run_id, marker.snapshot_id), sole=marker.sole
+        )
         await write_checkpoint(parts.target, key, checkpoint)
         self._checkpoint = checkpoint
         progress.stream.applied_offset = progress.stream.checkpointed_offset = position.offset
@@ -350,6 +360,8 @@ class Session:
 
     def _on_letter(self, letter: DeadLetter) -> None:
         self._parts.progress.snapshot.keys_failed += 1
+        if self.resync is not None:
+            self.resync.note_letter(letter)
         self._parts.letters.add(
             Letter(
                 phase="snapshot",

@@ -1,0 +1,184 @@
+"""What a full sync does about keys that are in the target and not in the snapshot: setting `prune`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from portd.config import Prune
+from portd.errors import SpoolError
+from portd.log import get_logger
+from portd.target.checkpoint import flush, foreign_keys, read_checkpoint
+from portd.target.control import control
+from portd.target.prune import PruneOptions, Pruner
+
+if TYPE_CHECKING:
+    from portd.config import Settings
+    from portd.endpoint import Endpoint
+    from portd.kernel.batch import Batch
+    from portd.kernel.snapshot import DeadLetter
+    from portd.snapshotcopy import Sink
+    from portd.target.capabilities import Capabilities
+
+log = get_logger("sync")
+
+
+class Resync:
+    """The ghosts of one full sync. Use: `begin`, `note` and `note_letter`, `finish`, `close`.
+
+    Args:
+        settings: `prune`, the spool's directory, names of keys.
+        target: its address.
+        capabilities: what it can do.
+
+    Attributes:
+        sole: nothing but this link's data is in the target, as far as can be known; set by `begin`.
+        removed: ghosts removed, after `finish`.
+    """
+
+    def __init__(self, settings: Settings, target: Endpoint, capabilities: Capabilities) -> None:
+        self.sole = False
+        self.removed = 0
+        self._settings = settings
+        self._target = target
+        self._capabilities = capabilities
+        self._pruner: Pruner | None = None
+        self._letters = 0
+
+    async def begin(self) -> None:
+        """Decides, and flushes where that is wanted; before the marker of the full sync is written.
+
+        Raises:
+            TargetError: the target refuses, or cannot be reached.
+            SpoolError: the directory for bucket files cannot be used, and `prune` is explicit.
+        """
+        settings = self._settings
+        mode = settings.prune
+        checkpoint = await read_checkpoint(self._target, settings.checkpoint_name())
+        if mode is Prune.FLUSH:
+            await flush(self._target)
+            self.sole = True
+            await self._flush_functions()
+            log.info("target flushed", reason="prune is flush")
+            return
+        if checkpoint is None:
+            async with control(self._target, "looking for data in the target") as client:
+                self.sole = not await foreign_keys(client, settings.checkpoint_key)
+        else:
+            self.sole = checkpoint.sole
+        if mode is Prune.PRUNE or (mode is Prune.AUTO and checkpoint is not None and self.sole):
+            await self._begin_pruning()
+        elif checkpoint is not None:
+            log.warning(
+                "keys that the source deleted meanwhile stay in the target", prune=mode.value,
+                hint="the target held other data when its first sync began: set prune to prune if it may go",
+            )  # fmt: skip
+
+    async def _begin_pruning(self) -> None:
+        settings, capabilities = self._settings, self._capabilities
+        explicit = settings.prune is Prune.PRUNE
+        directory = settings.spool_directory()
+        options = PruneOptions(
+            own_key=settings.checkpoint_name(),
+            prefix=settings.checkpoint_key,
+            shared=explicit,
+            unlink="unlink" in capabilities.commands,
+            run_id=capabilities.run_id,
+        )
+        if directory is None:
+            self._give_up("spool_dir is off")
+            return
+        try:
+            self._pruner = Pruner(self._target, directory, options)
+        except SpoolError as error:
+            if explicit:
+                raise
+            self._give_up(str(error))
+            return
+        await self._flush_functions()
+
+    async def _flush_functions(self) -> None:
+        """Libraries have no keys to compare: the snapshot brings all that the source has."""
+        if "function" in self._capabilities.commands:
+            async with control(self._target, "removing function libraries") as client:
+                await client.function_flush()
+
+    def _give_up(self, why: str) -> None:
+        log.error(
+            "keys that the source deleted meanwhile stay in the target", error=why, hint="flush the target to be exact"
+        )
+        self.close()
+
+    async def note(self, batch: Batch) -> None:
+        """Takes the keys that begin in a batch.
+
+        Raises:
+            SpoolError: the disk is full, and `prune` is explicit.
+        """
+        if self._pruner is None:
+            return
+        try:
+            await self._pruner.note(batch)
+        except SpoolError as error:
+            if self._settings.prune is Prune.PRUNE:
+                raise
+            self._give_up(str(error))
+
+    def note_letter(self, letter: DeadLetter) -> None:
+        """Takes a key that the target cannot hold as it is in the snapshot: an older value of it stays."""
+        self._letters += 1
+        if self._pruner is not None:
+            self._pruner.note_key(letter.db, letter.key)
+
+    async def finish(self, letters: int) -> None:
+        """Removes the ghosts; all of the snapshot is acknowledged, and nothing else is sent.
+
+        Args:
+            letters: dead letters that the decoder counted.
+
+        Raises:
+            PortdError: see `Pruner.run`.
+        """
+        pruner = self._pruner
+        if pruner is None:
+            return
+        if letters > self._letters:  # some were counted and not kept: their keys are not known
+            self._give_up("more dead letters than could be kept")
+            return
+        found = await pruner.run()
+        self.removed = found.removed
+        if found.others and self._settings.prune is Prune.AUTO:
+            log.warning(
+                "keys that the source deleted meanwhile stay in the target", scanned=found.scanned,
+                hint="another link has a checkpoint in this target: set prune to prune if its keys may go",
+            )  # fmt: skip
+        else:
+            log.info("target pruned", removed=found.removed, scanned=found.scanned, hashed=found.hashed)
+        self.close()
+
+    def owned_bytes(self) -> int:
+        """Bytes held."""
+        return self._pruner.owned_bytes() if self._pruner is not None else 0
+
+    def close(self) -> None:
+        """Gives memory and disk back; idempotent."""
+        if self._pruner is not None:
+            self._pruner.close()
+            self._pruner = None
+
+
+class NotingSink:
+    """Passes batches on, and shows them to the resync.
+
+    Args:
+        sink: where batches go.
+        resync: sees them.
+    """
+
+    def __init__(self, sink: Sink, resync: Resync) -> None:
+        self._sink = sink
+        self._resync = resync
+
+    async def put(self, batch: Batch) -> None:
+        """Takes a batch; waits while the budget is spent."""
+        await self._resync.note(batch)
+        await self._sink.put(batch)

@@ -1,0 +1,158 @@
+"""A full resync leaves no ghosts: what the source deleted while nobody followed it goes from the target as well."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.compare import assert_equal
+from tests.datasets import fill_big_hash, fill_every_encoding, fill_mixed, fill_strings
+from tests.process import Portd
+from tests.servers import find
+from tests.wire import Wire
+
+if TYPE_CHECKING:
+    from tests.conftest import ServerFactory
+    from tests.servers import Server
+
+
+def sync_once(source: Server, target: Server, **options: object) -> str:
+    """A sync until it has caught up; its log."""
+    with Portd(source, target, stop_after="caught-up", **options) as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+        return portd.log()
+
+
+def forget_history(source: Server) -> None:
+    """The source does not know any more where we are, as after a long outage."""
+    with Wire(source) as wire:
+        wire.call("DEBUG", "CHANGE-REPL-ID")
+
+
+def test_a_full_resync_removes_what_the_source_deleted(source: Server, target: Server) -> None:
+    """Keys of every type and database that went meanwhile are removed, the others stay: DEBUG DIGEST agrees."""
+    fill_mixed(source, 3000)
+    fill_every_encoding(source)
+    fill_big_hash(source, b"big stays", 60_000)
+    fill_big_hash(source, b"big goes", 60_000)
+    source.client(db=9).set("only key of its database", "1")
+    sync_once(source, target)
+    client = source.client()
+    for number, key in enumerate(client.scan_iter(count=1000)):
+        if number % 3 == 0 and key != b"big stays":
+            client.delete(key)
+    client.delete("big goes")
+    source.client(db=9).flushdb()
+    client.set("new", "1")
+    forget_history(source)
+    log = sync_once(source, target)
+    assert "target pruned" in log
+    assert_equal(source, target)
+    assert target.client(db=9).dbsize() == 0
+
+
+def test_names_of_any_length_and_byte_are_told_apart(source: Server, target: Server) -> None:
+    """Long names, binary names, the empty name, and the same name in two databases."""
+    names = [b"", b"\x00", b"\x00\x00", b"*1\r\n$3\r\nDEL\r\n", b"n" * 10_000, b"n" * 9_999]
+    for db in (0, 1):
+        source.client(db=db).mset(dict.fromkeys(names, "1"))
+        source.client(db=db).hset(b"h" * 9000, "f", "1")
+    sync_once(source, target)
+    source.client(db=0).delete(b"", b"n" * 10_000)
+    source.client(db=1).delete(b"\x00", b"h" * 9000)
+    forget_history(source)
+    log = sync_once(source, target)
+    assert "removed=4" in log
+    assert_equal(source, target)
+
+
+def test_foreign_keys_of_a_shared_target_stay(source: Server, target: Server) -> None:
+    """After --existing replace the target also holds what is not ours: auto never removes it, prune does when told."""
+    source.client().mset({"a": "1", "b": "1"})
+    target.client().set("foreign", "1")
+    sync_once(source, target, existing="replace")
+    source.client().delete("b")
+    forget_history(source)
+    log = sync_once(source, target)
+    assert "prune" in log
+    assert target.client().exists("foreign", "a", "b") == 3
+    forget_history(source)
+    sync_once(source, target, prune="prune")
+    assert target.client().exists("foreign", "a", "b") == 1
+
+
+def test_other_links_keep_their_keys(servers: ServerFactory) -> None:
+    """Two links into one target: a resync of one leaves the other's data and checkpoint alone."""
+    first, second, target = servers(), servers(), servers()
+    first.client().set("first", "1")
+    second.client().set("second", "1")
+    sync_once(first, target, link="first")
+    sync_once(second, target, link="second", existing="replace")
+    first.client().delete("first")
+    first.client().set("more", "1")
+    forget_history(first)
+    log = sync_once(first, target, link="first")
+    assert "another link" in log
+    assert target.client().exists("first", "second", "more") == 3
+    forget_history(first)
+    sync_once(first, target, link="first", prune="prune")
+    assert target.client().exists("first", "second", "more") == 1
+    assert target.client().exists("portd:checkpoint:first", "portd:checkpoint:second") == 2
+
+
+@pytest.mark.parametrize(("prune", "left"), [("flush", 0), ("leave", 1)])
+def test_flush_and_leave(prune: str, left: int, source: Server, target: Server) -> None:
+    """Flush empties the target before the snapshot, leave removes nothing."""
+    source.client().mset({"a": "1", "b": "1"})
+    sync_once(source, target)
+    source.client().delete("b")
+    forget_history(source)
+    sync_once(source, target, prune=prune)
+    assert target.client().exists("b") == left
+    assert target.client().get("a") == b"1"
+
+
+def test_an_interrupted_first_sync_is_pruned_by_the_next(source: Server, target: Server) -> None:
+    """Keys of half a snapshot that the source deletes before the next one do not stay."""
+    fill_strings(source, 20_000, 1000)
+    target.client().config_set("maxmemory", "8mb")
+    with Portd(source, target) as portd:
+        portd.until(lambda status: sum(lane["retries"] for lane in status["target"]["lanes"]) > 0)
+        portd.kill()
+    source.client().flushall()
+    source.client().set("new", "1")
+    target.client().config_set("maxmemory", 0)
+    sync_once(source, target)
+    assert_equal(source, target)
+
+
+def test_functions_that_went_are_removed(source: Server, target: Server) -> None:
+    """Function libraries are no keys; those the source deleted go as well."""
+    client = source.client()
+    for name in ("stays", "goes"):
+        client.function_load(f"#!lua name={name}\nredis.register_function('{name}', function() return 1 end)")
+    sync_once(source, target)
+    client.function_delete("goes")
+    forget_history(source)
+    sync_once(source, target)
+    assert "goes" not in str(target.client().function_list())
+    assert "stays" in str(target.client().function_list())
+
+
+def test_an_old_target_is_pruned_too(servers: ServerFactory) -> None:
+    """Redis 6.2 as the target: values go as element commands, keys are found all the same."""
+    binary = find("redis6.2")
+    if binary is None:
+        pytest.skip("no redis 6.2 here")
+    source, target = servers(), servers(binary)
+    fill_mixed(source, 1000)
+    sync_once(source, target)
+    for key in list(source.client().scan_iter(count=1000))[::2]:
+        source.client().delete(key)
+    forget_history(source)
+    sync_once(source, target)
+    assert {*source.client().scan_iter(count=1000)} == {
+        key for key in target.client().scan_iter(count=1000) if not key.startswith(b"portd:")
+    }
