@@ -23,6 +23,7 @@ from portd.kernel.writer cimport FRAME_BYTES, RespWriter
 
 
 cdef enum:
+    RESTORE_ELEMENTS = 16384        # a collection of more is not restored in one command: it would block the target
     LETTERS_KEPT = 1000             # dead letters held until they are taken; more are only counted
     PEL_BYTES = 4 << 20             # pending entries of one group held while its consumers are told
 
@@ -54,6 +55,7 @@ cdef class CommandHandler(Handler):
         self.out = RespWriter(batch_bytes + command_bytes)
         self.batches = deque()
         self.batch_bytes = self.small_bytes = batch_bytes
+        self.whole_elements = RESTORE_ELEMENTS
         self.command_bytes = command_bytes
         self.command_elements = command_elements
         self.chunk_bytes = chunk_bytes

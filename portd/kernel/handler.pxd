@@ -60,6 +60,7 @@ cdef class Handler:
     cdef uint64_t offset                # of the snapshot, set by the decoder before each step
     cdef bint valkey                    # the snapshot is of that family; set when its magic was read
     cdef Py_ssize_t small_bytes         # a value up to here is small
+    cdef uint64_t whole_elements        # a collection of more is not measured: it is large
     cdef uint64_t keys_failed           # refused for good
     cdef uint64_t keys_left_out         # nobody wants them
     cdef uint64_t meta_dropped          # values told without the key metadata that came with them

@@ -37,7 +37,6 @@ DEFAULT_CHUNK_BYTES = DEFAULT_CHUNK
 
 
 cdef enum:
-    RESTORE_ELEMENTS = 16384        # a collection of more is not restored in one command: it would block the target
     HIGHEST_REDIS = 15
     VALKEY_VERSION = 80
 
@@ -534,7 +533,7 @@ cdef class SnapshotDecoder(StreamReader):
             return self._begin(False)
         r = measure_value(
             &self.measure, self.key.encoding, self.buffer + self.start, self.stop - self.start, self.chunk + 64,
-            RESTORE_ELEMENTS,
+            self.out.whole_elements,
         )
         if r == R_BAD:
             return self._fail("corrupt value")

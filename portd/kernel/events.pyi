@@ -1,0 +1,25 @@
+"""Values become lines: one JSON object, or one CSV row, for each element."""
+
+from typing import Final, final
+
+from portd.kernel.handler import Handler
+from portd.kernel.selection import Selection
+
+CSV_HEADER: Final[bytes]
+
+@final
+class EventHandler(Handler):
+    """Writes what a decoder tells it; ``next_output`` of the decoder gives bytes to be written one after the other.
+
+    Lines are cut anywhere, and no line is ever held whole that is longer than a few ``chunk_bytes``.
+
+    Args:
+        csv: rows of comma-separated values, a header first; else lines of JSON.
+        selection: what is wanted; all but the ``aux`` fields if None.
+        part_bytes: output is handed out once it has this many bytes.
+        chunk_bytes: of the decoder.
+    """
+
+    def __init__(
+        self, *, csv: bool = ..., selection: Selection | None = ..., part_bytes: int = ..., chunk_bytes: int = ...
+    ) -> None: ...
