@@ -32,12 +32,14 @@ class Unconfirmed:
         position: behind the group.
         db: database in effect there.
         commands: of the group.
+        filtered: commands that were dropped on purpose between them.
         received_at: unix time at which its newest byte was received.
     """
 
     position: Position
     db: int
     commands: int
+    filtered: int
     received_at: float
 
 
@@ -86,9 +88,10 @@ class Account:
         self.checkpoint = checkpoint
         self._show()
 
-    def expect(self, offset: int, db: int, commands: int, received_at: float) -> Unconfirmed:
-        """What a group that ends at *offset* would make true."""
-        return Unconfirmed(Position(self.checkpoint.position.replid, offset), db, commands, received_at)
+    def expect(self, offset: int, db: int, counts: tuple[int, int], received_at: float) -> Unconfirmed:
+        """What a group that ends at *offset* would make true; *counts* are its commands and those dropped from it."""
+        commands, filtered = counts
+        return Unconfirmed(Position(self.checkpoint.position.replid, offset), db, commands, filtered, received_at)
 
     def frame(self, db: int, expected: Unconfirmed, *, clear: bool) -> Frame:
         """What goes around a group that begins with *db* in effect; see `portd.target.group.frame`."""
@@ -113,6 +116,7 @@ class Account:
         stream = self._progress.stream
         stream.commands_applied += done.commands - failed
         stream.commands_failed += failed
+        stream.commands_filtered += done.filtered
         stream.transactions += 1
         stream.lag_seconds = max(0.0, time.time() - done.received_at)
         self._show()

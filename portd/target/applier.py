@@ -327,7 +327,7 @@ class Applier:
     async def _commit(self, transactions: Transactions, group: Group) -> None:
         """Commits a group, however often it has to be sent; when a command has to be left out, rewinds instead."""
         account = self._account
-        expected = account.expect(group.end_offset, group.db_after, group.commands, group.received_at)
+        expected = account.expect(group.end_offset, group.db_after, (group.commands, group.filtered), group.received_at)
         around = account.frame(group.db, expected, clear=group.swaps)
         data = [each for each in (around.head, *(piece.data for piece in group.pieces), around.tail) if each]
         replies = around.head_commands + group.commands + around.tail_commands
@@ -401,7 +401,8 @@ class Applier:
         self._check_passage(passage)
         if notes := await opened:
             self._check_ready(notes[0].text or "nil")
-        expected = self._account.expect(piece.end_offset, piece.db, passage.commands, received_at)
+        counts = (passage.commands, passage.filtered)
+        expected = self._account.expect(piece.end_offset, piece.db, counts, received_at)
         await self._execute_passage(transactions, passage, expected, around.head_commands)
         self._growing = Group(piece.db)
         return True

@@ -69,17 +69,19 @@ class Group:
     Attributes:
         size: bytes of the pieces.
         commands: commands that end in them.
+        filtered: commands that were dropped on purpose between them.
         since: unix time at which the first piece was received.
         received_at: unix time at which the newest byte was received.
     """
 
-    __slots__ = ("commands", "db", "pieces", "received_at", "since", "size")
+    __slots__ = ("commands", "db", "filtered", "pieces", "received_at", "since", "size")
 
     def __init__(self, db: int) -> None:
         self.db = db
         self.pieces: list[Piece] = []
         self.size = 0
         self.commands = 0
+        self.filtered = 0
         self.since = 0.0
         self.received_at = 0.0
 
@@ -88,6 +90,7 @@ class Group:
         self.pieces.append(piece)
         self.size += len(piece.data)
         self.commands += piece.replies
+        self.filtered += piece.filtered
         self.since = self.since or received_at
         self.received_at = received_at
 

@@ -35,6 +35,7 @@ class Passage:
 
     Attributes:
         commands: sent so far.
+        filtered: dropped on purpose between them.
         replies: queueing replies of them that are missing.
         refused: commands that the target will never queue.
         trouble: a reply that says to try the whole transaction again later, "" when there is none.
@@ -44,6 +45,7 @@ class Passage:
 
     def __init__(self, connection: Connection, db: int, limit: int) -> None:
         self.commands = 0
+        self.filtered = 0
         self.replies = 0
         self.refused: list[tuple[Culprit, str]] = []
         self.trouble = ""
@@ -69,6 +71,7 @@ class Passage:
             cut = self._cut = head(piece.data)
         elif not piece.part:
             self._cut = None
+        self.filtered += piece.filtered
         if piece.replies:
             self._numbers.append(self.commands)
             self._places.append((struct.unpack_from("=Q", piece.offsets)[0], self.db))
