@@ -109,6 +109,7 @@ class Session:
         self._checkpoint = checkpoint
         self._on_snapshot = on_snapshot
         self._replid = transfer.position.replid
+        self._phase = Phase.CONNECTING  # of the target's side, which goes on while the link is made again
         self._input_ended = asyncio.Event()
         self._decoded = asyncio.Event()  # the snapshot is in the spool to its end
         parts.spool.watch(self._let_go)
@@ -144,7 +145,7 @@ class Session:
         """Receives into the spool; a lost link is made again where it broke, without the target's side knowing."""
         link, parts = self._parts.link, self._parts
         backoff = Backoff()
-        while True:
+        while not self._input_ended.is_set():
             try:
                 await link.run()
             except LinkLost as error:
@@ -164,9 +165,10 @@ class Session:
 
     async def _connect_again(self, backoff: Backoff) -> None:
         link, progress = self._parts.link, self._parts.progress
-        phase = progress.phase
         while True:
             await asyncio.sleep(backoff.next_wait())
+            if self._input_ended.is_set():
+                return
             try:
                 transfer = await link.connect(link.position)
             except SourceError as error:
@@ -175,9 +177,12 @@ class Session:
                 progress.last_error = str(error)
                 log.warning("source is not there", error=str(error), attempt=backoff.attempts)
                 continue
+            if self._input_ended.is_set():  # meanwhile: nothing more may come into the spool
+                link.close()
+                return
             if transfer.full:
                 raise HistoryLost(transfer)
-            progress.phase = phase
+            progress.phase = self._phase
             progress.partial_syncs += 1
             self._adopt(transfer.position.replid)
             log.info("link continues", replid=transfer.position.replid, offset=transfer.position.offset)
@@ -225,7 +230,7 @@ class Session:
     async def _apply_snapshot(self) -> None:
         parts, transfer = self._parts, self._transfer
         progress, settings = parts.progress, parts.settings
-        progress.phase = Phase.SNAPSHOT
+        self._phase = progress.phase = Phase.SNAPSHOT
         key = settings.checkpoint_name()
         self.resync = resync = Resync(settings, parts.target, parts.capabilities)
         await resync.begin()
@@ -322,7 +327,7 @@ class Session:
         assert feed is not None
         assert self._checkpoint is not None
         progress = parts.progress
-        progress.phase = Phase.CATCHING_UP
+        self._phase = progress.phase = Phase.CATCHING_UP
         self.applier = Applier(
             parts.target,
             feed,
@@ -350,6 +355,7 @@ class Session:
         progress = self._parts.progress
         await applier.caught_up.wait()
         progress.stream.caught_up_at = progress.stream.caught_up_at or time.time()
+        self._phase = Phase.STREAMING
         if progress.phase is Phase.CATCHING_UP:
             progress.phase = Phase.STREAMING
         log.info("caught up", offset=progress.stream.applied_offset)
