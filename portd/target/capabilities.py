@@ -12,7 +12,7 @@ from portd.kernel.snapshot import Dialect
 # The stream brings whatever the source's users write, so `+@write` or the like comes on top.
 NEEDED_COMMANDS: Final = (
     *("multi", "exec", "watch", "select", "info"),  # transactions of the stream
-    *("hset", "hget", "hgetall", "del", "exists"),  # the checkpoint
+    *("hset", "hget", "hgetall", "del", "exists", "pexpire"),  # the checkpoint and the lease
     *("set", "setrange", "rpush", "llen", "sadd", "zadd", "pexpireat"),  # values of the snapshot
 )
 # Commands that a sync uses where the target has them and the user may run them, and what is lost without.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import hiredis
 
-from portd.errors import InternalError, PortdError, TargetError, TargetLost
+from portd.errors import InternalError, LinkTaken, PortdError, TargetError, TargetLost
 from portd.target.counter import Note, ReplyCounter, ReplyFormatError
 from portd.target.replies import Verdict, classify, code_of, fatal, presentable
 from portd.target.wire import request
@@ -51,12 +51,18 @@ class ConnectionOptions:
         silence_seconds: a connection that owes replies and neither takes nor brings a byte for this long is given up.
         retry_first_seconds: wait after the first failure; doubles with each.
         retry_limit_seconds: longest wait between attempts.
+        lease_key: a hash that must not carry another token; "" asks for none.
+        lease_token: ours.
+        tag: behind the connection's name as the target shows it.
     """
 
     connect_seconds: float = 10.0
     silence_seconds: float = 120.0
     retry_first_seconds: float = 0.05
     retry_limit_seconds: float = 5.0
+    lease_key: str = ""
+    lease_token: str = ""
+    tag: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -123,9 +129,12 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begins; a high-water mark of 0 makes ``drain`` mean that the operating system has every byte."""
+        """Begins; resuming at 0 makes ``drain`` mean that the operating system has every byte.
+
+        Pausing begins above 1: TLS transports pause an empty buffer at 0.
+        """
         self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclasses
-        self._transport.set_write_buffer_limits(high=0)
+        self._transport.set_write_buffer_limits(high=1, low=0)
         self.link.connected = True
         self.link.connects += 1
         self._watchdog = self._loop.call_later(self._silence / 4, self._watch_silence)
@@ -309,7 +318,8 @@ class Connection(asyncio.Protocol):
     def _watch_silence(self) -> None:
         """Gives a connection up that owes something and does not move: keepalive does not notice a stalled peer."""
         quiet = self._loop.time() - self._active_at
-        if quiet > self._silence and (self._expected or self._question is not None or self._paused):
+        unsent = self._transport is not None and self._transport.get_write_buffer_size() > 0
+        if quiet > self._silence and (self._expected or self._question is not None or unsent):
             self.fail(Disconnected(f"{self.name}: no answer from the target for {quiet:.0f} s", "silent"))
             return
         self._watchdog = self._loop.call_later(self._silence / 4, self._watch_silence)
@@ -353,7 +363,7 @@ async def connect(
         raise _disconnected(name, error) from None
     try:
         async with asyncio.timeout(options.connect_seconds):
-            await _log_in(connection, endpoint, replaces)
+            await _log_in(connection, endpoint, replaces, options)
     except TimeoutError:
         connection.close()
         raise Disconnected(f"{name}: the target does not answer", "timeout") from None
@@ -363,16 +373,23 @@ async def connect(
     return connection
 
 
-async def _log_in(connection: Connection, endpoint: Endpoint, replaces: int) -> None:
+async def _log_in(connection: Connection, endpoint: Endpoint, replaces: int, options: ConnectionOptions) -> None:
     auth = endpoint.auth_command()
     if auth is not None:
         _check_login(connection, (await connection.ask(auth))[0], "the target refused the credentials")
-    questions = [request("CLIENT", "SETNAME", f"portd-{connection.name}"), request("CLIENT", "ID")]
+    questions = [request("CLIENT", "SETNAME", f"portd-{connection.name}{options.tag}"), request("CLIENT", "ID")]
     if replaces:
         questions.append(request("CLIENT", "KILL", "ID", replaces))
     answers = await connection.ask(*questions)  # all of it may be forbidden
     _check_login(connection, answers[0], "")
     connection.client_id = answers[1] if isinstance(answers[1], int) else 0
+    if options.lease_key:
+        (token,) = await connection.ask(request("HGET", options.lease_key, "token"))
+        if isinstance(token, bytes) and token != options.lease_token.encode():
+            raise LinkTaken(
+                "another portd has taken over this link; nothing more is written",
+                hint="one of the two is too many: keep it stopped, or give it another --link",
+            )
 
 
 def _check_login(connection: Connection, answer: object, refusal: str) -> None:

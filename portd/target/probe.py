@@ -47,6 +47,7 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "sadd": (_KEY, "v"),
     "zadd": (_KEY, "0", "v"),
     "pexpireat": (_KEY, "1"),
+    "pexpire": (_KEY, "1"),
     "unlink": (_KEY,),
     "restore": (_KEY, "0", "v"),
     "xadd": (_KEY, "1-1", "f", "v"),

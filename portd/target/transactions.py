@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import TargetError, TargetLost
+from portd.errors import LinkTaken, TargetError, TargetLost
 from portd.target.connection import Disconnected
 from portd.target.replies import Verdict, classify, code_of, fatal, presentable
 from portd.target.wire import request
@@ -93,9 +93,9 @@ class Transactions:
         )
 
 
-def taken_over() -> TargetError:
+def taken_over() -> LinkTaken:
     """The error of an applier that finds somebody else's epoch in the checkpoint."""
-    return TargetError(
+    return LinkTaken(
         "another portd writes to this link: the checkpoint carries its epoch",
         hint="stop one of them, or give them different --link names",
     )

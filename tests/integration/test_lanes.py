@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import itertools
 import random
+import shutil
+import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.endpoint import Endpoint
+from portd.endpoint import Endpoint, Tls
 from portd.errors import PortdError, TargetBusy, TargetError, TargetLost, TargetRejected
 from portd.kernel.batch import CLOSE, OPEN, ORDERED, SPREAD, Batch
 from portd.model import Progress
@@ -22,10 +25,11 @@ from portd.target.wire import request, split
 from portd.target.writers import Writers
 from tests.loops import both_loops
 from tests.proxy import Proxy
-from tests.servers import Server, wait_for
+from tests.servers import Binary, Server, binaries, free_port, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
+    from pathlib import Path
 
     import redis
 
@@ -161,6 +165,34 @@ def in_parts(key: str, before: list[bytes], element: bytes, part: int = 1000) ->
         for piece in pieces
     ]
     return [*batches[:-1], *streamed, batches[-1]]
+
+
+def speaks_tls(binary: Binary) -> bool:
+    """Whether a server is built with TLS: only such a one misses the certificate."""
+    command = [binary.path, "--port", "0", "--tls-port", "1"]
+    return b"tls-cert-file" in subprocess.run(command, capture_output=True, timeout=20, check=False).stdout
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A key and a certificate for 127.0.0.1."""
+    key, certificate = folder / "server.key", folder / "server.crt"
+    words = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=portd",
+    ]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(words, check=True, capture_output=True)
+    return key, certificate
 
 
 def commands_per_client(client: redis.Redis) -> int:
@@ -478,6 +510,35 @@ async def test_silent_target_is_given_up(target: Server) -> None:
             await wait_for(lambda: load.progress.lanes[0].link.losses["silent"] >= 1)
             proxy.heal()
     assert target.client().dbsize() == 200
+
+
+@both_loops
+async def test_writes_over_tls(servers: ServerFactory, tmp_path: Path) -> None:
+    """Over TLS everything arrives as well, a slow reader is waited for, and an idle connection is kept."""
+    binary = next((each for each in binaries() if speaks_tls(each)), None)
+    if binary is None or shutil.which("openssl") is None:
+        pytest.skip("no server with TLS, or no openssl")
+    key, certificate = self_signed(tmp_path)
+    port = free_port()
+    files = {"tls_cert_file": str(certificate), "tls_key_file": str(key), "tls_ca_cert_file": str(certificate)}
+    target = servers(binary, tls_port=port, tls_auth_clients="no", **files)
+    endpoint = Endpoint.parse(f"rediss://127.0.0.1:{port}", tls=Tls(ca=certificate))
+    options = ConnectionOptions(connect_seconds=5, silence_seconds=0.2)
+    load = Load(target.url, budget=3_000_000)
+    load.writers = Writers(endpoint, load.budget, load.progress, load.letters, WriterOptions(connection=options))
+    large = random.Random(1).randbytes(3_000_000)
+    async with running(load):
+        await load.put([*strings(300), *in_parts("parts", [b"a"], large, part=50_000)])
+        await load.writers.flush()
+        target.client().client_pause(100)
+        await load.put(strings(40, batch=1, size=100_000, prefix="t"))
+        await load.writers.flush()
+        quiet_since = max(lane.link.last_received_at for lane in load.progress.lanes)
+        await wait_for(lambda: time.time() - quiet_since > 0.5)  # silence, if something were owed
+        await load.put(strings(10, prefix="u"))
+    assert target.client().lindex("parts", 1) == large
+    assert target.client().dbsize() == 351
+    assert [lane.link.connects for lane in load.progress.lanes] == [1] * 4
 
 
 @both_loops

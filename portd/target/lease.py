@@ -1,0 +1,318 @@
+"""The lease: one portd at a time writes through a link, and a second one is told so.
+
+Beside the checkpoint lies a hash, ``<checkpoint key>:lease``, that says which process has the link. It expires unless it
+is renewed, every second, over a connection of its own. The data is safe without it, since the applier's transactions
+watch the checkpoint's epoch; the lease makes the second one refuse instead of taking over, and guards the snapshot,
+which is written outside of transactions: every connection asks for the lease before it writes.
+
+====================  ==============================================================================
+``token``             random, of the process
+``host``              for messages
+``machine, space``    boot id and process id namespace: whether a process id means something to us
+``pid, started``      of the process
+``client, run_id``    its connection, and the target process that numbered it
+====================  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from portd.errors import LinkTaken, TargetBusy, TargetError
+from portd.log import get_logger
+from portd.model import LinkState
+from portd.target.backoff import Backoff
+from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
+from portd.target.replies import Verdict, classify, code_of, presentable
+from portd.target.wire import request
+
+if TYPE_CHECKING:
+    from portd.endpoint import Endpoint
+
+_log = get_logger("target")
+
+SUFFIX: Final = ":lease"
+LEASE_SECONDS: Final = 15.0  # without renewal, the link is free
+RENEW_SECONDS: Final = 1.0
+LATE_SECONDS: Final = 3.0  # not renewed for so long, by one whose connection is gone: it is dead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who has a link; see the table in the module's docstring."""
+
+    token: str
+    host: str
+    machine: str
+    space: str
+    pid: int
+    started: str
+    client: int = 0
+    run_id: str = ""
+
+    @classmethod
+    def me(cls) -> Holder:
+        """This process."""
+        return cls(
+            token=secrets.token_hex(8),
+            host=socket.gethostname(),
+            machine=_read("/proc/sys/kernel/random/boot_id"),
+            space=_namespace(),
+            pid=os.getpid(),
+            started=_started(os.getpid()),
+        )
+
+    @classmethod
+    def parse(cls, answer: list[Any]) -> Holder | None:
+        """Reads the reply to HGETALL; None when there is no lease."""
+        if not answer:
+            return None
+        found = dict(zip(answer[::2], answer[1::2], strict=True))
+        text = {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in found.items()}
+        values: dict[str, Any] = {each.name: text.get(each.name, "") for each in fields(cls)}
+        for name in ("pid", "client"):
+            values[name] = int(values[name]) if values[name].isdecimal() else 0
+        return cls(**values)
+
+    def words(self) -> list[str]:
+        """Names and values, alternating."""
+        return [str(word) for pair in asdict(self).items() for word in pair]
+
+    def knows_dead(self, other: Holder) -> bool:
+        """Whether *other* ran on this machine and does not run any more."""
+        here = (self.machine, self.space) == (other.machine, other.space) and self.machine != ""
+        return here and _started(other.pid) != other.started
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+class Lease:
+    """Takes a link and keeps it. Use: `acquire`, then `keep` as a task, `release` at an orderly end.
+
+    Args:
+        endpoint: the target.
+        checkpoint_key: of the link.
+        link: its name.
+        run_id: of the target process; "" when it does not tell.
+        connection: how connections are made.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        checkpoint_key: str,
+        link: str,
+        *,
+        run_id: str = "",
+        connection: ConnectionOptions | None = None,
+    ) -> None:
+        self.key = checkpoint_key + SUFFIX
+        self._endpoint = endpoint
+        self._link = link
+        self._run_id = run_id
+        self._me = Holder.me()
+        self._options = connection or ConnectionOptions()
+        self._connection: Connection | None = None
+
+    def options(self, options: ConnectionOptions | None = None) -> ConnectionOptions:
+        """Options for connections that write: they make sure of the lease, and carry our token in their names."""
+        base = options or self._options
+        return replace(base, lease_key=self.key, lease_token=self._me.token, tag=f"@{self._link}.{self._me.token}")
+
+    # -- taking
+
+    async def acquire(self, *, takeover: bool = False) -> None:
+        """Takes the link, at once when nobody has it.
+
+        Args:
+            takeover: take it also from a process that is alive, which ends then.
+
+        Raises:
+            LinkTaken: another process has it.
+            TargetError: the target refuses, or cannot be reached.
+        """
+        connection = self._connection = await connect(self._endpoint, "lease", LinkState(), self._options)
+        try:
+            async with asyncio.timeout(LEASE_SECONDS * 2):
+                before = await self._take(connection, takeover=takeover)
+                if before is not None:
+                    await self._evict(connection)
+        except TimeoutError:
+            connection.close()
+            raise TargetBusy("the target does not answer while the lease is taken") from None
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _take(self, connection: Connection, *, takeover: bool) -> Holder | None:
+        """Writes the lease; returns who had it before."""
+        while True:
+            holder = await self._holder(connection)
+            if holder is not None and holder.token != self._me.token and not await self._is_dead(connection, holder):
+                if not takeover:
+                    await connection.ask(request("UNWATCH"))
+                    raise LinkTaken(
+                        f"{holder} has the link {self._link!r} already",
+                        hint="stop it, use another --link, or start with --takeover, which ends it",
+                    )
+                _log.warning("taking the link over", link=self._link, holder=str(holder))
+            if await self._write(connection):
+                return holder
+
+    async def _holder(self, connection: Connection) -> Holder | None:
+        """Who has the lease; it is watched."""
+        watched, answer = await connection.ask(request("WATCH", self.key), request("HGETALL", self.key))
+        _check(watched)
+        _check(answer)
+        return Holder.parse(answer)
+
+    async def _write(self, connection: Connection) -> bool:
+        """Writes the lease unless it changed since it was watched."""
+        me = replace(self._me, client=connection.client_id, run_id=self._run_id)
+        answers = await connection.ask(
+            request("MULTI"), request("DEL", self.key), request("HSET", self.key, *me.words()), self._expiry(),
+            request("EXEC"),
+        )  # fmt: skip
+        for answer in answers:
+            _check(answer)
+        return answers[-1] is not None
+
+    def _expiry(self) -> bytes:
+        return request("PEXPIRE", self.key, int(LEASE_SECONDS * 1000))
+
+    async def _is_dead(self, connection: Connection, holder: Holder) -> bool:
+        """Whether the holder certainly does not run: its process is gone, or its connection is and it does not renew."""
+        if self._me.knows_dead(holder):
+            return True
+        while holder.client and holder.run_id == self._run_id != "":
+            clients, left = await connection.ask(request("CLIENT", "LIST"), request("PTTL", self.key))
+            if text_of(clients) or text_of(left) or f"id={holder.client} ".encode() in clients:
+                return False
+            if left < (LEASE_SECONDS - LATE_SECONDS) * 1000:
+                return True
+            await asyncio.sleep(RENEW_SECONDS)
+            if await self._holder(connection) != holder:
+                return False
+        return False
+
+    async def _evict(self, connection: Connection) -> None:
+        """Ends the writing connections of whoever had the link; new ones find our token and give up."""
+        (clients,) = await connection.ask(request("CLIENT", "LIST"))
+        if text_of(clients):
+            await asyncio.sleep(2 * RENEW_SECONDS)  # by then it has looked at the lease
+            return
+        mark, mine = f"@{self._link}.".encode(), self._me.token.encode()
+        for line in clients.splitlines():
+            facts = dict(word.split(b"=", 1) for word in line.split() if b"=" in word)
+            name = facts.get(b"name", b"")
+            if mark in name and not name.endswith(mine):
+                await connection.ask(request("CLIENT", "KILL", "ID", facts[b"id"]))
+
+    # -- keeping
+
+    async def keep(self) -> None:
+        """Renews the lease until cancelled; follow `acquire` with it.
+
+        Raises:
+            LinkTaken: another process took the link over.
+            TargetError: the target refuses for good.
+        """
+        backoff = Backoff()
+        while True:
+            try:
+                if self._connection is None:
+                    self._connection = await connect(self._endpoint, "lease", LinkState(), self._options)
+                await while_connected(self._connection, self._renew(self._connection, backoff))
+            except (Disconnected, TargetBusy) as error:
+                _log.debug("lease is not renewed", error=str(error))
+            finally:
+                if self._connection is not None:
+                    self._connection.close()
+                    self._connection = None
+            await asyncio.sleep(backoff.next())
+
+    async def _renew(self, connection: Connection, backoff: Backoff) -> None:
+        known = 0  # client id that the lease is known to carry
+        while True:
+            (token,) = await connection.ask(request("HGET", self.key, "token"))
+            _check(token)
+            if token is not None and token.decode("utf-8", "replace") != self._me.token:
+                raise taken_over(self._link)
+            if token is not None and known == connection.client_id:
+                (answer,) = await connection.ask(self._expiry())
+                _check(answer)
+            else:  # flushed, expired, or this is a new connection
+                holder = await self._holder(connection)
+                if holder is not None and holder.token != self._me.token:
+                    raise taken_over(self._link)
+                if await self._write(connection):
+                    known = connection.client_id
+            backoff.reset()
+            await asyncio.sleep(RENEW_SECONDS)
+
+    async def release(self) -> None:
+        """Gives the link back, for the next process to take at once. What fails is left to expire."""
+        try:
+            async with asyncio.timeout(RENEW_SECONDS):
+                connection = await connect(self._endpoint, "lease", LinkState(), self._options)
+                try:
+                    holder = await self._holder(connection)
+                    if holder is not None and holder.token == self._me.token:
+                        await connection.ask(request("MULTI"), request("DEL", self.key), request("EXEC"))
+                finally:
+                    connection.close()
+        except (TargetError, TimeoutError) as error:
+            _log.debug("lease is left to expire", error=str(error))
+
+    def close(self) -> None:
+        """Ends the connection; idempotent."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def taken_over(link: str) -> LinkTaken:
+    """The error of one who finds somebody else's token in the lease."""
+    return LinkTaken(
+        f"another portd has taken over the link {link!r}; nothing more is written",
+        hint="one of the two is too many: keep it stopped, or give it another --link",
+    )
+
+
+def _check(answer: object) -> None:
+    text = text_of(answer)
+    if not text:
+        return
+    if classify(text) is Verdict.RETRY or text.startswith("EXECABORT"):
+        raise TargetBusy(f"the target is not ready: {code_of(text)}")
+    raise TargetError(
+        f"the target refuses the lease: {presentable(text)}",
+        hint="portd's user needs +pexpire, and what checkpoints need",
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When a process of this machine was started, in ticks since boot; "" when there is none (proc(5), stat)."""
+    facts = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return facts[19] if len(facts) > 19 and facts[0] not in {"Z", "X"} else ""
