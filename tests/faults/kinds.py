@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from tests.proxy import Proxy
     from tests.servers import Server
 
+    FaultFunction = Callable[[World], Awaitable[float | None]]
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -28,14 +31,14 @@ class Kind:
 
     Attributes:
         name: side and what happens.
-        run: makes it happen, and ends it.
+        run: makes it happen, and ends it; may tell how long recovery took when it waited for that itself.
         weight: how often it is chosen.
         full: a full sync follows.
         alone: it does not go together with another one.
     """
 
     name: str
-    run: Callable[[World], Awaitable[None]]
+    run: FaultFunction
     weight: float = 1.0
     full: bool = False
     alone: bool = False
@@ -44,12 +47,10 @@ class Kind:
 KINDS: list[Kind] = []
 
 
-def kind(
-    name: str, **options: Any
-) -> Callable[[Callable[[World], Awaitable[None]]], Callable[[World], Awaitable[None]]]:
+def kind(name: str, **options: Any) -> Callable[[FaultFunction], FaultFunction]:
     """Registers a fault."""
 
-    def register(run: Callable[[World], Awaitable[None]]) -> Callable[[World], Awaitable[None]]:
+    def register(run: FaultFunction) -> FaultFunction:
         KINDS.append(Kind(name, run, **options))
         return run
 
@@ -331,31 +332,36 @@ def _inside_kinds() -> None:
     ]  # fmt: skip
     for each in inner:
 
-        async def fault(world: World, each: Kind = each) -> None:
-            await in_snapshot(world, each)
+        async def fault(world: World, each: Kind = each) -> float:
+            return await in_snapshot(world, each)
 
         KINDS.append(Kind(f"snapshot, {each.name}", fault, each.weight / 3, full=True, alone=True))
 
 
-async def in_snapshot(world: World, inner: Kind) -> None:
-    """Forces a full sync, slow enough to be hit, and lets something happen in the middle of it."""
+async def in_snapshot(world: World, inner: Kind) -> float:
+    """Forces a full sync, slow enough to be hit, and lets something happen in the middle of it.
+
+    Returns:
+        Seconds from the end of the fault until the snapshot was applied and the stream followed.
+    """
     flow = world.source_proxy.to_client
     before = await world.until(lambda _: True, "status")
     count = sum(before["full_syncs"].values())
-    async with world.quiet_for_snapshot():
-        flow.bytes_per_second = SNAPSHOT_BYTES_PER_SECOND
-        await _ask(world.target, "FLUSHALL")
-        least = world.chance.randrange(1, 1_200_000)
+    flow.bytes_per_second = SNAPSHOT_BYTES_PER_SECOND
+    await _ask(world.target, "FLUSHALL")
+    least = world.chance.randrange(1, 1_200_000)
 
-        def inside(status: dict[str, Any]) -> bool:
-            again = sum(status["full_syncs"].values()) > count
-            bytes_decoded: int = status["snapshot"]["bytes_decoded"]
-            return again and (bytes_decoded >= least or status["phase"] == "streaming")
+    def inside(status: dict[str, Any]) -> bool:
+        again = sum(status["full_syncs"].values()) > count
+        bytes_decoded: int = status["snapshot"]["bytes_decoded"]
+        return again and (bytes_decoded >= least or status["phase"] == "streaming")
 
-        await world.until(inside, "a full sync after FLUSHALL")
-        await inner.run(world)
-        flow.bytes_per_second = 0
-        await world.recovered()
+    await world.until(inside, "a full sync after FLUSHALL")
+    await inner.run(world)
+    flow.bytes_per_second = 0
+    ended = time.monotonic()
+    await world.recovered()
+    return time.monotonic() - ended
 
 
 _inside_kinds()

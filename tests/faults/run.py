@@ -152,7 +152,7 @@ class Run:
         names = " + ".join(each.name for each in kinds)
         try:
             async with asyncio.timeout(FAULT_SECONDS):
-                await asyncio.gather(*(each.run(self._world) for each in kinds))
+                told = await asyncio.gather(*(each.run(self._world) for each in kinds))
         except Exception as error:
             status = await self._world.status()
             raise Failure(f"{names}: {type(error).__name__}: {error}\n{self._world.describe(status)}") from error
@@ -161,7 +161,7 @@ class Run:
             await self._world.recovered()
         except Failure as error:
             raise Failure(f"{names}: {error}") from error
-        seconds = time.monotonic() - ended
+        seconds = max(time.monotonic() - ended, *(each or 0.0 for each in told))
         for each in kinds:
             self.report.recoveries[each.name].append(seconds)
             self.report.history.append((at, each.name, seconds))

@@ -46,7 +46,6 @@ class World:
         replica: the source has a replica that can be promoted.
         expiring: the workload has keys that expire soon.
         big: elements of the biggest values.
-        prunes: a full sync removes keys that the source does not have.
     """
 
     def __init__(
@@ -59,7 +58,6 @@ class World:
         replica: bool = True,
         expiring: bool = False,
         big: int = 6000,
-        prunes: bool = False,
         **options: object,
     ) -> None:
         self.chance = chance
@@ -74,7 +72,6 @@ class World:
         self.target_proxy: Proxy
         self.traffic: Traffic
         self.ledger: Ledger
-        self.prunes = prunes
         self.exits: list[int] = []
         self._rate = rate
         self._expiring = expiring
@@ -152,18 +149,6 @@ class World:
             yield
         finally:
             self.release()
-
-    @contextlib.asynccontextmanager
-    async def quiet_for_snapshot(self) -> AsyncIterator[None]:
-        """No deletes inside, where a second full sync would not remove what the first one wrote."""
-        if self.prunes:
-            yield
-            return
-        await self.traffic.hold()
-        try:
-            yield
-        finally:
-            self.traffic.release()
 
     # -- portd
 
@@ -302,7 +287,6 @@ def _digest(server: Server) -> str:
 
 async def until_online(world: World, server: Server, seconds: float = 30.0) -> None:
     """Waits until *server*, a replica, has caught up with its primary's link."""
-
     await asyncio.to_thread(wait_for_sync, lambda: _is_online(server), seconds, server.log_tail)
 
 
