@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from portd.readings import CgroupReading, OwnerReading, PipelineReading
 
 # Label values that are shown with zero before they happen; others appear when they do.
-FULL_SYNC_REASONS = ("first", "backlog", "no-checkpoint")
+FULL_SYNC_REASONS = ("first", "interrupted", "backlog")
 LOSS_REASONS = (  # portd.source.losses.Reason
     "eof",
     "reset",
@@ -39,7 +39,7 @@ LOSS_REASONS = (  # portd.source.losses.Reason
     "closed",
 )
 DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported")
-DROPPED_ATTRIBUTES = ("idle", "freq", "field-ttl", "stream-meta")
+DROPPED_ATTRIBUTES = ("idle", "freq", "field-ttl", "stream-meta", "meta")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
