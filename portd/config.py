@@ -145,6 +145,12 @@ class Settings:
         group="Ends",
         min_length=1,
     )
+    takeover: bool = option(
+        False,
+        "Take the link over from another portd that has it; that one ends with exit code 75. Without it, the second "
+        "one refuses to start with that code.",
+        group="Ends",
+    )
 
     source_tls_ca: Path | None = option(
         None,

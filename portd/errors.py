@@ -143,6 +143,12 @@ class TargetNotEmpty(TargetError):
     exit_code = os.EX_CONFIG
 
 
+class LinkTaken(TargetError):
+    """Another portd has the link: one that was there first, or one that took over."""
+
+    exit_code = os.EX_TEMPFAIL
+
+
 class SpoolError(PortdError):
     """The spool's directory cannot be used, or a segment was altered."""
 

@@ -17,7 +17,7 @@ from portd.log import get_logger
 from portd.model import Phase
 from portd.pipeline import ByteBudget
 from portd.readings import KeyReading, LaneReading, PipelineReading, SpoolReading
-from portd.session import HistoryLost, Parts, Session, Stopped, fresh
+from portd.session import HistoryLost, Parts, Session, Stopped, first_cause, fresh
 from portd.source.backoff import Backoff
 from portd.source.handshake import HandshakeOptions
 from portd.source.info import read_info
@@ -25,6 +25,7 @@ from portd.source.link import Link, LinkOptions
 from portd.spool import Spool
 from portd.target.checkpoint import State, guard, read_checkpoint
 from portd.target.deadletter import DeadLetters
+from portd.target.lease import Lease
 from portd.target.probe import probe
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Replication:
         self._forks = Backoff(first_seconds=1.0, limit_seconds=FULL_SYNC_SECONDS)
         self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
         self._largest: list[CurrentKey] = []
+        self._lease: Lease | None = None
 
     async def run(self) -> None:
         """Replicates until told to stop or until ``stop_after`` is reached.
@@ -82,7 +84,20 @@ class Replication:
         Raises:
             PortdError: what an operator has to mend; also an end that cannot be reached at the first try.
         """
-        parts = await self._prepare()
+        try:
+            parts = await self._prepare()
+            async with asyncio.TaskGroup() as group:
+                keeper = group.create_task(self._lease.keep(), name="lease") if self._lease else None
+                await self._follow(parts)
+                if keeper is not None:
+                    keeper.cancel()
+        except BaseExceptionGroup as group:
+            raise first_cause(group) from None
+        if self._lease is not None:
+            await self._lease.release()
+
+    async def _follow(self, parts: Parts) -> None:
+        """Session after session."""
         backoff = Backoff()
         transfer: Transfer | None = None
         while not self._stop.is_set():
@@ -119,6 +134,8 @@ class Replication:
         source = await read_info(self._source)
         progress.source_info = source.shown()
         log.info("source", url=self._source.display, **progress.source_info)
+        self._lease = Lease(self._target, settings.checkpoint_name(), settings.link, run_id=capabilities.run_id)
+        await self._lease.acquire(takeover=settings.takeover)
         await guard(
             self._target,
             capabilities,
@@ -138,6 +155,7 @@ class Replication:
             budget=self._budget,
             letters=self._letters,
             stop=self._stop,
+            connection=self._lease.options(),
         )
 
     async def _run_session(self, parts: Parts, transfer: Transfer | None) -> Transfer | None:
@@ -201,6 +219,8 @@ class Replication:
     def close(self) -> None:
         """Ends connections and removes the spool's files; idempotent."""
         self._link.close()
+        if self._lease is not None:
+            self._lease.close()
         self._spool.close()
         self._letters.close()
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from portd.kernel.snapshot import DeadLetter
     from portd.snapshotcopy import Sink
     from portd.target.capabilities import Capabilities
+    from portd.target.connection import ConnectionOptions
 
 log = get_logger("sync")
 
@@ -29,18 +30,22 @@ class Resync:
         settings: `prune`, the spool's directory, names of keys.
         target: its address.
         capabilities: what it can do.
+        connection: how connections that write are made.
 
     Attributes:
         sole: nothing but this link's data is in the target, as far as can be known; set by `begin`.
         removed: ghosts removed, after `finish`.
     """
 
-    def __init__(self, settings: Settings, target: Endpoint, capabilities: Capabilities) -> None:
+    def __init__(
+        self, settings: Settings, target: Endpoint, capabilities: Capabilities, connection: ConnectionOptions
+    ) -> None:
         self.sole = False
         self.removed = 0
         self._settings = settings
         self._target = target
         self._capabilities = capabilities
+        self._connection = connection
         self._pruner: Pruner | None = None
         self._letters = 0
 
@@ -62,7 +67,7 @@ class Resync:
             return
         if checkpoint is None:
             async with control(self._target, "looking for data in the target") as client:
-                self.sole = not await foreign_keys(client, settings.checkpoint_key)
+                self.sole = not await foreign_keys(client, settings.checkpoint_key, settings.checkpoint_name())
         else:
             self.sole = checkpoint.sole
         if mode is Prune.PRUNE or (mode is Prune.AUTO and checkpoint is not None and self.sole):
@@ -83,6 +88,7 @@ class Resync:
             shared=explicit,
             unlink="unlink" in capabilities.commands,
             run_id=capabilities.run_id,
+            connection=self._connection,
         )
         if directory is None:
             self._give_up("spool_dir is off")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from portd.config import Existing, StopAfter
@@ -72,6 +72,7 @@ class Parts:
         budget: bounds queue and lanes.
         letters: receives refusals.
         stop: set when the sync is to end in order.
+        connection: how connections that write are made.
     """
 
     settings: Settings
@@ -84,6 +85,7 @@ class Parts:
     budget: ByteBudget
     letters: DeadLetters
     stop: asyncio.Event
+    connection: ConnectionOptions = field(default_factory=ConnectionOptions)
 
 
 class Session:
@@ -232,7 +234,7 @@ class Session:
         progress, settings = parts.progress, parts.settings
         self._phase = progress.phase = Phase.SNAPSHOT
         key = settings.checkpoint_name()
-        self.resync = resync = Resync(settings, parts.target, parts.capabilities)
+        self.resync = resync = Resync(settings, parts.target, parts.capabilities, self._patience())
         await resync.begin()
         marker = Checkpoint.begin(transfer.position, progress.source_info.get("run_id", ""), sole=resync.sole)
         await write_checkpoint(parts.target, key, marker)
@@ -309,7 +311,9 @@ class Session:
     def _patience(self) -> ConnectionOptions:
         """With the target, as it was set."""
         settings = self._parts.settings
-        return ConnectionOptions(connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds)
+        return replace(
+            self._parts.connection, connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds
+        )
 
     def _begin_feed(self, index: int, offset: int, db: int) -> None:
         parts = self._parts

@@ -28,7 +28,7 @@ class Portd:
     Args:
         source: server to read, or a URL.
         target: server to write, or a URL.
-        options: further flags; underscores become dashes.
+        options: further flags; underscores become dashes, True is a flag without a value.
     """
 
     def __init__(self, source: Server | str, target: Server | str, **options: object) -> None:
@@ -36,7 +36,9 @@ class Portd:
         ends = {"source": source, "target": target}
         flags: dict[str, object] = {name: end if isinstance(end, str) else end.url for name, end in ends.items()}
         flags |= {"http": self.http, **options}
-        words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        words = []
+        for name, value in flags.items():
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
         self.command = [sys.executable, "-m", "portd", "sync", *words]
         self._directory = tempfile.TemporaryDirectory(prefix="portd-test-")
         self.log_path = Path(self._directory.name) / "log"

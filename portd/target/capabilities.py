@@ -8,8 +8,10 @@ from typing import Final
 from portd.errors import TargetError
 from portd.kernel.snapshot import Dialect
 
-# Commands that a sync cannot do without, on the target: the least ACL, `+client|setname` being a courtesy.
-# The stream brings whatever the source's users write, so `+@write` or the like comes on top.
+# Commands that a sync cannot do without, on the target: the least ACL.
+# The stream brings whatever the source's users write, so `+@write` or the like comes on top. `CLIENT SETNAME`, `ID` and
+# `KILL` are tried on each connection: without KILL, what a lost connection had sent during the snapshot can in rare
+# cases (a target that stood still) take effect late.
 NEEDED_COMMANDS: Final = (
     *("multi", "exec", "watch", "select", "info"),  # transactions of the stream
     *("hset", "hget", "hgetall", "del", "exists", "pexpire"),  # the checkpoint and the lease

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 DEFAULT_PREFIX: Final = "portd:checkpoint:"
+LEASE_SUFFIX: Final = ":lease"  # of the key beside a checkpoint that says which process has the link
 FEW_KEYS: Final = 64  # a target with more keys than this holds more than checkpoints
 _PROCESS: Final = secrets.token_hex(8)
 _count = itertools.count(1)
@@ -197,7 +198,7 @@ async def guard(
         checkpoint = Checkpoint.parse(await client.hgetall(key))
         if checkpoint is not None or existing in {"replace", "skip"}:
             return checkpoint
-        foreign = await foreign_keys(client, prefix)
+        foreign = await foreign_keys(client, prefix, key)
         if not foreign:
             return None
         if existing == "flush":
@@ -220,10 +221,13 @@ async def flush(endpoint: Endpoint) -> None:
         await client.flushall(asynchronous=True)
 
 
-async def foreign_keys(client: Redis, prefix: str) -> dict[int, int]:
-    """Keys that are not checkpoints, by database."""
+async def foreign_keys(client: Redis, prefix: str, key: str) -> dict[int, int]:
+    """Keys that are not checkpoints or leases, by database; *key* is our checkpoint."""
     keyspace = await client.info("keyspace")
     sizes = {int(name[2:]): int(entry["keys"]) for name, entry in keyspace.items() if name.startswith("db")}
+    lease = key + LEASE_SUFFIX
+    if sizes.get(0) == 1 and await client.exists(lease):  # spares users without +scan
+        return {db: count for db, count in sizes.items() if db}
     if 0 < sizes.get(0, 0) <= FEW_KEYS:
         pattern = "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in prefix) + "*"
         ours = {key async for key in client.scan_iter(match=pattern, count=FEW_KEYS)}

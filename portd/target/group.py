@@ -6,6 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from portd.target.checkpoint import LEASE_SUFFIX
 from portd.target.wire import request, split
 
 if TYPE_CHECKING:
@@ -169,9 +170,10 @@ def frame(key: str, checkpoint: bytes, *, before: int, after: int, clear: bool) 
         checkpoint: DEL and HSET of it, as `Checkpoint.render` makes them.
         before: database in effect before the group; -1 when the group begins with a SELECT.
         after: database in effect behind it.
-        clear: delete the checkpoint first, so that SWAPDB inside takes no copy of it to another database.
+        clear: delete the checkpoint first, so that SWAPDB inside takes no copy of it to another database; and the lease,
+            which is renewed within a second.
     """
-    head = [request("DEL", key)] if clear else []
+    head = [request("DEL", key, key + LEASE_SUFFIX)] if clear else []
     if before > 0:
         head.append(request("SELECT", before))
     tail = [request("SELECT", 0)] if after else []

@@ -28,6 +28,7 @@ from portd.errors import LinkTaken, TargetBusy, TargetError
 from portd.log import get_logger
 from portd.model import LinkState
 from portd.target.backoff import Backoff
+from portd.target.checkpoint import LEASE_SUFFIX
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.replies import Verdict, classify, code_of, presentable
 from portd.target.wire import request
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 _log = get_logger("target")
 
-SUFFIX: Final = ":lease"
 LEASE_SECONDS: Final = 15.0  # without renewal, the link is free
 RENEW_SECONDS: Final = 1.0
 LATE_SECONDS: Final = 3.0  # not renewed for so long, by one whose connection is gone: it is dead
@@ -113,7 +113,7 @@ class Lease:
         run_id: str = "",
         connection: ConnectionOptions | None = None,
     ) -> None:
-        self.key = checkpoint_key + SUFFIX
+        self.key = checkpoint_key + LEASE_SUFFIX
         self._endpoint = endpoint
         self._link = link
         self._run_id = run_id
