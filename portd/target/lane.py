@@ -318,8 +318,6 @@ class Lane:
                 self._again.popleft()
                 if not self._settle(connection, delivery, number, notes):
                     await asyncio.sleep(self.backoff.next())
-                else:
-                    self.backoff.reset()
             self._changed.clear()
             await self._changed.wait()
 
@@ -338,6 +336,7 @@ class Lane:
             self._changed.set()
             return False
         batch = delivery.batch
+        self.backoff.reset()
         self.sending(-len(batch), -1)
         failed = min(delivery.failed, batch.keys) if not batch.fence else delivery.failed
         filtered = min(delivery.filtered, batch.keys - failed) if not batch.fence else 0
