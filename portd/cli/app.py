@@ -13,6 +13,8 @@ from portd.cli.demo import demo
 from portd.cli.options import settings_flags
 from portd.cli.reference import reference
 from portd.cli.sync import EPILOG, sync
+from portd.cli.verify import EPILOG as VERIFY_EPILOG
+from portd.cli.verify import verify_command
 
 _CLICK_USAGE = 2  # what click exits with when an option is wrong; elsewhere in portd sysexits.h is followed
 
@@ -31,6 +33,7 @@ app = typer.Typer(
 )
 app.command(epilog=EPILOG)(settings_flags(sync))
 app.command(epilog=CHECK_EPILOG)(check_command)
+app.command(epilog=VERIFY_EPILOG)(verify_command)
 app.command()(demo)
 app.command(hidden=True)(reference)
 

@@ -1,0 +1,184 @@
+"""`portd verify`: are two live servers equal?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import uvloop
+
+from portd import configload, log
+from portd.cli.extra_flags import ENDS, flags
+from portd.cli.failures import report, report_plainly
+from portd.errors import ConfigError, PortdError
+from portd.units import parse_size
+from portd.verify import Method, Options, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import TextIO
+
+    from portd.verify import Report
+    from portd.verify.report import Found
+
+EPILOG = (
+    "Works while writes go on: keys that differ are read again until they settle. Exit codes: 0 equal, 1 different, 75 "
+    "some keys were changed all the time, 64 usage, 65 bad data, 69 an end is not there, 74 disk, 77 an end refused us, "
+    "78 settings. docs/verify.md tells how it works and what it costs the servers."
+)
+_NAMES = (*ENDS, "spool_dir", "silence_seconds", "log_level")
+_DEFAULTS = Options()
+_OWN: dict[str, tuple[Any, Any]] = {
+    "method": (
+        Annotated[
+            Method,
+            typer.Option(
+                "--method", help="How keys are read: psync, scan, or auto: PSYNC, or SCAN where it is refused."
+            ),
+        ],
+        _DEFAULTS.method,
+    ),
+    "repair": (
+        Annotated[bool, typer.Option("--repair", help="Copy differing keys to the target, remove extra ones there.")],
+        False,
+    ),
+    "settle_seconds": (
+        Annotated[
+            float,
+            typer.Option(
+                "--settle-seconds",
+                min=0.03,
+                max=3600,
+                metavar="SECONDS",
+                help="A key differs when it stands still for so long and still differs. Longer than the sync's lag.",
+            ),
+        ],
+        _DEFAULTS.settle_seconds,
+    ),
+    "rounds": (
+        Annotated[int, typer.Option("--rounds", min=4, max=10_000, help="How often a key is read again at most.")],
+        _DEFAULTS.rounds,
+    ),
+    "largest_bytes": (
+        Annotated[
+            str,
+            typer.Option(
+                "--largest-bytes", metavar="BYTES", help="Values that take more memory are not read again by DUMP."
+            ),
+        ],
+        "256MiB",
+    ),
+    "show": (Annotated[int, typer.Option("--show", min=0, help="Differing keys to print at most.")], 20),
+    "as_json": (
+        Annotated[bool, typer.Option("--json", help="Print JSON lines: every differing key, then a summary.")],
+        False,
+    ),
+    "output": (
+        Annotated[
+            Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the JSON lines to a file too.")
+        ],
+        None,
+    ),
+}
+
+
+def _verify(
+    file: Path | None,
+    given: Mapping[str, Any],
+    *,
+    method: Method,
+    repair: bool,
+    settle_seconds: float,
+    rounds: int,
+    largest_bytes: str,
+    show: int,
+    as_json: bool,
+    output: Path | None,
+) -> None:
+    """Compare every key of two live servers: value, type, expiry, field expiries, stream groups.
+
+    Example: portd verify --source redis://old:6379 --target redis://new:6379
+    """
+    try:
+        settings = configload.load_settings(given, file)
+        options = Options(
+            method=method,
+            repair=repair,
+            settle_seconds=settle_seconds,
+            rounds=rounds,
+            largest_bytes=_size(largest_bytes),
+        )
+    except PortdError as error:
+        raise typer.Exit(report_plainly(error)) from None
+    log.configure(settings.log_format, settings.log_level)
+    with ExitStack() as stack:
+        printer = _Printer(_open(output, stack), show=show, as_json=as_json)
+        try:
+            found = uvloop.run(verify(settings, options, printer.found))
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is becomes words and an exit code
+            raise typer.Exit(report(error)) from None
+        printer.end(found)
+    raise typer.Exit(found.exit_code)
+
+
+verify_command = flags(_verify, _NAMES, _OWN)
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ConfigError(f"largest_bytes: {error}") from None
+
+
+def _open(output: Path | None, stack: ExitStack) -> TextIO | None:
+    if output is None:
+        return None
+    try:
+        return stack.enter_context(output.open("w", encoding="utf-8"))
+    except OSError as error:
+        problem = ConfigError(f"{output} cannot be written: {error.strerror}", hint="check --output")
+        raise typer.Exit(report_plainly(problem)) from None
+
+
+class _Printer:
+    """Prints differing keys as they are known, then the outcome."""
+
+    def __init__(self, output: TextIO | None, *, show: int, as_json: bool) -> None:
+        self._output = output
+        self._show = show
+        self._as_json = as_json
+        self._shown = 0
+
+    def found(self, key: Found) -> None:
+        """One differing key."""
+        line = key.shown()
+        self._write(line)
+        if self._as_json:
+            return
+        if self._shown < self._show:
+            name = line.get("key", key.name.decode("utf-8", "backslashreplace"))
+            note = f" ({key.note})" if key.note else ""
+            print(f"db {key.db} key {name!r}: {', '.join(line['differs'])}{note}")
+        elif self._shown == self._show:
+            print("... more: --show, --json and --output tell them all")
+        self._shown += 1
+
+    def end(self, outcome: Report) -> None:
+        """The outcome."""
+        self._write(outcome.shown())
+        if not self._as_json:
+            print(outcome.text())
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        text = json.dumps(line, ensure_ascii=False)
+        if self._output is not None:
+            self._output.write(text + "\n")
+        if self._as_json:
+            sys.stdout.write(text + "\n")

@@ -1,0 +1,232 @@
+"""Keys read from a live server by DUMP, told to a decoder as if they stood in a snapshot.
+
+A DUMP payload is a type byte, the value, and a footer of ten bytes (`cluster.c:createDumpPayload`); a snapshot puts the
+name between type byte and value. So values pass through in pieces, and the same handlers hear of them.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from portd.errors import ConfigError, DecodeError
+from portd.source.info import parse_info
+from portd.target.capabilities import rdb_version_of
+from portd.verify.wire import Refused, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from portd.endpoint import Endpoint
+    from portd.kernel.snapshot import SnapshotDecoder
+
+    Sink = Callable[[object], None]
+    Pause = Callable[[], Awaitable[None]]
+    NamedKey = tuple[int, bytes]
+
+FOOTER_BYTES: Final = 10
+SCAN_COUNT: Final = 500
+KEYS_AT_ONCE: Final = 64  # asked for in one pipeline
+PIPELINE_BYTES: Final = 8 << 20  # of values, as MEMORY USAGE tells, that the server holds for us at once
+GONE: Final = -2
+KEY_META: Final = 0xF3  # stands before the type byte where a value has metadata (Redis 8.6)
+END: Final = b"\xff" + bytes(8)  # end mark, and a checksum that says that there is none
+RELATIVE_TTL_TOLERANCE_MS: Final = 100  # where only PTTL exists, the expiry follows from two clocks' readings
+
+_HINT = (
+    "verify needs +info +select +dump +pexpiretime +pttl +memory|usage on both ends, +scan where PSYNC is not allowed"
+)
+
+
+def pour(decoder: SnapshotDecoder, data: bytes | memoryview, sink: Sink) -> None:
+    """Feeds bytes and hands on what the handler makes of them."""
+    view = memoryview(data)
+    while True:
+        view = view[decoder.feed(view) :]
+        while (output := decoder.next_output()) is not None:
+            sink(output)
+        if not view:
+            return
+
+
+class LiveReader:
+    """Reads keys of one end; see `open`.
+
+    Attributes:
+        name: family and version.
+        version: in the numbering of its family.
+        family: `redis` or `valkey`.
+        run_id: of the process.
+        exact_ttl: expiry times can be asked for to the millisecond.
+        databases: numbers of the databases that hold keys.
+        keys: in all of them.
+        too_large: keys that were not read because DUMP would block the server, since this was last cleared.
+        read_bytes: of payloads.
+    """
+
+    def __init__(self, endpoint: Endpoint, connect_seconds: float, silence_seconds: float, largest_bytes: int) -> None:
+        self.too_large: set[NamedKey] = set()
+        self.read_bytes = 0
+        self._wire = Wire(endpoint, connect_seconds, silence_seconds)
+        self._largest = largest_bytes
+        self._usage = True
+
+    async def open(self) -> None:
+        """Connects and asks who it is.
+
+        Raises:
+            LinkLost: it cannot be reached.
+            ConfigError: it does not say who it is.
+        """
+        await self._wire.open()
+        try:
+            info = parse_info(await self._wire.ask("INFO", "server"))
+            info |= parse_info(await self._wire.ask("INFO", "keyspace"))
+        except Refused as error:
+            raise ConfigError(f"{self._wire.where} does not let us ask: {error}", hint=_HINT) from None
+        self.family = "valkey" if "valkey_version" in info else "redis"
+        numbers = [int(part) for part in info[f"{self.family}_version"].split(".") if part.isdecimal()]
+        major, minor, patch = [*numbers, 0, 0, 0][:3]
+        self.version = major, minor, patch
+        self.name = f"{self.family} {major}.{minor}.{patch}"
+        self.run_id = info.get("run_id", "")
+        self.exact_ttl = self.family == "valkey" or self.version >= (7, 0, 0)
+        self.databases = [int(name[2:]) for name in info if name.startswith("db") and name[2:].isdigit()]
+        self.keys = sum(int(info[f"db{db}"].partition("keys=")[2].partition(",")[0]) for db in self.databases)
+
+    @property
+    def magic(self) -> bytes:
+        """The first bytes of a snapshot of this server."""
+        number = rdb_version_of(self.family, self.version)
+        return b"VALKEY%03d" % number if number >= 80 else b"REDIS%04d" % number
+
+    async def scan(self, db: int) -> AsyncIterator[list[bytes]]:
+        """All names of a database. A name may come twice while the server rearranges its tables."""
+        cursor = b"0"
+        while True:
+            await self._wire.select(db)
+            self._wire.send("SCAN", cursor, "COUNT", SCAN_COUNT)
+            cursor, names = await self._reply("SCAN")
+            if names:
+                yield names
+            if cursor == b"0":
+                return
+
+    async def tell(
+        self, keys: Sequence[NamedKey], decoder: SnapshotDecoder, sink: Sink, after: Pause | None = None
+    ) -> None:
+        """Reads keys and tells the decoder those that exist; the decoder has been fed `magic` before.
+
+        Args:
+            keys: database and name of each.
+            decoder: has been fed `magic`, and is fed `END` when all is told.
+            sink: takes what its handler makes of them.
+            after: awaited behind every piece of a value.
+
+        Raises:
+            LinkLost: the connection ended.
+            DecodeError: a payload cannot be understood.
+        """
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            await self._tell(keys[start : start + KEYS_AT_ONCE], decoder, sink, after)
+
+    async def functions(self) -> list[bytes]:
+        """Names and code of function libraries, in order; empty where there are none or they may not be seen."""
+        try:
+            libraries = await self._wire.ask("FUNCTION", "LIST", "WITHCODE")
+        except Refused:
+            return []
+        found = []
+        for library in libraries:
+            fields = dict(zip(library[::2], library[1::2], strict=True))
+            found.append(fields[b"library_name"] + b"\0" + fields[b"library_code"])
+        return sorted(found)
+
+    def close(self) -> None:
+        """Ends the connection; idempotent."""
+        self._wire.close()
+
+    async def _tell(self, keys: Sequence[NamedKey], decoder: SnapshotDecoder, sink: Sink, after: Pause | None) -> None:
+        group: list[tuple[int, bytes, int]] = []
+        held = 0
+        for (db, name), (expiry, usage) in zip(keys, await self._look(keys), strict=True):
+            if expiry == GONE:
+                continue
+            if usage > self._largest:
+                self.too_large.add((db, name))
+                continue
+            group.append((db, name, expiry))
+            held += usage
+            if held > PIPELINE_BYTES:
+                await self._dump(group, decoder, sink, after)
+                group, held = [], 0
+        await self._dump(group, decoder, sink, after)
+
+    async def _dump(
+        self, group: Sequence[tuple[int, bytes, int]], decoder: SnapshotDecoder, sink: Sink, after: Pause | None
+    ) -> None:
+        wire = self._wire
+        for db, name, _ in group:
+            wire.send("SELECT", db)
+            wire.send("DUMP", name)
+        for db, name, expiry in group:
+            await self._reply("SELECT")
+            wire.db = db
+            try:
+                size = await wire.bulk()
+            except Refused as error:
+                raise ConfigError(f"{wire.where} does not let us read keys: {error}", hint=_HINT) from None
+            if size >= 0:
+                await self._pass(db, name, expiry, size, decoder, sink, after)
+
+    async def _pass(
+        self, db: int, name: bytes, expiry: int, size: int, decoder: SnapshotDecoder, sink: Sink, after: Pause | None
+    ) -> None:
+        """One payload into the decoder, its name put in."""
+        head = b"\xfe\x80" + struct.pack(">I", db)
+        if expiry >= 0:
+            head += b"\xfc" + struct.pack("<q", expiry)
+        first = True
+        self.read_bytes += size
+        async for piece in self._wire.pieces(size - FOOTER_BYTES):
+            data = piece
+            if first:
+                if piece[0] == KEY_META:
+                    raise DecodeError("a DUMP payload with key metadata cannot be read", db=db, key=name)
+                data = head + piece[:1] + b"\x80" + struct.pack(">I", len(name)) + name + piece[1:]
+                first = False
+            pour(decoder, data, sink)
+            if after is not None:
+                await after()
+        await self._wire.end_bulk(FOOTER_BYTES)
+
+    async def _look(self, keys: Sequence[NamedKey]) -> list[tuple[int, int]]:
+        """Of each key: when it expires (unix ms, -1 never, `GONE` it is not there), and the memory it takes."""
+        wire, command, usable = self._wire, "PEXPIRETIME" if self.exact_ttl else "PTTL", self._usage
+        for db, name in keys:
+            wire.send("SELECT", db)
+            wire.send(command, name)
+            if usable:
+                wire.send("MEMORY", "USAGE", name)
+        found = []
+        for db, _ in keys:
+            await self._reply("SELECT")
+            wire.db = db
+            expiry = int(await self._reply(command))
+            if not self.exact_ttl and expiry >= 0:
+                expiry += time.time_ns() // 1_000_000
+            usage = 0
+            if usable:
+                try:
+                    usage = await wire.reply() or 0
+                except Refused:
+                    self._usage = False  # then every key is read, whatever its size
+            found.append((expiry, usage))
+        return found
+
+    async def _reply(self, command: str) -> Any:
+        try:
+            return await self._wire.reply()
+        except Refused as error:
+            raise ConfigError(f"{self._wire.where} refuses {command}: {error}", hint=_HINT) from None

@@ -1,0 +1,36 @@
+"""How a verification is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+MIB = 1 << 20
+
+
+class Method(StrEnum):
+    """How the keys of an end are read."""
+
+    AUTO = "auto"  # PSYNC, or SCAN where that is not allowed
+    PSYNC = "psync"  # a snapshot, as a replica gets it
+    SCAN = "scan"  # SCAN and DUMP of every key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What an operator may choose.
+
+    Attributes:
+        method: how keys are read.
+        settle_seconds: a key differs when neither end changed it for so long, and they still differ. Longer than the
+            lag of the sync between them.
+        rounds: how often a key is read again at most; one that is changed all the time stays unsettled.
+        largest_bytes: larger values are not read again: DUMP would block the server.
+        repair: copy differing keys to the target, remove extra ones.
+    """
+
+    method: Method = Method.AUTO
+    settle_seconds: float = 3.0
+    rounds: int = 20
+    largest_bytes: int = 256 * MIB
+    repair: bool = False

@@ -1,0 +1,169 @@
+"""Puts a verification together."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+from portd.errors import ConfigError
+from portd.kernel.digest import compare
+from portd.log import get_logger
+from portd.spool.directory import SEGMENT_SUFFIX, PrivateDirectory
+from portd.target.probe import inspect
+from portd.verify.live import LiveReader
+from portd.verify.repair import Repairer
+from portd.verify.report import EndReport, Found, Report
+from portd.verify.settle import BATCH_KEYS, DIFFERENCE, NOWHERE, Settler
+from portd.verify.snapshot import DigestOptions, EndDigest
+from portd.verify.store import Store, Suspect, Suspects
+from portd.verify.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from portd.config import Settings
+    from portd.endpoint import Endpoint
+    from portd.verify.options import Options
+
+BUCKET_KEYS: Final = 50_000  # aimed at; two buckets are in memory at a time
+MIN_BITS, MAX_BITS = 4, 10
+SEED_BYTES: Final = 16
+
+log = get_logger("verify")
+
+
+async def verify(settings: Settings, options: Options, on_found: Callable[[Found], None]) -> Report:
+    """Compares both ends.
+
+    Args:
+        settings: ends, timeouts, directory for records.
+        options: how.
+        on_found: told of every differing key.
+
+    Raises:
+        ConfigError: both ends are one server, or an end does not let us ask what is needed.
+        SourceError: an end went away, or refuses PSYNC.
+        DecodeError: an end sent what cannot be understood.
+        SpoolError: the disk is full.
+        TargetError: the target refuses to be repaired.
+    """
+    parent = settings.spool_directory()
+    if parent is None:
+        raise ConfigError("spool_dir is off", hint="a verification keeps its records on disk: give a directory")
+    with ExitStack() as stack:
+        directory = PrivateDirectory(parent)
+        stack.callback(directory.remove)
+        return await _Verification(settings, options, directory, stack, on_found).run()
+
+
+class _Verification:
+    def __init__(
+        self,
+        settings: Settings,
+        options: Options,
+        directory: PrivateDirectory,
+        stack: ExitStack,
+        on_found: Callable[[Found], None],
+    ) -> None:
+        self._settings = settings
+        self._options = options
+        self._directory = directory.path
+        self._stack = stack
+        self._on_found = on_found
+        self._source = settings.source_endpoint()
+        self._target = settings.target_endpoint()
+
+    async def run(self) -> Report:
+        source, target = await self._readers()
+        if source.run_id and source.run_id == target.run_id:
+            raise ConfigError("source and target are the same server", hint="check both addresses")
+        report = Report(EndReport(source.name), EndReport(target.name))
+        digests = self._digests(source, target)
+        report.functions = await _compare_functions(source, target)
+        suspects = self._new_suspects()
+        await self._compare(source, target, digests, report, suspects)
+        source, target = await self._readers()  # fresh ones: the others may have been idle for hours
+        settler = Settler(source, target, self._directory, digests, self._options)
+        report.suspects = suspects.count
+        confirmed = await settler.run(suspects)
+        if self._options.repair and confirmed.count:
+            confirmed = await self._repair(source, settler, confirmed, report)
+        report.settled, report.unsettled = settler.settled - report.repaired, settler.unsettled
+        too_large = source.too_large | target.too_large
+        for batch in confirmed.batches(BATCH_KEYS):
+            for each in batch:
+                note = "too large to be read again" if (each.db, each.name) in too_large else ""
+                found = Found(each.db, each.name, each.kinds, note)
+                report.count(found)
+                self._on_found(found)
+        confirmed.close()
+        return report
+
+    async def _readers(self) -> tuple[LiveReader, LiveReader]:
+        return await self._reader(self._source), await self._reader(self._target)
+
+    async def _reader(self, endpoint: Endpoint) -> LiveReader:
+        settings = self._settings
+        reader = LiveReader(endpoint, settings.connect_seconds, settings.silence_seconds, self._options.largest_bytes)
+        self._stack.callback(reader.close)
+        await reader.open()
+        return reader
+
+    def _new_suspects(self) -> Suspects:
+        return Suspects(self._directory / f"suspects{SEGMENT_SUFFIX}")
+
+    def _digests(self, source: LiveReader, target: LiveReader) -> DigestOptions:
+        keys = max(source.keys, target.keys, 1)
+        bits = min(max(math.ceil(math.log2(keys / BUCKET_KEYS)), MIN_BITS), MAX_BITS)
+        counters = all(end.family == "valkey" or end.version >= (7, 0, 0) for end in (source, target))
+        ignored = self._settings.checkpoint_key.encode()
+        return DigestOptions(bits, ignored, counters, secrets.token_bytes(SEED_BYTES))
+
+    async def _compare(
+        self, source: LiveReader, target: LiveReader, digests: DigestOptions, report: Report, suspects: Suspects
+    ) -> None:
+        """Both ends into records, then bucket by bucket; what differs becomes a suspect."""
+        buckets = 1 << digests.bucket_bits
+        with ExitStack() as stores:
+            here, there = (Store(self._directory, name, buckets) for name in ("source", "target"))
+            stores.callback(here.close)
+            stores.callback(there.close)
+            ends = (
+                EndDigest("source", self._source, source, here, self._settings, digests, report.source),
+                EndDigest("target", self._target, target, there, self._settings, digests, report.target),
+            )
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for end, side in zip(ends, ("source", "target"), strict=True):
+                        group.create_task(end.run(self._options.method), name=f"verify {side}")
+            except BaseExceptionGroup as group:
+                raise group.exceptions[0] from None
+            for index in range(buckets):
+                equal, found = compare(here.bucket(index), there.bucket(index))
+                report.equal += equal
+                for kinds, source_at, target_at, _, _ in DIFFERENCE.iter_unpack(found):
+                    db, name = there.name(target_at) if source_at == NOWHERE else here.name(source_at)
+                    suspects.add(Suspect(db, name, kinds, 0))
+                await asyncio.sleep(0)
+
+    async def _repair(self, source: LiveReader, settler: Settler, confirmed: Suspects, report: Report) -> Suspects:
+        """Repairs, then looks again: what is equal now is repaired."""
+        found = await inspect(self._target)
+        wire = Wire(self._target, self._settings.connect_seconds, self._settings.silence_seconds)
+        self._stack.callback(wire.close)
+        await wire.open()
+        await Repairer(source, wire, found.dialect()).run(confirmed)
+        before = settler.settled
+        left = await settler.run(confirmed)
+        report.repaired = settler.settled - before
+        return left
+
+
+async def _compare_functions(source: LiveReader, target: LiveReader) -> str:
+    """How function libraries differ, in words; "" when they do not, or cannot be seen."""
+    here, there = set(await source.functions()), set(await target.functions())
+    names = {each.partition(b"\0")[0].decode("utf-8", "replace") for each in here ^ there}
+    return ", ".join(sorted(names))

@@ -1,0 +1,140 @@
+"""Keys that differed are read again from both ends, until they are equal or stand still and still differ.
+
+One read says little while writes go on: the two ends are never read at the same instant, and the target lags behind. So
+a key counts as different when it was found in the same state on either end several times over `settle_seconds`, and as
+equal when the ends agree once, or when the target has now what the source had before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import TYPE_CHECKING, Final, cast
+
+from portd.kernel.digest import NAMES, compare
+from portd.kernel.snapshot import SnapshotDecoder
+from portd.log import get_logger
+from portd.spool.directory import SEGMENT_SUFFIX
+from portd.verify.live import END, RELATIVE_TTL_TOLERANCE_MS, pour
+from portd.verify.store import Suspect, Suspects, name_at
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from portd.verify.live import LiveReader, NamedKey
+    from portd.verify.options import Options
+    from portd.verify.snapshot import DigestOptions
+
+DIFFERENCE: Final = struct.Struct("<5Q")
+NOWHERE: Final = (1 << 64) - 1
+CONFIRMATIONS: Final = 3  # looks that must find a key in the same state after the first one
+BATCH_KEYS: Final = 1000
+
+log = get_logger("verify")
+
+
+class Settler:
+    """Decides about suspects.
+
+    Args:
+        source: open.
+        target: open.
+        directory: for lists of keys.
+        digests: the same for both ends.
+        options: patience.
+
+    Attributes:
+        settled: keys that turned out to be equal.
+        unsettled: keys that were changed all the time.
+    """
+
+    def __init__(
+        self, source: LiveReader, target: LiveReader, directory: Path, digests: DigestOptions, options: Options
+    ) -> None:
+        self.settled = 0
+        self.unsettled = 0
+        self._source = source
+        self._target = target
+        self._directory = directory
+        self._digests = digests
+        self._options = options
+        self._lists = 0
+        exact = source.exact_ttl and target.exact_ttl
+        self._tolerance = 0 if exact else RELATIVE_TTL_TOLERANCE_MS
+
+    def new_list(self) -> Suspects:
+        """An empty list; the caller closes it."""
+        self._lists += 1
+        return Suspects(self._directory / f"suspects-{self._lists}{SEGMENT_SUFFIX}")
+
+    async def run(self, suspects: Suspects) -> Suspects:
+        """Reads them again and again.
+
+        Args:
+            suspects: closed here.
+
+        Returns:
+            Those that differ.
+        """
+        confirmed = self.new_list()
+        pause = self._options.settle_seconds / CONFIRMATIONS
+        for number in range(self._options.rounds):
+            if not suspects.count:
+                break
+            if number:
+                await asyncio.sleep(pause)  # what changes meanwhile, or has arrived by then, settles
+            survivors = self.new_list()
+            for batch in suspects.batches(BATCH_KEYS):
+                await self._look(batch, survivors, confirmed)
+            suspects.close()
+            log.info("looked again", round=number + 1, left=survivors.count, different=confirmed.count)
+            suspects = survivors
+        self.unsettled += suspects.count
+        suspects.close()
+        return confirmed
+
+    async def _look(self, batch: list[Suspect], survivors: Suspects, confirmed: Suspects) -> None:
+        """One look at some keys."""
+        keys = [(each.db, each.name) for each in batch]
+        (source, source_names), (target, target_names) = await asyncio.gather(
+            self._read(self._source, keys), self._read(self._target, keys)
+        )
+        _, found = compare(source, target, self._tolerance)
+        now: dict[NamedKey, tuple[int, int, int]] = {}
+        for kinds, source_at, target_at, source_state, target_state in DIFFERENCE.iter_unpack(found):
+            key = name_at(target_names, target_at) if source_at == NOWHERE else name_at(source_names, source_at)
+            now[key] = (kinds, source_state, target_state)
+        too_large = self._source.too_large | self._target.too_large
+        for each in batch:
+            if (each.db, each.name) in too_large:
+                confirmed.add(each)  # as the snapshots had it: nothing better can be found out
+            elif (state := now.get((each.db, each.name))) is None:
+                self.settled += 1
+            else:
+                self._judge(each, *state, survivors, confirmed)
+
+    def _judge(
+        self, each: Suspect, kinds: int, source: int, target: int, survivors: Suspects, confirmed: Suspects
+    ) -> None:
+        if target == each.source_state and target:
+            self.settled += 1  # it has what the source had when we last looked: it only lags
+            return
+        alike = (source, target) == (each.source_state, each.target_state)
+        seen = each.seen + 1 if alike else 0
+        later = Suspect(each.db, each.name, kinds, seen, source, target)
+        (confirmed if seen >= CONFIRMATIONS else survivors).add(later)
+
+    async def _read(self, reader: LiveReader, keys: list[NamedKey]) -> tuple[bytearray, bytearray]:
+        """Records and names of the keys that exist."""
+        records, names = bytearray(), bytearray()
+
+        def take(output: object) -> None:
+            bucket, data = cast("tuple[int, bytes]", output)
+            (names if bucket == NAMES else records).extend(data)
+
+        reader.too_large.clear()
+        decoder = SnapshotDecoder(self._digests.handler(buckets=False), verify_checksum=False)
+        pour(decoder, reader.magic, take)
+        await reader.tell(keys, decoder, take)
+        pour(decoder, END, take)
+        return records, names

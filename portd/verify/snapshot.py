@@ -1,0 +1,174 @@
+"""Digests all keys of one end: from a snapshot over PSYNC, or by SCAN and DUMP where that is not allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from portd.errors import HandshakeError, LinkLost
+from portd.kernel.digest import DigestHandler
+from portd.kernel.snapshot import SnapshotDecoder
+from portd.log import get_logger
+from portd.model import Progress
+from portd.source.handshake import HandshakeOptions
+from portd.source.link import Link, LinkOptions
+from portd.spool import Spool
+from portd.verify.live import END, pour
+from portd.verify.options import Method
+
+if TYPE_CHECKING:
+    from portd.config import Settings
+    from portd.endpoint import Endpoint
+    from portd.verify.live import LiveReader
+    from portd.verify.report import EndReport
+    from portd.verify.store import Store
+
+WINDOW_BYTES: Final = 4 << 20  # received and not yet digested; then the server waits
+
+log = get_logger("verify")
+
+
+@dataclass(frozen=True, slots=True)
+class DigestOptions:
+    """What both ends must have alike.
+
+    Attributes:
+        bucket_bits: log2 of the number of buckets.
+        ignored: prefix of keys of database 0 that do not count.
+        stream_counters: both ends keep the counters of streams that came with Redis 7.0.
+        seed: of the digests.
+    """
+
+    bucket_bits: int
+    ignored: bytes
+    stream_counters: bool
+    seed: bytes
+
+    def handler(self, *, buckets: bool = True) -> DigestHandler:
+        """A fresh handler; without *buckets* it keeps records in the order of the keys."""
+        return DigestHandler(
+            bucket_bits=self.bucket_bits if buckets else 0,
+            ignored=self.ignored,
+            stream_counters=self.stream_counters,
+            seed=self.seed,
+        )
+
+
+class EndDigest:
+    """Digests one end into a store.
+
+    Args:
+        side: `source` or `target`, for messages.
+        endpoint: the end.
+        reader: open, for SCAN.
+        store: takes records and names.
+        settings: timeouts, `psync_command`.
+        options: see there.
+        report: brought up to date at the end.
+    """
+
+    def __init__(
+        self,
+        side: str,
+        endpoint: Endpoint,
+        reader: LiveReader,
+        store: Store,
+        settings: Settings,
+        options: DigestOptions,
+        report: EndReport,
+    ) -> None:
+        self._side = side
+        self._endpoint = endpoint
+        self._reader = reader
+        self._store = store
+        self._settings = settings
+        self._options = options
+        self._report = report
+
+    async def run(self, method: Method) -> None:
+        """Digests every key.
+
+        Raises:
+            LinkLost: the end went away.
+            HandshakeError: it refuses PSYNC, and SCAN was not allowed by *method*.
+            DecodeError: it sent what cannot be understood.
+        """
+        began = time.perf_counter()
+        if method is not Method.SCAN:
+            try:
+                await self._by_psync()
+            except HandshakeError as error:
+                if method is Method.PSYNC:
+                    raise
+                log.info("PSYNC is refused, keys are scanned", end=self._side, error=str(error.args[0]))
+                method = Method.SCAN
+        if method is Method.SCAN:
+            await self._by_scan()
+        self._report.seconds = time.perf_counter() - began
+        log.info("digested", end=self._side, keys=self._report.keys, bytes=self._report.bytes)
+
+    async def _by_psync(self) -> None:
+        self._report.method = "PSYNC"
+        settings = self._settings
+        spool = Spool(memory_bytes=WINDOW_BYTES, directory=None, max_disk_bytes=0)
+        command = settings.psync_command if self._side == "source" else "PSYNC"
+        options = LinkOptions(
+            connect_seconds=settings.connect_seconds,
+            silence_seconds=settings.silence_seconds,
+            handshake=HandshakeOptions(psync_command=command, rdb_only=True),
+        )
+        link = Link(self._endpoint, spool, Progress(), options=options)
+        try:
+            await link.connect()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_receive(link, spool), name=f"verify {self._side} link")
+                await self._digest(spool)
+                link.close()
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
+            link.close()
+            spool.close()
+
+    async def _digest(self, spool: Spool) -> None:
+        decoder = SnapshotDecoder(self._options.handler())
+        while not decoder.ended:
+            chunk = await spool.read()
+            pour(decoder, chunk.data, self._take)
+            spool.release(chunk.end)
+        self._finish(decoder, decoder.offset)
+
+    async def _by_scan(self) -> None:
+        self._report.method = "SCAN"
+        reader = self._reader
+        decoder = SnapshotDecoder(self._options.handler(), verify_checksum=False)
+        pour(decoder, reader.magic, self._take)
+        before = reader.read_bytes
+        for db in sorted(reader.databases):
+            async for names in reader.scan(db):
+                await reader.tell([(db, name) for name in names], decoder, self._take)
+        pour(decoder, END, self._take)
+        self._finish(decoder, reader.read_bytes - before)
+        self._report.unreadable += len(reader.too_large)
+        reader.too_large.clear()
+
+    def _take(self, output: object) -> None:
+        bucket, data = cast("tuple[int, bytes]", output)
+        self._store.add(bucket, data)
+
+    def _finish(self, decoder: SnapshotDecoder, size: int) -> None:
+        counters: dict[str, Any] = decoder.statistics()
+        self._report.keys = counters["keys_told"]
+        self._report.expired = counters["keys_expired"]
+        self._report.unreadable = counters["keys_unreadable"]
+        self._report.bytes = size
+
+
+async def _receive(link: Link, spool: Spool) -> None:
+    """Until the snapshot is over: then the server closes the link, or we do."""
+    try:
+        await link.run()
+    except LinkLost as error:
+        spool.end(error)
