@@ -105,8 +105,8 @@ async def test_unsupported_targets_are_refused(servers: ServerFactory) -> None:
     with pytest.raises(TargetError, match="cluster node\nHINT"):
         await probe(_endpoint(node))
     assert (await inspect(_endpoint(node))).cluster_enabled
-    replica, primary = servers(), servers()
-    replica.replicate(primary)
+    replica = servers()
+    replica.client().replicaof("127.0.0.1", "1")  # a replica at once, also of nobody
     with pytest.raises(TargetError, match="replica\nHINT"):
         await probe(_endpoint(replica))
 
@@ -196,8 +196,8 @@ async def test_guard_refuses_the_source_itself(target: Server) -> None:
 
 async def test_busy_target_is_retriable(servers: ServerFactory) -> None:
     """A refusal that passes (a demoted target) is told as busy; the checkpoint is not taken as written."""
-    server, primary = servers(), servers()
-    server.replicate(primary)
+    server = servers()
+    server.client().replicaof("127.0.0.1", "1")
     with pytest.raises(PortdError) as caught:
         await write_checkpoint(_endpoint(server), "k", Checkpoint(position=Position(REPLID, 1)))
     assert isinstance(caught.value, TargetBusy)
