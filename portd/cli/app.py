@@ -9,9 +9,12 @@ import typer
 from portd import __version__
 from portd.cli.check import EPILOG as CHECK_EPILOG
 from portd.cli.check import check_command
+from portd.cli.decode import decode
 from portd.cli.demo import demo
 from portd.cli.options import settings_flags
 from portd.cli.reference import reference
+from portd.cli.status import EPILOG as STATUS_EPILOG
+from portd.cli.status import status_command
 from portd.cli.sync import EPILOG, sync
 from portd.cli.verify import EPILOG as VERIFY_EPILOG
 from portd.cli.verify import verify_command
@@ -34,6 +37,8 @@ app = typer.Typer(
 app.command(epilog=EPILOG)(settings_flags(sync))
 app.command(epilog=CHECK_EPILOG)(check_command)
 app.command(epilog=VERIFY_EPILOG)(verify_command)
+app.command()(decode)
+app.command(epilog=STATUS_EPILOG)(status_command)
 app.command()(demo)
 app.command(hidden=True)(reference)
 

@@ -30,6 +30,7 @@ from portd.model import LinkState
 from portd.target.backoff import Backoff
 from portd.target.checkpoint import LEASE_SUFFIX
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
+from portd.target.control import control
 from portd.target.replies import Verdict, classify, code_of, presentable
 from portd.target.wire import request
 
@@ -276,6 +277,17 @@ class Lease:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+async def read_lease(endpoint: Endpoint, checkpoint_key: str) -> Holder | None:
+    """Who has a link; None when nobody has.
+
+    Raises:
+        TargetError: the target refuses, or cannot be reached.
+    """
+    async with control(endpoint, "reading the lease") as client:
+        found: dict[Any, Any] = await client.hgetall(checkpoint_key + LEASE_SUFFIX)
+    return Holder.parse([word for pair in found.items() for word in pair])
 
 
 def taken_over(link: str) -> LinkTaken:

@@ -1,0 +1,141 @@
+"""`portd status`: how far a link is, read from the target; and what its process says, where that is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+import urllib.request
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from portd import configload, log
+from portd.cli.extra_flags import ENDS, flags
+from portd.cli.failures import report, report_plainly
+from portd.errors import PortdError
+from portd.target.checkpoint import State, read_checkpoint
+from portd.target.lease import read_lease
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from portd.config import Settings
+
+EPILOG = (
+    "Exit codes: 0 the link has a checkpoint, 1 it has none, 69 the target (or --ask) cannot be reached, 77 it refuses us, "
+    "78 settings."
+)
+NO_SOURCE = "unix:///no-source-is-needed"  # settings want one, this command does not
+ASK_SECONDS = 5.0
+_NAMES = tuple(name for name in ENDS if "source" not in name and name != "psync_command")
+_OWN = {
+    "as_json": (Annotated[bool, typer.Option("--json", help="Print one JSON object.")], False),
+    "ask": (
+        Annotated[
+            str,
+            typer.Option(
+                "--ask",
+                metavar="HOST:PORT",
+                help="Address of the running portd's pages (its --http); its state is shown as well.",
+                show_default=False,
+            ),
+        ],
+        "",
+    ),
+}
+
+
+def _status(file: Path | None, given: Mapping[str, Any], *, as_json: bool, ask: str) -> None:
+    """Show how far a link is: its checkpoint and who holds it, as the target has them; changes nothing.
+
+    Example: portd status --target redis://new:6379 --link default --ask 127.0.0.1:8899
+    """
+    try:
+        settings = configload.load_settings({**given, "source": NO_SOURCE}, file)
+    except PortdError as error:
+        raise typer.Exit(report_plainly(error)) from None
+    log.configure("auto", "warning")
+    try:
+        found = asyncio.run(_look(settings))
+        if ask:
+            found["process"] = _ask(ask)
+    except (PortdError, ExceptionGroup) as error:
+        raise typer.Exit(report(error)) from None
+    except OSError as error:
+        typer.echo(f"portd: {ask} does not answer: {error}", err=True)
+        raise typer.Exit(os.EX_UNAVAILABLE) from None
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _show(found)
+    raise typer.Exit(0 if found["checkpoint"] else 1)
+
+
+status_command = flags(_status, _NAMES, _OWN)
+
+
+async def _look(settings: Settings) -> dict[str, Any]:
+    """Checkpoint and lease as plain data."""
+    target, key = settings.target_endpoint(), settings.checkpoint_name()
+    checkpoint = await read_checkpoint(target, key)
+    holder = await read_lease(target, key)
+    found: dict[str, Any] = {"target": target.display, "link": settings.link, "key": key, "checkpoint": None}
+    if checkpoint is not None:
+        found["checkpoint"] = {
+            "state": checkpoint.state.value,
+            "replid": checkpoint.position.replid,
+            "offset": checkpoint.position.offset,
+            "db": checkpoint.db,
+            "written_at": checkpoint.time_ms / 1000,
+            "written_seconds_ago": round(time.time() - checkpoint.time_ms / 1000, 3),
+            "epoch": checkpoint.epoch,
+            "source_run_id": checkpoint.source_run_id,
+            "snapshot_id": checkpoint.snapshot_id,
+            "sole": checkpoint.sole,
+        }
+    found["holder"] = {"host": holder.host, "pid": holder.pid} if holder is not None else None
+    return found
+
+
+def _ask(address: str) -> dict[str, Any]:
+    """``/status`` of the process, without its settings."""
+    request = urllib.request.Request(f"http://{address}/status")
+    with urllib.request.urlopen(request, timeout=ASK_SECONDS) as answer:  # noqa: S310 - the same
+        status: dict[str, Any] = json.loads(answer.read())
+    status.pop("settings", None)
+    return status
+
+
+def _show(found: Mapping[str, Any]) -> None:
+    """Lines of a name and a value."""
+    lines = {"link": f"{found['link']} in {found['target']}"}
+    checkpoint, holder, process = found["checkpoint"], found["holder"], found.get("process")
+    if checkpoint is None:
+        lines["checkpoint"] = f"none ({found['key']} is not there): the next start begins with a full sync"
+    else:
+        whole = checkpoint["state"] == State.STREAM
+        written = datetime.fromtimestamp(checkpoint["written_at"], UTC)
+        lines |= {
+            "state": "the target is complete up to" if whole else "a full sync is under way, or was broken off, from",
+            "position": f"{checkpoint['replid']} {checkpoint['offset']}, database {checkpoint['db']}",
+            "written": f"{written:%Y-%m-%d %H:%M:%S} UTC, {checkpoint['written_seconds_ago']:.0f} s ago",
+            "source run id": checkpoint["source_run_id"] or "unknown",
+            "alone in target": "yes" if checkpoint["sole"] else "no, or not known: other data is left alone",
+        }
+    lines["held by"] = f"process {holder['pid']} on {holder['host']}" if holder else "nobody"
+    if process is not None:
+        stream = process["stream"]
+        lines |= {
+            "phase": process["phase"],
+            "lag": f"{stream['lag_seconds']:.3f} s, {stream['lag_bytes']} bytes",
+            "full syncs": ", ".join(f"{count} ({reason})" for reason, count in process["full_syncs"].items()) or "none",
+            "dead letters": str(sum(process["dead_letters"].values())),
+        }
+        if process["last_error"]:
+            lines["last error"] = process["last_error"]
+    for name, value in lines.items():
+        typer.echo(f"{name:<16} {value}")
