@@ -1,13 +1,12 @@
 """Values become lines: one JSON object, or one CSV row, for each element."""
 
-from typing import Final, final
+from typing import Final
 
 from portd.kernel.handler import Handler
 from portd.kernel.selection import Selection
 
 CSV_HEADER: Final[bytes]
 
-@final
 class EventHandler(Handler):
     """Writes what a decoder tells it; ``next_output`` of the decoder gives bytes to be written one after the other.
 

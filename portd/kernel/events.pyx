@@ -5,7 +5,6 @@ A string that is UTF-8 stands as it is. Any other, and one longer than ``chunk_b
 before its end is known, is base64.
 """
 
-cimport cython
 from collections import deque
 
 from libc.stdint cimport int64_t, uint64_t
@@ -57,7 +56,6 @@ NAMES[<int>C_OTHER] = b"other"
 CSV_HEADER = b"db,type,key,field,value,index,member,score,expireat,fieldexpireat,id,record\n"
 
 
-@cython.final
 cdef class EventHandler(Handler):
     """Writes what it is told as lines; the stub tells how to use it."""
 

@@ -174,6 +174,7 @@ cdef class SnapshotDecoder(StreamReader):
         counters = {
             "keys": self.keys,
             "keys_announced": self.keys_announced,
+            "keys_expired": 0,
             "keys_filtered": self.keys_filtered + self.out.keys_left_out,
             "keys_failed": self.out.keys_failed,
             "window_used": self.stop - self.start,

@@ -1,0 +1,136 @@
+"""Reads a file, standard input, or something compressed, in pieces of bounded size."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import sys
+import zlib
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, cast
+
+from portd.errors import ConfigError, DecodeError
+from portd.files.errors import InputError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+STDIN: Final = "-"
+READ_BYTES: Final = 256 * 1024
+
+
+class Input:
+    """Bytes of one input, from its beginning to its end.
+
+    Args:
+        name: for messages.
+        raw: the file itself.
+        plain: what its bytes are after decompression; the file itself when nothing is to be decompressed.
+    """
+
+    def __init__(self, name: str, raw: IO[bytes], plain: IO[bytes]) -> None:
+        self.name = name
+        self._raw = raw
+        self._plain = plain
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self.size = _size_of(raw)  # of the file, bytes; None for a pipe
+        self.read_bytes = 0  # after decompression
+
+    @property
+    def consumed(self) -> int:
+        """Bytes of the file itself read so far; with `size` it tells how far we are."""
+        return self.read_bytes if self._plain is self._raw else self._raw.tell() if self.size is not None else 0
+
+    def read(self) -> memoryview:
+        """The next bytes, empty at the end; valid until the next call.
+
+        Raises:
+            InputError: the disk failed.
+            DecodeError: what is decompressed is corrupt or cut.
+        """
+        try:
+            count = cast("Any", self._plain).readinto(self._buffer)
+        except EOFError:
+            raise DecodeError(f"{self.name} is cut: its compressed data does not end", offset=self.read_bytes) from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise DecodeError(f"{self.name} is not valid gzip data: {error}", offset=self.read_bytes) from None
+        except OSError as error:
+            raise InputError(f"{self.name} cannot be read: {_reason(error)}") from None
+        except Exception as error:
+            if type(error).__module__.startswith("zstandard"):
+                raise DecodeError(f"{self.name} is not valid zstd data: {error}", offset=self.read_bytes) from None
+            raise
+        self.read_bytes += count
+        return self._buffer[:count]
+
+    def close(self) -> None:
+        """Closes the file; idempotent."""
+        if self._plain is not self._raw:
+            self._plain.close()
+        self._raw.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_input(path: str) -> Input:
+    """Opens what *path* names: a file, ``-`` for standard input; ``.gz`` and ``.zst`` are decompressed.
+
+    Raises:
+        InputError: it is not there, a directory, or not readable.
+        ConfigError: zstd is not installed.
+    """
+    if path == STDIN:
+        if sys.stdin.isatty():
+            raise InputError("standard input is a terminal", hint="redirect a file into it, or give a file name")
+        raw: IO[bytes] = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+        return Input("standard input", raw, raw)
+    try:
+        raw = Path(path).open("rb", buffering=0)  # noqa: SIM115 - `Input` closes it
+    except IsADirectoryError:
+        raise InputError(f"{path} is a directory", hint=_directory_hint(Path(path))) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened: {_reason(error)}", hint="check the path and its owner") from None
+    try:
+        return Input(path, raw, _decompressed(path, raw))
+    except BaseException:
+        raw.close()
+        raise
+
+
+def _decompressed(path: str, raw: IO[bytes]) -> IO[bytes]:
+    if path.endswith((".gz", ".gzip")):
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=raw, mode="rb"))
+    if path.endswith((".zst", ".zstd")):
+        try:
+            import zstandard  # noqa: PLC0415 - an extra
+        except ImportError:
+            raise ConfigError(
+                f"{path} is compressed with zstd, and the package zstandard is not installed",
+                hint="pip install 'portd[zstd]', or decompress it first: zstd -dc FILE | portd ... -",
+            ) from None
+        return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
+    return raw
+
+
+def _directory_hint(path: Path) -> str:
+    manifests = sorted(path.glob("*.manifest"))
+    if len(manifests) == 1:
+        return f"for the append-only file in it, give its manifest: {manifests[0]}"
+    return "give the file in it that is meant"
+
+
+def _size_of(raw: IO[bytes]) -> int | None:
+    status = os.fstat(raw.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
