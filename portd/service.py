@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from portd.errors import InternalError
 from portd.log import get_logger
 from portd.memory.accounting import Accounting
+from portd.memory.heap import OWNER as HEAP_OWNER
+from portd.memory.heap import HeapRecorder
 from portd.memory.plan import plan_memory
 from portd.metrics import Sources, build_registry
 from portd.model import Phase, Progress
@@ -43,6 +45,7 @@ class Service:
         cgroup = self._accounting.cgroup
         self._plan = plan_memory(settings, cgroup.limit() if cgroup else None)
         self._accounting.ceiling_bytes = self._plan.ceiling_bytes
+        self._heap = HeapRecorder(self._accounting.ledger.readings)
         self._pace = Pace(self.progress)
         self._stop = asyncio.Event()
         self._replication = Replication(settings, self._plan, self.progress, self._stop)
@@ -64,7 +67,10 @@ class Service:
                 await self._http.start()
                 log.info("pages", url=self._http.url)
             self._accounting.settle()
+            if self._settings.heap_profile:
+                self._heap.keep()
             self._replication.register(self._accounting.ledger)
+            self._accounting.ledger.register(HEAP_OWNER, self._heap.held_bytes)
             self._accounting.start()
             async with asyncio.TaskGroup() as group:
                 self._task = group.create_task(self._replication.run(), name="replication")
@@ -77,6 +83,7 @@ class Service:
             raise
         finally:
             self._accounting.close()
+            self._heap.close()
             self._replication.close()
             if self._http is not None:
                 self._http.close()
@@ -113,6 +120,10 @@ class Service:
     def memory(self) -> MemoryReport:
         """Where the memory is now."""
         return self._accounting.report()
+
+    def heap(self) -> HeapRecorder:
+        """What records heap profiles."""
+        return self._heap
 
     def ready(self) -> bool:
         """The snapshot is applied: the target may be read."""

@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 from prometheus_client.exposition import choose_encoder
 
 from portd.http import pages
+from portd.http.heap import answer_heap
 from portd.log import get_logger
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ ENDPOINTS = {
     "/status": "status as JSON",
     "/metrics": "for Prometheus",
     "/debug/memory": "where the memory is: HTML for a browser, JSON otherwise, or ?format=html|json",
+    "/debug/memory/heap": "heap profile for go tool pprof; ?seconds=N, ?debug=1 as text, ?format=flame",
     "/livez": "200 while all parts run",
     "/readyz": "200 once the snapshot is applied",
 }
@@ -43,6 +45,7 @@ def build_app(service: Observed, registry: CollectorRegistry, *, redact_keys: bo
     app.router.add_get("/status", answers.status)
     app.router.add_get("/metrics", answers.metrics)
     app.router.add_get("/debug/memory", answers.memory)
+    app.router.add_get("/debug/memory/heap", answers.heap)
     app.router.add_get("/livez", answers.livez)
     app.router.add_get("/readyz", answers.readyz)
     return app
@@ -75,6 +78,10 @@ class _Answers:
         response = _html(pages.memory_page(report)) if wanted == "html" else _json(report.as_dict())
         response.headers[hdrs.VARY] = hdrs.ACCEPT
         return response
+
+    async def heap(self, request: web.Request) -> web.Response:
+        _allow_parameters(request, "seconds", "debug", "format")
+        return await answer_heap(self._service, request)
 
     async def livez(self, request: web.Request) -> web.Response:
         _allow_parameters(request)
@@ -117,7 +124,8 @@ async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamRes
             headers={hdrs.ALLOW: ", ".join(sorted(error.allowed_methods))},
         )
     except web.HTTPException as error:
-        response = web.Response(status=error.status, text=f"{error.text}\n")
+        kept = {name: error.headers[name] for name in (hdrs.RETRY_AFTER,) if name in error.headers}
+        response = web.Response(status=error.status, text=f"{error.text}\n", headers=kept)
     except Exception:
         log.exception("http request failed", path=request.path)
         response = web.Response(status=500, text="this is a bug in portd, please report it with the log\n")

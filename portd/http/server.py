@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from portd.memory.accounting import MemoryReport
+    from portd.memory.heap import HeapRecorder
 
 MAX_CONNECTIONS = 64
 MAX_LINE_BYTES = 4096  # of a request: method, path and query
@@ -39,6 +40,9 @@ class Observed(Protocol):
 
     def memory(self) -> MemoryReport:
         """Where the memory is now."""
+
+    def heap(self) -> HeapRecorder:
+        """What records heap profiles."""
 
     def ready(self) -> bool:
         """The snapshot is applied: the target may be read."""

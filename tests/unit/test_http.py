@@ -18,6 +18,7 @@ from portd.http import HttpServer
 from portd.http.server import MAX_CONNECTIONS
 from portd.http.status import describe
 from portd.memory.accounting import Accounting, MemoryReport
+from portd.memory.heap import HeapRecorder
 from portd.metrics import Sources, build_registry
 from portd.model import LaneState, Phase, Position, Progress
 from portd.pace import Pace
@@ -43,6 +44,7 @@ class Observed:
         self.settings = load({"source": "redis://u:hunter@one", "target": "redis://two"})
         self.pace = Pace(self.progress)
         self.accounting = Accounting()
+        self.recorder = HeapRecorder(self.accounting.ledger.readings)
         self.accounting.pipeline = lambda: self.pipeline
         self.accounting.ledger.register(f"lane {EVIL}", lambda: 100)
         for _ in range(3):
@@ -57,6 +59,10 @@ class Observed:
     def memory(self) -> MemoryReport:
         """Where the memory is."""
         return self.accounting.report()
+
+    def heap(self) -> HeapRecorder:
+        """What records heap profiles."""
+        return self.recorder
 
     def ready(self) -> bool:
         """The snapshot is applied."""
