@@ -428,9 +428,10 @@ cdef int in_order(const void* x, const void* y) noexcept nogil:
     return 0
 
 
-cdef uint64_t state_of(const Record* record) noexcept nogil:
-    """Changes when anything about the key changes; never 0."""
-    cdef Hash hash = hash_numbers(record.value, record.expire_ms, record.fields_ttl)
+cdef uint64_t state_of(const Record* record, uint64_t tolerance) noexcept nogil:
+    """Changes when anything about the key changes; never 0. Expiry times that are not exact count roughly."""
+    cdef uint64_t expire = record.expire_ms >> 12 if tolerance else record.expire_ms
+    cdef Hash hash = hash_numbers(record.value, expire, record.fields_ttl)
     return hash.a | 1
 
 
@@ -476,12 +477,12 @@ def compare(bytearray source not None, bytearray target not None, uint64_t ttl_t
         if j == tn or (i < sn and s[i].key < t[j].key):
             found.kinds = D_MISSING
             found.source = s[i].place & place
-            found.source_state = state_of(&s[i])
+            found.source_state = state_of(&s[i], ttl_tolerance_ms)
             i += 1
         elif i == sn or t[j].key < s[i].key:
             found.kinds = D_EXTRA
             found.target = t[j].place & place
-            found.target_state = state_of(&t[j])
+            found.target_state = state_of(&t[j], ttl_tolerance_ms)
             j += 1
         else:
             kinds = kinds_of(&s[i], &t[j], ttl_tolerance_ms)
@@ -493,8 +494,8 @@ def compare(bytearray source not None, bytearray target not None, uint64_t ttl_t
             found.kinds = kinds
             found.source = s[i].place & place
             found.target = t[j].place & place
-            found.source_state = state_of(&s[i])
-            found.target_state = state_of(&t[j])
+            found.source_state = state_of(&s[i], ttl_tolerance_ms)
+            found.target_state = state_of(&t[j], ttl_tolerance_ms)
             i += 1
             j += 1
         out += PyBytes_FromStringAndSize(<char*>&found, sizeof(Difference))

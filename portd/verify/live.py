@@ -167,12 +167,10 @@ class LiveReader:
         self, group: Sequence[tuple[int, bytes, int]], decoder: SnapshotDecoder, sink: Sink, after: Pause | None
     ) -> None:
         wire = self._wire
-        for db, name, _ in group:
-            wire.send("SELECT", db)
-            wire.send("DUMP", name)
-        for db, name, expiry in group:
-            await self._reply("SELECT")
-            wire.db = db
+        selects = [wire.send_to(db, "DUMP", name) for db, name, _ in group]
+        for (db, name, expiry), selecting in zip(group, selects, strict=True):
+            if selecting:
+                await self._reply("SELECT")
             try:
                 size = await wire.bulk()
             except Refused as error:
@@ -204,15 +202,15 @@ class LiveReader:
     async def _look(self, keys: Sequence[NamedKey]) -> list[tuple[int, int]]:
         """Of each key: when it expires (unix ms, -1 never, `GONE` it is not there), and the memory it takes."""
         wire, command, usable = self._wire, "PEXPIRETIME" if self.exact_ttl else "PTTL", self._usage
+        selects = []
         for db, name in keys:
-            wire.send("SELECT", db)
-            wire.send(command, name)
+            selects.append(wire.send_to(db, command, name))
             if usable:
                 wire.send("MEMORY", "USAGE", name)
         found = []
-        for db, _ in keys:
-            await self._reply("SELECT")
-            wire.db = db
+        for selecting in selects:
+            if selecting:
+                await self._reply("SELECT")
             expiry = int(await self._reply(command))
             if not self.exact_ttl and expiry >= 0:
                 expiry += time.time_ns() // 1_000_000

@@ -13,7 +13,8 @@ from portd.kernel.digest import compare
 from portd.log import get_logger
 from portd.spool.directory import SEGMENT_SUFFIX, PrivateDirectory
 from portd.target.probe import inspect
-from portd.verify.live import LiveReader
+from portd.verify.live import RELATIVE_TTL_TOLERANCE_MS, LiveReader
+from portd.verify.options import Method
 from portd.verify.repair import Repairer
 from portd.verify.report import EndReport, Found, Report
 from portd.verify.settle import BATCH_KEYS, DIFFERENCE, NOWHERE, Settler
@@ -141,8 +142,10 @@ class _Verification:
                         group.create_task(end.run(self._options.method), name=f"verify {side}")
             except BaseExceptionGroup as group:
                 raise group.exceptions[0] from None
+            scanned = any(Method.SCAN.name == end.method for end in (report.source, report.target))
+            tolerance = 0 if (source.exact_ttl and target.exact_ttl) or not scanned else RELATIVE_TTL_TOLERANCE_MS
             for index in range(buckets):
-                equal, found = compare(here.bucket(index), there.bucket(index))
+                equal, found = compare(here.bucket(index), there.bucket(index), tolerance)
                 report.equal += equal
                 for kinds, source_at, target_at, _, _ in DIFFERENCE.iter_unpack(found):
                     db, name = there.name(target_at) if source_at == NOWHERE else here.name(source_at)

@@ -21,23 +21,53 @@ class Refused(Exception):
     """An error reply."""
 
 
-class Wire:
+class Wire(asyncio.Protocol):
     """One connection to an end. Commands may be pipelined; replies come in order.
 
     Args:
         endpoint: the end.
         connect_seconds: longest wait for the connection.
         silence_seconds: longest wait for the next bytes of a reply.
+
+    Attributes:
+        db: the database that the commands sent so far have selected.
     """
 
     def __init__(self, endpoint: Endpoint, connect_seconds: float, silence_seconds: float) -> None:
         self.where = endpoint.display
+        self.db = 0
         self._endpoint = endpoint
         self._connect_seconds = connect_seconds
         self._silence_seconds = silence_seconds
-        self._reader = asyncio.StreamReader(limit=READ_AHEAD)
         self._transport: asyncio.Transport | None = None
-        self.db = 0  # selected; those who pipeline their own SELECT set it
+        self._unsent: list[bytes] = []
+        self._buffer = bytearray()
+        self._start = 0  # first byte of the buffer that was not read
+        self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = ""  # why there will be no more bytes
+
+    # -- asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        """Keeps bytes; when nobody takes them, the server has to wait."""
+        self._buffer += data
+        if len(self._buffer) - self._start > READ_AHEAD and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells who waits."""
+        self._ended = str(exc or "it closed the connection")
+        self._transport = None
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # -- commands
 
     async def open(self) -> None:
         """Connects and logs in.
@@ -47,9 +77,7 @@ class Wire:
             PortdError: the credentials are refused.
         """
         try:
-            self._transport, _ = await self._endpoint.connect(
-                lambda: asyncio.StreamReaderProtocol(self._reader), timeout=self._connect_seconds
-            )
+            self._transport, _ = await self._endpoint.connect(lambda: self, timeout=self._connect_seconds)
         except OSError as error:
             raise LinkLost(
                 f"{self.where} cannot be reached: {error.strerror or error or 'timeout'}",
@@ -64,13 +92,21 @@ class Wire:
                 raise PortdError(f"{self.where} refuses the credentials", hint="check user and password") from None
 
     def send(self, *words: bytes | str | int) -> None:
-        """Sends one command."""
-        self.write(request(*words))
+        """Adds one command to what is sent when the next reply is waited for."""
+        self._unsent.append(request(*words))
+
+    def send_to(self, db: int, *words: bytes | str | int) -> bool:
+        """Like `send`, in a database; tells whether a SELECT was put before it, whose reply comes first."""
+        selects = db != self.db
+        if selects:
+            self.send("SELECT", db)
+            self.db = db
+        self.send(*words)
+        return selects
 
     def write(self, data: bytes) -> None:
-        """Sends bytes of commands."""
-        assert self._transport is not None, "the wire is open"
-        self._transport.write(data)
+        """Sends bytes of commands, with the next reply waited for."""
+        self._unsent.append(data)
 
     async def ask(self, *words: bytes | str | int) -> Any:
         """Sends one command and reads its reply.
@@ -88,6 +124,8 @@ class Wire:
             await self.ask("SELECT", db)
             self.db = db
 
+    # -- replies
+
     async def reply(self) -> Any:
         """The next reply: bytes, int, None or a list of such.
 
@@ -97,12 +135,12 @@ class Wire:
         """
         line = await self._line()
         kind, rest = line[:1], line[1:]
+        if kind == b":":
+            return int(rest)
         if kind == b"$":
             return None if rest == b"-1" else (await self._exactly(int(rest) + 2))[:-2]
         if kind == b"*":
             return None if rest == b"-1" else [await self.reply() for _ in range(int(rest))]
-        if kind == b":":
-            return int(rest)
         if kind == b"-":
             raise Refused(rest.decode("utf-8", "replace"))
         return rest
@@ -117,10 +155,9 @@ class Wire:
     async def pieces(self, size: int) -> AsyncIterator[bytes]:
         """*size* bytes of the bulk reply as they come."""
         while size:
-            async with asyncio.timeout(self._silence_seconds):
-                piece = await self._reader.read(min(size, PIECE_BYTES))
-            if not piece:
-                raise self._lost("it closed the connection")
+            if len(self._buffer) == self._start:
+                await self._more()
+            piece = self._take(min(size, PIECE_BYTES, len(self._buffer) - self._start))
             size -= len(piece)
             yield piece
 
@@ -134,24 +171,57 @@ class Wire:
             self._transport.abort()
             self._transport = None
 
+    # -- bytes
+
     async def _line(self) -> bytes:
-        try:
-            async with asyncio.timeout(self._silence_seconds):
-                line = await self._reader.readline()
-        except (OSError, TimeoutError) as error:
-            raise self._lost(str(error) or "it does not answer") from None
-        if not line.endswith(b"\r\n"):
-            raise self._lost("it closed the connection")
-        return line[:-2]
+        if self._unsent:
+            self._flush()
+        end = self._buffer.find(b"\r\n", self._start)
+        while end < 0:
+            await self._more()
+            end = self._buffer.find(b"\r\n", self._start)
+        return self._take(end + 2 - self._start)[:-2]
 
     async def _exactly(self, size: int) -> bytes:
+        while len(self._buffer) - self._start < size:
+            await self._more()
+        return self._take(size)
+
+    def _take(self, size: int) -> bytes:
+        data = bytes(self._buffer[self._start : self._start + size])
+        self._start += size
+        if self._start == len(self._buffer):
+            self._buffer.clear()
+            self._start = 0
+        elif self._start > READ_AHEAD:
+            del self._buffer[: self._start]
+            self._start = 0
+        return data
+
+    async def _more(self) -> None:
+        """Waits for bytes.
+
+        Raises:
+            LinkLost: there will be none.
+        """
+        if self._ended or self._transport is None:
+            raise self._lost(self._ended or "it was closed")
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        self._waiter = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self._silence_seconds):
-                return await self._reader.readexactly(size)
-        except asyncio.IncompleteReadError:
-            raise self._lost("it closed the connection") from None
-        except (OSError, TimeoutError) as error:
-            raise self._lost(str(error) or "it does not answer") from None
+                await self._waiter
+        except TimeoutError:
+            raise self._lost("it does not answer") from None
+        finally:
+            self._waiter = None
+
+    def _flush(self) -> None:
+        if self._transport is not None:
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
 
     def _lost(self, reason: str) -> LinkLost:
         return LinkLost(f"the connection to {self.where} was lost: {reason}", hint="start the verification again")
