@@ -16,8 +16,6 @@ from portd import configload, log
 from portd.cli.extra_flags import ENDS, flags
 from portd.cli.failures import report, report_plainly
 from portd.errors import PortdError
-from portd.target.checkpoint import State, read_checkpoint
-from portd.target.lease import read_lease
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,6 +78,9 @@ status_command = flags(_status, _NAMES, _OWN)
 
 async def _look(settings: Settings) -> dict[str, Any]:
     """Checkpoint and lease as plain data."""
+    from portd.target.checkpoint import read_checkpoint  # noqa: PLC0415 - not wanted by the other commands' help
+    from portd.target.lease import read_lease  # noqa: PLC0415 - the same
+
     target, key = settings.target_endpoint(), settings.checkpoint_name()
     checkpoint = await read_checkpoint(target, key)
     holder = await read_lease(target, key)
@@ -117,7 +118,7 @@ def _show(found: Mapping[str, Any]) -> None:
     if checkpoint is None:
         lines["checkpoint"] = f"none ({found['key']} is not there): the next start begins with a full sync"
     else:
-        whole = checkpoint["state"] == State.STREAM
+        whole = checkpoint["state"] == "stream"
         written = datetime.fromtimestamp(checkpoint["written_at"], UTC)
         lines |= {
             "state": "the target is complete up to" if whole else "a full sync is under way, or was broken off, from",
