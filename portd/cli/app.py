@@ -11,6 +11,7 @@ from portd.cli.check import EPILOG as CHECK_EPILOG
 from portd.cli.check import check_command
 from portd.cli.decode import decode
 from portd.cli.demo import demo
+from portd.cli.dump import dump
 from portd.cli.options import settings_flags
 from portd.cli.reference import reference
 from portd.cli.status import EPILOG as STATUS_EPILOG
@@ -39,6 +40,7 @@ app.command(epilog=CHECK_EPILOG)(check_command)
 app.command(epilog=VERIFY_EPILOG)(verify_command)
 app.command()(decode)
 app.command(epilog=STATUS_EPILOG)(status_command)
+app.command()(dump)
 app.command()(demo)
 app.command(hidden=True)(reference)
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from portd.cli.display import Display
-    from portd.config import Settings
     from portd.memory.accounting import MemoryReport
     from portd.model import Progress
 
@@ -56,7 +55,19 @@ class Runnable(Protocol):
         """All parts that should run do run."""
 
 
-def run_blocking(build: Callable[[], Runnable], settings: Settings) -> int:
+class Watched(Protocol):
+    """What a service's settings must say about how it is watched."""
+
+    @property
+    def progress_seconds(self) -> float:
+        """How often a progress line is logged where there is no terminal; 0 logs none."""
+
+    @property
+    def memtrace(self) -> float:
+        """How often a line about memory is logged, in seconds; 0 logs none."""
+
+
+def run_blocking(build: Callable[[], Runnable], settings: Watched) -> int:
     """Builds a service inside of an event loop and runs it to its end.
 
     Args:
@@ -70,7 +81,7 @@ def run_blocking(build: Callable[[], Runnable], settings: Settings) -> int:
     return uvloop.run(_supervise(build, settings))
 
 
-async def _supervise(build: Callable[[], Runnable], settings: Settings) -> int:
+async def _supervise(build: Callable[[], Runnable], settings: Watched) -> int:
     task = asyncio.current_task()
     assert task is not None
     try:
@@ -104,7 +115,7 @@ class Supervisor:
         aborted_by: the signal that aborted the service, None if none did.
     """
 
-    def __init__(self, service: Runnable, settings: Settings, abort: Callable[[], object]) -> None:
+    def __init__(self, service: Runnable, settings: Watched, abort: Callable[[], object]) -> None:
         self.aborted_by: int | None = None
         self._service = service
         self._abort = abort

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import LinkLost
+from portd.errors import LinkLost, SourceError
+from portd.log import get_logger
 from portd.model import Progress
+from portd.source.backoff import Backoff
 from portd.source.handshake import HandshakeOptions
 from portd.source.link import Link, LinkOptions
 from portd.spool import Spool
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from portd.endpoint import Endpoint
     from portd.source.handshake import Transfer
+
+log = get_logger("dump")
 
 SPOOL_BYTES: Final = 8 << 20  # between the socket and the disk or the pipe; when it is full, the source waits
 
@@ -38,6 +42,7 @@ class Fetch:
         self.spool = Spool(memory_bytes=SPOOL_BYTES, directory=None, max_disk_bytes=0)
         self.transfer: Transfer | None = None
         options = LinkOptions(handshake=HandshakeOptions(rdb_only=snapshot_only))
+        self._snapshot_only = snapshot_only
         self.link = Link(endpoint, self.spool, self.progress, options=options)
 
     async def run(self, consume: Callable[[Fetch, Transfer], Awaitable[None]]) -> None:
@@ -56,11 +61,43 @@ class Fetch:
             await asyncio.wait({link})
 
     async def _receive(self) -> None:
-        """Receives until the link ends; who reads the spool learns about it behind the last byte."""
-        try:
-            await self.link.run()
-        except LinkLost as error:
-            self.spool.end(error)
+        """Receives until the link ends; who reads the spool learns about it behind the last byte.
+
+        In the stream a lost link is made again where it broke.
+        """
+        backoff = Backoff()
+        while True:
+            try:
+                await self.link.run()
+            except LinkLost as error:
+                log.info("link ended", error=str(error.args[0]))
+                if self._snapshot_only or self.link.position is None:
+                    self.spool.end(error)
+                    return
+            try:
+                await self._connect_again(backoff)
+            except SourceError as error:
+                self.spool.end(error)
+                return
+
+    async def _connect_again(self, backoff: Backoff) -> None:
+        while True:
+            await asyncio.sleep(backoff.next_wait())
+            try:
+                transfer = await self.link.connect(self.link.position)
+            except SourceError as error:
+                if not error.retriable:
+                    raise
+                log.warning("source is not there", error=str(error.args[0]), attempt=backoff.attempts)
+                continue
+            if transfer.full:
+                raise SourceError(
+                    "the source cannot continue the stream where the link broke",
+                    hint="what was recorded is whole up to there; dump again, perhaps with a larger repl-backlog-size",
+                )
+            backoff.reset()
+            log.info("link continues", offset=transfer.position.offset)
+            return
 
     def close(self) -> None:
         """Ends the connection; idempotent."""

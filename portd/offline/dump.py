@@ -1,0 +1,183 @@
+"""Keeps a source's snapshot in a file, byte for byte, and if wanted the stream behind it in a second one.
+
+The decoder runs beside the bytes with a handler that hears nothing: it checks the CRC and finds the end. The second file
+is the stream as the source sends it, RESP and nothing else, from the first byte behind the snapshot to the last whole
+command; the snapshot's AUX fields repl-id and repl-offset say where in the source's history that is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from portd.errors import SourceError
+from portd.files.errors import OutputError
+from portd.kernel.handler import Handler
+from portd.kernel.snapshot import SnapshotDecoder
+from portd.kernel.stream import StreamSplitter
+from portd.log import get_logger
+from portd.model import Phase
+from portd.offline.fetch import Fetch
+from portd.offline.service import OfflineService
+from portd.snapshotcopy import SnapshotCopy
+from portd.spool import SpoolClosed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from portd.endpoint import Endpoint
+    from portd.files.outputs import Output
+    from portd.source.handshake import Transfer
+
+log = get_logger("dump")
+
+PIECE_BYTES: Final = 1 << 20  # of the stream, looked at in one go
+
+
+class _NoSink:
+    """The handler that hears nothing makes nothing."""
+
+    async def put(self, batch: object) -> None:
+        """Never called."""
+
+
+class SnapshotRecorder(SnapshotCopy):
+    """Copies the snapshot's bytes to an output while the decoder looks at them."""
+
+    def __init__(self, fetch: Fetch, output: Output, transfer: Transfer) -> None:
+        super().__init__(
+            fetch.spool, SnapshotDecoder(Handler()), _NoSink(), fetch.progress.snapshot, transfer, lambda _: None
+        )
+        self._output = output
+        self._recorded = 0  # snapshot bytes written
+
+    async def _decode(self, data: memoryview) -> None:
+        await super()._decode(data)
+        end = self.decoder.offset if self.decoder.ended else self._recorded + len(data)
+        # Writing blocks, and nothing may keep ACKs waiting.
+        await asyncio.to_thread(self._output.write, data[: end - self._recorded])
+        self._recorded = end
+
+
+class Dump(OfflineService):
+    """One `portd dump`.
+
+    Args:
+        endpoint: the source.
+        output: takes the snapshot.
+        follow: file that takes the stream; None ends with the snapshot.
+    """
+
+    def __init__(self, endpoint: Endpoint, output: Output, follow: Path | None) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+        self._output = output
+        self._follow = follow
+        self._snapshot_done = False
+        self._fetch = Fetch(endpoint, snapshot_only=follow is None)
+        self.progress = self._fetch.progress
+
+    async def run(self) -> None:
+        """Dumps, and follows until it is asked to stop.
+
+        Raises:
+            SourceError: no connection, a refusal, or a link that was lost inside the snapshot.
+            OutputError: the disk is full or failed.
+        """
+        work = asyncio.create_task(self._fetch.run(self._consume), name="dump")
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and not self._snapshot_done:
+                work.cancel()
+                await asyncio.wait({work})
+                raise SourceError("stopped before the snapshot was complete: nothing was kept")
+            await work
+        finally:
+            stop.cancel()
+            work.cancel()
+            self._fetch.close()
+        self.progress.phase = Phase.STOPPED
+
+    async def _consume(self, fetch: Fetch, transfer: Transfer) -> None:
+        progress = fetch.progress
+        progress.phase = Phase.SNAPSHOT
+        progress.snapshot.started_at = time.time()
+        recorder = SnapshotRecorder(fetch, self._output, transfer)
+        index = await recorder.run()
+        await asyncio.to_thread(self._output.commit)
+        progress.snapshot.finished_at = time.time()
+        log.info(
+            "snapshot dumped", bytes=self._output.written, keys=progress.snapshot.keys_read, replid=transfer.position.replid,
+            offset=transfer.position.offset, seconds=round(progress.snapshot.finished_at - progress.snapshot.started_at, 3),
+        )  # fmt: skip
+        self._snapshot_done = True
+        if self._follow is not None:
+            fetch.link.stream_begins(index)
+            db = int(recorder.decoder.aux.get("repl-stream-db", "0"))
+            await self._record(self._follow, fetch, transfer, max(db, 0))
+
+    async def _record(self, path: Path, fetch: Fetch, transfer: Transfer, db: int) -> None:
+        """Records the stream until a stop; the file ends with a whole command then."""
+        progress = fetch.progress
+        progress.phase = Phase.STREAMING
+        begin = transfer.position.offset
+        splitter = StreamSplitter(begin, db)
+        written = 0
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        log.info("recording the stream", file=str(path), offset=begin)
+        try:
+            while (chunk := await self._next(fetch)) is not None:
+                written += await asyncio.to_thread(_write_all, descriptor, chunk, path)
+                rest = chunk
+                while rest:
+                    rest = rest[splitter.feed(rest, int(time.time() * 1000)) :]
+                    while (piece := splitter.next_piece(PIECE_BYTES, PIECE_BYTES)) is not None:
+                        progress.stream.decoded_offset = piece.end_offset
+                        progress.stream.commands_read += piece.replies + piece.filtered
+                fetch.spool.release(fetch.spool.cursor)
+                progress.stream.applied_offset = progress.stream.checkpointed_offset = begin + written
+        finally:
+            with contextlib.suppress(OSError):  # what is there is there; the reason to end was another one
+                os.ftruncate(descriptor, max(0, splitter.offset - begin))
+                os.fsync(descriptor)
+            os.close(descriptor)
+        log.info("stream recorded", bytes=splitter.offset - begin, offset=splitter.offset)
+
+    async def _next(self, fetch: Fetch) -> memoryview | None:
+        """The next bytes of the stream; None at a stop. A lost link is made again where it broke."""
+        while True:
+            read = asyncio.ensure_future(fetch.spool.read())
+            stop = asyncio.ensure_future(self._stop.wait())
+            try:
+                await asyncio.wait({read, stop}, return_when=asyncio.FIRST_COMPLETED)
+                if not read.done():
+                    read.cancel()
+                    return None
+                return read.result().data
+            except SpoolClosed:
+                return None
+            finally:
+                stop.cancel()
+                read.cancel()
+
+
+def _write_all(descriptor: int, data: memoryview, path: Path) -> int:
+    rest = data
+    try:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    return len(data)
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    reason = (error.strerror or str(error)).lower()
+    return OutputError(f"{path} cannot be written: {reason}", hint="check the path, its owner and the free space")

@@ -1,0 +1,41 @@
+"""What a command that ends by itself shows to `portd.cli.runner`: counters, a way to stop it, its memory."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from portd.memory.accounting import Accounting
+from portd.model import Progress
+
+if TYPE_CHECKING:
+    from portd.memory.accounting import MemoryReport
+
+
+class OfflineService:
+    """Base of the commands that run on an event loop; they override `run`.
+
+    Attributes:
+        progress: counters, live.
+    """
+
+    def __init__(self) -> None:
+        self.progress = Progress()
+        self._stop = asyncio.Event()
+        self._accounting = Accounting()
+
+    async def run(self) -> None:
+        """Does the work, or as much of it as there is until a stop is asked for."""
+        raise NotImplementedError
+
+    def request_stop(self) -> None:
+        """Asks to end in order; returns at once."""
+        self._stop.set()
+
+    def memory(self) -> MemoryReport:
+        """Where the memory is now."""
+        return self._accounting.report()
+
+    def alive(self) -> bool:
+        """All parts run."""
+        return True
