@@ -1,0 +1,280 @@
+"""`portd verify` on real servers: every planted difference is found, nothing else, and repair makes the ends equal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from portd.config import Settings
+from portd.errors import ConfigError, HandshakeError, LinkLost
+from portd.verify import Method, Options, Report, verify
+from tests.compare import assert_equal
+from tests.datasets import fill_every_encoding, fill_mixed
+from tests.servers import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from portd.verify.report import Found
+    from tests.conftest import Pair
+    from tests.servers import Server
+
+    Plant = Callable[[Server], dict[tuple[int, bytes], str]]
+
+QUICK = Options(settle_seconds=0.09)
+DAY_MS = 86_400_000
+
+
+async def run(
+    source: Server, target: Server, tmp_path: Path, options: Options = QUICK, /, **settings: Any
+) -> tuple[Report, dict[tuple[int, bytes], Found]]:
+    """One verification; the report and what was found by key."""
+    found: dict[tuple[int, bytes], Found] = {}
+
+    def note(key: Found) -> None:
+        found[key.db, key.name] = key
+
+    made = Settings(**({"source": source.url, "target": target.url, "spool_dir": tmp_path / "spool"} | settings))
+    report = await verify(made, options, note)
+    assert not list((tmp_path / "spool").iterdir()), "nothing stays on disk"
+    assert report.different == len(found)
+    return report, found
+
+
+async def twins(source: Server, target: Server, keys: int = 500) -> None:
+    """Fills the source and makes the target an equal server of its own."""
+    fill_every_encoding(source, big_bytes=20_000)
+    fill_mixed(source, keys)
+    target.replicate(source)
+    await wait_for(lambda: target.info("replication")["master_link_status"] == "up", 30)
+    await wait_for(
+        lambda: source.info("replication")["master_repl_offset"] == target.info("replication")["master_repl_offset"]
+    )
+    target.client().execute_command("REPLICAOF", "NO", "ONE")
+
+
+def run_portd(*words: str) -> subprocess.CompletedProcess[str]:
+    """The command as an operator runs it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTD_")}
+    return subprocess.run(
+        [sys.executable, "-m", "portd", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment,
+    )
+
+
+def plant(server: Server) -> dict[tuple[int, bytes], str]:
+    """Changes keys of every type in every way; tells what should be found."""
+    client, other = server.client(), server.client(3)
+    now = time.time_ns() // 1_000_000
+    planted: dict[tuple[int, bytes], str] = {}
+
+    def expect(key: str, kind: str, db: int = 0) -> str:
+        planted[db, key.encode()] = kind
+        return key
+
+    client.delete(expect("p:gone", "missing"))
+    client.set(expect("p:new", "extra"), "x")
+    other.set(expect("p:new", "extra", 3), "x")
+    client.set(expect("p:string", "value"), "other")
+    client.delete(expect("p:type", "type"))
+    client.set("p:type", "a")
+    client.execute_command("PEXPIREAT", expect("p:ttl", "ttl"), now + DAY_MS + 1)
+    client.persist(expect("p:persisted", "ttl"))
+    client.execute_command("PEXPIREAT", expect("p:ephemeral", "ttl"), now + DAY_MS)
+    client.execute_command("RPOPLPUSH", expect("p:list", "value"), "p:list")
+    client.srem(expect("p:set", "value"), "a")
+    client.zadd(expect("p:zset", "value"), {"a": 1.0000000000000002})
+    client.hset(expect("p:hash", "value"), "a", "2")
+    client.xadd(expect("p:stream", "value"), {"f": "v"}, id="9-9")
+    client.xgroup_create(expect("p:group", "value"), "g2", "0")
+    client.xreadgroup("g", "consumer", {expect("p:pending", "value"): ">"}, count=1)
+    client.setbit(expect("p:long", "value"), 3_000_000 * 8 - 1, 1)
+    if server.binary.at_least(redis=(7, 4), valkey=(9, 0)):
+        client.execute_command("HPEXPIREAT", expect("p:field", "field-ttl"), now + DAY_MS, "FIELDS", 1, "a")
+    return planted
+
+
+def prepare(server: Server) -> None:
+    """What `plant` changes later."""
+    client = server.client()
+    now = time.time_ns() // 1_000_000
+    for key in ("gone", "string", "ephemeral"):
+        client.set(f"p:{key}", "a")
+    client.rpush("p:type", "a")
+    for key in ("ttl", "persisted"):
+        client.set(f"p:{key}", "a")
+        client.execute_command("PEXPIREAT", f"p:{key}", now + DAY_MS)
+    client.rpush("p:list", "a", "b", "c")
+    client.sadd("p:set", "a", "b")
+    client.zadd("p:zset", {"a": 1, "b": 2})
+    for key in ("hash", "field"):
+        client.hset(f"p:{key}", mapping={"a": "1", "b": "2"})
+    for key in ("stream", "group", "pending"):
+        client.xadd(f"p:{key}", {"f": "v"}, id="1-1")
+        client.xgroup_create(f"p:{key}", "g", "0")
+        client.execute_command("XGROUP", "CREATECONSUMER", f"p:{key}", "g", "consumer")
+    client.setrange("p:long", 3_000_000 - 1, b"\0")
+
+
+@pytest.mark.parametrize("method", [Method.PSYNC, Method.SCAN])
+async def test_every_kind_of_difference_is_found(
+    source: Server, target: Server, tmp_path: Path, method: Method
+) -> None:
+    """Each planted difference is reported with its kind, and no other key is."""
+    prepare(source)
+    await twins(source, target)
+    options = Options(settle_seconds=0.09, method=method)
+    report, found = await run(source, target, tmp_path, options)
+    assert (report.exit_code, report.different, report.unsettled, report.functions) == (os.EX_OK, 0, 0, "")
+    assert (report.source.method, report.source.keys) == (method.name, report.target.keys)
+    assert report.source.unreadable == 0
+    planted = plant(target)
+    report, found = await run(source, target, tmp_path, options)
+    assert {key: each.shown()["differs"] for key, each in found.items()} == {
+        key: [kind] for key, kind in planted.items()
+    }
+    assert report.exit_code == 1
+
+
+async def test_repair_makes_the_ends_equal(source: Server, target: Server, tmp_path: Path) -> None:
+    """Differing keys are copied, extra ones removed; an independent comparison agrees."""
+    prepare(source)
+    await twins(source, target)
+    planted = plant(target)
+    report, found = await run(source, target, tmp_path, Options(settle_seconds=0.09, repair=True))
+    assert (report.repaired, report.exit_code, found) == (len(planted), os.EX_OK, {})
+    assert_equal(source, target)
+
+
+async def test_servers_of_all_versions_are_comparable(matrix: Pair, tmp_path: Path) -> None:
+    """Values that both understand have the same digest whatever the versions; what only one has is not compared."""
+    commands = [
+        ("SET", "s", "v" * 100),
+        ("SET", "n", "12345"),
+        ("RPUSH", "l", *range(300)),
+        ("SADD", "is", *range(600)),
+        ("SADD", "ss", "a", "b"),
+        ("ZADD", "z", "1.5", "a", "-inf", "b", "1e20", "c", "0.1", "d"),
+        ("HSET", "h", *[f"f{n}" for n in range(400)]),
+        ("XADD", "x", "1-1", "f", "v"),
+        ("XGROUP", "CREATE", "x", "g", "1-1"),
+        ("PEXPIREAT", "s", time.time_ns() // 1_000_000 + DAY_MS),
+    ]
+    for command in commands:
+        for server in matrix:
+            server.client().execute_command(*command)
+    report, found = await run(matrix.source, matrix.target, tmp_path)
+    assert (found, report.exit_code, report.equal) == ({}, os.EX_OK, 8)
+
+
+async def test_no_false_difference_while_writes_go_on(source: Server, target: Server, tmp_path: Path) -> None:
+    """A replica that follows is equal although no key stands still; what was planted there is found nevertheless."""
+    fill_mixed(source, 3000)
+    target.replicate(source)
+    await wait_for(lambda: target.info("replication")["master_link_status"] == "up", 30)
+    target.client().config_set("replica-read-only", "no")
+    target.client().set("planted", "x")
+    stop = threading.Event()
+
+    def write() -> None:
+        client, number = source.client(), 0
+        while not stop.wait(0.002):
+            number += 1
+            client.incr("hot")
+            client.rpush("hot:list", number)
+            client.set(f"mixed:0:{number % 500}", number, px=50 if number % 7 else None)
+            client.delete(f"mixed:0:{number * 7 % 500}")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        report, found = await run(source, target, tmp_path, Options(method=Method.SCAN, settle_seconds=0.3, rounds=50))
+    finally:
+        stop.set()
+        writer.join()
+    assert list(found) == [(0, b"planted")]
+    assert report.suspects > 1
+
+
+async def test_what_has_expired_and_checkpoints_do_not_count(source: Server, target: Server, tmp_path: Path) -> None:
+    """Keys that are only waiting to be removed, and the bookkeeping of a sync, are no differences."""
+    source.client().execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "0")
+    source.client().set("dying", "x", px=1)
+    target.client().hset("portd:checkpoint:default", "offset", "1")
+    for server in (source, target):
+        server.client().set("k", "v")
+    await wait_for(lambda: source.client().execute_command("PEXPIRETIME", "dying") == -2)
+    report, found = await run(source, target, tmp_path)
+    assert (found, report.exit_code, report.equal) == ({}, os.EX_OK, 1)
+
+
+async def test_function_libraries_count(source: Server, target: Server, tmp_path: Path) -> None:
+    """A library that is missing, or has other code, makes the ends different."""
+    code = "#!lua name=lib\nredis.register_function('f', function() return 1 end)"
+    source.client().execute_command("FUNCTION", "LOAD", code)
+    report, _ = await run(source, target, tmp_path)
+    assert (report.functions, report.exit_code) == ("lib", 1)
+
+
+async def test_scan_where_psync_is_forbidden(source: Server, target: Server, tmp_path: Path) -> None:
+    """An end that refuses PSYNC is scanned; with --method psync it is an error."""
+    await twins(source, target, 100)
+    commands = ["+info", "+select", "+dump", "+pexpiretime", "+memory|usage", "+scan", "+ping"]
+    source.client().acl_setuser("reader", enabled=True, passwords=["+pw"], keys=["*"], commands=commands)
+    url = f"redis://reader:pw@127.0.0.1:{source.port}"
+    report, found = await run(source, target, tmp_path, source=url)
+    assert (found, report.source.method, report.target.method) == ({}, "SCAN", "PSYNC")
+    with pytest.raises(HandshakeError):
+        await run(source, target, tmp_path, Options(method=Method.PSYNC), source=url)
+
+
+async def test_one_server_is_not_compared_with_itself(source: Server, tmp_path: Path) -> None:
+    """Two addresses of one process are a mistake, not equality."""
+    with pytest.raises(ConfigError, match="same server"):
+        await run(source, source, tmp_path, source=source.unix_url)
+
+
+async def test_values_too_large_to_read_again_are_told_as_the_snapshots_had_them(
+    source: Server, target: Server, tmp_path: Path
+) -> None:
+    """They are not read by DUMP, and still not taken for equal."""
+    source.client().set("big", "x" * 100_000)
+    target.client().set("big", "y" * 100_000)
+    report, found = await run(source, target, tmp_path, Options(settle_seconds=0.03, largest_bytes=50_000))
+    assert found[0, b"big"].note == "too large to be read again"
+    assert report.exit_code == 1
+
+
+async def test_an_end_that_goes_away_is_an_error(source: Server, target: Server, tmp_path: Path) -> None:
+    """Silence is not equality."""
+    target.kill()
+    with pytest.raises(LinkLost):
+        await run(source, target, tmp_path)
+
+
+def test_the_command_reports_and_exits(source: Server, target: Server, tmp_path: Path) -> None:
+    """Text for people, JSON lines for programs, the outcome as exit code; nothing but JSON on standard output."""
+    source.client().set(b"\xff", "x")
+    arguments = ["verify", "--source", source.url, "--target", target.url, "--settle-seconds", "0.06"]
+    shown = run_portd(*arguments, "--json", "--output", str(tmp_path / "out.jsonl"))
+    lines = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert shown.returncode == 1
+    assert lines[0] == {"db": 0, "key_base64": "/w==", "differs": ["missing"]}
+    assert (lines[-1]["equal"], lines[-1]["different"], lines[-1]["kinds"]) == (False, 1, {"missing": 1})
+    assert (tmp_path / "out.jsonl").read_text() == shown.stdout
+    assert run_portd(*arguments, "--repair").returncode == 0
+    shown = run_portd(*arguments)
+    assert shown.returncode == 0
+    assert shown.stdout.endswith("EQUAL\n")
