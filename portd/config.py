@@ -106,7 +106,8 @@ class Settings:
 
     source: str = option(
         REQUIRED,
-        "Server to copy from: redis://[user[:password]@]host[:port], rediss://... for TLS, or unix:///path. "
+        "Server to copy from: redis://[user[:password]@]host[:port], rediss://... for TLS, unix:///path, or "
+        "redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/name for the primary that Sentinels tell. "
         "All databases are copied; one named in the URL is ignored.",
         group="Ends",
         secret=True,
@@ -345,7 +346,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         source, target = self.source_endpoint(), self.target_endpoint()
-        if (source.host, source.port, source.path) == (target.host, target.port, target.path):
+        if (source.host, source.port, source.path, source.sentinels) == (
+            *(target.host, target.port, target.path, target.sentinels),
+        ):
             raise ConfigError(
                 f"source and target are the same server, {source.display}", hint="a sync needs two servers"
             )

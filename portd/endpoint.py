@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from portd.errors import ConfigError
+from portd.sentinel import DEFAULT_PORT as SENTINEL_PORT
+from portd.sentinel import Sentinels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
     from urllib.parse import SplitResult
 
@@ -34,7 +36,10 @@ CONTROL_TIMEOUT_SECONDS = 10.0  # connecting, and each reply, of a control conne
 _PASSWORD_HINT = (
     "percent-encode special characters of the password (@ as %40, / as %2F, # as %23), or keep it in a file"  # noqa: S105
 )
-_SCHEME_HINT = "use redis://[user[:password]@]host[:port], rediss://... for TLS, or unix:///path/to/socket"
+_SCHEME_HINT = (
+    "use redis://[user[:password]@]host[:port], rediss://... for TLS, unix:///path/to/socket, or "
+    "redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/name"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class Endpoint:
         username: ACL user; None is the default user.
         password: None when none is needed.
         tls: None for a plain connection.
+        sentinels: who tells the address of the server, at every connection; host and port are the first Sentinel's then.
     """
 
     host: str = "localhost"
@@ -96,19 +102,22 @@ class Endpoint:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: Tls | None = None
+    sentinels: Sentinels | None = None
 
     @classmethod
     def parse(cls, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
         """Reads a URL as redis-py knows them; the database in it is ignored, since all are copied.
 
         Args:
-            url: `redis://`, `rediss://` or `unix://`.
+            url: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `rediss+sentinel://`.
             password: wins over the one in the URL.
             tls: settings for `rediss://`; defaults apply when None.
 
         Raises:
             ConfigError: the URL cannot be understood. The message never repeats what could be a password.
         """
+        if url.startswith(("redis+sentinel://", "rediss+sentinel://")):
+            return _behind_sentinels(cls, url, password, tls)
         parts, port = _split(url)
         options = _options(parts)
         username = unquote(parts.username) if parts.username else options.get("username")
@@ -139,6 +148,9 @@ class Endpoint:
         """The URL without credentials, for logs and pages."""
         if self.path is not None:
             return f"unix://{self.path}"
+        if self.sentinels is not None:
+            addresses = ",".join(_shown_address(*address) for address in self.sentinels.addresses)
+            return f"{'rediss' if self.tls else 'redis'}+sentinel://{addresses}/{self.sentinels.name}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}"
 
@@ -165,6 +177,11 @@ class Endpoint:
             ConfigError: a TLS file cannot be used.
         """
         loop = asyncio.get_running_loop()
+        if self.sentinels is not None:
+            begun = loop.time()
+            async with asyncio.timeout(timeout):
+                primary = await self.primary()
+            return await primary.connect(factory, timeout=max(0.0, timeout - (loop.time() - begun)))
         async with asyncio.timeout(timeout):
             if self.path is not None:
                 transport, protocol = await loop.create_unix_connection(factory, self.path)
@@ -176,6 +193,17 @@ class Endpoint:
         if self.path is None:
             _tune(transport)
         return transport, protocol
+
+    async def primary(self) -> Endpoint:
+        """This endpoint with the address that the Sentinels tell now; itself when there are none.
+
+        Raises:
+            NoPrimary: no Sentinel tells it; an `OSError`.
+        """
+        if self.sentinels is None:
+            return self
+        host, port = await self.sentinels.find_primary(self.tls.context if self.tls else None)
+        return replace(self, host=host, port=port, sentinels=None)
 
     def client(self) -> Redis:
         """A redis-py client for the control plane: RESP2, bytes in replies, bounded timeouts, no retries. The caller closes it."""
@@ -201,6 +229,8 @@ class Endpoint:
         if self.path is not None:
             return connection.ConnectionPool(connection.UnixDomainSocketConnection, path=self.path, **common)
         address: dict[str, Any] = {"host": self.host, "port": self.port, **common}
+        if self.sentinels is not None:
+            return connection.ConnectionPool(self._primary_connection(), **address)
         if self.tls is None:
             return connection.ConnectionPool(connection.Connection, **address)
         context, server_name = self.tls.context(), self._server_name()
@@ -213,10 +243,88 @@ class Endpoint:
 
         return connection.ConnectionPool(TlsConnection, **address)
 
+    def _primary_connection(self) -> type[Any]:
+        """A connection class that asks the Sentinels each time it connects."""
+        from redis.asyncio import connection  # noqa: PLC0415 - heavy, and not every command needs it
+
+        endpoint = self
+
+        class PrimaryConnection(connection.Connection):
+            """A connection to the primary of now."""
+
+            async def _connect(self) -> None:
+                primary = await endpoint.primary()
+                self.host, self.port = primary.host, primary.port
+                await super()._connect()  # type: ignore[no-untyped-call]
+
+            def _connection_arguments(self) -> Mapping[str, object]:
+                arguments = {**super()._connection_arguments()}
+                if endpoint.tls is not None:
+                    name = endpoint.tls.server_name or self.host
+                    arguments |= {"ssl": endpoint.tls.context(), "server_hostname": name}
+                return arguments
+
+        return PrimaryConnection
+
     def _server_name(self) -> str | None:
         if self.tls is None:
             return None
         return self.tls.server_name or self.host
+
+
+def _behind_sentinels(cls: type[Endpoint], url: str, password: str | None, tls: Tls | None) -> Endpoint:
+    """Reads ``redis+sentinel://[user[:password]@]host[:port],.../name``; credentials are the server's.
+
+    Those of the Sentinels, where they want any, are the options ``sentinel_username`` and ``sentinel_password``.
+    """
+    secure = url.startswith("rediss")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigError("the URL has no valid hosts", hint=_PASSWORD_HINT) from None
+    userinfo, _, hosts = parts.netloc.rpartition("@")
+    user, _, given = userinfo.partition(":")
+    name = unquote(parts.path.removeprefix("/"))
+    if parts.fragment or "@" in parts.query or "@" in parts.path or "/" in name or not name:
+        raise ConfigError(
+            "the URL does not end in the name of a primary, or holds an unescaped character", hint=_SCHEME_HINT
+        )
+    if not secure and tls not in {None, Tls()}:
+        raise ConfigError(
+            "TLS options are set, but the URL begins with redis+sentinel://", hint="use rediss+sentinel:// for TLS"
+        )
+    options = _options(parts, {"sentinel_username", "sentinel_password"})
+    sentinels = Sentinels(
+        addresses=tuple(_sentinel_address(each) for each in hosts.split(",")),
+        name=name,
+        username=options.get("sentinel_username"),
+        password=options.get("sentinel_password"),
+    )
+    host, port = sentinels.addresses[0]
+    return cls(
+        host=host,
+        port=port,
+        username=unquote(user) or None,
+        password=password if password is not None else unquote(given) or None,
+        tls=(tls or Tls()) if secure else None,
+        sentinels=sentinels,
+    )
+
+
+def _sentinel_address(text: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or port == 0:
+        raise ConfigError("the URL has no valid hosts", hint=_SCHEME_HINT)
+    _check_host(host)
+    return host, SENTINEL_PORT if port is None else port
+
+
+def _shown_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _split(url: str) -> tuple[SplitResult, int | None]:
@@ -235,10 +343,10 @@ def _split(url: str) -> tuple[SplitResult, int | None]:
     return parts, port
 
 
-def _options(parts: SplitResult) -> dict[str, str]:
+def _options(parts: SplitResult, more: Collection[str] = ()) -> dict[str, str]:
     """The query of the URL: what redis-py reads there and what means something here."""
     options = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-    unknown = sorted(options.keys() - {"db", "protocol", "username", "password"})
+    unknown = sorted(options.keys() - {"db", "protocol", "username", "password", *more})
     if unknown:
         raise ConfigError(
             f"the URL carries options that portd does not read there: {', '.join(unknown)[:100]}",

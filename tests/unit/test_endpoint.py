@@ -9,6 +9,7 @@ import pytest
 
 from portd.endpoint import Endpoint, Tls
 from portd.errors import ConfigError
+from portd.sentinel import Sentinels
 
 SECRET = "hun/ter@2#:é"
 ENCODED = "hun%2Fter%402%23%3A%C3%A9"
@@ -122,3 +123,36 @@ async def test_client_has_bounded_timeouts() -> None:
     assert settings["socket_timeout"] == settings["socket_connect_timeout"] == 10
     assert settings["protocol"] == 2
     await client.aclose()
+
+
+def test_sentinel_urls() -> None:
+    """Several Sentinels, the name of the primary, and two kinds of credentials; none is shown."""
+    end = Endpoint.parse("redis+sentinel://us:p%40ss@a,b:7,[::1]:8/my?sentinel_username=s&sentinel_password=hunter2")
+    addresses = (("a", 26379), ("b", 7), ("::1", 8))
+    assert end.sentinels == Sentinels(addresses, "my", username="s", password="hunter2")
+    assert (end.username, end.password, end.tls) == ("us", "p@ss", None)
+    assert end.display == "redis+sentinel://a:26379,b:7,[::1]:8/my"
+    assert "hunter2" not in repr(end)
+    assert Endpoint.parse("rediss+sentinel://a/my", tls=Tls(server_name="n")).tls == Tls(server_name="n")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://a",
+        "redis+sentinel://a/",
+        "redis+sentinel://a/x/y",
+        "redis+sentinel:///x",
+        "redis+sentinel://a,,b/x",
+        "redis+sentinel://a:0/x",
+        "redis+sentinel://a:hunter2,b/x",
+        "redis+sentinel://:hunter2/x@a/x",
+        "redis+sentinel://a/x?timeout=hunter2",
+        "redis+sentinel://a/x#hunter2",
+    ],
+)
+def test_bad_sentinel_urls(url: str) -> None:
+    """What cannot be meant is refused, without repeating what may be a password."""
+    with pytest.raises(ConfigError) as caught:
+        Endpoint.parse(url)
+    assert "hunter2" not in str(caught.value)
