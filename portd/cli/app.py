@@ -14,6 +14,8 @@ from portd.cli.demo import demo
 from portd.cli.dump import dump
 from portd.cli.options import settings_flags
 from portd.cli.reference import reference
+from portd.cli.restore import EPILOG as RESTORE_EPILOG
+from portd.cli.restore import restore_command
 from portd.cli.status import EPILOG as STATUS_EPILOG
 from portd.cli.status import status_command
 from portd.cli.sync import EPILOG, sync
@@ -41,6 +43,7 @@ app.command(epilog=VERIFY_EPILOG)(verify_command)
 app.command()(decode)
 app.command(epilog=STATUS_EPILOG)(status_command)
 app.command()(dump)
+app.command(epilog=RESTORE_EPILOG)(restore_command)
 app.command()(demo)
 app.command(hidden=True)(reference)
 

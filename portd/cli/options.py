@@ -14,17 +14,21 @@ from portd.config import SETTINGS, Settings
 from portd.units import show_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
     from dataclasses import Field
 
 CONFIG_HELP = "TOML file with settings, named as the flags are. Flags and PORTD_* variables win over it."
 
 
-def settings_flags(command: Callable[..., None]) -> Callable[..., None]:
+def settings_flags(
+    command: Callable[..., None], *, names: Collection[str] = tuple(SETTINGS), more: Mapping[str, Any] | None = None
+) -> Callable[..., None]:
     """Gives *command* one flag for every setting, and `--config`.
 
     Args:
         command: takes `config: Path | None` and the given flags as keywords; flags that are not given are not passed.
+        names: settings that get a flag.
+        more: annotations of further parameters, which come first.
     """
 
     def run(**given: Any) -> None:
@@ -33,8 +37,9 @@ def settings_flags(command: Callable[..., None]) -> Callable[..., None]:
     config = Annotated[
         Path | None, typer.Option("--config", "-c", help=CONFIG_HELP, metavar="FILE", envvar="PORTD_CONFIG")
     ]
-    parameters = [_parameter("config", config)]
-    parameters += [_parameter(name, _flag(each)) for name, each in SETTINGS.items()]
+    parameters = [_parameter(name, annotation) for name, annotation in (more or {}).items()]
+    parameters += [_parameter("config", config)]
+    parameters += [_parameter(name, _flag(each)) for name, each in SETTINGS.items() if name in names]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it from here
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__name__, run.__doc__ = command.__name__, command.__doc__

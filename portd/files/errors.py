@@ -23,3 +23,9 @@ class OutputClosed(PortdError):
     """Whoever read our output has gone, as ``head`` does: nobody wants the rest."""
 
     exit_code = os.EX_OK
+
+
+class Interrupted(PortdError):
+    """A command was told to stop before its work was whole; it can be run again."""
+
+    exit_code = os.EX_TEMPFAIL

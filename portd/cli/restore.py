@@ -1,0 +1,71 @@
+"""`portd restore`: bring an RDB file or an append-only file into a server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from portd import configload, log
+from portd.cli.failures import report_plainly
+from portd.cli.options import settings_flags
+from portd.config import SETTINGS
+from portd.errors import PortdError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from portd.config import Settings
+
+NO_SOURCE: Final = "unix:///restore"  # settings need a source; this one is never connected to
+SETTINGS_USED: Final = (
+    *(name for name in SETTINGS if name.startswith("target")),
+    *("existing", "on_refusal", "dead_letters", "checkpoint_key"),
+    *("writers", "memory_budget", "chunk_bytes", "command_bytes", "command_elements"),
+    *("log_format", "log_level", "progress_seconds", "memtrace"),
+)
+EPILOG = "Options are also variables and lines of the TOML file, as for sync. docs/restore.md tells more."
+
+_File = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE|-",
+        help="An RDB file, an append-only file, or the manifest of one; .gz and .zst are decompressed.",
+        show_default=False,
+    ),
+]
+_Follow = Annotated[
+    Path | None,
+    typer.Option("--then-follow", metavar="FILE", help="A stream that dump --follow recorded, to apply behind it."),
+]
+
+
+def restore(file: Path | None, flags: Mapping[str, Any]) -> None:
+    """Bring an RDB file or an append-only file into a server.
+
+    Example: portd restore dump.rdb --target redis://new:6379
+    """
+    given = dict(flags)
+    path, follow = given.pop("path"), given.pop("then_follow", None)
+    try:
+        settings = configload.load_settings({**given, "source": NO_SOURCE, "http": "off"}, file)
+        code = run_restore(settings, path, follow)
+    except PortdError as error:
+        raise typer.Exit(report_plainly(error)) from None
+    raise typer.Exit(code)
+
+
+def run_restore(settings: Settings, path: str, follow: Path | None) -> int:
+    """Restores *path*; the exit code."""
+    from portd.cli.runner import run_blocking  # noqa: PLC0415 - uvloop and the like, which help does not need
+    from portd.offline.restore import Restore  # noqa: PLC0415 - the same
+
+    log.configure(settings.log_format, settings.log_level)
+    for name in configload.unknown_variables(os.environ):
+        log.get_logger("cli").warning("variable is not a setting", variable=name)
+    return run_blocking(lambda: Restore(settings, path, follow), settings)
+
+
+restore_command = settings_flags(restore, names=SETTINGS_USED, more={"path": _File, "then_follow": _Follow})

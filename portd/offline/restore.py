@@ -1,0 +1,286 @@
+"""Brings a file into a server: a snapshot through the lanes, commands behind it through the applier.
+
+What a file is, its first bytes say: REDIS or VALKEY a snapshot, ``*`` commands (an append-only file, or a stream that
+`portd dump --follow` recorded). A snapshot may be followed by commands in the same file (``aof-use-rdb-preamble``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from portd.config import Existing, OnRefusal
+from portd.errors import DecodeError, UnsupportedRdb
+from portd.files.aof import parts_of
+from portd.files.errors import Interrupted
+from portd.files.inputs import open_input
+from portd.kernel.snapshot import SnapshotDecoder
+from portd.log import get_logger
+from portd.memory.plan import plan_memory
+from portd.model import Phase, Position
+from portd.offline.filefeed import FileFeed
+from portd.offline.service import OfflineService
+from portd.pipeline import ByteBudget
+from portd.session import first_cause
+from portd.target.applier import Applier, ApplierOptions
+from portd.target.checkpoint import Checkpoint, guard, write_checkpoint
+from portd.target.control import control
+from portd.target.deadletter import DeadLetters, Letter
+from portd.target.lane import WriterOptions
+from portd.target.probe import probe
+from portd.target.writers import Writers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from portd.config import Settings
+    from portd.files.inputs import Input
+    from portd.kernel.snapshot import DeadLetter
+    from portd.target.capabilities import Capabilities
+
+log = get_logger("restore")
+
+LINK: Final = "restore"  # name of the checkpoint while commands are applied; it is deleted at the end
+UNKNOWN_REPLID: Final = "0" * 40  # of commands whose history nobody knows
+TURN_SECONDS: Final = 0.001  # decoding longer than this without a pause would keep replies waiting
+
+
+class Restore(OfflineService):
+    """One `portd restore`.
+
+    Args:
+        settings: what sync knows about targets, memory and refusals; the source is not looked at.
+        path: the file: a snapshot, an append-only file, its manifest; ``-`` is standard input.
+        follow: a recorded stream to apply behind it.
+    """
+
+    def __init__(self, settings: Settings, path: str, follow: Path | None) -> None:
+        super().__init__()
+        self._settings = settings
+        self._paths = parts_of(path)
+        self._follow = follow
+        self._target = settings.target_endpoint()
+        cgroup = self._accounting.cgroup
+        self._plan = plan_memory(settings, cgroup.limit() if cgroup else None)
+        self._budget = ByteBudget(self._plan.queue_bytes)
+        self._letters = DeadLetters(
+            self.progress, path=settings.dead_letters, stop=settings.on_refusal is OnRefusal.STOP
+        )
+        self._checkpoint_key = settings.checkpoint_key + LINK
+        self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
+        self._db = 0
+        self._length = 0  # of the snapshot, bytes
+
+    async def run(self) -> None:
+        """Restores all of it.
+
+        Raises:
+            PortdError: the file is not there or corrupt, the target refuses.
+            Interrupted: it was told to stop.
+        """
+        work = asyncio.create_task(self._run(), name="restore")
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work})
+                raise Interrupted(
+                    "stopped: the target holds a part of the file",
+                    hint="restore again with --existing replace, skip or flush",
+                )
+            await work
+        except BaseExceptionGroup as group:
+            raise first_cause(group) from None
+        finally:
+            stop.cancel()
+            work.cancel()
+            self._letters.close()
+        self.progress.phase = Phase.STOPPED
+
+    async def _run(self) -> None:
+        progress, settings = self.progress, self._settings
+        with open_input(self._paths[0]) as source:  # what is not there is said before anything is done to the target
+            data = await asyncio.to_thread(source.read)
+            is_snapshot = looks_like_snapshot(source, data)
+            capabilities = await probe(self._target)
+            progress.target_info = capabilities.shown()
+            log.info("target", url=self._target.display, **progress.target_info)
+            await guard(
+                self._target, capabilities, self._checkpoint_key, settings.checkpoint_key, settings.existing.value
+            )
+            if is_snapshot:
+                rest, skip = await self._restore_snapshot(source, data, capabilities)
+                rest = rest or bytes(await asyncio.to_thread(source.read))
+                feed = self._feed(source, rest, skip, capabilities) if rest or self._paths[1:] else None
+            else:
+                feed = self._feed(source, bytes(data), 0, capabilities)
+            if feed is not None:
+                await self._apply(feed)
+        if self._follow is not None:
+            pxat = capabilities.dialect().pxat
+            position = self._position
+            self.progress.stream = type(progress.stream)()
+            await self._apply(
+                FileFeed([str(self._follow)], progress.stream, offset=position.offset, db=self._db, pxat=pxat), position
+            )
+
+    # -- the snapshot
+
+    async def _restore_snapshot(self, source: Input, data: memoryview, capabilities: Capabilities) -> tuple[bytes, int]:
+        """Decodes and applies the snapshot; returns what was read behind it, and its length."""
+        settings, snapshot = self._settings, self.progress.snapshot
+        self.progress.phase = Phase.SNAPSHOT
+        snapshot.started_at = time.time()
+        snapshot.bytes_total = source.size
+        skip_existing = settings.existing is Existing.SKIP
+        decoder = SnapshotDecoder(
+            capabilities.dialect(),
+            chunk_bytes=settings.chunk_bytes,
+            batch_bytes=self._plan.batch_bytes,
+            command_bytes=settings.command_bytes,
+            command_elements=settings.command_elements,
+            skip_existing=skip_existing,
+        )
+        window = max(self._plan.batch_bytes, self._plan.queue_bytes // (2 * settings.writers))
+        options = WriterOptions(
+            writers=settings.writers, window_bytes=window, skip_existing=skip_existing, run_id=capabilities.run_id
+        )
+        writers = Writers(self._target, self._budget, self.progress, self._letters, options)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(writers.run(), name="writers")
+            rest = await self._decode(source, data, decoder, writers)
+            await writers.flush()
+            writers.close()
+        self._report(source, decoder)
+        self._note_end(decoder)
+        return rest, self._length
+
+    async def _decode(self, source: Input, data: memoryview, decoder: SnapshotDecoder, writers: Writers) -> bytes:
+        """Puts the whole snapshot into the queue; returns what was read behind it."""
+        turn = time.perf_counter()
+        while not decoder.ended:
+            if not data:
+                data = await asyncio.to_thread(source.read)
+                if not data:
+                    decoder.finish()
+            while data and not decoder.ended:
+                data = data[decoder.feed(data) :]
+                while (batch := decoder.next_batch()) is not None:
+                    await writers.put(batch)
+                    if time.perf_counter() - turn > TURN_SECONDS:
+                        await asyncio.sleep(0)
+                        turn = time.perf_counter()
+            self._report(source, decoder)
+        self._length = decoder.offset
+        return decoder.rest() + bytes(data)
+
+    def _report(self, source: Input, decoder: SnapshotDecoder) -> None:
+        counters, snapshot = decoder.statistics(), self.progress.snapshot
+        snapshot.bytes_read = source.read_bytes
+        snapshot.bytes_decoded = min(source.consumed, decoder.offset) if source.size else decoder.offset
+        snapshot.keys_announced = counters["keys_announced"]
+        snapshot.keys_read = counters["keys"]
+        snapshot.keys_expired = counters["keys_expired"]
+        for letter in decoder.take_dead_letters():
+            self._on_letter(letter)
+
+    def _on_letter(self, letter: DeadLetter) -> None:
+        self.progress.snapshot.keys_failed += 1
+        self._letters.add(
+            Letter(
+                phase="snapshot",
+                db=letter.db,
+                key=letter.key,
+                command=letter.type,
+                offset=letter.offset,
+                reply=f"unsupported {letter.reason}",
+            )
+        )
+
+    def _note_end(self, decoder: SnapshotDecoder) -> None:
+        """Counts what was dropped, and remembers where the stream behind the snapshot begins."""
+        counters, snapshot = decoder.statistics(), self.progress.snapshot
+        for name in ("idle", "freq", "field_ttl", "stream_meta", "meta"):
+            if count := counters[f"{name}_dropped"]:
+                self.progress.attributes_dropped[name.replace("_", "-")] += count
+        snapshot.finished_at = time.time()
+        seconds = max(snapshot.finished_at - snapshot.started_at, 1e-6)
+        log.info(
+            "snapshot restored", keys=snapshot.keys_read, applied=snapshot.keys_applied, filtered=snapshot.keys_filtered,
+            expired=snapshot.keys_expired, failed=snapshot.keys_failed, bytes=decoder.offset,
+            seconds=round(seconds, 3), megabytes_per_second=round(decoder.offset / seconds / 1e6, 1),
+            dropped=dict(self.progress.attributes_dropped) or None,
+        )  # fmt: skip
+        aux = decoder.aux
+        replid, offset = aux.get("repl-id", ""), aux.get("repl-offset", "")
+        if len(replid) == len(UNKNOWN_REPLID) and offset.isdecimal():
+            self._position = Position(replid, int(offset))
+        db = aux.get("repl-stream-db", "0")
+        self._db = int(db) if db.isdecimal() else 0
+
+    # -- commands
+
+    def _feed(self, source: Input, rest: bytes, skip: int, capabilities: Capabilities) -> FileFeed:
+        return FileFeed(
+            self._paths,
+            self.progress.stream,
+            skip=skip,
+            opened=(source, rest),
+            pxat=capabilities.dialect().pxat,
+        )
+
+    async def _apply(self, feed: FileFeed, position: Position | None = None) -> None:
+        """Applies commands to the end of the files.
+
+        Raises:
+            DecodeError: they end inside of a command or a transaction; what is before it is applied.
+        """
+        progress = self.progress
+        progress.phase = Phase.CATCHING_UP
+        position = position or Position(UNKNOWN_REPLID, 0)
+        checkpoint = Checkpoint.following(position, self._db if position.offset else 0)
+        begun = time.time()
+        await write_checkpoint(self._target, self._checkpoint_key, checkpoint)
+        applier = Applier(
+            self._target, feed, checkpoint, self._checkpoint_key, progress, self._letters, ApplierOptions()
+        )
+        try:
+            await applier.run()
+        finally:
+            feed.close()
+        end = applier.checkpoint.position.offset
+        async with control(self._target, "deleting the checkpoint") as client:
+            await client.delete(self._checkpoint_key)
+        stream = progress.stream
+        log.info(
+            "commands applied", commands=stream.commands_applied, filtered=stream.commands_filtered,
+            failed=stream.commands_failed, bytes=end - position.offset, seconds=round(time.time() - begun, 3),
+        )  # fmt: skip
+        if feed.size is not None and end - position.offset < feed.size:
+            raise DecodeError(
+                f"the file ends inside of a command or a transaction, {feed.size - (end - position.offset)} bytes of it",
+                offset=end,
+                hint="everything before it was applied",
+            )
+
+
+def looks_like_snapshot(source: Input, data: memoryview) -> bool:
+    """What the first bytes of a file say: a snapshot, or commands.
+
+    Raises:
+        UnsupportedRdb: neither.
+    """
+    if not data:
+        raise UnsupportedRdb(f"{source.name} is empty", hint="a snapshot begins with REDIS or VALKEY")
+    if data[0] in b"RV":
+        return True
+    if data[0] == ord("*"):
+        return False
+    raise UnsupportedRdb(
+        f"{source.name} is neither a snapshot nor an append-only file: it begins with neither REDIS, VALKEY nor *",
+        hint="compressed files are known by their names, .gz and .zst"
+        if data[0] != ord("#")
+        else "append-only files with timestamps (aof-timestamp-enabled) are not read",
+    )
