@@ -225,6 +225,13 @@ class Settings:
         "with exit code 65. Refusals that pass (out of memory, loading) are always waited out.",
         group="What is done",
     )
+    expiry_gap: bool = option(
+        True,
+        "Keep a key that the source renewed at the last moment from expiring on the target before the renewal arrives. "
+        "Valkey targets from 8.1 on are put into import mode for it: they neither expire nor evict by themselves while "
+        "portd runs.",
+        group="What is done",
+    )
     dead_letters: Path | None = option(
         None,
         "JSON lines file that dead letters are appended to. They are counted and logged in any case.",

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portd.config import OnRefusal
-from portd.errors import LinkLost, PortdError
+from portd.errors import LinkLost, PortdError, TargetError
 from portd.log import get_logger
 from portd.model import Phase
 from portd.pipeline import ByteBudget
@@ -23,6 +23,7 @@ from portd.source.handshake import HandshakeOptions
 from portd.source.info import read_info
 from portd.source.link import Link, LinkOptions
 from portd.spool import Spool
+from portd.target import importmode
 from portd.target.checkpoint import State, guard, read_checkpoint
 from portd.target.deadletter import DeadLetters
 from portd.target.lease import Lease
@@ -77,6 +78,7 @@ class Replication:
         self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
         self._largest: list[CurrentKey] = []
         self._lease: Lease | None = None
+        self._imports = False  # the target is in import mode because of us
 
     async def run(self) -> None:
         """Replicates until told to stop or until ``stop_after`` is reached.
@@ -92,9 +94,20 @@ class Replication:
                 if keeper is not None:
                     keeper.cancel()
         except BaseExceptionGroup as group:
+            await self._leave_import_mode()
             raise first_cause(group) from None
+        await self._leave_import_mode()
         if self._lease is not None:
             await self._lease.release()
+
+    async def _leave_import_mode(self) -> None:
+        """Whatever ended the sync, the target is to expire keys again; a process that was killed leaves it to the next."""
+        if not self._imports:
+            return
+        try:
+            await importmode.leave(self._target)
+        except TargetError as error:
+            log.warning("target stays in import mode", error=str(error), hint="CONFIG SET import-mode no ends it")
 
     async def _follow(self, parts: Parts) -> None:
         """Session after session."""
@@ -144,6 +157,7 @@ class Replication:
             settings.existing.value,
             source_run_id=source.run_id or "",
         )
+        self._imports = settings.expiry_gap and await importmode.enter(self._target, capabilities)
         return Parts(
             settings=settings,
             plan=self._plan,
@@ -155,7 +169,7 @@ class Replication:
             budget=self._budget,
             letters=self._letters,
             stop=self._stop,
-            connection=self._lease.options(),
+            connection=replace(self._lease.options(), imports=self._imports),
         )
 
     async def _run_session(self, parts: Parts, transfer: Transfer | None) -> Transfer | None:

@@ -54,6 +54,7 @@ class ConnectionOptions:
         lease_key: a hash that must not carry another token; "" asks for none.
         lease_token: ours.
         tag: behind the connection's name as the target shows it.
+        imports: the target is in import mode, and this connection is the importer.
     """
 
     connect_seconds: float = 10.0
@@ -63,6 +64,7 @@ class ConnectionOptions:
     lease_key: str = ""
     lease_token: str = ""
     tag: str = ""
+    imports: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -380,6 +382,8 @@ async def _log_in(connection: Connection, endpoint: Endpoint, replaces: int, opt
     questions = [request("CLIENT", "SETNAME", f"portd-{connection.name}{options.tag}"), request("CLIENT", "ID")]
     if replaces:
         questions.append(request("CLIENT", "KILL", "ID", replaces))
+    if options.imports:  # a target that was restarted forgot its mode
+        questions += [request("CONFIG", "SET", "import-mode", "yes"), request("CLIENT", "IMPORT-SOURCE", "ON")]
     answers = await connection.ask(*questions)  # all of it may be forbidden
     _check_login(connection, answers[0], "")
     connection.client_id = answers[1] if isinstance(answers[1], int) else 0

@@ -1,0 +1,56 @@
+"""Import mode: a Valkey target (8.1 and later) that expires nothing by its own clock while portd brings the data.
+
+A key whose time ends before the stream has caught up would die there although the source renewed it meanwhile. In
+import mode the target keeps such keys for the connections that said ``CLIENT IMPORT-SOURCE ON``, shows them to nobody
+else, and waits for the source's own DEL (server.c:serverCron, db.c:keyIsExpired). It does not evict meanwhile either.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from portd.log import get_logger
+from portd.target.control import control, reply_text
+
+if TYPE_CHECKING:
+    from portd.endpoint import Endpoint
+    from portd.target.capabilities import Capabilities
+
+_log = get_logger("target")
+
+SETTING = "import-mode"
+
+
+async def enter(endpoint: Endpoint, capabilities: Capabilities) -> bool:
+    """Turns import mode on where the target has it and we may.
+
+    Returns:
+        Data connections are to say that they import.
+
+    Raises:
+        TargetLost: the target cannot be reached.
+    """
+    from redis.exceptions import ResponseError  # noqa: PLC0415 - heavy, loaded with the first client
+
+    if capabilities.family != "valkey" or capabilities.version < (8, 1):
+        return False
+    async with control(endpoint, "turning import mode on") as client:
+        try:
+            await client.config_set(SETTING, "yes")
+        except ResponseError as error:
+            _log.warning(
+                "no import mode", reply=reply_text(error),
+                hint="allow +config|set: until then a key renewed at the last moment may expire on the target",
+            )  # fmt: skip
+            return False
+    return True
+
+
+async def leave(endpoint: Endpoint) -> None:
+    """Lets the target expire and evict again.
+
+    Raises:
+        TargetError: it cannot be reached, or refuses.
+    """
+    async with control(endpoint, "turning import mode off") as client:
+        await client.config_set(SETTING, "no")
