@@ -155,6 +155,12 @@ class ByteBudget:
         account.now -= size
         self._account(taker).add(size)
 
+    def clear(self) -> None:
+        """Takes everything back: its owners are gone, as after a snapshot that could not be finished. Peaks stay."""
+        for account in (self._total, *self._owners.values()):
+            account.now = 0
+        self._admit()
+
     def statistics(self) -> BudgetStatistics:
         """Who holds what now, and the peaks."""
         return BudgetStatistics(

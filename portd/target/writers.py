@@ -36,7 +36,8 @@ class Writers:
 
     Args:
         endpoint: the target.
-        budget: bounds queue and lanes together; owners are ``queue`` and ``lane-<n>``.
+        budget: bounds queue and lanes together; owners are ``queue`` and ``lane-<n>``. One pair of writers at a time has
+            it: what earlier ones held is theirs no more.
         progress: ``snapshot`` counts keys, ``lanes`` is filled anew.
         letters: receives refusals.
         options: see there.
@@ -51,6 +52,7 @@ class Writers:
         options: WriterOptions | None = None,
     ) -> None:
         options = options or WriterOptions()
+        budget.clear()  # writers that failed leave batches behind, and nobody else holds any
         self.queue = BatchQueue(budget, progress.snapshot)
         progress.lanes[:] = [LaneState(index) for index in range(options.writers)]
         self._lanes = [Lane(state, endpoint, self.queue, letters, options) for state in progress.lanes]

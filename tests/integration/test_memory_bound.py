@@ -6,6 +6,7 @@ portd runs as a process with a budget of 8 MiB and a hard limit on its data (RLI
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portd.memory.plan import INTERPRETER_BYTES
+from portd.memory.plan import PROCESS_BYTES
 from tests.compare import assert_equal
 from tests.datasets import (
     fill_big_hash,
@@ -25,7 +26,9 @@ from tests.datasets import (
     fill_big_zset,
     fill_strings,
 )
+from tests.hostile import HostileSource
 from tests.process import Portd
+from tests.servers import wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
@@ -36,8 +39,9 @@ if TYPE_CHECKING:
     from tests.wire import Command
 
 MIB = 1 << 20
+FILLING = 40 * MIB  # zeros behind a length that lies
 BUDGET = 8 * MIB
-CEILING = INTERPRETER_BYTES + BUDGET  # of the resident set, as the memory plan promises
+CEILING = PROCESS_BYTES + BUDGET  # of the resident set, as the memory plan promises
 DATA_LIMIT = 120 * MIB  # of private writable memory, touched or not: 70 MiB of it are thread stacks and the interpreter
 HUGE = {"proto_max_bulk_len": "1gb", "client_output_buffer_limit": "replica 0 0 0", "list_max_listpack_size": -1}
 
@@ -243,3 +247,103 @@ def test_a_target_that_stands_still_in_the_snapshot_costs_no_memory(
 def spool_options(spool: str) -> dict[str, object]:
     """The flag for a spool that may or may not use the disk."""
     return {"spool_dir": "off"} if spool == "off" else {}
+
+
+# ---------------------------------------------------------------------------------------------------- lengths that lie
+
+
+def size(value: int) -> bytes:
+    """A length in 64 bits; rdb.c:rdbSaveLen."""
+    return b"\x81" + value.to_bytes(8, "big")
+
+
+def lzf(packed: int, unpacked: int) -> bytes:
+    """The head of a compressed string; rdb.c:rdbSaveLzfBlob."""
+    return b"\xc3" + size(packed) + size(unpacked)
+
+
+HEAD = b"REDIS0011\xfe\x00"  # magic, version, database 0
+STRING, LIST, SET, ZSET, HASH, INTSET = b"\x00", b"\x01", b"\x02", b"\x05", b"\x04", b"\x0b"
+HASH_LISTPACK, QUICKLIST, STREAM, MODULE, FUNCTION, AUX = b"\x10", b"\x12", b"\x15", b"\x07", b"\xf5", b"\xfa"
+KEY = b"\x01k"
+LIES = {
+    "string of 2^63": STRING + KEY + size(1 << 63),
+    "string of 1 TB": STRING + KEY + size(1 << 40),
+    "key of 1 TB": STRING + size(1 << 40),
+    "key of 400 MB": STRING + size(400 * MIB),
+    "hash of 2^62 fields": HASH + KEY + size(1 << 62),
+    "field of 1 TB": HASH + KEY + b"\x02" + size(1 << 40),
+    "list of 2^62": LIST + KEY + size(1 << 62),
+    "set of 2^62": SET + KEY + size(1 << 62),
+    "zset of 2^62": ZSET + KEY + size(1 << 62),
+    "lzf of 1 TB from 10 bytes": STRING + KEY + lzf(10, 1 << 40),
+    "lzf of 10 bytes from 1 TB": STRING + KEY + lzf(1 << 40, 10),
+    "lzf listpack of 1 TB": HASH_LISTPACK + KEY + lzf(1000, 1 << 40),
+    "listpack of 1 TB": HASH_LISTPACK + KEY + size(1 << 40),
+    "listpack that says 4 GB": HASH_LISTPACK + KEY + size(100) + b"\xff\xff\xff\xff\xff\xff",
+    "intset of 2^32": INTSET + KEY + size(1 << 35) + b"\x08\x00\x00\x00\xff\xff\xff\xff",
+    "quicklist of 2^62 nodes": QUICKLIST + KEY + size(1 << 62) + b"\x02" + size(1 << 40),
+    "stream of 2^62 nodes": STREAM + KEY + size(1 << 62),
+    "function of 1 TB": FUNCTION + size(1 << 40),
+    "module value that never ends": MODULE + KEY + size(0x1234567890ABCDEF),
+    "aux field of 1 TB": AUX + b"\x01a" + size(1 << 40),
+    "aux field of 400 MB": AUX + b"\x01a" + size(400 * MIB),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_length_that_lies_costs_no_memory(lie: str, target: Server) -> None:
+    """An absurd length or count, then zeros without end: an error that says where, or no more than the bound."""
+    with HostileSource(HEAD + LIES[lie], filler=FILLING) as source, bounded(source.url, target) as portd:
+        limit(portd)
+        swallowed_or_refused(portd, source)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1099511627776\r\n",
+        b"*3\r\n$3\r\nSET\r\n$99999999999999999999999\r\n",
+        b"*1099511627776\r\n$3\r\nDEL\r\n",
+        b"*1000000\r\n$3\r\nDEL\r\n" + b"$1\r\nk\r\n" * 900_000,
+        b"$" + b"1" * 300_000,
+        b"*2\r\n$1099511627776\r\n",
+    ],
+    ids=[
+        "value of 1 TB",
+        "value of 10^23",
+        "command of 10^12 words",
+        "10^6 words",
+        "a line that never ends",
+        "name of 1 TB",
+    ],
+)
+def test_a_stream_that_lies_costs_no_memory(stream: bytes, target: Server) -> None:
+    """The same for commands of the stream."""
+    with HostileSource(stream=stream, filler=FILLING) as source, bounded(source.url, target) as portd:
+        limit(portd)
+        swallowed_or_refused(portd, source)
+
+
+def swallowed_or_refused(portd: Portd, source: HostileSource) -> None:
+    """Waits until portd has ended with a decoding error, has decoded all but the last pieces of what was sent, or begins anew.
+
+    The last is what happens when the target will not have the element, and takes time: nothing may be left of each try.
+    """
+    highest = 0
+
+    def decided() -> bool:
+        nonlocal highest
+        if portd.alive:
+            with contextlib.suppress(OSError, AssertionError):  # it may end while it is looked at
+                highest = max(highest, peak(portd))
+        status = portd.status() if portd.alive and source.sent >= FILLING else None
+        decoded = max(status["snapshot"]["bytes_decoded"], status["stream"]["decoded_offset"]) if status else 0
+        return not portd.alive or decoded > FILLING - 2 * MIB or source.syncs > 2
+
+    wait_for_sync(decided, timeout=30, dump=lambda: f"{portd.status()}\n{portd.log()}")
+    assert highest < CEILING, f"{highest / MIB:.1f} MiB\n{portd.log()}"
+    if not portd.alive:
+        assert portd.process.returncode == os.EX_DATAERR, portd.log()
+        assert "offset" in portd.log()
+    assert "MemoryError" not in portd.log()

@@ -143,3 +143,16 @@ async def test_refuses_to_release_what_is_not_held() -> None:
         budget.move("b", "a", 1)
     with pytest.raises(ValueError, match="at least one"):
         ByteBudget(0)
+
+
+async def test_clear_takes_everything_back() -> None:
+    """What owners that are gone held is free again, and who waited for it goes on."""
+    budget = ByteBudget(10)
+    await budget.acquire("lane-0", 10)
+    waiting = asyncio.create_task(budget.acquire("queue", 4))
+    await asyncio.sleep(0)
+    budget.clear()
+    await waiting
+    assert budget.used == budget.held("queue") == 4
+    assert budget.held("lane-0") == 0
+    assert budget.statistics().peak == 10

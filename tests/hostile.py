@@ -1,0 +1,104 @@
+"""A source that speaks PSYNC and sends whatever a test gives it: lengths that lie, counts that never end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REPLID = "5" * 40
+MARK = b"m" * 40
+FILLER = bytes(256 * 1024)
+EMPTY_SNAPSHOT = b"REDIS0011\xff" + bytes(8)  # a checksum of zeros is one that was not computed
+
+
+class HostileSource:
+    """Listens on loopback, in a thread of its own; a context manager.
+
+    Args:
+        snapshot: bytes after the header of a diskless transfer.
+        filler: bytes of zeros to send after the snapshot, as fast as they are taken.
+        stream: bytes to send after a well-formed empty snapshot instead.
+
+    Attributes:
+        sent: bytes of snapshot or stream that went out, filler included.
+        syncs: full syncs that were asked for.
+    """
+
+    def __init__(self, snapshot: bytes = b"", *, filler: int = 0, stream: bytes | None = None) -> None:
+        self.sent = 0
+        self.syncs = 0
+        self.port = 0
+        self._body = snapshot if stream is None else EMPTY_SNAPSHOT + MARK + stream
+        self._filler = filler
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="hostile source")
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(10), "the source does not listen"
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self._loop is not None
+        assert self._task is not None
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(10)
+
+    async def _serve(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        server.close()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                words = await _command(reader)
+                if words[0].upper() == b"PSYNC":
+                    await self._sync(writer)
+                elif words[:2] != [b"REPLCONF", b"ACK"]:
+                    writer.write(b"+PONG\r\n" if words[0].upper() == b"PING" else _answer(words))
+        writer.close()
+
+    async def _sync(self, writer: asyncio.StreamWriter) -> None:
+        self.syncs += 1
+        writer.write(b"+FULLRESYNC %b 0\r\n$EOF:%b\r\n" % (REPLID.encode(), MARK))
+        for part in self._parts():
+            writer.write(part)
+            await writer.drain()
+            self.sent += len(part)
+
+    def _parts(self) -> Iterator[bytes]:
+        yield self._body
+        left = self._filler
+        while left > 0:
+            yield FILLER[:left]
+            left -= len(FILLER)
+
+
+def _answer(words: list[bytes]) -> bytes:
+    return b"+OK\r\n" if words[0].upper() in {b"REPLCONF", b"SELECT"} else b"-NOPERM not for you\r\n"
+
+
+async def _command(reader: asyncio.StreamReader) -> list[bytes]:
+    count = int((await reader.readuntil(b"\r\n"))[1:])
+    words = []
+    for _ in range(count):
+        size = int((await reader.readuntil(b"\r\n"))[1:])
+        words.append((await reader.readexactly(size + 2))[:-2])
+    return words
