@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from portd import configload, log
+from portd import log
 from portd.cli.extra_flags import ENDS, flags
 from portd.cli.failures import report, report_plainly
 from portd.errors import PortdError
-from portd.preflight import Level, check
-from portd.preflight.run import SAMPLE_SECONDS
+from portd.preflight.findings import Level
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from portd.preflight import Report
+    from portd.preflight.findings import Report
 
 EPILOG = (
     "Exit codes: 0 nothing stands in the way, 1 there are warnings, 69 an end cannot be reached, 77 an end does not let "
     "us do what a sync does, 78 a sync cannot work for another reason. docs/check.md explains every finding."
 )
+SAMPLE_SECONDS = 2.0  # over which the write rate is measured
 _STYLES = {Level.OK: "green", Level.INFO: "cyan", Level.WARNING: "yellow", Level.ERROR: "bold red"}
 _NAMES = (*ENDS, "existing", "spool_dir", "spool_max_bytes")
 _OWN = {
@@ -53,11 +53,15 @@ def _check(file: Path | None, given: Mapping[str, Any], *, as_json: bool, quiet:
 
     Example: portd check --source redis://old:6379 --target redis://new:6379
     """
+    from portd.configload import load_settings  # noqa: PLC0415 - heavy, and other commands do without
+
     try:
-        settings = configload.load_settings(given, file)
+        settings = load_settings(given, file)
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     log.configure("auto", "warning")
+    from portd.preflight.run import check  # noqa: PLC0415 - the same
+
     try:
         found = asyncio.run(check(settings, sample_seconds=sample_seconds))
     except KeyboardInterrupt:

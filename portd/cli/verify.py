@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import uvloop
 
-from portd import configload, log
+from portd import log
 from portd.cli.extra_flags import ENDS, flags
 from portd.cli.failures import report, report_plainly
 from portd.errors import ConfigError, PortdError
 from portd.units import parse_size
-from portd.verify import Method, Options, verify
+from portd.verify.options import Method, Options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import TextIO
 
-    from portd.verify import Report
-    from portd.verify.report import Found
+    from portd.verify.report import Found, Report
 
 EPILOG = (
     "Works while writes go on: keys that differ are read again until they settle. Exit codes: 0 equal, 1 different, 75 "
@@ -103,8 +101,10 @@ def _verify(
 
     Example: portd verify --source redis://old:6379 --target redis://new:6379
     """
+    from portd.configload import load_settings  # noqa: PLC0415 - heavy, and other commands do without
+
     try:
-        settings = configload.load_settings(given, file)
+        settings = load_settings(given, file)
         options = Options(
             method=method,
             repair=repair,
@@ -115,6 +115,10 @@ def _verify(
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     log.configure(settings.log_format, settings.log_level)
+    import uvloop  # noqa: PLC0415 - the same
+
+    from portd.verify.run import verify  # noqa: PLC0415 - the same
+
     with ExitStack() as stack:
         printer = _Printer(_open(output, stack), show=show, as_json=as_json)
         try:

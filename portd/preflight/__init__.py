@@ -4,8 +4,3 @@
 """
 
 from __future__ import annotations
-
-from portd.preflight.findings import Finding, Level, Report
-from portd.preflight.run import check
-
-__all__ = ["Finding", "Level", "Report", "check"]

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from portd.preflight.findings import Finding
     from portd.target.capabilities import Capabilities
 
-SAMPLE_SECONDS = 2.0  # over which the write rate is measured
 
-
-async def check(settings: Settings, *, sample_seconds: float = SAMPLE_SECONDS) -> Report:
+async def check(settings: Settings, *, sample_seconds: float) -> Report:
     """Looks at both ends with the eyes of a sync of these settings. Changes nothing.
 
     Args:

@@ -6,9 +6,3 @@ buckets are compared one by one, and keys that differ are read again from both e
 """
 
 from __future__ import annotations
-
-from portd.verify.options import Method, Options
-from portd.verify.report import Report
-from portd.verify.run import verify
-
-__all__ = ["Method", "Options", "Report", "verify"]

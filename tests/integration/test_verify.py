@@ -14,7 +14,8 @@ import pytest
 
 from portd.config import Settings
 from portd.errors import ConfigError, HandshakeError, LinkLost
-from portd.verify import Method, Options, Report, verify
+from portd.verify.options import Method, Options
+from portd.verify.run import verify
 from tests.compare import assert_equal
 from tests.datasets import fill_every_encoding, fill_mixed
 from tests.servers import wait_for
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from portd.verify.report import Found
+    from portd.verify.report import Found, Report
     from tests.conftest import Pair
     from tests.servers import Server
 
@@ -49,6 +50,11 @@ async def run(
     return report, found
 
 
+def client_of(server: Server, db: int = 0) -> Any:
+    """A client without redis-py's types, which know neither bytes nor every command."""
+    return server.client(db)
+
+
 async def twins(source: Server, target: Server, keys: int = 500) -> None:
     """Fills the source and makes the target an equal server of its own."""
     fill_every_encoding(source, big_bytes=20_000)
@@ -58,7 +64,7 @@ async def twins(source: Server, target: Server, keys: int = 500) -> None:
     await wait_for(
         lambda: source.info("replication")["master_repl_offset"] == target.info("replication")["master_repl_offset"]
     )
-    target.client().execute_command("REPLICAOF", "NO", "ONE")
+    client_of(target).execute_command("REPLICAOF", "NO", "ONE")
 
 
 def run_portd(*words: str) -> subprocess.CompletedProcess[str]:
@@ -76,7 +82,7 @@ def run_portd(*words: str) -> subprocess.CompletedProcess[str]:
 
 def plant(server: Server) -> dict[tuple[int, bytes], str]:
     """Changes keys of every type in every way; tells what should be found."""
-    client, other = server.client(), server.client(3)
+    client, other = client_of(server), client_of(server, 3)
     now = time.time_ns() // 1_000_000
     planted: dict[tuple[int, bytes], str] = {}
 
@@ -108,7 +114,7 @@ def plant(server: Server) -> dict[tuple[int, bytes], str]:
 
 def prepare(server: Server) -> None:
     """What `plant` changes later."""
-    client = server.client()
+    client = client_of(server)
     now = time.time_ns() // 1_000_000
     for key in ("gone", "string", "ephemeral"):
         client.set(f"p:{key}", "a")
@@ -174,7 +180,7 @@ async def test_servers_of_all_versions_are_comparable(matrix: Pair, tmp_path: Pa
     ]
     for command in commands:
         for server in matrix:
-            server.client().execute_command(*command)
+            client_of(server).execute_command(*command)
     report, found = await run(matrix.source, matrix.target, tmp_path)
     assert (found, report.exit_code, report.equal) == ({}, os.EX_OK, 8)
 
@@ -184,12 +190,12 @@ async def test_no_false_difference_while_writes_go_on(source: Server, target: Se
     fill_mixed(source, 3000)
     target.replicate(source)
     await wait_for(lambda: target.info("replication")["master_link_status"] == "up", 30)
-    target.client().config_set("replica-read-only", "no")
-    target.client().set("planted", "x")
+    client_of(target).config_set("replica-read-only", "no")
+    client_of(target).set("planted", "x")
     stop = threading.Event()
 
     def write() -> None:
-        client, number = source.client(), 0
+        client, number = client_of(source), 0
         while not stop.wait(0.002):
             number += 1
             client.incr("hot")
@@ -210,12 +216,12 @@ async def test_no_false_difference_while_writes_go_on(source: Server, target: Se
 
 async def test_what_has_expired_and_checkpoints_do_not_count(source: Server, target: Server, tmp_path: Path) -> None:
     """Keys that are only waiting to be removed, and the bookkeeping of a sync, are no differences."""
-    source.client().execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "0")
-    source.client().set("dying", "x", px=1)
-    target.client().hset("portd:checkpoint:default", "offset", "1")
+    client_of(source).execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "0")
+    client_of(source).set("dying", "x", px=1)
+    client_of(target).hset("portd:checkpoint:default", "offset", "1")
     for server in (source, target):
-        server.client().set("k", "v")
-    await wait_for(lambda: source.client().execute_command("PEXPIRETIME", "dying") == -2)
+        client_of(server).set("k", "v")
+    await wait_for(lambda: client_of(source).execute_command("PEXPIRETIME", "dying") == -2)
     report, found = await run(source, target, tmp_path)
     assert (found, report.exit_code, report.equal) == ({}, os.EX_OK, 1)
 
@@ -223,7 +229,7 @@ async def test_what_has_expired_and_checkpoints_do_not_count(source: Server, tar
 async def test_function_libraries_count(source: Server, target: Server, tmp_path: Path) -> None:
     """A library that is missing, or has other code, makes the ends different."""
     code = "#!lua name=lib\nredis.register_function('f', function() return 1 end)"
-    source.client().execute_command("FUNCTION", "LOAD", code)
+    client_of(source).execute_command("FUNCTION", "LOAD", code)
     report, _ = await run(source, target, tmp_path)
     assert (report.functions, report.exit_code) == ("lib", 1)
 
@@ -232,7 +238,7 @@ async def test_scan_where_psync_is_forbidden(source: Server, target: Server, tmp
     """An end that refuses PSYNC is scanned; with --method psync it is an error."""
     await twins(source, target, 100)
     commands = ["+info", "+select", "+dump", "+pexpiretime", "+memory|usage", "+scan", "+ping"]
-    source.client().acl_setuser("reader", enabled=True, passwords=["+pw"], keys=["*"], commands=commands)
+    client_of(source).acl_setuser("reader", enabled=True, passwords=["+pw"], keys=["*"], commands=commands)
     url = f"redis://reader:pw@127.0.0.1:{source.port}"
     report, found = await run(source, target, tmp_path, source=url)
     assert (found, report.source.method, report.target.method) == ({}, "SCAN", "PSYNC")
@@ -250,8 +256,8 @@ async def test_values_too_large_to_read_again_are_told_as_the_snapshots_had_them
     source: Server, target: Server, tmp_path: Path
 ) -> None:
     """They are not read by DUMP, and still not taken for equal."""
-    source.client().set("big", "x" * 100_000)
-    target.client().set("big", "y" * 100_000)
+    client_of(source).set("big", "x" * 100_000)
+    client_of(target).set("big", "y" * 100_000)
     report, found = await run(source, target, tmp_path, Options(settle_seconds=0.03, largest_bytes=50_000))
     assert found[0, b"big"].note == "too large to be read again"
     assert report.exit_code == 1
@@ -266,7 +272,7 @@ async def test_an_end_that_goes_away_is_an_error(source: Server, target: Server,
 
 def test_the_command_reports_and_exits(source: Server, target: Server, tmp_path: Path) -> None:
     """Text for people, JSON lines for programs, the outcome as exit code; nothing but JSON on standard output."""
-    source.client().set(b"\xff", "x")
+    client_of(source).set(b"\xff", "x")
     arguments = ["verify", "--source", source.url, "--target", target.url, "--settle-seconds", "0.06"]
     shown = run_portd(*arguments, "--json", "--output", str(tmp_path / "out.jsonl"))
     lines = [json.loads(line) for line in shown.stdout.splitlines()]
