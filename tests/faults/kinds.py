@@ -322,7 +322,8 @@ async def target_flushed(world: World) -> None:
 
 # ---------------------------------------------------------------- inside of a snapshot
 
-SNAPSHOT_BYTES_PER_SECOND = 1_500_000
+SNAPSHOT_BYTES_PER_SECOND = 600_000
+SNAPSHOT_BYTES = 600_000  # no snapshot here is smaller
 
 
 def _inside_kinds() -> None:
@@ -349,7 +350,7 @@ async def in_snapshot(world: World, inner: Kind) -> float:
     count = sum(before["full_syncs"].values())
     flow.bytes_per_second = SNAPSHOT_BYTES_PER_SECOND
     await _ask(world.target, "FLUSHALL")
-    least = world.chance.randrange(1, 1_200_000)
+    least = world.chance.randrange(1, SNAPSHOT_BYTES)
 
     def inside(status: dict[str, Any]) -> bool:
         again = sum(status["full_syncs"].values()) > count
