@@ -141,7 +141,8 @@ async def survey(endpoint: Endpoint, connect_seconds: float) -> Survey:
         ahead, uncertain = await _clock(asker)
         user = await asker.ask("ACL", "WHOAMI") if info else None
     except exceptions.AuthenticationError as error:
-        raise Unreachable(f"it refuses the credentials: {error}", refused=True) from None
+        wants = "it wants a password" if endpoint.auth_command() is None else f"it refuses the credentials: {error}"
+        raise Unreachable(wants, refused=True) from None
     except exceptions.BusyLoadingError:
         raise Unreachable("it is still loading its data") from None
     except (exceptions.RedisError, OSError) as error:

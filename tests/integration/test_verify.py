@@ -43,8 +43,8 @@ async def run(
     def note(key: Found) -> None:
         found[key.db, key.name] = key
 
-    made = Settings(**({"source": source.url, "target": target.url, "spool_dir": tmp_path / "spool"} | settings))
-    report = await verify(made, options, note)
+    values: dict[str, Any] = {"source": source.url, "target": target.url, "spool_dir": tmp_path / "spool"} | settings
+    report = await verify(Settings(**values), options, note)
     assert not list((tmp_path / "spool").iterdir()), "nothing stays on disk"
     assert report.different == len(found)
     return report, found
