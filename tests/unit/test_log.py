@@ -79,9 +79,9 @@ def test_secrets_are_masked(stream: io.StringIO, style: str) -> None:
 def test_libraries_log_the_same_way(stream: io.StringIO) -> None:
     """Records of the standard logging become events of ours."""
     log.configure("logfmt", "info", stream)
-    logging.getLogger("asyncio").error("task %s failed", "x")
+    logging.getLogger("some.library").error("task %s failed", "x")
     (line,) = lines(stream)
-    assert 'level=error part=asyncio event="task x failed"' in line
+    assert 'level=error part=some.library event="task x failed"' in line
 
 
 def test_a_traceback_stays_on_its_line(stream: io.StringIO) -> None:
