@@ -9,14 +9,15 @@ import asyncio
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import uvloop
 
 from portd.cli.display import make_display, one_line
 from portd.cli.failures import report
 from portd.cli.notify import Notifier
-from portd.log import get_logger
+from portd.errors import ConfigError
+from portd.log import configure, get_logger
 from portd.memory.process import one_arena
 from portd.model import Phase
 from portd.pace import Pace
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from portd.cli.display import Display
+    from portd.cli.reload import ConfigFile
     from portd.memory.accounting import MemoryReport
     from portd.model import Progress
 
@@ -67,28 +69,29 @@ class Watched(Protocol):
         """How often a line about memory is logged, in seconds; 0 logs none."""
 
 
-def run_blocking(build: Callable[[], Runnable], settings: Watched) -> int:
+def run_blocking(build: Callable[[], Runnable], settings: Watched, file: ConfigFile | None = None) -> int:
     """Builds a service inside of an event loop and runs it to its end.
 
     Args:
         build: makes the service; called on the loop.
         settings: progress_seconds and memtrace.
+        file: read again at SIGHUP.
 
     Returns:
         The exit code.
     """
     one_arena()
-    return uvloop.run(_supervise(build, settings))
+    return uvloop.run(_supervise(build, settings, file))
 
 
-async def _supervise(build: Callable[[], Runnable], settings: Watched) -> int:
+async def _supervise(build: Callable[[], Runnable], settings: Watched, file: ConfigFile | None) -> int:
     task = asyncio.current_task()
     assert task is not None
     try:
         service = build()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is reported and becomes the exit code
         return report(error)
-    supervisor = Supervisor(service, settings, abort=task.cancel)
+    supervisor = Supervisor(service, settings, task.cancel, file)
     supervisor.start()
     try:
         await service.run()
@@ -110,16 +113,20 @@ class Supervisor:
         service: what runs.
         settings: progress_seconds and memtrace.
         abort: ends the service now, without draining.
+        file: read again at SIGHUP; without one, SIGHUP is a terminal that went away, and stops the service.
 
     Attributes:
         aborted_by: the signal that aborted the service, None if none did.
     """
 
-    def __init__(self, service: Runnable, settings: Watched, abort: Callable[[], object]) -> None:
+    def __init__(
+        self, service: Runnable, settings: Watched, abort: Callable[[], object], file: ConfigFile | None = None
+    ) -> None:
         self.aborted_by: int | None = None
         self._service = service
         self._abort = abort
         self._memtrace = settings.memtrace
+        self._file = file
         self._pace = Pace(service.progress)
         self._display: Display = make_display(service.progress, self._pace, settings.progress_seconds)
         self._notifier = Notifier()
@@ -134,6 +141,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         self._started = loop.time()
         self._every("tick", TICK_SECONDS, self._tick)
         if self._notifier.watchdog_seconds:
@@ -147,7 +155,7 @@ class Supervisor:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
         self._display.update()
         self._display.close()
@@ -168,6 +176,38 @@ class Supervisor:
                 loop.remove_signal_handler(other)  # the next one has its default effect, should aborting hang
                 signal.signal(other, signal.SIG_DFL)
             self._abort()
+
+    def _on_hangup(self) -> None:
+        """Reads the configuration file again."""
+        if self._file is None:
+            if not self._signals:
+                self._on_signal(signal.SIGHUP)
+            return
+        try:
+            changes = self._file.reread()
+        except ConfigError as error:
+            log.warning("reload failed", error=str(error.args[0]), hint=error.hint)
+            return
+        for name, value in changes.live.items():
+            self._apply(name, value)
+        log.info(
+            "reloaded", file=str(self._file.path), changed=" ".join(changes.live) or "nothing",
+            needs_restart=" ".join(changes.restart), overridden=" ".join(changes.hidden),
+        )  # fmt: skip
+
+    def _apply(self, name: str, value: Any) -> None:
+        """Lets a setting take effect."""
+        if name == "log_level":
+            configure(self._file.log_format if self._file else "auto", value)
+        elif name == "memtrace":
+            self._memtrace = value
+            if (timer := self._timers.pop("memtrace", None)) is not None:
+                timer.cancel()
+            if value:
+                self._every("memtrace", value, self._trace_memory)
+        elif name == "progress_seconds":
+            self._display.close()
+            self._display = make_display(self._service.progress, self._pace, value)
 
     def _every(self, name: str, seconds: float, action: Callable[[], None]) -> None:
         """Calls *action* now and then, from a timer: nothing to cancel but the timer."""

@@ -10,6 +10,7 @@ import typer
 from portd import configload
 from portd.cli.failures import report_plainly
 from portd.cli.worker import become_worker
+from portd.config import ENV_PREFIX
 from portd.errors import PortdError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 EPILOG = (
     "Every option is also a variable, PORTD_SOURCE for --source, and a line of the TOML file, source = ...; "
     "docs/configuration.md explains them. Exit codes: 0 done or stopped, 64 usage, 65 bad data, 69 a server is "
-    "not there, 70 a bug, 74 disk, 77 a server refused us, 78 settings."
+    "not there, 70 a bug, 74 disk, 75 another portd has the link, 77 a server refused us, 78 settings."
 )
 
 
@@ -32,4 +33,10 @@ def sync(file: Path | None, flags: Mapping[str, Any]) -> None:
         settings = configload.load_settings(flags, file)
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
-    become_worker(settings, warnings=configload.unknown_variables(os.environ))
+    variables = {name.removeprefix(ENV_PREFIX).lower() for name in os.environ if name.startswith(ENV_PREFIX)}
+    become_worker(
+        settings,
+        warnings=configload.unknown_variables(os.environ),
+        file=file.absolute() if file is not None else None,
+        pinned=frozenset({*flags, *variables}),
+    )

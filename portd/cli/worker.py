@@ -25,15 +25,19 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 1 << 16
 
 
-def become_worker(settings: Settings, warnings: Sequence[str]) -> NoReturn:
+def become_worker(
+    settings: Settings, warnings: Sequence[str], file: Path | None = None, pinned: frozenset[str] = frozenset()
+) -> NoReturn:
     """Replaces this program by the worker; only returns by its exit.
 
     Args:
         settings: handed over through a pipe that is not in the file system.
         warnings: variables that no setting reads, for its log.
+        file: TOML file, to be read again at SIGHUP.
+        pinned: settings that the file cannot change, since a flag or variable set them.
     """
     inbox, outbox = os.pipe()
-    data = pickle.dumps((settings, list(warnings)))
+    data = pickle.dumps((settings, list(warnings), file, pinned))
     if len(data) > _CHUNK_BYTES:
         raise InternalError("settings do not fit into a pipe")  # it holds 64 KiB, and nobody reads yet
     os.write(outbox, data)
@@ -54,15 +58,17 @@ def main() -> NoReturn:
     import redis.asyncio  # noqa: F401, PLC0415 - always needed in the end: loaded before the interpreter is weighed
 
     from portd import log  # noqa: PLC0415 - the program that becomes this one does not need it
+    from portd.cli.reload import ConfigFile  # noqa: PLC0415 - the same
     from portd.cli.runner import run_blocking  # noqa: PLC0415 - the same
     from portd.service import Service  # noqa: PLC0415 - the same
 
     with open(int(sys.argv[1]), "rb") as inbox:  # noqa: PTH123 - a descriptor
-        settings, warnings = pickle.load(inbox)  # noqa: S301 - our own, through a pipe of our own
+        settings, warnings, file, pinned = pickle.load(inbox)  # noqa: S301 - our own, through a pipe of our own
     log.configure(settings.log_format, settings.log_level)
     for name in warnings:
         log.get_logger("cli").warning("variable is not a setting", variable=name)
-    sys.exit(run_blocking(lambda: Service(settings), settings))
+    reread = ConfigFile(file, pinned, settings.log_format) if file is not None else None
+    sys.exit(run_blocking(lambda: Service(settings), settings, reread))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class Holder:
     def knows_dead(self, other: Holder) -> bool:
         """Whether *other* ran on this machine and does not run any more."""
         here = (self.machine, self.space) == (other.machine, other.space) and self.machine != ""
-        return here and _started(other.pid) != other.started
+        return here and _ended(other.pid, other.started)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -325,6 +325,22 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process of this machine was started, in ticks since boot; "" when there is none (proc(5), stat)."""
+    """When a process of this machine was started, in ticks since boot; "" when that cannot be seen (proc(5), stat)."""
     facts = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return facts[19] if len(facts) > 19 and facts[0] not in {"Z", "X"} else ""
+    if facts and facts[0] in {"Z", "X"}:
+        return "ended"
+    return facts[19] if len(facts) > 19 else ""
+
+
+def _ended(pid: int, started: str) -> bool:
+    """Whether the process *pid* that began at *started* is gone for certain. Another user's may be hidden from us."""
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # somebody else's, or one that took the number over
+    now = _started(pid)
+    return now not in {"", started}

@@ -20,7 +20,8 @@ import pytest
 import portd
 from portd.cli.failures import cause, exit_code, leaves
 from portd.cli.options import show_default
-from portd.config import SETTINGS
+from portd.cli.reload import Changes, ConfigFile
+from portd.config import SETTINGS, LogLevel
 from portd.errors import (
     ConfigError,
     DecodeError,
@@ -323,3 +324,36 @@ def test_a_terminal_gets_a_live_line(script: Path) -> None:
     assert process.wait(timeout=20) == 0
     os.close(controller)
     assert b"streaming: lag 0 ms" in drawn
+
+
+# ---------------------------------------------------------------- SIGHUP
+
+
+def test_a_file_read_again_tells_what_changed(tmp_path: Path) -> None:
+    """Some settings change live, a flag wins over the file, and the others need a restart, which is said each time."""
+    file = tmp_path / "portd.toml"
+    file.write_text('writers = 4\nlog-level = "info"\nmemtrace = 1\n')
+    config = ConfigFile(file, frozenset({"memtrace"}))
+    assert config.reread() == Changes()
+    file.write_text('writers = 8\nlog_level = "debug"\nmemtrace = 2\nprogress_seconds = 3\n')
+    told = Changes({"log_level": LogLevel.DEBUG, "progress_seconds": 3.0}, ["memtrace"], ["writers"])
+    assert config.reread() == told
+    assert config.reread() == Changes(restart=["writers"])
+    file.write_text("")
+    assert config.reread().live == {"log_level": LogLevel.INFO, "progress_seconds": 5.0}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['log_level = "loud"', "memtrace = -1", "memtrace = []", "progress_seconds = 9999", "sauce = 1", "writers ="],
+)
+def test_a_file_with_mistakes_changes_nothing(text: str, tmp_path: Path) -> None:
+    """A mistake is an error that says so, and what was valid before stays."""
+    file = tmp_path / "portd.toml"
+    file.write_text("")
+    config = ConfigFile(file, frozenset())
+    file.write_text('log_level = "debug"\n' + text)
+    with pytest.raises(ConfigError):
+        config.reread()
+    file.write_text('log_level = "debug"\n')
+    assert config.reread().live == {"log_level": LogLevel.DEBUG}
