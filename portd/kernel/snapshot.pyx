@@ -127,8 +127,8 @@ cdef class SnapshotDecoder(StreamReader):
     def rest(self):
         rest = self.buffer[self.start:self.stop]
         if self.state == ST_END:
-            self.base += self.stop - self.start
-            self.start = self.stop = 0
+            self.base += self.start
+            self.start = self.stop = self.summed = 0
         return rest
 
     @property
