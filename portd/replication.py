@@ -114,6 +114,7 @@ class Replication:
         backoff = Backoff()
         transfer: Transfer | None = None
         while not self._stop.is_set():
+            done = self._progress.stream.transactions
             try:
                 transfer = await self._run_session(parts, transfer)
             except PortdError as error:
@@ -121,6 +122,8 @@ class Replication:
                     raise
                 self._progress.last_error = str(error)
                 self._progress.phase = Phase.CONNECTING
+                if self._progress.stream.transactions > done:  # it worked for a while
+                    backoff.reset()
                 wait = (self._forks if self._copying else backoff).next_wait()
                 log.warning("session ended", error=str(error), retry_seconds=round(wait, 1))
                 transfer = None
@@ -190,6 +193,7 @@ class Replication:
             checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
             position = checkpoint.position if checkpoint and checkpoint.state is State.STREAM else None
             reason = "first" if checkpoint is None else "interrupted" if position is None else "backlog"
+            self._copying = False  # an attempt that does not get as far costs no fork
             transfer = await self._link.connect(position)
         if transfer.full:
             checkpoint = None

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 log = get_logger("sync")
 
+RECONNECT_SECONDS = 5.0  # longest wait for the source: asking for the stream costs it nothing
+LASTING_SECONDS = 1.0  # a link that lasted no longer did not work: the wait for the next one goes on growing
+
 
 class HistoryLost(Exception):
     """The source answered the wish to continue with a full sync; *transfer* is already agreed on."""
@@ -146,8 +149,9 @@ class Session:
     async def _keep_link(self) -> None:
         """Receives into the spool; a lost link is made again where it broke, without the target's side knowing."""
         link, parts = self._parts.link, self._parts
-        backoff = Backoff()
+        backoff = Backoff(limit_seconds=RECONNECT_SECONDS)
         while not self._input_ended.is_set():
+            begun = time.monotonic()
             try:
                 await link.run()
             except LinkLost as error:
@@ -162,7 +166,8 @@ class Session:
                     await self._decoded.wait()
                     if link.position is None:
                         raise
-                backoff.reset()
+                if time.monotonic() - begun > LASTING_SECONDS:
+                    backoff.reset()
                 await self._connect_again(backoff)
 
     async def _connect_again(self, backoff: Backoff) -> None:
