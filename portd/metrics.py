@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from portd import __version__
-from portd.model import Phase, Progress
+from portd.model import Phase, Progress, SourceOutlook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -82,6 +82,7 @@ class MetricsCollector(Collector):
         sources = self._sources
         yield from _service(sources.progress)
         yield from _source(sources.progress)
+        yield from _outlook(sources.progress.outlook)
         yield from _snapshot(sources.progress, sources.decoder())
         yield from _stream(sources)
         yield from _lanes(sources.progress)
@@ -142,6 +143,41 @@ def _source(progress: Progress) -> Iterator[Metric]:
         "source_last_sent_timestamp_seconds",
         "When an ACK or another byte was last sent to the source, unix time; 0 for never.",
         link.last_sent_at,
+    )
+
+
+def _outlook(outlook: SourceOutlook) -> Iterator[Metric]:
+    yield _gauge(
+        "source_output_buffer_bytes", "What the source queues for us; 0 where it does not tell.", outlook.output_bytes
+    )
+    yield _gauges(
+        "source_output_buffer_limit_bytes",
+        "The source drops the link above these: hard at once, soft after a while; 0 without a limit.",
+        "kind",
+        {"hard": outlook.output_hard_bytes, "soft": outlook.output_soft_bytes},
+    )
+    yield _gauge(
+        "source_output_buffer_soft_limit_seconds", "How long the soft limit may be passed.", outlook.output_soft_seconds
+    )
+    yield _gauge(
+        "source_link_left_seconds",
+        "Until the source would drop the link at the present pace; +Inf when it is in no danger.",
+        outlook.seconds_left,
+    )
+    yield _gauge("source_write_rate_bytes", "What the source adds to its stream in a second.", outlook.write_rate)
+    yield _gauge(
+        "source_backlog_bytes", "Size of the source's backlog; 0 where it does not tell.", outlook.backlog_bytes
+    )
+    yield _gauge("source_backlog_behind_bytes", "Of it, what we have not received.", outlook.backlog_behind_bytes)
+    yield _gauge(
+        "source_backlog_left_seconds",
+        "For how long a link that breaks now could be continued without a full sync; +Inf when nothing is written.",
+        outlook.backlog_seconds_left,
+    )
+    yield _gauge(
+        "source_asked_timestamp_seconds",
+        "When the source last told these figures, unix time; 0 for never.",
+        outlook.asked_at,
     )
 
 

@@ -6,6 +6,7 @@ Plain data without behaviour; every counter is a plain integer that its owner bu
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -79,6 +80,7 @@ class LinkState:
     bytes_received: int = 0
     bytes_sent: int = 0
     losses: Counter[str] = field(default_factory=Counter)  # reason -> times
+    local: str = ""  # our end of the last connection, ip:port; empty for others than TCP
 
 
 @dataclass(slots=True)
@@ -95,6 +97,23 @@ class LaneState:
 
 
 @dataclass(slots=True)
+class SourceOutlook:
+    """What the source queues for us against its limits, as far as it lets us ask; see `portd.source.forecast`."""
+
+    asked_at: float = 0.0  # time.time() of the last answer; 0 = never
+    output_bytes: int = 0  # queued for us in the source's memory
+    output_growth: float = 0.0  # bytes per second
+    output_hard_bytes: int = 0  # the link is dropped at once above this; 0 = no limit, or not known
+    output_soft_bytes: int = 0  # and above this after output_soft_seconds
+    output_soft_seconds: int = 0
+    seconds_left: float = math.inf  # until the link would be dropped
+    write_rate: float = 0.0  # bytes per second of the source's stream
+    backlog_bytes: int = 0  # size of the backlog
+    backlog_behind_bytes: int = 0  # of it, what we have not received
+    backlog_seconds_left: float = math.inf  # a link that breaks now can be continued for this long
+
+
+@dataclass(slots=True)
 class Progress:
     """All that is known about a running sync; one instance, owned by the service."""
 
@@ -106,9 +125,12 @@ class Progress:
     snapshot: SnapshotProgress = field(default_factory=SnapshotProgress)
     stream: StreamProgress = field(default_factory=StreamProgress)
     source: LinkState = field(default_factory=LinkState)
+    outlook: SourceOutlook = field(default_factory=SourceOutlook)
     lanes: list[LaneState] = field(default_factory=list)
     dead_letters: Counter[str] = field(default_factory=Counter)  # error code -> times
-    attributes_dropped: Counter[str] = field(default_factory=Counter)  # idle, freq, ... a target or a big key cannot keep
+    attributes_dropped: Counter[str] = field(
+        default_factory=Counter
+    )  # idle, freq, ... a target or a big key cannot keep
     last_error: str = ""
     source_info: dict[str, str] = field(default_factory=dict)  # server, version, role ... for /status
     target_info: dict[str, str] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from portd.metrics import Sources, build_registry
 from portd.model import Phase, Progress
 from portd.pace import Pace
 from portd.replication import Replication
+from portd.source.forecast import Forecast
 
 if TYPE_CHECKING:
     from portd.config import Settings
@@ -50,6 +51,7 @@ class Service:
         self._stop = asyncio.Event()
         self._replication = Replication(settings, self._plan, self.progress, self._stop)
         self._accounting.pipeline = self._replication.reading
+        self._forecast = Forecast(settings.source_endpoint(), self.progress)
         self._http = self._make_http()
         self._task: asyncio.Task[None] | None = None
 
@@ -74,7 +76,9 @@ class Service:
             self._accounting.start()
             async with asyncio.TaskGroup() as group:
                 self._task = group.create_task(self._replication.run(), name="replication")
+                forecast = group.create_task(self._forecast.run(), name="forecast")
                 await self._watch_stop(self._task)
+                forecast.cancel()
             self.progress.phase = Phase.STOPPED
         except BaseException as error:
             self.progress.phase = Phase.FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from portd.model import Phase
 
 if TYPE_CHECKING:
     from portd.config import Settings
-    from portd.model import LaneState, LinkState, Progress
+    from portd.model import LaneState, LinkState, Progress, SourceOutlook
     from portd.pace import Pace
 
 # The snapshot is applied and the checkpoint written: what /readyz waits for.
@@ -37,7 +38,12 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
         "phase": progress.phase.value,
         "ready": progress.phase in READY_PHASES,
         "uptime_seconds": round(now - progress.started_at, 1),
-        "source": {"url": shown["source"], "info": progress.source_info, **_link(progress.source, now)},
+        "source": {
+            "url": shown["source"],
+            "info": progress.source_info,
+            "outlook": _outlook(progress.outlook),
+            **_link(progress.source, now),
+        },
         "target": {
             "url": shown["target"],
             "info": progress.target_info,
@@ -76,6 +82,14 @@ def _link(link: LinkState, now: float) -> dict[str, Any]:
         "last_received_seconds_ago": round(now - link.last_received_at, 3) if link.last_received_at else None,
         "last_sent_seconds_ago": round(now - link.last_sent_at, 3) if link.last_sent_at else None,
     }
+
+
+def _outlook(outlook: SourceOutlook) -> dict[str, Any] | None:
+    """None while the source has told nothing; JSON has no infinity, so "never" is None too."""
+    if not outlook.asked_at:
+        return None
+    values = asdict(outlook)
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _lane(lane: LaneState, now: float) -> dict[str, Any]:

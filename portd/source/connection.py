@@ -70,6 +70,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+            self._state.local = _address(transport.get_extra_info("sockname"))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._silence_seconds * 1000))
         self.send(self._handshake.begin())
 
@@ -188,3 +189,9 @@ class Connection(asyncio.BufferedProtocol):
             self._reason = reason
         if self._transport is not None:
             self._transport.abort()
+
+
+def _address(name: tuple[str, int]) -> str:
+    """As the server's CLIENT LIST writes it; anet.c:anetFormatAddr."""
+    host, port = name[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
