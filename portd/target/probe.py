@@ -190,7 +190,9 @@ async def _permissions(connection: Connection, key: str) -> tuple[set[str], set[
 async def _footer(connection: Connection, key: str, family: str) -> int:
     """The highest footer that RESTORE accepts, 0 when that cannot be found out."""
     footers = VALKEY_FOOTERS if family == "valkey" else REDIS_FOOTERS
-    answers = await connection.ask(*(request("RESTORE", key, 1, _payload(footer), "ABSTTL") for footer in footers))
+    restores = [request("RESTORE", key, 1, _payload(footer), "ABSTTL") for footer in footers]
+    # A Valkey in import mode, where an earlier sync left it, keeps keys whose time has passed.
+    answers = (await connection.ask(*restores, request("DEL", key)))[:-1]
     return next((footer for footer, answer in zip(footers, answers, strict=True) if answer == b"OK"), 0)
 
 
