@@ -44,7 +44,7 @@ def uncompiled_units() -> list[str]:
         name = f"portd.kernel.{unit.stem}"
         try:
             loaded_from = str(importlib.import_module(name).__file__)
-        except ImportError as error:
+        except (ImportError, ValueError) as error:  # ValueError: built against another version of a neighbour
             loaded_from = str(error)
         if not loaded_from.endswith(tuple(EXTENSION_SUFFIXES)):
             problems.append(f"{name} is not compiled ({loaded_from})\nHINT: build it with 'pip install -e .'")

@@ -57,8 +57,10 @@ def lzf_decompress(packed: bytes, size: int) -> bytes:
                 at += 1
                 if distance > len(out):
                     raise OracleError("LZF match begins before the start")
-                for _ in range(length + 2):
-                    out.append(out[-distance])
+                match = out[len(out) - distance :][: length + 2]
+                while len(match) < length + 2:  # it overlaps what it makes: the last bytes repeat
+                    match = match * 2
+                out += match[: length + 2]
             if len(out) > size:
                 raise OracleError("LZF gives more than announced")
     except IndexError:
