@@ -50,7 +50,7 @@ class Resync:
         self._letters = 0
 
     async def begin(self) -> None:
-        """Decides, and flushes where that is wanted; before the marker of the full sync is written.
+        """Decides, and flushes where that is wanted; before the marker of the full sync is written. May be repeated.
 
         Raises:
             TargetError: the target refuses, or cannot be reached.
@@ -80,6 +80,7 @@ class Resync:
 
     async def _begin_pruning(self) -> None:
         settings, capabilities = self._settings, self._capabilities
+        self.close()  # of an attempt before
         explicit = settings.prune is Prune.PRUNE
         directory = settings.spool_directory()
         options = PruneOptions(

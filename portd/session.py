@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.config import Existing, StopAfter
@@ -23,6 +24,7 @@ from portd.streamfeed import StreamFeed
 from portd.target.applier import Applier, ApplierOptions
 from portd.target.checkpoint import Checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions
+from portd.target.control import patiently
 from portd.target.deadletter import Letter
 from portd.target.lane import WriterOptions
 from portd.target.writers import Writers
@@ -240,9 +242,9 @@ class Session:
         self._phase = progress.phase = Phase.SNAPSHOT
         key = settings.checkpoint_name()
         self.resync = resync = Resync(settings, parts.target, parts.capabilities, self._patience())
-        await resync.begin()
+        await patiently(resync.begin, self._note_refusal)
         marker = Checkpoint.begin(transfer.position, progress.source_info.get("run_id", ""), sole=resync.sole)
-        await write_checkpoint(parts.target, key, marker)
+        await patiently(partial(write_checkpoint, parts.target, key, marker), self._note_refusal)
         decoder = SnapshotDecoder(
             parts.capabilities.dialect(),
             chunk_bytes=settings.chunk_bytes,
@@ -275,7 +277,7 @@ class Session:
         checkpoint = replace(
             Checkpoint.following(position, max(db, 0), marker.source_run_id, marker.snapshot_id), sole=marker.sole
         )
-        await write_checkpoint(parts.target, key, checkpoint)
+        await patiently(partial(write_checkpoint, parts.target, key, checkpoint), self._note_refusal)
         self._checkpoint = checkpoint
         progress.stream.applied_offset = progress.stream.checkpointed_offset = position.offset
         snapshot = progress.snapshot
@@ -300,6 +302,10 @@ class Session:
             )
         self._transfer = replace(self._transfer, position=Position(replid, int(offset)))
         self._replid = replid
+
+    def _note_refusal(self, text: str) -> None:
+        self._parts.progress.last_error = text
+        log.warning("target refuses for now", error=text)
 
     def _writer_options(self) -> WriterOptions:
         parts = self._parts

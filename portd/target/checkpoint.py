@@ -24,9 +24,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.errors import ConfigError, TargetError, TargetNotEmpty
-from portd.model import Position
+from portd.errors import ConfigError, TargetBusy, TargetError, TargetNotEmpty
+from portd.model import LinkState, Position
+from portd.target.connection import ConnectionOptions, connect, text_of
 from portd.target.control import control
+from portd.target.replies import Verdict, classify
 from portd.target.wire import request
 
 if TYPE_CHECKING:
@@ -156,12 +158,20 @@ async def write_checkpoint(endpoint: Endpoint, key: str, checkpoint: Checkpoint)
 
     Raises:
         TargetLost: the target cannot be reached; it may have been written.
+        TargetBusy: it refuses for now.
         TargetError: it refuses.
     """
-    async with control(endpoint, "writing the checkpoint") as client, client.pipeline(transaction=True) as pipe:
-        pipe.delete(key)
-        pipe.execute_command("HSET", key, *checkpoint.fields())
-        await pipe.execute()
+    connection = await connect(endpoint, "checkpoint", LinkState(), ConnectionOptions())
+    try:
+        answers = await connection.ask(request("MULTI"), *checkpoint.commands(key), request("EXEC"))
+    finally:
+        connection.close()
+    text = next((text for text in map(text_of, answers) if text), "")
+    if not text:
+        return
+    if classify(text) is Verdict.RETRY:
+        raise TargetBusy(f"the target refuses for now while writing the checkpoint: {text}")
+    raise TargetError(f"the target refuses the checkpoint: {text}", hint=f"portd's user needs to write {key!r}")
 
 
 async def guard(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from portd.errors import TargetBusy, TargetError, TargetLost
+from portd.target.backoff import Backoff
 from portd.target.replies import Verdict, classify, presentable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from redis.asyncio import Redis
     from redis.exceptions import RedisError
 
     from portd.endpoint import Endpoint
+
+ResultT = TypeVar("ResultT")
 
 
 @asynccontextmanager
@@ -39,6 +43,25 @@ async def control(endpoint: Endpoint, what: str) -> AsyncIterator[Redis]:
         raise _translate(error, what) from None
     finally:
         await client.aclose()
+
+
+async def patiently(action: Callable[[], Awaitable[ResultT]], note: Callable[[str], None]) -> ResultT:
+    """Does *action*, again and again while the target refuses for now (out of memory, loading, too few replicas).
+
+    Args:
+        action: may be repeated.
+        note: told of every refusal.
+
+    Raises:
+        TargetError: another one than `TargetBusy`.
+    """
+    backoff = Backoff()
+    while True:
+        try:
+            return await action()
+        except TargetBusy as error:
+            note(str(error))
+            await asyncio.sleep(backoff.next())
 
 
 def reply_text(error: RedisError) -> str:
