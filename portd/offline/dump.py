@@ -13,8 +13,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import SourceError
-from portd.files.errors import OutputError
+from portd.files.errors import Interrupted, OutputError
 from portd.kernel.handler import Handler
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.kernel.stream import StreamSplitter
@@ -85,6 +84,7 @@ class Dump(OfflineService):
 
         Raises:
             SourceError: no connection, a refusal, or a link that was lost inside the snapshot.
+            Interrupted: it was told to stop before the snapshot was whole.
             OutputError: the disk is full or failed.
         """
         work = asyncio.create_task(self._fetch.run(self._consume), name="dump")
@@ -94,7 +94,7 @@ class Dump(OfflineService):
             if not work.done() and not self._snapshot_done:
                 work.cancel()
                 await asyncio.wait({work})
-                raise SourceError("stopped before the snapshot was complete: nothing was kept")
+                raise Interrupted("stopped before the snapshot was whole: nothing was kept")
             await work
         finally:
             stop.cancel()
