@@ -10,7 +10,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.errors import ConfigError, DecodeError
+from portd.errors import ConfigError
 from portd.source.info import parse_info
 from portd.target.capabilities import rdb_version_of
 from portd.verify.wire import Refused, Wire
@@ -61,7 +61,8 @@ class LiveReader:
         exact_ttl: expiry times can be asked for to the millisecond.
         databases: numbers of the databases that hold keys.
         keys: in all of them.
-        too_large: keys that were not read because DUMP would block the server, since this was last cleared.
+        too_large: keys that were not read because DUMP would block the server, or with metadata whose end is not known,
+            since this was last cleared.
         read_bytes: of payloads.
     """
 
@@ -185,13 +186,17 @@ class LiveReader:
         head = b"\xfe\x80" + struct.pack(">I", db)
         if expiry >= 0:
             head += b"\xfc" + struct.pack("<q", expiry)
-        first = True
+        first, skipped = True, False
         self.read_bytes += size
         async for piece in self._wire.pieces(size - FOOTER_BYTES):
             data = piece
+            if skipped:
+                continue
             if first:
                 if piece[0] == KEY_META:
-                    raise DecodeError("a DUMP payload with key metadata cannot be read", db=db, key=name)
+                    self.too_large.add((db, name))
+                    skipped = True
+                    continue
                 data = head + piece[:1] + b"\x80" + struct.pack(">I", len(name)) + name + piece[1:]
                 first = False
             pour(decoder, data, sink)

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from portd.errors import HandshakeError, LinkLost
+from portd.errors import HandshakeError, LinkLost, SourceError
 from portd.kernel.digest import DigestHandler
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
@@ -99,8 +99,9 @@ class EndDigest:
         if method is not Method.SCAN:
             try:
                 await self._by_psync()
-            except HandshakeError as error:
-                if method is Method.PSYNC:
+            except SourceError as error:
+                self._rename(error)
+                if method is Method.PSYNC or not isinstance(error, HandshakeError):
                     raise
                 log.info("PSYNC is refused, keys are scanned", end=self._side, error=str(error.args[0]))
                 method = Method.SCAN
@@ -131,6 +132,12 @@ class EndDigest:
         finally:
             link.close()
             spool.close()
+
+    def _rename(self, error: SourceError) -> None:
+        """A link calls its server the source; here it may be the target."""
+        if self._side == "target":
+            error.args = (str(error.args[0]).replace("the source", "the target"), *error.args[1:])
+            error.hint = error.hint and error.hint.replace("the source", "the target")
 
     async def _digest(self, spool: Spool) -> None:
         decoder = SnapshotDecoder(self._options.handler())
