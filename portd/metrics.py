@@ -125,6 +125,9 @@ def _service(progress: Progress) -> Iterator[Metric]:
         "full_syncs_total", "Full syncs begun, by reason.", "reason", progress.full_syncs, FULL_SYNC_REASONS
     )
     yield _counter("partial_syncs_total", "Times the source let us continue the stream.", progress.partial_syncs)
+    yield _counter(
+        "keys_pruned_total", "Keys removed from the target that the source did not have any more.", progress.keys_pruned
+    )
 
 
 def _source(progress: Progress) -> Iterator[Metric]:

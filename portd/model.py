@@ -122,6 +122,7 @@ class Progress:
     position: Position | None = None  # last checkpoint known
     full_syncs: Counter[str] = field(default_factory=Counter)  # reason -> times
     partial_syncs: int = 0
+    keys_pruned: int = 0  # removed from the target, since the source did not have them any more
     snapshot: SnapshotProgress = field(default_factory=SnapshotProgress)
     stream: StreamProgress = field(default_factory=StreamProgress)
     source: LinkState = field(default_factory=LinkState)

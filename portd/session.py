@@ -266,6 +266,7 @@ class Session:
                 await self.writers.flush()
                 self.writers.close()
             await resync.finish(decoder.statistics()["keys_failed"])
+            progress.keys_pruned += resync.removed
         except BaseExceptionGroup as group:
             raise first_cause(group) from None
         finally:

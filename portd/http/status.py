@@ -52,6 +52,7 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
         "position": asdict(progress.position) if progress.position else None,
         "full_syncs": dict(progress.full_syncs),
         "partial_syncs": progress.partial_syncs,
+        "keys_pruned": progress.keys_pruned,
         "snapshot": {
             **asdict(snapshot),
             "done": rates.done,

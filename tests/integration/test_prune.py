@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from portd.endpoint import Endpoint
+from portd.errors import TargetLost
+from portd.target.prune import PruneOptions, Pruner
 from tests.compare import assert_equal
 from tests.datasets import fill_big_hash, fill_every_encoding, fill_mixed, fill_strings
 from tests.process import Portd
@@ -156,3 +160,52 @@ def test_an_old_target_is_pruned_too(servers: ServerFactory) -> None:
     assert {*source.client().scan_iter(count=1000)} == {
         key for key in target.client().scan_iter(count=1000) if not key.startswith(b"portd:")
     }
+
+
+async def test_lost_connections_while_pruning_change_nothing(target: Server) -> None:
+    """Scanning and removing are taken up again after every cut; exactly the ghosts go."""
+    client = target.client()
+    keep, ghosts = [b"keep %d" % number for number in range(30_000)], [b"ghost %d" % number for number in range(30_000)]
+    for db in (0, 3):
+        target.client(db=db).mset(dict.fromkeys(keep + ghosts, b"1"))
+    client.set("portd:checkpoint:mine", "1")
+    options = PruneOptions(own_key="portd:checkpoint:mine", prefix="portd:checkpoint:", shared=False, unlink=True)
+    pruner = Pruner(Endpoint.parse(target.url), target.directory, options)
+    for db in (0, 3):
+        for name in keep:
+            pruner.note_key(db, name)
+    cuts = 0
+
+    async def cut() -> None:
+        nonlocal cuts
+        while True:
+            for each in client.client_list():
+                if each["name"].startswith("portd-prune") and cuts < 8:
+                    client.client_kill_filter(_id=each["id"])
+                    cuts += 1
+            await asyncio.sleep(0.03)
+
+    cutter = asyncio.create_task(cut())
+    try:
+        found = await pruner.run()
+    finally:
+        cutter.cancel()
+        pruner.close()
+    assert cuts == 8
+    assert found.hashed == 60_000
+    for db in (0, 3):
+        left = {*target.client(db=db).scan_iter(count=1000)} - {b"portd:checkpoint:mine"}
+        assert left == {*keep}
+
+
+async def test_pruning_stops_at_another_target(target: Server) -> None:
+    """A target that was restarted since the snapshot was written is not pruned: the snapshot starts over."""
+    options = PruneOptions(own_key="a", prefix="b", shared=True, unlink=True, run_id="0" * 40)
+    target.client().set("ghost", "1")
+    pruner = Pruner(Endpoint.parse(target.url), target.directory, options)
+    try:
+        with pytest.raises(TargetLost, match="restarted or replaced"):
+            await pruner.run()
+    finally:
+        pruner.close()
+    assert target.client().exists("ghost") == 1
