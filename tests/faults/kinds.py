@@ -85,6 +85,30 @@ async def kill_portd_long(world: World) -> None:
     world.portd.start()
 
 
+@kind("portd: kill -9 while the source is away", weight=0.5, alone=True)
+async def kill_without_source(world: World) -> None:
+    """It ends with 69 or waits, and is started until the source is there."""
+    await _kill_without(world, world.source_proxy)
+
+
+@kind("portd: kill -9 while the target is away", weight=0.5, alone=True)
+async def kill_without_target(world: World) -> None:
+    """It ends with 69 or waits, and is started until the target is there."""
+    await _kill_without(world, world.target_proxy)
+
+
+async def _kill_without(world: World, proxy: Proxy) -> None:
+    proxy.refuse()
+    proxy.cut()
+    await asyncio.to_thread(world.portd.kill)
+    world.portd.start()
+    end = time.monotonic() + world.chance.uniform(0.2, 2.5)
+    while time.monotonic() < end:
+        await world.keep_portd()
+        await asyncio.sleep(0.05)
+    await proxy.start()
+
+
 @kind("portd: SIGTERM and start", weight=1, alone=True)
 async def terminate_portd(world: World) -> None:
     """A restart in order drains and exits with 0."""
@@ -329,7 +353,10 @@ SNAPSHOT_BYTES = 600_000  # no snapshot here is smaller
 def _inside_kinds() -> None:
     inner = [
         each for each in KINDS
-        if not each.full and not each.name.startswith("source: failover") and each.name != "source: restart with its data"
+        if not each.full
+        and "failover" not in each.name
+        and "while the" not in each.name
+        and each.name != "source: restart with its data"
     ]  # fmt: skip
     for each in inner:
 

@@ -132,7 +132,7 @@ class Run:
 
     def _choose(self) -> Kind:
         """Every kind comes up by its weight, and all of them before any deck begins again."""
-        if not self._deck:
+        while not self._deck:
             for each in self._kinds:
                 copies = int(each.weight) + (self._chance.random() < each.weight % 1)
                 self._deck += [each] * copies

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.compare import compare_later
 from tests.faults.kinds import BY_NAME, in_snapshot
 from tests.faults.sampler import sample_process
 from tests.faults.world import SILENCE_SECONDS, World, until_online
@@ -38,6 +39,7 @@ def losses(status: dict[str, Any]) -> set[str]:
     "name",
     [
         "portd: kill -9",
+        "portd: SIGSTOP a while",
         "target link: cut again and again",
         "target link: cut inside a message",
         "target: kill -9 with its data",
@@ -136,6 +138,9 @@ async def test_a_source_that_restarts_empty_gets_a_full_sync(world: World, *, re
     assert world.target.client().get("survivor") == b"1"
     status = await world.until(lambda _: True, "status")
     assert sum(status["full_syncs"].values()) == (1 if restart else 2)
+    await world.hold()
+    await world.recovered()
+    assert await compare_later(world.source, world.target) == []
 
 
 async def test_an_offset_beyond_the_new_primarys_is_not_continued() -> None:
@@ -162,6 +167,7 @@ async def test_an_offset_beyond_the_new_primarys_is_not_continued() -> None:
         await world.recovered()
         status = await world.until(lambda _: True, "status")
         assert sum(status["full_syncs"].values()) == 2
+        assert world.target.client().llen("lost") == 0
         assert status["position"]["replid"] == new.info("replication")["master_replid"]
 
 
