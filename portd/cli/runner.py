@@ -133,6 +133,7 @@ class Supervisor:
         self._signals = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._traces = 0
+        self._traced: MemoryReport | None = None  # at the last trace
         self._status_at = 0.0
         self._started = 0.0
 
@@ -235,11 +236,14 @@ class Supervisor:
         """One line in the spirit of Go's gctrace."""
         self._traces += 1
         memory = self._service.memory()
+        before, self._traced = self._traced, memory
+        pause = memory.gc.pause_seconds - (before.gc.pause_seconds if before else 0.0)
         owners = {reading.owner.replace(" ", "_"): reading.held_bytes for reading in memory.owners}
         log.info(
             "memtrace",
             number=self._traces,
             uptime_seconds=round(time.time() - self._service.progress.started_at, 1),
+            rss_before=before.rss_bytes if before else memory.rss_bytes,
             rss_bytes=memory.rss_bytes,
             peak_bytes=memory.rss_peak_bytes,
             ceiling_bytes=memory.ceiling_bytes,
@@ -248,6 +252,8 @@ class Supervisor:
             unexplained=memory.unexplained_bytes,
             **owners,
             spool_disk=memory.pipeline.spool.disk_bytes,
-            collections=memory.heaps.gc_collections,
+            collections=memory.gc.runs,
+            gc_ms=round(pause * 1000, 2),
+            gc_longest_ms=round(memory.gc.longest_seconds * 1000, 2),
             python_blocks=memory.heaps.python_blocks,
         )

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["CONTENT_POLICY", "memory_page", "status_page"]
 
 _MOODS = {"streaming": "good", "failed": "bad", "stopped": "soft"}
+_PROFILE = (
+    "<p><a href='/debug/memory/heap?seconds=3&amp;format=flame'>flame graph of 3 s</a>, "
+    "<a href='/debug/memory/heap?seconds=3&amp;debug=1'>as text</a>, or in a terminal</p>"
+    "<p><code>go tool pprof -inuse_space http://&hellip;/debug/memory/heap</code></p>"
+)
 _UNEXPLAINED_BYTES = 10 << 20  # more than this of RSS that nobody accounts for is shown in red
 
 
@@ -68,6 +73,7 @@ def memory_page(report: MemoryReport) -> str:
     if pipeline.lanes:
         body += card("In flight", _in_flight(report), note="sent to the target, not acknowledged")
     body += card("By allocator", _allocators(report), note="the same bytes, another cut")
+    body += card("Heap profile", _PROFILE, note="which lines hold the bytes", wide=not pipeline.lanes)
     if pipeline.largest_keys:
         body += card("Largest keys", _largest(pipeline.largest_keys), note="so far", wide=True)
     return page("memory - portd", state, body)
@@ -252,7 +258,11 @@ def _allocators(report: MemoryReport) -> str:
         ("Python objects, data, stacks", human_bytes(found.python_bytes)),
         ("resident", human_bytes(report.rss_bytes)),
     ]
-    note = f"<p class='soft'>{human_count(found.python_blocks)} small objects, {human_count(found.gc_collections)} collections"
+    pauses = report.gc
+    note = (
+        f"<p class='soft'>{human_count(found.python_blocks)} small objects; {human_count(pauses.runs)} garbage collections "
+        f"took {human_seconds(pauses.pause_seconds)}, the longest {human_seconds(pauses.longest_seconds)}"
+    )
     return (
         table(["allocator", "#now"], rows, sums=1)
         + note

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from portd.memory.cgroup import Cgroup, find_cgroup
+from portd.memory.collector import GcReading, GcWatch
 from portd.memory.history import History, HistoryReading
 from portd.memory.ledger import Ledger
 from portd.memory.process import Heaps, Resident, heaps, peak_rss, proportional, resident, trim
@@ -48,6 +49,7 @@ class MemoryReport:
         unexplained_bytes: RSS - interpreter - owned - free; negative when an owner's buffers were never touched.
         owners: who holds what.
         heaps: anonymous memory by allocator: the same bytes, another cut.
+        gc: pauses of Python's cyclic collector.
         pipeline: how full the parts are.
         history: the last minutes.
     """
@@ -67,6 +69,7 @@ class MemoryReport:
     unexplained_bytes: int
     owners: list[OwnerReading]
     heaps: Heaps
+    gc: GcReading
     pipeline: PipelineReading
     history: HistoryReading
 
@@ -93,6 +96,7 @@ class Accounting:
         self.ceiling_bytes = 0
         self.cgroup = cgroup or find_cgroup()
         self._history = History(COLUMNS)
+        self._gc = GcWatch()
         self._start_anon = _used_anon(resident())
         self._timer: asyncio.TimerHandle | None = None
         self._looked_at = 0.0
@@ -115,11 +119,13 @@ class Accounting:
 
     def start(self) -> None:
         """Samples once a second from a timer of the running loop, until `close`."""
+        self._gc.start()
         if self._timer is None:
             self._tick(asyncio.get_running_loop())
 
     def close(self) -> None:
         """Stops sampling; may be called at any time and again."""
+        self._gc.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -154,6 +160,7 @@ class Accounting:
             unexplained_bytes=now.rss_bytes - interpreter - owned - found.c_free_bytes,
             owners=owners,
             heaps=found,
+            gc=self._gc.read(),
             pipeline=self.pipeline(),
             history=self._history.read(),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import aiohttp
 import pytest
 
 from portd.http import HttpServer
+from portd.memory.collector import GcWatch
 from portd.memory.heap import OTHER, HeapBusy, HeapProfile, HeapRecorder, Sample
 from portd.memory.heapformat import SAMPLE_TYPES, as_pprof, as_text, varint
 from portd.memory.heapnames import FunctionNames
@@ -190,6 +192,24 @@ async def test_a_recording_gives_way(recorder: HeapRecorder) -> None:
     await ticker
     assert data
     assert longest < 0.15
+
+
+def test_pauses_of_the_collector_are_timed() -> None:
+    """Runs, their time and what they freed, only while it watches."""
+    watch = GcWatch()
+    watch.start()
+    cycle: list[object] = []
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    watch.close()
+    found = watch.read()
+    gc.collect()
+    assert watch.read() == found
+    assert found.runs >= 1
+    assert found.collected >= 1
+    assert 0 < found.longest_seconds <= found.pause_seconds
+    assert found.longest_at > 0
 
 
 # ----------------------------------------------------------------------------------------------------------- writing down
