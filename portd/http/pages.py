@@ -19,7 +19,7 @@ _MOODS = {"streaming": "good", "failed": "bad", "stopped": "soft"}
 _PROFILE = (
     "<p><a href='/debug/memory/heap?seconds=3&amp;format=flame'>flame graph of 3 s</a>, "
     "<a href='/debug/memory/heap?seconds=3&amp;debug=1'>as text</a>, or in a terminal</p>"
-    "<p><code>go tool pprof -inuse_space http://&hellip;/debug/memory/heap</code></p>"
+    "<p><code>go tool pprof -inuse_space HOST:PORT/debug/memory/heap</code></p>"
 )
 _UNEXPLAINED_BYTES = 10 << 20  # more than this of RSS that nobody accounts for is shown in red
 
