@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.faults.world import SILENCE_SECONDS, Failure, until_online
 from tests.servers import wait_for, wait_for_sync
@@ -57,11 +59,16 @@ def kind(name: str, **options: Any) -> Callable[[FaultFunction], FaultFunction]:
     return register
 
 
+def once(server: Server) -> redis.Redis:
+    """A client that sends nothing twice."""
+    return redis.Redis(unix_socket_path=str(server.path), socket_timeout=30, retry=Retry(NoBackoff(), 0))
+
+
 async def _ask(server: Server, *command: Any) -> Any:
     """One command over a connection of its own."""
 
     def ask() -> Any:
-        with redis.Redis(unix_socket_path=str(server.path), socket_timeout=30) as client:
+        with once(server) as client:
             return client.execute_command(*command)
 
     return await asyncio.to_thread(ask)
@@ -248,7 +255,7 @@ async def source_restarts(world: World) -> None:
         await until_online(world, world.spare)
 
     def restart() -> None:
-        with contextlib.suppress(redis.ConnectionError), redis.Redis(unix_socket_path=str(source.path)) as client:
+        with contextlib.suppress(redis.ConnectionError), once(source) as client:
             client.execute_command("SHUTDOWN", "SAVE")
         source.restart()
 

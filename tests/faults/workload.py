@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from tests.traffic import LiveTraffic, Workload
 
@@ -128,7 +130,10 @@ class Ledger:
     async def _run(self) -> None:
         while not self._stopping.is_set():
             client = redis.asyncio.Redis(
-                unix_socket_path=str(self._server.path), db=LEDGER_DB, single_connection_client=True
+                unix_socket_path=str(self._server.path),
+                db=LEDGER_DB,
+                single_connection_client=True,
+                retry=Retry(NoBackoff(), 0),  # what the server did is the truth, and nothing may be sent twice
             )
             try:
                 await self._write(client)

@@ -9,6 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.compare import compare
 from tests.datasets import fill_big_hash, fill_big_list, fill_big_stream, fill_big_string, fill_mixed
@@ -264,7 +266,7 @@ def _short(status: object) -> str:
 
 
 def _client(server: Server) -> redis.Redis:
-    return redis.Redis(unix_socket_path=str(server.path), db=LEDGER_DB, socket_timeout=30)
+    return redis.Redis(unix_socket_path=str(server.path), db=LEDGER_DB, socket_timeout=30, retry=Retry(NoBackoff(), 0))
 
 
 def _write(server: Server, key: str, value: bytes) -> bool:
