@@ -156,7 +156,11 @@ class Lease:
         """Writes the lease; returns who had it before."""
         while True:
             holder = await self._holder(connection)
-            if holder is not None and holder.token != self._me.token and not await self._is_dead(connection, holder):
+            if holder is None or holder.token == self._me.token:
+                pass
+            elif await self._is_dead(connection, holder):
+                _log.info("lease of a dead process", link=self._link, holder=str(holder))
+            else:
                 if not takeover:
                     await connection.ask(request("UNWATCH"))
                     raise LinkTaken(
