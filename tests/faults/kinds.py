@@ -345,6 +345,28 @@ async def target_loses_all(world: World) -> None:
     await asyncio.to_thread(restart)
 
 
+@kind("target: back to an older copy of its data", alone=True)
+async def target_goes_back(world: World) -> None:
+    """A backup is restored: the checkpoint goes back with the data, and the stream is asked for again from there."""
+    target = world.target
+    data, copy = target.directory / "appendonlydir", target.directory / "older"
+
+    def take() -> None:
+        target.signal(signal.SIGSTOP)  # a copy of one moment
+        shutil.copytree(data, copy)
+        target.signal(signal.SIGCONT)
+
+    def restore() -> None:
+        target.kill()
+        shutil.rmtree(data)
+        copy.rename(data)
+        target.start()
+
+    await asyncio.to_thread(take)
+    await asyncio.sleep(world.chance.uniform(0.2, 1.5))
+    await asyncio.to_thread(restore)
+
+
 @kind("target: FLUSHALL by a stranger", full=True, alone=True)
 async def target_flushed(world: World) -> None:
     """The checkpoint goes with the data: a full sync must follow."""
@@ -362,6 +384,7 @@ def _inside_kinds() -> None:
         each for each in KINDS
         if not each.full
         and "failover" not in each.name
+        and "older copy" not in each.name
         and "while the" not in each.name
         and each.name != "source: restart with its data"
     ]  # fmt: skip
