@@ -250,7 +250,8 @@ class World:
         found = await asyncio.to_thread(self.differences)
         self.target.client().delete("portd:checkpoint:default")
         digests = [_digest(server) for server in (self.source, self.target)]
-        if digests[0] != digests[1]:
+        alike = self.source.binary.name == self.target.binary.name  # other versions print scores in other ways
+        if alike and digests[0] != digests[1]:
             found.append(f"DEBUG DIGEST says {digests[0]!r} and {digests[1]!r}")
         if found:
             raise Failure("the ends differ:\n" + "\n".join(found) + f"\n{self.portd.log()[-5000:]}")
