@@ -1,0 +1,187 @@
+"""`portd restore` on real servers: round trips through files, append-only files, refusals, and bad input."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.commands import PATIENCE_SECONDS, command, environment, run
+from tests.compare import assert_equal, compare
+from tests.datasets import fill_every_encoding, fill_mixed
+from tests.integration.test_sync import LOSSES, age
+from tests.oracle.model import Entry, HashValue, Snapshot
+from tests.oracle.rdbwrite import encode
+from tests.servers import wait_for_sync
+
+if TYPE_CHECKING:
+    from tests.conftest import Pair, ServerFactory
+    from tests.servers import Server
+
+SOME = Snapshot(False, 9, [Entry(0, b"hash", 4, HashValue({b"a": b"1"})), Entry(2, b"text", 0, b"value")])
+
+
+@pytest.mark.timeout(300)
+def test_dump_then_restore_gives_the_same_data(matrix: Pair, tmp_path: Path) -> None:
+    """From every server into every server through a file; on an older one only what no command carries may be missing."""
+    source, target = matrix
+    fill_every_encoding(source)
+    file = tmp_path / "dump.rdb"
+    run("dump", "--source", source.url, "-o", file)
+    run("restore", file, "--target", target.url)
+    differences = compare(source, target)
+    if age(target) < age(source):
+        differences = [line for line in differences if not LOSSES.search(line)]
+    assert not differences, "\n".join(differences)
+
+
+def test_files_of_every_kind_are_taken(target: Server, tmp_path: Path) -> None:
+    """Plain, .gz and standard input bring the same; nothing of ours stays in the target."""
+    plain, packed = tmp_path / "a.rdb", tmp_path / "a.rdb.gz"
+    plain.write_bytes(encode(SOME))
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    for words, stdin in (([plain], None), ([packed], None), (["-"], plain)):
+        run("restore", *words, "--target", target.url, stdin=stdin)
+        assert target.client().hgetall("hash") == {b"a": b"1"}
+        assert target.client(db=2).get("text") == b"value"
+        assert target.client().keys() == [b"hash"]
+        target.client().flushall()
+
+
+def test_zstd_by_name_or_a_hint(target: Server, tmp_path: Path) -> None:
+    """A .zst is decompressed where the package is there; otherwise the message says how to get it."""
+    file = tmp_path / "a.rdb.zst"
+    try:
+        import zstandard
+    except ImportError:
+        file.write_bytes(b"\x28\xb5\x2f\xfd")
+        assert "portd[zstd]" in run("restore", file, "--target", target.url, expect=os.EX_CONFIG).err
+        return
+    file.write_bytes(zstandard.ZstdCompressor().compress(encode(SOME)))
+    run("restore", file, "--target", target.url)
+    assert target.client().hgetall("hash") == {b"a": b"1"}
+
+
+def test_existing_data_is_guarded(target: Server, tmp_path: Path) -> None:
+    """A target with data is refused unless told what to do with it, as sync does."""
+    file = tmp_path / "a.rdb"
+    file.write_bytes(encode(SOME))
+    target.client().mset({"hash": "other", "mine": "1"})
+    assert "not empty" in run("restore", file, "--target", target.url, expect=os.EX_CONFIG).err
+    run("restore", file, "--target", target.url, "--existing", "skip")
+    assert target.client().get("hash") == b"other"
+    run("restore", file, "--target", target.url, "--existing", "replace")
+    assert target.client().hgetall("hash") == {b"a": b"1"}
+    assert target.client().get("mine") == b"1"
+    run("restore", file, "--target", target.url, "--existing", "flush")
+    assert target.client().get("mine") is None
+
+
+def test_refused_values_become_dead_letters(target: Server, tmp_path: Path) -> None:
+    """A value the target cannot hold is named in the file; with --on-refusal stop it ends the restore."""
+    file, letters = tmp_path / "a.rdb", tmp_path / "letters"
+    from tests.oracle.model import ModuleValue
+
+    module = Entry(0, b"module", 7, ModuleValue("vectorset", 1, [("uint", 1)]))
+    file.write_bytes(encode(Snapshot(False, 9, [module, *SOME.entries])))
+    run("restore", file, "--target", target.url, "--dead-letters", letters)
+    (letter,) = [json.loads(line) for line in letters.read_text().splitlines()]
+    assert (letter["key"], letter["code"]) == ("module", "unsupported")
+    assert target.client(db=2).get("text") == b"value"
+    run("restore", file, "--target", target.url, "--existing", "flush", "--on-refusal", "stop", expect=os.EX_DATAERR)
+
+
+@pytest.mark.parametrize("preamble", ["yes", "no"])
+def test_append_only_files_are_taken(preamble: str, servers: ServerFactory, tmp_path: Path) -> None:
+    """An append-only file of several parts, with a snapshot or commands as its base, gives what the server holds."""
+    source = servers(appendonly="yes", aof_use_rdb_preamble=preamble)
+    target = servers()
+    fill_mixed(source, 500)
+    client = source.client()
+    client.bgrewriteaof()
+    wait_for_sync(lambda: not client.info("persistence")["aof_rewrite_in_progress"], 30)
+    wait_for_sync(lambda: not client.info("persistence")["aof_rewrite_scheduled"], 30)
+    client.mset({"after": "1", "rewrite": "2"})
+    client.config_set("appendfsync", "always")
+    client.set("last", "1")
+    directory = Path(client.config_get("dir")["dir"]) / client.config_get("appenddirname")["appenddirname"]
+    copied = shutil.copytree(directory, tmp_path / "aof")
+    (manifest,) = copied.glob("*.manifest")
+    run("restore", manifest, "--target", target.url)
+    assert_equal(source, target)
+    assert "give its manifest" in run("restore", copied, "--target", target.url, expect=os.EX_NOINPUT).err
+
+
+def test_a_snapshot_with_commands_behind_it(target: Server, tmp_path: Path) -> None:
+    """The single file of Redis 4 to 6: a snapshot, then commands, in one."""
+    file = tmp_path / "appendonly.aof"
+    commands = b"*2\r\n$6\r\nSELECT\r\n$1\r\n2\r\n*3\r\n$6\r\nAPPEND\r\n$4\r\ntext\r\n$1\r\n!\r\n"
+    file.write_bytes(encode(SOME) + commands)
+    run("restore", file, "--target", target.url)
+    assert target.client(db=2).get("text") == b"value!"
+    assert target.client().keys() == [b"hash"]
+
+
+def test_a_cut_append_only_file_is_applied_up_to_the_cut(target: Server, tmp_path: Path) -> None:
+    """Whole commands are applied, the cut one is told, and the exit code is 65."""
+    file = tmp_path / "a.aof"
+    whole = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n1\r\n"
+    file.write_bytes(whole + whole.replace(b"a", b"b")[:-4])
+    ended = run("restore", file, "--target", target.url, expect=os.EX_DATAERR)
+    assert "inside of a command" in ended.err
+    assert target.client().mget("a", "b") == [b"1", None]
+    assert target.client().keys() == [b"a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"GIF89a", "neither a snapshot nor an append-only file"),
+        (encode(SOME)[:-12], "before its end mark"),
+        (encode(SOME)[:-1] + b"\x01", "CRC64"),
+        (b"*1\r\n:5\r\n", "argument should begin"),
+    ],
+    ids=["empty", "foreign", "truncated", "checksum", "not RESP"],
+)
+def test_bad_files_are_named(content: bytes, words: str, target: Server, tmp_path: Path) -> None:
+    """Exit code 65 and a message that says what is wrong."""
+    file = tmp_path / "bad"
+    file.write_bytes(content)
+    ended = run("restore", file, "--target", target.url, expect=os.EX_DATAERR)
+    assert re.search(words, ended.err), ended.err
+
+
+def test_a_missing_file_is_said_before_the_target_is_asked(tmp_path: Path) -> None:
+    """Exit code 66, though there is no target either."""
+    run("restore", tmp_path / "none", "--target", "redis://127.0.0.1:1", expect=os.EX_NOINPUT)
+
+
+def test_memory_stays_bounded(target: Server, tmp_path: Path) -> None:
+    """Values larger than a chunk are cut on their way; the process stays below 100 MB."""
+    fields = {b"field:%d" % number: os.urandom(30) for number in range(300_000)}
+    file = tmp_path / "big.rdb"
+    file.write_bytes(encode(Snapshot(False, 9, [Entry(0, b"big", 4, HashValue(fields))]), lzf=False))
+    script = (
+        "import resource, subprocess, sys\n"
+        "print(subprocess.call(sys.argv[1:]), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    words = [command()[0], "-c", script, *command("restore", file, "--target", target.url)]
+    done = subprocess.run(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        timeout=PATIENCE_SECONDS,
+        env=environment(),
+        check=True,
+    )
+    code, peak = map(int, done.stdout.split())
+    assert (code, target.client().hlen("big")) == (os.EX_OK, len(fields))
+    assert peak < 100_000  # KiB
