@@ -13,7 +13,7 @@ import typer
 from portd import log
 from portd.cli.extra_flags import ENDS, flags
 from portd.cli.failures import report, report_plainly
-from portd.errors import ConfigError, PortdError
+from portd.errors import ConfigError, PortdError, printable
 from portd.units import parse_size
 from portd.verify.options import Method, Options
 
@@ -167,9 +167,8 @@ class _Printer:
         if self._as_json:
             return
         if self._shown < self._show:
-            name = line.get("key", key.name.decode("utf-8", "backslashreplace"))
             note = f" ({key.note})" if key.note else ""
-            print(f"db {key.db} key {name!r}: {', '.join(line['differs'])}{note}")
+            print(f"db {key.db} key {printable(key.name)}: {', '.join(line['differs'])}{note}")
         elif self._shown == self._show:
             print("... more: --show, --json and --output tell them all")
         self._shown += 1
