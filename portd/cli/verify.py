@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +20,7 @@ from portd.units import parse_size
 from portd.verify.options import Method, Options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
     from typing import TextIO
 
     from portd.verify.report import Found, Report
@@ -122,9 +124,11 @@ def _verify(
     with ExitStack() as stack:
         printer = _Printer(_open(output, stack), show=show, as_json=as_json)
         try:
-            found = uvloop.run(verify(settings, options, printer.found))
+            found = uvloop.run(_until_terminated(verify(settings, options, printer.found)))
         except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+            raise typer.Exit(128 + signal.SIGINT) from None
+        except asyncio.CancelledError:
+            raise typer.Exit(128 + signal.SIGTERM) from None
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is becomes words and an exit code
             raise typer.Exit(report(error)) from None
         printer.end(found)
@@ -132,6 +136,14 @@ def _verify(
 
 
 verify_command = flags(_verify, _NAMES, _OWN)
+
+
+async def _until_terminated(work: Coroutine[Any, Any, Report]) -> Report:
+    """SIGTERM cancels the work, so that nothing is left on disk."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 def _size(text: str) -> int:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from portd.verify.store import Store
 
 WINDOW_BYTES: Final = 4 << 20  # received and not yet digested; then the server waits
+PROGRESS_SECONDS: Final = 5.0  # between two lines in the log
 
 log = get_logger("verify")
 
@@ -86,6 +87,7 @@ class EndDigest:
         self._settings = settings
         self._options = options
         self._report = report
+        self._told_at = time.monotonic()
 
     async def run(self, method: Method) -> None:
         """Digests every key.
@@ -145,6 +147,7 @@ class EndDigest:
             chunk = await spool.read()
             pour(decoder, chunk.data, self._take)
             spool.release(chunk.end)
+            self._tell(decoder, decoder.offset)
         self._finish(decoder, decoder.offset)
 
     async def _by_scan(self) -> None:
@@ -156,10 +159,19 @@ class EndDigest:
         for db in sorted(reader.databases):
             async for names in reader.scan(db):
                 await reader.tell([(db, name) for name in names], decoder, self._take)
+                self._tell(decoder, reader.read_bytes - before)
         pour(decoder, END, self._take)
         self._finish(decoder, reader.read_bytes - before)
         self._report.unreadable += len(reader.too_large)
         reader.too_large.clear()
+
+    def _tell(self, decoder: SnapshotDecoder, size: int) -> None:
+        """A line in the log now and then."""
+        now = time.monotonic()
+        if now - self._told_at >= PROGRESS_SECONDS:
+            self._told_at = now
+            keys = decoder.statistics()["keys"]
+            log.info("digesting", end=self._side, keys=keys, of=self._reader.keys, bytes=size)
 
     def _take(self, output: object) -> None:
         bucket, data = cast("tuple[int, bytes]", output)

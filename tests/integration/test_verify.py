@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portd.verify.report import Found, Report
-    from tests.conftest import Pair
-    from tests.servers import Server
+    from tests.conftest import Pair, ServerFactory
+    from tests.servers import Binary, Server
 
     Plant = Callable[[Server], dict[tuple[int, bytes], str]]
 
@@ -185,6 +187,18 @@ async def test_servers_of_all_versions_are_comparable(matrix: Pair, tmp_path: Pa
     assert (found, report.exit_code, report.equal) == ({}, os.EX_OK, 8)
 
 
+async def test_what_a_sync_copied_is_equal(binary: Binary, servers: ServerFactory, tmp_path: Path) -> None:
+    """Every encoding of every source version, written into another server by RESTORE and by element commands."""
+    source, target = servers(binary), servers()
+    fill_every_encoding(source, big_bytes=150_000)
+    words = ["sync", "--source", source.url, "--target", target.url, "--stop-after", "snapshot", "--http", "off"]
+    copied = await asyncio.to_thread(run_portd, *words, "--chunk-bytes", "128KiB")
+    assert copied.returncode == 0, copied.stderr
+    report, found = await run(source, target, tmp_path)
+    assert {name: key.shown() for name, key in found.items()} == {}
+    assert (report.exit_code, report.equal) == (os.EX_OK, report.source.keys)
+
+
 async def test_no_false_difference_while_writes_go_on(source: Server, target: Server, tmp_path: Path) -> None:
     """A replica that follows is equal although no key stands still; what was planted there is found nevertheless."""
     fill_mixed(source, 3000)
@@ -284,3 +298,22 @@ def test_the_command_reports_and_exits(source: Server, target: Server, tmp_path:
     shown = run_portd(*arguments)
     assert shown.returncode == 0
     assert shown.stdout.endswith("EQUAL\n")
+
+
+def test_a_terminated_run_leaves_nothing_on_disk(source: Server, target: Server, tmp_path: Path) -> None:
+    """SIGTERM in the middle: exit code 143, and the directory is as it was."""
+    client_of(source).set("k", "v")
+    words = ["--source", source.url, "--target", target.url, "--spool-dir", str(tmp_path), "--settle-seconds", "3600"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "portd", "verify", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        while "looked again" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
+    assert list(tmp_path.iterdir()) == []
