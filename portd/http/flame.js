@@ -9,10 +9,10 @@ function zoom(frame) {
     const around = above && ex <= x + 1e-6 && ex + ew + 1e-6 >= x + w;
     each.style.display = inside || around ? "" : "none";
     const left = around ? 0 : (ex - x) / w * 100, width = around ? 100 : ew / w * 100;
-    each.querySelector("rect").setAttribute("x", left + "%");
-    each.querySelector("rect").setAttribute("width", width + "%");
-    each.querySelector("text").setAttribute("x", left + 0.2 + "%");
-    each.querySelector("svg").setAttribute("width", Math.max(0, left + width) + "%");
+    for (const part of each.querySelectorAll("rect, svg")) {
+      part.setAttribute("x", left + "%");
+      part.setAttribute("width", width + "%");
+    }
   }
   picked.textContent = frame.querySelector("title").textContent;
 }

@@ -113,6 +113,6 @@ def _frame(name: str, node: _Node, left: float, share: float, depth: int) -> str
     return (
         f'<g class="{mark}" data-x="{left:.6f}" data-w="{share:.6f}" data-d="{depth}"><title>{esc(title)}</title>'
         f'<rect x="{x:.4f}%" y="{y}" width="{width:.4f}%" height="{_ROW}"/>'
-        f'<svg width="{x + width:.4f}%" height="{y + _ROW}" overflow="hidden">'
-        f'<text x="{x + 0.2:.4f}%" y="{y + 13}">{esc(name)}</text></svg></g>'
+        f'<svg x="{x:.4f}%" y="{y}" width="{width:.4f}%" height="{_ROW}">'
+        f'<text x="3" y="13">{esc(name)}</text></svg></g>'
     )
