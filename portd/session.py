@@ -278,7 +278,8 @@ class Session:
         checkpoint = replace(
             Checkpoint.following(position, max(db, 0), marker.source_run_id, marker.snapshot_id), sole=marker.sole
         )
-        await patiently(partial(write_checkpoint, parts.target, key, checkpoint), self._note_refusal)
+        write = partial(write_checkpoint, parts.target, key, checkpoint, run_id=parts.capabilities.run_id)
+        await patiently(write, self._note_refusal)
         self._checkpoint = checkpoint
         progress.stream.applied_offset = progress.stream.checkpointed_offset = position.offset
         snapshot = progress.snapshot

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.errors import ConfigError, TargetBusy, TargetError, TargetNotEmpty
+from portd.errors import ConfigError, TargetBusy, TargetError, TargetLost, TargetNotEmpty
 from portd.model import LinkState, Position
 from portd.target.connection import ConnectionOptions, connect, text_of
 from portd.target.control import control
@@ -153,16 +153,30 @@ async def read_checkpoint(endpoint: Endpoint, key: str) -> Checkpoint | None:
         return Checkpoint.parse(await client.hgetall(key))
 
 
-async def write_checkpoint(endpoint: Endpoint, key: str, checkpoint: Checkpoint) -> None:
+async def write_checkpoint(endpoint: Endpoint, key: str, checkpoint: Checkpoint, *, run_id: str = "") -> None:
     """Writes a checkpoint outside of the stream: the marker before a full sync, the position after it.
 
+    Args:
+        endpoint: the target.
+        key: of the checkpoint.
+        checkpoint: what to write.
+        run_id: the process that must still be there, where it tells its id; "" for any.
+
     Raises:
-        TargetLost: the target cannot be reached; it may have been written.
+        Disconnected: the target cannot be reached; it may have been written. Doing it again does no harm.
+        TargetLost: it is another process than *run_id*.
         TargetBusy: it refuses for now.
         TargetError: it refuses.
     """
     connection = await connect(endpoint, "checkpoint", LinkState(), ConnectionOptions())
     try:
+        (info,) = await connection.ask(request("INFO", "server"))
+        told = "" if text_of(info) else run_id_of(info)
+        if run_id and told not in {"", run_id}:
+            raise TargetLost(
+                "the target was restarted or replaced behind the snapshot, so acknowledged keys may be missing",
+                hint="the snapshot starts over",
+            )
         answers = await connection.ask(request("MULTI"), *checkpoint.commands(key), request("EXEC"))
     finally:
         connection.close()
@@ -172,6 +186,11 @@ async def write_checkpoint(endpoint: Endpoint, key: str, checkpoint: Checkpoint)
     if classify(text) is Verdict.RETRY:
         raise TargetBusy(f"the target refuses for now while writing the checkpoint: {text}")
     raise TargetError(f"the target refuses the checkpoint: {text}", hint=f"portd's user needs to write {key!r}")
+
+
+def run_id_of(info: bytes) -> str:
+    """The process id of a server, from the reply to ``INFO server``; "" when it does not tell."""
+    return next((line[7:] for line in info.decode("utf-8", "replace").splitlines() if line.startswith("run_id:")), "")
 
 
 async def guard(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from portd.errors import TargetBusy, TargetError, TargetLost
 from portd.target.backoff import Backoff
+from portd.target.connection import Disconnected
 from portd.target.replies import Verdict, classify, presentable
 
 if TYPE_CHECKING:
@@ -48,18 +49,20 @@ async def control(endpoint: Endpoint, what: str) -> AsyncIterator[Redis]:
 async def patiently(action: Callable[[], Awaitable[ResultT]], note: Callable[[str], None]) -> ResultT:
     """Does *action*, again and again while the target refuses for now (out of memory, loading, too few replicas).
 
+    The same when a data connection of its own is lost.
+
     Args:
         action: may be repeated.
-        note: told of every refusal.
+        note: told of every refusal and loss.
 
     Raises:
-        TargetError: another one than `TargetBusy`.
+        TargetError: another one than these.
     """
     backoff = Backoff()
     while True:
         try:
             return await action()
-        except TargetBusy as error:
+        except (TargetBusy, Disconnected) as error:
             note(str(error))
             await asyncio.sleep(backoff.next())
 

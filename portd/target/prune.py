@@ -18,6 +18,7 @@ from portd.log import get_logger
 from portd.model import LinkState
 from portd.spool.buckets import NOWHERE, BucketFile
 from portd.target.backoff import Backoff
+from portd.target.checkpoint import run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.replies import Verdict, classify, code_of, presentable
 from portd.target.wire import request
@@ -179,7 +180,7 @@ class Pruner:
     async def _recognise(self, connection: Connection) -> None:
         (info,) = await connection.ask(request("INFO", "server"))
         _check(info, "told who it is")
-        found = next((line[7:] for line in info.decode().splitlines() if line.startswith("run_id:")), "")
+        found = run_id_of(info)
         if self._options.run_id and found != self._options.run_id:
             raise TargetLost(
                 "the target was restarted or replaced during the snapshot, so acknowledged keys may be missing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 
@@ -156,3 +157,23 @@ def test_bad_sentinel_urls(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Endpoint.parse(url)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["plain", "sentinel"])
+async def test_names_are_resolved_for_every_connection(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that points elsewhere after a failover is followed: nothing remembers an address."""
+    loop = asyncio.get_running_loop()
+    asked: list[str] = []
+    resolve = loop.getaddrinfo
+
+    async def getaddrinfo(host: str, *arguments: object, **options: object) -> object:
+        asked.append(host)
+        return await resolve("127.0.0.1", *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    url = "redis://db.example:1" if name == "plain" else "redis+sentinel://db.example:1/primary"
+    endpoint = Endpoint.parse(url)
+    for number in (1, 2):
+        with pytest.raises(OSError, match=r".+"):
+            await endpoint.connect(asyncio.Protocol, timeout=5)
+        assert asked == ["db.example"] * number
