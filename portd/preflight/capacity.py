@@ -47,7 +47,7 @@ def output_buffer(source: Survey, rate: Rate | None) -> list[Finding]:
     return [
         warning(
             "source.output-buffer",
-            f"{what}; at {rate} about {human_bytes(waiting)} are written during a snapshot",
+            f"{what}; with {rate} written, about {human_bytes(waiting)} are written during a snapshot",
             "the source drops the link when the limit is reached, and the snapshot begins again",
             f"CONFIG SET client-output-buffer-limit 'replica {int(waiting * 4)} {int(waiting * 2)} 300' on the source "
             "while it has the memory, or sync at a quieter time",
@@ -73,11 +73,11 @@ def backlog(source: Survey, rate: Rate | None) -> list[Finding]:
         return [fine("source.backlog", f"{what}; the source is hardly written to")]
     seconds = size / rate.per_second
     if seconds >= SHORT_CUT_SECONDS:
-        return [fine("source.backlog", f"{what}, good for {human_seconds(seconds)} at {rate}")]
+        return [fine("source.backlog", f"{what}, good for {human_seconds(seconds)} with {rate} written")]
     return [
         warning(
             "source.backlog",
-            f"{what}, good for {human_seconds(seconds)} at {rate}",
+            f"{what}, good for {human_seconds(seconds)} with {rate} written",
             "a link that is cut for longer, a restart of portd included, costs a full sync",
             f"CONFIG SET repl-backlog-size {int(rate.per_second * 10 * SHORT_CUT_SECONDS)} on the source",
         )
