@@ -211,3 +211,20 @@ async def test_streaming_again_soon_after_kill(world: World) -> None:
     print("from start to applied stream:", *(f"{a:.2f} s ({b:.2f} s CPU)" for a, b in zip(seconds, work, strict=True)))
     assert min(work) < 1.5
     await world.finish()
+
+
+@pytest.mark.parametrize("away", ["source", "target"])
+async def test_sigterm_ends_in_order_while_an_end_is_away(away: str) -> None:
+    """Draining waits no longer than it may, and what could not be applied comes again after the next start."""
+    async with World(random.Random("away"), rate=200, replica=False, drain_seconds=2) as world:
+        await world.until(lambda status: status["phase"] == "streaming", "first sync")
+        proxy = world.source_proxy if away == "source" else world.target_proxy
+        proxy.refuse()
+        proxy.cut()
+        begun = time.monotonic()
+        assert await asyncio.to_thread(world.portd.terminate) == os.EX_OK, world.portd.log()
+        assert time.monotonic() - begun < 20
+        await proxy.start()
+        world.portd.start()
+        await world.recovered()
+        await world.finish()
