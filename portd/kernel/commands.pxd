@@ -74,6 +74,7 @@ cdef class CommandHandler(Handler):
     cdef int _plain_string(self, Key* key, Item* value) except -1
     cdef int _expire(self, Key* key) except -1
     cdef bint _is_expired(self, Key* key) noexcept
+    cdef int _older_stream(self, int encoding) noexcept
     cdef int _timed_field(self, Item* name, Item* value, int64_t expire_ms) except -1
     cdef int _remember(self, Name* name, Item* item) except -1
     cdef int _open_key(self, Key* key) except -1

@@ -7,16 +7,21 @@ How each value is written is section 3 and 4 of docs/architecture.md; the contra
 cimport cython
 from collections import deque
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport int64_t, uint16_t, uint64_t
 from libc.string cimport memcmp, memcpy, strlen
+
+from portd.errors import DecodeError
 
 from portd.kernel.batch cimport CLOSE, OPEN, ORDERED, SPREAD, WHOLE, Batch
 from portd.kernel.containers cimport be64
 from portd.kernel.crc64 cimport crc64_update
 from portd.kernel.dialect cimport Dialect
+from portd.kernel.downgrade cimport Lost, rewrite_stream
 from portd.kernel.encodings cimport (
-    C_ARRAY, C_HASH, C_LIST, C_MODULE, C_OTHER, C_SET, C_STREAM, C_STRING, C_ZSET, E_STRING, layout_of,
+    C_ARRAY, C_HASH, C_LIST, C_MODULE, C_OTHER, C_SET, C_STREAM, C_STRING, C_ZSET, E_STREAM_1, E_STREAM_2, E_STREAM_3,
+    E_STREAM_4, E_STRING, layout_of, stream_version,
 )
 from portd.kernel.handler cimport F_WHOLE, Handler, Item, Key, P_SKIP, P_ELEMENTS, P_SMALL, P_WHOLE, StreamMeta
 from portd.kernel.writer cimport FRAME_BYTES, RespWriter
@@ -202,8 +207,9 @@ cdef class CommandHandler(Handler):
             self.freq_dropped += 1
             key.freq = -1
         if collection == C_STRING:
-            # RESTORE is the only command that carries idle time or frequency, and that spares an existing key.
-            return P_WHOLE if self.skip_existing or key.idle >= 0 or key.freq >= 0 else P_ELEMENTS
+            # Only RESTORE carries idle time, frequency or metadata, and spares an existing key.
+            takes_meta = key.meta and not self.dialect.valkey and self.dialect.rdb_version >= 13
+            return P_WHOLE if self.skip_existing or key.idle >= 0 or key.freq >= 0 or takes_meta else P_ELEMENTS
         if collection == C_MODULE:
             name = module_name(key.module)
             if name not in self.dialect.modules:
@@ -211,13 +217,26 @@ cdef class CommandHandler(Handler):
                 self.refuse(key, f"module {name}", "the target lacks the module")
                 return P_SKIP
             return P_WHOLE
-        if self.dialect.takes(key.encoding):
+        if self.dialect.takes(key.encoding) or (collection == C_STREAM and self._older_stream(key.encoding)):
             return P_WHOLE
         if collection == C_OTHER or (collection == C_ARRAY and not self.dialect.arrays):
             self.keys_failed += 1
             self.refuse(key, layout_of(key.encoding).name.decode(), "the target does not know this type")
             return P_SKIP
-        return P_ELEMENTS if self.skip_existing else P_SMALL
+        return P_SMALL
+
+    cdef int _older_stream(self, int encoding) noexcept:
+        """The encoding that the target takes this stream in when it does not know it as it is; 0 for none."""
+        cdef int older = E_STREAM_3
+        if encoding != E_STREAM_2 and encoding != E_STREAM_3 and encoding != E_STREAM_4:
+            return 0
+        if self.dialect.takes(encoding):
+            return 0
+        while older != E_STREAM_1:
+            if stream_version(older) < stream_version(encoding) and self.dialect.takes(older):
+                return older
+            older = E_STREAM_2 if older == E_STREAM_3 else E_STREAM_1
+        return E_STREAM_1 if self.dialect.takes(E_STREAM_1) else 0
 
     cdef int string(self, Key* key, Item* value) except -1:
         if not self._is_expired(key):
@@ -273,12 +292,31 @@ cdef class CommandHandler(Handler):
         cdef char* body
         cdef uint16_t footer = <uint16_t>self.dialect.footer
         cdef uint64_t crc
+        cdef int older
+        cdef int byte = key.byte
+        cdef bytes rewritten
+        cdef Lost lost
         self._close_run()
         if not self._is_expired(key):
             self.keys += 1
         if meta_n and (self.dialect.valkey or self.dialect.rdb_version < 13):
             self.meta_dropped += 1
             meta_n = 0
+        older = self._older_stream(key.encoding)
+        if older:
+            rewritten = PyBytes_FromStringAndSize(NULL, n)
+            n = rewrite_stream(
+                p, n, stream_version(key.encoding), stream_version(older), <unsigned char*><char*>rewritten, &lost
+            )
+            if n < 0:
+                raise DecodeError("corrupt stream", offset=key.offset, db=key.db, key=key.name[:key.size])
+            p = <const unsigned char*><char*>rewritten
+            byte = 19 if older == E_STREAM_2 else 21 if older == E_STREAM_3 else 15
+            self.stream_meta_dropped += lost.times
+            if lost.producers:
+                self.key = key
+                self.stream_dropped("idempotent producers")
+                self.key = NULL
         payload = meta_n + 1 + n + 10
         arguments += (not self.skip_existing) + (key.expire_ms >= 0) + 2 * (key.idle >= 0) + 2 * (key.freq >= 0)
         self.out.reserve(payload + key.size + 256)
@@ -293,7 +331,7 @@ cdef class CommandHandler(Handler):
         if meta_n:
             memcpy(body, meta, meta_n)
             body += meta_n
-        body[0] = <char>key.byte
+        body[0] = <char>byte
         memcpy(body + 1, p, n)
         body += 1 + n
         memcpy(body, &footer, 2)
@@ -319,6 +357,7 @@ cdef class CommandHandler(Handler):
         self.key = key
         self.collection = collection
         self.told = 0
+        small = small and not self.skip_existing        # whether it exists has to be asked first
         self.big = not small
         if collection == C_MODULE or collection == C_OTHER:
             self.keys_failed += 1
@@ -367,7 +406,10 @@ cdef class CommandHandler(Handler):
         self.kind = CLOSE
         if key.expire_ms >= 0:
             self._expire(key)
-        self.keys = not self._is_expired(key)
+        if self.told == 0 and self.collection != C_STREAM and self.collection != C_STRING:
+            self.keys_left_out += 1             # no elements, no key: servers skip such a key when they load a file
+        else:
+            self.keys = not self._is_expired(key)
         self.cut(False)
         self.kind = WHOLE
         self.big = False
@@ -425,11 +467,13 @@ cdef class CommandHandler(Handler):
         self.out.bulk(member.p, member.n)
         self.out.arguments += 2
         self.elements += 1
+        self.told += 1
         self.elements_total += 1
         return 0
 
     cdef int field(self, Item* name, Item* value, int64_t expire_ms) except -1:
         self.elements_total += 1
+        self.told += 1
         if expire_ms >= 0:
             return self._timed_field(name, value, expire_ms)
         self._open("HSET", name.n + value.n)
@@ -476,6 +520,7 @@ cdef class CommandHandler(Handler):
         self.out.unsigned(index)
         self.out.bulk(value.p, value.n)
         self.replies += 1
+        self.told += 1
         self.elements_total += 1
         if self.big and self.out.used >= self.batch_bytes:
             self.cut(False)

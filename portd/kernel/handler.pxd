@@ -35,6 +35,7 @@ cdef struct Key:
     uint64_t elements       # announced; 0 unknown
     uint64_t bytes          # of its value in the snapshot; before its end only where it was measured; 0 unknown
     uint64_t module         # id of a module value
+    bint meta               # key metadata came with it
 
 
 cdef struct StreamMeta:

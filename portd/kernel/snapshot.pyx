@@ -21,8 +21,7 @@ from portd.kernel.commands cimport CommandHandler, module_name
 from portd.kernel.containers cimport le32, le64
 from portd.kernel.dialect cimport Dialect as TargetDialect
 from portd.kernel.encodings cimport (
-    C_STRING, E_NONE, E_STRING, S_ARRAY, S_BLOB, S_ITEMS, S_MODULE, S_NODES, S_NUMBER, S_STREAM, S_STRING, S_TEMPLATE,
-    encoding_of, layout_of, stream_version,
+    C_ARRAY, C_STREAM, C_STRING, E_NONE, E_STRING, K_LISTPACK, K_ZIPLIST, K_ZIPMAP, S_ARRAY, S_BLOB, S_ITEMS, S_MODULE, S_NODES, S_NUMBER, S_STREAM, S_STRING, S_TEMPLATE, encoding_of, layout_of, stream_version,
 )
 from portd.kernel.handler cimport Handler, P_ELEMENTS, P_SKIP, P_WHOLE
 from portd.kernel.measure cimport Measure, measure_meta, measure_value
@@ -115,6 +114,8 @@ cdef class SnapshotDecoder(StreamReader):
         while r == R_OK and not self.out.ready:
             self.out.offset = self.base + self.start
             r = self._step()
+        if r == R_MORE and self.stop - self.start == self.capacity and not self.out.ready:
+            return self._fail("an item does not fit the window", LimitExceeded)
         return self.out.pop()
 
     def next_output(self):
@@ -532,15 +533,16 @@ cdef class SnapshotDecoder(StreamReader):
         self.to = self.out
         if self.plan == P_ELEMENTS:
             return self._begin(False)
+        # A string of a whole chunk has its length in front; items of collections longer than a chunk go in parts.
         r = measure_value(
-            &self.measure, self.key.encoding, self.buffer + self.start, self.stop - self.start, self.chunk + 64,
-            self.out.whole_elements,
+            &self.measure, self.key.encoding, self.buffer + self.start, self.stop - self.start,
+            self.chunk + (64 if self.layout.shape == S_STRING else 0), self.out.whole_elements,
         )
         if r == R_BAD:
             return self._fail("corrupt value")
         if r == R_MORE:
             return R_MORE
-        if r == R_OK and self.measure.empty:
+        if r == R_OK and (self.measure.empty or self._is_empty_blob()):
             # Servers skip such keys too: rdb.c, RDB_LOAD_ERR_EMPTY_KEY.
             self.keys_filtered += 1
             self.start += self.measure.at
@@ -553,10 +555,30 @@ cdef class SnapshotDecoder(StreamReader):
             )
             self.start += self.measure.at
             return self._key_done()
-        return self._begin(r == R_OK and self.measure.at <= self.out.small_bytes)
+        return self._begin(r == R_OK and self._told_bytes() <= <uint64_t>self.out.small_bytes)
+
+    cdef uint64_t _told_bytes(self) noexcept:
+        """About how many bytes the measured value takes as commands; the key's name stands in each of them."""
+        cdef uint64_t bytes = self.measure.at + self.measure.plain
+        cdef uint64_t commands = 1 + bytes // 512
+        if self.layout.collection == C_STREAM or self.layout.collection == C_ARRAY or self._has_last():
+            commands = 1 + bytes // 8           # one command for each entry, pending entry or field with an expiry
+        return bytes + commands * (<uint64_t>self.key.size + 64)
+
+    cdef bint _is_empty_blob(self) noexcept:
+        """A container without entries: nothing but its header and end mark, never worth compressing."""
+        cdef Py_ssize_t least
+        cdef Py_ssize_t prefix = 8 if self.layout.prefix[0] else 0
+        if self.layout.shape != S_BLOB:
+            return False
+        least = 7 if self.layout.container == K_LISTPACK else 11 if self.layout.container == K_ZIPLIST else 8
+        if self.layout.container == K_ZIPMAP:
+            least = 2
+        return self.measure.at == prefix + 1 + least and self.buffer[self.start + prefix] == least
 
     cdef int _plan(self) except -1:
         self.planned = True
+        self.key.meta = len(self.meta) > 0
         if self.slots and self._half_imported():
             self.keys_filtered += 1
             self.plan = P_SKIP
@@ -587,6 +609,8 @@ cdef class SnapshotDecoder(StreamReader):
         cdef int r = self._item(&c, 1)
         if r == R_MORE:
             return R_MORE
+        if self.meta:
+            self.out.meta_dropped += 1
         if r == R_OK:
             self.key.bytes = c.p - self.buffer - self.start
             self.to.string(&self.key, &self.items[1])

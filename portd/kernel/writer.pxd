@@ -71,7 +71,8 @@ cdef class RespWriter:
         out += 1 + portd_format_u64(out + 1, n)
         out[0] = b"\r"
         out[1] = b"\n"
-        memcpy(out + 2, p, n)
+        if n:
+            memcpy(out + 2, p, n)
         out += 2 + n
         out[0] = b"\r"
         out[1] = b"\n"
