@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,11 +11,14 @@ import pytest
 from portd.source.handshake import HandshakeOptions
 from tests.compare import assert_equal
 from tests.datasets import fill_mixed
+from tests.integration.test_lanes import self_signed, speaks_tls
 from tests.process import Portd
-from tests.servers import wait_for_sync
+from tests.servers import binaries, free_port, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import ServerFactory
     from tests.servers import Server
 
@@ -159,6 +163,34 @@ def test_a_password_of_the_sentinels_is_not_that_of_the_server(servers: ServerFa
         assert portd.wait() == os.EX_OK, portd.log()
         assert "secret" not in portd.log()
     assert target.client().get("a") == b"1"
+
+
+@pytest.mark.timeout(120)
+def test_sentinels_and_server_over_tls(servers: ServerFactory, tmp_path: Path) -> None:
+    """With rediss+sentinel:// both are spoken to over TLS, data and control connections alike, on either end."""
+    binary = next((each for each in binaries() if speaks_tls(each)), None)
+    if binary is None or shutil.which("openssl") is None:
+        pytest.skip("no server with TLS, or no openssl")
+    key, certificate = self_signed(tmp_path)
+    files = {"tls_cert_file": str(certificate), "tls_key_file": str(key), "tls_ca_cert_file": str(certificate)}
+
+    def secure(*, sentinel: bool) -> Server:
+        return servers(
+            binary, sentinel=sentinel, tls_port=free_port(), tls_auth_clients="no", tls_replication="yes", **files
+        )
+
+    source, target = secure(sentinel=False), secure(sentinel=False)
+    urls = []
+    for end in (source, target):
+        sentinel = secure(sentinel=True)
+        with Wire(sentinel) as wire:
+            wire.call("SENTINEL", "MONITOR", NAME, "127.0.0.1", str(end.config["tls-port"]), "1")
+        urls.append(f"rediss+sentinel://127.0.0.1:{sentinel.config['tls-port']}/{NAME}")
+    fill_mixed(source, 300)
+    ca = {"source_tls_ca": certificate, "target_tls_ca": certificate}
+    with Portd(urls[0], urls[1], stop_after="caught-up", **ca) as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    assert_equal(source, target)
 
 
 def test_an_unknown_primary_is_said(servers: ServerFactory, source: Server, target: Server) -> None:
