@@ -226,6 +226,24 @@ def test_a_target_that_reads_nothing_costs_no_memory(spool: str, wide_source: Se
     assert_equal(wide_source, wide_target)
 
 
+def test_the_spool_keeps_the_link_of_an_impatient_source(servers: ServerFactory) -> None:
+    """A source that drops a replica at 32 MB, or at 8 MB for 2 s, keeps ours although the target takes nothing."""
+    source, target = servers(client_output_buffer_limit="replica 32mb 8mb 2"), servers()
+    with bounded(source, target) as portd:
+        streaming(portd)
+        target.signal(signal.SIGSTOP)
+        fill_strings(source, 40_000, 2000)
+        status = portd.until(lambda status: status["stream"]["read_offset"] > 75 * MIB)
+        assert status["source"]["connects"] == 1
+        target.signal(signal.SIGCONT)
+        portd.until_applied(source)
+        after = portd.status()
+        assert after is not None
+        assert after["source"]["connects"] == 1
+        assert_bounded(portd)
+    assert_equal(source, target)
+
+
 @pytest.mark.parametrize("spool", ["disk", "off"])
 def test_a_target_that_stands_still_in_the_snapshot_costs_no_memory(
     spool: str, wide_source: Server, wide_target: Server

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from portd.config import MAX_BUDGET_BYTES
 from portd.memory.plan import PROCESS_BYTES
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 SAMPLE_SECONDS = 0.02
 STRING_FOR_MEMBERS = 28
-WIDE = {"proto_max_bulk_len": "8gb", "client_query_buffer_limit": "16gb", "client_output_buffer_limit": "replica 0 0 0"}
+WIDE: dict[str, Any] = {
+    "proto_max_bulk_len": "8gb",
+    "client_query_buffer_limit": "16gb",
+    "client_output_buffer_limit": "replica 0 0 0",
+}
 
 
 def main() -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from portd.kernel.crc64 import crc64
 
 if TYPE_CHECKING:
-    from io import BufferedReader
+    from typing import IO
 
 READ_BYTES = 1 << 20
 PIPELINE = 200  # RESTORE commands sent before their replies are read
@@ -54,7 +54,7 @@ class Loader:
         target: connected.
     """
 
-    def __init__(self, snapshot: BufferedReader, target: socket.socket) -> None:
+    def __init__(self, snapshot: IO[bytes], target: socket.socket) -> None:
         self._snapshot = snapshot
         self._target = target
         self._replies = target.makefile("rb")
@@ -145,7 +145,7 @@ def main() -> None:
     """Copies from one port to another on loopback."""
     source_port, target_port = map(int, sys.argv[1:])
     source = socket.create_connection(("127.0.0.1", source_port))
-    snapshot = source.makefile("rb", READ_BYTES)
+    snapshot = cast("IO[bytes]", source.makefile("rb", READ_BYTES))
     source.sendall(b"REPLCONF capa eof\r\n")
     snapshot.readline()
     source.sendall(b"PSYNC ? -1\r\n")
