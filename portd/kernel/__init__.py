@@ -1,0 +1,1 @@
+"""The compiled kernel: bytes in, bytes out. No I/O, no asyncio."""

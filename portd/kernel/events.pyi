@@ -2,11 +2,14 @@
 
 from typing import Final
 
+from typing_extensions import disjoint_base
+
 from portd.kernel.handler import Handler
 from portd.kernel.selection import Selection
 
 CSV_HEADER: Final[bytes]
 
+@disjoint_base
 class EventHandler(Handler):
     """Writes what a decoder tells it; ``next_output`` of the decoder gives bytes to be written one after the other.
 

@@ -1,7 +1,8 @@
 """The snapshot decoder: RDB bytes in, batches of RESP commands out. No I/O, no asyncio."""
 
-from typing_extensions import Buffer
 from typing import Final, final
+
+from typing_extensions import Buffer
 
 from portd.kernel.batch import Batch
 from portd.kernel.handler import Handler
@@ -147,7 +148,19 @@ class Dialect:
         maxmemory_policy: str,
     ) -> None: ...
     @property
+    def valkey(self) -> bool: ...
+    @property
     def rdb_version(self) -> int: ...
+    @property
+    def server_version(self) -> tuple[int, int]: ...
+    @property
+    def mset(self) -> bool: ...
+    @property
+    def modules(self) -> frozenset[str]: ...
+    @property
+    def commands(self) -> frozenset[str]: ...
+    @property
+    def maxmemory_policy(self) -> str: ...
     @property
     def footer(self) -> int: ...
     @property

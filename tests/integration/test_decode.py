@@ -99,7 +99,10 @@ def test_the_documented_form(some: Path) -> None:
 
 def test_filters_choose_keys(some: Path) -> None:
     """By type, glob, database and size; several of one kind mean any of them."""
-    keys = lambda *words: [line["key"] for line in lines_of("decode", some, "-f", "keys", *words)]  # noqa: E731
+
+    def keys(*words: str) -> list[str]:
+        return [line["key"] for line in lines_of("decode", some, "-f", "keys", *words)]
+
     assert keys() == ["user:1", "user:2", "count"]
     assert keys("--type", "hash") == ["user:1"]
     assert keys("-m", "user:*") == ["user:1", "user:2"]

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +21,8 @@ from tests.oracle.rdbwrite import encode
 from tests.servers import wait_for_sync
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import Pair, ServerFactory
     from tests.servers import Server
 
@@ -111,7 +112,7 @@ def test_append_only_files_are_taken(preamble: str, servers: ServerFactory, tmp_
     client.mset({"after": "1", "rewrite": "2"})
     client.config_set("appendfsync", "always")
     client.set("last", "1")
-    directory = Path(client.config_get("dir")["dir"]) / client.config_get("appenddirname")["appenddirname"]
+    directory = source.directory / "appendonlydir"  # the server's default name
     copied = shutil.copytree(directory, tmp_path / "aof")
     (manifest,) = copied.glob("*.manifest")
     run("restore", manifest, "--target", target.url)
