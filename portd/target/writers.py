@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,10 @@ class Writers:
         options: WriterOptions | None = None,
     ) -> None:
         options = options or WriterOptions()
-        budget.clear()  # writers that failed leave batches behind, and nobody else holds any
+        # Writers that failed leave batches behind, in cycles of tasks and tracebacks: without this, those of several tries
+        # would add up until the collector comes by. Some milliseconds, once a snapshot.
+        gc.collect()
+        budget.clear()  # nobody else holds any
         self.queue = BatchQueue(budget, progress.snapshot)
         progress.lanes[:] = [LaneState(index) for index in range(options.writers)]
         self._lanes = [Lane(state, endpoint, self.queue, letters, options) for state in progress.lanes]

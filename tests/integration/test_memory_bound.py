@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from portd.config import MAX_BUDGET_BYTES
 from portd.memory.plan import PROCESS_BYTES
 from tests.compare import assert_equal
 from tests.datasets import (
@@ -341,6 +342,14 @@ def test_a_stream_that_lies_costs_no_memory(stream: bytes, target: Server) -> No
     with HostileSource(stream=stream, filler=FILLING) as source, bounded(source.url, target) as portd:
         limit(portd)
         swallowed_or_refused(portd, source)
+
+
+def test_snapshots_that_fail_do_not_add_up(target: Server) -> None:
+    """What a failed try held is given back before the next one begins, with the default budget as with any."""
+    with HostileSource(HEAD + LIES["field of 1 TB"], filler=FILLING) as source, Portd(source.url, target) as portd:
+        wait_for_sync(lambda: source.syncs > 3, timeout=50, dump=portd.log)
+        highest = peak(portd)
+    assert highest < PROCESS_BYTES + MAX_BUDGET_BYTES, f"{highest / MIB:.1f} MiB"
 
 
 def swallowed_or_refused(portd: Portd, source: HostileSource) -> None:
