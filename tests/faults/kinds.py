@@ -65,11 +65,12 @@ def once(server: Server) -> redis.Redis:
 
 
 async def _ask(server: Server, *command: Any) -> Any:
-    """One command over a connection of its own."""
+    """One command over a connection of its own; None when the server is restarted meanwhile, which ends what it did."""
 
     def ask() -> Any:
-        with once(server) as client:
+        with contextlib.suppress(redis.ConnectionError), once(server) as client:
             return client.execute_command(*command)
+        return None
 
     return await asyncio.to_thread(ask)
 
