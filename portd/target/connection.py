@@ -53,6 +53,7 @@ class ConnectionOptions:
         retry_limit_seconds: longest wait between attempts.
         lease_key: a hash that must not carry another token; "" asks for none.
         lease_token: ours.
+        lease_run_id: a lease that was written for another process than this is a copy, and counts for nothing.
         tag: behind the connection's name as the target shows it.
         imports: the target is in import mode, and this connection is the importer.
     """
@@ -63,6 +64,7 @@ class ConnectionOptions:
     retry_limit_seconds: float = 5.0
     lease_key: str = ""
     lease_token: str = ""
+    lease_run_id: str = ""
     tag: str = ""
     imports: bool = False
 
@@ -388,8 +390,11 @@ async def _log_in(connection: Connection, endpoint: Endpoint, replaces: int, opt
     _check_login(connection, answers[0], "")
     connection.client_id = answers[1] if isinstance(answers[1], int) else 0
     if options.lease_key:
-        (token,) = await connection.ask(request("HGET", options.lease_key, "token"))
-        if isinstance(token, bytes) and token != options.lease_token.encode():
+        token, run_id = await connection.ask(
+            *(request("HGET", options.lease_key, each) for each in ("token", "run_id"))
+        )
+        is_copy = run_id and options.lease_run_id and run_id != options.lease_run_id.encode()
+        if isinstance(token, bytes) and token != options.lease_token.encode() and not is_copy:
             raise LinkTaken(
                 "another portd has taken over this link; nothing more is written",
                 hint="one of the two is too many: keep it stopped, or give it another --link",

@@ -28,7 +28,7 @@ from portd.errors import LinkTaken, TargetBusy, TargetError
 from portd.log import get_logger
 from portd.model import LinkState
 from portd.target.backoff import Backoff
-from portd.target.checkpoint import LEASE_SUFFIX
+from portd.target.checkpoint import LEASE_SUFFIX, run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control
 from portd.target.replies import Verdict, classify, code_of, presentable
@@ -125,7 +125,13 @@ class Lease:
     def options(self, options: ConnectionOptions | None = None) -> ConnectionOptions:
         """Options for connections that write: they make sure of the lease, and carry our token in their names."""
         base = options or self._options
-        return replace(base, lease_key=self.key, lease_token=self._me.token, tag=f"@{self._link}.{self._me.token}")
+        return replace(
+            base,
+            lease_key=self.key,
+            lease_token=self._me.token,
+            lease_run_id=self._run_id,
+            tag=f"@{self._link}.{self._me.token}",
+        )
 
     # -- taking
 
@@ -142,6 +148,7 @@ class Lease:
         connection = self._connection = await connect(self._endpoint, "lease", LinkState(), self._options)
         try:
             async with asyncio.timeout(LEASE_SECONDS * 2):
+                await self._recognise(connection)
                 before = await self._take(connection, takeover=takeover)
                 if before is not None:
                     await self._evict(connection)
@@ -176,7 +183,16 @@ class Lease:
         watched, answer = await connection.ask(request("WATCH", self.key), request("HGETALL", self.key))
         _check(watched)
         _check(answer)
-        return Holder.parse(answer)
+        holder = Holder.parse(answer)
+        # Where the source is the target of another portd, that one's lease is copied with everything else.
+        is_copy = holder is not None and "" != holder.run_id != self._run_id != ""
+        return None if is_copy else holder
+
+    async def _recognise(self, connection: Connection) -> None:
+        """Notes which process the target is now."""
+        (info,) = await connection.ask(request("INFO", "server"))
+        if not text_of(info):
+            self._run_id = run_id_of(info)
 
     async def _write(self, connection: Connection) -> bool:
         """Writes the lease unless it changed since it was watched."""
@@ -234,6 +250,7 @@ class Lease:
             try:
                 if self._connection is None:
                     self._connection = await connect(self._endpoint, "lease", LinkState(), self._options)
+                    await self._recognise(self._connection)
                 await while_connected(self._connection, self._renew(self._connection, backoff))
             except (Disconnected, TargetBusy) as error:
                 _log.debug("lease is not renewed", error=str(error))
@@ -248,12 +265,10 @@ class Lease:
         while True:
             (token,) = await connection.ask(request("HGET", self.key, "token"))
             _check(token)
-            if token is not None and token.decode("utf-8", "replace") != self._me.token:
-                raise taken_over(self._link)
-            if token is not None and known == connection.client_id:
+            if token == self._me.token.encode() and known == connection.client_id:
                 (answer,) = await connection.ask(self._expiry())
                 _check(answer)
-            else:  # flushed, expired, or this is a new connection
+            else:  # flushed, expired, copied from the source, or this is a new connection
                 holder = await self._holder(connection)
                 if holder is not None and holder.token != self._me.token:
                     raise taken_over(self._link)

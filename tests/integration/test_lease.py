@@ -149,3 +149,30 @@ def test_links_of_different_names_do_not_meet(servers: ServerFactory) -> None:
             two.terminate()
         one.terminate()
     assert target.client().exists("a", "b") == 2
+
+
+def test_a_chain_of_links_with_one_name(servers: ServerFactory) -> None:
+    """From A to B and from B to C, both called default: C gets B's lease with the data, and nobody is taken over."""
+    a, b, c = servers(), servers(), servers()
+    a.client().set("a", "1")
+    with Portd(a, b) as first:
+        streaming(first)
+        with Portd(b, c) as second:
+            streaming(second)
+            for each in b.client().client_list():  # a new connection writes the lease anew, into B's stream
+                if each["name"].startswith("portd-lease"):
+                    b.client().client_kill_filter(_id=each["id"])
+            a.client().incr("counter")
+            first.until_applied(a)
+            wait_for_sync(lambda: c.client().get("counter") == b"1", 20)
+            wait_for_sync(lambda: c.client().hget(LEASE, "pid") == str(second.process.pid).encode(), 20)
+            with Portd(b, c) as third:
+                assert third.wait() == os.EX_TEMPFAIL, third.log()
+            assert first.alive
+            assert second.alive, second.log()
+            second.kill()
+            second.start()
+            streaming(second)
+            second.terminate()
+        first.terminate()
+    assert c.client().get("a") == b"1"
