@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Works while writes go on: keys that differ are read again until they settle. Exit codes: 0 equal, 1 different, 75 "
-    "some keys were changed all the time, 64 usage, 65 bad data, 69 an end is not there, 74 disk, 77 an end refused us, "
+    "some keys could not be decided, 64 usage, 65 bad data, 69 an end is not there, 74 disk, 77 an end refused us, "
     "78 settings. docs/verify.md tells how it works and what it costs the servers."
 )
 _NAMES = (*ENDS, "spool_dir", "silence_seconds", "log_level")

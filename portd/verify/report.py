@@ -81,7 +81,7 @@ class Report:
     equal: int = 0  # keys that were equal in the first comparison
     suspects: int = 0  # keys that were read again
     settled: int = 0  # and turned out to be equal
-    unsettled: int = 0  # and were changed again and again
+    unsettled: int = 0  # and were changed again and again, or are too large to be read again
     different: int = 0
     repaired: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
@@ -89,7 +89,7 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 equal, 1 different, 75 (EX_TEMPFAIL) when some keys never stood still."""
+        """0 equal, 1 different, 75 (EX_TEMPFAIL) when some keys could not be decided."""
         if self.different or self.functions:
             return EXIT_DIFFERENT
         return os.EX_TEMPFAIL if self.unsettled else os.EX_OK
@@ -138,7 +138,9 @@ class Report:
         if self.functions:
             lines.append(f"function libraries differ: {self.functions}")
         if self.unsettled:
-            lines.append(f"{human_count(self.unsettled)} keys were changed whenever they were looked at: not decided")
+            lines.append(
+                f"{human_count(self.unsettled)} keys not decided: changed whenever they were looked at, or too large to be read again"
+            )
         if self.different:
             kinds = ", ".join(f"{human_count(count)} {kind}" for kind, count in sorted(self.kinds.items()))
             lines.append(f"DIFFERENT: {human_count(self.different)} keys ({kinds})")

@@ -17,7 +17,7 @@ from portd.verify.live import RELATIVE_TTL_TOLERANCE_MS, LiveReader
 from portd.verify.options import Method
 from portd.verify.repair import Repairer
 from portd.verify.report import EndReport, Found, Report
-from portd.verify.settle import BATCH_KEYS, DIFFERENCE, NOWHERE, Settler
+from portd.verify.settle import BATCH_KEYS, DIFFERENCE, NOWHERE, UNREAD, Settler
 from portd.verify.snapshot import DigestOptions, EndDigest
 from portd.verify.store import Store, Suspect, Suspects
 from portd.verify.wire import Wire
@@ -93,15 +93,21 @@ class _Verification:
         if self._options.repair and confirmed.count:
             confirmed = await self._repair(source, settler, confirmed, report)
         report.settled, report.unsettled = settler.settled - report.repaired, settler.unsettled
-        too_large = source.too_large | target.too_large
         for batch in confirmed.batches(BATCH_KEYS):
             for each in batch:
-                note = "too large to be read again" if (each.db, each.name) in too_large else ""
-                found = Found(each.db, each.name, each.kinds, note)
-                report.count(found)
-                self._on_found(found)
+                self._tell(each, report)
         confirmed.close()
         return report
+
+    def _tell(self, each: Suspect, report: Report) -> None:
+        """Reports one key; one that differed in the snapshots and cannot be read again may have been written between them."""
+        unread = bool(each.kinds & UNREAD)
+        found = Found(each.db, each.name, each.kinds, "in the snapshots; too large to be read again" if unread else "")
+        if unread:
+            report.unsettled += 1
+        else:
+            report.count(found)
+        self._on_found(found)
 
     async def _readers(self) -> tuple[LiveReader, LiveReader]:
         return await self._reader(self._source), await self._reader(self._target)

@@ -29,6 +29,7 @@ DIFFERENCE: Final = struct.Struct("<5Q")
 NOWHERE: Final = (1 << 64) - 1
 CONFIRMATIONS: Final = 3  # looks that must find a key in the same state after the first one
 BATCH_KEYS: Final = 1000
+UNREAD: Final = 1 << 16  # among the kinds: the value was too large to be read again
 
 log = get_logger("verify")
 
@@ -107,7 +108,8 @@ class Settler:
         too_large = self._source.too_large | self._target.too_large
         for each in batch:
             if (each.db, each.name) in too_large:
-                confirmed.add(each)  # as the snapshots had it: nothing better can be found out
+                each.kinds |= UNREAD  # as the snapshots had it: nothing better can be found out
+                confirmed.add(each)
             elif (state := now.get((each.db, each.name))) is None:
                 self.settled += 1
             else:
