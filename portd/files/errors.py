@@ -20,9 +20,9 @@ class OutputError(PortdError):
 
 
 class OutputClosed(PortdError):
-    """Whoever read our output has gone, as ``head`` does: nobody wants the rest."""
+    """Whoever read our output has gone, as ``head`` does: nobody wants the rest. A dump, though, must not be cut."""
 
-    exit_code = os.EX_OK
+    exit_code = os.EX_IOERR
 
 
 class Interrupted(PortdError):

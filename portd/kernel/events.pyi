@@ -1,6 +1,6 @@
 """Values become lines: one JSON object, or one CSV row, for each element."""
 
-from typing import Final
+from typing import Final, Self
 
 from typing_extensions import disjoint_base
 
@@ -22,6 +22,6 @@ class EventHandler(Handler):
         chunk_bytes: of the decoder.
     """
 
-    def __init__(
-        self, *, csv: bool = ..., selection: Selection | None = ..., part_bytes: int = ..., chunk_bytes: int = ...
-    ) -> None: ...
+    def __new__(
+        cls, *, csv: bool = ..., selection: Selection | None = ..., part_bytes: int = ..., chunk_bytes: int = ...
+    ) -> Self: ...

@@ -1,6 +1,6 @@
 """The snapshot decoder: RDB bytes in, batches of RESP commands out. No I/O, no asyncio."""
 
-from typing import Final, final
+from typing import Final, Self, final
 
 from typing_extensions import Buffer
 
@@ -27,8 +27,8 @@ class SnapshotDecoder:
         verify_checksum: compare the CRC64 at the end.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         consumer: Dialect | Handler,
         *,
         chunk_bytes: int = ...,
@@ -37,7 +37,7 @@ class SnapshotDecoder:
         command_elements: int = ...,
         skip_existing: bool = ...,
         verify_checksum: bool = ...,
-    ) -> None: ...
+    ) -> Self: ...
     def feed(self, data: Buffer) -> int:
         """Copies bytes into the window; returns how many fitted (0 when ``next_batch`` must run first)."""
     def next_batch(self) -> Batch | None:

@@ -1,6 +1,6 @@
 """Keys counted instead of told: a line for each key, or a report about all of them."""
 
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
 
 from portd.kernel.events import EventHandler
 from portd.kernel.handler import Handler
@@ -23,7 +23,7 @@ class StatsHandler(Handler):
         separator: one byte; a key's prefix ends behind the first one. Another length: no prefixes.
     """
 
-    def __init__(self, *, selection: Selection | None = ..., top: int = ..., separator: bytes = ...) -> None: ...
+    def __new__(cls, *, selection: Selection | None = ..., top: int = ..., separator: bytes = ...) -> Self: ...
     def report(self) -> dict[str, Any]:
         """All that was counted.
 

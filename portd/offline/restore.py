@@ -276,11 +276,9 @@ def looks_like_snapshot(source: Input, data: memoryview) -> bool:
         raise UnsupportedRdb(f"{source.name} is empty", hint="a snapshot begins with REDIS or VALKEY")
     if data[0] in b"RV":
         return True
-    if data[0] == ord("*"):
+    if data[0] == ord("*") or bytes(data[:4]) == b"#TS:":
         return False
     raise UnsupportedRdb(
         f"{source.name} is neither a snapshot nor an append-only file: it begins with neither REDIS, VALKEY nor *",
-        hint="compressed files are known by their names, .gz and .zst"
-        if data[0] != ord("#")
-        else "append-only files with timestamps (aof-timestamp-enabled) are not read",
+        hint="compressed files are known by their names, .gz and .zst",
     )
