@@ -115,4 +115,7 @@ class Output:
         reason = (error.strerror or str(error)).lower()
         full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
         hint = "make room, or write elsewhere" if full else "check the path, its owner and the free space"
-        return OutputError(f"{self._name} cannot be written: {reason}", hint=f"{hint}; no half-written file was left")
+        return OutputError(
+            f"{self._name} cannot be written: {reason}",
+            hint=hint if self._path is None else f"{hint}; no half-written file was left",
+        )
