@@ -14,6 +14,8 @@ import pytest
 import portd.kernel
 from tests.servers import Binary, Server, Setting, binaries, running
 
+BUILD_HINT = "HINT: build it with 'pip install -e .', or set PORTD_TESTS_WITHOUT_KERNEL=1 for tests that do not need it"
+
 ServerFactory = Callable[..., Server]
 
 
@@ -33,7 +35,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Stops at once when the compiled kernel is not the one that tests would import."""
     missing = uncompiled_units()
-    if missing and os.environ.get("PORTD_TESTS_NEED_KERNEL"):
+    if missing and not os.environ.get("PORTD_TESTS_WITHOUT_KERNEL"):
         raise pytest.UsageError("\n".join(missing))
 
 
@@ -47,7 +49,7 @@ def uncompiled_units() -> list[str]:
         except (ImportError, ValueError) as error:  # ValueError: built against another version of a neighbour
             loaded_from = str(error)
         if not loaded_from.endswith(tuple(EXTENSION_SUFFIXES)):
-            problems.append(f"{name} is not compiled ({loaded_from})\nHINT: build it with 'pip install -e .'")
+            problems.append(f"{name} is not compiled ({loaded_from})\n{BUILD_HINT}")
     return problems
 
 
