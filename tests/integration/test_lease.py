@@ -63,6 +63,8 @@ def test_takeover_inside_of_a_snapshot(source: Server, target: Server) -> None:
     target.client().config_set("maxmemory", "8mb")
     with Portd(source, target) as first:
         first.until(lambda status: sum(lane["retries"] for lane in status["target"]["lanes"]) > 0)
+        # A source that still sends to a frozen replica begins no other snapshot before its repl-timeout.
+        wait_for_sync(lambda: source.info("replication")["slave0"]["state"] == "online", 30)
         first.signal(signal.SIGSTOP)
         with Portd(source, target, takeover=True) as second:
             second.until(lambda status: status["phase"] in {"snapshot", "waiting"})
