@@ -8,7 +8,7 @@ import signal
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -97,6 +97,7 @@ def decode(
     Example: portd decode dump.rdb --type hash --match 'user:*' | head
     """
     log.configure("auto", "warning")
+    signal.signal(signal.SIGTERM, _end)
     try:
         selection = make_selection(types, match, database, min_bytes, max_bytes)
         handler = make_handler(form, selection, top, separator)
@@ -108,6 +109,11 @@ def decode(
         raise typer.Exit(report_plainly(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    """Ends in order: a half-written file is removed."""
+    raise SystemExit(128 + number)
 
 
 def run(source: str, endpoint: Endpoint | None, handler: Handler, path: str, report: Report) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from tests.lines import read_lines, text
 from tests.oracle.model import Entry, HashValue, Snapshot
 from tests.oracle.rdbwrite import encode
 from tests.reading import READERS
+from tests.servers import wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
@@ -179,6 +181,18 @@ def test_a_reader_that_leaves_ends_it_quietly(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(PATIENCE_SECONDS) == os.EX_OK
+
+
+def test_sigterm_leaves_no_half_file(tmp_path: Path) -> None:
+    """A decode that is ended while it waits for input removes what it has written."""
+    output = tmp_path / "out.jsonl"
+    with subprocess.Popen(
+        command("decode", "-", "-o", output), stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    ) as process:
+        wait_for_sync(lambda: any(tmp_path.iterdir()), PATIENCE_SECONDS)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_long_elements_take_no_more_memory(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -187,6 +188,21 @@ def test_bad_files_are_named(content: bytes, words: str, target: Server, tmp_pat
 def test_a_missing_file_is_said_before_the_target_is_asked(tmp_path: Path) -> None:
     """Exit code 66, though there is no target either."""
     run("restore", tmp_path / "none", "--target", "redis://127.0.0.1:1", expect=os.EX_NOINPUT)
+
+
+def test_sigterm_says_that_a_part_is_there(target: Server, tmp_path: Path) -> None:
+    """A restore that was told to stop ends with exit code 75, not as if it had done its work."""
+    data = encode(SOME)
+    words = command("restore", "-", "--target", target.url)
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(data[:-9])
+        process.stdin.flush()
+        wait_for_sync(lambda: b"restore" in process.stderr.readline(), PATIENCE_SECONDS)  # type: ignore[union-attr]
+        process.send_signal(signal.SIGTERM)
+        process.stdin.close()
+        assert process.wait(PATIENCE_SECONDS) in {os.EX_TEMPFAIL, os.EX_DATAERR}
 
 
 def test_memory_stays_bounded(target: Server, tmp_path: Path) -> None:
