@@ -77,27 +77,30 @@ async def _profiles(url: str, count: int) -> None:
 
 
 async def _main(members: int, seconds: float) -> None:
-    with Server() as source, Server() as target:
+    with Server() as source:
         fill_big_hash(source, b"big", members)
-        port = free_port()
         for kept in (False, True):
-            target.client().flushall()
-            settings = Settings(
-                source=source.url, target=target.url, http=f"127.0.0.1:{port}", progress_seconds=0, heap_profile=kept
-            )
-            service = Service(settings)
-            task = asyncio.create_task(service.run(), name="service")
-            await wait_for(partial(getattr, service.progress.snapshot, "bytes_decoded"))
-            print(f"heap_profile={'yes' if kept else 'no'}")
-            await _measured("no profile", service, asyncio.sleep(seconds))
-            url = f"http://127.0.0.1:{port}/debug/memory/heap"
-            asked = "" if kept else "?seconds=1"
-            await _measured("profiles", service, _profiles(url + asked, 3))
-            if kept:
-                await _measured("flame graphs", service, _profiles(url + "?format=flame", 3))
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            with Server() as target:
+                await _watched_sync(source, target, seconds, kept=kept)
+
+
+async def _watched_sync(source: Server, target: Server, seconds: float, *, kept: bool) -> None:
+    port = free_port()
+    settings = Settings(
+        source=source.url, target=target.url, http=f"127.0.0.1:{port}", progress_seconds=0, heap_profile=kept
+    )
+    service = Service(settings)
+    task = asyncio.create_task(service.run(), name="service")
+    await wait_for(partial(getattr, service.progress.snapshot, "bytes_decoded"))
+    print(f"heap_profile={'yes' if kept else 'no'}")
+    await _measured("no profile", service, asyncio.sleep(seconds))
+    url = f"http://127.0.0.1:{port}/debug/memory/heap"
+    await _measured("profiles", service, _profiles(url + ("" if kept else "?seconds=1"), 3))
+    if kept:
+        await _measured("flame graphs", service, _profiles(url + "?format=flame", 3))
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 def main() -> None:
