@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import select
 import stat
 import sys
 import zlib
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 STDIN: Final = "-"
 READ_BYTES: Final = 256 * 1024
+LOOK_SECONDS: Final = 0.25  # how often a wait for a pipe looks whether it is still wanted
 
 
 class Input:
@@ -37,6 +39,7 @@ class Input:
         self._buffer = memoryview(bytearray(READ_BYTES))
         self.size = _size_of(raw)  # of the file, bytes; None for a pipe
         self.read_bytes = 0  # after decompression
+        self._closed = False
 
     @property
     def consumed(self) -> int:
@@ -51,6 +54,8 @@ class Input:
             DecodeError: what is decompressed is corrupt or cut.
         """
         try:
+            if self.size is None and not self._wait():
+                return self._buffer[:0]
             count = cast("Any", self._plain).readinto(self._buffer)
         except EOFError:
             raise DecodeError(f"{self.name} is cut: its compressed data does not end", offset=self.read_bytes) from None
@@ -65,8 +70,20 @@ class Input:
         self.read_bytes += count
         return self._buffer[:count]
 
+    def _wait(self) -> bool:
+        """Waits until a pipe has bytes, so that a thread in here notices when the input is closed; False then."""
+        while not self._closed:
+            try:
+                if select.select([self._raw], [], [], LOOK_SECONDS)[0]:
+                    return True
+            except (OSError, ValueError):  # closed meanwhile
+                if not self._closed:
+                    raise
+        return False
+
     def close(self) -> None:
-        """Closes the file; idempotent."""
+        """Closes the file; idempotent. A `read` in another thread ends soon, as if the input had."""
+        self._closed = True
         if self._plain is not self._raw:
             self._plain.close()
         self._raw.close()

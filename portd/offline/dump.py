@@ -92,8 +92,7 @@ class Dump(OfflineService):
         try:
             await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done() and not self._snapshot_done:
-                work.cancel()
-                await asyncio.wait({work})
+                await self._end(work)
                 raise Interrupted("stopped before the snapshot was whole: nothing was kept")
             await work
         finally:

@@ -84,8 +84,7 @@ class Restore(OfflineService):
         try:
             await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                work.cancel()
-                await asyncio.wait({work})
+                await self._end(work)
                 raise Interrupted(
                     "stopped: the target holds a part of the file",
                     hint="restore again with --existing replace, skip or flush",

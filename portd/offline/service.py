@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from portd.memory.accounting import Accounting
 from portd.model import Progress
 
 if TYPE_CHECKING:
     from portd.memory.accounting import MemoryReport
+
+
+CANCEL_SECONDS: Final = 0.5  # between two tries to cancel
 
 
 class OfflineService:
@@ -27,6 +30,12 @@ class OfflineService:
     async def run(self) -> None:
         """Does the work, or as much of it as there is until a stop is asked for."""
         raise NotImplementedError
+
+    async def _end(self, work: asyncio.Task[None]) -> None:
+        """Cancels *work*, again should a library have swallowed that."""
+        while not work.done():
+            work.cancel()
+            await asyncio.wait({work}, timeout=CANCEL_SECONDS)
 
     def request_stop(self) -> None:
         """Asks to end in order; returns at once."""
