@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import resource
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -282,6 +283,20 @@ def test_memory_does_not_grow_with_the_value(make: Callable[[int], bytes]) -> No
     assert sent > size
     assert waiting <= SMALL.batch_bytes + SMALL.command_bytes + (64 << 10)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 << 10  # KiB
+
+
+def test_buffers_are_visible_to_tracemalloc() -> None:
+    """The decoder's window is allocated through Python, so that a heap profile shows it."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        decoder = make_decoder(VALKEY_9, SMALL)
+        window = decoder.statistics()["window_capacity"]
+        assert tracemalloc.get_traced_memory()[0] - before >= window
+        del decoder
+        assert tracemalloc.get_traced_memory()[0] - before < window // 10
+    finally:
+        tracemalloc.stop()
 
 
 def test_current_key_is_shown_while_it_is_decoded() -> None:
