@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import redis
 import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -224,7 +226,7 @@ class Server:
 
     def _wait_for_pong(self) -> bool:
         deadline = time.monotonic() + START_SECONDS
-        probe = self._new_client(socket_timeout=1.0)
+        probe = self._new_client(socket_timeout=1.0, retry=Retry(NoBackoff(), 0))
         try:
             while self.alive and time.monotonic() < deadline:
                 try:
