@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from collections.abc import Callable, Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -33,7 +34,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Stops at once when the compiled kernel is not the one that tests would import."""
+    """Stops at once when the compiled kernel is not the one that tests would import; SIGTERM ends the servers too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: fixtures are torn down
     missing = uncompiled_units()
     if missing and not os.environ.get("PORTD_TESTS_WITHOUT_KERNEL"):
         raise pytest.UsageError("\n".join(missing))
