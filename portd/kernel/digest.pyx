@@ -11,13 +11,14 @@ from collections import deque
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from libc.math cimport isnan
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort, strtod
 from libc.string cimport memcmp, memcpy, memset
 
 from portd.kernel.containers cimport be64
 from portd.kernel.encodings cimport C_HASH, C_LIST, C_MODULE, C_OTHER, C_STREAM, C_STRING, C_ZSET, layout_of
-from portd.kernel.handler cimport Handler, Item, Key, P_ELEMENTS, P_SKIP, P_WHOLE, StreamMeta
+from portd.kernel.handler cimport F_DOUBLE, Handler, Item, Key, P_ELEMENTS, P_SKIP, P_WHOLE, StreamMeta
 
 
 cdef enum:
@@ -48,12 +49,16 @@ cdef struct Difference:
 
 
 cdef double score_of(Item* score) noexcept:
-    """Scores are told as text; short integers are read without strtod."""
+    """A score as a number: from text, where short integers are read without strtod, or from its bytes."""
     cdef char[64] text
+    cdef double value = 0
     cdef Py_ssize_t size = min(<Py_ssize_t>score.n, 63)
     cdef Py_ssize_t i = 0
     cdef int64_t number = 0
     cdef bint negative = size > 0 and score.p[0] == c"-"
+    if score.form == F_DOUBLE:
+        memcpy(&value, score.p, 8)
+        return value
     if size <= 15:
         i = 1 if negative else 0
         while i < size and c"0" <= score.p[i] <= c"9":
@@ -67,9 +72,11 @@ cdef double score_of(Item* score) noexcept:
 
 
 cdef uint64_t score_bits(Item* score) noexcept:
-    """The number's bits; both zeros are one score."""
+    """The number's bits; both zeros are one score, and so is whatever is no number."""
     cdef double value = score_of(score)
     cdef uint64_t bits = 0
+    if isnan(value):
+        return <uint64_t>-1
     if value != 0:
         memcpy(&bits, &value, 8)
     return bits
@@ -85,6 +92,7 @@ cdef class DigestHandler(Handler):
     ):
         if not 0 <= bucket_bits <= 12 or bucket_records < 1:
             raise ValueError("at most 4096 buckets, of at least one record")
+        self.binary_scores = True
         self.bits = bucket_bits
         self.bucket_bytes = bucket_records * sizeof(Record)
         self.ignored = ignored

@@ -11,6 +11,7 @@ cdef class ElementReader(BlobReader):
     cdef int _elements(self) except -1
     cdef int _tell(self, uint64_t number) except -1
     cdef int64_t _expiry(self, uint64_t number) noexcept
+    cdef int _binary_score(self, uint64_t bits) except -1
     cdef int _score(self, uint64_t bits) except -1
     cdef int _score_text(self, Cursor* c) except -2
     cdef int _cells(self) except -1

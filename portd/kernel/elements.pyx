@@ -11,7 +11,7 @@ from portd.kernel.containers cimport le64
 from portd.kernel.encodings cimport (
     C_HASH, C_LIST, C_ZSET, E_HASH_TTL, E_HASH_TTL_RC, E_HASH_TTL_VALKEY, K_INTSET, K_NONE, S_NODES, S_TEMPLATE,
 )
-from portd.kernel.handler cimport F_WHOLE
+from portd.kernel.handler cimport F_DOUBLE, F_WHOLE
 from portd.kernel.reader cimport Cursor, R_END, R_LARGE, R_MORE, R_OK
 from portd.kernel.window cimport PP_ITEM, ST_CELLS, ST_ITEMS, ST_LARGE, ST_NODES, ST_TEMPLATE
 from portd.kernel.writer cimport portd_format_i64
@@ -62,7 +62,7 @@ cdef class ElementReader(BlobReader):
             return self.to.field(&self.items[0], &self.items[1], self._expiry(number))
         if collection == C_ZSET:
             if self.layout.pattern[1] == b"d":
-                self._score(number)
+                self._binary_score(number)
             return self.to.scored(&self.items[0], &self.items[1])
         return self.to.element(&self.items[0])
 
@@ -75,6 +75,16 @@ cdef class ElementReader(BlobReader):
         if self.key.encoding == E_HASH_TTL_RC:
             return <int64_t>number if number else -1
         return -1
+
+    cdef int _binary_score(self, uint64_t bits) except -1:
+        """The score in item 1, in the form that the handler wants."""
+        if not self.to.binary_scores:
+            return self._score(bits)
+        memcpy(self.digits[1], &bits, 8)
+        self.items[1].p = <unsigned char*>self.digits[1]
+        self.items[1].n = 8
+        self.items[1].form = F_DOUBLE
+        return 0
 
     cdef int _score(self, uint64_t bits) except -1:
         """The binary score as text, exact, in item 1."""
@@ -257,7 +267,7 @@ cdef class ElementReader(BlobReader):
                     return R_MORE
                 self.large_number = le64(c.p)
                 if self.layout.collection == C_ZSET:
-                    self._score(self.large_number)
+                    self._binary_score(self.large_number)
                 c.p += 8
                 self.large_at += 1
                 self._consume(&c)

@@ -13,6 +13,7 @@ cdef enum Form:
     F_WHOLE = 0             # p holds all n bytes
     F_RAW_PARTS = 1         # n bytes follow, too many to hold
     F_LZF_PARTS = 2         # n bytes follow, packed in `packed` bytes
+    F_DOUBLE = 3            # p holds the 8 bytes of a number; only scores, and only for handlers with `binary_scores`
 
 
 cdef struct Item:
@@ -61,6 +62,7 @@ cdef class Handler:
     cdef uint64_t offset                # of the snapshot, set by the decoder before each step
     cdef bint valkey                    # the snapshot is of that family; set when its magic was read
     cdef Py_ssize_t small_bytes         # a value up to here is small
+    cdef bint binary_scores             # scores that stand as doubles in the snapshot are told so, not as text
     cdef uint64_t whole_elements        # a collection of more is not measured: it is large
     cdef uint64_t keys_failed           # refused for good
     cdef uint64_t keys_left_out         # nobody wants them
@@ -80,7 +82,7 @@ cdef class Handler:
     cdef int abandon(self, Key* key, str reason) except -1      # instead of end: remove what was told
     cdef int string_part(self, const unsigned char* p, Py_ssize_t n, uint64_t at, uint64_t total) except -1
     cdef int element(self, Item* item) except -1                        # list, set
-    cdef int scored(self, Item* member, Item* score) except -1          # zset; score as text
+    cdef int scored(self, Item* member, Item* score) except -1          # zset; score as text or F_DOUBLE
     cdef int field(self, Item* name, Item* value, int64_t expire_ms) except -1      # hash; -1 no expiry
     cdef int slot(self, uint64_t index, Item* value) except -1          # array
     cdef int array_end(self, bint has_insert, uint64_t insert) except -1

@@ -27,6 +27,9 @@ TTL_LIMITS = (0, 60, 3600, 86400, 604800, 2592000, 31536000)    # seconds left; 
 cdef class KeyHandler(EventHandler):
     """Writes a JSON object for each key; the stub tells how to use it."""
 
+    def __cinit__(self, *_, **__):
+        self.binary_scores = True       # they are counted, not shown
+
     cdef int _key_line(self, Key* key, uint64_t elements) except -1:
         cdef const char* encoding = layout_of(key.encoding).name
         self._line()
@@ -135,6 +138,7 @@ cdef class StatsHandler(Handler):
         self.selection = Selection() if selection is None else selection
         self.separator = separator[0] if len(separator) == 1 else 0
         self.top = top
+        self.binary_scores = True       # they are counted, not shown
         self.databases = {}
         self.prefixes = {}
         self.last_db = -1

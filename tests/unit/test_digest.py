@@ -68,9 +68,14 @@ def difference(first: Digested, second: Digested) -> dict[tuple[int, bytes], int
 
 def of(kind: int, value: Value, *, version: int = 80, style: int | None = None, **entry: Any) -> Digested:
     """The digest of one key."""
+    return Digested(encode(_one(kind, value, version=version, **entry), Style(style)))
+
+
+def _one(kind: int, value: Value, *, version: int = 80, **entry: Any) -> Snapshot:
+    """A snapshot of one key."""
     snapshot = Snapshot(version >= 80, version)
     snapshot.entries = [Entry(0, b"k", kind, value, **entry)]
-    return Digested(encode(snapshot, Style(style)))
+    return snapshot
 
 
 def without_raw(snapshot: Snapshot) -> Snapshot:
@@ -89,6 +94,19 @@ def test_the_form_does_not_count(
     one = Digested(encode(snapshot, Style(first)), bucket_bits=bits)
     other = Digested(encode(snapshot, Style(second)), bucket_bits=bits, step=step)
     assert difference(one, other) == {}
+
+
+@pytest.mark.parametrize(
+    "score", [0.1, -0.0, 1e-7, 5e-324, 1.7976931348623157e308, 2.0**53 + 2, -1.5, math.inf, -math.inf, 3.0]
+)
+def test_scores_as_text_and_as_numbers_are_one_score(score: float) -> None:
+    """A sorted set has one digest in each form that servers wrote: text, doubles, ziplist and listpack; long members too."""
+    for member in (b"m", b"m" * 2000):
+        value = ZsetValue({member: score, b"other": 1.25})
+        forms = [of(kind, value) for kind in (3, 5, 12, 17)]
+        forms += [Digested(encode(_one(5, value)), chunk_bytes=100), Digested(encode(_one(3, value)), chunk_bytes=100)]
+        assert all(difference(forms[0], other) == {} for other in forms[1:])
+        assert difference(forms[0], of(5, ZsetValue({member: score, b"other": math.nextafter(1.25, 2)})))
 
 
 @given(snapshots(), STYLES)
