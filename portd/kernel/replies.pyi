@@ -63,8 +63,7 @@ class ReplyCounter:
 
         An error is noted and not kept here. The reader removes what it has seen.
         """
-    @property
-    def unnoted(self) -> int:
-        """Errors beyond ``MAX_ELEMENT_NOTES`` of one array."""
+    unnoted: int
+    """Errors beyond ``MAX_ELEMENT_NOTES`` of one array; the reader sets it back to 0."""
     def statistics(self) -> dict[str, int]:
         """Keys: ``owned_bytes`` ``open_arrays`` ``wanted`` ``notes``."""

@@ -24,8 +24,8 @@ from portd.errors import TargetError
 cdef enum:
     DEPTH = 32  # nesting of arrays
     LINE = 64 * 1024  # bytes of a line, or of a value that was asked for
-    TEXT = 1024  # bytes of an error that are kept
-    ELEMENTS = 1000  # errors noted inside of one array
+    TEXT = 512  # bytes of an error that are kept
+    ELEMENTS = 16384  # errors noted inside of one array: a group of the stream has fewer commands
     DIGITS = 18  # of a length; more do not fit
 
 MAX_DEPTH = DEPTH
@@ -80,7 +80,7 @@ cdef inline const uint8_t* plain_end(const uint8_t* p, const uint8_t* end) noexc
 @cython.final
 cdef class ReplyCounter:
     cdef readonly int64_t replies
-    cdef readonly int64_t unnoted
+    cdef public int64_t unnoted  # the reader sets it back
     cdef readonly object notes
     cdef readonly dict values
     cdef object wanted  # reply numbers, ascending

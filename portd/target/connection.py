@@ -1,7 +1,7 @@
 """One data connection to the target: sends bytes under flow control, tells when their replies are in.
 
 What is sent is described by `Expected`: how many replies will come and who wants to know. Replies are counted by
-`portd.target.counter`, errors among them handed on; `ask` is for the few questions whose answers are read (hiredis).
+`portd.kernel.replies`, errors among them handed on; `ask` is for the few questions whose answers are read (hiredis).
 Reconnecting, sending again and what an error means are the business of lanes and applier.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import hiredis
 
 from portd.errors import InternalError, LinkTaken, PortdError, TargetError, TargetLost
-from portd.target.counter import Note, ReplyCounter, ReplyFormatError
+from portd.kernel.replies import Note, ReplyCounter
 from portd.target.replies import Verdict, classify, code_of, fatal, presentable
 from portd.target.wire import request
 
@@ -97,7 +97,7 @@ class _Question:
             self.answers.append(answer)
             self.missing -= 1
         if self.reader.gets() is not False or self.reader.has_data():
-            raise ReplyFormatError("more replies than questions")
+            raise _no_resp("more replies than questions")
         if not self.future.done():
             self.future.set_result(self.answers)
         return True
@@ -157,8 +157,8 @@ class Connection(asyncio.Protocol):
             self._settle()
         except PortdError as error:
             self.fail(error)
-        except (ReplyFormatError, hiredis.ProtocolError) as error:
-            self.fail(TargetError(f"the target does not speak RESP: {error}", hint="check host and port of the target"))
+        except hiredis.ProtocolError as error:
+            self.fail(_no_resp(str(error)))
         except Exception as error:  # noqa: BLE001 - asyncio would log it and lose it; `watch` raises it
             bug = InternalError(f"{self.name}: {type(error).__name__} while taking replies: {error}")
             bug.__cause__ = error
@@ -309,7 +309,7 @@ class Connection(asyncio.Protocol):
             head = expected.popleft()
             head.done(self._take_notes(head) if counter.notes else NO_NOTES)
         if not expected and counter.replies > self.sent_replies:
-            raise ReplyFormatError("more replies than commands")
+            raise _no_resp("more replies than commands")
 
     def _take_notes(self, head: Expected) -> Sequence[Note]:
         notes = self.counter.notes
@@ -327,6 +327,11 @@ class Connection(asyncio.Protocol):
             self.fail(Disconnected(f"{self.name}: no answer from the target for {quiet:.0f} s", "silent"))
             return
         self._watchdog = self._loop.call_later(self._silence / 4, self._watch_silence)
+
+
+def _no_resp(why: str) -> TargetError:
+    """The same error as the kernel's reply counter raises."""
+    return TargetError(f"the target does not speak RESP: {why}", hint="check host and port of the target")
 
 
 def _disconnected(name: str, error: BaseException | None) -> Disconnected:

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from portd.endpoint import Endpoint
     from portd.kernel.batch import Batch
+    from portd.kernel.replies import Note
     from portd.model import LaneState
     from portd.pipeline import BatchQueue
-    from portd.target.counter import Note
     from portd.target.deadletter import DeadLetters
 
 _log = get_logger("target")

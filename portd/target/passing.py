@@ -19,9 +19,9 @@ from portd.target.wire import head
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from portd.kernel.replies import Note
     from portd.kernel.stream import Piece
     from portd.target.connection import Connection
-    from portd.target.counter import Note
     from portd.target.wire import Command
 
 

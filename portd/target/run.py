@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from portd.kernel.batch import Batch
+    from portd.kernel.replies import Note
     from portd.pipeline import Run
     from portd.target.connection import Connection
-    from portd.target.counter import Note
     from portd.target.lane import Lane
 
 MULTI: Final = request("MULTI")

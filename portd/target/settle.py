@@ -15,7 +15,7 @@ from portd.target.wire import Command, request, split
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from portd.target.counter import Note
+    from portd.kernel.replies import Note
 
 
 @dataclass(slots=True)

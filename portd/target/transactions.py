@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
+    from portd.kernel.replies import Note
     from portd.target.connection import Connection
-    from portd.target.counter import Note
 
 EXEC: Final = request("EXEC")
 

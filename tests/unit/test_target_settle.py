@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portd.errors import InternalError, SpoolError, TargetRejected
+from portd.kernel.replies import Note
 from portd.model import Progress
 from portd.target.backoff import Backoff
-from portd.target.counter import Note
 from portd.target.deadletter import DeadLetters, Letter
 from portd.target.replies import Verdict, abort_cause, already_applied, classify, presentable
 from portd.target.settle import outcome, settle
