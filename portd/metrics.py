@@ -128,6 +128,14 @@ def _service(progress: Progress) -> Iterator[Metric]:
     yield _counter(
         "keys_pruned_total", "Keys removed from the target that the source did not have any more.", progress.keys_pruned
     )
+    loop = progress.loop
+    yield _gauge("loop_block_seconds", "Longest time the event loop was held, of the last minute.", loop.recent_seconds)
+    yield _gauge("loop_longest_block_seconds", "The same since the start.", loop.longest_seconds)
+    yield _gauge(
+        "loop_longest_own_block_seconds",
+        "Longest time it was held by computing, without waits for a core or a disk.",
+        loop.longest_own_seconds,
+    )
 
 
 def _source(progress: Progress) -> Iterator[Metric]:

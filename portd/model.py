@@ -114,6 +114,16 @@ class SourceOutlook:
 
 
 @dataclass(slots=True)
+class LoopState:
+    """For how long the event loop was held by one thing; see `portd.loopwatch`."""
+
+    longest_seconds: float = 0.0  # since the start
+    longest_at: float = 0.0  # time.time() when it ended; 0 = never
+    longest_own_seconds: float = 0.0  # the most of it that was spent computing: without waits for disks and cores
+    recent_seconds: float = 0.0  # the longest of the last minute or two
+
+
+@dataclass(slots=True)
 class Progress:
     """All that is known about a running sync; one instance, owned by the service."""
 
@@ -127,6 +137,7 @@ class Progress:
     stream: StreamProgress = field(default_factory=StreamProgress)
     source: LinkState = field(default_factory=LinkState)
     outlook: SourceOutlook = field(default_factory=SourceOutlook)
+    loop: LoopState = field(default_factory=LoopState)
     lanes: list[LaneState] = field(default_factory=list)
     dead_letters: Counter[str] = field(default_factory=Counter)  # error code -> times
     attributes_dropped: Counter[str] = field(

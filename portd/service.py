@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from portd.errors import InternalError
 from portd.log import get_logger
+from portd.loopwatch import LoopWatch
 from portd.memory.accounting import Accounting
 from portd.memory.heap import OWNER as HEAP_OWNER
 from portd.memory.heap import HeapRecorder
@@ -48,6 +49,7 @@ class Service:
         self._accounting.ceiling_bytes = self._plan.ceiling_bytes
         self._heap = HeapRecorder(self._accounting.ledger.readings)
         self._pace = Pace(self.progress)
+        self._loop_watch = LoopWatch(self.progress)
         self._stop = asyncio.Event()
         self._replication = Replication(settings, self._plan, self.progress, self._stop)
         self._accounting.pipeline = self._replication.reading
@@ -65,6 +67,7 @@ class Service:
             raise InternalError("the service runs already")
         log.info("memory plan", **self._plan.shown())
         try:
+            self._loop_watch.start()
             if self._http is not None:
                 await self._http.start()
                 log.info("pages", url=self._http.url)
@@ -86,6 +89,13 @@ class Service:
                 self.progress.last_error = self.progress.last_error or str(error)
             raise
         finally:
+            self._loop_watch.close()
+            held = self.progress.loop
+            log.info(
+                "event loop",
+                longest_block_seconds=round(held.longest_seconds, 4),
+                own=round(held.longest_own_seconds, 4),
+            )
             self._accounting.close()
             self._heap.close()
             self._replication.close()

@@ -66,6 +66,7 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
             "commands_per_second": round(rates.commands),
             "bytes_per_second": round(rates.stream_bytes),
         },
+        "loop": asdict(progress.loop),
         "dead_letters": dict(progress.dead_letters),
         "attributes_dropped": dict(progress.attributes_dropped),
         "last_error": progress.last_error,

@@ -93,7 +93,17 @@ def _check(source: Server, target: Server) -> None:
 def show(name: str, runs: dict[str, list[Run]]) -> None:
     """One row a contender, ratios against it beside portd's row."""
     table = Table(title=f"{name}, median of {len(runs['portd'])} rounds")
-    for column in ("", "wall s", "own CPU s", "peak MiB", "target CPU s", "PING p99 ms", "worst ms", "portd ÷ this"):
+    for column in (
+        "",
+        "wall s",
+        "own CPU s",
+        "peak MiB",
+        "target CPU s",
+        "PING p99 ms",
+        "worst ms",
+        "longest block ms",
+        "portd ÷ this",
+    ):
         table.add_column(column, justify="right" if column else "left")
     for contender, listed in runs.items():
         ratios = [ours.wall / theirs.wall for ours, theirs in zip(runs["portd"], listed, strict=True)]
@@ -105,9 +115,16 @@ def show(name: str, runs: dict[str, list[Run]]) -> None:
             f"{statistics.median(run.target_cpu for run in listed):.2f}",
             f"{statistics.median(run.ping_p99 for run in listed) * 1000:.1f}",
             f"{max(run.ping_worst for run in listed) * 1000:.1f}",
+            _blocks(listed),
             f"{statistics.median(ratios):.2f}",
         )
     Console().print(table)
+
+
+def _blocks(runs: list[Run]) -> str:
+    """The longest time the event loop was held, and the most of it that was computing."""
+    longest, own = (max(getattr(run, name) for run in runs) * 1000 for name in ("block", "own_block"))
+    return f"{longest:.1f} (own {own:.1f})" if longest else ""
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,8 @@ class Run:
         target_cpu: seconds the target spent.
         ping_p99: of a PING probe at the target during the copy, seconds.
         ping_worst: the slowest of them.
+        block: longest time portd's event loop was held, seconds; 0 for others.
+        own_block: the same, only what it computed.
     """
 
     wall: float
@@ -43,6 +47,8 @@ class Run:
     target_cpu: float
     ping_p99: float = 0.0
     ping_worst: float = 0.0
+    block: float = 0.0
+    own_block: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -53,9 +59,25 @@ def by_portd(source: Server, target: Server, *options: str) -> Run:
     """``portd sync --stop-after snapshot`` as an operator would start it."""
     command = [
         sys.executable, "-m", "portd", "sync", "--source", source.url, "--target", target.url,
-        "--stop-after", "snapshot", "--http", "off", "--log-level", "warning", *options,
+        "--stop-after", "snapshot", "--http", "off", "--log-level", "info", "--log-format", "json", *options,
     ]  # fmt: skip
-    return _measure(target, lambda: _process(command))
+    with tempfile.TemporaryFile() as said:
+
+        def copy() -> tuple[float, int]:
+            try:
+                return _process(command, stderr=said)
+            except RuntimeError:
+                said.seek(0)
+                sys.stderr.write(said.read().decode(errors="replace"))
+                raise
+
+        run = _measure(target, copy)
+        said.seek(0)
+        events = [json.loads(line) for line in said if line.startswith(b"{")]
+    for event in events:
+        if event["event"] == "event loop":
+            run.block, run.own_block = event["longest_block_seconds"], event["own"]
+    return run
 
 
 def by_pipe(commands: Path, target: Server) -> Run:
