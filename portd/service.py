@@ -67,11 +67,11 @@ class Service:
             raise InternalError("the service runs already")
         log.info("memory plan", **self._plan.shown())
         try:
-            self._loop_watch.start()
             if self._http is not None:
                 await self._http.start()
                 log.info("pages", url=self._http.url)
             self._accounting.settle()
+            self._loop_watch.start()  # nobody waits for the loop before
             if self._settings.heap_profile:
                 self._heap.keep()
             self._replication.register(self._accounting.ledger)

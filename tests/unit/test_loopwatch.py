@@ -1,0 +1,47 @@
+"""The watch over the event loop: sees what holds it, and tells computing from waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from portd.loopwatch import CLOSE_SECONDS, LoopWatch
+from portd.model import Phase, Progress
+
+HELD_SECONDS = 0.06
+
+
+async def _watched(progress: Progress, block: float, *, busy: bool) -> None:
+    """Holds the loop once while it is watched."""
+    watch = LoopWatch(progress)
+    watch.start()
+    watch.start()
+    try:
+        end = time.perf_counter() + block
+        while busy and time.perf_counter() < end:
+            pass
+        if not busy:
+            time.sleep(block)  # noqa: ASYNC251 - the block that is to be seen
+        fired = asyncio.Event()
+        asyncio.get_running_loop().call_later(0, fired.set)
+        await fired.wait()
+    finally:
+        watch.close()
+        watch.close()
+
+
+async def test_what_holds_the_loop_is_seen() -> None:
+    """A block shows with its length, short of the gap between two looks."""
+    progress = Progress(phase=Phase.SNAPSHOT)
+    await _watched(progress, HELD_SECONDS, busy=True)
+    assert progress.loop.longest_seconds >= HELD_SECONDS - 2 * CLOSE_SECONDS
+    assert progress.loop.recent_seconds == progress.loop.longest_seconds
+    assert progress.loop.longest_at > 0
+
+
+async def test_waiting_is_told_from_computing() -> None:
+    """A wait that holds the loop counts as held, and not as own work: a core that others have is not our doing."""
+    progress = Progress(phase=Phase.SNAPSHOT)
+    await _watched(progress, HELD_SECONDS, busy=False)
+    assert progress.loop.longest_seconds >= HELD_SECONDS - 2 * CLOSE_SECONDS
+    assert progress.loop.longest_own_seconds < HELD_SECONDS / 2
