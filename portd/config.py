@@ -248,6 +248,23 @@ class Settings:
     writers: int = option(
         4, "Connections that write the snapshot to the target.", group="Speed and memory", ge=1, le=64
     )
+    max_target_bytes_per_second: int = option(
+        0,
+        "Most bytes that are written to the target in a second, over all connections together, in the snapshot and in "
+        "the stream; 0 for no limit. The source is read on at full speed: what waits goes to the spool.",
+        group="Speed and memory",
+        unit="bytes",
+        ge=0,
+        le=1 << 50,
+    )
+    max_target_ops: int = option(
+        0,
+        "Most commands that are sent to the target in a second; a command that writes several keys counts for each of "
+        "them. 0 for no limit.",
+        group="Speed and memory",
+        ge=0,
+        le=1_000_000_000,
+    )
     memory_budget: int | None = option(
         None,
         "Bytes that all buffers together may hold. Unset, it is what the cgroup's limit leaves beside the "

@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from portd import __version__
-from portd.model import Phase, Progress, SourceOutlook
+from portd.model import Phase, Progress, SourceOutlook, TargetLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -86,6 +86,7 @@ class MetricsCollector(Collector):
         yield from _snapshot(sources.progress, sources.decoder())
         yield from _stream(sources)
         yield from _lanes(sources.progress)
+        yield from _limit(sources.progress.limit)
         yield from _pipeline(sources.pipeline())
         yield from _memory(sources.owners(), sources.cgroup())
 
@@ -294,6 +295,23 @@ def _lanes(progress: Progress) -> Iterator[Metric]:
         "lane",
         {name: lane.in_flight_batches for name, lane in lanes.items()},
     )
+
+
+def _limit(limit: TargetLimit) -> Iterator[Metric]:
+    yield _gauge(
+        "target_limit_rate_bytes",
+        "Most bytes a second to the target as set now; 0 for no limit.",
+        limit.bytes_per_second,
+    )
+    yield _gauge(
+        "target_limit_rate_ops",
+        "Most commands a second to the target as set now; 0 for no limit.",
+        limit.ops_per_second,
+    )
+    yield _counter(
+        "target_limit_waited_seconds_total", "Time in which a lane waited for these limits.", limit.waited_until_now
+    )
+    yield _gauge("target_limit_waiting", "Lanes that wait for these limits.", limit.waiting)
 
 
 def _pipeline(pipeline: PipelineReading) -> Iterator[Metric]:

@@ -97,6 +97,22 @@ class LaneState:
 
 
 @dataclass(slots=True)
+class TargetLimit:
+    """The limits on the load of the target as they are now, and what they cost; see `portd.target.limiter`."""
+
+    bytes_per_second: int = 0  # 0 = no limit
+    ops_per_second: int = 0  # 0 = no limit
+    waiting: int = 0  # lanes that wait for their turn
+    waiting_since: float = 0.0  # time.monotonic(); counted in waited_seconds up to here; 0 = nobody waits
+    waited_seconds: float = 0.0  # in which some lane waited
+
+    @property
+    def waited_until_now(self) -> float:
+        """`waited_seconds` with what is not over yet."""
+        return self.waited_seconds + (time.monotonic() - self.waiting_since if self.waiting_since else 0.0)
+
+
+@dataclass(slots=True)
 class SourceOutlook:
     """What the source queues for us against its limits, as far as it lets us ask; see `portd.source.forecast`."""
 
@@ -139,6 +155,7 @@ class Progress:
     outlook: SourceOutlook = field(default_factory=SourceOutlook)
     loop: LoopState = field(default_factory=LoopState)
     lanes: list[LaneState] = field(default_factory=list)
+    limit: TargetLimit = field(default_factory=TargetLimit)
     dead_letters: Counter[str] = field(default_factory=Counter)  # error code -> times
     attributes_dropped: Counter[str] = field(
         default_factory=Counter

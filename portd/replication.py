@@ -27,6 +27,7 @@ from portd.target import importmode
 from portd.target.checkpoint import State, guard, read_checkpoint
 from portd.target.deadletter import DeadLetters
 from portd.target.lease import Lease
+from portd.target.limiter import Limiter
 from portd.target.probe import probe
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class Replication:
         plan: how much memory each part has.
         progress: counters.
         stop: set when the sync is to end in order.
+
+    Attributes:
+        limiter: on the load of the target; it may be changed while the replication runs.
     """
 
     def __init__(self, settings: Settings, plan: MemoryPlan, progress: Progress, stop: asyncio.Event) -> None:
@@ -67,6 +71,11 @@ class Replication:
             max_disk_bytes=settings.spool_max_bytes,
         )
         self._budget = ByteBudget(plan.queue_bytes)
+        self.limiter = Limiter(
+            progress.limit,
+            bytes_per_second=settings.max_target_bytes_per_second,
+            ops_per_second=settings.max_target_ops,
+        )
         handshake = HandshakeOptions(psync_command=settings.psync_command)
         options = LinkOptions(
             connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds, handshake=handshake
@@ -170,6 +179,7 @@ class Replication:
             link=self._link,
             spool=self._spool,
             budget=self._budget,
+            limiter=self.limiter,
             letters=self._letters,
             stop=self._stop,
             connection=replace(self._lease.options(), imports=self._imports),

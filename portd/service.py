@@ -125,6 +125,10 @@ class Service:
         """Asks to apply what was read, to checkpoint and to end; returns at once."""
         self._stop.set()
 
+    def limit(self, name: str, value: int) -> None:
+        """Lets a limit on the load of the target take effect; *name* is that of the setting."""
+        self._replication.limiter.change_setting(name, value)
+
     def status(self) -> dict[str, Any]:
         """Plain data for ``/status`` and the status page."""
         from portd.http.status import describe  # noqa: PLC0415 - aiohttp's neighbourhood, not wanted with --http off

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from portd.spool import Spool
     from portd.target.capabilities import Capabilities
     from portd.target.deadletter import DeadLetters
+    from portd.target.limiter import Limiter
 
 log = get_logger("sync")
 
@@ -75,6 +76,7 @@ class Parts:
         link: to the source.
         spool: between link and decoder.
         budget: bounds queue and lanes.
+        limiter: bounds the load on the target.
         letters: receives refusals.
         stop: set when the sync is to end in order.
         connection: how connections that write are made.
@@ -88,6 +90,7 @@ class Parts:
     link: Link
     spool: Spool
     budget: ByteBudget
+    limiter: Limiter
     letters: DeadLetters
     stop: asyncio.Event
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
@@ -318,6 +321,7 @@ class Session:
             skip_existing=parts.settings.existing is Existing.SKIP,
             run_id=parts.capabilities.run_id,
             marker_key=parts.settings.checkpoint_name().encode(),
+            limiter=parts.limiter,
             connection=self._patience(),
         )
 
@@ -352,7 +356,7 @@ class Session:
             parts.settings.checkpoint_name(),
             progress,
             parts.letters,
-            ApplierOptions(connection=self._patience()),
+            ApplierOptions(limiter=parts.limiter, connection=self._patience()),
         )
         self.applier.on_getack = parts.link.acknowledge_now
         if parts.stop.is_set():

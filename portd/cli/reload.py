@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portd.config import SETTINGS, LogLevel
 from portd.errors import ConfigError
+from portd.units import parse_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-LIVE: Final = frozenset({"log_level", "progress_seconds", "memtrace"})  # take effect without a restart
+LIMITS: Final = frozenset({"max_target_bytes_per_second", "max_target_ops"})  # integers
+LIVE: Final = LIMITS | {"log_level", "progress_seconds", "memtrace"}  # take effect without a restart
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def _checked(name: str, value: Any) -> Any:
     try:
         if name == "log_level":
             return LogLevel(value)
-        number = float(value)
+        number = _integer(name, value) if name in LIMITS else float(value)
     except (TypeError, ValueError):
         number = -1.0
     if not 0 <= number <= SETTINGS[name].metadata["limits"].get("le", 0):
@@ -86,6 +88,19 @@ def _checked(name: str, value: Any) -> Any:
             f"{name}: {value!r} is not a value for it", hint="nothing was changed; see docs/configuration.md"
         )
     return number
+
+
+def _integer(name: str, value: Any) -> int:
+    """A whole number; a size with a unit where it counts bytes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, str):
+        return parse_size(value) if SETTINGS[name].metadata["unit"] == "bytes" else int(value)
+    if isinstance(value, bool) or value != int(value):
+        raise ValueError(value)
+    return int(value)
 
 
 def _read(path: Path) -> dict[str, Any]:

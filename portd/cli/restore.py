@@ -11,7 +11,8 @@ import typer
 from portd import configload, log
 from portd.cli.failures import report_plainly
 from portd.cli.options import settings_flags
-from portd.config import SETTINGS
+from portd.cli.reload import ConfigFile
+from portd.config import ENV_PREFIX, SETTINGS
 from portd.errors import PortdError
 
 if TYPE_CHECKING:
@@ -23,7 +24,15 @@ NO_SOURCE: Final = "unix:///restore"  # settings need a source; this one is neve
 SETTINGS_USED: Final = (
     *(name for name in SETTINGS if name.startswith("target")),
     *("existing", "on_refusal", "dead_letters", "checkpoint_key"),
-    *("writers", "memory_budget", "chunk_bytes", "command_bytes", "command_elements"),
+    *(
+        "writers",
+        "max_target_bytes_per_second",
+        "max_target_ops",
+        "memory_budget",
+        "chunk_bytes",
+        "command_bytes",
+        "command_elements",
+    ),
     *("log_format", "log_level", "progress_seconds", "memtrace"),
 )
 EPILOG = "Options are also variables and lines of the TOML file, as for sync. docs/restore.md tells more."
@@ -51,13 +60,21 @@ def restore(file: Path | None, flags: Mapping[str, Any]) -> None:
     path, follow = given.pop("path"), given.pop("then_follow", None)
     try:
         settings = configload.load_settings({**given, "source": NO_SOURCE, "http": "off"}, file)
-        code = run_restore(settings, path, follow)
+        code = run_restore(settings, path, follow, _config_file(settings, file, flags))
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     raise typer.Exit(code)
 
 
-def run_restore(settings: Settings, path: str, follow: Path | None) -> int:
+def _config_file(settings: Settings, file: Path | None, flags: Mapping[str, Any]) -> ConfigFile | None:
+    """What SIGHUP reads again."""
+    if file is None:
+        return None
+    variables = {name.removeprefix(ENV_PREFIX).lower() for name in os.environ if name.startswith(ENV_PREFIX)}
+    return ConfigFile(file, frozenset({*flags, *variables}), settings.log_format)
+
+
+def run_restore(settings: Settings, path: str, follow: Path | None, file: ConfigFile | None) -> int:
     """Restores *path*; the exit code."""
     from portd.cli.runner import run_blocking  # noqa: PLC0415 - uvloop and the like, which help does not need
     from portd.offline.restore import Restore  # noqa: PLC0415 - the same
@@ -65,7 +82,7 @@ def run_restore(settings: Settings, path: str, follow: Path | None) -> int:
     log.configure(settings.log_format, settings.log_level)
     for name in configload.unknown_variables(os.environ):
         log.get_logger("cli").warning("variable is not a setting", variable=name)
-    return run_blocking(lambda: Restore(settings, path, follow), settings)
+    return run_blocking(lambda: Restore(settings, path, follow), settings, file)
 
 
 restore_command = settings_flags(restore, names=SETTINGS_USED, more={"path": _File, "then_follow": _Follow})

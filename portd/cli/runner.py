@@ -16,6 +16,7 @@ import uvloop
 from portd.cli.display import make_display, one_line
 from portd.cli.failures import report
 from portd.cli.notify import Notifier
+from portd.cli.reload import LIMITS
 from portd.errors import ConfigError
 from portd.log import configure, get_logger
 from portd.memory.process import one_arena
@@ -55,6 +56,9 @@ class Runnable(Protocol):
 
     def alive(self) -> bool:
         """All parts that should run do run."""
+
+    def limit(self, name: str, value: int) -> None:
+        """Lets a limit on the load of the target take effect; *name* is that of the setting."""
 
 
 class Watched(Protocol):
@@ -209,6 +213,8 @@ class Supervisor:
         elif name == "progress_seconds":
             self._display.close()
             self._display = make_display(self._service.progress, self._pace, value)
+        elif name in LIMITS:
+            self._service.limit(name, value)
 
     def _every(self, name: str, seconds: float, action: Callable[[], None]) -> None:
         """Calls *action* now and then, from a timer: nothing to cancel but the timer."""

@@ -46,7 +46,8 @@ def status_page(status: dict[str, Any], memory: MemoryReport) -> str:
     )
     body += card("Snapshot", _snapshot(snapshot), note=_snapshot_note(snapshot))
     body += card("Stream", _stream(stream), note="replication offsets")
-    body += card("Lanes", _lanes(status["target"]["lanes"]), note="connections to the target")
+    target = status["target"]
+    body += card("Lanes", _lanes(target["lanes"]) + _limit(target["limit"]), note="connections to the target")
     body += card("Events", _events(status))
     limit = memory.ceiling_bytes
     body += card("Memory", memory_plot(memory.history, limit), note="the last minutes", wide=True)
@@ -154,6 +155,19 @@ def _lanes(lanes: list[dict[str, Any]]) -> str:
         for lane in lanes
     )
     return table(["lane", "#in flight", "#sent", "#replies", "#errors", "#retries"], rows)
+
+
+def _limit(limit: dict[str, Any]) -> str:
+    """The limits on the load of the target; nothing where there was none."""
+    limits = []
+    if limit["bytes_per_second"]:
+        limits.append(f"{human_bytes(limit['bytes_per_second'])}/s")
+    if limit["ops_per_second"]:
+        limits.append(f"{human_count(limit['ops_per_second'])} commands a second")
+    if not limits and not limit["waited_seconds"]:
+        return ""
+    now = f", {limit['waiting']} waiting now" if limit["waiting"] else ""
+    return f"<p class='soft'>limit: {' and '.join(limits) or 'none'}; waited for it {human_seconds(limit['waited_seconds'])}{now}</p>"
 
 
 def _events(status: dict[str, Any]) -> str:

@@ -48,6 +48,12 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
             "url": shown["target"],
             "info": progress.target_info,
             "lanes": [_lane(lane, now) for lane in progress.lanes],
+            "limit": {
+                "bytes_per_second": progress.limit.bytes_per_second,
+                "ops_per_second": progress.limit.ops_per_second,
+                "waited_seconds": round(progress.limit.waited_until_now, 3),
+                "waiting": progress.limit.waiting,
+            },
         },
         "position": asdict(progress.position) if progress.position else None,
         "full_syncs": dict(progress.full_syncs),

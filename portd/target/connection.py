@@ -117,6 +117,7 @@ class Connection(asyncio.Protocol):
         self.link = link
         self.counter = ReplyCounter()
         self.sent_replies = 0  # replies that all that was sent will bring
+        self.gap_seconds = 0.0  # before the newest replies: since the ones before them, or since something was sent
         self.client_id = 0  # as the target numbers its connections; 0 when it does not tell
         self._silence = silence_seconds
         self._loop = asyncio.get_running_loop()
@@ -146,8 +147,10 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Counts replies and tells those who wait for them."""
         self._active_at = self._loop.time()
-        self.link.bytes_received += len(data)
-        self.link.last_received_at = time.time()
+        link, now = self.link, time.time()
+        self.gap_seconds = now - max(link.last_received_at, link.last_sent_at)
+        link.bytes_received += len(data)
+        link.last_received_at = now
         try:
             if self._question is not None:
                 if self._question.feed(data):

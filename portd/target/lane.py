@@ -20,6 +20,7 @@ from portd.pipeline import QueueClosed, Run
 from portd.target.backoff import Backoff
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.deadletter import Letter
+from portd.target.limiter import Limiter
 from portd.target.replies import RECONNECT_CODES, Verdict, classify, code_of, fatal, presentable
 from portd.target.run import RunServer
 from portd.target.settle import settle
@@ -50,6 +51,7 @@ class WriterOptions:
         skip_existing: existing keys are left alone; must agree with the decoder's setting.
         run_id: the target process the snapshot began with; "" when it is not known.
         marker_key: a key in db 0 that exists while the snapshot runs, asked for where the run id is not told; b"" none.
+        limiter: what all lanes ask before they send.
         connection: how connections are made.
     """
 
@@ -58,6 +60,7 @@ class WriterOptions:
     skip_existing: bool = False
     run_id: str = ""
     marker_key: bytes = b""
+    limiter: Limiter = field(default_factory=Limiter)
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
 
 
@@ -286,6 +289,7 @@ class Lane:
                     continue
                 self._held = item
             batch = self._held
+            await self.options.limiter.take(len(batch), operations(batch))
             await self.room(len(batch))
             async with self.wire:
                 await self.select(connection, batch.db)
@@ -309,6 +313,7 @@ class Lane:
         while True:
             while self._again:
                 delivery = self._again[0]
+                await self.options.limiter.take(len(delivery.data), delivery.replies)
                 async with self.wire:
                     await self.select(connection, delivery.batch.db)
                     number = connection.sent_replies
@@ -362,3 +367,8 @@ class Lane:
             delivery.data, delivery.replies = settled.again, settled.again_replies
         delivery.resent = True
         return False
+
+
+def operations(batch: Batch) -> int:
+    """What a batch counts for against a limit: its commands, or its keys where a command writes several."""
+    return max(batch.replies, batch.keys)

@@ -70,10 +70,12 @@ class RunServer:
         if self._sent and await self._took_effect(connection):
             self._finish()
         while self._group or await self._gather():
-            await self._lane.room(0)
             if self._group[0].part:
+                await self._lane.room(0)
                 await self._stream(connection)
             else:
+                await self._lane.options.limiter.take(sum(map(len, self._data)), self._replies + 2)
+                await self._lane.room(0)
                 await self._commit(connection)
 
     # -- groups
@@ -221,6 +223,7 @@ class RunServer:
             _check_open(await connection.confirm([MULTI], 1))
             while True:
                 batch = self._group[0]
+                await lane.options.limiter.take(len(batch), batch.replies)
                 connection.send([batch.data], batch.replies, queued)
                 await connection.drain()
                 if not batch.part:

@@ -7,6 +7,7 @@ does nothing when somebody else wrote or removed the checkpoint: another portd t
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import LinkTaken, TargetError, TargetLost
@@ -15,7 +16,6 @@ from portd.target.replies import Verdict, classify, code_of, fatal, presentable
 from portd.target.wire import request
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Sequence
 
     from portd.kernel.replies import Note
@@ -31,10 +31,14 @@ class Transactions:
         connection: nothing else may be sent on it.
         key: of the checkpoint.
         epoch: that the checkpoint must carry.
+
+    Attributes:
+        exec_seconds: that the last EXEC took at the most, as far as the gap before its reply tells.
     """
 
     def __init__(self, connection: Connection, key: str, epoch: str) -> None:
         self.connection = connection
+        self.exec_seconds = 0.0
         self._epoch = epoch.encode()
         self._preamble = [request("WATCH", key), request("HGET", key, "epoch"), request("MULTI")]
         self._number = connection.sent_replies + 1  # of the reply to HGET
@@ -70,7 +74,15 @@ class Transactions:
         Returns:
             The notes on *replies* replies of queueing and, behind them, the reply of EXEC.
         """
-        answer = self.connection.confirm([*data, EXEC], replies + 1)
+        connection = self.connection
+        answer: asyncio.Future[Sequence[Note]] = asyncio.get_running_loop().create_future()
+
+        def done(notes: Sequence[Note]) -> None:
+            self.exec_seconds = connection.gap_seconds
+            if not answer.done():
+                answer.set_result(notes)
+
+        connection.send([*data, EXEC], replies + 1, done)
         self._number = self.connection.sent_replies + 1
         self._opening = self.connection.confirm(self._preamble, 3, want=1)
         return answer
