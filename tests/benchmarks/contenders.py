@@ -123,7 +123,7 @@ def _process(command: list[str], **streams: Any) -> tuple[float, int]:
 
 def _measure(target: Server, copy: Callable[[], tuple[float, int]]) -> Run:
     before = _target_cpu(target)
-    with _ping_probe(target) as latencies:
+    with ping_probe(target) as latencies:
         started = time.perf_counter()
         cpu, rss = copy()
         wall = time.perf_counter() - started
@@ -143,7 +143,7 @@ def _target_cpu(target: Server) -> float:
 
 
 @contextlib.contextmanager
-def _ping_probe(target: Server) -> Iterator[list[float]]:
+def ping_probe(target: Server) -> Iterator[list[float]]:
     """Latencies of a PING every few milliseconds, from a process of its own, while the block runs."""
     ours, theirs = multiprocessing.get_context("fork").Pipe()
     process = multiprocessing.get_context("fork").Process(target=_probe, args=(target, theirs), daemon=True)
