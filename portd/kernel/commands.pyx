@@ -200,6 +200,7 @@ cdef class CommandHandler(Handler):
 
     cdef int plan(self, Key* key) except -1:
         cdef int collection = layout_of(key.encoding).collection
+        cdef bint takes_meta
         if key.idle >= 0 and self.dialect.takes_lfu:
             self.idle_dropped += 1
             key.idle = -1

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, cdivision=True
 """Small readers for RESP bytes: lengths, numbers, words. Inline, without Python objects, used by the kernel's units.
 
 Some read a few bytes beyond what they are given (said where it is so): buffers keep ``SLACK`` bytes for that.
