@@ -250,7 +250,7 @@ class Session:
         await patiently(partial(write_checkpoint, parts.target, key, marker), self._note_refusal)
         decoder = SnapshotDecoder(
             parts.capabilities.dialect(),
-            chunk_bytes=settings.chunk_bytes,
+            chunk_bytes=parts.capabilities.chunk_bytes(settings.chunk_bytes),
             batch_bytes=parts.plan.batch_bytes,
             command_bytes=settings.command_bytes,
             command_elements=settings.command_elements,
@@ -341,6 +341,7 @@ class Session:
             offset=offset,
             db=db,
             pxat=parts.capabilities.dialect().pxat,
+            max_argument=parts.capabilities.proto_max_bulk_bytes,
         )
 
     async def _apply_stream(self) -> None:
@@ -386,7 +387,6 @@ class Session:
     # -- what the decoder found
 
     def _on_letter(self, letter: DeadLetter) -> None:
-        self._parts.progress.snapshot.keys_failed += 1
         if self.resync is not None:
             self.resync.note_letter(letter)
         self._parts.letters.add(

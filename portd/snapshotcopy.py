@@ -81,6 +81,7 @@ class SnapshotCopy:
         self._transfer = transfer
         self._on_letter = on_letter
         self._begin = begin
+        self._refused = 0  # keys that the decoder gave up, so far
 
     async def run(self) -> int:
         """Decodes to the end; every batch is queued then, not yet acknowledged.
@@ -147,6 +148,8 @@ class SnapshotCopy:
         progress.keys_announced = counters["keys_announced"]
         progress.keys_read = counters["keys"]
         progress.keys_expired = counters["keys_expired"]
+        progress.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
+        self._refused = counters["keys_failed"]
         if (current := self.decoder.current) is not None:
             self.largest.note(current)
         for letter in self.decoder.take_dead_letters():

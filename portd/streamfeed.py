@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from portd.errors import LinkLost
-from portd.kernel.stream import Piece, StreamSplitter
+from portd.kernel.stream import DEFAULT_MAX_ARGUMENT, Piece, StreamSplitter
 from portd.spool import SpoolClosed
 
 if TYPE_CHECKING:
@@ -25,20 +25,32 @@ class StreamFeed:
         offset: replication offset of the last byte before it.
         db: database in effect there, -1 when none is known.
         pxat: the target knows SET .. PXAT.
+        max_argument: largest argument the target takes, in bytes; a larger one stops the sync before it.
     """
 
-    def __init__(self, spool: Spool, progress: StreamProgress, *, index: int, offset: int, db: int, pxat: bool) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        progress: StreamProgress,
+        *,
+        index: int,
+        offset: int,
+        db: int,
+        pxat: bool,
+        max_argument: int = DEFAULT_MAX_ARGUMENT,
+    ) -> None:
         self.received_at = 0.0  # unix seconds; of the bytes the last piece ends with
         self._spool = spool
         self._progress = progress
         self._shift = index - offset  # spool index = offset + shift
         self._pxat = pxat
+        self._max_argument = max_argument
         self._rest = memoryview(b"")  # of the chunk that is being fed
         self._counted = offset  # pieces up to here are in the counters: a rewind does not count them twice
         self._splitter = self._begin(offset, db)
 
     def _begin(self, offset: int, db: int) -> StreamSplitter:
-        return StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, pxat=self._pxat)
+        return StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, max_argument=self._max_argument, pxat=self._pxat)
 
     async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece, waiting for it; None when the stream has ended.

@@ -23,18 +23,22 @@ class HostileSource:
         snapshot: bytes after the header of a diskless transfer.
         filler: bytes of zeros to send after the snapshot, as fast as they are taken.
         stream: bytes to send after a well-formed empty snapshot instead.
+        hang_up: close the connection behind the last byte.
 
     Attributes:
         sent: bytes of snapshot or stream that went out, filler included.
         syncs: full syncs that were asked for.
     """
 
-    def __init__(self, snapshot: bytes = b"", *, filler: int = 0, stream: bytes | None = None) -> None:
+    def __init__(
+        self, snapshot: bytes = b"", *, filler: int = 0, stream: bytes | None = None, hang_up: bool = False
+    ) -> None:
         self.sent = 0
         self.syncs = 0
         self.port = 0
         self._body = snapshot if stream is None else EMPTY_SNAPSHOT + MARK + stream
         self._filler = filler
+        self._hang_up = hang_up
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -82,6 +86,8 @@ class HostileSource:
             writer.write(part)
             await writer.drain()
             self.sent += len(part)
+        if self._hang_up:
+            raise ConnectionResetError
 
     def _parts(self) -> Iterator[bytes]:
         yield self._body

@@ -132,11 +132,13 @@ def default_binary() -> Binary:
 
 
 def free_port() -> int:
-    """A TCP port that was free on loopback a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that was free on loopback a moment ago, low enough for the bus of a cluster node (10,000 above it)."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < 55_536:
+            return port
 
 
 _RUNNING: weakref.WeakSet[Server] = weakref.WeakSet()

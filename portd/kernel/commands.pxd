@@ -45,6 +45,9 @@ cdef class CommandHandler(Handler):
     cdef uint64_t told                  # elements told so far
     cdef bint drop_last
     cdef bint last_is_expiry
+    cdef bint left_out                  # the element, or the string, that is being told is too large for the target
+    cdef bint part_cut                  # a part of its command is with the lanes already
+    cdef bint lost                      # something of the big key is left out: it does not count as applied
     # stream groups
     cdef Name group_name
     cdef Name consumer_name
@@ -69,6 +72,7 @@ cdef class CommandHandler(Handler):
 
     cdef int _cut_if_full(self) except -1
     cdef int _close_run(self) except -1
+    cdef int _leave_out(self, uint64_t n) except -1
     cdef int _close_command(self) except -1
     cdef int _open(self, const char* name, Py_ssize_t extra) except -1
     cdef int _plain_string(self, Key* key, Item* value) except -1

@@ -358,6 +358,7 @@ cdef class CommandHandler(Handler):
         self.key = key
         self.collection = collection
         self.told = 0
+        self.left_out = self.lost = False
         small = small and not self.skip_existing        # whether it exists has to be asked first
         self.big = not small
         if collection == C_MODULE or collection == C_OTHER:
@@ -407,7 +408,9 @@ cdef class CommandHandler(Handler):
         self.kind = CLOSE
         if key.expire_ms >= 0:
             self._expire(key)
-        if self.told == 0 and self.collection != C_STREAM and self.collection != C_STRING:
+        if self.lost:
+            self.keys_failed += 1
+        elif self.told == 0 and self.collection != C_STREAM and self.collection != C_STRING:
             self.keys_left_out += 1             # no elements, no key: servers skip such a key when they load a file
         else:
             self.keys = not self._is_expired(key)
@@ -424,6 +427,8 @@ cdef class CommandHandler(Handler):
         if self.big:
             self.cut(False)
             self.kind = CLOSE
+        else:
+            self.keys_expired -= self.expired       # counted when it began
         self.out.raw(b"*2\r\n$3\r\nDEL\r\n", 13)
         self.out.bulk(key.name, key.size)
         self.replies += 1
@@ -439,6 +444,10 @@ cdef class CommandHandler(Handler):
 
     cdef int string_part(self, const unsigned char* p, Py_ssize_t n, uint64_t at, uint64_t total) except -1:
         cdef Py_ssize_t piece
+        if total > self.dialect.max_bulk_bytes and not self.left_out:
+            self._leave_out(total)
+        if self.left_out:
+            return 0
         while n:
             piece = min(n, self.command_bytes)
             self.out.raw(b"*4\r\n$8\r\nSETRANGE\r\n", 18)
@@ -541,7 +550,7 @@ cdef class CommandHandler(Handler):
         self._close_command()
         self.cut(False)
         self.kind = ORDERED
-        self.drop_last = False
+        self.drop_last = self.left_out = self.part_cut = False
         self.last_is_expiry = has_last and collection == C_HASH
         if collection == C_ZSET or (self.last_is_expiry and self.dialect.hpexpireat):
             script = ZADD_SCRIPT if collection == C_ZSET else HSET_SCRIPT
@@ -561,15 +570,35 @@ cdef class CommandHandler(Handler):
         return self.out.bulk(self.key.name, self.key.size)
 
     cdef int large_item(self, uint64_t n) except -1:
-        return self.out.bulk_head(n)
+        if n > self.dialect.max_bulk_bytes and not self.left_out:
+            self._leave_out(n)
+        if not self.left_out:
+            return self.out.bulk_head(n)
+        if self.part_cut:
+            self.out.raw(b"$0\r\n\r\n", 6)          # a command that the lanes have begun must come to its end
+        return 0
+
+    cdef int _leave_out(self, uint64_t n) except -1:
+        """The target would close the connection over an argument of *n* bytes (networking.c:processMultibulkBuffer)."""
+        self.left_out = self.lost = True
+        return self.refuse(
+            self.key, layout_of(self.key.encoding).name.decode(),
+            f"{n} bytes in one piece, and the target's proto-max-bulk-len is {self.dialect.max_bulk_bytes}: "
+            + ("its field stays without a value" if self.part_cut else "left out"),
+        )
 
     cdef int large_data(self, const unsigned char* p, Py_ssize_t n) except -1:
+        if self.left_out:
+            return 0
         self.out.raw(p, n)
         if self.out.used >= self.batch_bytes:
+            self.part_cut = True
             self.cut(True)
         return 0
 
     cdef int large_item_end(self) except -1:
+        if self.left_out:
+            return 0
         self.out.reserve(FRAME_BYTES)
         self.out.crlf()
         return 0
@@ -580,10 +609,13 @@ cdef class CommandHandler(Handler):
                 self.field_ttl_dropped += not (last.n == 2 and memcmp(last.p, b"-1", 2) == 0)
             else:
                 self.out.bulk(last.p, last.n)
-        self.replies += 1
-        self.told += 1
-        self.elements_total += 1
-        self.cut(False)
+        if self.left_out and not self.part_cut:
+            self.out.used = 0                       # the command's beginning
+        else:
+            self.replies += 1
+            self.told += 1
+            self.elements_total += 1
+            self.cut(False)
         if self.collection != C_LIST:
             self.kind = SPREAD
         return 0

@@ -1,3 +1,6 @@
+from libc.stdint cimport uint64_t
+
+
 cdef class Dialect:
     cdef readonly bint valkey
     cdef readonly int rdb_version
@@ -7,6 +10,7 @@ cdef class Dialect:
     cdef readonly frozenset modules
     cdef readonly frozenset commands
     cdef readonly str maxmemory_policy
+    cdef readonly uint64_t max_bulk_bytes
     cdef bint takes_lfu             # FREQ has an effect there
     cdef readonly bint pxat                  # SET .. PXAT
     cdef bint hsetex

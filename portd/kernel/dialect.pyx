@@ -3,7 +3,11 @@
 
 cimport cython
 
+from libc.stdint cimport uint64_t
+
 from portd.kernel.encodings cimport Layout, layout_of
+
+MAX_BULK_BYTES = 512 * 1024 * 1024  # proto-max-bulk-len of a server that was not told otherwise
 
 
 @cython.final
@@ -19,6 +23,7 @@ cdef class Dialect:
         frozenset modules not None,
         frozenset commands not None,
         str maxmemory_policy not None,
+        uint64_t max_bulk_bytes=MAX_BULK_BYTES,
     ):
         self.valkey = valkey
         self.rdb_version = rdb_version
@@ -28,6 +33,7 @@ cdef class Dialect:
         self.modules = modules
         self.commands = commands
         self.maxmemory_policy = maxmemory_policy
+        self.max_bulk_bytes = max_bulk_bytes
         self.takes_lfu = "lfu" in maxmemory_policy
         self.pxat = valkey or server_version >= (6, 2)
         self.hsetex = "hsetex" in commands

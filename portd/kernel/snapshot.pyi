@@ -133,6 +133,7 @@ class Dialect:
         modules: names of the loaded modules.
         commands: lower-case names of the commands the target has and we may run.
         maxmemory_policy: as CONFIG GET says; "" when unknown.
+        max_bulk_bytes: largest argument the target takes (proto-max-bulk-len); larger values and elements are left out.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class Dialect:
         modules: frozenset[str],
         commands: frozenset[str],
         maxmemory_policy: str,
+        max_bulk_bytes: int = ...,
     ) -> None: ...
     @property
     def valkey(self) -> bool: ...
@@ -161,6 +163,8 @@ class Dialect:
     def commands(self) -> frozenset[str]: ...
     @property
     def maxmemory_policy(self) -> str: ...
+    @property
+    def max_bulk_bytes(self) -> int: ...
     @property
     def footer(self) -> int: ...
     @property

@@ -129,7 +129,7 @@ cdef dict WHYS = {
     TOO_MANY_ARGUMENTS: ("more arguments than any server takes", RESYNC),
     ARGUMENT_TOO_LARGE: (
         "argument larger than the limit",
-        "raise the limit if the source's proto-max-bulk-len really is that large, otherwise sync again",
+        "raise proto-max-bulk-len at the target to what it is at the source, and start again: nothing is lost",
     ),
     NAME_TOO_LONG: ("command name longer than any known", RESYNC),
     EMPTY_COMMAND: ("empty command", RESYNC),

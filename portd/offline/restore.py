@@ -77,6 +77,7 @@ class Restore(OfflineService):
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
         self._length = 0  # of the snapshot, bytes
+        self._refused = 0  # keys that the decoder gave up, so far
 
     async def run(self) -> None:
         """Restores all of it.
@@ -146,7 +147,7 @@ class Restore(OfflineService):
         skip_existing = settings.existing is Existing.SKIP
         decoder = SnapshotDecoder(
             capabilities.dialect(),
-            chunk_bytes=settings.chunk_bytes,
+            chunk_bytes=capabilities.chunk_bytes(settings.chunk_bytes),
             batch_bytes=self._plan.batch_bytes,
             command_bytes=settings.command_bytes,
             command_elements=settings.command_elements,
@@ -196,11 +197,12 @@ class Restore(OfflineService):
         snapshot.keys_announced = counters["keys_announced"]
         snapshot.keys_read = counters["keys"]
         snapshot.keys_expired = counters["keys_expired"]
+        snapshot.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
+        self._refused = counters["keys_failed"]
         for letter in decoder.take_dead_letters():
             self._on_letter(letter)
 
     def _on_letter(self, letter: DeadLetter) -> None:
-        self.progress.snapshot.keys_failed += 1
         self._letters.add(
             Letter(
                 phase="snapshot",

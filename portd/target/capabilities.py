@@ -36,6 +36,9 @@ USEFUL_COMMANDS: Final = {
 }
 
 
+RESTORE_ROOM_BYTES: Final = 64 * 1024  # of an argument of RESTORE, for what stands around the value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """A target.
@@ -94,7 +97,12 @@ class Capabilities:
             modules=self.modules,
             commands=self.commands,
             maxmemory_policy=self.maxmemory_policy,
+            max_bulk_bytes=self.proto_max_bulk_bytes,
         )
+
+    def chunk_bytes(self, wanted: int) -> int:
+        """What is held whole of a value, so that the target takes it as one argument of RESTORE or of a command."""
+        return min(wanted, self.proto_max_bulk_bytes - RESTORE_ROOM_BYTES)
 
     @property
     def pxat(self) -> bool:

@@ -17,7 +17,7 @@ import hiredis
 
 from portd.errors import InternalError, LinkTaken, PortdError, TargetError, TargetLost
 from portd.kernel.replies import Note, ReplyCounter
-from portd.target.replies import Verdict, classify, code_of, fatal, presentable
+from portd.target.replies import PROTOCOL_ERROR, Verdict, classify, code_of, fatal, presentable
 from portd.target.wire import request
 
 if TYPE_CHECKING:
@@ -312,6 +312,9 @@ class Connection(asyncio.Protocol):
             head = expected.popleft()
             head.done(self._take_notes(head) if counter.notes else NO_NOTES)
         if not expected and counter.replies > self.sent_replies:
+            for note in counter.notes:
+                if note.text and note.text.startswith(PROTOCOL_ERROR):
+                    raise fatal(note.text)
             raise _no_resp("more replies than commands")
 
     def _take_notes(self, head: Expected) -> Sequence[Note]:

@@ -29,7 +29,11 @@ FATAL_CODES: Final = frozenset({"NOAUTH", "WRONGPASS", "MOVED", "ASK"})
 # The connection that said this will not recover: a replica was promoted elsewhere, or the server is starting.
 RECONNECT_CODES: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "BUSY"})
 
+# What a server says before it closes the connection (networking.c:setProtocolError).
+PROTOCOL_ERROR: Final = "ERR Protocol error"
+
 _HINTS: Final = {
+    "ERR": "an argument is larger than the target takes: raise its proto-max-bulk-len, and let portd's user read it (+config|get)",
     "NOAUTH": "the target wants a password: set it in the URL or with --target-password-file",
     "WRONGPASS": "check user and password of the target",
     "MOVED": "the target is a cluster node: clusters are not supported yet as targets",
@@ -47,7 +51,7 @@ def classify(text: str) -> Verdict:
     code = code_of(text)
     if code in RETRY_CODES:
         return Verdict.RETRY
-    if code in FATAL_CODES:
+    if code in FATAL_CODES or text.startswith(PROTOCOL_ERROR):
         return Verdict.FATAL
     return Verdict.REJECTED
 

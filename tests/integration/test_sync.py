@@ -225,3 +225,30 @@ def test_redis_sources_before_7_send_relative_expiries(servers: ServerFactory) -
         portd.terminate()
     for key in ("a", "b", "c"):
         assert abs(target.client().pttl(key) - source.client().pttl(key)) < 500
+
+
+def test_what_the_target_takes_in_no_argument(servers: ServerFactory) -> None:
+    """Elements above the target's proto-max-bulk-len are dead letters; in the stream they stop the sync until it is raised."""
+    source, target = servers(), servers(proto_max_bulk_len="1mb")
+    client, large = source.client(), os.urandom(3 << 20)
+    client.hset("hash", mapping={"small": "1", "large": large})
+    client.rpush("list", "a", large, "b")
+    client.sadd("set", large)
+    client.set("string", large)
+    client.set("small", "1")
+    with Portd(source, target) as portd:
+        status = portd.until(lambda status: status["phase"] == "streaming")
+        snapshot, letters = status["snapshot"], status["dead_letters"]
+        assert target.client().hgetall("hash") == {b"small": b"1"}
+        assert target.client().lrange("list", 0, -1) == [b"a", b"b"]
+        assert set(target.client().keys("[^p]*")) == {b"hash", b"list", b"small"}
+        assert (snapshot["keys_read"], snapshot["keys_applied"], snapshot["keys_failed"]) == (5, 1, 4)
+        assert letters == {"unsupported": 4}
+        client.set("late", large)
+        assert portd.wait() == os.EX_DATAERR, portd.log()
+        assert "proto-max-bulk-len" in portd.log()
+    target.client().config_set("proto-max-bulk-len", "512mb")
+    with Portd(source, target) as portd:
+        status = portd.until_applied(source)
+        assert status["partial_syncs"] == 1
+        assert target.client().get("late") == large

@@ -64,6 +64,7 @@ class Spec:
     mset: bool = True
     modules: frozenset[str] = frozenset()
     maxmemory_policy: str = "noeviction"
+    max_bulk_bytes: int = 512 << 20
 
     def dialect(self) -> Dialect:
         """The kernel's form."""
@@ -76,6 +77,7 @@ class Spec:
             modules=self.modules,
             commands=self.commands,
             maxmemory_policy=self.maxmemory_policy,
+            max_bulk_bytes=self.max_bulk_bytes,
         )
 
     def but(self, **changes: object) -> Spec:

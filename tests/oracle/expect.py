@@ -51,6 +51,7 @@ def check(snapshot: Snapshot, run: Run) -> Losses:
     spec, target = run.target.spec, run.target
     losses = Losses()
     wanted: set[tuple[int, bytes]] = set()
+    named = {(letter.db, letter.key) for letter in run.letters}
     expired = 0
     for entry in snapshot.entries:
         where = f"db {entry.db} key {entry.key[:80]!r} type {entry.type}"
@@ -60,12 +61,12 @@ def check(snapshot: Snapshot, run: Run) -> Losses:
         if not representable(entry, spec):
             losses.refused.append((entry.db, entry.key))
             continue
+        stored = target.databases.get(entry.db, {}).get(entry.key)
+        if stored is None and (entry.db, entry.key) in named and long_names(entry.value, run.limits.chunk_bytes):
+            losses.refused.append((entry.db, entry.key))
+            continue
         if entry.expire_ms is not None and entry.expire_ms <= target.now_ms:
             expired += 1
-            continue
-        stored = target.databases.get(entry.db, {}).get(entry.key)
-        if stored is None and long_names(entry.value, run.limits.chunk_bytes):
-            losses.refused.append((entry.db, entry.key))
             continue
         assert stored is not None, f"{where} is missing"
         wanted.add((entry.db, entry.key))

@@ -11,7 +11,7 @@ import pytest
 
 from portd.kernel.batch import CLOSE, OPEN, ORDERED, SPREAD
 from tests.oracle.dialects import REDIS_6, REDIS_7_0, REDIS_8_10, SPECS, VALKEY_8, VALKEY_9, Spec
-from tests.oracle.drive import SMALL, Limits, check_memory, make_decoder, run
+from tests.oracle.drive import FEEDS, SMALL, Limits, check_memory, make_decoder, run
 from tests.oracle.expect import check
 from tests.oracle.model import (
     Consumer,
@@ -318,3 +318,44 @@ def test_current_key_is_shown_while_it_is_decoded() -> None:
         pass
     assert decoder.ended
     assert repr(decoder.current) == "None"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "rest"),
+    [
+        (0, noise(HUGE), None),
+        (0, pattern(HUGE), None),
+        (1, ListValue([b"a", noise(HUGE), b"b"]), ListValue([b"a", b"b"])),
+        (18, ListValue([b"a", noise(HUGE), b"b"]), ListValue([b"a", b"b"])),
+        (2, SetValue({b"a", noise(HUGE), b"b"}), SetValue({b"a", b"b"})),
+        (5, ZsetValue({b"a": 1.0, noise(HUGE): 2.0, b"b": 3.0}), ZsetValue({b"a": 1.0, b"b": 3.0})),
+        (4, HashValue({b"a": b"1", noise(HUGE): b"2", b"b": b"3"}), HashValue({b"a": b"1", b"b": b"3"})),
+        (4, HashValue({b"a": b"1", b"huge": noise(HUGE), b"b": b"3"}), HashValue({b"a": b"1", b"b": b"3"})),
+        (16, HashValue({b"a": b"1", b"huge": noise(HUGE), b"b": b"3"}), HashValue({b"a": b"1", b"b": b"3"})),
+        (
+            4,
+            HashValue({b"a": b"1", noise(BIG): noise(HUGE), b"b": b"3"}),
+            HashValue({b"a": b"1", noise(BIG): b"", b"b": b"3"}),
+        ),
+    ],
+)
+@pytest.mark.parametrize("feed", ["whole", "random_cuts"])
+def test_what_the_target_takes_in_no_argument_is_left_out(
+    kind: int, value: Value, rest: Value | None, feed: str
+) -> None:
+    """An element above proto-max-bulk-len is a dead letter; the rest of its key, and the next key, arrive."""
+    spec = VALKEY_9.but(max_bulk_bytes=HUGE - 1)
+    entries = [Entry(0, b"key", kind, value), Entry(0, b"next", 0, b"x")]
+    result = run(encode(Snapshot(False, 10, entries)), spec, feed=FEEDS[feed], limits=SMALL)
+    stored = result.target.databases[0]
+    assert stored[b"next"].value == b"x"
+    assert (stored[b"key"].value if b"key" in stored else None) == rest
+    (letter,) = result.letters
+    assert (letter.db, letter.key) == (0, b"key")
+    assert f"{HUGE} bytes" in letter.reason
+    assert "proto-max-bulk-len" in letter.reason
+    assert result.statistics()["keys_failed"] == 1
+    assert result.lanes.keys == 1
+    check(
+        decode(encode(Snapshot(False, 10, entries))), run(encode(Snapshot(False, 10, entries)), VALKEY_9, limits=SMALL)
+    )
