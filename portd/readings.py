@@ -13,7 +13,7 @@ class OwnerReading:
     """What one owner holds, in bytes.
 
     Attributes:
-        owner: its name: `spool`, `decoder`, `queue`, `lane 0`, ...
+        owner: its name: `spool`, `decoder`, `queue`, `lane-0`, ...
         held_bytes: now.
         peak_bytes: at the most.
         peak_at: unix time of the sample that showed the peak; 0 when nothing was held yet.
@@ -67,6 +67,27 @@ class KeyReading:
 
 
 @dataclass(frozen=True, slots=True)
+class FenceReading:
+    """A big key on its way to the target.
+
+    Attributes:
+        db: its database.
+        key: its name.
+        gate: ``opening`` until the old key is gone, ``open`` while chunks go, ``skipped`` when it is left alone.
+        chunks: on their way: sent, or waiting for a lane.
+        chunks_done: acknowledged.
+        closing: only its last command is missing.
+    """
+
+    db: int
+    key: str
+    gate: str
+    chunks: int
+    chunks_done: int
+    closing: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SpoolReading:
     """Bytes between the source's socket and the decoder.
 
@@ -105,6 +126,7 @@ class PipelineReading:
         queue_batches: batches that no lane has taken yet.
         queue_bytes: their bytes.
         open_fences: big keys that are not finished.
+        fences: the oldest of them.
         lanes: one entry a writer.
         current_key: the key being decoded; None between keys.
         largest_keys: the largest seen so far, largest first.
@@ -118,6 +140,7 @@ class PipelineReading:
     queue_batches: int = 0
     queue_bytes: int = 0
     open_fences: int = 0
+    fences: list[FenceReading] = field(default_factory=list)
     lanes: list[LaneReading] = field(default_factory=list)
     current_key: KeyReading | None = None
     largest_keys: list[KeyReading] = field(default_factory=list)

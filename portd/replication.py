@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.config import OnRefusal
 from portd.errors import LinkLost, PortdError, TargetError
 from portd.log import get_logger
 from portd.model import Phase
-from portd.pipeline import ByteBudget
-from portd.readings import KeyReading, LaneReading, PipelineReading, SpoolReading
+from portd.pipeline import ByteBudget, FenceStatistics
+from portd.pipeline.queue import OWNER as QUEUE
+from portd.readings import FenceReading, KeyReading, LaneReading, PipelineReading, SpoolReading
 from portd.session import HistoryLost, Parts, Session, Stopped, first_cause, fresh
 from portd.source.backoff import Backoff
 from portd.source.handshake import HandshakeOptions
@@ -26,6 +28,7 @@ from portd.spool import Spool
 from portd.target import importmode
 from portd.target.checkpoint import State, guard, read_checkpoint
 from portd.target.deadletter import DeadLetters
+from portd.target.lane import lane_name
 from portd.target.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 log = get_logger("sync")
 
+MOST_FENCES = 20  # shown on a page
 FULL_SYNC_SECONDS = 60.0  # longest wait between full syncs that fail: each one costs the source a fork
 
 
@@ -257,10 +261,28 @@ class Replication:
     def register(self, ledger: Ledger) -> None:
         """Names who holds memory."""
         plan = self._plan
-        ledger.register("spool", lambda: self._spool.statistics().memory_bytes, limit=plan.spool_bytes)
+        spool = self._spool.statistics
+        ledger.register(
+            "spool",
+            lambda: spool().memory_bytes,
+            peak=lambda: (spool().peak_memory_bytes, 0.0),
+            limit=plan.spool_bytes,
+        )
         ledger.register("decoder", self._decoder_bytes, limit=plan.decoder_bytes)
-        ledger.register("queue and lanes", lambda: self._budget.used, limit=plan.queue_bytes)
+        budget = self._budget
+        for owner in (QUEUE, *(lane_name(index) for index in range(self._settings.writers))):
+            ledger.register(
+                owner, partial(budget.held, owner), peak=partial(budget.peak, owner), limit=plan.queue_bytes
+            )
+        ledger.register("applier", self._applier_bytes)
         ledger.register("pruning", self._pruning_bytes)
+
+    def _applier_bytes(self) -> int:
+        applier = self._session.applier if self._session else None
+        if applier is None:
+            return 0
+        statistics = applier.statistics()
+        return statistics.in_flight_bytes + statistics.growing_bytes
 
     def _pruning_bytes(self) -> int:
         session = self._session
@@ -300,6 +322,7 @@ class Replication:
             budget_waiting=budget.waiting,
             queue_batches=queue.ready + queue.parked if queue else 0,
             queue_bytes=queue.bytes if queue else 0,
+            fences=[_fence(fence) for fence in queue.fences[:MOST_FENCES]] if queue else [],
             open_fences=len(queue.fences) if queue else 0,
             lanes=[
                 LaneReading(lane.index, lane.link.connected, lane.in_flight_bytes, lane.in_flight_batches)
@@ -323,9 +346,24 @@ class Replication:
 def _shown(key: CurrentKey) -> KeyReading:
     return KeyReading(
         db=key.db,
-        key=key.key.decode("utf-8", "backslashreplace"),
+        key=_text(key.key),
         type=key.type,
         elements_done=key.elements_done,
         elements_total=key.elements_total,
         bytes_done=key.bytes_done,
     )
+
+
+def _fence(fence: FenceStatistics) -> FenceReading:
+    return FenceReading(
+        db=fence.db,
+        key=_text(fence.key),
+        gate=fence.gate.value,
+        chunks=fence.chunks,
+        chunks_done=fence.chunks_done,
+        closing=fence.closing,
+    )
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "backslashreplace")

@@ -76,6 +76,8 @@ class Service:
                 self._heap.keep()
             self._replication.register(self._accounting.ledger)
             self._accounting.ledger.register(HEAP_OWNER, self._heap.held_bytes)
+            if self._http is not None:
+                self._accounting.ledger.register("http", self._http.held_bytes)
             self._accounting.start()
             async with asyncio.TaskGroup() as group:
                 self._task = group.create_task(self._replication.run(), name="replication")

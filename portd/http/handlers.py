@@ -105,6 +105,7 @@ class _Answers:
             pipeline,
             current_key=replace(pipeline.current_key, key="(redacted)") if pipeline.current_key else None,
             largest_keys=[replace(key, key="(redacted)") for key in pipeline.largest_keys],
+            fences=[replace(fence, key="(redacted)") for fence in pipeline.fences],
         )
         return replace(report, pipeline=hidden)
 

@@ -11,7 +11,7 @@ from portd.units import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
     from portd.memory.accounting import MemoryReport
-    from portd.readings import KeyReading, OwnerReading, SpoolReading
+    from portd.readings import FenceReading, KeyReading, OwnerReading, SpoolReading
 
 __all__ = ["CONTENT_POLICY", "memory_page", "status_page"]
 
@@ -71,6 +71,8 @@ def memory_page(report: MemoryReport) -> str:
     body += card("Key being decoded", _key(pipeline.current_key), wide=True)
     body += card("Who holds what", _owners(report), note="adds up to resident")
     body += card("Pipeline", _pipeline(report))
+    if pipeline.fences:
+        body += card("Big keys on their way", _fences(pipeline.fences), note="fences, oldest first", wide=True)
     if pipeline.lanes:
         body += card("In flight", _in_flight(report), note="sent to the target, not acknowledged")
     body += card("By allocator", _allocators(report), note="the same bytes, another cut")
@@ -249,6 +251,20 @@ def _spool_mood(spool: SpoolReading) -> str:
     if spool.blocked:
         return f" <span class='bad'>{esc(spool.blocked)}</span>"
     return " <span class='wait'>spilling</span>" if spool.spilling else ""
+
+
+def _fences(fences: list[FenceReading]) -> str:
+    rows = (
+        (
+            f"<code>{esc(fence.key)}</code>",
+            str(fence.db),
+            "closing" if fence.closing else esc(fence.gate),
+            human_count(fence.chunks),
+            human_count(fence.chunks_done),
+        )
+        for fence in fences
+    )
+    return table(["key", "#db", "state", "#chunks on their way", "#acknowledged"], rows)
 
 
 def _in_flight(report: MemoryReport) -> str:

@@ -121,6 +121,12 @@ class HttpServer:
         if host not in {"127.0.0.1", "::1", "localhost"}:
             log.warning("http is reachable from outside and has no login", url=self.url)
 
+    def held_bytes(self) -> int:
+        """Bytes of pages that are not sent yet."""
+        connections = self._web.connections if self._web is not None else []
+        transports = [connection.transport for connection in connections]
+        return sum(transport.get_write_buffer_size() for transport in transports if transport is not None)
+
     def close(self) -> None:
         """Stops listening and drops connections, at once; may be called at any time and again."""
         if self._listener is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class _Entry:
     held: Callable[[], int]
-    peak: Callable[[], int] | None
+    peak: Callable[[], tuple[int, float]] | None
     limit: int
     peak_bytes: int = 0
     peak_at: float = 0.0
@@ -32,14 +32,20 @@ class Ledger:
         self._entries: dict[str, _Entry] = {}
 
     def register(
-        self, owner: str, held: Callable[[], int], *, peak: Callable[[], int] | None = None, limit: int = 0
+        self,
+        owner: str,
+        held: Callable[[], int],
+        *,
+        peak: Callable[[], tuple[int, float]] | None = None,
+        limit: int = 0,
     ) -> None:
         """Adds an owner, or replaces the one of that name while keeping its peak.
 
         Args:
             owner: name to show.
             held: bytes held now; called from the event loop, must be cheap and must not fail.
-            peak: most bytes ever held, where the owner counts that itself; otherwise samples decide.
+            peak: most bytes ever held and when (unix seconds, 0 where the owner does not know), where it counts that itself;
+                otherwise samples decide.
             limit: bytes it may hold; 0 is unlimited.
         """
         entry = _Entry(held, peak, limit)
@@ -57,8 +63,8 @@ class Ledger:
         found = []
         for owner, entry in self._entries.items():
             held = entry.held()
-            highest = held if entry.peak is None else max(held, entry.peak())
+            highest, when = (held, now) if entry.peak is None else entry.peak()
             if highest > entry.peak_bytes:
-                entry.peak_bytes, entry.peak_at = highest, now
+                entry.peak_bytes, entry.peak_at = highest, when or now
             found.append(OwnerReading(owner, held, entry.peak_bytes, entry.peak_at, entry.limit))
         return found

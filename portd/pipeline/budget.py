@@ -104,6 +104,11 @@ class ByteBudget:
         account = self._owners.get(owner)
         return account.now if account is not None else 0
 
+    def peak(self, owner: str) -> tuple[int, float]:
+        """Most bytes ever held by one owner, and when, unix seconds."""
+        account = self._owners.get(owner)
+        return (account.peak, account.peak_at) if account is not None else (0, 0.0)
+
     def try_acquire(self, owner: str, size: int) -> bool:
         """Takes *size* bytes if there is room and nobody waits; tells whether it did."""
         if self._waiters or not self._fits(size):

@@ -90,6 +90,11 @@ class Delivery:
         return self.batch.kind == OPEN and self.data.startswith(b"*2\r\n$6\r\nEXISTS\r\n")
 
 
+def lane_name(index: int) -> str:
+    """What a lane is called: its connection, and its share of the budget."""
+    return f"lane-{index}"
+
+
 class Lane:
     """A writer's connection and everything that is on its way over it.
 
@@ -109,7 +114,7 @@ class Lane:
         letters: DeadLetters,
         options: WriterOptions,
     ) -> None:
-        self.name = f"lane-{state.index}"
+        self.name = lane_name(state.index)
         self.state = state
         self.queue = queue
         self.options = options

@@ -181,11 +181,15 @@ def test_pages_answer_while_a_sync_runs(source: Server, target: Server) -> None:
         portd.until(lambda status: status["phase"] in {"snapshot", "streaming"})
         memory = json.loads(portd.get("debug/memory"))
         assert memory["rss_bytes"] > 0
-        assert {owner["owner"] for owner in memory["owners"]} >= {"spool", "decoder"}
+        names = {"spool", "decoder", "queue", "lane-0", "applier", "http"}
+        assert {owner["owner"] for owner in memory["owners"]} >= names
+        assert {fence["key"] for fence in memory["pipeline"]["fences"]} <= {"big"}
         assert "portd_snapshot_keys_read_total" in portd.get("metrics")
         assert "<html" in portd.get("", accept="text/html")
         assert "<html" in portd.get("debug/memory", accept="text/html")
         portd.until(lambda status: status["ready"])
+        peaks = {owner["owner"]: owner["peak_bytes"] for owner in json.loads(portd.get("debug/memory"))["owners"]}
+        assert min(peaks["queue"], peaks["lane-0"]) > 100_000
         assert portd.get("readyz")
         portd.terminate()
 

@@ -48,7 +48,7 @@ def test_peaks_are_kept_with_their_time() -> None:
 def test_an_owner_may_count_its_own_peak() -> None:
     """A peak between two samples is not lost where the owner knows it."""
     ledger = Ledger()
-    ledger.register("spool", lambda: 1, peak=lambda: 100)
+    ledger.register("spool", lambda: 1, peak=lambda: (100, 7.0))
     assert ledger.readings()[0].peak_bytes == 100
 
 
