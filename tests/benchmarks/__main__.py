@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("datasets", nargs="*", help=f"of {', '.join(DATASETS)}; all when none is named")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--server", default="valkey9.1", help="which of the servers found: valkey9.1, redis7.0, ...")
+    parser.add_argument("--io-threads", type=int, default=1, help="of the target; needs Valkey 8 or Redis 6 and later")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--portd-option", action="append", default=[], help="handed to portd sync, may be repeated")
     arguments = parser.parse_args()
@@ -71,10 +72,11 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         }
         for _ in range(arguments.rounds):
             for contender, copy in contenders.items():
-                with Server(binary) as target:
+                with Server(binary, io_threads=arguments.io_threads) as target:
                     runs[contender].append(copy(target))
                     _check(source, target)
-    show(name, runs)
+    threads = f", target with {arguments.io_threads} io-threads" if arguments.io_threads > 1 else ""
+    show(f"{name}, {binary.name}{threads}", runs)
     return {contender: [run.as_dict() for run in listed] for contender, listed in runs.items()}
 
 

@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=20_000, help="commands per second for the lag")
     parser.add_argument("--seconds", type=float, default=10.0, help="of the steady rate")
     parser.add_argument("--server", default="valkey9.1")
+    parser.add_argument("--io-threads", type=int, default=1, help="of the target; needs Valkey 8 or Redis 6 and later")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     results = {follower: measure(follower, arguments) for follower in ("portd", "replica")}
@@ -79,7 +80,7 @@ def measure(follower: str, arguments: argparse.Namespace) -> Figures:
         raise SystemExit(f"no server {arguments.server} was found")
     with ExitStack() as stack:
         source = stack.enter_context(Server(binary, repl_backlog_size="256mb"))
-        target = stack.enter_context(Server(binary))
+        target = stack.enter_context(Server(binary, io_threads=arguments.io_threads))
         pid = target.pid
         if follower == "portd":
             portd = stack.enter_context(Portd(source, target, log_level="warning"))
