@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CLOSE_SECONDS: Final = 0.004
 WIDE_SECONDS: Final = 0.1
 RECENT_SECONDS: Final = 60.0
+BACKLOG_BYTES: Final = 1 << 20  # that wait to be applied: more is watched closely
 _BUSY: Final = frozenset({Phase.STARTING, Phase.CONNECTING, Phase.SNAPSHOT, Phase.CATCHING_UP, Phase.DRAINING})
 
 
@@ -51,7 +52,9 @@ class LoopWatch:
             self._timer = None
 
     def _set(self, loop: asyncio.AbstractEventLoop) -> None:
-        gap = CLOSE_SECONDS if self._progress.phase in _BUSY else WIDE_SECONDS
+        stream = self._progress.stream
+        backlog = stream.read_offset - stream.applied_offset
+        gap = CLOSE_SECONDS if self._progress.phase in _BUSY or backlog > BACKLOG_BYTES else WIDE_SECONDS
         self._cpu = time.thread_time()
         self._due = time.perf_counter() + gap
         self._timer = loop.call_later(gap, self._fire, loop)

@@ -126,7 +126,7 @@ def show(name: str, runs: dict[str, list[Run]]) -> None:
 def _blocks(runs: list[Run]) -> str:
     """The longest time the event loop was held, and the most of it that was computing."""
     longest, own = (max(getattr(run, name) for run in runs) * 1000 for name in ("block", "own_block"))
-    return f"{longest:.1f} (own {own:.1f})" if longest else ""
+    return f"{longest:.1f} ({own:.1f})" if longest else ""
 
 
 if __name__ == "__main__":
