@@ -65,7 +65,7 @@ def by_portd(source: Server, target: Server, *options: str) -> Run:
 
         def copy() -> tuple[float, int]:
             try:
-                return _process(command, stderr=said)
+                return run_process(command, stderr=said)
             except RuntimeError:
                 said.seek(0)
                 sys.stderr.write(said.read().decode(errors="replace"))
@@ -85,7 +85,7 @@ def by_pipe(commands: Path, target: Server) -> Run:
 
     def copy() -> tuple[float, int]:
         with commands.open("rb") as file:
-            return _process(["redis-cli", "-p", str(target.port), "--pipe"], stdin=file, stdout=subprocess.DEVNULL)
+            return run_process(["redis-cli", "-p", str(target.port), "--pipe"], stdin=file, stdout=subprocess.DEVNULL)
 
     return _measure(target, copy)
 
@@ -111,7 +111,7 @@ def _in_sync(wire: Wire) -> bool:
     return False
 
 
-def _process(command: list[str], **streams: Any) -> tuple[float, int]:
+def run_process(command: list[str], **streams: Any) -> tuple[float, int]:
     """Runs a command; its CPU seconds and peak RSS in bytes, from the kernel's own accounting."""
     process = subprocess.Popen(command, **streams)
     _, status, usage = os.wait4(process.pid, 0)
