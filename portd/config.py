@@ -63,6 +63,15 @@ class OnRefusal(StrEnum):
     STOP = "stop"
 
 
+class ExpiryGap(StrEnum):
+    """What keeps keys alive whose renewal comes late."""
+
+    AUTO = "auto"
+    IMPORT_MODE = "import-mode"
+    POSTPONE = "postpone"
+    OFF = "off"
+
+
 class LogFormat(StrEnum):
     """How an event becomes a line."""
 
@@ -225,11 +234,12 @@ class Settings:
         "with exit code 65. Refusals that pass (out of memory, loading) are always waited out.",
         group="What is done",
     )
-    expiry_gap: bool = option(
-        True,
-        "Keep a key that the source renewed at the last moment from expiring on the target before the renewal arrives. "
-        "Valkey targets from 8.1 on are put into import mode for it: they neither expire nor evict by themselves while "
-        "portd runs.",
+    expiry_gap: ExpiryGap = option(
+        ExpiryGap.AUTO,
+        "How a key that the source renewed at the last moment is kept from expiring on the target before the renewal "
+        "arrives. import-mode: Valkey from 8.1 on neither expires nor evicts by itself while portd runs. postpone: while "
+        "portd lags, expiry times that are near are sent later, and set back once it has caught up. auto: "
+        "the first where the target has it, else the second.",
         group="What is done",
     )
     dead_letters: Path | None = option(

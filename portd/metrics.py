@@ -137,6 +137,27 @@ def _service(progress: Progress) -> Iterator[Metric]:
         "Longest time it was held by computing, without waits for a core or a disk.",
         loop.longest_own_seconds,
     )
+    yield from _expiries(progress)
+
+
+def _expiries(progress: Progress) -> Iterator[Metric]:
+    postponed = {"snapshot": progress.snapshot.keys_postponed, "stream": progress.stream.expiries_postponed}
+    yield _counters(
+        "expiries_postponed_total",
+        "Expiry times sent later than they are, since they might pass before the target has caught up.",
+        "part",
+        postponed,
+    )
+    yield _counter(
+        "expiries_corrected_total",
+        "Of them, those set back behind the lag; the others were renewed or deleted by the source.",
+        progress.expiries_corrected,
+    )
+    yield _gauge(
+        "expiries_waiting",
+        "1 while postponed expiry times in the target wait to be set back.",
+        progress.expiries_to_correct,
+    )
 
 
 def _source(progress: Progress) -> Iterator[Metric]:

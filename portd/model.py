@@ -48,6 +48,7 @@ class SnapshotProgress:
     keys_filtered: int = 0  # left out on purpose (--existing skip, half-imported slots)
     keys_expired: int = 0  # expiry had passed when it was decoded
     keys_failed: int = 0  # refused by the target or not representable there: dead letters
+    keys_postponed: int = 0  # sent with a later expiry, until the stream has caught up
     started_at: float = 0.0  # time.time()
     finished_at: float = 0.0
 
@@ -64,6 +65,7 @@ class StreamProgress:
     commands_applied: int = 0
     commands_filtered: int = 0  # PING, REPLCONF and the like: dropped on purpose
     commands_failed: int = 0
+    expiries_postponed: int = 0  # sent later than the source said, until the stream has caught up
     transactions: int = 0  # group commits acknowledged
     lag_seconds: float = 0.0  # receipt to acknowledgement of the newest acknowledged byte
     caught_up_at: float = 0.0  # time.time() when lag was first small; 0 = never
@@ -148,6 +150,8 @@ class Progress:
     position: Position | None = None  # last checkpoint known
     full_syncs: Counter[str] = field(default_factory=Counter)  # reason -> times
     partial_syncs: int = 0
+    expiries_corrected: int = 0  # postponed ones that a sweep set back
+    expiries_to_correct: bool = False  # postponed ones may be in the target
     keys_pruned: int = 0  # removed from the target, since the source did not have them any more
     snapshot: SnapshotProgress = field(default_factory=SnapshotProgress)
     stream: StreamProgress = field(default_factory=StreamProgress)

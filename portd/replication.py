@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from portd.config import OnRefusal
+from portd.config import ExpiryGap, OnRefusal
 from portd.errors import LinkLost, PortdError, TargetError
 from portd.log import get_logger
 from portd.model import Phase
@@ -25,7 +25,7 @@ from portd.source.handshake import HandshakeOptions
 from portd.source.info import read_info
 from portd.source.link import Link, LinkOptions
 from portd.spool import Spool
-from portd.target import importmode
+from portd.target import importmode, postponed
 from portd.target.checkpoint import State, guard, read_checkpoint
 from portd.target.deadletter import DeadLetters
 from portd.target.lane import lane_name
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
     from portd.source.handshake import Transfer
+    from portd.target.capabilities import Capabilities
 
 log = get_logger("sync")
 
@@ -173,7 +174,7 @@ class Replication:
             settings.existing.value,
             source_run_id=source.run_id or "",
         )
-        self._imports = settings.expiry_gap and await importmode.enter(self._target, capabilities)
+        postpones = await self._close_expiry_gap(capabilities)
         return Parts(
             settings=settings,
             plan=self._plan,
@@ -187,7 +188,24 @@ class Replication:
             letters=self._letters,
             stop=self._stop,
             connection=replace(self._lease.options(), imports=self._imports),
+            postpones=postpones,
         )
+
+    async def _close_expiry_gap(self, capabilities: Capabilities) -> bool:
+        """Chooses what keeps keys alive whose renewal comes late; whether near expiries are postponed."""
+        wanted, postpones = self._settings.expiry_gap, False
+        if wanted in {ExpiryGap.AUTO, ExpiryGap.IMPORT_MODE}:
+            self._imports = await importmode.enter(self._target, capabilities)
+        if wanted is ExpiryGap.POSTPONE or (wanted is ExpiryGap.AUTO and not self._imports):
+            postpones = await postponed.usable(self._target, capabilities, self._settings.checkpoint_name())
+        closed = "import-mode" if self._imports else "postpone" if postpones else "no"
+        if closed == "no" and wanted is not ExpiryGap.OFF:
+            log.warning(
+                "the expiry gap is open", wanted=wanted.value, hint="keys renewed at the last moment may expire"
+            )
+        else:
+            log.info("expiry gap", closed_by=closed)
+        return postpones
 
     async def _run_session(self, parts: Parts, transfer: Transfer | None) -> Transfer | None:
         """One session.

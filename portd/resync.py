@@ -35,6 +35,7 @@ class Resync:
     Attributes:
         sole: nothing but this link's data is in the target, as far as can be known; set by `begin`.
         removed: ghosts removed, after `finish`.
+        postponed: expiries of an earlier sync may be in the target that are to be set back; set by `begin`.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Resync:
     ) -> None:
         self.sole = False
         self.removed = 0
+        self.postponed = False
         self._settings = settings
         self._target = target
         self._capabilities = capabilities
@@ -70,6 +72,7 @@ class Resync:
                 self.sole = not await foreign_keys(client, settings.checkpoint_key, settings.checkpoint_name())
         else:
             self.sole = checkpoint.sole
+            self.postponed = checkpoint.postponed
         if mode is Prune.PRUNE or (mode is Prune.AUTO and checkpoint is not None and self.sole):
             await self._begin_pruning()
         elif checkpoint is not None:

@@ -27,6 +27,7 @@ from portd.target.connection import ConnectionOptions
 from portd.target.control import patiently
 from portd.target.deadletter import Letter
 from portd.target.lane import WriterOptions
+from portd.target.postponed import SNAPSHOT_MARGIN_SECONDS, Horizon, Postponed, Sweeper, shift_of
 from portd.target.writers import Writers
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Parts:
         letters: receives refusals.
         stop: set when the sync is to end in order.
         connection: how connections that write are made.
+        postpones: expiries that are near are sent later while the target lags.
     """
 
     settings: Settings
@@ -94,6 +96,12 @@ class Parts:
     letters: DeadLetters
     stop: asyncio.Event
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
+    postpones: bool = False
+
+    @property
+    def shift_ms(self) -> int:
+        """By how much they are later; 0 when they are not."""
+        return shift_of(self.settings.link) if self.postpones else 0
 
 
 class Session:
@@ -177,6 +185,7 @@ class Session:
 
     async def _connect_again(self, backoff: Backoff) -> None:
         link, progress = self._parts.link, self._parts.progress
+        lost_at = progress.source.last_received_at
         while True:
             await asyncio.sleep(backoff.next_wait())
             if self._input_ended.is_set():
@@ -197,6 +206,8 @@ class Session:
             progress.phase = self._phase
             progress.partial_syncs += 1
             self._adopt(transfer.position.replid)
+            if self.feed is not None:
+                self.feed.lag(lost_at)
             log.info("link continues", replid=transfer.position.replid, offset=transfer.position.offset)
             return
 
@@ -233,10 +244,17 @@ class Session:
         if self._transfer.full:
             await self._apply_snapshot()
             if parts.settings.stop_after is StopAfter.SNAPSHOT:
+                assert self._checkpoint is not None
+                await self._sweeper(Postponed(there=self._checkpoint.postponed)).finish(self._checkpoint.epoch)
                 return
         else:
             assert self._checkpoint is not None
-            self._begin_feed(parts.spool.cursor, self._checkpoint.position.offset, self._checkpoint.db)
+            self._begin_feed(
+                parts.spool.cursor,
+                self._checkpoint.position.offset,
+                self._checkpoint.db,
+                self._checkpoint.time_ms / 1000,
+            )
         await self._apply_stream()
 
     async def _apply_snapshot(self) -> None:
@@ -247,6 +265,7 @@ class Session:
         self.resync = resync = Resync(settings, parts.target, parts.capabilities, self._patience())
         await patiently(resync.begin, self._note_refusal)
         marker = Checkpoint.begin(transfer.position, progress.source_info.get("run_id", ""), sole=resync.sole)
+        marker = replace(marker, postponed=parts.postpones or resync.postponed)
         await patiently(partial(write_checkpoint, parts.target, key, marker), self._note_refusal)
         decoder = SnapshotDecoder(
             parts.capabilities.dialect(),
@@ -256,6 +275,7 @@ class Session:
             command_elements=settings.command_elements,
             skip_existing=settings.existing is Existing.SKIP,
         )
+        decoder.postpone(int(SNAPSHOT_MARGIN_SECONDS * 1000), parts.shift_ms)
         self.writers = Writers(parts.target, parts.budget, progress, parts.letters, self._writer_options())
         sink = NotingSink(self.writers, resync)
         self.copy = SnapshotCopy(parts.spool, decoder, sink, progress.snapshot, transfer, self._on_letter)
@@ -279,7 +299,9 @@ class Session:
         self.copy = self.writers = None
         position = self._transfer.position
         checkpoint = replace(
-            Checkpoint.following(position, max(db, 0), marker.source_run_id, marker.snapshot_id), sole=marker.sole
+            Checkpoint.following(position, max(db, 0), marker.source_run_id, marker.snapshot_id),
+            sole=marker.sole,
+            postponed=resync.postponed or progress.snapshot.keys_postponed > 0,
         )
         write = partial(write_checkpoint, parts.target, key, checkpoint, run_id=parts.capabilities.run_id)
         await patiently(write, self._note_refusal)
@@ -289,11 +311,11 @@ class Session:
         snapshot.finished_at = time.time()
         log.info(
             "snapshot applied", keys=snapshot.keys_read, applied=snapshot.keys_applied, filtered=snapshot.keys_filtered,
-            expired=snapshot.keys_expired, failed=snapshot.keys_failed, bytes=snapshot.bytes_decoded,
+            expired=snapshot.keys_expired, postponed=snapshot.keys_postponed, failed=snapshot.keys_failed, bytes=snapshot.bytes_decoded,
             seconds=round(snapshot.finished_at - snapshot.started_at, 3),
         )  # fmt: skip
         self._on_snapshot()
-        self._begin_feed(index, position.offset, checkpoint.db)
+        self._begin_feed(index, position.offset, checkpoint.db, snapshot.started_at)
 
     def _find_position(self, decoder: SnapshotDecoder) -> None:
         """A source that renamed PSYNC tells the position inside of the snapshot only (rdb.c:rdbSaveInfoAuxFields)."""
@@ -332,7 +354,8 @@ class Session:
             self._parts.connection, connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds
         )
 
-    def _begin_feed(self, index: int, offset: int, db: int) -> None:
+    def _begin_feed(self, index: int, offset: int, db: int, since: float) -> None:
+        """The stream begins at spool index *index*; the target has nothing of it since unix time *since*."""
         parts = self._parts
         self.feed = StreamFeed(
             parts.spool,
@@ -340,8 +363,9 @@ class Session:
             index=index,
             offset=offset,
             db=db,
-            pxat=parts.capabilities.dialect().pxat,
             max_argument=parts.capabilities.proto_max_bulk_bytes,
+            pxat=parts.capabilities.pxat,
+            horizon=Horizon(parts.shift_ms, since),
         )
 
     async def _apply_stream(self) -> None:
@@ -357,20 +381,31 @@ class Session:
             parts.settings.checkpoint_name(),
             progress,
             parts.letters,
-            ApplierOptions(limiter=parts.limiter, connection=self._patience()),
+            ApplierOptions(limiter=parts.limiter, ages=parts.postpones, connection=self._patience()),
         )
+        applier = self.applier
+        sweeper = self._sweeper(applier.postponed)
         self.applier.on_getack = parts.link.acknowledge_now
         if parts.stop.is_set():
             self._end_input()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.applier.run(), name="applier")
-                caught_up = group.create_task(self._watch_caught_up(self.applier), name="caught up")
+                caught_up = group.create_task(self._watch_caught_up(applier), name="caught up")
+                sweep = sweeper.follow(applier.caught_up, feed.lagging, lambda: applier.checkpoint.position.offset)
+                expiries = group.create_task(sweep, name="expiries")
                 await self._input_ended.wait()
                 caught_up.cancel()
+                expiries.cancel()
         except BaseExceptionGroup as group:
             raise first_cause(group) from None
         log.info("stream ended", offset=progress.stream.checkpointed_offset)
+        await sweeper.finish(applier.checkpoint.epoch)
+
+    def _sweeper(self, postponed: Postponed) -> Sweeper:
+        parts = self._parts
+        key, shift_ms = parts.settings.checkpoint_name(), shift_of(parts.settings.link)
+        return Sweeper(parts.target, key, shift_ms, postponed, parts.progress, self._patience())
 
     async def _watch_caught_up(self, applier: Applier) -> None:
         """Keeps the phase; ends the input where catching up is all that is wanted."""

@@ -150,6 +150,7 @@ class SnapshotCopy:
         progress.keys_expired = counters["keys_expired"]
         progress.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
         self._refused = counters["keys_failed"]
+        progress.keys_postponed = counters["keys_postponed"]
         if (current := self.decoder.current) is not None:
             self.largest.note(current)
         for letter in self.decoder.take_dead_letters():

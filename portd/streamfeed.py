@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from portd.errors import LinkLost
 from portd.kernel.stream import DEFAULT_MAX_ARGUMENT, Piece, StreamSplitter
 from portd.spool import SpoolClosed
+from portd.target.postponed import Horizon
 
 if TYPE_CHECKING:
     from portd.model import StreamProgress
@@ -26,6 +27,7 @@ class StreamFeed:
         db: database in effect there, -1 when none is known.
         pxat: the target knows SET .. PXAT.
         max_argument: largest argument the target takes, in bytes; a larger one stops the sync before it.
+        horizon: which expiry times are postponed.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class StreamFeed:
         db: int,
         pxat: bool,
         max_argument: int = DEFAULT_MAX_ARGUMENT,
+        horizon: Horizon | None = None,
     ) -> None:
         self.received_at = 0.0  # unix seconds; of the bytes the last piece ends with
         self._spool = spool
@@ -45,6 +48,7 @@ class StreamFeed:
         self._shift = index - offset  # spool index = offset + shift
         self._pxat = pxat
         self._max_argument = max_argument
+        self._horizon = horizon or Horizon(0)
         self._rest = memoryview(b"")  # of the chunk that is being fed
         self._counted = offset  # pieces up to here are in the counters: a rewind does not count them twice
         self._splitter = self._begin(offset, db)
@@ -66,15 +70,22 @@ class StreamFeed:
                 return None
             self._rest = chunk.data
             self.received_at = chunk.received_at
+            self._horizon.received(chunk.received_at)
             self._feed()
         return piece
 
     def pending(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece if the bytes read so far hold one."""
+        horizon = self._horizon
         while True:
+            if horizon.shift_ms:
+                self._splitter.postpone(horizon.ms(), horizon.shift_ms)
             piece = self._splitter.next_piece(max_bytes, max_commands)
             if piece is not None:
+                if piece.overdue:
+                    horizon.lag()
                 if piece.end_offset > self._counted:
+                    self._progress.expiries_postponed += piece.postponed
                     self._counted = piece.end_offset
                     self._progress.decoded_offset = piece.end_offset
                     self._progress.commands_read += piece.replies + piece.filtered
@@ -82,6 +93,16 @@ class StreamFeed:
             if not self._rest:
                 return None
             self._feed()
+
+    def lag(self, since: float) -> None:
+        """What comes next was held back since unix time *since*."""
+        self._horizon.lag(since)
+
+    def lagging(self) -> bool:
+        """What is read now, the source wrote more than a moment ago, as far as can be seen."""
+        if not self._rest and self._spool.cursor == self._spool.written:
+            self._horizon.end()
+        return self._horizon.since > 0
 
     def _feed(self) -> None:
         taken = self._splitter.feed(self._rest, int(self.received_at * 1000))

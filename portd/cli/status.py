@@ -97,6 +97,7 @@ async def _look(settings: Settings) -> dict[str, Any]:
             "source_run_id": checkpoint.source_run_id,
             "snapshot_id": checkpoint.snapshot_id,
             "sole": checkpoint.sole,
+            "postponed": checkpoint.postponed,
         }
     found["holder"] = {"host": holder.host, "pid": holder.pid} if holder is not None else None
     return found
@@ -127,6 +128,8 @@ def _show(found: Mapping[str, Any]) -> None:
             "source run id": checkpoint["source_run_id"] or "unknown",
             "alone in target": "yes" if checkpoint["sole"] else "no, or not known: other data is left alone",
         }
+        if checkpoint["postponed"]:
+            lines["expiries"] = "some may be postponed until portd has caught up"
     lines["held by"] = f"process {holder['pid']} on {holder['host']}" if holder else "nobody"
     if process is not None:
         stream = process["stream"]

@@ -59,6 +59,8 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
         "full_syncs": dict(progress.full_syncs),
         "partial_syncs": progress.partial_syncs,
         "keys_pruned": progress.keys_pruned,
+        "expiries_corrected": progress.expiries_corrected,
+        "expiries_to_correct": progress.expiries_to_correct,
         "snapshot": {
             **asdict(snapshot),
             "done": rates.done,

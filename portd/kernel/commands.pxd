@@ -26,6 +26,9 @@ cdef class CommandHandler(Handler):
     cdef uint64_t command_elements
     cdef Py_ssize_t chunk_bytes
     cdef bint skip_existing
+    # expiry times before ``horizon_ms`` (unix ms; 0: none) are sent ``shift_ms`` later
+    cdef int64_t horizon_ms
+    cdef int64_t shift_ms
     # the batch being filled
     cdef int db
     cdef int64_t replies
@@ -60,6 +63,7 @@ cdef class CommandHandler(Handler):
     cdef uint64_t batches_total
     cdef uint64_t elements_total
     cdef uint64_t keys_expired
+    cdef uint64_t keys_postponed
     cdef uint64_t idle_dropped
     cdef uint64_t freq_dropped
     cdef uint64_t field_ttl_dropped
@@ -78,6 +82,7 @@ cdef class CommandHandler(Handler):
     cdef int _plain_string(self, Key* key, Item* value) except -1
     cdef int _expire(self, Key* key) except -1
     cdef bint _is_expired(self, Key* key) noexcept
+    cdef int64_t _expiry(self, Key* key) noexcept
     cdef int _older_stream(self, int encoding) noexcept
     cdef int _timed_field(self, Item* name, Item* value, int64_t expire_ms) except -1
     cdef int _remember(self, Name* name, Item* item) except -1

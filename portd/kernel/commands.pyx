@@ -131,6 +131,7 @@ cdef class CommandHandler(Handler):
     cdef int add_statistics(self, dict counters) except -1:
         counters.update({
             "keys_expired": self.keys_expired,
+            "keys_postponed": self.keys_postponed,
             "elements": self.elements_total,
             "batches": self.batches_total,
             "dead_letters": self.letters_total,
@@ -194,9 +195,16 @@ cdef class CommandHandler(Handler):
         return 0
 
     cdef bint _is_expired(self, Key* key) noexcept:
-        self.expired = key.expire_ms >= 0 and key.expire_ms <= self.now_ms
+        """Counts the key: one that is postponed is kept, for the source may have renewed it meanwhile."""
+        cdef bint postponed = key.expire_ms >= 0 and key.expire_ms < self.horizon_ms
+        self.expired = key.expire_ms >= 0 and key.expire_ms <= self.now_ms and not postponed
         self.keys_expired += self.expired
+        self.keys_postponed += postponed
         return self.expired
+
+    cdef int64_t _expiry(self, Key* key) noexcept:
+        """The expiry time to send; 0 would mean none to RESTORE, and is refused by the others."""
+        return max(key.expire_ms, 1) + (self.shift_ms if key.expire_ms < self.horizon_ms else 0)
 
     cdef int plan(self, Key* key) except -1:
         cdef int collection = layout_of(key.encoding).collection
@@ -272,7 +280,7 @@ cdef class CommandHandler(Handler):
         self.replies += 1
         if inline_expiry:
             self.out.raw(b"$4\r\nPXAT\r\n", 10)
-            self.out.number(max(key.expire_ms, 1))
+            self.out.number(self._expiry(key))
         elif timed:
             self._expire(key)
         return 0
@@ -280,7 +288,7 @@ cdef class CommandHandler(Handler):
     cdef int _expire(self, Key* key) except -1:
         self.out.raw(b"*3\r\n$9\r\nPEXPIREAT\r\n", 19)
         self.out.bulk(key.name, key.size)
-        self.out.number(max(key.expire_ms, 1))
+        self.out.number(self._expiry(key))
         self.replies += 1
         return 0
 
@@ -324,7 +332,7 @@ cdef class CommandHandler(Handler):
         self.out.array(arguments)
         self.out.raw(b"$7\r\nRESTORE\r\n", 13)
         self.out.bulk(key.name, key.size)
-        self.out.number(max(key.expire_ms, 1) if key.expire_ms >= 0 else 0)
+        self.out.number(self._expiry(key) if key.expire_ms >= 0 else 0)
         self.out.bulk_head(payload)
         # Type byte and value as they came, then the RDB version the target is to believe, then CRC64 (rdb.c, cluster.c:
         # createDumpPayload).

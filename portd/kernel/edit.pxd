@@ -15,6 +15,7 @@ cdef enum Kind:  # what becomes of a command; those from SET on are edited argum
     EXEC
     SELECT
     SWAPDB
+    MOVES  # takes an expiry from one key to another, goes on as it came
     REPLCONF
     PUBLISH
     FUNCTION
@@ -26,6 +27,8 @@ cdef enum Kind:  # what becomes of a command; those from SET on are edited argum
     PEXPIRE
     HEXPIRE
     HPEXPIRE
+    EXPIREAT
+    PEXPIREAT
     RESTORE
     RESTORE_ASKING
 
@@ -52,10 +55,16 @@ cdef class Editor:
     cdef Py_ssize_t key_size  # -1: it was too large to keep
     cdef Py_ssize_t key_capacity
     cdef int64_t relative_kept
+    # expiry times before ``horizon_ms`` (unix ms; 0: none) go on ``shift_ms`` later
+    cdef int64_t horizon_ms
+    cdef int64_t shift_ms
+    cdef int64_t postponed  # expiry times of the part
+    cdef bint overdue  # one of them had passed when it was received
 
     cdef int begin(self, int kind, int64_t argc, Py_ssize_t end, bint large, bint relative) except -1
     cdef int advance(self, Py_ssize_t limit) except -1
     cdef bint passes(self) noexcept
+    cdef int64_t postpone(self, int64_t at) noexcept
     cdef int _write_beginning(self, Py_ssize_t end) except -1
     cdef int _consume(self, Py_ssize_t end) except -1
     cdef int _pass_bytes(self, Py_ssize_t limit) except -1

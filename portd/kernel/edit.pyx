@@ -9,6 +9,9 @@ In place, an expiry is written where the command has it: ``SET k v PXAT ms``, ``
 cannot be (the target is older than PXAT, the ABSTTL of a large RESTORE comes after its TTL has gone) the command goes
 on as it came and PEXPIREAT behind it makes the expiry exact: the ``late`` form. The source's t_string.c and expire.c
 say which forms there are.
+
+Expiry times before a horizon go on by a fixed shift later (see ``portd.target.postponed``). PEXPIREAT loses its conditions
+then: a source sends it only when they were met, and a postponed expiry in the target would not meet GT.
 """
 
 cimport cython
@@ -55,8 +58,10 @@ cdef class Editor:
         part.offset = buffer.base + buffer.cut.head + 1
         part.left = 0
         part.now_ms = buffer.received_at(buffer.cut.head)
-        part.unit = 0 if kind in (SET, GETEX) else 1000 if kind in (SETEX, EXPIRE, HEXPIRE) else 1
-        part.relative = kind < RESTORE or relative
+        part.unit = 0 if kind in (SET, GETEX) else 1000 if kind in (SETEX, EXPIRE, HEXPIRE, EXPIREAT) else 1
+        part.relative = kind < EXPIREAT or relative
+        self.postponed = 0
+        self.overdue = False
         part.ignores_next = False
         # the options of a large RESTORE come too late to say ABSTTL; PEXPIREAT is known to any target
         part.late = kind in (SET, SETEX, PSETEX, RESTORE, RESTORE_ASKING) and (not self.pxat or large and kind >= RESTORE)
@@ -77,6 +82,8 @@ cdef class Editor:
         elif kind == HEXPIRE or kind == HPEXPIRE:
             name = "HPEXPIREAT"
         elif kind == GETEX:  # PEXPIREAT answers less, and any target has it
+            argc, name = 3, "PEXPIREAT"
+        elif kind == EXPIREAT or kind == PEXPIREAT:
             argc, name = 3, "PEXPIREAT"
         elif kind == RESTORE_ASKING or (kind == RESTORE and here):
             argc, name = argc + (here and self.part.relative), "RESTORE"
@@ -177,7 +184,9 @@ cdef class Editor:
             return part.late and size <= <uint64_t> self.buffer.piece_bytes
         if part.kind == SET:
             return part.index > 2 and (size <= SMALL or part.unit != 0)
-        return part.index == 2 or part.kind == GETEX or (part.kind >= RESTORE and part.index > 3 and size <= SMALL)
+        if part.kind in (GETEX, EXPIREAT, PEXPIREAT):
+            return True
+        return part.index == 2 or (part.kind >= RESTORE and part.index > 3 and size <= SMALL)
 
     cdef int _look(self, Py_ssize_t payload, Py_ssize_t size, Py_ssize_t end) except -1:
         """Passes on the argument from the head to window index *end* as its command needs it."""
@@ -188,6 +197,9 @@ cdef class Editor:
             return self._look_at_set_option(payload, size, end)
         elif part.kind == GETEX and part.index == 2:
             return self._look_at_getex_option(payload, size, end)
+        elif part.index > 2 and part.kind in (EXPIREAT, PEXPIREAT):
+            self.buffer.skip(end)  # NX, XX, GT, LT
+            return WHOLE
         elif part.kind >= RESTORE and part.index > 3:
             if is_word(self.buffer.window + payload, size, "ABSTTL"):
                 part.expires_at = 0  # the TTL was absolute
@@ -236,7 +248,10 @@ cdef class Editor:
         at = max(number * part.unit + (part.now_ms if part.relative else 0), 1)
         if part.kind == SET:
             part.unit = 0
-        if part.kind >= RESTORE and (number <= 0 or not part.relative):
+        if part.kind < HEXPIRE or part.kind > HPEXPIRE:
+            at = self.postpone(at)
+        if part.kind >= RESTORE and (number <= 0 or not (part.relative or self.postponed)):
+            self.postponed = 0
             keep(buffer, end)
         elif part.late:
             part.expires_at = at
@@ -252,6 +267,14 @@ cdef class Editor:
             buffer.write_number(at)
             buffer.skip(end)
         return WHOLE
+
+    cdef int64_t postpone(self, int64_t at) noexcept:
+        """When an expiry at unix ms *at* is to take place on the target."""
+        if at >= self.horizon_ms:
+            return at
+        self.postponed += 1
+        self.overdue |= at <= self.part.now_ms
+        return at + self.shift_ms
 
     cdef int _keep_key(self, Py_ssize_t payload, Py_ssize_t size) except -1:
         cdef Py_ssize_t wanted = max(size, 256)

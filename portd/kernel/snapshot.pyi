@@ -49,6 +49,13 @@ class SnapshotDecoder:
         Raises:
             DecodeError: corrupt or unknown bytes; the decoder cannot go on. Batches returned before it are valid.
         """
+    def postpone(self, margin_ms: int, shift_ms: int) -> None:
+        """From now on, expiry times earlier than *margin_ms* from the moment of decoding are sent *shift_ms* later.
+
+        Keys that expired already among them: the source may have renewed them meanwhile. They count as
+        ``keys_postponed``, not as ``keys_expired``. May be called again; a shift of 0 ends it. Times of hash fields are
+        not postponed.
+        """
     def next_output(self) -> object:
         """The same for any handler: decodes until it has something to hand out; None when bytes run out."""
     def finish(self) -> None:
@@ -80,7 +87,7 @@ class SnapshotDecoder:
     def statistics(self) -> dict[str, int]:
         """Counters and owned bytes: see docs/architecture.
 
-        Keys: ``keys`` ``keys_announced`` ``keys_expired`` ``keys_filtered`` ``keys_failed`` ``elements`` ``batches``
+        Keys: ``keys`` ``keys_announced`` ``keys_expired`` ``keys_postponed`` ``keys_filtered`` ``keys_failed`` ``elements`` ``batches``
         ``window_used`` ``window_capacity`` ``blob_capacity`` ``output_used`` ``output_capacity`` ``scratch_capacity``
         ``idle_dropped`` ``freq_dropped`` ``field_ttl_dropped`` ``stream_meta_dropped`` ``functions`` ``db``.
         """

@@ -58,6 +58,7 @@ cdef class SnapshotDecoder(StreamReader):
 
     cdef bint verify
     cdef CommandHandler letters         # the handler, when it keeps dead letters
+    cdef int64_t margin_ms              # how far from now on expiry times are postponed
     # file
     cdef int version
     cdef bint valkey
@@ -111,12 +112,22 @@ cdef class SnapshotDecoder(StreamReader):
         cdef timespec now
         clock_gettime(CLOCK_REALTIME, &now)
         self.out.now_ms = <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1000000
+        if self.letters is not None:
+            self.letters.horizon_ms = self.out.now_ms + self.margin_ms if self.letters.shift_ms else 0
         while r == R_OK and not self.out.ready:
             self.out.offset = self.base + self.start
             r = self._step()
         if r == R_MORE and self.stop - self.start == self.capacity and not self.out.ready:
             return self._fail("an item does not fit the window", LimitExceeded)
         return self.out.pop()
+
+    def postpone(self, int64_t margin_ms, int64_t shift_ms):
+        if self.letters is None:
+            raise TypeError("only commands can be postponed")
+        if margin_ms < 0 or shift_ms < 0:
+            raise ValueError("margin_ms and shift_ms must not be negative")
+        self.margin_ms = margin_ms
+        self.letters.shift_ms = shift_ms
 
     def next_output(self):
         return self.next_batch()
@@ -176,6 +187,7 @@ cdef class SnapshotDecoder(StreamReader):
             "keys": self.keys,
             "keys_announced": self.keys_announced,
             "keys_expired": 0,
+            "keys_postponed": 0,
             "keys_filtered": self.keys_filtered + self.out.keys_left_out,
             "keys_failed": self.out.keys_failed,
             "window_used": self.stop - self.start,

@@ -12,6 +12,9 @@ cdef struct Tally:  # what is known behind the last command consumed; copied to 
     bint in_transaction
     bint swaps
     bint getack
+    bint moves
+    bint overdue
+    int64_t postponed
     int64_t commands  # of the source, without MULTI and EXEC
     int64_t filtered
     int64_t excluded
@@ -37,6 +40,9 @@ cdef class Piece:
     cdef readonly int64_t filtered
     cdef readonly bint swaps
     cdef readonly bint getack
+    cdef readonly bint moves
+    cdef readonly bint overdue
+    cdef readonly int64_t postponed
 
 
 cdef class StreamSplitter:
@@ -45,6 +51,7 @@ cdef class StreamSplitter:
     cdef Scan scan
     cdef Tally tally
     cdef Tally totals  # of the pieces handed out; its state fields mean nothing
+    cdef bint postpones
     cdef int64_t selected  # database that the SELECT at the head names
     # before the MULTI of a transaction that was opened in this piece, if one was
     cdef bint marked
@@ -76,5 +83,6 @@ cdef class StreamSplitter:
     cdef bint _first_argument(self, const uint8_t** start, Py_ssize_t* size) noexcept
     cdef bint _sets_expiry(self) noexcept
     cdef bint _restores_relative(self) noexcept
+    cdef bint _postpones_expiry(self, bint restore, int64_t unit) noexcept
     cdef bint _is_excluded(self, int64_t offset) noexcept
     cdef void _forget_exclusions(self, int64_t offset) noexcept

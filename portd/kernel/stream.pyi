@@ -9,7 +9,7 @@ class Piece:
     """Raw commands of the stream, as they go between our MULTI and the checkpoint.
 
     Commands go on byte for byte, except: relative expiries are made absolute, FUNCTION LOAD is given REPLACE,
-    RESTORE-ASKING becomes RESTORE. In the ``late`` form of an expiry, PEXPIREAT behind the command counts as a command
+    RESTORE-ASKING becomes RESTORE, expiry times before the horizon of ``postpone`` are later. In the ``late`` form of an expiry, PEXPIREAT behind the command counts as a command
     of its own, with the same offset.
 
     Attributes:
@@ -24,6 +24,9 @@ class Piece:
             and without excluded ones.
         swaps: a SWAPDB is inside; the applier must keep its checkpoint safe.
         getack: REPLCONF GETACK was among the dropped commands: the source wants an ACK now.
+        moves: a command inside takes an expiry from one key to another (RENAME, COPY, MOVE, SWAPDB).
+        postponed: expiry times that are later than the source said.
+        overdue: one of them had passed when it was received: the stream lags by that much at least.
     """
 
     @property
@@ -46,6 +49,12 @@ class Piece:
     def swaps(self) -> bool: ...
     @property
     def getack(self) -> bool: ...
+    @property
+    def moves(self) -> bool: ...
+    @property
+    def overdue(self) -> bool: ...
+    @property
+    def postponed(self) -> int: ...
     def __len__(self) -> int:
         """Bytes of ``data``."""
 
@@ -89,6 +98,13 @@ class StreamSplitter:
             DecodeError: the stream is not RESP, or a limit was passed; ``offset`` says where. All commands before it
                 were handed out, of a large command perhaps the first parts. The splitter cannot go on.
         """
+    def postpone(self, horizon_ms: int, shift_ms: int) -> None:
+        """From now on, expiry times before unix time *horizon_ms* go on *shift_ms* later; a shift of 0 ends it.
+
+        With a shift, PEXPIREAT also loses its conditions: a source sends it only when they were met, and GT would not be
+        met by an expiry that was postponed. Not postponed are times of hash fields, and an absolute one of a RESTORE
+        larger than a piece.
+        """
     def exclude(self, offset: int) -> None:
         """Drops the command that begins at *offset* when it comes by: it was refused for good.
 
@@ -106,7 +122,7 @@ class StreamSplitter:
 
         Keys: ``window_used`` ``window_capacity`` ``output_capacity`` ``owned_bytes`` (all that is allocated);
         ``commands`` (of the source, MULTI and EXEC not counted; = passed on + filtered + excluded), ``filtered``
-        ``excluded`` ``transactions``; ``relative_kept`` (expiries that could not be made absolute: the key of a large
+        ``excluded`` ``transactions`` ``postponed``; ``relative_kept`` (expiries that could not be made absolute: the key of a large
         command is larger than a piece and the target is older than PXAT, or it is a RESTORE).
         """
 

@@ -18,8 +18,8 @@ from libc.stdint cimport INT32_MAX, INT64_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memmove
 
 from portd.kernel.edit cimport (
-    DROP, EXCLUDED, EXEC, EXPIRE, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MULTI, PEXPIRE, PSETEX, PUBLISH, REFUSE,
-    REPLCONF, RESTORE, RESTORE_ASKING, SELECT, SET, SETEX, SWAPDB, Editor,
+    DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, PEXPIRE, PEXPIREAT,
+    PSETEX, PUBLISH, REFUSE, REPLCONF, RESTORE, RESTORE_ASKING, SELECT, SET, SETEX, SWAPDB, Editor,
 )
 from portd.kernel.piecebuffer cimport (
     ARGUMENT_TOO_LARGE, BAD, EMPTY_COMMAND, FULL, LARGE, MORE, NAME_TOO_LONG, NESTED_MULTI, NO_DATABASE, NO_LINE_END,
@@ -85,6 +85,7 @@ cdef int fill_rows() except -1:
         EXEC: b"EXEC",
         SELECT: b"SELECT",
         SWAPDB: b"SWAPDB",
+        MOVES: b"RENAME RENAMENX COPY MOVE",
         REPLCONF: b"REPLCONF",
         PUBLISH: b"PUBLISH SPUBLISH",
         FUNCTION: b"FUNCTION",
@@ -96,6 +97,8 @@ cdef int fill_rows() except -1:
         PEXPIRE: b"PEXPIRE",
         HEXPIRE: b"HEXPIRE",
         HPEXPIRE: b"HPEXPIRE",
+        EXPIREAT: b"EXPIREAT",
+        PEXPIREAT: b"PEXPIREAT",
         RESTORE: b"RESTORE",
         RESTORE_ASKING: b"RESTORE-ASKING",
     }
@@ -208,6 +211,13 @@ cdef class StreamSplitter:
             return None
         return self._end_piece()
 
+    def postpone(self, int64_t horizon_ms, int64_t shift_ms):
+        if horizon_ms < 0 or shift_ms < 0:
+            raise ValueError("horizon_ms and shift_ms must not be negative")
+        self.postpones = shift_ms > 0
+        self.editor.horizon_ms = horizon_ms if shift_ms else 0
+        self.editor.shift_ms = shift_ms
+
     def exclude(self, int64_t offset):
         cdef Py_ssize_t at
         cdef int64_t* grown
@@ -251,6 +261,7 @@ cdef class StreamSplitter:
             "excluded": self.totals.excluded,
             "transactions": self.totals.transactions,
             "relative_kept": self.editor.relative_kept,
+            "postponed": self.totals.postponed,
         }
 
     # --------------------------------------------------------------------------------------------------- one piece
@@ -269,12 +280,16 @@ cdef class StreamSplitter:
         piece.filtered = tally.filtered
         piece.swaps = tally.swaps
         piece.getack = tally.getack
+        piece.moves = tally.moves or tally.swaps
+        piece.overdue = tally.overdue
+        piece.postponed = tally.postponed
         self.totals.commands += tally.commands
         self.totals.filtered += tally.filtered
         self.totals.excluded += tally.excluded
         self.totals.transactions += tally.transactions
-        tally.commands = tally.filtered = tally.excluded = tally.transactions = 0
-        tally.swaps = tally.getack = False
+        self.totals.postponed += tally.postponed
+        tally.commands = tally.filtered = tally.excluded = tally.transactions = tally.postponed = 0
+        tally.swaps = tally.getack = tally.moves = tally.overdue = False
         self._forget_exclusions(piece.end_offset)
         return piece
 
@@ -382,6 +397,8 @@ cdef class StreamSplitter:
             self.tally.commands += 1
             self.tally.filtered += kind == DROP
             self.tally.excluded += kind == EXCLUDED
+            self.tally.postponed += self.editor.postponed
+            self.tally.overdue |= self.editor.overdue
         return status
 
     # ------------------------------------------------------------------------------------------------- one command
@@ -483,14 +500,25 @@ cdef class StreamSplitter:
             return kind
         if kind in (SELECT, REPLCONF, PUBLISH, FUNCTION):
             return self._decide_by_first(kind, large)
+        if kind == MOVES:
+            self.tally.moves = True
+            return FORWARD
         if kind == SET:
             return SET if argc > 3 and (large or self._sets_expiry()) else FORWARD
+        if kind == EXPIREAT or kind == PEXPIREAT:
+            if not self.postpones or argc < 3 or large:
+                return FORWARD
+            return kind if argc > 3 or self._postpones_expiry(False, 1000 if kind == EXPIREAT else 1) else FORWARD
         if kind in (SETEX, PSETEX, GETEX):
             return kind if argc == 4 else FORWARD
         if kind in (EXPIRE, PEXPIRE, HEXPIRE, HPEXPIRE):
             return kind if argc >= 3 else FORWARD
         if kind == RESTORE or kind == RESTORE_ASKING:
-            return kind if argc >= 4 and (kind != RESTORE or large or self._restores_relative()) else FORWARD
+            if argc < 4:
+                return FORWARD
+            if kind != RESTORE or large or self._restores_relative() or self._postpones_expiry(True, 1):
+                return kind
+            return FORWARD
         return kind  # DROP, SWAPDB
 
     cdef int _decide_by_first(self, int kind, bint large) noexcept:
@@ -531,15 +559,37 @@ cdef class StreamSplitter:
         cdef const uint8_t* header = buffer.window + buffer.cut.head + self.scan.name + self.scan.name_size + 2
         cdef const uint8_t* option
         cdef Py_ssize_t size = 0
+        cdef int64_t unit = 0
+        cdef int64_t at = 0
         cdef int64_t i
         for i in range(1, self.scan.argc):
             option = argument_behind(header, &size)
+            if unit:  # of the time that follows
+                return not read_number(option, size, NEVER_MS // unit, &at) or at * unit < self.editor.horizon_ms
             if i > 2 and (is_word(option, size, "EX") or is_word(option, size, "PX")):
                 return True
-            if i > 2 and not self.editor.pxat and (is_word(option, size, "EXAT") or is_word(option, size, "PXAT")):
-                return True
+            if i > 2 and (is_word(option, size, "EXAT") or is_word(option, size, "PXAT")):
+                if not self.editor.pxat:
+                    return True
+                unit = 1000 if is_word(option, size, "EXAT") else 1
+                if not self.postpones:
+                    return False
             header = option + size + 2
         return False
+
+    cdef bint _postpones_expiry(self, bint restore, int64_t unit) noexcept:
+        """Whether the time of a whole command, behind its key and of *unit* ms, is to be sent later than it is."""
+        cdef const uint8_t* header = self.buffer.window + self.buffer.cut.head + self.scan.name + self.scan.name_size + 2
+        cdef const uint8_t* argument
+        cdef Py_ssize_t size = 0
+        cdef int64_t at = 0
+        if not self.postpones:
+            return False
+        argument = argument_behind(header, &size)
+        argument = argument_behind(argument + size + 2, &size)
+        if not read_number(argument, size, NEVER_MS // unit, &at):
+            return not restore  # it is refused when it is its turn
+        return at * unit < self.editor.horizon_ms and not (restore and at <= 0)
 
     cdef bint _restores_relative(self) noexcept:
         """Whether a whole RESTORE has a TTL and no ABSTTL."""

@@ -12,6 +12,7 @@ from portd.model import Position
 from portd.target.checkpoint import new_epoch
 from portd.target.deadletter import Letter
 from portd.target.group import frame
+from portd.target.postponed import Postponed
 from portd.target.replies import presentable
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Account:
             were lost; only one of them can have taken effect, since each watched the checkpoint.
         excluded: offsets of refused commands that the checkpoint does not cover.
         caught_up: set while the lag is small or everything received is applied.
+        postponed: what there may be in the target of expiries that are to be set back.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Account:
         self.attempts: dict[int, Unconfirmed] = {}
         self.excluded: set[int] = set()
         self.caught_up = asyncio.Event()
+        self.postponed = Postponed(there=checkpoint.postponed)
         self._progress = progress
         self._letters = letters
         self._caught_up_seconds = caught_up_seconds
@@ -95,7 +98,13 @@ class Account:
 
     def frame(self, db: int, expected: Unconfirmed, *, clear: bool) -> Frame:
         """What goes around a group that begins with *db* in effect; see `portd.target.group.frame`."""
-        mine = replace(self.checkpoint, position=expected.position, db=expected.db, time_ms=0)
+        mine = replace(
+            self.checkpoint,
+            position=expected.position,
+            db=expected.db,
+            time_ms=0,
+            postponed=self.postponed.there,
+        )
         return frame(self.key, mine.render(self.key), before=db, after=expected.db, clear=clear)
 
     def attempt(self, expected: Unconfirmed) -> None:
@@ -175,3 +184,4 @@ class Account:
         stream = self._progress.stream
         stream.applied_offset = stream.checkpointed_offset = self.offset
         self._progress.position = self.checkpoint.position
+        self._progress.expiries_to_correct = self.postponed.there

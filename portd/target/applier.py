@@ -54,6 +54,7 @@ class ApplierOptions:
         max_commands: nor at this many commands.
         caught_up_seconds: a lag up to this is small.
         limiter: what is asked before a group is sent.
+        ages: the source hands the same bytes out differently later: a group that is refused for long is made again.
         connection: how connections are made.
     """
 
@@ -61,6 +62,7 @@ class ApplierOptions:
     max_commands: int = 4096
     caught_up_seconds: float = 1.0
     limiter: Limiter = field(default_factory=Limiter)
+    ages: bool = False
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
 
 
@@ -94,6 +96,7 @@ class Applier:
 
     Attributes:
         caught_up: set while the lag is small or everything received is applied.
+        postponed: expiries in the target that are to be set back.
         on_getack: called when the source asked for an acknowledgement.
     """
 
@@ -114,6 +117,7 @@ class Applier:
         self._options = options or ApplierOptions()
         self._account = Account(key, start, progress, letters, self._options.caught_up_seconds)
         self.caught_up = self._account.caught_up
+        self.postponed = self._account.postponed
         self._claimed = False
         self._databases = 0  # of the target
         self._client_id = 0  # of the connection
@@ -333,6 +337,7 @@ class Applier:
         """
         if piece.getack and self.on_getack is not None:
             self.on_getack()
+        self.postponed.note(piece)
         highest = highest_database(piece.data)
         if 0 < self._databases <= highest:
             highest = -1 if piece.part else selected(piece.data)
@@ -368,6 +373,9 @@ class Applier:
                 return
             account.refused(expected)
             if not await self._aborted(group, around, result):
+                return
+            if self._options.ages and self.lag_seconds() > self._options.caught_up_seconds:
+                self._rewind()  # expiries that have become due meanwhile are to be postponed
                 return
 
     async def _aborted(self, group: Group, around: Frame, result: Outcome) -> bool:

@@ -12,6 +12,7 @@ A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set othe
 ``source_run_id``     the source process that was read
 ``snapshot_id``       the full sync this data came from
 ``sole``              1 when nothing but this link's data was there when its first sync began
+``postponed``         1 when expiries may be in the target that were sent later than they are (`portd.target.postponed`)
 ====================  ==============================================================================
 """
 
@@ -66,6 +67,7 @@ class Checkpoint:
     source_run_id: str = ""
     snapshot_id: str = ""
     sole: bool = False
+    postponed: bool = False
 
     @classmethod
     def begin(
@@ -93,6 +95,7 @@ class Checkpoint:
             *("offset", self.position.offset),
             *("db", self.db, "epoch", self.epoch, "time_ms", self.time_ms or int(time.time() * 1000)),
             *("source_run_id", self.source_run_id, "snapshot_id", self.snapshot_id, "sole", int(self.sole)),
+            *("postponed", int(self.postponed)),
         ]
 
     def commands(self, key: str) -> list[bytes]:
@@ -125,6 +128,7 @@ class Checkpoint:
                     source_run_id=text.get("source_run_id", ""),
                     snapshot_id=text.get("snapshot_id", ""),
                     sole=text.get("sole") == "1",
+                    postponed=text.get("postponed") == "1",
                 )
         except (KeyError, ValueError):
             raise TargetError(

@@ -40,7 +40,7 @@ async def enter(endpoint: Endpoint, capabilities: Capabilities) -> bool:
         except ResponseError as error:
             _log.warning(
                 "no import mode", reply=reply_text(error),
-                hint="allow +config|set: until then a key renewed at the last moment may expire on the target",
+                hint="allow +config|set",
             )  # fmt: skip
             return False
     return True

@@ -2,33 +2,78 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from portd.target.postponed import LINK_MS, shift_of
 from tests.compare import assert_equal
 from tests.process import Portd
-from tests.servers import wait_for_sync
+from tests.proxy import Proxy
+from tests.servers import Server, find, wait_for, wait_for_sync
 
 if TYPE_CHECKING:
-    from tests.servers import Server
+    from tests.conftest import ServerFactory
 
 SHORT_MS = 400
+LONG_MS = 100_000
+CHECKPOINT = "portd:checkpoint:default"
+POSTPONING = [name for name in ("redis6.2", "redis7.0", "valkey8.0") if find(name)]
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(params=POSTPONING)
+def plain_target(request: pytest.FixtureRequest, servers: ServerFactory) -> Server:
+    """A target without import mode."""
+    return servers(find(request.param))
+
+
+@pytest.fixture
+def old_target(servers: ServerFactory) -> Server:
+    """One of them."""
+    if not POSTPONING:
+        pytest.skip("needs a server without import mode")
+    return servers(find(POSTPONING[-1]))
+
+
+def streaming(status: dict[str, Any]) -> bool:
+    """The first sync is over."""
+    return bool(status["phase"] == "streaming")
+
+
+def write_late_renewals(source: Server) -> None:
+    """Keys whose first time passes before this returns, some renewed, some not."""
+    client = source.client()
+    for number in range(100):
+        client.set(f"renewed:{number}", "1", px=SHORT_MS)
+        client.pexpire(f"renewed:{number}", LONG_MS)
+        client.set(f"counted:{number}", "1", px=SHORT_MS)
+        client.incr(f"counted:{number}")
+        client.persist(f"counted:{number}")
+        client.set(f"renamed:{number}", "1", px=SHORT_MS)
+        client.rename(f"renamed:{number}", f"new name:{number}")
+        client.pexpire(f"new name:{number}", LONG_MS)
+        client.set(f"gone:{number}", "1", px=SHORT_MS)
+    wait_for_sync(lambda: client.exists("gone:99") == 0)
+
+
+def postponed_in(target: Server) -> list[bytes]:
+    """Keys of the target whose expiry is centuries away."""
+    client = target.client()
+    return [key for key in client.scan_iter(count=1000) if client.pttl(key) > LINK_MS]
 
 
 def test_a_renewal_that_arrives_late_finds_its_key(source: Server, target: Server) -> None:
     """Portd stands still while a key's first time passes; the renewal behind it still takes effect."""
-    client = source.client()
     with Portd(source, target) as portd:
-        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until(streaming)
         portd.signal(signal.SIGSTOP)
-        for number in range(100):
-            client.set(f"renewed:{number}", "1", px=SHORT_MS)
-            client.pexpire(f"renewed:{number}", 100_000)
-            client.set(f"counted:{number}", "1", px=SHORT_MS)
-            client.incr(f"counted:{number}")
-            client.persist(f"counted:{number}")
-            client.set(f"gone:{number}", "1", px=SHORT_MS)
-        wait_for_sync(lambda: client.exists("gone:99") == 0)
+        write_late_renewals(source)
         portd.signal(signal.SIGCONT)
         portd.until_applied(source)
         assert portd.terminate() == 0, portd.log()
@@ -39,7 +84,7 @@ def test_a_renewal_that_arrives_late_finds_its_key(source: Server, target: Serve
 def test_import_mode_ends_with_the_sync(source: Server, target: Server) -> None:
     """A target is not left in a mode in which it expires and evicts nothing."""
     with Portd(source, target) as portd:
-        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until(streaming)
         assert target.client().config_get("import-mode") == {"import-mode": "yes"}
         target.restart()
         source.client().set("a", "1")
@@ -47,3 +92,148 @@ def test_import_mode_ends_with_the_sync(source: Server, target: Server) -> None:
         assert target.client().config_get("import-mode") == {"import-mode": "yes"}
         portd.terminate()
     assert target.client().config_get("import-mode") == {"import-mode": "no"}
+
+
+def test_the_same_without_import_mode(source: Server, plain_target: Server) -> None:
+    """A lagging stream postpones what has become due, and a sweep sets the rest back while portd runs."""
+    with Portd(source, plain_target) as portd:
+        portd.until(streaming)
+        portd.signal(signal.SIGSTOP)
+        write_late_renewals(source)
+        portd.signal(signal.SIGCONT)
+        portd.until_applied(source)
+        status = portd.until(lambda status: not status["expiries_to_correct"])
+        assert status["stream"]["expiries_postponed"] >= 100
+        assert postponed_in(plain_target) == []
+        assert portd.terminate() == 0, portd.log()
+    assert plain_target.client().get("counted:0") == b"2"
+    assert plain_target.client().hget(CHECKPOINT, "postponed") == b"0"
+    assert_equal(source, plain_target)
+
+
+def test_the_gap_is_there_when_it_is_not_closed(source: Server, old_target: Server) -> None:
+    """With the setting off the same renewals are lost: what the other tests show is not an accident."""
+    with Portd(source, old_target, expiry_gap="off") as portd:
+        portd.until(streaming)
+        portd.signal(signal.SIGSTOP)
+        write_late_renewals(source)
+        portd.signal(signal.SIGCONT)
+        portd.until_applied(source)
+        portd.terminate()
+    assert source.client().exists("renewed:0") == 1
+    assert old_target.client().exists("renewed:0") == 0
+    assert old_target.client().get("counted:0") == b"1"
+
+
+class LateSnapshot:
+    """A snapshot that is held back on its way until the expiry times in it have passed."""
+
+    def __init__(self, source: Server) -> None:
+        self.source = source
+        self.client = source.client()
+        self.due_at = time.time() + 6.0
+        due_ms = int(self.due_at * 1000)
+        for number in range(50):
+            self.client.set(f"string:{number}", "v", pxat=due_ms)
+            self.client.rpush(f"list:{number}", "v")
+            self.client.pexpireat(f"list:{number}", due_ms)
+            self.client.set(f"gone:{number}", "v", pxat=due_ms)
+            self.client.set(f"moved:{number}", "v", pxat=due_ms)
+            self.client.set(f"kept:{number}", "v", px=LONG_MS)
+        self.client.hset("big", mapping={f"field {number}": "v" * 100 for number in range(20_000)})
+        self.client.pexpireat("big", due_ms)
+
+    async def run(self, proxy: Proxy) -> None:
+        """Lets the snapshot be made, and brings writes about that a replica hears of too late."""
+        await wait_for(lambda: "slave0" in self.client.info("replication"))  # it waits a second for others to come
+        proxy.to_client.stall()
+        await wait_for(self.is_snapshot_made)
+        for number in range(50):
+            self.client.pexpire(f"string:{number}", LONG_MS)
+            self.client.pexpire(f"list:{number}", LONG_MS)
+            self.client.set(f"list new:{number}", "v", pxat=int(self.due_at * 1000))
+            self.client.rename(f"moved:{number}", f"there:{number}")
+            self.client.persist(f"there:{number}")
+        self.client.pexpire("big", LONG_MS)
+        assert time.time() < self.due_at, "the machine is too slow for this test"
+        await wait_for(lambda: time.time() > self.due_at + 0.2 and not self.client.exists("gone:49"))
+
+    def is_snapshot_made(self) -> bool:
+        """The source has forked."""
+        return bool(self.client.info("stats")["sync_full"] == 1 and self.client.info("stats")["total_forks"] == 1)
+
+
+@pytest.fixture
+def late(servers: ServerFactory) -> LateSnapshot:
+    """On a source that waits a second before its snapshot."""
+    return LateSnapshot(servers(repl_diskless_sync_delay=1))
+
+
+async def test_keys_of_a_snapshot_outlive_it(late: LateSnapshot, plain_target: Server) -> None:
+    """Keys of all ways to write one that were renewed behind the snapshot are there, and those that expired are not."""
+    async with Proxy(late.source.port) as proxy:
+        with Portd(proxy.url, plain_target) as portd:
+            await late.run(proxy)
+            proxy.to_client.flow()
+            status = await asyncio.to_thread(portd.until, lambda status: streaming(status) and status["stream"])
+            snapshot = status["snapshot"]
+            assert snapshot["keys_postponed"] > 200
+            assert snapshot["keys_expired"] == 0
+            assert snapshot["keys_read"] == snapshot["keys_applied"] + snapshot["keys_filtered"]
+            await asyncio.to_thread(portd.until, lambda status: not status["expiries_to_correct"])
+            assert postponed_in(plain_target) == []
+            assert await asyncio.to_thread(portd.terminate) == os.EX_OK, portd.log()
+    assert plain_target.client().exists("gone:0") == 0
+    assert_equal(late.source, plain_target)
+
+
+async def test_a_killed_portd_is_corrected_by_the_next(late: LateSnapshot, old_target: Server) -> None:
+    """Kill -9 while expiries are postponed: the next start finds the flag in the checkpoint and sets them back."""
+    async with Proxy(late.source.port) as proxy:
+        with Portd(proxy.url, old_target) as portd:
+            await late.run(proxy)
+            proxy.to_client.flow()
+            client = old_target.client()
+            await wait_for(lambda: client.hget(CHECKPOINT, "state") == b"stream")
+            portd.kill()
+            assert client.hget(CHECKPOINT, "postponed") == b"1"
+            assert postponed_in(old_target)
+            client.rename("kept:0", "kept by another name")
+            client.rename("kept by another name", "kept:0")
+            portd.start()
+            await asyncio.to_thread(
+                portd.until, lambda status: status["expiries_corrected"] and not status["expiries_to_correct"]
+            )
+            assert await asyncio.to_thread(portd.terminate) == os.EX_OK, portd.log()
+    assert_equal(late.source, old_target)
+
+
+@pytest.mark.parametrize("when", ["snapshot", "caught-up"])
+def test_a_sync_that_ends_leaves_nothing_postponed(when: str, source: Server, plain_target: Server) -> None:
+    """Every end in order sets expiries back and says so in the checkpoint."""
+    client = source.client()
+    for number in range(500):
+        client.set(f"key:{number}", "v", px=LONG_MS + number)
+    with Portd(source, plain_target, stop_after=when) as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+        assert "closed_by=postpone" in portd.log()
+    assert plain_target.client().hget(CHECKPOINT, "postponed") == b"0"
+    assert_equal(source, plain_target)
+
+
+def test_nothing_is_swept_when_nothing_was_postponed(source: Server, old_target: Server) -> None:
+    """Expiries that are far away, and none at all, cost the target no sweep."""
+    client = source.client()
+    client.set("far", "v", ex=7 * 86400)
+    client.set("never", "v")
+    with Portd(source, old_target, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+        assert "set back" not in portd.log()
+    assert_equal(source, old_target)
+
+
+def test_links_tell_their_postponed_expiries_apart() -> None:
+    """Two links into one target do not set back what the other one needs; sums are exact in Lua."""
+    shifts = {shift_of(name) for name in ("default", "a", "b", "c", "other")}
+    assert len(shifts) == 5
+    assert all(shift % LINK_MS == 0 and shift + LINK_MS < 2**53 for shift in shifts)

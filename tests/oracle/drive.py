@@ -37,6 +37,8 @@ class Limits:
     command_bytes: int = 64 << 10
     command_elements: int = 512
     skip_existing: bool = False
+    margin_ms: int = 0  # of expiries that are postponed
+    shift_ms: int = 0
 
 
 TINY = Limits(chunk_bytes=64, batch_bytes=256, command_bytes=128, command_elements=3)
@@ -222,7 +224,7 @@ class Run:
 
 def make_decoder(spec: Spec, limits: Limits = Limits(), *, verify: bool = True) -> SnapshotDecoder:
     """A decoder for a target."""
-    return SnapshotDecoder(
+    decoder = SnapshotDecoder(
         spec.dialect(),
         chunk_bytes=limits.chunk_bytes,
         batch_bytes=limits.batch_bytes,
@@ -231,6 +233,8 @@ def make_decoder(spec: Spec, limits: Limits = Limits(), *, verify: bool = True) 
         skip_existing=limits.skip_existing,
         verify_checksum=verify,
     )
+    decoder.postpone(limits.margin_ms, limits.shift_ms)
+    return decoder
 
 
 def check_memory(decoder: SnapshotDecoder) -> None:
