@@ -19,7 +19,7 @@ from tests.servers import Server, find, wait_for, wait_for_sync
 if TYPE_CHECKING:
     from tests.conftest import ServerFactory
 
-SHORT_MS = 400
+SHORT_MS = 600
 LONG_MS = 100_000
 CHECKPOINT = "portd:checkpoint:default"
 POSTPONING = [name for name in ("redis6.2", "redis7.0", "valkey8.0") if find(name)]
@@ -49,16 +49,18 @@ def streaming(status: dict[str, Any]) -> bool:
 def write_late_renewals(source: Server) -> None:
     """Keys whose first time passes before this returns, some renewed, some not."""
     client = source.client()
-    for number in range(100):
-        client.set(f"renewed:{number}", "1", px=SHORT_MS)
-        client.pexpire(f"renewed:{number}", LONG_MS)
-        client.set(f"counted:{number}", "1", px=SHORT_MS)
-        client.incr(f"counted:{number}")
-        client.persist(f"counted:{number}")
-        client.set(f"renamed:{number}", "1", px=SHORT_MS)
-        client.rename(f"renamed:{number}", f"new name:{number}")
-        client.pexpire(f"new name:{number}", LONG_MS)
-        client.set(f"gone:{number}", "1", px=SHORT_MS)
+    with client.pipeline(transaction=False) as writes:
+        for number in range(100):
+            writes.set(f"renewed:{number}", "1", px=SHORT_MS)
+            writes.pexpire(f"renewed:{number}", LONG_MS)
+            writes.set(f"counted:{number}", "1", px=SHORT_MS)
+            writes.incr(f"counted:{number}")
+            writes.persist(f"counted:{number}")
+            writes.set(f"renamed:{number}", "1", px=SHORT_MS)
+            writes.rename(f"renamed:{number}", f"new name:{number}")
+            writes.pexpire(f"new name:{number}", LONG_MS)
+            writes.set(f"gone:{number}", "1", px=SHORT_MS)
+        writes.execute()
     wait_for_sync(lambda: client.exists("gone:99") == 0)
 
 
@@ -131,7 +133,7 @@ class LateSnapshot:
     def __init__(self, source: Server) -> None:
         self.source = source
         self.client = source.client()
-        self.due_at = time.time() + 6.0
+        self.due_at = time.time() + 8.0
         due_ms = int(self.due_at * 1000)
         for number in range(50):
             self.client.set(f"string:{number}", "v", pxat=due_ms)
