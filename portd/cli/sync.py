@@ -9,6 +9,7 @@ import typer
 
 from portd import configload
 from portd.cli.failures import report_plainly
+from portd.cli.options import settings_flags
 from portd.cli.worker import become_worker
 from portd.config import ENV_PREFIX
 from portd.errors import PortdError
@@ -40,3 +41,6 @@ def sync(file: Path | None, flags: Mapping[str, Any]) -> None:
         file=file.absolute() if file is not None else None,
         pinned=frozenset({*flags, *variables}),
     )
+
+
+sync_command = settings_flags(sync)
