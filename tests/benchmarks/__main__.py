@@ -103,7 +103,7 @@ def show(name: str, runs: dict[str, list[Run]]) -> None:
         "target CPU s",
         "PING p99 ms",
         "worst ms",
-        "longest block ms",
+        "block (own) ms",
         "portd ÷ this",
     ):
         table.add_column(column, justify="right" if column else "left")

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-KERNEL = Path(__file__).parents[2] / "portd/kernel"
+import portd.kernel
+
+KERNEL = Path(portd.kernel.__file__).parent
 
 # What runs for each key, element, command or reply. Names that are gone fail the test: bring the table up to date.
 HOT = {
