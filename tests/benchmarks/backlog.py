@@ -23,16 +23,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.stream import _cpu, _steady
+from tests.benchmarks.load import cpu_seconds, steady, writes
 from tests.process import Portd
 from tests.servers import Server, find, wait_for_sync
 from tests.wire import Wire, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-KEYS = 100_000
-BLOCK = 512  # commands of a write
 MB = 1_000_000
 POLL_SECONDS = 0.01
 PATIENCE_SECONDS = 900.0
@@ -155,35 +153,21 @@ def _pile_up(wire: Wire, target: Server, arguments: argparse.Namespace) -> tuple
     commands = int(arguments.bytes / one)
     target.signal(signal.SIGSTOP)
     started = time.perf_counter()
-    wire.load(_writes(commands, arguments.value_bytes))
+    wire.load(writes(commands, arguments.value_bytes))
     return time.perf_counter() - started, commands
-
-
-def _writes(commands: int, value_bytes: int) -> Iterator[tuple[bytes, int]]:
-    """SETs to `KEYS` keys in turn; each block is made once."""
-    made: dict[int, bytes] = {}
-    for number in range(-(-commands // BLOCK)):
-        first = number * BLOCK % KEYS
-        if first not in made:
-            made[first] = b"".join(
-                pack("SET", f"key:{(first + n) % KEYS:08d}", b"%0*d" % (value_bytes, first)) for n in range(BLOCK)
-            )
-            if len(made) * len(made[first]) > 64 * MB:
-                made.pop(next(iter(made)))
-        yield made[first], BLOCK
 
 
 def _drain(source: Server, target: Server, pid: int, rate: int, done: Callable[[], bool]) -> tuple[float, float, float]:
     """Lets the target go on, with writes; seconds, the follower's CPU, and the target's, until it is done."""
-    load = multiprocessing.get_context("fork").Process(target=_steady, args=(source, rate, FOR_EVER), daemon=True)
+    load = multiprocessing.get_context("fork").Process(target=steady, args=(source, rate, FOR_EVER), daemon=True)
     load.start()
     assert target.pid is not None
     try:
-        cpu, spent = _cpu(pid), _cpu(target.pid)
+        cpu, spent = cpu_seconds(pid), cpu_seconds(target.pid)
         started = time.perf_counter()
         target.signal(signal.SIGCONT)
         _until(done)
-        return time.perf_counter() - started, _cpu(pid) - cpu, _cpu(target.pid) - spent
+        return time.perf_counter() - started, cpu_seconds(pid) - cpu, cpu_seconds(target.pid) - spent
     finally:
         load.terminate()
         load.join()

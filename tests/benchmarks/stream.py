@@ -18,16 +18,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.load import cpu_seconds, steady, writes
 from tests.process import Portd
 from tests.servers import Server, find, wait_for_sync
-from tests.wire import Wire, pack
+from tests.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-GROUP = 20  # commands per write at a steady rate
-PROBE_SECONDS = 0.005  # between two writes whose arrival is watched
-TICKS = 100  # of /proc/<pid>/stat per second
+VALUE_BYTES = 32
 
 
 @dataclass(slots=True)
@@ -90,26 +89,16 @@ def measure(follower: str, arguments: argparse.Namespace) -> Figures:
             target.client().replicaof("127.0.0.1", source.port)
             wait_for_sync(lambda: target.client().info("replication")["master_link_status"] == "up", 30)
         assert pid is not None
-        before = _cpu(pid)
+        before = cpu_seconds(pid)
         started = time.perf_counter()
-        _flood(source, arguments.commands)
+        with Wire(source) as wire:
+            wire.load(writes(arguments.commands, VALUE_BYTES))
         _until_arrived(source, target)
         seconds = time.perf_counter() - started
-        cpu = _cpu(pid) - before
+        cpu = cpu_seconds(pid) - before
         lags = sorted(_lags(source, target, arguments.rate, arguments.seconds))
     at = [lags[int(len(lags) * share)] for share in (0.5, 0.99)]
     return Figures(arguments.commands / seconds, cpu, at[0], at[1], lags[-1])
-
-
-def _cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def _flood(source: Server, commands: int) -> None:
-    """SET of 32 bytes to 100,000 keys, as fast as the source takes them."""
-    with Wire(source) as wire:
-        wire.load((pack("SET", f"key:{number % 100_000:08d}", b"x" * 32), 1) for number in range(commands))
 
 
 def _until_arrived(source: Server, target: Server) -> None:
@@ -124,25 +113,11 @@ def _until_arrived(source: Server, target: Server) -> None:
 def _lags(source: Server, target: Server, rate: int, seconds: float) -> list[float]:
     """Seconds from the write of a time at the source until it is read at the target."""
     context = multiprocessing.get_context("fork")
-    load = context.Process(target=_steady, args=(source, rate, seconds), daemon=True)
+    load = context.Process(target=steady, args=(source, rate, seconds), daemon=True)
     load.start()
     lags = list(_watch(target, load))
     load.join()
     return lags
-
-
-def _steady(source: Server, rate: int, seconds: float) -> None:
-    block = b"".join(pack("SET", f"key:{number:08d}", b"x" * 32) for number in range(GROUP))
-    with Wire(source) as wire:
-        start = time.perf_counter()
-        sent, probed = 0, 0.0
-        while (now := time.perf_counter()) - start < seconds:
-            if now - probed >= PROBE_SECONDS:
-                probed = now
-                wire.call("SET", "probe", time.time_ns())
-            wire.load([(block, GROUP)])
-            sent += GROUP
-            time.sleep(max(0.0, start + sent / rate - time.perf_counter()))
 
 
 def _watch(target: Server, load: Any) -> Iterator[float]:
