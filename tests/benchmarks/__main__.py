@@ -50,9 +50,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--portd-option", action="append", default=[], help="handed to portd sync, may be repeated")
     arguments = parser.parse_args()
-    results = {name: measure(name, arguments) for name in arguments.datasets or DATASETS}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    results = {}
+    for name in arguments.datasets or DATASETS:
+        results[name] = measure(name, arguments)
+        if arguments.json:  # after each: it takes long
+            arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
