@@ -8,6 +8,7 @@ Reconnecting, sending again and what an error means are the business of lanes an
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ class Connection(asyncio.Protocol):
         self.sent_replies = 0  # replies that all that was sent will bring
         self.gap_seconds = 0.0  # before the newest replies: since the ones before them, or since something was sent
         self.client_id = 0  # as the target numbers its connections; 0 when it does not tell
+        self.round_trip_seconds = math.inf  # the shortest that a question took
         self._silence = silence_seconds
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -255,9 +257,12 @@ class Connection(asyncio.Protocol):
         transport = self._open_transport()
         question = self._question = _Question(len(commands))
         self._active_at = self._loop.time()
+        asked = time.monotonic()
         transport.writelines(commands)
         self.link.bytes_sent += sum(map(len, commands))
-        return await question.future
+        answers = await question.future
+        self.round_trip_seconds = min(self.round_trip_seconds, time.monotonic() - asked)
+        return answers
 
     async def drain(self) -> None:
         """Waits until the transport holds no byte, so that what was sent takes no memory of ours any more.

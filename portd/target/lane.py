@@ -8,6 +8,7 @@ Ordered chunks of big keys are served by `portd.target.run`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from portd.model import LaneState
     from portd.pipeline import BatchQueue
     from portd.target.deadletter import DeadLetters
+    from portd.target.seats import Seats
 
 _log = get_logger("target")
 
@@ -49,6 +51,7 @@ class WriterOptions:
         writers: number of lanes.
         window_bytes: how much one lane sends ahead of the replies.
         skip_existing: existing keys are left alone; must agree with the decoder's setting.
+        seats: lanes that take batches at the beginning; more do so only where distance bounds the sync.
         run_id: the target process the snapshot began with; "" when it is not known.
         marker_key: a key in db 0 that exists while the snapshot runs, asked for where the run id is not told; b"" none.
         limiter: what all lanes ask before they send.
@@ -58,6 +61,7 @@ class WriterOptions:
     writers: int = 4
     window_bytes: int = DEFAULT_WINDOW_BYTES
     skip_existing: bool = False
+    seats: int = 1
     run_id: str = ""
     marker_key: bytes = b""
     limiter: Limiter = field(default_factory=Limiter)
@@ -75,6 +79,7 @@ class Delivery:
         failed: keys refused so far.
         filtered: keys left alone so far.
         resent: sent before; some of it may have taken effect.
+        sent_at: seconds of `time.monotonic`.
     """
 
     batch: Batch
@@ -83,6 +88,7 @@ class Delivery:
     failed: int = 0
     filtered: int = 0
     resent: bool = False
+    sent_at: float = 0.0
 
     @property
     def asks_existence(self) -> bool:
@@ -102,6 +108,7 @@ class Lane:
         state: counters that operators see.
         endpoint: the target.
         queue: where batches come from.
+        seats: a lane has one while it takes batches.
         letters: receives refusals.
         options: see there.
     """
@@ -111,6 +118,7 @@ class Lane:
         state: LaneState,
         endpoint: Endpoint,
         queue: BatchQueue,
+        seats: Seats,
         letters: DeadLetters,
         options: WriterOptions,
     ) -> None:
@@ -122,6 +130,9 @@ class Lane:
         self.wire = asyncio.Lock()  # held while bytes that belong together are sent
         self._endpoint = endpoint
         self._letters = letters
+        self._seats = seats
+        self._seated = False
+        self._full = False  # had to wait for room in the window
         self._client_id = 0  # of the connection
         self._db = 0  # of the connection
         self._in_flight: deque[Delivery] = deque()  # sent, in order
@@ -196,6 +207,7 @@ class Lane:
     async def room(self, size: int) -> None:
         """Waits until *size* more bytes may be on their way and nothing has to be sent again."""
         while self._again or (self._in_flight and self.state.in_flight_bytes + size > self.options.window_bytes):
+            self._full = True
             self._changed.clear()
             await self._changed.wait()
 
@@ -280,31 +292,54 @@ class Lane:
 
     async def _serve(self, connection: Connection) -> None:
         """Takes items until the queue is closed, then waits until nothing is on its way."""
-        if self._run is not None:
-            await self._serve_run(connection, self._run)
-        while True:
-            if self._held is None:
-                try:
-                    item = await self.queue.get(self.name)
-                except QueueClosed:
-                    break
-                if isinstance(item, Run):
-                    self._run = RunServer(self, item)
-                    await self._serve_run(connection, self._run)
-                    continue
+        try:
+            while await self._next(connection):
+                await self._serve_held(connection)
+        finally:
+            self._stand()
+        await self.quiet()
+
+    async def _next(self, connection: Connection) -> bool:
+        """Takes the next batch, unless there is one; serves runs meanwhile. False at the end.
+
+        Only taking needs a seat: what was taken goes its way, however many seats there are.
+        """
+        while self._held is None:
+            if self._run is not None:
+                self._stand()
+                await self._run.serve(connection)
+                self._run = None
+            if self._seats.crowded:
+                self._stand()
+            if not self._seated:
+                await self._seats.take()
+                self._seated = True
+            try:
+                item = await self.queue.get(self.name)
+            except QueueClosed:
+                return False
+            if isinstance(item, Run):
+                self._run = RunServer(self, item)
+            else:
                 self._held = item
-            batch = self._held
+        return True
+
+    def _stand(self) -> None:
+        """Gives the seat back."""
+        if self._seated:
+            self._seated = False
+            self._seats.give()
+
+    async def _serve_held(self, connection: Connection) -> None:
+        """Sends the batch that was taken."""
+        batch = self._held
+        if batch is not None:
             await self.options.limiter.take(len(batch), operations(batch))
             await self.room(len(batch))
             async with self.wire:
                 await self.select(connection, batch.db)
                 self._held = None
-                self._send(connection, Delivery(batch, batch.data, batch.replies))
-        await self.quiet()
-
-    async def _serve_run(self, connection: Connection, run: RunServer) -> None:
-        await run.serve(connection)
-        self._run = None
+                self._send(connection, Delivery(batch, batch.data, batch.replies, sent_at=time.monotonic()))
 
     def _send(self, connection: Connection, delivery: Delivery) -> None:
         self._in_flight.append(delivery)
@@ -335,7 +370,10 @@ class Lane:
 
     def _arrived(self, connection: Connection, number: int, notes: Sequence[Note]) -> None:
         """All replies of the oldest delivery are in."""
-        self._settle(connection, self._in_flight.popleft(), number, notes)
+        delivery = self._in_flight.popleft()
+        self._seats.note(time.monotonic() - delivery.sent_at, connection.round_trip_seconds, full=self._full)
+        self._full = False
+        self._settle(connection, delivery, number, notes)
 
     def _settle(self, connection: Connection, delivery: Delivery, number: int, notes: Sequence[Note]) -> bool:
         """Judges the replies of a delivery; tells whether it is over, else it will be sent again."""

@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import InternalError, TargetBusy, TargetError, TargetLost, printable
+from portd.target.groupsize import GroupSize
 from portd.target.replies import (
     RECONNECT_CODES,
     Verdict,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from portd.target.connection import Connection
     from portd.target.lane import Lane
 
+GROUP_BYTES: Final = 1024 * 1024  # in one transaction at the most
+GROUP_COMMANDS: Final = 4096  # the same; each may add hundreds of elements
 MULTI: Final = request("MULTI")
 EXEC: Final = request("EXEC")
 
@@ -52,6 +55,7 @@ class RunServer:
         self._data: list[bytes] = []  # what of it has to pass
         self._replies = 0
         self._sent = False  # it may have taken effect
+        self._size = GroupSize(min(GROUP_BYTES, lane.options.window_bytes), GROUP_COMMANDS)
         self._streaming = False  # a part of a command was sent and is not held any more
 
     async def serve(self, connection: Connection) -> None:
@@ -85,13 +89,17 @@ class RunServer:
         batch = await self._run.peek()
         if batch is None:
             return False
-        lane, size = self._lane, 0
+        lane, size, commands = self._lane, 0, 0
+        most = self._size
         while True:
             self._group.append(lane.queue.take(self._run, lane.name))
             lane.sending(len(batch))
             size += len(batch)
+            commands += batch.replies
             following = self._run.peek_now()
-            if batch.part or following is None or following.part or size + len(following) > lane.options.window_bytes:
+            if batch.part or following is None or following.part:
+                break
+            if size + len(following) > most.bytes or commands + following.replies > most.commands:
                 break
             batch = following
         self._data = [batch.data for batch in self._group]
@@ -140,6 +148,7 @@ class RunServer:
         resent, self._sent = self._sent, True
         _check_open(await opened)
         notes = await answer
+        self._size.note(connection.gap_seconds, sum(map(len, self._data)), self._replies)
         self._lane.state.replies += self._replies + 2
         self._lane.state.errors += len(notes)
         result = outcome(notes, self._replies)

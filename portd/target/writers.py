@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from portd.model import LaneState
 from portd.pipeline import BatchQueue
 from portd.target.lane import Lane, WriterOptions
+from portd.target.seats import Seats
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
@@ -59,7 +60,8 @@ class Writers:
         budget.clear()  # nobody else holds any
         self.queue = BatchQueue(budget, progress.snapshot)
         progress.lanes[:] = [LaneState(index) for index in range(options.writers)]
-        self._lanes = [Lane(state, endpoint, self.queue, letters, options) for state in progress.lanes]
+        seats = Seats(options.writers, options.seats)
+        self._lanes = [Lane(state, endpoint, self.queue, seats, letters, options) for state in progress.lanes]
 
     async def run(self) -> None:
         """Runs the lanes until `close` was called and everything put is acknowledged.
