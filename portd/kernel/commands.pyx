@@ -28,7 +28,7 @@ from portd.kernel.writer cimport FRAME_BYTES, RespWriter
 
 
 cdef enum:
-    RESTORE_ELEMENTS = 16384        # a collection of more is not restored in one command: it would block the target
+    RESTORE_ELEMENTS = 4096         # a collection of more is not restored in one command: it would block the target
     LETTERS_KEPT = 1000             # dead letters held until they are taken; more are only counted
     PEL_BYTES = 4 << 20             # pending entries of one group held while its consumers are told
 

@@ -59,7 +59,7 @@ class ApplierOptions:
     """
 
     max_bytes: int = 1024 * 1024
-    max_commands: int = 4096
+    max_commands: int = 2048
     caught_up_seconds: float = 1.0
     limiter: Limiter = field(default_factory=Limiter)
     ages: bool = False
