@@ -256,7 +256,12 @@ class Settings:
     )
 
     writers: int = option(
-        4, "Connections that write the snapshot to the target.", group="Speed and memory", ge=1, le=64
+        4,
+        "Connections that may write the snapshot to the target. As many as are of use do at a time: one where the "
+        "target is what bounds the sync, more where the distance is, or where it has io-threads.",
+        group="Speed and memory",
+        ge=1,
+        le=64,
     )
     max_target_bytes_per_second: int = option(
         0,

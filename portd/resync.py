@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from portd.snapshotcopy import Sink
     from portd.target.capabilities import Capabilities
     from portd.target.connection import ConnectionOptions
+    from portd.target.limiter import Limiter
 
 log = get_logger("sync")
 
@@ -30,6 +31,7 @@ class Resync:
         settings: `prune`, the spool's directory, names of keys.
         target: its address.
         capabilities: what it can do.
+        limiter: what is asked before the target is given work.
         connection: how connections that write are made.
 
     Attributes:
@@ -39,7 +41,12 @@ class Resync:
     """
 
     def __init__(
-        self, settings: Settings, target: Endpoint, capabilities: Capabilities, connection: ConnectionOptions
+        self,
+        settings: Settings,
+        target: Endpoint,
+        capabilities: Capabilities,
+        limiter: Limiter,
+        connection: ConnectionOptions,
     ) -> None:
         self.sole = False
         self.removed = 0
@@ -48,6 +55,7 @@ class Resync:
         self._target = target
         self._capabilities = capabilities
         self._connection = connection
+        self._limiter = limiter
         self._pruner: Pruner | None = None
         self._letters = 0
 
@@ -92,6 +100,7 @@ class Resync:
             shared=explicit,
             unlink="unlink" in capabilities.commands,
             run_id=capabilities.run_id,
+            limiter=self._limiter,
             connection=self._connection,
         )
         if directory is None:

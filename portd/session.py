@@ -262,7 +262,7 @@ class Session:
         progress, settings = parts.progress, parts.settings
         self._phase = progress.phase = Phase.SNAPSHOT
         key = settings.checkpoint_name()
-        self.resync = resync = Resync(settings, parts.target, parts.capabilities, self._patience())
+        self.resync = resync = Resync(settings, parts.target, parts.capabilities, parts.limiter, self._patience())
         await patiently(resync.begin, self._note_refusal)
         marker = Checkpoint.begin(transfer.position, progress.source_info.get("run_id", ""), sole=resync.sole)
         marker = replace(marker, postponed=parts.postpones or resync.postponed)
@@ -339,6 +339,7 @@ class Session:
         lanes = parts.settings.writers
         return WriterOptions(
             writers=lanes,
+            seats=parts.capabilities.io_threads,
             window_bytes=max(parts.plan.batch_bytes, parts.plan.queue_bytes // (2 * lanes)),
             skip_existing=parts.settings.existing is Existing.SKIP,
             run_id=parts.capabilities.run_id,

@@ -156,6 +156,7 @@ class Restore(OfflineService):
         window = max(self._plan.batch_bytes, self._plan.queue_bytes // (2 * settings.writers))
         options = WriterOptions(
             writers=settings.writers,
+            seats=capabilities.io_threads,
             window_bytes=window,
             skip_existing=skip_existing,
             run_id=capabilities.run_id,

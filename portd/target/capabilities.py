@@ -61,6 +61,7 @@ class Capabilities:
         used_memory: bytes.
         proto_max_bulk_bytes: largest argument it takes.
         keys: keys by database.
+        io_threads: threads that read from connections; 1 when not known.
     """
 
     family: str
@@ -80,6 +81,7 @@ class Capabilities:
     used_memory: int
     proto_max_bulk_bytes: int
     keys: dict[int, int]
+    io_threads: int = 1
 
     @property
     def name(self) -> str:

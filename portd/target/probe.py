@@ -124,6 +124,7 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
         maxmemory_policy=str(limits.get("maxmemory-policy", info.get("maxmemory_policy", ""))),
         used_memory=int(info.get("used_memory", 0)),
         proto_max_bulk_bytes=int(limits.get("proto-max-bulk-len", DEFAULT_BULK_BYTES)),
+        io_threads=max(1, int(limits.get("io-threads", 1))),
         keys={int(name[2:]): int(entry["keys"]) for name, entry in info.items() if _is_database(name, entry)},
     )
 
@@ -146,7 +147,7 @@ async def _limits(client: Redis) -> dict[str, Any]:
 
     limits: dict[str, Any] = {}
     try:
-        for name in ("maxmemory", "maxmemory-policy", "proto-max-bulk-len"):
+        for name in ("maxmemory", "maxmemory-policy", "proto-max-bulk-len", "io-threads"):
             answer: Mapping[Any, Any] = await client.config_get(name)
             limits.update(answer)
     except ResponseError:

@@ -20,6 +20,7 @@ from portd.spool.buckets import NOWHERE, BucketFile
 from portd.target.backoff import Backoff
 from portd.target.checkpoint import run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
+from portd.target.limiter import Limiter
 from portd.target.replies import Verdict, classify, code_of, presentable
 from portd.target.wire import request
 
@@ -48,6 +49,7 @@ class PruneOptions:
         shared: remove also where another link has a checkpoint.
         unlink: the target knows UNLINK.
         run_id: of the target process that took the snapshot; "" when it does not tell.
+        limiter: what is asked before the target is given work.
         connection: how connections are made.
     """
 
@@ -56,6 +58,7 @@ class PruneOptions:
     shared: bool
     unlink: bool
     run_id: str = ""
+    limiter: Limiter = field(default_factory=Limiter)
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
 
 
@@ -210,7 +213,9 @@ class Pruner:
         _check(selected, "selected a database")
         cursor = b"0"
         while True:
-            (answer,) = await connection.ask(request("SCAN", cursor, "COUNT", SCAN_COUNT))
+            scan = request("SCAN", cursor, "COUNT", SCAN_COUNT)
+            await self._options.limiter.take(len(scan), 1)
+            (answer,) = await connection.ask(scan)
             _check(answer, "been scanned")
             cursor, found = answer
             if db == 0:
@@ -265,6 +270,7 @@ class Pruner:
             commands = [
                 request(command, *names[index : index + REMOVE_KEYS]) for index in range(0, len(names), REMOVE_KEYS)
             ]
+            await self._options.limiter.take(sum(map(len, commands)), len(names))
             answers = await connection.ask(request("SELECT", db), *commands)
             for answer in answers:
                 _check(answer, "removed keys")

@@ -612,3 +612,19 @@ def test_batches_of_these_tests_are_well_formed() -> None:
         assert len(list(split(batch.data))) == batch.replies
     parts = in_parts("p", [b"a"], b"x" * 2500)
     assert len(list(split(b"".join(batch.data for batch in parts[2:-1])))) == 1
+
+
+@both_loops
+async def test_one_lane_works_for_a_near_target_and_more_for_a_far_one(target: Server) -> None:
+    """Other clients of a near target wait for one connection of ours at a time; a far one is reached over several."""
+    load = Load(target.url)
+    async with running(load):
+        await load.put(strings(5000))
+    assert [lane.replies > 0 for lane in load.progress.lanes] == [True, False, False, False]
+    async with Proxy(target.port) as proxy:
+        proxy.to_server.delay = proxy.to_client.delay = 0.02
+        load = Load(proxy.url, window_bytes=5000)
+        async with running(load):
+            await load.put(strings(3000))
+    assert sum(lane.replies > 0 for lane in load.progress.lanes) > 1
+    assert target.client().dbsize() == 5000
