@@ -620,7 +620,7 @@ async def test_one_lane_works_for_a_near_target_and_more_for_a_far_one(target: S
     load = Load(target.url)
     async with running(load):
         await load.put(strings(5000))
-    assert [lane.replies > 0 for lane in load.progress.lanes] == [True, False, False, False]
+    assert sum(lane.replies > 0 for lane in load.progress.lanes) == 1
     async with Proxy(target.port) as proxy:
         proxy.to_server.delay = proxy.to_client.delay = 0.02
         load = Load(proxy.url, window_bytes=5000)
