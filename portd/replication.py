@@ -248,6 +248,7 @@ class Replication:
         finally:
             if self._session.copy is not None:
                 self._largest = self._session.copy.largest.read()
+                self._session.copy = None  # its decoder's buffers
         return None
 
     async def _recognise_target(self, parts: Parts) -> Parts:

@@ -293,6 +293,7 @@ class Session:
         except BaseExceptionGroup as group:
             raise first_cause(group) from None
         finally:
+            self.writers.discard()
             resync.close()
         self._note_dropped(decoder)
         db = int(decoder.aux.get("repl-stream-db", "0"))

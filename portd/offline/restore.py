@@ -163,11 +163,14 @@ class Restore(OfflineService):
             limiter=self._limiter,
         )
         writers = Writers(self._target, self._budget, self.progress, self._letters, options)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(writers.run(), name="writers")
-            rest = await self._decode(source, data, decoder, writers)
-            await writers.flush()
-            writers.close()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(writers.run(), name="writers")
+                rest = await self._decode(source, data, decoder, writers)
+                await writers.flush()
+                writers.close()
+        finally:
+            writers.discard()
         self._report(source, decoder)
         self._note_end(decoder)
         return rest, self._length

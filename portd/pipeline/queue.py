@@ -105,6 +105,16 @@ class BatchQueue:
             self._closed = True
             self._ready.put_nowait(None)
 
+    def discard(self) -> None:
+        """Lets go of all batches: the lanes are gone and nobody will acknowledge anything. Idempotent."""
+        self.close()
+        self._fences.clear()
+        while not self._ready.empty():
+            item = self._ready.get_nowait()
+            if isinstance(item, Run):
+                item.drain()
+        self._ready.put_nowait(None)
+
     # -- lanes' side
 
     async def get(self, owner: str) -> Batch | Run:

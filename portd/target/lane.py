@@ -163,6 +163,13 @@ class Lane:
             else:
                 return
 
+    def discard(self) -> None:
+        """Lets go of all batches; `run` has ended."""
+        self._in_flight.clear()
+        self._again.clear()
+        self._held = self._run = None
+        self._changed.set()
+
     # -- what a run needs as well
 
     async def select(self, connection: Connection, db: int) -> None:

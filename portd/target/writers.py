@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,7 +38,7 @@ class Writers:
     Args:
         endpoint: the target.
         budget: bounds queue and lanes together; owners are ``queue`` and ``lane-<n>``. One pair of writers at a time has
-            it: what earlier ones held is theirs no more.
+            it, until `discard`.
         progress: ``snapshot`` counts keys, ``lanes`` is filled anew.
         letters: receives refusals.
         options: see there.
@@ -54,10 +53,7 @@ class Writers:
         options: WriterOptions | None = None,
     ) -> None:
         options = options or WriterOptions()
-        # Writers that failed leave batches behind, in cycles of tasks and tracebacks: without this, those of several tries
-        # would add up until the collector comes by. Some milliseconds, once a snapshot.
-        gc.collect()
-        budget.clear()  # nobody else holds any
+        self._budget = budget
         self.queue = BatchQueue(budget, progress.snapshot)
         progress.lanes[:] = [LaneState(index) for index in range(options.writers)]
         seats = Seats(options.writers, options.seats)
@@ -88,6 +84,16 @@ class Writers:
     def close(self) -> None:
         """Lets the lanes end once the queue is empty; idempotent. To stop at once, cancel the task of ``run``."""
         self.queue.close()
+
+    def discard(self) -> None:
+        """Lets go of every batch, after ``run`` has ended in whatever way; idempotent.
+
+        Tracebacks keep lanes and queue alive until the collector comes by: what they held would add up from try to try.
+        """
+        self.queue.discard()
+        for lane in self._lanes:
+            lane.discard()
+        self._budget.clear()  # nobody else holds any
 
     def statistics(self) -> WriterStatistics:
         """Who holds what."""
