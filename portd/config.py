@@ -69,6 +69,7 @@ class ExpiryGap(StrEnum):
     AUTO = "auto"
     IMPORT_MODE = "import-mode"
     POSTPONE = "postpone"
+    HOLD = "hold"
     OFF = "off"
 
 
@@ -238,8 +239,9 @@ class Settings:
         ExpiryGap.AUTO,
         "How a key that the source renewed at the last moment is kept from expiring on the target before the renewal "
         "arrives. import-mode: Valkey from 8.1 on neither expires nor evicts by itself while portd runs. postpone: while "
-        "portd lags, expiry times that are near are sent later, and set back once it has caught up. auto: "
-        "the first where the target has it, else the second.",
+        "portd lags, expiry times that are near are sent later, and set back once it has caught up. hold: all of them, "
+        "set back before an end by stop_after only, so that the target expires nothing by itself until then. auto: the first "
+        "where the target has it, else the second.",
         group="What is done",
     )
     dead_letters: Path | None = option(

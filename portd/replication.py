@@ -196,9 +196,17 @@ class Replication:
         wanted, postpones = self._settings.expiry_gap, False
         if wanted in {ExpiryGap.AUTO, ExpiryGap.IMPORT_MODE}:
             self._imports = await importmode.enter(self._target, capabilities)
-        if wanted is ExpiryGap.POSTPONE or (wanted is ExpiryGap.AUTO and not self._imports):
+        if wanted in {ExpiryGap.POSTPONE, ExpiryGap.HOLD} or (wanted is ExpiryGap.AUTO and not self._imports):
             postpones = await postponed.usable(self._target, capabilities, self._settings.checkpoint_name())
-        closed = "import-mode" if self._imports else "postpone" if postpones else "no"
+        closed = (
+            "import-mode"
+            if self._imports
+            else "no"
+            if not postpones
+            else "hold"
+            if wanted is ExpiryGap.HOLD
+            else "postpone"
+        )
         if closed == "no" and wanted is not ExpiryGap.OFF:
             log.warning(
                 "the expiry gap is open", wanted=wanted.value, hint="keys renewed at the last moment may expire"

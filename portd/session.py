@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from portd.config import Existing, StopAfter
+from portd.config import Existing, ExpiryGap, StopAfter
 from portd.errors import LinkLost, SourceError
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
@@ -27,7 +27,7 @@ from portd.target.connection import ConnectionOptions
 from portd.target.control import patiently
 from portd.target.deadletter import Letter
 from portd.target.lane import WriterOptions
-from portd.target.postponed import SNAPSHOT_MARGIN_SECONDS, Horizon, Postponed, Sweeper, shift_of
+from portd.target.postponed import Horizon, Postponed, Sweeper, shift_of, snapshot_margin_ms
 from portd.target.writers import Writers
 
 if TYPE_CHECKING:
@@ -102,6 +102,11 @@ class Parts:
     def shift_ms(self) -> int:
         """By how much they are later; 0 when they are not."""
         return shift_of(self.settings.link) if self.postpones else 0
+
+    @property
+    def holds(self) -> bool:
+        """All of them are, until the end."""
+        return self.postpones and self.settings.expiry_gap is ExpiryGap.HOLD
 
 
 class Session:
@@ -275,7 +280,7 @@ class Session:
             command_elements=settings.command_elements,
             skip_existing=settings.existing is Existing.SKIP,
         )
-        decoder.postpone(int(SNAPSHOT_MARGIN_SECONDS * 1000), parts.shift_ms)
+        decoder.postpone(snapshot_margin_ms(always=parts.holds), parts.shift_ms)
         self.writers = Writers(parts.target, parts.budget, progress, parts.letters, self._writer_options())
         sink = NotingSink(self.writers, resync)
         self.copy = SnapshotCopy(parts.spool, decoder, sink, progress.snapshot, transfer, self._on_letter)
@@ -367,7 +372,7 @@ class Session:
             db=db,
             max_argument=parts.capabilities.proto_max_bulk_bytes,
             pxat=parts.capabilities.pxat,
-            horizon=Horizon(parts.shift_ms, since),
+            horizon=Horizon(parts.shift_ms, since, always=parts.holds),
         )
 
     async def _apply_stream(self) -> None:
@@ -395,14 +400,19 @@ class Session:
                 group.create_task(self.applier.run(), name="applier")
                 caught_up = group.create_task(self._watch_caught_up(applier), name="caught up")
                 sweep = sweeper.follow(applier.caught_up, feed.lagging, lambda: applier.checkpoint.position.offset)
-                expiries = group.create_task(sweep, name="expiries")
+                tasks = [caught_up]
+                if parts.holds:
+                    sweep.close()
+                else:
+                    tasks.append(group.create_task(sweep, name="expiries"))
                 await self._input_ended.wait()
-                caught_up.cancel()
-                expiries.cancel()
+                for task in tasks:
+                    task.cancel()
         except BaseExceptionGroup as group:
             raise first_cause(group) from None
         log.info("stream ended", offset=progress.stream.checkpointed_offset)
-        await sweeper.finish(applier.checkpoint.epoch)
+        if not parts.holds or parts.settings.stop_after is not StopAfter.NONE:
+            await sweeper.finish(applier.checkpoint.epoch)
 
     def _sweeper(self, postponed: Postponed) -> Sweeper:
         parts = self._parts

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
+from portd.target.postponed import LEAST_SHIFT_MS, LINK_MS
 from tests.reading import READERS, read_field_expiries, read_functions, read_stream_state
 from tests.wire import Argument, Wire
 
@@ -124,7 +125,13 @@ class Differences:
 
 
 def compare(
-    source: Server, target: Server, *, recency: bool = False, consumer_times: bool = False, limit: int = 100
+    source: Server,
+    target: Server,
+    *,
+    recency: bool = False,
+    consumer_times: bool = False,
+    postponed: bool = False,
+    limit: int = 100,
 ) -> list[str]:
     """Compares two servers in every respect; both should be at rest.
 
@@ -133,12 +140,14 @@ def compare(
         target: another one; keys under ``portd:checkpoint:`` do not count on either.
         recency: also compare OBJECT FREQ or IDLETIME, where both have a policy that keeps them.
         consumer_times: also compare when stream consumers were last seen and active.
+        postponed: expiries that the target has later by a link's shift are equal.
         limit: differences described at most.
 
     Returns:
         One line for each difference, none when the servers are equal.
     """
-    comparison = Comparison(End.of(source), End.of(target), Differences(limit), consumer_times=consumer_times)
+    ends = End.of(source), End.of(target)
+    comparison = Comparison(*ends, Differences(limit), consumer_times=consumer_times, postponed=postponed)
     try:
         comparison.run(recency=recency)
     finally:
@@ -160,7 +169,10 @@ def assert_equal(source: Server, target: Server, **options: Any) -> None:
 class Comparison:
     """One comparison of two ends."""
 
-    def __init__(self, source: End, target: End, differences: Differences, *, consumer_times: bool) -> None:
+    def __init__(
+        self, source: End, target: End, differences: Differences, *, consumer_times: bool, postponed: bool
+    ) -> None:
+        self._postponed = postponed
         self.source = source
         self.target = target
         self.ends = (source, target)
@@ -252,6 +264,8 @@ class Comparison:
     def _same_expiry(self, one: int, other: int) -> bool:
         if one < 0 or other < 0:
             return one == other
+        if self._postponed and other >= LEAST_SHIFT_MS:
+            other %= LINK_MS
         return abs(one - other) <= self._tolerance
 
     def _key(self, db: int, key: bytes) -> None:

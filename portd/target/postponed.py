@@ -129,20 +129,27 @@ def margin_seconds(lag_seconds: float) -> float:
     return min(STREAM_MARGIN_SECONDS + LAGS * max(lag_seconds, 0.0), LONGEST_MARGIN_SECONDS)
 
 
+def snapshot_margin_ms(*, always: bool) -> int:
+    """How far from the moment of decoding a snapshot's expiries are postponed; *always*: all of them."""
+    return LINK_MS - int(time.time() * 1000) if always else int(SNAPSHOT_MARGIN_SECONDS * 1000)
+
+
 class Horizon:
     """Up to which time the expiries of a stream are postponed.
 
     Args:
         shift_ms: of the link; 0 postpones nothing.
         since: unix time from which on the target misses something; 0.0 when it misses nothing.
+        always: all of them, whether it lags or not.
 
     Attributes:
         shift_ms: see above.
         since: the stream lags since then; 0.0 when it does not.
     """
 
-    def __init__(self, shift_ms: int, since: float = 0.0) -> None:
+    def __init__(self, shift_ms: int, since: float = 0.0, *, always: bool = False) -> None:
         self.shift_ms = shift_ms
+        self._always = always
         self.since = 0.0
         self._until = 0.0  # it is not believed before that the lag is over
         if since:
@@ -170,6 +177,8 @@ class Horizon:
 
     def ms(self) -> int:
         """Unix ms; expiries before are postponed."""
+        if self._always:
+            return LINK_MS
         now = time.time()
         margin = margin_seconds(now - self.since) if self.since else STEADY_MARGIN_SECONDS
         return int((now + margin) * 1000)

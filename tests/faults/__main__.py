@@ -26,6 +26,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="only kinds whose name contains this")
     parser.add_argument("--skip", action="append", default=[], help="no kinds whose name contains this")
     parser.add_argument("--expiring", action="store_true", help="also keys that expire soon")
+    parser.add_argument(
+        "--expiry-gap", default="auto", help="the setting of portd, hold where the target has no import mode"
+    )
     parser.add_argument("--source", default="", help="binary: " + ", ".join(each.name for each in binaries()))
     parser.add_argument("--target", default="", help="binary")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds without faults between two of them")
@@ -44,6 +47,7 @@ async def _run(options: argparse.Namespace) -> int:
         source=find(options.source) if options.source else None,
         target=find(options.target) if options.target else None,
         expiring=options.expiring,
+        expiry_gap=options.expiry_gap,
     )
     run = Run(world, options.seed, kinds, verbose=not options.quiet, pause_seconds=options.pause)
     print(f"seed {options.seed}, {len(kinds)} kinds", flush=True)

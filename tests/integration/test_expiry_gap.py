@@ -239,3 +239,26 @@ def test_links_tell_their_postponed_expiries_apart() -> None:
     shifts = {shift_of(name) for name in ("default", "a", "b", "c", "other")}
     assert len(shifts) == 5
     assert all(shift % LINK_MS == 0 and shift + LINK_MS < 2**53 for shift in shifts)
+
+
+def test_held_expiries_survive_an_outage(source: Server, old_target: Server) -> None:
+    """With hold, a key that is in the target already outlives a portd that is away while the source renews it."""
+    client = source.client()
+    with Portd(source, old_target, expiry_gap="hold") as portd:
+        portd.until(streaming)
+        client.set("renewed", "v", px=1500)
+        client.set("gone", "v", px=1500)
+        portd.until_applied(source)
+        portd.kill()
+        client.pexpire("renewed", LONG_MS)
+        wait_for_sync(lambda: not client.exists("gone"))
+        portd.start()
+        portd.until(streaming)
+        portd.until_applied(source)
+        assert len(postponed_in(old_target)) == 1
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert len(postponed_in(old_target)) == 1, "a restart is no end"
+    with Portd(source, old_target, expiry_gap="hold", stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    assert postponed_in(old_target) == []
+    assert_equal(source, old_target)
