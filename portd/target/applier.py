@@ -59,7 +59,7 @@ class ApplierOptions:
     """
 
     max_bytes: int = 1024 * 1024
-    max_commands: int = 2048
+    max_commands: int = 4096
     caught_up_seconds: float = 1.0
     limiter: Limiter = field(default_factory=Limiter)
     ages: bool = False
@@ -363,7 +363,9 @@ class Applier:
             notes = await answer
             self._state.replies += replies + 1
             self._state.errors += len(notes)
-            self._size.note(transactions.exec_seconds, group.size, group.commands)
+            self._size.note(
+                transactions.exec_seconds, group.size, group.commands, transactions.connection.round_trip_seconds
+            )
             result = outcome(notes, replies)
             if result.nil:  # somebody touched the checkpoint, or an older connection of ours was served late
                 raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")

@@ -2,7 +2,9 @@
 
 While EXEC runs, the target's other clients wait. What it takes is seen in the replies: those of queueing come as the
 commands do, and the one of EXEC comes after a gap that is the execution, and what else the target did meanwhile. Sizes
-shrink at once when the gap is too long, and grow again step by step.
+shrink when two gaps in a row are too long (one may be a process that waited for a core), and grow again step by step. To a
+target that is far away, gaps vary by themselves: what counts there is a round trip on top. And each transaction costs a
+round trip there; a near target is given less at a time, since what the next commands cost is not known before.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from __future__ import annotations
 from typing import Final
 
 AIM_SECONDS: Final = 0.003  # an EXEC should take: servers tell of commands that take 10 ms
-FEWEST_COMMANDS: Final = 16
+FEWEST_COMMANDS: Final = 64
 FEWEST_BYTES: Final = 16 * 1024
-SHRINK: Final = 0.25  # at most to this part in one step: the gap may have had another cause
+SHRINK: Final = 0.25  # at most to this part in one step
 GROWTH: Final = 1.5  # in one step
+NEAR: Final = 0.5  # part of the largest size that a near target is given
+NEAR_SECONDS: Final = 0.005  # there and back
 FIRST: Final = 0.25  # part of the largest size that the first transaction has
 
 
@@ -29,28 +33,34 @@ class GroupSize:
         commands: nor at this many.
     """
 
-    __slots__ = ("_max_bytes", "_max_commands", "bytes", "commands")
+    __slots__ = ("_max_bytes", "_max_commands", "_strain", "bytes", "commands")
 
     def __init__(self, max_bytes: int, max_commands: int) -> None:
         self._max_bytes = max_bytes
         self._max_commands = max_commands
+        self._strain = 0.0  # of the last transaction: what it took, as a part of what it should
         self.bytes = max_bytes
         self.commands = max_commands
         self._scale(FIRST, max_bytes, max_commands)
 
-    def note(self, seconds: float, size: int, commands: int) -> None:
+    def note(self, seconds: float, size: int, commands: int, round_trip: float = 0.0) -> None:
         """Takes what a transaction cost.
 
         Args:
             seconds: that its EXEC took at the most.
             size: its bytes.
             commands: its commands.
+            round_trip: seconds that the way there and back takes.
         """
-        if seconds > AIM_SECONDS:
-            self._scale(max(SHRINK, AIM_SECONDS / seconds), min(size, self.bytes), min(commands, self.commands))
-        elif seconds < AIM_SECONDS / GROWTH and (2 * size > self.bytes or 2 * commands > self.commands):
-            self._scale(GROWTH, self.bytes, self.commands)  # a smaller one says nothing about a larger one
+        strain = max(0.0, seconds - round_trip) / (AIM_SECONDS + round_trip)
+        steady, self._strain = min(strain, self._strain), strain
+        if steady > 1:
+            self._scale(max(SHRINK, 1 / steady), min(size, self.bytes), min(commands, self.commands))
+        elif strain < 1 / GROWTH and (2 * size > self.bytes or 2 * commands > self.commands):
+            # a smaller one says nothing about a larger one
+            self._scale(GROWTH, self.bytes, self.commands, 1.0 if round_trip > NEAR_SECONDS else NEAR)
 
-    def _scale(self, factor: float, size: int, commands: int) -> None:
-        self.bytes = min(self._max_bytes, max(FEWEST_BYTES, int(size * factor)))
-        self.commands = min(self._max_commands, max(FEWEST_COMMANDS, int(commands * factor)))
+    def _scale(self, factor: float, size: int, commands: int, most: float = 1.0) -> None:
+        """Multiplies the sizes given, up to *most* of the largest."""
+        self.bytes = min(int(self._max_bytes * most) or 1, max(FEWEST_BYTES, int(size * factor)))
+        self.commands = min(int(self._max_commands * most) or 1, max(FEWEST_COMMANDS, int(commands * factor)))

@@ -148,7 +148,7 @@ class RunServer:
         resent, self._sent = self._sent, True
         _check_open(await opened)
         notes = await answer
-        self._size.note(connection.gap_seconds, sum(map(len, self._data)), self._replies)
+        self._size.note(connection.gap_seconds, sum(map(len, self._data)), self._replies, connection.round_trip_seconds)
         self._lane.state.replies += self._replies + 2
         self._lane.state.errors += len(notes)
         result = outcome(notes, self._replies)

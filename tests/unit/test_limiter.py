@@ -159,18 +159,31 @@ def test_a_limit_below_the_source_is_told_once(
 
 
 def test_groups_follow_what_exec_takes() -> None:
-    """A slow EXEC makes the next group smaller at once, quick ones let it grow to the most; floors hold."""
+    """Two slow EXECs make the next group smaller, quick ones let it grow to the most; floors hold."""
     size = GroupSize(1 << 20, 4096)
     for _ in range(20):
         size.note(AIM_SECONDS / 10, size.bytes, size.commands)
-    assert (size.bytes, size.commands) == (1 << 20, 4096)
-    size.note(2 * AIM_SECONDS, size.bytes, size.commands)
     assert (size.bytes, size.commands) == (1 << 19, 2048)
+    size.note(1.0, size.bytes, size.commands)
+    assert size.commands == 2048  # once is chance
+    size.note(2 * AIM_SECONDS, size.bytes, size.commands)
+    assert (size.bytes, size.commands) == (1 << 18, 1024)
     for _ in range(20):
         size.note(1.0, size.bytes, size.commands)
     assert (size.bytes, size.commands) == (FEWEST_BYTES, FEWEST_COMMANDS)
     size.note(AIM_SECONDS / 10, 10, 1)
     assert size.commands == FEWEST_COMMANDS  # a small group proves nothing
+
+
+def test_groups_to_a_far_target_stay_large() -> None:
+    """The way there and back, and that it varies, is no slow EXEC; a really slow one is."""
+    size = GroupSize(1 << 20, 4096)
+    for _ in range(20):
+        size.note(0.07, size.bytes, size.commands, 0.05)
+    assert size.commands == 4096
+    for _ in range(20):
+        size.note(1.0, size.bytes, size.commands, 0.05)
+    assert size.commands == FEWEST_COMMANDS
 
 
 @pytest.mark.parametrize("name", ["max_target_bytes_per_second", "max_target_ops"])
