@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(90)
 def test_a_source_that_is_not_read_is_warned_of_in_time(binary: Binary, servers: ServerFactory) -> None:
     """Its output buffer, limits and backlog are in /status and /metrics, and the log warns before the link is lost."""
     source, target = servers(binary, client_output_buffer_limit="replica 256mb 24mb 60"), servers()
-    with Portd(source, target, spool_dir="off", memory_budget="8MiB") as portd:
+    with Portd(source, target, spool_dir="off", memory_budget="9MiB") as portd:
         portd.until(lambda status: status["phase"] == "streaming")
         target.signal(signal.SIGSTOP)
         fill_strings(source, 40_000, 1000)

@@ -1,6 +1,6 @@
 """The bound: whatever a snapshot or a stream holds, portd stays below the ceiling that its budget allows.
 
-portd runs as a process with a budget of 8 MiB and a hard limit on its data (RLIMIT_DATA); the highest resident set
+portd runs as a process with a budget of 9 MiB and a hard limit on its data (RLIMIT_DATA); the highest resident set
 (VmHWM) is read while it still lives. Everything copied is several times larger than the budget.
 """
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 FILLING = 40 * MIB  # zeros behind a length that lies
-BUDGET = 8 * MIB
+BUDGET = 9 * MIB
 CEILING = PROCESS_BYTES + BUDGET  # of the resident set, as the memory plan promises
 DATA_LIMIT = 120 * MIB  # of private writable memory, touched or not: 70 MiB of it are thread stacks and the interpreter
 HUGE = {"proto_max_bulk_len": "1gb", "client_output_buffer_limit": "replica 0 0 0", "list_max_listpack_size": -1}
@@ -63,7 +63,7 @@ def wide_target(servers: ServerFactory) -> Server:
 
 def bounded(source: Server | str, target: Server | str, **options: object) -> Portd:
     """A portd with the small budget; `__enter__` starts it, `limit` fences it."""
-    return Portd(source, target, memory_budget="8MiB", memtrace=1, **options)
+    return Portd(source, target, memory_budget="9MiB", memtrace=1, **options)
 
 
 def limit(portd: Portd) -> None:

@@ -177,8 +177,8 @@ def test_a_cgroup_limit_lowers_the_budget() -> None:
 @pytest.mark.parametrize(
     ("flags", "limit", "numbers"),
     [
-        ({"memory_budget": "2MiB"}, None, ("2.00 MiB", "4.00 MiB", "7.00 MiB")),
-        ({"chunk_bytes": "64MiB"}, None, ("32.0 MiB", "193 MiB")),
+        ({"memory_budget": "2MiB"}, None, ("2.00 MiB", "6.00 MiB", "9.00 MiB")),
+        ({"chunk_bytes": "64MiB"}, None, ("32.0 MiB", "321 MiB")),
         ({"writers": 64, "command_bytes": "1MiB"}, None, ("128 MiB", "writers=64")),
         ({}, 64 * MIB, ("0 B", "64.0 MiB")),
         ({"memory_budget": "64MiB"}, 128 * MIB, ("64MiB", "128 MiB", "56.0 MiB")),
