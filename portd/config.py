@@ -73,6 +73,14 @@ class ExpiryGap(StrEnum):
     OFF = "off"
 
 
+class VerifyMethod(StrEnum):
+    """How a verification reads the keys of an end."""
+
+    AUTO = "auto"  # PSYNC, or SCAN where that is not allowed
+    PSYNC = "psync"  # a snapshot, as a replica gets it
+    SCAN = "scan"  # SCAN and DUMP of every key
+
+
 class LogFormat(StrEnum):
     """How an event becomes a line."""
 
@@ -233,6 +241,21 @@ class Settings:
         OnRefusal.CONTINUE,
         "When the target refuses a command for good: continue keeps a dead letter and goes on, stop ends the sync "
         "with exit code 65. Refusals that pass (out of memory, loading) are always waited out.",
+        group="What is done",
+    )
+    verify_every: float = option(
+        0.0,
+        "Compare both ends by itself, so long after the stream has caught up and then after the end of each comparison; "
+        "0 never does. What differs is logged and counted, not repaired. docs/verify.md tells what it costs.",
+        group="What is done",
+        unit="seconds",
+        ge=0,
+        le=31_536_000,
+    )
+    verify_method: VerifyMethod = option(
+        VerifyMethod.SCAN,
+        "How these comparisons read keys: scan reads them one after the other, slowly and without a fork; psync takes "
+        "a snapshot of both ends, which forks both servers; auto is psync where it is allowed.",
         group="What is done",
     )
     expiry_gap: ExpiryGap = option(
@@ -409,6 +432,15 @@ class Settings:
             raise ConfigError(
                 "prune is prune, but spool_dir is off",
                 hint="comparing keys needs disk: set spool_dir, or prune to leave",
+            )
+        if self.verify_every and self.expiry_gap is ExpiryGap.HOLD:
+            raise ConfigError(
+                "verify_every is set, but expiry_gap is hold", hint="the target's expiry times are others until the end"
+            )
+        if self.verify_every and self.spool_dir == "off":
+            raise ConfigError(
+                "verify_every is set, but spool_dir is off",
+                hint="a verification keeps its records on disk: set spool_dir",
             )
         self.http_address()
 

@@ -166,3 +166,27 @@ def printable(key: bytes, limit: int = 64) -> str:
     """A key as it may stand in a message: escaped, quoted, cut to *limit* bytes."""
     shown = key[:limit].decode("utf-8", "backslashreplace")
     return repr(shown) + ("…" if len(key) > limit else "")
+
+
+class InputError(PortdError):
+    """An input file is not there, not readable, or no file."""
+
+    exit_code = os.EX_NOINPUT
+
+
+class OutputError(PortdError):
+    """Output cannot be written: the disk is full, the directory is missing."""
+
+    exit_code = os.EX_IOERR
+
+
+class OutputClosed(PortdError):
+    """Whoever read our output has gone, as ``head`` does: nobody wants the rest. A dump, though, must not be cut."""
+
+    exit_code = os.EX_IOERR
+
+
+class Interrupted(PortdError):
+    """A command was told to stop before its work was whole; it can be run again."""
+
+    exit_code = os.EX_TEMPFAIL

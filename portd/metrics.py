@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from portd import __version__
-from portd.model import Phase, Progress, SourceOutlook, TargetLimit
+from portd.model import Phase, Progress, SourceOutlook, TargetLimit, VerifyProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +39,8 @@ LOSS_REASONS = (  # portd.source.losses.Reason
     "closed",
 )
 DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported")
+VERIFY_RESULTS = ("equal", "different", "undecided", "failed", "abandoned")
+VERIFY_OUTCOMES = ("equal", "missing", "extra", "different", "undecided")
 DROPPED_ATTRIBUTES = ("idle", "freq", "field-ttl", "stream-meta", "meta")
 
 
@@ -87,6 +89,7 @@ class MetricsCollector(Collector):
         yield from _stream(sources)
         yield from _lanes(sources.progress)
         yield from _limit(sources.progress.limit)
+        yield from _verify(sources.progress.verify)
         yield from _pipeline(sources.pipeline())
         yield from _memory(sources.owners(), sources.cgroup())
 
@@ -315,6 +318,27 @@ def _lanes(progress: Progress) -> Iterator[Metric]:
         "Batches sent and not acknowledged.",
         "lane",
         {name: lane.in_flight_batches for name, lane in lanes.items()},
+    )
+
+
+def _verify(verify: VerifyProgress) -> Iterator[Metric]:
+    yield _counters(
+        "verify_runs_total", "Comparisons of both ends by the sync itself.", "result", verify.runs, VERIFY_RESULTS
+    )
+    yield _gauge("verify_running", "1 while the ends are compared.", verify.running)
+    yield _gauges(
+        "verify_last_result",
+        "1 for how the last comparison ended, 0 for the others.",
+        "result",
+        {result: float(result == verify.result) for result in VERIFY_RESULTS},
+    )
+    yield _gauge("verify_last_finished_timestamp_seconds", "When it ended, unix time; 0 for never.", verify.finished_at)
+    yield _gauge("verify_last_duration_seconds", "How long it took; 0 while one runs.", verify.seconds)
+    yield _gauges(
+        "verify_keys",
+        "Keys by what the last comparison that came to its end found.",
+        "outcome",
+        {**dict.fromkeys(VERIFY_OUTCOMES, 0), **verify.keys},
     )
 
 

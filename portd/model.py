@@ -142,6 +142,25 @@ class LoopState:
 
 
 @dataclass(slots=True)
+class VerifyProgress:
+    """What the verifications that the sync runs by itself found; see `portd.verify.schedule`."""
+
+    running: bool = False
+    runs: Counter[str] = field(default_factory=Counter)  # result -> times
+    result: str = ""  # of the last run: equal, different, undecided, failed or abandoned; empty before the first
+    started_at: float = 0.0  # time.time() of the last one; 0 = never
+    finished_at: float = 0.0  # the same
+    keys: dict[str, int] = field(default_factory=dict)  # equal, missing, extra, different, undecided, as last compared
+    functions: str = ""  # function libraries that differed; empty when none did
+    error: str = ""  # why the last one failed
+
+    @property
+    def seconds(self) -> float:
+        """How long the last one took; 0 while it runs and before the first."""
+        return max(0.0, self.finished_at - self.started_at)
+
+
+@dataclass(slots=True)
 class Progress:
     """All that is known about a running sync; one instance, owned by the service."""
 
@@ -155,6 +174,7 @@ class Progress:
     keys_pruned: int = 0  # removed from the target, since the source did not have them any more
     snapshot: SnapshotProgress = field(default_factory=SnapshotProgress)
     stream: StreamProgress = field(default_factory=StreamProgress)
+    verify: VerifyProgress = field(default_factory=VerifyProgress)
     source: LinkState = field(default_factory=LinkState)
     outlook: SourceOutlook = field(default_factory=SourceOutlook)
     loop: LoopState = field(default_factory=LoopState)

@@ -34,7 +34,7 @@ from portd.target.limiter import Limiter
 from portd.target.probe import probe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from portd.config import Settings
     from portd.kernel.snapshot import CurrentKey
@@ -59,11 +59,21 @@ class Replication:
         progress: counters.
         stop: set when the sync is to end in order.
 
+        beside: runs while the stream is followed; see `Parts`.
+
     Attributes:
         limiter: on the load of the target; it may be changed while the replication runs.
     """
 
-    def __init__(self, settings: Settings, plan: MemoryPlan, progress: Progress, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        plan: MemoryPlan,
+        progress: Progress,
+        stop: asyncio.Event,
+        beside: Callable[[], Coroutine[None, None, None]] | None = None,
+    ) -> None:
+        self._beside = beside
         self._settings = settings
         self._plan = plan
         self._progress = progress
@@ -189,6 +199,7 @@ class Replication:
             stop=self._stop,
             connection=replace(self._lease.options(), imports=self._imports),
             postpones=postpones,
+            beside=self._beside,
         )
 
     async def _close_expiry_gap(self, capabilities: Capabilities) -> bool:

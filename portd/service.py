@@ -21,6 +21,7 @@ from portd.model import Phase, Progress
 from portd.pace import Pace
 from portd.replication import Replication
 from portd.source.forecast import Forecast
+from portd.verify.schedule import Schedule
 
 if TYPE_CHECKING:
     from portd.config import Settings
@@ -51,7 +52,8 @@ class Service:
         self._pace = Pace(self.progress)
         self._loop_watch = LoopWatch(self.progress)
         self._stop = asyncio.Event()
-        self._replication = Replication(settings, self._plan, self.progress, self._stop)
+        self._schedule = Schedule(settings, self.progress)
+        self._replication = Replication(settings, self._plan, self.progress, self._stop, self._schedule.run)
         self._accounting.pipeline = self._replication.reading
         self._forecast = Forecast(settings.source_endpoint(), self.progress)
         self._http = self._make_http()
@@ -76,6 +78,7 @@ class Service:
                 self._heap.keep()
             self._replication.register(self._accounting.ledger)
             self._accounting.ledger.register(HEAP_OWNER, self._heap.held_bytes)
+            self._accounting.ledger.register("verification", self._schedule.held_bytes)
             if self._http is not None:
                 self._accounting.ledger.register("http", self._http.held_bytes)
             self._accounting.start()
@@ -126,6 +129,10 @@ class Service:
     def request_stop(self) -> None:
         """Asks to apply what was read, to checkpoint and to end; returns at once."""
         self._stop.set()
+
+    def verify_every(self, seconds: float) -> None:
+        """Another time between two comparisons of the ends; 0 for none."""
+        self._schedule.change(seconds)
 
     def limit(self, name: str, value: int) -> None:
         """Lets a limit on the load of the target take effect; *name* is that of the setting."""

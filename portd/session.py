@@ -31,7 +31,7 @@ from portd.target.postponed import Horizon, Postponed, Sweeper, shift_of, snapsh
 from portd.target.writers import Writers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from portd.config import Settings
     from portd.endpoint import Endpoint
@@ -82,6 +82,7 @@ class Parts:
         stop: set when the sync is to end in order.
         connection: how connections that write are made.
         postpones: expiries that are near are sent later while the target lags.
+        beside: runs while the stream is followed, from when it has caught up; cancelled when that ends.
     """
 
     settings: Settings
@@ -97,6 +98,7 @@ class Parts:
     stop: asyncio.Event
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
     postpones: bool = False
+    beside: Callable[[], Coroutine[None, None, None]] | None = None
 
     @property
     def shift_ms(self) -> int:
@@ -405,6 +407,8 @@ class Session:
                     sweep.close()
                 else:
                     tasks.append(group.create_task(sweep, name="expiries"))
+                if parts.beside is not None:
+                    tasks.append(group.create_task(self._run_beside(parts.beside), name="beside the stream"))
                 await self._input_ended.wait()
                 for task in tasks:
                     task.cancel()
@@ -430,6 +434,11 @@ class Session:
         log.info("caught up", offset=progress.stream.applied_offset)
         if self._parts.settings.stop_after is StopAfter.CAUGHT_UP:
             self._end_input()
+
+    async def _run_beside(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        assert self.applier is not None
+        await self.applier.caught_up.wait()
+        await work()
 
     # -- what the decoder found
 

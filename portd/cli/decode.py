@@ -16,8 +16,7 @@ from portd import log
 from portd.cli.failures import report_plainly
 from portd.config import read_secret
 from portd.endpoint import Endpoint, Tls
-from portd.errors import ConfigError, PortdError
-from portd.files.errors import OutputClosed
+from portd.errors import ConfigError, OutputClosed, PortdError
 from portd.files.outputs import STDOUT, Output
 from portd.kernel.events import EventHandler
 from portd.kernel.selection import DEFAULT_TYPES, TYPES, Selection

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIMITS: Final = frozenset({"max_target_bytes_per_second", "max_target_ops"})  # integers
-LIVE: Final = LIMITS | {"log_level", "progress_seconds", "memtrace"}  # take effect without a restart
+LIVE: Final = LIMITS | {"log_level", "progress_seconds", "memtrace", "verify_every"}  # take effect without a restart
 
 
 @dataclass(frozen=True, slots=True)

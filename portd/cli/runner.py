@@ -57,6 +57,9 @@ class Runnable(Protocol):
     def alive(self) -> bool:
         """All parts that should run do run."""
 
+    def verify_every(self, seconds: float) -> None:
+        """Another time between two comparisons of the ends; 0 for none."""
+
     def limit(self, name: str, value: int) -> None:
         """Lets a limit on the load of the target take effect; *name* is that of the setting."""
 
@@ -213,6 +216,8 @@ class Supervisor:
         elif name == "progress_seconds":
             self._display.close()
             self._display = make_display(self._service.progress, self._pace, value)
+        elif name == "verify_every":
+            self._service.verify_every(value)
         elif name in LIMITS:
             self._service.limit(name, value)
 

@@ -11,8 +11,7 @@ import shlex
 from pathlib import Path
 from typing import Final
 
-from portd.errors import DecodeError
-from portd.files.errors import InputError
+from portd.errors import DecodeError, InputError
 
 SUFFIX: Final = ".manifest"
 _KINDS: Final = {"b", "i", "h"}

@@ -11,8 +11,7 @@ import zlib
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
-from portd.errors import ConfigError, DecodeError
-from portd.files.errors import InputError
+from portd.errors import ConfigError, DecodeError, InputError
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from portd.files.errors import OutputClosed, OutputError
+from portd.errors import OutputClosed, OutputError
 
 if TYPE_CHECKING:
     from types import TracebackType

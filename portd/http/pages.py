@@ -49,6 +49,10 @@ def status_page(status: dict[str, Any], memory: MemoryReport) -> str:
     target = status["target"]
     body += card("Lanes", _lanes(target["lanes"]) + _limit(target["limit"]), note="connections to the target")
     body += card("Events", _events(status))
+    if (verify := status["verify"])["started_at"]:
+        body += card(
+            "Comparison of both ends", _verify(verify), note="running" if verify["running"] else "the last one"
+        )
     limit = memory.ceiling_bytes
     body += card("Memory", memory_plot(memory.history, limit), note="the last minutes", wide=True)
     return page(f"{phase} - portd", state, body)
@@ -157,6 +161,22 @@ def _lanes(lanes: list[dict[str, Any]]) -> str:
         for lane in lanes
     )
     return table(["lane", "#in flight", "#sent", "#replies", "#errors", "#retries"], rows)
+
+
+def _verify(verify: dict[str, Any]) -> str:
+    """What the sync found when it compared the ends by itself."""
+    moods = {"equal": "good", "different": "bad", "failed": "bad"}
+    state = ""
+    if verify["result"]:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(verify["finished_at"]))
+        took = f" after {human_seconds(verify['seconds'])}" if not verify["running"] else ""
+        state = f"<p>{badge(verify['result'], moods.get(verify['result'], 'wait'))} <span class='soft'>{when}{took}</span></p>"
+    state += f"<p class='bad'>{esc(verify['error'])}</p>" if verify["error"] else ""
+    if verify["functions"]:
+        state += f"<p class='bad'>function libraries differ: {esc(verify['functions'])}</p>"
+    return state + table(
+        ["keys", "#count"], ((esc(name), human_count(count)) for name, count in verify["keys"].items())
+    )
 
 
 def _limit(limit: dict[str, Any]) -> str:

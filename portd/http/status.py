@@ -12,7 +12,7 @@ from portd.model import Phase
 
 if TYPE_CHECKING:
     from portd.config import Settings
-    from portd.model import LaneState, LinkState, Progress, SourceOutlook
+    from portd.model import LaneState, LinkState, Progress, SourceOutlook, VerifyProgress
     from portd.pace import Pace
 
 # The snapshot is applied and the checkpoint written: what /readyz waits for.
@@ -75,6 +75,7 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
             "bytes_per_second": round(rates.stream_bytes),
         },
         "loop": asdict(progress.loop),
+        "verify": _verify(progress.verify),
         "dead_letters": dict(progress.dead_letters),
         "attributes_dropped": dict(progress.attributes_dropped),
         "last_error": progress.last_error,
@@ -91,6 +92,20 @@ def _link(link: LinkState, now: float) -> dict[str, Any]:
         "bytes_sent": link.bytes_sent,
         "last_received_seconds_ago": round(now - link.last_received_at, 3) if link.last_received_at else None,
         "last_sent_seconds_ago": round(now - link.last_sent_at, 3) if link.last_sent_at else None,
+    }
+
+
+def _verify(verify: VerifyProgress) -> dict[str, Any]:
+    return {
+        "running": verify.running,
+        "runs": dict(verify.runs),
+        "result": verify.result,
+        "started_at": verify.started_at,
+        "finished_at": verify.finished_at,
+        "seconds": round(verify.seconds, 3),
+        "keys": verify.keys,
+        "functions": verify.functions,
+        "error": verify.error,
     }
 
 

@@ -13,7 +13,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from portd.files.errors import Interrupted, OutputError
+from portd.errors import Interrupted, OutputError
 from portd.kernel.handler import Handler
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.kernel.stream import StreamSplitter

@@ -11,9 +11,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from portd.config import Existing, OnRefusal
-from portd.errors import DecodeError, UnsupportedRdb
+from portd.errors import DecodeError, Interrupted, UnsupportedRdb
 from portd.files.aof import parts_of
-from portd.files.errors import Interrupted
 from portd.files.inputs import open_input
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger

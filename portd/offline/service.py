@@ -48,6 +48,9 @@ class OfflineService:
     def limit(self, name: str, value: int) -> None:
         """Lets a limit on the load of a target take effect; those without a target have none."""
 
+    def verify_every(self, seconds: float) -> None:
+        """Another time between two comparisons of the ends: there are none where nothing is followed."""
+
     def alive(self) -> bool:
         """All parts run."""
         return True

@@ -102,6 +102,14 @@ class LiveReader:
         number = rdb_version_of(self.family, self.version)
         return b"VALKEY%03d" % number if number >= 80 else b"REDIS%04d" % number
 
+    async def offset(self) -> int:
+        """How far the server's history goes now: bytes, as in `Position`.
+
+        Raises:
+            LinkLost: the connection ended.
+        """
+        return int(parse_info(await self._wire.ask("INFO", "replication")).get("master_repl_offset", "0"))
+
     async def scan(self, db: int) -> AsyncIterator[list[bytes]]:
         """All names of a database. A name may come twice while the server rearranges its tables."""
         cursor = b"0"

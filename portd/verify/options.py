@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+
+from portd.config import VerifyMethod as Method
+
+__all__ = ["Method", "Options"]
 
 MIB = 1 << 20
-
-
-class Method(StrEnum):
-    """How the keys of an end are read."""
-
-    AUTO = "auto"  # PSYNC, or SCAN where that is not allowed
-    PSYNC = "psync"  # a snapshot, as a replica gets it
-    SCAN = "scan"  # SCAN and DUMP of every key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +21,8 @@ class Options:
             lag of the sync between them.
         rounds: how often a key is read again at most; one that is changed all the time stays unsettled.
         largest_bytes: larger values are not read again: DUMP would block the server.
-        repair: copy differing keys to the target, remove extra ones.
+        repair: copy differing keys and function libraries to the target, remove extra keys.
+        share: of the time in which keys are scanned; the rest is left to others. 1 does not wait.
     """
 
     method: Method = Method.AUTO
@@ -34,3 +30,4 @@ class Options:
     rounds: int = 20
     largest_bytes: int = 256 * MIB
     repair: bool = False
+    share: float = 1.0

@@ -37,47 +37,61 @@ log = get_logger("verify")
 
 
 async def verify(settings: Settings, options: Options, on_found: Callable[[Found], None]) -> Report:
-    """Compares both ends.
+    """Compares both ends, with nobody else in the process; see `Verification.run`."""
+    return await Verification(settings, options, on_found).run()
+
+
+class Verification:
+    """Compares both ends once.
 
     Args:
         settings: ends, timeouts, directory for records.
         options: how.
         on_found: told of every differing key.
-
-    Raises:
-        ConfigError: both ends are one server, or an end does not let us ask what is needed.
-        SourceError: an end went away, or refuses PSYNC.
-        DecodeError: an end sent what cannot be understood.
-        SpoolError: the disk is full.
-        TargetError: the target refuses to be repaired.
+        applied: how far a sync between the ends has come; see `Settler`.
     """
-    parent = settings.spool_directory()
-    if parent is None:
-        raise ConfigError("spool_dir is off", hint="a verification keeps its records on disk: give a directory")
-    with ExitStack() as stack:
-        directory = PrivateDirectory(parent)
-        stack.callback(directory.remove)
-        return await _Verification(settings, options, directory, stack, on_found).run()
 
-
-class _Verification:
     def __init__(
         self,
         settings: Settings,
         options: Options,
-        directory: PrivateDirectory,
-        stack: ExitStack,
         on_found: Callable[[Found], None],
+        applied: Callable[[], int] | None = None,
     ) -> None:
         self._settings = settings
         self._options = options
-        self._directory = directory.path
-        self._stack = stack
+        self._applied = applied
         self._on_found = on_found
+        self._ends: tuple[EndDigest, ...] = ()
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
 
     async def run(self) -> Report:
+        """Compares them.
+
+        Raises:
+            ConfigError: both ends are one server, or an end does not let us ask what is needed.
+            SourceError: an end went away, or refuses PSYNC.
+            DecodeError: an end sent what cannot be understood.
+            SpoolError: the disk is full.
+            TargetError: the target refuses to be repaired.
+        """
+        parent = self._settings.spool_directory()
+        if parent is None:
+            raise ConfigError("spool_dir is off", hint="a verification keeps its records on disk: give a directory")
+        with ExitStack() as self._stack:
+            directory = PrivateDirectory(parent)
+            self._stack.callback(directory.remove)
+            self._directory = directory.path
+            return await self._run()
+
+    def held_bytes(self) -> int:
+        """Buffers held now; those of comparing two buckets are not counted."""
+        decoders = [end.decoder.statistics() for end in self._ends if end.decoder is not None]
+        names = ("window_capacity", "blob_capacity", "output_capacity", "scratch_capacity")
+        return sum(counters[name] for counters in decoders for name in names)
+
+    async def _run(self) -> Report:
         source, target = await self._readers()
         if source.run_id and source.run_id == target.run_id:
             raise ConfigError("source and target are the same server", hint="check both addresses")
@@ -87,7 +101,7 @@ class _Verification:
         suspects = self._new_suspects()
         await self._compare(source, target, digests, report, suspects)
         source, target = await self._readers()  # fresh ones: the others may have been idle for hours
-        settler = Settler(source, target, self._directory, digests, self._options)
+        settler = Settler(source, target, self._directory, digests, self._options, self._applied)
         report.suspects = suspects.count
         confirmed = await settler.run(suspects)
         if self._options.repair and confirmed.count:
@@ -138,9 +152,10 @@ class _Verification:
             here, there = (Store(self._directory, name, buckets) for name in ("source", "target"))
             stores.callback(here.close)
             stores.callback(there.close)
-            ends = (
-                EndDigest("source", self._source, source, here, self._settings, digests, report.source),
-                EndDigest("target", self._target, target, there, self._settings, digests, report.target),
+            settings, share = self._settings, self._options.share
+            ends = self._ends = (
+                EndDigest("source", self._source, source, here, settings, digests, report.source, share),
+                EndDigest("target", self._target, target, there, settings, digests, report.target, share),
             )
             try:
                 async with asyncio.TaskGroup() as group:
@@ -151,12 +166,12 @@ class _Verification:
             scanned = any(Method.SCAN.name == end.method for end in (report.source, report.target))
             tolerance = 0 if (source.exact_ttl and target.exact_ttl) or not scanned else RELATIVE_TTL_TOLERANCE_MS
             for index in range(buckets):
-                equal, found = compare(here.bucket(index), there.bucket(index), tolerance)
+                # Sorting does not need the interpreter: a sync beside us goes on.
+                equal, found = await asyncio.to_thread(compare, here.bucket(index), there.bucket(index), tolerance)
                 report.equal += equal
                 for kinds, source_at, target_at, _, _ in DIFFERENCE.iter_unpack(found):
                     db, name = there.name(target_at) if source_at == NOWHERE else here.name(source_at)
                     suspects.add(Suspect(db, name, kinds, 0))
-                await asyncio.sleep(0)
 
     async def _repair(self, source: LiveReader, settler: Settler, confirmed: Suspects, report: Report) -> Suspects:
         """Repairs, then looks again: what is equal now is repaired."""

@@ -19,6 +19,7 @@ from portd.verify.live import END, RELATIVE_TTL_TOLERANCE_MS, pour
 from portd.verify.store import Suspect, Suspects, name_at
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from portd.verify.live import LiveReader, NamedKey
@@ -43,6 +44,8 @@ class Settler:
         directory: for lists of keys.
         digests: the same for both ends.
         options: patience.
+        applied: how far the target has followed the source, where a sync runs between them and can tell. Then each look
+            waits until the target has all that the source had at the look before, however long the lag is.
 
     Attributes:
         settled: keys that turned out to be equal.
@@ -50,8 +53,15 @@ class Settler:
     """
 
     def __init__(
-        self, source: LiveReader, target: LiveReader, directory: Path, digests: DigestOptions, options: Options
+        self,
+        source: LiveReader,
+        target: LiveReader,
+        directory: Path,
+        digests: DigestOptions,
+        options: Options,
+        applied: Callable[[], int] | None = None,
     ) -> None:
+        self._applied = applied
         self.settled = 0
         self.unsettled = 0
         self._source = source
@@ -84,6 +94,7 @@ class Settler:
                 break
             if number:
                 await asyncio.sleep(pause)  # what changes meanwhile, or has arrived by then, settles
+                await self._arrive(pause)
             survivors = self.new_list()
             for batch in suspects.batches(BATCH_KEYS):
                 await self._look(batch, survivors, confirmed)
@@ -93,6 +104,14 @@ class Settler:
         self.unsettled += suspects.count
         suspects.close()
         return confirmed
+
+    async def _arrive(self, pause: float) -> None:
+        """Waits until the target has what the source has now."""
+        if self._applied is None:
+            return
+        offset = await self._source.offset()
+        while self._applied() < offset:  # noqa: ASYNC110 - nobody tells when; looking now and then is enough
+            await asyncio.sleep(pause)
 
     async def _look(self, batch: list[Suspect], survivors: Suspects, confirmed: Suspects) -> None:
         """One look at some keys."""

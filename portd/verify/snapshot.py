@@ -68,6 +68,10 @@ class EndDigest:
         settings: timeouts, `psync_command`.
         options: see there.
         report: brought up to date at the end.
+        share: of the time that a scan may use.
+
+    Attributes:
+        decoder: while it works.
     """
 
     def __init__(
@@ -79,7 +83,10 @@ class EndDigest:
         settings: Settings,
         options: DigestOptions,
         report: EndReport,
+        share: float = 1.0,
     ) -> None:
+        self.decoder: SnapshotDecoder | None = None
+        self._share = share
         self._side = side
         self._endpoint = endpoint
         self._reader = reader
@@ -142,24 +149,28 @@ class EndDigest:
             error.hint = error.hint and error.hint.replace("the source", "the target")
 
     async def _digest(self, spool: Spool) -> None:
-        decoder = SnapshotDecoder(self._options.handler())
+        self.decoder = decoder = SnapshotDecoder(self._options.handler())
         while not decoder.ended:
             chunk = await spool.read()
             pour(decoder, chunk.data, self._take)
             spool.release(chunk.end)
             self._tell(decoder, decoder.offset)
+            await asyncio.sleep(0)  # a sync may run beside us
         self._finish(decoder, decoder.offset)
 
     async def _by_scan(self) -> None:
         self._report.method = "SCAN"
         reader = self._reader
-        decoder = SnapshotDecoder(self._options.handler(), verify_checksum=False)
+        self.decoder = decoder = SnapshotDecoder(self._options.handler(), verify_checksum=False)
         pour(decoder, reader.magic, self._take)
         before = reader.read_bytes
         for db in sorted(reader.databases):
+            begun = time.monotonic()
             async for names in reader.scan(db):
                 await reader.tell([(db, name) for name in names], decoder, self._take)
                 self._tell(decoder, reader.read_bytes - before)
+                await asyncio.sleep((time.monotonic() - begun) * (1 / self._share - 1))
+                begun = time.monotonic()
         pour(decoder, END, self._take)
         self._finish(decoder, reader.read_bytes - before)
         self._report.unreadable += len(reader.too_large)
@@ -179,6 +190,7 @@ class EndDigest:
 
     def _finish(self, decoder: SnapshotDecoder, size: int) -> None:
         counters: dict[str, Any] = decoder.statistics()
+        self.decoder = None
         self._report.keys = counters["keys_told"]
         self._report.expired = counters["keys_expired"]
         self._report.unreadable = counters["keys_unreadable"]

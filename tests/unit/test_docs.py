@@ -14,6 +14,7 @@ from portd import errors
 from portd.cli.reference import configuration_page, metrics_page
 from portd.config import SETTINGS, default
 from portd.http.handlers import ENDPOINTS
+from portd.verify.report import EXIT_DIFFERENT
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,7 +77,7 @@ def test_every_exit_code_is_documented_and_known_to_the_unit() -> None:
     """Codes of errors are in operations.md, and systemd does not restart what cannot work."""
     classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.PortdError)]
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", OPERATIONS, re.MULTILINE)}
-    assert {each.exit_code for each in classes} | {os.EX_OK, os.EX_USAGE} == documented
+    assert {each.exit_code for each in classes} | {os.EX_OK, EXIT_DIFFERENT, os.EX_USAGE} == documented
     (line,) = unit_settings()["RestartPreventExitStatus"]
     hopeless = {os.EX_USAGE, os.EX_DATAERR, os.EX_NOPERM, os.EX_CONFIG}
     assert {int(code) for code in line.split()} == hopeless

@@ -16,7 +16,9 @@ from portd.source.losses import Reason
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-UNITS = re.compile(r"_(bytes|ops|seconds|info|phase|connected|waiting|batches|fences|keys|segments|spilling)$")
+UNITS = re.compile(
+    r"_(bytes|ops|seconds|info|phase|connected|waiting|batches|fences|keys|segments|spilling|running|result)$"
+)
 
 
 def collect(progress: Progress, pipeline: PipelineReading | None = None) -> dict[str, Metric]:

@@ -1,0 +1,125 @@
+"""Comparing both ends now and then while a sync follows the stream between them.
+
+A run happens only while the stream is followed: then decoder, queue and lanes of the snapshot hold nothing, and its
+buffers have their place. It scans slowly by default, and judges no key before the target has what the source had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from portd.errors import PortdError, printable
+from portd.log import get_logger
+from portd.verify.options import Options
+from portd.verify.report import EXIT_DIFFERENT, words_of
+
+if TYPE_CHECKING:
+    from portd.config import Settings
+    from portd.model import Progress, VerifyProgress
+    from portd.verify.report import Found, Report
+    from portd.verify.run import Verification
+
+SCAN_SHARE: Final = 0.25  # of the time; the sync beside us and the servers' clients have the rest
+NAMED_KEYS: Final = 20  # differing keys of a run that the log names
+OUTCOMES: Final = {os.EX_OK: "equal", EXIT_DIFFERENT: "different", os.EX_TEMPFAIL: "undecided"}
+
+log = get_logger("verify")
+
+
+class Schedule:
+    """Compares the ends every so often; its `run` is cancelled when the stream is no longer followed.
+
+    Args:
+        settings: of the sync.
+        progress: of the sync; `verify` is filled.
+    """
+
+    def __init__(self, settings: Settings, progress: Progress) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._every = settings.verify_every
+        self._changed = asyncio.Event()
+        self._ended = 0.0  # monotonic end of the last run; 0 before the first
+        self._work: Verification | None = None
+        self._named = 0
+
+    async def run(self) -> None:
+        """Waits and compares, for ever. A comparison that fails is told; it does not end the sync."""
+        self._ended = self._ended or time.monotonic()
+        while True:
+            await self._until_due()
+            await self._compare()
+
+    def change(self, seconds: float) -> None:
+        """Another time between two runs; 0 for none. A run that goes on goes on."""
+        self._every = seconds
+        self._changed.set()
+
+    def held_bytes(self) -> int:
+        """Buffers of the run that goes on."""
+        return self._work.held_bytes() if self._work is not None else 0
+
+    async def _until_due(self) -> None:
+        """Returns when the next run is due, which may change while we wait."""
+        while True:
+            self._changed.clear()
+            left = self._ended + self._every - time.monotonic() if self._every else None
+            try:
+                async with asyncio.timeout(left if left is None else max(0.0, left)):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
+    async def _compare(self) -> None:
+        """One run."""
+        from portd.verify.run import Verification  # noqa: PLC0415 - a sync that never compares does without
+
+        state = self._progress.verify
+        state.running, state.started_at, self._named = True, time.time(), 0
+        result = "abandoned"
+        options = Options(method=self._settings.verify_method, share=SCAN_SHARE)
+        log.info("comparing both ends", method=options.method.value)
+        try:
+            self._work = Verification(self._settings, options, self._name, self._applied)
+            report = await self._work.run()
+            state.error = ""
+            result = OUTCOMES[report.exit_code]
+            self._tell(report, state, result)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the sync goes on, and operators are told
+            result, state.error = "failed", str(error)
+            hint = (
+                error.hint if isinstance(error, PortdError) else f"a bug in portd ({type(error).__name__}): report it"
+            )
+            log.warning("comparison failed", error=state.error, hint=hint)
+        finally:
+            self._work = None
+            self._ended = time.monotonic()
+            state.running, state.finished_at, state.result = False, time.time(), result
+            state.runs[result] += 1
+
+    def _applied(self) -> int:
+        return self._progress.stream.applied_offset
+
+    def _name(self, key: Found) -> None:
+        """The log names some of the keys that differ."""
+        self._named += 1
+        if self._named <= NAMED_KEYS:
+            name = "(redacted)" if self._settings.redact_keys else printable(key.name)
+            log.warning("key differs", db=key.db, key=name, differs=" ".join(words_of(key.kinds)), note=key.note)
+
+    def _tell(self, report: Report, state: VerifyProgress, result: str) -> None:
+        missing, extra = report.kinds["missing"], report.kinds["extra"]
+        state.keys = {
+            "equal": report.equal + report.settled,
+            "missing": missing,
+            "extra": extra,
+            "different": report.different - missing - extra,
+            "undecided": report.unsettled,
+        }
+        state.functions = report.functions
+        tell = log.warning if result == "different" else log.info
+        seconds = round(time.time() - state.started_at, 1)
+        tell("compared both ends", result=result, **state.keys, functions=report.functions, seconds=seconds)
