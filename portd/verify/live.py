@@ -140,17 +140,17 @@ class LiveReader:
         for start in range(0, len(keys), KEYS_AT_ONCE):
             await self._tell(keys[start : start + KEYS_AT_ONCE], decoder, sink, after)
 
-    async def functions(self) -> list[bytes]:
-        """Names and code of function libraries, in order; empty where there are none or they may not be seen."""
+    async def functions(self) -> dict[bytes, bytes] | None:
+        """Code of function libraries by name; None where there cannot be any or they may not be seen."""
         try:
             libraries = await self._wire.ask("FUNCTION", "LIST", "WITHCODE")
         except Refused:
-            return []
-        found = []
+            return None
+        found = {}
         for library in libraries:
             fields = dict(zip(library[::2], library[1::2], strict=True))
-            found.append(fields[b"library_name"] + b"\0" + fields[b"library_code"])
-        return sorted(found)
+            found[fields[b"library_name"]] = fields[b"library_code"]
+        return found
 
     def close(self) -> None:
         """Ends the connection; idempotent."""

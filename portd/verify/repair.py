@@ -50,6 +50,25 @@ class Repairer:
             for each in batch:
                 await self._repair(each)
 
+    async def repair_functions(self, there: dict[bytes, bytes] | None) -> None:
+        """Loads libraries as the source has them, and removes those that it does not have.
+
+        Args:
+            there: code of the target's libraries by name; None where they may not be seen: nothing is done then.
+
+        Raises:
+            LinkLost: an end went away.
+            TargetRejected: the target refuses a command.
+        """
+        here = await self._source.functions()
+        if here is None or there is None:
+            return
+        for name in there.keys() - here.keys():
+            await self._ask("FUNCTION", "DELETE", name)
+        for name, code in here.items():
+            if there.get(name) != code:
+                await self._ask("FUNCTION", "LOAD", "REPLACE", code)
+
     async def _repair(self, each: Suspect) -> None:
         """Removes it from the target, or writes it as the source has it."""
         held: deque[Batch] = deque()
@@ -86,4 +105,6 @@ class Repairer:
         try:
             await self._target.ask(*words)
         except Refused as error:
-            raise TargetRejected(f"the target refuses to be repaired: {error}", hint="grant +del") from None
+            raise TargetRejected(
+                f"the target refuses to be repaired: {error}", hint="grant +del, and +function where libraries differ"
+            ) from None

@@ -104,8 +104,8 @@ class Verification:
         settler = Settler(source, target, self._directory, digests, self._options, self._applied)
         report.suspects = suspects.count
         confirmed = await settler.run(suspects)
-        if self._options.repair and confirmed.count:
-            confirmed = await self._repair(source, settler, confirmed, report)
+        if self._options.repair and (confirmed.count or report.functions):
+            confirmed = await self._repair(source, target, settler, confirmed, report)
         report.settled, report.unsettled = settler.settled - report.repaired, settler.unsettled
         for batch in confirmed.batches(BATCH_KEYS):
             for each in batch:
@@ -173,13 +173,19 @@ class Verification:
                     db, name = there.name(target_at) if source_at == NOWHERE else here.name(source_at)
                     suspects.add(Suspect(db, name, kinds, 0))
 
-    async def _repair(self, source: LiveReader, settler: Settler, confirmed: Suspects, report: Report) -> Suspects:
+    async def _repair(
+        self, source: LiveReader, target: LiveReader, settler: Settler, confirmed: Suspects, report: Report
+    ) -> Suspects:
         """Repairs, then looks again: what is equal now is repaired."""
         found = await inspect(self._target)
         wire = Wire(self._target, self._settings.connect_seconds, self._settings.silence_seconds)
         self._stack.callback(wire.close)
         await wire.open()
-        await Repairer(source, wire, found.dialect()).run(confirmed)
+        repairer = Repairer(source, wire, found.dialect())
+        if report.functions:
+            await repairer.repair_functions(await target.functions())
+            report.functions = await _compare_functions(source, target)
+        await repairer.run(confirmed)
         before = settler.settled
         left = await settler.run(confirmed)
         report.repaired = settler.settled - before
@@ -188,6 +194,8 @@ class Verification:
 
 async def _compare_functions(source: LiveReader, target: LiveReader) -> str:
     """How function libraries differ, in words; "" when they do not, or cannot be seen."""
-    here, there = set(await source.functions()), set(await target.functions())
-    names = {each.partition(b"\0")[0].decode("utf-8", "replace") for each in here ^ there}
-    return ", ".join(sorted(names))
+    here, there = await source.functions(), await target.functions()
+    if here is None or there is None:
+        return ""
+    names = {name for name, _ in here.items() ^ there.items()}
+    return ", ".join(sorted(name.decode("utf-8", "replace") for name in names))

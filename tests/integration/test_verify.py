@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -246,6 +247,30 @@ async def test_function_libraries_count(source: Server, target: Server, tmp_path
     client_of(source).execute_command("FUNCTION", "LOAD", code)
     report, _ = await run(source, target, tmp_path)
     assert (report.functions, report.exit_code) == ("lib", 1)
+
+
+async def test_repair_brings_function_libraries(source: Server, target: Server, tmp_path: Path) -> None:
+    """Missing libraries are loaded, those with other code replaced, extra ones removed; unseen ones are left alone."""
+
+    def load(server: Server, name: str, result: int) -> None:
+        code = f"#!lua name={name}\nredis.register_function('{name}_f', function() return {result} end)"
+        client_of(server).execute_command("FUNCTION", "LOAD", code)
+
+    for name in ("missing", "differs", "same"):
+        load(source, name, 1)
+    for name, result in (("differs", 2), ("same", 1), ("extra", 1)):
+        load(target, name, result)
+    client_of(source).execute_command("ACL", "SETUSER", "few", "on", ">secret", "~*", "+@all", "-function|list")
+    url = source.url.replace("redis://", "redis://few:secret@")
+    repair = dataclasses.replace(QUICK, repair=True)
+    report, _ = await run(source, target, tmp_path, repair, source=url)
+    assert len(client_of(target).function_list()) == 3
+    report, _ = await run(source, target, tmp_path)
+    assert (report.functions, report.exit_code) == ("differs, extra, missing", 1)
+    report, _ = await run(source, target, tmp_path, repair)
+    assert (report.functions, report.exit_code) == ("", os.EX_OK)
+    assert client_of(target).fcall("missing_f", 0) == client_of(target).fcall("differs_f", 0) == 1
+    assert len(client_of(target).function_list()) == 3
 
 
 async def test_scan_where_psync_is_forbidden(source: Server, target: Server, tmp_path: Path) -> None:
