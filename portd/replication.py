@@ -8,6 +8,7 @@ the spool is between them. A new session begins from the checkpoint in the targe
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 log = get_logger("sync")
 
 MOST_FENCES = 20  # shown on a page
-FULL_SYNC_SECONDS = 60.0  # longest wait between full syncs that fail: each one costs the source a fork
+FULL_SYNC_SECONDS = 60.0  # longest wait between full syncs that follow one another: each one costs the source a fork
+LASTING_SECONDS = 60.0  # a full sync that was of use for this long was none of them
 
 
 class Replication:
@@ -99,6 +101,8 @@ class Replication:
         self._letters = DeadLetters(progress, path=settings.dead_letters, stop=settings.on_refusal is OnRefusal.STOP)
         self._session: Session | None = None
         self._forks = Backoff(first_seconds=1.0, limit_seconds=FULL_SYNC_SECONDS)
+        self._copied_at = 0.0  # time.monotonic() of the last snapshot that was applied; 0 when it has been looked at
+        self._spacing = 0.0  # of the next session
         self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
         self._largest: list[CurrentKey] = []
         self._lease: Lease | None = None
@@ -148,7 +152,7 @@ class Replication:
                 self._progress.phase = Phase.CONNECTING
                 if self._progress.stream.transactions > done:  # it worked for a while
                     backoff.reset()
-                wait = (self._forks if self._copying else backoff).next_wait()
+                wait = self._fork_wait() if self._copying else backoff.next_wait()
                 log.warning("session ended", error=str(error), retry_seconds=round(wait, 1))
                 transfer = None
                 await self._pause(wait)
@@ -257,10 +261,17 @@ class Replication:
             log.info("partial sync", replid=transfer.position.replid, offset=transfer.position.offset)
         self._progress.position = transfer.position
         self._copying = transfer.full
-        self._session = Session(parts, transfer, checkpoint, on_snapshot=self._copied)
+        spacing, self._spacing = self._spacing, 0.0
+        self._session = Session(parts, transfer, checkpoint, on_snapshot=self._copied, spacing=spacing)
         try:
             await self._session.run()
         except HistoryLost as lost:
+            self._spacing = self._fork_wait()
+            log.warning(
+                "source lost our place",
+                hint="raise repl-backlog-size at the source: it has to hold what is written while the link is made again",
+                next_wait_seconds=round(self._spacing, 1),
+            )
             return lost.transfer
         except Stopped:
             log.info("stopped inside a snapshot", hint="it starts over with the next start")
@@ -284,7 +295,14 @@ class Replication:
 
     def _copied(self) -> None:
         self._copying = False
-        self._forks.reset()
+        self._copied_at = time.monotonic()
+
+    def _fork_wait(self) -> float:
+        """Seconds before the source may be made to fork again; they grow unless the last copy was of use for a while."""
+        if self._copied_at and time.monotonic() - self._copied_at > LASTING_SECONDS:
+            self._forks.reset()
+        self._copied_at = 0.0
+        return self._forks.next_wait()
 
     def close(self) -> None:
         """Ends connections and removes the spool's files; idempotent."""

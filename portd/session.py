@@ -119,10 +119,18 @@ class Session:
         transfer: what the source agreed to; the link is connected and does not run yet.
         checkpoint: where a partial sync continues; None for a full one.
         on_snapshot: called when a snapshot is applied and its checkpoint written.
+        spacing: seconds to wait at the least before a lost link is made again: full syncs follow one another, and the
+            next loss may cost the source the next fork.
     """
 
     def __init__(
-        self, parts: Parts, transfer: Transfer, checkpoint: Checkpoint | None, on_snapshot: Callable[[], None]
+        self,
+        parts: Parts,
+        transfer: Transfer,
+        checkpoint: Checkpoint | None,
+        on_snapshot: Callable[[], None],
+        *,
+        spacing: float = 0.0,
     ) -> None:
         self.copy: SnapshotCopy | None = None
         self.writers: Writers | None = None
@@ -133,6 +141,7 @@ class Session:
         self._transfer = transfer
         self._checkpoint = checkpoint
         self._on_snapshot = on_snapshot
+        self._spacing = spacing
         self._replid = transfer.position.replid
         self._phase = Phase.CONNECTING  # of the target's side, which goes on while the link is made again
         self._input_ended = asyncio.Event()
@@ -194,7 +203,7 @@ class Session:
         link, progress = self._parts.link, self._parts.progress
         lost_at = progress.source.last_received_at
         while True:
-            await asyncio.sleep(backoff.next_wait())
+            await asyncio.sleep(max(backoff.next_wait(), self._spacing))
             if self._input_ended.is_set():
                 return
             try:
@@ -210,6 +219,7 @@ class Session:
                 return
             if transfer.full:
                 raise HistoryLost(transfer)
+            self._spacing = 0.0  # its backlog is large enough
             progress.phase = self._phase
             progress.partial_syncs += 1
             self._adopt(transfer.position.replid)

@@ -75,6 +75,25 @@ async def test_a_source_link_that_never_lasts_costs_few_forks(world: World) -> N
     await world.finish()
 
 
+async def test_a_backlog_that_is_too_small_costs_few_forks(world: World) -> None:
+    """Full syncs that follow one another, since the source never remembers where we were, come with growing pauses."""
+    world.source.client().config_set("repl-backlog-size", 16 * 1024)
+    forks = world.source.info("stats")["total_forks"]
+    begun = time.monotonic()
+    while time.monotonic() < begun + 12:
+        await world.until(lambda status: status["phase"] == "streaming" and status["source"]["connected"], "streaming")
+        world.source_proxy.cut()
+        world.source.client().set("more than the backlog", "x" * 200_000)
+        await asyncio.sleep(0.02)
+    forks = world.source.info("stats")["total_forks"] - forks
+    assert 2 <= forks <= 6
+    status = await world.until(lambda status: status["full_syncs"].get("backlog", 0) >= forks - 1, "counted")
+    assert status["full_syncs"]["backlog"] <= forks
+    world.source.client().config_set("repl-backlog-size", 10 << 20)
+    await world.recovered()
+    await world.finish()
+
+
 async def test_half_open_link_to_the_source(world: World) -> None:
     """Packets that are dropped without a word are noticed by silence; the stream goes on where it was."""
     world.source_proxy.half_open()
