@@ -36,11 +36,12 @@ def test_the_dump_is_a_snapshot_that_servers_load(binary: Binary, servers: Serve
     shutil.copy(file, f"{directory}/{loaded.client().config_get('dbfilename')['dbfilename']}")
     loaded.restart(crash=True)
     assert_equal(source, loaded)
-    checker = shutil.which(f"{binary.family}-check-rdb")
-    if checker and binary.version[0] == (7 if binary.family == "redis" else 8):
-        checked = subprocess.run([checker, file], capture_output=True, timeout=PATIENCE_SECONDS, check=False)
-        assert checked.returncode == 0, checked.stdout
-        assert b"Checksum OK" in checked.stdout
+    # The checker is the server itself under another name; that of another version may not know this one's header.
+    words = [f"{binary.family}-check-rdb", str(file)]
+    checked = subprocess.run(words, executable=binary.path, capture_output=True, timeout=PATIENCE_SECONDS, check=False)
+    assert checked.returncode == 0, checked.stdout
+    assert b"Checksum OK" in checked.stdout
+    assert b"RDB looks OK" in checked.stdout
 
 
 def test_a_dump_goes_through_a_pipe(source: Server) -> None:
