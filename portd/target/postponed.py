@@ -192,10 +192,12 @@ class Postponed:
 
     Attributes:
         wanted: set while there may be some: a sweep is wanted.
+        told: the checkpoint in the target may say so, still.
     """
 
     def __init__(self, *, there: bool) -> None:
         self.wanted = asyncio.Event()
+        self.told = there
         if there:
             self.wanted.set()
         self._postponed_to = 0  # offset behind the last command that was postponed
@@ -213,6 +215,7 @@ class Postponed:
         if piece.postponed:
             self._postponed_to = max(self._postponed_to, piece.end_offset)
             self.wanted.set()
+            self.told = True
 
     def applied(self, offset: int) -> bool:
         """Everything postponed so far is in the target, which has applied the stream up to *offset*."""
@@ -303,16 +306,17 @@ class Sweeper:
         """
 
         async def once(connection: Connection) -> None:
-            await self._sweep(connection, FINISH_KEYS, None)
+            if self._postponed.there:
+                await self._sweep(connection, FINISH_KEYS, None)
+                _log.info("postponed expiries are set back", corrected=self._progress.expiries_corrected)
             answers = await connection.ask(request("SELECT", 0), request("EVAL", CLEAR_SCRIPT, 1, self._key, epoch))
             for answer in answers:
                 _check(answer)
             self._postponed.wanted.clear()
-            self._progress.expiries_to_correct = False
-            _log.info("postponed expiries are set back", corrected=self._progress.expiries_corrected)
+            self._postponed.told = self._progress.expiries_to_correct = False
 
         backoff = Backoff()
-        while self._postponed.there and await self._try(once, backoff):
+        while self._postponed.told and await self._try(once, backoff):
             continue
 
     async def _try(self, work: Callable[[Connection], Coroutine[Any, Any, None]], backoff: Backoff) -> bool:
