@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 from portd import log
 from portd.cli.extra_flags import ENDS, flags
 from portd.cli.failures import report, report_plainly
-from portd.errors import PortdError
+from portd.errors import OutputError, PortdError
 from portd.preflight.findings import Level
 
 if TYPE_CHECKING:
@@ -68,10 +69,17 @@ def _check(file: Path | None, given: Mapping[str, Any], *, as_json: bool, quiet:
         raise typer.Exit(130) from None
     except Exception as error:  # noqa: BLE001 - whatever it is becomes words and an exit code
         raise typer.Exit(report(error)) from None
-    if as_json:
-        print(json.dumps(found.shown(), indent=2))
-    else:
-        _show(found, quiet=quiet)
+    try:
+        if as_json:
+            print(json.dumps(found.shown(), indent=2))
+        else:
+            _show(found, quiet=quiet)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still holds at its exit
+        reason = (error.strerror or str(error)).lower()
+        problem = OutputError(f"standard output cannot be written: {reason}", hint="write elsewhere")
+        raise typer.Exit(report_plainly(problem)) from None
     raise typer.Exit(found.exit_code)
 
 

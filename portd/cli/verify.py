@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,12 +15,12 @@ from portd import log
 from portd.cli.extra_flags import ENDS, flags
 from portd.cli.failures import report, report_plainly
 from portd.errors import ConfigError, PortdError, printable
+from portd.files.outputs import STDOUT, Output
 from portd.units import parse_size
 from portd.verify.options import Method, Options
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
-    from typing import TextIO
 
     from portd.verify.report import Found, Report
 
@@ -122,16 +121,18 @@ def _verify(
     from portd.verify.run import verify  # noqa: PLC0415 - the same
 
     with ExitStack() as stack:
-        printer = _Printer(_open(output, stack), show=show, as_json=as_json)
         try:
+            screen = stack.enter_context(Output(STDOUT))
+            file_output = stack.enter_context(Output(str(output))) if output is not None else None
+            printer = _Printer(screen, file_output, show=show, as_json=as_json)
             found = uvloop.run(_until_terminated(verify(settings, options, printer.found)))
+            printer.end(found)
         except KeyboardInterrupt:
             raise typer.Exit(128 + signal.SIGINT) from None
         except asyncio.CancelledError:
             raise typer.Exit(128 + signal.SIGTERM) from None
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is becomes words and an exit code
             raise typer.Exit(report(error)) from None
-        printer.end(found)
     raise typer.Exit(found.exit_code)
 
 
@@ -153,21 +154,12 @@ def _size(text: str) -> int:
         raise ConfigError(f"largest_bytes: {error}") from None
 
 
-def _open(output: Path | None, stack: ExitStack) -> TextIO | None:
-    if output is None:
-        return None
-    try:
-        return stack.enter_context(output.open("w", encoding="utf-8"))
-    except OSError as error:
-        problem = ConfigError(f"{output} cannot be written: {error.strerror}", hint="check --output")
-        raise typer.Exit(report_plainly(problem)) from None
-
-
 class _Printer:
     """Prints differing keys as they are known, then the outcome."""
 
-    def __init__(self, output: TextIO | None, *, show: int, as_json: bool) -> None:
-        self._output = output
+    def __init__(self, screen: Output, file: Output | None, *, show: int, as_json: bool) -> None:
+        self._screen = screen
+        self._file = file
         self._show = show
         self._as_json = as_json
         self._shown = 0
@@ -180,20 +172,25 @@ class _Printer:
             return
         if self._shown < self._show:
             note = f" ({key.note})" if key.note else ""
-            print(f"db {key.db} key {printable(key.name)}: {', '.join(line['differs'])}{note}")
+            self._print(f"db {key.db} key {printable(key.name)}: {', '.join(line['differs'])}{note}")
         elif self._shown == self._show:
-            print("... more: --show, --json and --output tell them all")
+            self._print("... more: --show, --json and --output tell them all")
         self._shown += 1
 
     def end(self, outcome: Report) -> None:
         """The outcome."""
         self._write(outcome.shown())
         if not self._as_json:
-            print(outcome.text())
+            self._print(outcome.text())
+        if self._file is not None:
+            self._file.commit()
 
     def _write(self, line: Mapping[str, Any]) -> None:
         text = json.dumps(line, ensure_ascii=False)
-        if self._output is not None:
-            self._output.write(text + "\n")
+        if self._file is not None:
+            self._file.write(text.encode() + b"\n")
         if self._as_json:
-            sys.stdout.write(text + "\n")
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._screen.write(text.encode() + b"\n")

@@ -23,7 +23,7 @@ SYNC_BYTES: Final = 32 << 20  # written back in steps, so that the end does not 
 
 
 class Output:
-    """A file that appears under its name only when `commit` was called; ``-`` is standard output.
+    """A file that appears under its name only when `commit` was called; ``-`` is standard output, and devices are themselves.
 
     Args:
         path: where it is to be.
@@ -44,6 +44,13 @@ class Output:
         self._name = path
         if self._path.is_dir():
             raise OutputError(f"{path} is a directory", hint="name a file in it")
+        if self._path.exists() and not self._path.is_file():  # a device or a pipe is written to, not replaced
+            try:
+                self._descriptor = os.open(self._path, os.O_WRONLY)
+            except OSError as error:
+                raise self._failed(error) from None
+            self._path = None
+            return
         self._temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.part")
         try:
             self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

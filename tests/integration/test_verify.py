@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -342,3 +343,20 @@ def test_a_terminated_run_leaves_nothing_on_disk(source: Server, target: Server,
         process.kill()
         process.communicate()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("full", [["--output", "/dev/full"], ["--json"]])
+def test_output_that_cannot_be_written_is_an_error(
+    source: Server, target: Server, tmp_path: Path, full: list[str]
+) -> None:
+    """A full disk, below a file or standard output, has a message and exit code 74, and no traceback."""
+    client_of(source).set("a", "1")
+    words = [sys.executable, "-m", "portd", "verify", "--source", source.url, "--target", target.url]
+    words += ["--settle-seconds", "0.05", "--spool-dir", str(tmp_path), *full]
+    with open("/dev/full", "wb") as screen:  # noqa: PTH123 - a device
+        ended = subprocess.run(words, stdout=screen, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert ended.returncode == os.EX_IOERR, ended.stderr
+    assert b"no space left" in ended.stderr
+    assert b"Traceback" not in ended.stderr
+    assert not list(tmp_path.iterdir())
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode), "a device is not replaced by a file"  # noqa: PTH116
