@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from portd.backoff import Backoff
 from portd.config import ExpiryGap, OnRefusal
 from portd.errors import LinkLost, PortdError, TargetError
 from portd.log import get_logger
@@ -21,7 +22,6 @@ from portd.pipeline import ByteBudget, FenceStatistics
 from portd.pipeline.queue import OWNER as QUEUE
 from portd.readings import FenceReading, KeyReading, LaneReading, PipelineReading, SpoolReading
 from portd.session import HistoryLost, Parts, Session, Stopped, first_cause, fresh
-from portd.source.backoff import Backoff
 from portd.source.handshake import HandshakeOptions
 from portd.source.info import read_info
 from portd.source.link import Link, LinkOptions

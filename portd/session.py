@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from portd.backoff import Backoff
 from portd.config import Existing, ExpiryGap, StopAfter
 from portd.errors import LinkLost, SourceError
 from portd.kernel.snapshot import SnapshotDecoder
@@ -19,7 +20,6 @@ from portd.log import get_logger
 from portd.model import Phase, Position, SnapshotProgress
 from portd.resync import NotingSink, Resync
 from portd.snapshotcopy import SnapshotCopy
-from portd.source.backoff import Backoff
 from portd.streamfeed import StreamFeed
 from portd.target.applier import Applier, ApplierOptions
 from portd.target.checkpoint import Checkpoint, write_checkpoint

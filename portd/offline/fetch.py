@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from portd.backoff import Backoff
 from portd.errors import LinkLost, SourceError
 from portd.log import get_logger
 from portd.model import Progress
-from portd.source.backoff import Backoff
 from portd.source.handshake import HandshakeOptions
 from portd.source.link import Link, LinkOptions
 from portd.spool import Spool

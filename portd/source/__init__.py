@@ -1,8 +1,7 @@
 """The source's side: handshake, link, what to do when it is lost."""
 
-from portd.source.backoff import Backoff
 from portd.source.handshake import HandshakeOptions
 from portd.source.link import Link, LinkOptions, Transfer
 from portd.source.losses import Reason, SourceLost
 
-__all__ = ["Backoff", "HandshakeOptions", "Link", "LinkOptions", "Reason", "SourceLost", "Transfer"]
+__all__ = ["HandshakeOptions", "Link", "LinkOptions", "Reason", "SourceLost", "Transfer"]

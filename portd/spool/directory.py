@@ -13,9 +13,8 @@ import secrets
 import time
 from pathlib import Path
 
-import structlog
-
 from portd.errors import SpoolError
+from portd.log import get_logger
 
 PREFIX = "portd-spool-"
 LOCK_NAME = "lock"
@@ -23,7 +22,7 @@ SEGMENT_SUFFIX = ".segment"
 UNLOCKED_GRACE_SECONDS = 60.0  # a directory without a lock file may be one that is just being made
 
 _HINT = "spool_dir must be a local directory that portd's user may write to; or set spool_dir to off"
-_log = structlog.get_logger("portd.spool")
+_log = get_logger("spool")
 
 
 class PrivateDirectory:

@@ -13,11 +13,11 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from portd.backoff import Backoff
 from portd.errors import InternalError, PortdError, TargetError, TargetLost
 from portd.log import get_logger
 from portd.model import LaneState
 from portd.target.account import Account, Unconfirmed
-from portd.target.backoff import Backoff
 from portd.target.checkpoint import Checkpoint, State
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.databases import count_databases, highest_database, selected
@@ -170,7 +170,7 @@ class Applier:
                 self._state.link.losses[lost.reason] += 1
                 _log.warning("applier lost its connection", reason=lost.reason, offset=self._account.offset)
                 self._sending(None)
-                await asyncio.sleep(self._backoff.next())
+                await asyncio.sleep(self._backoff.next_wait())
             else:
                 return
 
@@ -476,7 +476,7 @@ class Applier:
         self._trouble(text)
         if code_of(text) in RECONNECT_CODES:
             raise Disconnected(f"{NAME}: the target is not ready: {presentable(text)}", code_of(text).lower())
-        await asyncio.sleep(self._backoff.next())
+        await asyncio.sleep(self._backoff.next_wait())
 
     def _confirm(self, done: Unconfirmed, failed: int) -> None:
         """A group is in the target."""

@@ -6,8 +6,8 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from portd.backoff import Backoff
 from portd.errors import TargetBusy, TargetError, TargetLost
-from portd.target.backoff import Backoff
 from portd.target.connection import Disconnected
 from portd.target.replies import Verdict, classify, presentable
 
@@ -58,13 +58,13 @@ async def patiently(action: Callable[[], Awaitable[ResultT]], note: Callable[[st
     Raises:
         TargetError: another one than these.
     """
-    backoff = Backoff()
+    backoff = Backoff.quick()
     while True:
         try:
             return await action()
         except (TargetBusy, Disconnected) as error:
             note(str(error))
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(backoff.next_wait())
 
 
 def reply_text(error: RedisError) -> str:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from portd.backoff import Backoff
 from portd.errors import TargetError, TargetLost
 from portd.kernel.batch import CLOSE, OPEN
 from portd.log import get_logger
 from portd.pipeline import QueueClosed, Run
-from portd.target.backoff import Backoff
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.deadletter import Letter
 from portd.target.limiter import Limiter
@@ -159,7 +159,7 @@ class Lane:
                     connection.close()
             except Disconnected as lost:
                 self._lose(lost)
-                await asyncio.sleep(self.backoff.next())
+                await asyncio.sleep(self.backoff.next_wait())
             else:
                 return
 
@@ -369,7 +369,7 @@ class Lane:
                 notes = await answer
                 self._again.popleft()
                 if not self._settle(connection, delivery, number, notes):
-                    await asyncio.sleep(self.backoff.next())
+                    await asyncio.sleep(self.backoff.next_wait())
             self._changed.clear()
             await self._changed.wait()
 

@@ -24,10 +24,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from portd.backoff import Backoff
 from portd.errors import LinkTaken, TargetBusy, TargetError
 from portd.log import get_logger
 from portd.model import LinkState
-from portd.target.backoff import Backoff
 from portd.target.checkpoint import LEASE_SUFFIX, run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control
@@ -245,7 +245,7 @@ class Lease:
             LinkTaken: another process took the link over.
             TargetError: the target refuses for good.
         """
-        backoff = Backoff()
+        backoff = Backoff.quick()
         while True:
             try:
                 if self._connection is None:
@@ -258,7 +258,7 @@ class Lease:
                 if self._connection is not None:
                     self._connection.close()
                     self._connection = None
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(backoff.next_wait())
 
     async def _renew(self, connection: Connection, backoff: Backoff) -> None:
         known = 0  # client id that the lease is known to carry

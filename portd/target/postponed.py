@@ -13,10 +13,10 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
+from portd.backoff import Backoff
 from portd.errors import LinkTaken, TargetBusy, TargetError
 from portd.log import get_logger
 from portd.model import LinkState
-from portd.target.backoff import Backoff
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control, reply_text
 from portd.target.replies import Verdict, classify, code_of, presentable
@@ -287,7 +287,7 @@ class Sweeper:
                 self._progress.expiries_to_correct = False
                 _log.info("postponed expiries are set back", corrected=self._progress.expiries_corrected)
 
-        backoff = Backoff()
+        backoff = Backoff.quick()
         while True:
             await self._postponed.wanted.wait()
             await asyncio.sleep(SETTLE_SECONDS)
@@ -315,7 +315,7 @@ class Sweeper:
             self._postponed.wanted.clear()
             self._postponed.told = self._progress.expiries_to_correct = False
 
-        backoff = Backoff()
+        backoff = Backoff.quick()
         while self._postponed.told and await self._try(once, backoff):
             continue
 
@@ -329,7 +329,7 @@ class Sweeper:
                 connection.close()
         except (Disconnected, TargetBusy) as error:
             _log.warning("setting postponed expiries back was interrupted and is taken up again", error=str(error))
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(backoff.next_wait())
         except LinkTaken:
             raise
         except TargetError as error:

@@ -12,12 +12,12 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from portd.backoff import Backoff
 from portd.errors import TargetBusy, TargetError, TargetLost
 from portd.kernel.keyhash import BUCKETS, HASH_SIZE, HashSet, KeyBuckets, names_of
 from portd.log import get_logger
 from portd.model import LinkState
 from portd.spool.buckets import NOWHERE, BucketFile
-from portd.target.backoff import Backoff
 from portd.target.checkpoint import run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.limiter import Limiter
@@ -154,7 +154,7 @@ class Pruner:
         self.progress.hashed = hashes.keys
         await asyncio.to_thread(self._hash_file.append, hashes.take_rest())
         self._hashes = None
-        backoff = Backoff()
+        backoff = Backoff.quick()
         while True:
             try:
                 connection = await connect(self._endpoint, "prune", LinkState(), self._options.connection)
@@ -164,7 +164,7 @@ class Pruner:
                     connection.close()
             except (Disconnected, TargetBusy) as error:
                 _log.warning("pruning was interrupted and is taken up again", error=str(error))
-                await asyncio.sleep(backoff.next())
+                await asyncio.sleep(backoff.next_wait())
             else:
                 return self.progress
 

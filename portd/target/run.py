@@ -214,7 +214,7 @@ class RunServer:
         self._lane.trouble(connection, text)
         if code_of(text) in RECONNECT_CODES:
             await connection.watch()
-        await asyncio.sleep(self._lane.backoff.next())
+        await asyncio.sleep(self._lane.backoff.next_wait())
 
     # -- commands in parts
 

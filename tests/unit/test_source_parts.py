@@ -9,8 +9,8 @@ import ssl
 
 import pytest
 
+from portd.backoff import Backoff
 from portd.errors import HandshakeError
-from portd.source.backoff import Backoff
 from portd.source.info import OutputLimit, parse_info, parse_output_limit
 from portd.source.losses import Reason, SourceLost, connect_error, early_end, reason_of
 

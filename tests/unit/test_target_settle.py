@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from portd.backoff import Backoff
 from portd.errors import InternalError, SpoolError, TargetRejected
 from portd.kernel.replies import Note
 from portd.model import Progress
-from portd.target.backoff import Backoff
 from portd.target.deadletter import DeadLetters, Letter
 from portd.target.replies import Verdict, abort_cause, already_applied, classify, presentable
 from portd.target.settle import outcome, settle
@@ -191,8 +191,8 @@ def test_dead_letter_file_that_cannot_be_opened(tmp_path: Path) -> None:
 def test_backoff_grows_to_its_limit() -> None:
     """Waits double up to the limit, with jitter below, and begin again after a success."""
     backoff = Backoff(1.0, 4.0)
-    waits = [backoff.next() for _ in range(5)]
+    waits = [backoff.next_wait() for _ in range(5)]
     for wait, step in zip(waits, [1.0, 2.0, 4.0, 4.0, 4.0], strict=True):
         assert step / 2 <= wait <= step
     backoff.reset()
-    assert backoff.next() <= 1.0
+    assert backoff.next_wait() <= 1.0

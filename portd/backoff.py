@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class Backoff:
@@ -28,6 +32,11 @@ class Backoff:
         self._jitter = jitter
         self._random = chance or random.Random()  # noqa: S311 - not a secret
         self.attempts = 0  # waits since the last success
+
+    @classmethod
+    def quick(cls) -> Self:
+        """For a server that asks for a moment's patience: waits of up to 50 ms at first and 5 s in the end."""
+        return cls(0.05, 5.0)
 
     def next_wait(self) -> float:
         """Seconds to wait now; the next answer is longer."""
