@@ -101,7 +101,7 @@ async def test_full_target_is_probed(servers: ServerFactory) -> None:
 
 async def test_unsupported_targets_are_refused(servers: ServerFactory) -> None:
     """A cluster node and a read-only replica are refused with what to do instead; both can be inspected."""
-    node = servers(cluster_enabled="yes")
+    node = servers(cluster_enabled="yes", cluster_port=free_port())  # by default the port + 10,000, which may be none
     with pytest.raises(TargetError, match="cluster node\nHINT"):
         await probe(_endpoint(node))
     assert (await inspect(_endpoint(node))).cluster_enabled
