@@ -51,7 +51,7 @@ def check(snapshot: Snapshot, run: Run) -> Losses:
     spec, target = run.target.spec, run.target
     losses = Losses()
     wanted: set[tuple[int, bytes]] = set()
-    named = {(letter.db, letter.key) for letter in run.letters}
+    given_up = {(letter.db, letter.key) for letter in run.letters if "field names" in letter.reason}
     expired = 0
     for entry in snapshot.entries:
         where = f"db {entry.db} key {entry.key[:80]!r} type {entry.type}"
@@ -62,7 +62,7 @@ def check(snapshot: Snapshot, run: Run) -> Losses:
             losses.refused.append((entry.db, entry.key))
             continue
         stored = target.databases.get(entry.db, {}).get(entry.key)
-        if stored is None and (entry.db, entry.key) in named and long_names(entry.value, run.limits.chunk_bytes):
+        if stored is None and (entry.db, entry.key) in given_up and long_names(entry.value, run.limits.chunk_bytes):
             losses.refused.append((entry.db, entry.key))
             continue
         if entry.expire_ms is not None and entry.expire_ms <= target.now_ms:
