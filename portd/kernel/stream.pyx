@@ -571,9 +571,8 @@ cdef class StreamSplitter:
             if i > 2 and (is_word(option, size, "EXAT") or is_word(option, size, "PXAT")):
                 if not self.editor.pxat:
                     return True
-                unit = 1000 if is_word(option, size, "EXAT") else 1
-                if not self.postpones:
-                    return False
+                if self.postpones:
+                    unit = 1000 if is_word(option, size, "EXAT") else 1
             header = option + size + 2
         return False
 
