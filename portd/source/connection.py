@@ -8,13 +8,14 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from portd.errors import InternalError, PortdError
+from portd.source.handshake import State
 from portd.source.losses import Reason, SourceLost, early_end, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from portd.model import LinkState
-    from portd.source.handshake import Handshake, State, Transfer
+    from portd.source.handshake import Handshake, Transfer
     from portd.spool import Spool
 
 HANDSHAKE_BYTES = 4096  # read at once before the spool takes over
@@ -97,7 +98,11 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
         reason = self._reason or reason_of(exc)
         if not self.transfer.done():
-            lost = early_end(self._where, exc) if self._reason is None else SourceLost(reason, self._where)
+            lost = (
+                early_end(self._where, exc, agreed=self._handshake.state is State.HEADER)
+                if self._reason is None
+                else SourceLost(reason, self._where)
+            )
             self.transfer.set_exception(lost)
         if not self.lost.done():
             self.lost.set_result(reason)

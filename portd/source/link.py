@@ -11,9 +11,8 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import structlog
-
 from portd.errors import InternalError, SourceBusy, SourceError
+from portd.log import get_logger
 from portd.model import Phase, Position
 from portd.source.connection import Connection
 from portd.source.handshake import Handshake, HandshakeOptions, State, Transfer, resp
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Link", "LinkOptions", "Transfer"]
 
-_log = structlog.get_logger("portd.source")
+_log = get_logger("source")
 
 STALL_SECONDS = 3.0  # a timer this late means that we slept, not the source
 

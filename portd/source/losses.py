@@ -7,7 +7,7 @@ import socket
 import ssl
 from enum import StrEnum
 
-from portd.errors import HandshakeError, LinkLost, SourceError
+from portd.errors import HandshakeError, LinkLost, SourceBusy, SourceError
 
 
 class Reason(StrEnum):
@@ -105,9 +105,14 @@ def tls_error(where: str, error: BaseException) -> HandshakeError:
     return HandshakeError(f"TLS with {where} failed: {str(detail).lower().replace('_', ' ')}", hint=_TLS_HINT)
 
 
-def early_end(where: str, error: BaseException | None) -> SourceError:
-    """What to raise when the connection ended within the handshake."""
+def early_end(where: str, error: BaseException | None, *, agreed: bool) -> SourceError:
+    """What to raise when the connection ended within the handshake; *agreed*: on a full sync, whose snapshot was waited for."""
     reason = reason_of(error)
     if reason is Reason.TLS and error is not None:
         return tls_error(where, error)
+    if agreed:
+        return SourceBusy(
+            f"the source gave up the snapshot it was making ({where})",
+            hint="another replica that left takes a snapshot with it, and a fork may fail: the source's log tells",
+        )
     return SourceLost(reason, where, hint=_EARLY_END_HINT if reason in {Reason.EOF, Reason.RESET} else None)

@@ -597,6 +597,16 @@ async def test_what_listens_there_is_no_source(lines: list[bytes], kind: type[So
         assert caught.value.hint
 
 
+async def test_a_snapshot_that_is_given_up_is_asked_for_again() -> None:
+    """A full sync that was agreed on and does not come (a fork that failed, a child that was killed) says nothing against the source."""
+    agreed = b"+FULLRESYNC %s 1\r\n" % (b"a" * 40)
+    server, port = await talking_server(b"+PONG\r\n", b"+OK\r\n", b"+OK\r\n", b"+OK\r\n", agreed)
+    async with server, ends(Endpoint("127.0.0.1", port)) as each:
+        with pytest.raises(SourceBusy, match="gave up the snapshot") as caught:
+            await each.begin()
+        assert caught.value.retriable
+
+
 async def test_a_wrong_announced_length_is_refused() -> None:
     """A snapshot that ends elsewhere than announced would shift every offset."""
     full = b"+FULLRESYNC %s 1\r\n$9\r\n" % (b"a" * 40)

@@ -55,8 +55,8 @@ def test_what_trying_again_does_not_change() -> None:
     """TLS failures and a socket that may not be opened stay until somebody changes something."""
     for error in (ssl.SSLCertVerificationError(1, "x"), PermissionError(errno.EACCES, "x")):
         assert isinstance(connect_error(ADDRESS, error), HandshakeError)
-    assert isinstance(early_end(ADDRESS, ssl.SSLError(1, "x")), HandshakeError)
-    assert isinstance(early_end(ADDRESS, None), SourceLost)
+    assert isinstance(early_end(ADDRESS, ssl.SSLError(1, "x"), agreed=False), HandshakeError)
+    assert isinstance(early_end(ADDRESS, None, agreed=False), SourceLost)
 
 
 def test_backoff_doubles_up_to_its_limit() -> None:
