@@ -13,7 +13,7 @@ from portd.cli.failures import report_plainly
 from portd.cli.options import settings_flags
 from portd.cli.reload import ConfigFile
 from portd.config import ENV_PREFIX, SETTINGS
-from portd.errors import PortdError
+from portd.errors import ConfigError, PortdError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +49,14 @@ _Follow = Annotated[
     Path | None,
     typer.Option("--then-follow", metavar="FILE", help="A stream that dump --follow recorded, to apply behind it."),
 ]
+_Only = Annotated[
+    Path | None,
+    typer.Option(
+        "--only-letters",
+        metavar="FILE",
+        help="Restore only the keys that this file of dead letters names, once what stood in their way is mended.",
+    ),
+]
 
 
 def restore(file: Path | None, flags: Mapping[str, Any]) -> None:
@@ -57,10 +65,14 @@ def restore(file: Path | None, flags: Mapping[str, Any]) -> None:
     Example: portd restore dump.rdb --target redis://new:6379
     """
     given = dict(flags)
-    path, follow = given.pop("path"), given.pop("then_follow", None)
+    path, follow, only = given.pop("path"), given.pop("then_follow", None), given.pop("only_letters", None)
     try:
         settings = configload.load_settings({**given, "source": NO_SOURCE, "http": "off"}, file)
-        code = run_restore(settings, path, follow, _config_file(settings, file, flags))
+        if only is not None and follow is not None:
+            raise ConfigError(
+                "--only-letters takes keys of a snapshot, not of a stream", hint="leave --then-follow out"
+            )
+        code = run_restore(settings, path, follow, only, _config_file(settings, file, flags))
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     raise typer.Exit(code)
@@ -74,7 +86,7 @@ def _config_file(settings: Settings, file: Path | None, flags: Mapping[str, Any]
     return ConfigFile(file, frozenset({*flags, *variables}), settings.log_format)
 
 
-def run_restore(settings: Settings, path: str, follow: Path | None, file: ConfigFile | None) -> int:
+def run_restore(settings: Settings, path: str, follow: Path | None, only: Path | None, file: ConfigFile | None) -> int:
     """Restores *path*; the exit code."""
     from portd.cli.runner import run_blocking  # noqa: PLC0415 - uvloop and the like, which help does not need
     from portd.offline.restore import Restore  # noqa: PLC0415 - the same
@@ -82,7 +94,9 @@ def run_restore(settings: Settings, path: str, follow: Path | None, file: Config
     log.configure(settings.log_format, settings.log_level)
     for name in configload.unknown_variables(os.environ):
         log.get_logger("cli").warning("variable is not a setting", variable=name)
-    return run_blocking(lambda: Restore(settings, path, follow), settings, file)
+    return run_blocking(lambda: Restore(settings, path, follow, only), settings, file)
 
 
-restore_command = settings_flags(restore, names=SETTINGS_USED, more={"path": _File, "then_follow": _Follow})
+restore_command = settings_flags(
+    restore, names=SETTINGS_USED, more={"path": _File, "then_follow": _Follow, "only_letters": _Only}
+)

@@ -70,12 +70,14 @@ cdef class CommandHandler(Handler):
     cdef uint64_t stream_meta_dropped
     cdef uint64_t functions
     cdef list letters
+    cdef frozenset wanted               # (db, key) of the keys to write; None for all of them
     cdef uint64_t letters_total
 
     cdef int cut(self, bint part) except -1
 
     cdef int _cut_if_full(self) except -1
     cdef int _close_run(self) except -1
+    cdef bint _is_wanted(self, Key* key) except -1
     cdef int _leave_out(self, uint64_t n) except -1
     cdef int _close_command(self) except -1
     cdef int _open(self, const char* name, Py_ssize_t extra) except -1

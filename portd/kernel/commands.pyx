@@ -210,6 +210,9 @@ cdef class CommandHandler(Handler):
     cdef int plan(self, Key* key) except -1:
         cdef int collection = layout_of(key.encoding).collection
         cdef bint takes_meta
+        if self.wanted is not None and not self._is_wanted(key):
+            self.keys_left_out += 1
+            return P_SKIP
         if key.idle >= 0 and self.dialect.takes_lfu:
             self.idle_dropped += 1
             key.idle = -1
@@ -234,6 +237,9 @@ cdef class CommandHandler(Handler):
             self.refuse(key, layout_of(key.encoding).name.decode(), "the target does not know this type")
             return P_SKIP
         return P_SMALL
+
+    cdef bint _is_wanted(self, Key* key) except -1:
+        return (self.db, key.name[:key.size]) in self.wanted
 
     cdef int _older_stream(self, int encoding) noexcept:
         """The encoding that the target takes this stream in when it does not know it as it is; 0 for none."""
@@ -787,6 +793,8 @@ cdef class CommandHandler(Handler):
 
     cdef int function(self, Item* code) except -1:
         self._close_run()
+        if self.wanted is not None:
+            return 0
         self.functions += 1
         if not self.dialect.functions:
             return self.refuse(NULL, "function library", "the target has no functions")

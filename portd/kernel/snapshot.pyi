@@ -56,6 +56,8 @@ class SnapshotDecoder:
         ``keys_postponed``, not as ``keys_expired``. May be called again; a shift of 0 ends it. Times of hash fields are
         not postponed.
         """
+    def restrict(self, keys: frozenset[tuple[int, bytes]]) -> None:
+        """Writes only these keys, given as database and name; others count as ``keys_filtered``, functions are left out."""
     def next_output(self) -> object:
         """The same for any handler: decodes until it has something to hand out; None when bytes run out."""
     def finish(self) -> None:

@@ -129,6 +129,11 @@ cdef class SnapshotDecoder(StreamReader):
         self.margin_ms = margin_ms
         self.letters.shift_ms = shift_ms
 
+    def restrict(self, frozenset keys not None):
+        if self.letters is None:
+            raise TypeError("only commands can be restricted")
+        self.letters.wanted = keys
+
     def next_output(self):
         return self.next_batch()
 

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from portd.config import Existing, OnRefusal
-from portd.errors import DecodeError, Interrupted, UnsupportedRdb
+from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input
 from portd.kernel.snapshot import SnapshotDecoder
@@ -25,7 +25,7 @@ from portd.session import first_cause
 from portd.target.applier import Applier, ApplierOptions
 from portd.target.checkpoint import Checkpoint, guard, write_checkpoint
 from portd.target.control import control
-from portd.target.deadletter import DeadLetters, Letter
+from portd.target.deadletter import DeadLetters, Letter, read_keys
 from portd.target.lane import WriterOptions
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
@@ -53,9 +53,10 @@ class Restore(OfflineService):
         settings: what sync knows about targets, memory and refusals; the source is not looked at.
         path: the file: a snapshot, an append-only file, its manifest; ``-`` is standard input.
         follow: a recorded stream to apply behind it.
+        only: dead letters of an earlier restore: nothing but their keys is restored.
     """
 
-    def __init__(self, settings: Settings, path: str, follow: Path | None) -> None:
+    def __init__(self, settings: Settings, path: str, follow: Path | None, only: Path | None = None) -> None:
         super().__init__()
         self._settings = settings
         self._paths = parts_of(path)
@@ -76,7 +77,8 @@ class Restore(OfflineService):
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
         self._length = 0  # of the snapshot, bytes
-        self._refused = 0  # keys that the decoder gave up, so far
+        self._refused = self._filtered = 0  # keys that the decoder gave up or left out, so far
+        self._wanted = read_keys(only) if only is not None else None
 
     async def run(self) -> None:
         """Restores all of it.
@@ -125,6 +127,11 @@ class Restore(OfflineService):
                 feed = self._feed(source, rest, skip, capabilities) if rest or self._paths[1:] else None
             else:
                 feed = self._feed(source, bytes(data), 0, capabilities)
+            if feed is not None and self._wanted is not None:
+                raise ConfigError(
+                    "keys cannot be picked from commands: there are some in the file, or behind its snapshot",
+                    hint="restore the whole file instead of --only-letters",
+                )
             if feed is not None:
                 await self._apply(feed)
         if self._follow is not None:
@@ -152,6 +159,8 @@ class Restore(OfflineService):
             command_elements=settings.command_elements,
             skip_existing=skip_existing,
         )
+        if self._wanted is not None:
+            decoder.restrict(self._wanted)
         window = max(self._plan.batch_bytes, self._plan.queue_bytes // (2 * settings.writers))
         options = WriterOptions(
             writers=settings.writers,
@@ -202,6 +211,8 @@ class Restore(OfflineService):
         snapshot.keys_expired = counters["keys_expired"]
         snapshot.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
         self._refused = counters["keys_failed"]
+        snapshot.keys_filtered += counters["keys_filtered"] - self._filtered
+        self._filtered = counters["keys_filtered"]
         for letter in decoder.take_dead_letters():
             self._on_letter(letter)
 

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.errors import SpoolError, TargetRejected, printable
+from portd.errors import ConfigError, SpoolError, TargetRejected, printable
 from portd.log import get_logger
 from portd.target.replies import code_of, presentable
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _log = get_logger("target")
 DEFAULT_MAX_BYTES: Final = 64 * 1024 * 1024
+MAX_READ: Final = 100_000  # letters whose keys are held at once
+LETTERS_HINT: Final = "name a file that --dead-letters wrote"
 LOGGED_EACH: Final = 10  # letters of one code that are logged one by one; after that each power of two
 
 
@@ -66,6 +68,30 @@ class Letter:
             "code": self.code,
             "reply": presentable(self.reply),
         }
+
+
+def read_keys(path: Path) -> frozenset[tuple[int, bytes]]:
+    """The keys, with their databases, that the letters of snapshots in a file name.
+
+    Raises:
+        ConfigError: it cannot be read, holds something else, or more letters than may be held.
+    """
+    keys: set[tuple[int, bytes]] = set()
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if number > MAX_READ:
+                    raise ConfigError(f"{path} has more than {MAX_READ} letters", hint="restore the whole file instead")
+                letter = json.loads(line)
+                key = letter["key"]
+                if letter["phase"] == "snapshot" and key and letter["db"] >= 0:
+                    keys.add((letter["db"], base64.b64decode(key["base64"]) if isinstance(key, dict) else key.encode()))
+    except OSError as error:
+        raise ConfigError(f"{path}: {(error.strerror or 'unreadable').lower()}", hint=LETTERS_HINT) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(f"{path}: line {number} is no dead letter", hint=LETTERS_HINT) from None
+    return frozenset(keys)
 
 
 class DeadLetters:

@@ -100,6 +100,25 @@ def test_refused_values_become_dead_letters(target: Server, tmp_path: Path) -> N
     run("restore", file, "--target", target.url, "--existing", "flush", "--on-refusal", "stop", expect=os.EX_DATAERR)
 
 
+def test_dead_letters_are_taken_up_again(servers: ServerFactory, tmp_path: Path) -> None:
+    """Once the target takes them, the keys that were dead letters are restored, and nothing else is touched."""
+    file, letters = tmp_path / "a.rdb", tmp_path / "letters"
+    long = b"x" * (3 << 20)
+    entries = [Entry(1, b"\xff long", 0, long), Entry(1, b"short", 0, b"1"), Entry(2, b"other long", 0, long)]
+    file.write_bytes(encode(Snapshot(False, 9, entries)))
+    target = servers(proto_max_bulk_len="1mb")
+    run("restore", file, "--target", target.url, "--dead-letters", letters)
+    assert target.client(db=1).keys() == [b"short"]
+    target.client().config_set("proto-max-bulk-len", "512mb")
+    target.client(db=1).set("short", "2")
+    again = ("restore", file, "--target", target.url, "--existing", "replace", "--only-letters")
+    run(*again, letters)
+    assert target.client(db=1).mget(b"\xff long", "short") == [long, b"2"]
+    assert target.client(db=2).get("other long") == long
+    assert "line 1" in run(*again, file, expect=os.EX_CONFIG).err
+    assert "no such file" in run(*again, tmp_path / "missing", expect=os.EX_CONFIG).err
+
+
 @pytest.mark.parametrize("preamble", ["yes", "no", "timestamps"])
 def test_append_only_files_are_taken(preamble: str, servers: ServerFactory, tmp_path: Path) -> None:
     """An append-only file of several parts, with a snapshot or commands as its base, gives what the server holds."""
