@@ -23,7 +23,6 @@ from portd.units import GIB, KIB, MIB, show_size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ENV_PREFIX = "PORTD_"
 MIN_CHUNK_BYTES = 64 * KIB
 MAX_CHUNK_BYTES = 64 * MIB
 MAX_BUDGET_BYTES = 32 * MIB  # default ceiling of the budget; an explicit setting may go above

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from pydantic import BeforeValidator, Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from portd.config import ENV_PREFIX, SECRETS, SETTINGS, Settings, read_secret
+from portd import ENV_PREFIX
+from portd.config import SECRETS, SETTINGS, Settings, read_secret
 from portd.errors import ConfigError
 from portd.units import parse_size
 

@@ -155,7 +155,7 @@ class _Demo:
             "log-level": "warning" if sys.stderr.isatty() else "info",  # on a terminal the bar says it all
         }
         words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(config.ENV_PREFIX)}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(portd.ENV_PREFIX)}
         # The package that runs this, not one that lies in the current directory.
         paths = [str(Path(portd.__file__).parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(paths)

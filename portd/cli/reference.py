@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from portd import ENV_PREFIX
 from portd.cli.options import choices, show_default
-from portd.config import ENV_PREFIX, REQUIRED, SECRETS, SETTINGS
+from portd.config import REQUIRED, SECRETS, SETTINGS
 from portd.units import show_size
 
 if TYPE_CHECKING:

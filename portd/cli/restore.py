@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from portd import configload, log
+from portd import ENV_PREFIX, configload, log
 from portd.cli.failures import report_plainly
 from portd.cli.options import settings_flags
 from portd.cli.reload import ConfigFile
-from portd.config import ENV_PREFIX, SETTINGS
+from portd.config import SETTINGS
 from portd.errors import ConfigError, PortdError
 
 if TYPE_CHECKING:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from portd import configload
+from portd import ENV_PREFIX, configload
 from portd.cli.failures import report_plainly
+from portd.cli.launch import hand_over
 from portd.cli.options import settings_flags
-from portd.cli.worker import become_worker
-from portd.config import ENV_PREFIX
 from portd.errors import PortdError
 
 if TYPE_CHECKING:
@@ -35,11 +34,11 @@ def sync(file: Path | None, flags: Mapping[str, Any]) -> None:
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     variables = {name.removeprefix(ENV_PREFIX).lower() for name in os.environ if name.startswith(ENV_PREFIX)}
-    become_worker(
+    hand_over(
         settings,
-        warnings=configload.unknown_variables(os.environ),
-        file=file.absolute() if file is not None else None,
-        pinned=frozenset({*flags, *variables}),
+        configload.unknown_variables(os.environ),
+        file.absolute() if file is not None else None,
+        frozenset({*flags, *variables}),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import json
 import multiprocessing
@@ -11,14 +12,16 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import portd
 from tests.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
-    from pathlib import Path
 
     from tests.servers import Server
 
@@ -57,6 +60,7 @@ class Run:
 
 def by_portd(source: Server, target: Server, *options: str) -> Run:
     """``portd sync --stop-after snapshot`` as an operator would start it."""
+    _compile_portd()
     command = [
         sys.executable, "-m", "portd", "sync", "--source", source.url, "--target", target.url,
         "--stop-after", "snapshot", "--http", "off", "--log-level", "info", "--log-format", "json", *options,
@@ -78,6 +82,12 @@ def by_portd(source: Server, target: Server, *options: str) -> Run:
         if event["event"] == "event loop":
             run.block, run.own_block = event["longest_block_seconds"], event["own"]
     return run
+
+
+@cache
+def _compile_portd() -> None:
+    """Byte code as pip leaves it in an installed package: a working tree may have none, or be kept from writing it."""
+    compileall.compile_dir(Path(portd.__file__).parent, quiet=1)
 
 
 def by_pipe(commands: Path, target: Server) -> Run:
