@@ -383,7 +383,7 @@ class Session:
             offset=offset,
             db=db,
             max_argument=parts.capabilities.proto_max_bulk_bytes,
-            pxat=parts.capabilities.pxat,
+            forms=parts.capabilities.stream_forms(),
             horizon=Horizon(parts.shift_ms, since, always=parts.holds),
         )
 

@@ -12,6 +12,7 @@ from portd.target.postponed import Horizon
 if TYPE_CHECKING:
     from portd.model import StreamProgress
     from portd.spool import Spool
+    from portd.target.capabilities import StreamForms
 
 PIECE_BYTES = 256 * 1024
 
@@ -25,7 +26,7 @@ class StreamFeed:
         index: spool index of the first byte behind *offset*.
         offset: replication offset of the last byte before it.
         db: database in effect there, -1 when none is known.
-        pxat: the target knows SET .. PXAT.
+        forms: which forms of commands the target knows.
         max_argument: largest argument the target takes, in bytes; a larger one stops the sync before it.
         horizon: which expiry times are postponed.
     """
@@ -38,7 +39,7 @@ class StreamFeed:
         index: int,
         offset: int,
         db: int,
-        pxat: bool,
+        forms: StreamForms,
         max_argument: int = DEFAULT_MAX_ARGUMENT,
         horizon: Horizon | None = None,
     ) -> None:
@@ -46,7 +47,7 @@ class StreamFeed:
         self._spool = spool
         self._progress = progress
         self._shift = index - offset  # spool index = offset + shift
-        self._pxat = pxat
+        self._forms = forms
         self._max_argument = max_argument
         self._horizon = horizon or Horizon(0)
         self._rest = memoryview(b"")  # of the chunk that is being fed
@@ -54,7 +55,7 @@ class StreamFeed:
         self._splitter = self._begin(offset, db)
 
     def _begin(self, offset: int, db: int) -> StreamSplitter:
-        return StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, max_argument=self._max_argument, pxat=self._pxat)
+        return StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, max_argument=self._max_argument, **self._forms)
 
     async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece, waiting for it; None when the stream has ended.

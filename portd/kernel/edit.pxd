@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from portd.kernel.piecebuffer cimport PieceBuffer
 
 
-cdef enum Kind:  # what becomes of a command; those from SET on are edited argument by argument
+cdef enum Kind:  # what becomes of a command; those from FUNCTION on are edited argument by argument
     FORWARD = 0  # goes on as it came
     DROP  # left out and counted
     EXCLUDED  # left out because the caller said so
@@ -19,6 +19,7 @@ cdef enum Kind:  # what becomes of a command; those from SET on are edited argum
     REPLCONF
     PUBLISH
     FUNCTION
+    XGROUP
     SET
     SETEX
     PSETEX
@@ -37,6 +38,7 @@ cdef struct Part:  # the command that is passed on argument by argument
     int kind  # -1: there is none
     int64_t argc
     int64_t index  # arguments done
+    int64_t kept  # arguments behind the first so many are left out
     int64_t offset  # replication offset of its first byte
     int64_t left  # bytes of the argument at the head still to come, CRLF included; 0: a header is next
     int64_t now_ms  # when its first byte came

@@ -1,14 +1,18 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """The editor: passes one command on argument by argument, with something else written where it must be.
 
-Two kinds of commands need it. Those with an expiry that counts from the moment they are executed (sources up to 6.2
+Three kinds of commands need it. Those with an expiry that counts from the moment they are executed (sources up to 6.2
 send ``SETEX``, ``EXPIRE``, ``SET .. EX``) are given an absolute one. Those larger than a piece go on in parts: no more
-than the next argument's header must be here to go on, and the few arguments that decide something are small.
+than the next argument's header must be here to go on, and the few arguments that decide something are small. And those
+with options that the target does not know.
 
 In place, an expiry is written where the command has it: ``SET k v PXAT ms``, ``RESTORE k ms v ABSTTL``. Where that
 cannot be (the target is older than PXAT, the ABSTTL of a large RESTORE comes after its TTL has gone) the command goes
 on as it came and PEXPIREAT behind it makes the expiry exact: the ``late`` form. The source's t_string.c and expire.c
 say which forms there are.
+
+Targets older than 7.0 refuse ``XGROUP CREATE`` and ``SETID`` with ``ENTRIESREAD n``, which sources from 7.0 on send whenever
+a group's position moves: it is left out for them (t_stream.c:xgroupCommand, streamPropagateGroupID).
 
 Expiry times before a horizon go on by a fixed shift later (see ``portd.target.postponed``). PEXPIREAT loses its conditions
 then: a source sends it only when they were met, and a postponed expiry in the target would not meet GT.
@@ -55,6 +59,7 @@ cdef class Editor:
         part.kind = kind
         part.argc = argc
         part.index = 1
+        part.kept = 5 if kind == XGROUP else argc
         part.offset = buffer.base + buffer.cut.head + 1
         part.left = 0
         part.now_ms = buffer.received_at(buffer.cut.head)
@@ -89,6 +94,8 @@ cdef class Editor:
             argc, name = argc + (here and self.part.relative), "RESTORE"
         elif kind == FUNCTION:
             argc, name = argc + 1, "FUNCTION"
+        elif kind == XGROUP:
+            argc, name = argc - 2, "XGROUP"
         else:
             return self._consume(end)
         self.buffer.write_head(argc, name)
@@ -136,8 +143,8 @@ cdef class Editor:
         return WHOLE
 
     cdef inline int _consume(self, Py_ssize_t end) except -1:
-        """Consumes bytes up to window index *end*; they go on unless the command is left out."""
-        if not self.passes():
+        """Consumes bytes up to window index *end*; they go on unless the command, or its argument, is left out."""
+        if not self.passes() or self.part.index >= self.part.kept:
             return self.buffer.skip(end)
         keep(self.buffer, end)
         return 0
@@ -295,10 +302,13 @@ cdef class Editor:
         cdef Part* part = &self.part
         cdef bint passes = self.passes()
         cdef bint adds_absttl = part.kind >= RESTORE and part.relative and not part.late
+        cdef bint adds_mkstream = part.kind == XGROUP and part.argc == 8  # it may stand on either side of ENTRIESREAD
         part.kind = -1
         if not passes:
             return WHOLE
         count_reply(buffer, part.offset)
+        if adds_mkstream:
+            buffer.write_word("MKSTREAM")
         if part.expires_at == 0:
             if adds_absttl:
                 buffer.write_word("ABSTTL")

@@ -52,6 +52,7 @@ cdef class StreamSplitter:
     cdef Tally tally
     cdef Tally totals  # of the pieces handed out; its state fields mean nothing
     cdef bint postpones
+    cdef bint entries_read  # the target knows it
     cdef int64_t selected  # database that the SELECT at the head names
     # before the MULTI of a transaction that was opened in this piece, if one was
     cdef bint marked
@@ -82,6 +83,7 @@ cdef class StreamSplitter:
     cdef int _decide_by_first(self, int kind, bint large) noexcept
     cdef bint _first_argument(self, const uint8_t** start, Py_ssize_t* size) noexcept
     cdef bint _sets_expiry(self) noexcept
+    cdef bint _tells_entries_read(self) noexcept
     cdef bint _restores_relative(self) noexcept
     cdef bint _postpones_expiry(self, bint restore, int64_t unit) noexcept
     cdef bint _is_excluded(self, int64_t offset) noexcept

@@ -9,8 +9,9 @@ class Piece:
     """Raw commands of the stream, as they go between our MULTI and the checkpoint.
 
     Commands go on byte for byte, except: relative expiries are made absolute, FUNCTION LOAD is given REPLACE,
-    RESTORE-ASKING becomes RESTORE, expiry times before the horizon of ``postpone`` are later. In the ``late`` form of an expiry, PEXPIREAT behind the command counts as a command
-    of its own, with the same offset.
+    RESTORE-ASKING becomes RESTORE, expiry times before the horizon of ``postpone`` are later, options that the target does
+    not know are left out. In the ``late`` form of an expiry, PEXPIREAT behind the command counts as a command of its own,
+    with the same offset.
 
     Attributes:
         data: RESP bytes; the source's MULTI, EXEC, PING and REPLCONF are left out, SELECT stays in. May be empty.
@@ -74,10 +75,18 @@ class StreamSplitter:
             default is what servers take by default (proto-max-bulk-len).
         pxat: the target knows SET .. PXAT (6.2). Otherwise SET, SETEX, PSETEX and RESTORE with an expiry go on as they
             came, with PEXPIREAT behind.
+        entries_read: the target knows XGROUP .. ENTRIESREAD (7.0). Otherwise that is left out.
     """
 
     def __new__(
-        cls, offset: int, db: int, *, piece_bytes: int = ..., max_argument: int = ..., pxat: bool = ...
+        cls,
+        offset: int,
+        db: int,
+        *,
+        piece_bytes: int = ...,
+        max_argument: int = ...,
+        pxat: bool = ...,
+        entries_read: bool = ...,
     ) -> Self: ...
     def feed(self, data: Buffer, now_ms: int) -> int:
         """Copies bytes into the window; returns how many fitted (0 when ``next_piece`` must run first).

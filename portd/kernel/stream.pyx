@@ -2,7 +2,8 @@
 """The stream splitter: replication stream bytes in, pieces of raw commands out. States and fields are in ``stream.pxd``.
 
 A command is looked at once it is whole (``_scan_command``: resumable, no Python objects); most go on as they came.
-Commands that carry a relative expiry, and those that are larger than a piece, are handed to ``edit.pyx``.
+Commands that carry a relative expiry, or an option that the target does not know, and those that are larger than a piece,
+are handed to ``edit.pyx``.
 
 A piece does not end inside of a transaction that it opened when there is something before the MULTI that can go alone:
 it goes back to before the MULTI then, so that what can be committed is not held up.
@@ -19,7 +20,7 @@ from libc.string cimport memcmp, memmove
 
 from portd.kernel.edit cimport (
     DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, PEXPIRE, PEXPIREAT,
-    PSETEX, PUBLISH, REFUSE, REPLCONF, RESTORE, RESTORE_ASKING, SELECT, SET, SETEX, SWAPDB, Editor,
+    PSETEX, PUBLISH, REFUSE, REPLCONF, RESTORE, RESTORE_ASKING, SELECT, SET, SETEX, SWAPDB, XGROUP, Editor,
 )
 from portd.kernel.piecebuffer cimport (
     ARGUMENT_TOO_LARGE, BAD, EMPTY_COMMAND, FULL, LARGE, MORE, NAME_TOO_LONG, NESTED_MULTI, NO_DATABASE, NO_LINE_END,
@@ -89,6 +90,7 @@ cdef int fill_rows() except -1:
         REPLCONF: b"REPLCONF",
         PUBLISH: b"PUBLISH SPUBLISH",
         FUNCTION: b"FUNCTION",
+        XGROUP: b"XGROUP",
         SET: b"SET",
         SETEX: b"SETEX",
         PSETEX: b"PSETEX",
@@ -178,11 +180,13 @@ cdef class StreamSplitter:
         Py_ssize_t piece_bytes=DEFAULT_PIECE_BYTES,
         int64_t max_argument=DEFAULT_MAX_ARGUMENT,
         bint pxat=True,
+        bint entries_read=True,
     ):
         if offset < 0 or max_argument < 0 or piece_bytes < LEAST_PIECE:
             raise ValueError(f"offset and max_argument must not be negative, piece_bytes not below {LEAST_PIECE}")
         self.buffer = PieceBuffer(offset, piece_bytes, <uint64_t> min(max_argument, LARGEST_ARGUMENT))
         self.editor = Editor(self.buffer, pxat)
+        self.entries_read = entries_read
         self.tally.db = max(db, -1)
 
     def __dealloc__(self):
@@ -513,6 +517,10 @@ cdef class StreamSplitter:
             return kind if argc == 4 else FORWARD
         if kind in (EXPIRE, PEXPIRE, HEXPIRE, HPEXPIRE):
             return kind if argc >= 3 else FORWARD
+        if kind == XGROUP:
+            if self.entries_read or not 7 <= argc <= 8:
+                return FORWARD
+            return XGROUP if large or self._tells_entries_read() else FORWARD
         if kind == RESTORE or kind == RESTORE_ASKING:
             if argc < 4:
                 return FORWARD
@@ -574,6 +582,19 @@ cdef class StreamSplitter:
                 if self.postpones:
                     unit = 1000 if is_word(option, size, "EXAT") else 1
             header = option + size + 2
+        return False
+
+    cdef bint _tells_entries_read(self) noexcept:
+        """Whether a whole XGROUP has ``ENTRIESREAD n``: something that is not MKSTREAM behind the ID."""
+        cdef const uint8_t* header = self.buffer.window + self.buffer.cut.head + self.scan.name + self.scan.name_size + 2
+        cdef const uint8_t* argument
+        cdef Py_ssize_t size = 0
+        cdef int64_t i
+        for i in range(1, self.scan.argc):
+            argument = argument_behind(header, &size)
+            if i > 4 and not is_word(argument, size, "MKSTREAM"):
+                return True
+            header = argument + size + 2
         return False
 
     cdef bint _postpones_expiry(self, bint restore, int64_t unit) noexcept:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from portd.kernel.stream import Piece
     from portd.model import StreamProgress
+    from portd.target.capabilities import StreamForms
 
 PIECE_BYTES: Final = 256 * 1024
 
@@ -30,21 +31,21 @@ class FileFeed:
         skip: bytes of the first one that are no commands: the snapshot in front of them.
         opened: the first file, read up to there, and what was read behind; None opens it.
         progress: counters.
+        forms: which forms of commands the target knows.
         offset: position that the first command stands at.
         db: database in effect there.
-        pxat: the target knows SET .. PXAT.
     """
 
     def __init__(
         self,
         paths: Sequence[str],
         progress: StreamProgress,
+        forms: StreamForms,
         *,
         skip: int = 0,
         opened: tuple[Input, bytes] | None = None,
         offset: int = 0,
         db: int = 0,
-        pxat: bool = True,
     ) -> None:
         self.received_at = time.time()
         self.size: int | None = None  # bytes of commands, known at the end
@@ -52,7 +53,7 @@ class FileFeed:
         self._progress = progress
         self._skip = skip
         self._begin_offset = offset
-        self._pxat = pxat
+        self._forms = forms
         self._counted = offset
         self._fresh = True  # nothing was handed out since the beginning
         self._number = 0  # of the next file to open
@@ -68,7 +69,7 @@ class FileFeed:
                 rest = self._filter.feed(rest)
             self._rest = memoryview(rest)
             self._read = len(rest)
-        self._splitter = StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, pxat=pxat)
+        self._splitter = StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, **forms)
 
     async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece; None at the end of the last file.
@@ -164,7 +165,7 @@ class FileFeed:
                 )
             self._rest = data[left:] if len(data) > left else memoryview(b"")
             left -= min(left, len(data))
-        self._splitter = StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, pxat=self._pxat)
+        self._splitter = StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, **self._forms)
 
     def release(self, offset: int) -> None:
         """Nothing is held."""

@@ -135,11 +135,11 @@ class Restore(OfflineService):
             if feed is not None:
                 await self._apply(feed)
         if self._follow is not None:
-            pxat = capabilities.dialect().pxat
             position = self._position
+            forms = capabilities.stream_forms()
             self.progress.stream = type(progress.stream)()
             await self._apply(
-                FileFeed([str(self._follow)], progress.stream, offset=position.offset, db=self._db, pxat=pxat), position
+                FileFeed([str(self._follow)], progress.stream, forms, offset=position.offset, db=self._db), position
             )
 
     # -- the snapshot
@@ -255,9 +255,9 @@ class Restore(OfflineService):
         return FileFeed(
             self._paths,
             self.progress.stream,
+            capabilities.stream_forms(),
             skip=skip,
             opened=(source, rest),
-            pxat=capabilities.dialect().pxat,
         )
 
     async def _apply(self, feed: FileFeed, position: Position | None = None) -> None:

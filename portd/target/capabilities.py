@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypedDict
 
 from portd.errors import TargetError
 from portd.kernel.snapshot import Dialect
@@ -37,6 +37,13 @@ USEFUL_COMMANDS: Final = {
 
 
 RESTORE_ROOM_BYTES: Final = 64 * 1024  # of an argument of RESTORE, for what stands around the value
+
+
+class StreamForms(TypedDict):
+    """Which forms of commands the stream may have on its way to a target; see `portd.kernel.stream.StreamSplitter`."""
+
+    pxat: bool
+    entries_read: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +117,10 @@ class Capabilities:
     def pxat(self) -> bool:
         """SET takes PXAT."""
         return self.family == "valkey" or self.version >= (6, 2, 0)
+
+    def stream_forms(self) -> StreamForms:
+        """What the stream splitter needs to know."""
+        return {"pxat": self.pxat, "entries_read": self.family == "valkey" or self.version >= (7, 0, 0)}
 
     def shown(self) -> dict[str, str]:
         """What operators see."""

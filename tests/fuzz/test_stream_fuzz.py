@@ -52,6 +52,10 @@ commands = st.one_of(
         st.lists(st.sampled_from([b"REPLACE", b"absttl", b"ABSTTL", b"FREQ", b"7"]), max_size=3),
     ),
     with_tail(command(name(b"FUNCTION"), st.sampled_from([b"LOAD", b"load", b"FLUSH"])), st.lists(argument, max_size=2)),
+    with_tail(
+        command(name(b"XGROUP"), name(b"CREATE", b"SETID"), argument, argument, argument),
+        st.lists(st.one_of(name(b"MKSTREAM", b"ENTRIESREAD"), number), max_size=4),
+    ),
     with_tail(command(name(b"PUBLISH", b"SPUBLISH"), st.sampled_from([b"__sentinel__:hello", b"news"])), st.lists(argument, max_size=2)),
     with_tail(command(name(b"PING", b"REPLCONF", b"SCRIPT", b"CLUSTER")), st.lists(st.one_of(argument, st.just(b"GETACK")), max_size=2)),
     command(name(b"SELECT"), st.integers(0, 20).map(lambda db: b"%d" % db)),
@@ -82,6 +86,7 @@ class Way:
     piece_bytes: int
     max_argument: int
     pxat: bool
+    entries_read: bool
     db: int
     step: int
     max_bytes: int
@@ -94,6 +99,7 @@ ways = st.builds(
     piece_bytes=st.sampled_from([64, 100, 300, 4096]),
     max_argument=st.sampled_from([300, MUCH]),
     pxat=st.booleans(),
+    entries_read=st.booleans(),
     db=st.sampled_from([0, 0, 0, -1]),
     step=st.sampled_from([1, 2, 17, 100, 5000]),
     max_bytes=st.sampled_from([1, 100, MUCH]),
@@ -110,12 +116,20 @@ def check(data: bytes, way: Way) -> None:
         BASE,
         way.db,
         pxat=way.pxat,
+        entries_read=way.entries_read,
         piece_bytes=way.piece_bytes,
         max_argument=way.max_argument,
         excluded=excluded,
         now_ms=lambda offset: 10_000 + (offset - BASE - 1) // way.step,
     )
-    splitter = StreamSplitter(BASE, way.db, pxat=way.pxat, piece_bytes=way.piece_bytes, max_argument=way.max_argument)
+    splitter = StreamSplitter(
+        BASE,
+        way.db,
+        pxat=way.pxat,
+        entries_read=way.entries_read,
+        piece_bytes=way.piece_bytes,
+        max_argument=way.max_argument,
+    )
     for offset in excluded:
         splitter.exclude(offset)
     follower = Follower(splitter, way.max_bytes, way.max_commands)
@@ -186,6 +200,7 @@ def test_broken_streams_end_in_a_typed_error(seed: int) -> None:
         [b"HSET", b"h", *[b"f", b"v"] * 10],
         [b"PEXPIRE", b"k", b"100"],
         [b"FUNCTION", b"LOAD", b"#!lua name=x"],
+        [b"XGROUP", b"SETID", b"k", b"g", b"1-1", b"ENTRIESREAD", b"7"],
         [b"REPLCONF", b"GETACK", b"*"],
     ]
     whole = b"".join(pack(each) for each in plain)
@@ -194,6 +209,7 @@ def test_broken_streams_end_in_a_typed_error(seed: int) -> None:
             piece_bytes=rng.choice([64, 128, 4096]),
             max_argument=rng.choice([150, MUCH]),
             pxat=rng.random() < 0.7,
+            entries_read=rng.random() < 0.5,
             db=0,
             step=rng.choice([1, 31, 5000]),
             max_bytes=rng.choice([1, MUCH]),

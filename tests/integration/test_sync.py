@@ -7,7 +7,7 @@ import json
 import os
 import re
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -229,6 +229,37 @@ def test_redis_sources_before_7_send_relative_expiries(servers: ServerFactory) -
         portd.terminate()
     for key in ("a", "b", "c"):
         assert abs(target.client().pttl(key) - source.client().pttl(key)) < 500
+
+
+@pytest.mark.parametrize("newer", ["redis7.0", "valkey9.1"])
+def test_stream_groups_keep_their_position_on_targets_before_7(newer: str, servers: ServerFactory) -> None:
+    """What moves a group at a newer source moves it on a 6.2 target: nothing there refuses what it does not know."""
+    binaries = find(newer), find("redis6.2")
+    if None in binaries:
+        pytest.skip(f"no {newer} or no redis 6.2 here")
+    source, target = map(servers, binaries)
+    client: Any = source.client()
+    with Portd(source, target) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        for number in range(1, 6):
+            client.xadd("stream", {"f": "v"}, f"{number}-0")
+        client.xgroup_create("stream", "reads", "0")
+        client.xgroup_create("stream", "looks", "2-0", entries_read=2)
+        client.xgroup_create("stream", "set", "0")
+        client.execute_command("XGROUP", "CREATE", "made", "new", "0", "ENTRIESREAD", 0, "MKSTREAM")
+        client.xreadgroup("reads", "consumer", {"stream": ">"}, count=2)
+        client.xreadgroup("looks", "consumer", {"stream": ">"}, count=2, noack=True)
+        client.xgroup_setid("stream", "set", "5-0", entries_read=5)
+        status = portd.until_applied(source)
+        assert status["dead_letters"] == {}, portd.log()
+        portd.terminate()
+    for key, positions in (
+        ("stream", {b"reads": b"2-0", b"looks": b"4-0", b"set": b"5-0"}),
+        ("made", {b"new": b"0-0"}),
+    ):
+        for server in (source, target):
+            groups = server.client().xinfo_groups(key)
+            assert {group["name"]: group["last-delivered-id"] for group in groups} == positions
 
 
 def test_what_the_target_takes_in_no_argument(servers: ServerFactory) -> None:

@@ -136,6 +136,7 @@ class How:
 
     now_ms: int  # when its first byte was received
     pxat: bool  # the target knows PXAT
+    entries_read: bool  # the target knows ENTRIESREAD
     large: bool  # the command is larger than a piece
 
 
@@ -215,6 +216,14 @@ def _function(argv: list[bytes], how: How) -> list[list[bytes]]:
     return [[b"FUNCTION", argv[1], b"REPLACE", argv[2]]]
 
 
+def _xgroup(argv: list[bytes], how: How) -> list[list[bytes]]:
+    """XGROUP without ENTRIESREAD; of a large one, the number of arguments says that it is there."""
+    words = {each.upper() for each in argv[5:]}
+    if how.entries_read or len(argv) not in (7, 8) or (words == {b"MKSTREAM"} and not how.large):
+        return [argv]
+    return [[b"XGROUP", *argv[1:5], *[b"MKSTREAM"] * (len(argv) - 7)]]
+
+
 REWRITERS = {
     b"SET": _set,
     b"SETEX": _setex,
@@ -227,6 +236,7 @@ REWRITERS = {
     b"RESTORE": _restore,
     b"RESTORE-ASKING": _restore,
     b"FUNCTION": _function,
+    b"XGROUP": _xgroup,
 }
 
 
@@ -247,6 +257,7 @@ class Oracle:
         offset: replication offset of the byte before the first.
         db: database in effect there, -1 when unknown.
         pxat: the target knows PXAT.
+        entries_read: the target knows XGROUP .. ENTRIESREAD.
         piece_bytes: commands above this are large.
         max_argument: largest argument believed.
         excluded: offsets of commands to leave out.
@@ -259,6 +270,7 @@ class Oracle:
         db: int,
         *,
         pxat: bool = True,
+        entries_read: bool = True,
         piece_bytes: int = 256 * 1024,
         max_argument: int = 512 << 20,
         excluded: Iterable[int] = (),
@@ -266,6 +278,7 @@ class Oracle:
     ) -> None:
         self.offset = offset
         self.pxat = pxat
+        self.entries_read = entries_read
         self.piece_bytes = piece_bytes
         self.max_argument = max_argument
         self.excluded = set(excluded)
@@ -324,7 +337,7 @@ class Oracle:
         if outcome.db < 0:
             raise ValueError
         outcome.swaps += command.name == b"SWAPDB"
-        how = How(self.now_ms(command.first), self.pxat, len(command.raw) > self.piece_bytes)
+        how = How(self.now_ms(command.first), self.pxat, self.entries_read, len(command.raw) > self.piece_bytes)
         commands = rewrite(command.argv, how)
         if len(commands) > 1 and len(command.argv[1]) > self.piece_bytes:
             del commands[1]  # a key that is not kept whole: the expiry stays relative

@@ -25,7 +25,8 @@ HOT = {
     "_open_key string_part element scored field _timed_field entry entry_item entry_end raw",
     "writer": "open_command close_command",
     "stream": "classify _gather _take _take_whole _take_large _go_on _scan_command _note_name _kind_at_head _decide "
-    "_decide_by_first _first_argument _sets_expiry _postpones_expiry _restores_relative _is_excluded _edit _begin_edit",
+    "_decide_by_first _first_argument _sets_expiry _tells_entries_read _postpones_expiry _restores_relative _is_excluded "
+    "_edit _begin_edit",
     "piecebuffer": "line_ends skip append write_head write_argument write_word write_number _append_header "
     "_note_received received_at",
     "edit": "begin _write_beginning advance _pass_bytes _consume passes _next_argument _looks_at _look "

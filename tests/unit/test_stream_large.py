@@ -36,6 +36,10 @@ COMMANDS = [
     [b"RESTORE", LARGE, b"10", LARGE],
     [b"FUNCTION", b"LOAD", LARGE],
     [b"function", LARGE, LARGE],
+    [b"XGROUP", b"SETID", LARGE, b"g", b"5-0", b"ENTRIESREAD", b"7"],
+    [b"XGROUP", b"CREATE", LARGE, LARGE, b"0", b"ENTRIESREAD", b"7", b"MKSTREAM"],
+    [b"XGROUP", b"CREATE", LARGE, b"g", b"0", b"MKSTREAM"],
+    [b"XGROUP", LARGE, b"s", b"g", b"0", b"ENTRIESREAD", LARGE],
     [b"PUBLISH", b"__sentinel__:hello", LARGE],
     [b"PUBLISH", b"news", LARGE],
     [b"PUBLISH", LARGE, b"x"],
@@ -47,14 +51,15 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("pxat", [True, False])
+@pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("step", [1, 13, 100_000])
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: b" ".join(each[:18] for each in command[:3]).decode())
-def test_large_commands_become_what_small_ones_do(command: list[bytes], step: int, pxat: bool) -> None:  # noqa: FBT001
+def test_large_commands_become_what_small_ones_do(command: list[bytes], step: int, older: bool) -> None:  # noqa: FBT001
     """A command's size decides in how many parts it goes, not what it means; its neighbours are not touched."""
     data = pack([b"INCR", b"a"]) + pack([b"MULTI"]) + pack(command) + pack([b"EXEC"]) + pack([b"INCR", b"b"])
-    expected = Oracle(0, 0, piece_bytes=PIECE, pxat=pxat, now_ms=lambda _: NOW).expect(data)
-    follower = Follower(StreamSplitter(0, 0, piece_bytes=PIECE, pxat=pxat))
+    oracle = Oracle(0, 0, piece_bytes=PIECE, pxat=not older, entries_read=not older, now_ms=lambda _: NOW)
+    expected = oracle.expect(data)
+    follower = Follower(StreamSplitter(0, 0, piece_bytes=PIECE, pxat=not older, entries_read=not older))
     for at in range(0, len(data), step):
         follower.feed(data[at : at + step], NOW)
     compare(expected, follower.outcome)

@@ -11,15 +11,15 @@ NOW = 1_700_000_000_000
 
 
 def rewritten(
-    *commands: list[bytes], now_ms: int = NOW, piece_bytes: int = 4096, pxat: bool = True
+    *commands: list[bytes], now_ms: int = NOW, piece_bytes: int = 4096, step: int = 4096, **forms: bool
 ) -> list[list[bytes]]:
     """What a stream turns into, as lists of arguments."""
-    splitter = StreamSplitter(0, 0, piece_bytes=piece_bytes, pxat=pxat)
+    splitter = StreamSplitter(0, 0, piece_bytes=piece_bytes, **forms)
     data = b"".join(pack(command) for command in commands)
     out = b""
     fed = 0
     while fed < len(data):
-        fed += splitter.feed(data[fed:], now_ms)
+        fed += splitter.feed(data[fed : fed + step], now_ms)
         pieces = drain(splitter)
         out += b"".join(piece.data for piece in pieces)
     return parse(out)
@@ -103,6 +103,24 @@ LATE = [
 ]
 
 
+GROUPS = [
+    ("XGROUP SETID s g 5-0 ENTRIESREAD 7", "XGROUP SETID s g 5-0"),
+    ("xgroup setid s g $ entriesread -1", "XGROUP setid s g $"),
+    ("XGROUP CREATE s g 0 ENTRIESREAD 7", "XGROUP CREATE s g 0"),
+    ("XGROUP CREATE s g 0 MKSTREAM ENTRIESREAD 7", "XGROUP CREATE s g 0 MKSTREAM"),
+    ("XGROUP CREATE s g 0 entriesread 7 mkstream", "XGROUP CREATE s g 0 MKSTREAM"),
+]
+OTHER_GROUPS = [
+    "XGROUP SETID s g 5-0",
+    "XGROUP CREATE s g 0",
+    "XGROUP CREATE s g 0 MKSTREAM",
+    "XGROUP CREATE s g 0 MKSTREAM mkstream",
+    "XGROUP CREATECONSUMER s g c",
+    "XGROUP DELCONSUMER s g c",
+    "XGROUP DESTROY s g",
+]
+
+
 def words(text: str) -> list[bytes]:
     """Arguments of a command written with spaces; ``+n`` is n ms after NOW."""
     return [ms(int(word[1:])) if word[0] == "+" else word.encode() for word in text.split()]
@@ -125,6 +143,22 @@ def test_absolute_forms_go_on_as_they_came(given: str) -> None:
 def test_a_target_without_pxat_is_told_behind_the_command(given: str, expected: list[str]) -> None:
     """Servers before 6.2 know PEXPIREAT but not PXAT."""
     assert rewritten(given.encode().split(), pxat=False) == [words(each) for each in expected]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 7, 11, 4096])
+@pytest.mark.parametrize(("given", "expected"), GROUPS, ids=[given for given, _ in GROUPS])
+def test_entries_read_is_left_out_for_targets_that_refuse_it(given: str, expected: str, step: int) -> None:
+    """Before 7.0 the whole command would be refused, and with it the group's position; its neighbours are not touched."""
+    stream = [[b"INCR", b"a"], given.encode().split(), [b"INCR", b"b"]]
+    assert rewritten(*stream, step=step) == stream
+    assert rewritten(*stream, step=step, entries_read=False) == [stream[0], expected.encode().split(), stream[2]]
+
+
+@pytest.mark.parametrize("given", OTHER_GROUPS)
+def test_groups_without_entries_read_go_on_as_they_came(given: str) -> None:
+    """Nothing else is taken for it, not even an option that is there twice."""
+    command = given.encode().split()
+    assert rewritten(command, entries_read=False) == [command]
 
 
 def test_two_commands_for_one_share_its_offset() -> None:
