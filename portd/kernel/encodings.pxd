@@ -3,7 +3,7 @@
 # `Encoding` is our own numbering because Redis and Valkey give bytes 22 and 23 different meanings; `LAYOUTS` in
 # encodings.pyx is the table that the decoder walks.
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 
 
 cdef enum Collection:
@@ -91,3 +91,4 @@ cdef enum Encoding:
 cdef const Layout* layout_of(int encoding) noexcept nogil
 cdef int encoding_of(int byte, bint valkey) noexcept nogil
 cdef int stream_version(int encoding) noexcept nogil
+cdef str module_name(uint64_t module)

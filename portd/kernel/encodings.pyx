@@ -26,6 +26,12 @@ cdef int stream_version(int encoding) noexcept nogil:
     return 4 if encoding == E_STREAM_4 else 5
 
 
+cdef str module_name(uint64_t module):
+    """Nine characters of six bits each, highest first; the low ten bits are the encoding version (module.c)."""
+    cdef bytes alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    return bytes([alphabet[(module >> (10 + 6 * (8 - i))) & 63] for i in range(9)]).decode()
+
+
 cdef void row(
     int encoding, int byte, const char* name, int collection, int shape, int container,
     const char* prefix, const char* pattern, int strings, int redis, int valkey,

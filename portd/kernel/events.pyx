@@ -10,10 +10,10 @@ from collections import deque
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, strlen
 
-from portd.kernel.commands cimport module_name
 from portd.kernel.containers cimport be64
 from portd.kernel.encodings cimport (
     C_ARRAY, C_HASH, C_LIST, C_MODULE, C_OTHER, C_SET, C_STREAM, C_STRING, C_ZSET, layout_of,
+    module_name,
 )
 from portd.kernel.handler cimport F_WHOLE, Handler, Item, Key, P_ELEMENTS, P_SKIP, P_SMALL, StreamMeta
 from portd.kernel.selection import Selection

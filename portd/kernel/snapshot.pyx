@@ -14,14 +14,15 @@ from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from portd.errors import ChecksumMismatch, LimitExceeded, TruncatedSnapshot, UnsupportedRdb
-from portd.kernel.commands import DeadLetter
 from portd.kernel.dialect import Dialect
+from portd.kernel.output import DeadLetter
 
-from portd.kernel.commands cimport CommandHandler, module_name
+from portd.kernel.commands cimport CommandHandler
 from portd.kernel.containers cimport le32, le64
 from portd.kernel.dialect cimport Dialect as TargetDialect
 from portd.kernel.encodings cimport (
-    C_ARRAY, C_STREAM, C_STRING, E_NONE, E_STRING, K_LISTPACK, K_ZIPLIST, K_ZIPMAP, S_ARRAY, S_BLOB, S_ITEMS, S_MODULE, S_NODES, S_NUMBER, S_STREAM, S_STRING, S_TEMPLATE, encoding_of, layout_of, stream_version,
+    C_ARRAY, C_STREAM, C_STRING, E_NONE, E_STRING, K_LISTPACK, K_ZIPLIST, K_ZIPMAP, S_ARRAY, S_BLOB, S_ITEMS,
+    S_MODULE, S_NODES, S_NUMBER, S_STREAM, S_STRING, S_TEMPLATE, encoding_of, layout_of, module_name, stream_version,
 )
 from portd.kernel.handler cimport Handler, P_ELEMENTS, P_SKIP, P_WHOLE
 from portd.kernel.measure cimport Measure, measure_meta, measure_value
@@ -88,7 +89,8 @@ cdef class SnapshotDecoder(StreamReader):
             self.out = <Handler>consumer
         elif isinstance(consumer, TargetDialect):
             self.letters = self.out = CommandHandler(
-                consumer, batch_bytes, command_bytes, command_elements, chunk_bytes, skip_existing
+                consumer, batch_bytes, command_bytes, command_elements, chunk_bytes,
+                skip_existing=skip_existing,
             )
         else:
             raise TypeError("a decoder needs a dialect or a handler")

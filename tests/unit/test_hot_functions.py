@@ -21,8 +21,9 @@ HOT = {
     "elements": "_elements _tell _score _binary_score _score_text _cells _node _expiry",
     "window": "take_in _checksum _item _packed_item _number _room",
     "blob": "_parts _unpack _tell_part _open_blob _refill _need _cell _take _open_container _close_container _numbers",
-    "commands": "_cut_if_full _open _close_command _close_run _is_expired _expiry plan string _plain_string _expire begin end "
-    "_open_key string_part element scored field _timed_field entry entry_item entry_end raw",
+    "commands": "_is_expired _expiry plan string _plain_string _expire begin end _open_key raw",
+    "elementcommands": "_open string_part element scored field _timed_field",
+    "streamcommands": "entry entry_item entry_end",
     "writer": "open_command close_command",
     "stream": "classify _gather _take _take_whole _take_large _go_on _scan_command _note_name _kind_at_head _decide "
     "_decide_by_first _first_argument _sets_expiry _tells_entries_read _postpones_expiry _restores_relative _is_excluded "

@@ -1,0 +1,28 @@
+from libc.stdint cimport int64_t, uint64_t
+
+from portd.kernel.elementcommands cimport ElementCommands
+from portd.kernel.handler cimport Item
+
+
+cdef struct Name:
+    char* p
+    Py_ssize_t size
+    Py_ssize_t capacity
+
+
+cdef struct Pending:
+    unsigned char[16] id
+    int64_t delivered_ms
+    uint64_t count
+
+
+cdef class StreamCommands(ElementCommands):
+    cdef Name group_name
+    cdef Name consumer_name
+    cdef Pending* pel                   # pending entries of the group, in the order of their ids
+    cdef Py_ssize_t pel_size
+    cdef Py_ssize_t pel_capacity
+    cdef bint pel_overflow
+
+    cdef int _remember(self, Name* name, Item* item) except -1
+    cdef int _xclaim(self, const unsigned char* id, Pending* entry) except -1
