@@ -18,6 +18,7 @@ cdef enum Kind:  # what becomes of a command; those from FUNCTION on are edited 
     MOVES  # takes an expiry from one key to another, goes on as it came
     REPLCONF
     PUBLISH
+    DEL  # goes on as UNLINK; edited only when it is large
     FUNCTION
     XGROUP
     SET

@@ -96,6 +96,8 @@ cdef class Editor:
             argc, name = argc + 1, "FUNCTION"
         elif kind == XGROUP:
             argc, name = argc - 2, "XGROUP"
+        elif kind == DEL:
+            name = "UNLINK"
         else:
             return self._consume(end)
         self.buffer.write_head(argc, name)

@@ -53,6 +53,7 @@ cdef class StreamSplitter:
     cdef Tally totals  # of the pieces handed out; its state fields mean nothing
     cdef bint postpones
     cdef bint entries_read  # the target knows it
+    cdef bint unlink  # the target knows it, and lets us
     cdef int64_t selected  # database that the SELECT at the head names
     # before the MULTI of a transaction that was opened in this piece, if one was
     cdef bint marked
@@ -67,6 +68,7 @@ cdef class StreamSplitter:
     cdef Piece _end_piece(self)
     cdef int _gather(self, Py_ssize_t start, Py_ssize_t max_bytes, Py_ssize_t max_commands) except -1
     cdef int _take(self) except -1
+    cdef int _unlink(self) except -1
     cdef int _take_whole(self, int kind) except -1
     cdef int _take_large(self) except -1
     cdef int _edit(self, int kind) except -1

@@ -10,7 +10,7 @@ class Piece:
 
     Commands go on byte for byte, except: relative expiries are made absolute, FUNCTION LOAD is given REPLACE,
     RESTORE-ASKING becomes RESTORE, expiry times before the horizon of ``postpone`` are later, options that the target does
-    not know are left out. In the ``late`` form of an expiry, PEXPIREAT behind the command counts as a command of its own,
+    not know are left out, DEL becomes UNLINK. In the ``late`` form of an expiry, PEXPIREAT behind the command counts as a command of its own,
     with the same offset.
 
     Attributes:
@@ -76,6 +76,7 @@ class StreamSplitter:
         pxat: the target knows SET .. PXAT (6.2). Otherwise SET, SETEX, PSETEX and RESTORE with an expiry go on as they
             came, with PEXPIREAT behind.
         entries_read: the target knows XGROUP .. ENTRIESREAD (7.0). Otherwise that is left out.
+        unlink: the target knows UNLINK, and our user may run it: DEL goes on as UNLINK.
     """
 
     def __new__(
@@ -87,6 +88,7 @@ class StreamSplitter:
         max_argument: int = ...,
         pxat: bool = ...,
         entries_read: bool = ...,
+        unlink: bool = ...,
     ) -> Self: ...
     def feed(self, data: Buffer, now_ms: int) -> int:
         """Copies bytes into the window; returns how many fitted (0 when ``next_piece`` must run first).

@@ -3,7 +3,7 @@
 
 A command is looked at once it is whole (``_scan_command``: resumable, no Python objects); most go on as they came.
 Commands that carry a relative expiry, or an option that the target does not know, and those that are larger than a piece,
-are handed to ``edit.pyx``.
+are handed to ``edit.pyx``. ``DEL`` goes on as ``UNLINK``, which leaves it to another thread of the target to free what is big.
 
 A piece does not end inside of a transaction that it opened when there is something before the MULTI that can go alone:
 it goes back to before the MULTI then, so that what can be committed is not held up.
@@ -19,7 +19,7 @@ from libc.stdint cimport INT32_MAX, INT64_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memmove
 
 from portd.kernel.edit cimport (
-    DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, PEXPIRE, PEXPIREAT,
+    DEL, DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, PEXPIRE, PEXPIREAT,
     PSETEX, PUBLISH, REFUSE, REPLCONF, RESTORE, RESTORE_ASKING, SELECT, SET, SETEX, SWAPDB, XGROUP, Editor,
 )
 from portd.kernel.piecebuffer cimport (
@@ -89,6 +89,7 @@ cdef int fill_rows() except -1:
         MOVES: b"RENAME RENAMENX COPY MOVE",
         REPLCONF: b"REPLCONF",
         PUBLISH: b"PUBLISH SPUBLISH",
+        DEL: b"DEL",
         FUNCTION: b"FUNCTION",
         XGROUP: b"XGROUP",
         SET: b"SET",
@@ -181,12 +182,14 @@ cdef class StreamSplitter:
         int64_t max_argument=DEFAULT_MAX_ARGUMENT,
         bint pxat=True,
         bint entries_read=True,
+        bint unlink=False,
     ):
         if offset < 0 or max_argument < 0 or piece_bytes < LEAST_PIECE:
             raise ValueError(f"offset and max_argument must not be negative, piece_bytes not below {LEAST_PIECE}")
         self.buffer = PieceBuffer(offset, piece_bytes, <uint64_t> min(max_argument, LARGEST_ARGUMENT))
         self.editor = Editor(self.buffer, pxat)
         self.entries_read = entries_read
+        self.unlink = unlink
         self.tally.db = max(db, -1)
 
     def __dealloc__(self):
@@ -330,9 +333,25 @@ cdef class StreamSplitter:
             return WHOLE
         if kind < 0:
             return -kind
+        if kind == DEL:
+            return self._unlink()
         if kind >= FUNCTION:
             return self._edit(kind)
         self._take_whole(kind)
+        self.scan.next = self.scan.argc = 0
+        return WHOLE
+
+    cdef int _unlink(self) except -1:
+        """Consumes the whole DEL at the head; it goes on under another name, the rest as it came."""
+        cdef PieceBuffer buffer = self.buffer
+        cdef Py_ssize_t head = buffer.cut.head
+        cdef Py_ssize_t name = head + self.scan.name
+        count_reply(buffer, buffer.base + head + 1)
+        keep(buffer, name - 4)  # *2 CRLF, without the $3 CRLF behind it
+        buffer.skip(name + 5)
+        buffer.append(<const char*> b"$6\r\nUNLINK\r\n", 12)
+        keep(buffer, head + self.scan.next)
+        self.tally.commands += 1
         self.scan.next = self.scan.argc = 0
         return WHOLE
 
@@ -496,6 +515,8 @@ cdef class StreamSplitter:
     cdef int _decide(self, int kind, bint large) noexcept:
         """What a command from the table becomes; see ``_kind_at_head``."""
         cdef int64_t argc = self.scan.argc
+        if kind == DEL:
+            return DEL if self.unlink else FORWARD
         if kind == REFUSE:
             return -self._bad_command(REFUSED)
         if kind == MULTI or kind == EXEC:

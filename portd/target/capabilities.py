@@ -44,6 +44,7 @@ class StreamForms(TypedDict):
 
     pxat: bool
     entries_read: bool
+    unlink: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,11 @@ class Capabilities:
 
     def stream_forms(self) -> StreamForms:
         """What the stream splitter needs to know."""
-        return {"pxat": self.pxat, "entries_read": self.family == "valkey" or self.version >= (7, 0, 0)}
+        return {
+            "pxat": self.pxat,
+            "entries_read": self.family == "valkey" or self.version >= (7, 0, 0),
+            "unlink": "unlink" in self.commands,
+        }
 
     def shown(self) -> dict[str, str]:
         """What operators see."""

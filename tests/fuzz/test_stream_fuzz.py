@@ -62,7 +62,8 @@ commands = st.one_of(
     command(name(b"SWAPDB"), st.just(b"0"), st.just(b"1")),
     command(name(b"MULTI")),
     command(name(b"EXEC")),
-    with_tail(command(st.sampled_from([b"SADD", b"DEL", b"x", b"MODULE.COMMAND-OF-LENGTH"])), st.lists(argument, max_size=30)),
+    with_tail(command(name(b"DEL")), st.lists(argument, max_size=30)),
+    with_tail(command(st.sampled_from([b"SADD", b"x", b"MODULE.COMMAND-OF-LENGTH"])), st.lists(argument, max_size=30)),
 )  # fmt: skip
 
 
@@ -87,6 +88,7 @@ class Way:
     max_argument: int
     pxat: bool
     entries_read: bool
+    unlink: bool
     db: int
     step: int
     max_bytes: int
@@ -100,6 +102,7 @@ ways = st.builds(
     max_argument=st.sampled_from([300, MUCH]),
     pxat=st.booleans(),
     entries_read=st.booleans(),
+    unlink=st.booleans(),
     db=st.sampled_from([0, 0, 0, -1]),
     step=st.sampled_from([1, 2, 17, 100, 5000]),
     max_bytes=st.sampled_from([1, 100, MUCH]),
@@ -117,6 +120,7 @@ def check(data: bytes, way: Way) -> None:
         way.db,
         pxat=way.pxat,
         entries_read=way.entries_read,
+        unlink=way.unlink,
         piece_bytes=way.piece_bytes,
         max_argument=way.max_argument,
         excluded=excluded,
@@ -127,6 +131,7 @@ def check(data: bytes, way: Way) -> None:
         way.db,
         pxat=way.pxat,
         entries_read=way.entries_read,
+        unlink=way.unlink,
         piece_bytes=way.piece_bytes,
         max_argument=way.max_argument,
     )
@@ -200,6 +205,7 @@ def test_broken_streams_end_in_a_typed_error(seed: int) -> None:
         [b"HSET", b"h", *[b"f", b"v"] * 10],
         [b"PEXPIRE", b"k", b"100"],
         [b"FUNCTION", b"LOAD", b"#!lua name=x"],
+        [b"DEL", b"k"],
         [b"XGROUP", b"SETID", b"k", b"g", b"1-1", b"ENTRIESREAD", b"7"],
         [b"REPLCONF", b"GETACK", b"*"],
     ]
@@ -210,6 +216,7 @@ def test_broken_streams_end_in_a_typed_error(seed: int) -> None:
             max_argument=rng.choice([150, MUCH]),
             pxat=rng.random() < 0.7,
             entries_read=rng.random() < 0.5,
+            unlink=rng.random() < 0.5,
             db=0,
             step=rng.choice([1, 31, 5000]),
             max_bytes=rng.choice([1, MUCH]),

@@ -176,14 +176,15 @@ def apply(pieces: list[Piece], target: Server) -> None:
 def split(capture: Capture, seed: int, piece_bytes: int, *, pxat: bool = True) -> list[Piece]:
     """Feeds the stream in random cuts, checks it against the oracle and returns the pieces."""
     rng = random.Random(seed)
-    follower = Follower(StreamSplitter(capture.offset, -1, piece_bytes=piece_bytes, pxat=pxat), 1 << 20, 1 << 20)
+    splitter = StreamSplitter(capture.offset, -1, piece_bytes=piece_bytes, pxat=pxat, unlink=True)
+    follower = Follower(splitter, 1 << 20, 1 << 20)
     for data, now_ms in capture.chunks:
         rest = data
         while rest:
             size = rng.choice([1, 10, 1000, 1 << 16])
             follower.feed(rest[:size], now_ms)
             rest = rest[size:]
-    oracle = Oracle(capture.offset, -1, piece_bytes=piece_bytes, pxat=pxat, now_ms=capture.received_at)
+    oracle = Oracle(capture.offset, -1, piece_bytes=piece_bytes, pxat=pxat, unlink=True, now_ms=capture.received_at)
     compare(oracle.expect(capture.data), follower.outcome)
     assert follower.outcome.end_offset == capture.offset + capture.size
     assert follower.outcome.boundaries.keys() >= {capture.offset + capture.size}

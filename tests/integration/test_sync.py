@@ -262,6 +262,48 @@ def test_stream_groups_keep_their_position_on_targets_before_7(newer: str, serve
             assert {group["name"]: group["last-delivered-id"] for group in groups} == positions
 
 
+def test_what_is_deleted_in_the_stream_is_unlinked(servers: ServerFactory) -> None:
+    """A big key that the source deletes is freed beside the target's work: the same event, the same outcome."""
+    binary = find("redis6.2")  # where DEL frees at once unless told otherwise
+    source, target = servers(), servers(binary, notify_keyspace_events="Eg")
+    fill_big_hash(source, b"big", 20_000)
+    source.client().set("small", "1")
+    client: Any = target.client()
+    listener = client.pubsub()
+    with Portd(source, target) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        keys = sorted(source.client().keys())
+        listener.subscribe("__keyevent@0__:del")
+        assert listener.get_message(timeout=10)["type"] == "subscribe"
+        before = target.client().info("commandstats").get("cmdstat_unlink", {"calls": 0})["calls"]
+        freed = target.client().info("memory").get("lazyfreed_objects", 0)
+        source.client().delete(*keys, "none")
+        status = portd.until_applied(source)
+        assert status["dead_letters"] == {}
+        assert target.client().info("commandstats")["cmdstat_unlink"]["calls"] == before + 1
+        assert target.client().info("memory").get("lazyfreed_objects", 1) > freed
+        events = [listener.get_message(ignore_subscribe_messages=True, timeout=10) for _ in keys]
+        assert sorted(event["data"] for event in events) == keys
+        portd.terminate()
+    assert_equal(source, target)
+
+
+def test_a_user_who_may_not_unlink_is_sent_what_the_source_sent(servers: ServerFactory) -> None:
+    """Where the target's user may not run UNLINK, DEL goes on as DEL: nothing is refused."""
+    source, target = servers(), servers()
+    with Wire(target) as wire:
+        wire.call("ACL", "SETUSER", "writer", "on", ">secret", "~*", "+@all", "-unlink")
+    fill_strings(source, 10)
+    with Portd(source, f"redis://writer:secret@127.0.0.1:{target.port}") as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        source.client().delete(*source.client().keys())
+        status = portd.until_applied(source)
+        assert status["dead_letters"] == {}
+        assert target.client().info("commandstats")["cmdstat_unlink"]["calls"] == 0  # the probe tried it
+        portd.terminate()
+    assert_equal(source, target)
+
+
 def test_what_the_target_takes_in_no_argument(servers: ServerFactory) -> None:
     """Elements above the target's proto-max-bulk-len are dead letters; in the stream they stop the sync until it is raised."""
     source, target = servers(), servers(proto_max_bulk_len="1mb")

@@ -137,6 +137,7 @@ class How:
     now_ms: int  # when its first byte was received
     pxat: bool  # the target knows PXAT
     entries_read: bool  # the target knows ENTRIESREAD
+    unlink: bool  # the target takes UNLINK
     large: bool  # the command is larger than a piece
 
 
@@ -224,6 +225,11 @@ def _xgroup(argv: list[bytes], how: How) -> list[list[bytes]]:
     return [[b"XGROUP", *argv[1:5], *[b"MKSTREAM"] * (len(argv) - 7)]]
 
 
+def _del(argv: list[bytes], how: How) -> list[list[bytes]]:
+    """DEL as UNLINK."""
+    return [[b"UNLINK", *argv[1:]] if how.unlink else argv]
+
+
 REWRITERS = {
     b"SET": _set,
     b"SETEX": _setex,
@@ -237,6 +243,7 @@ REWRITERS = {
     b"RESTORE-ASKING": _restore,
     b"FUNCTION": _function,
     b"XGROUP": _xgroup,
+    b"DEL": _del,
 }
 
 
@@ -258,6 +265,7 @@ class Oracle:
         db: database in effect there, -1 when unknown.
         pxat: the target knows PXAT.
         entries_read: the target knows XGROUP .. ENTRIESREAD.
+        unlink: the target takes UNLINK.
         piece_bytes: commands above this are large.
         max_argument: largest argument believed.
         excluded: offsets of commands to leave out.
@@ -271,6 +279,7 @@ class Oracle:
         *,
         pxat: bool = True,
         entries_read: bool = True,
+        unlink: bool = False,
         piece_bytes: int = 256 * 1024,
         max_argument: int = 512 << 20,
         excluded: Iterable[int] = (),
@@ -279,6 +288,7 @@ class Oracle:
         self.offset = offset
         self.pxat = pxat
         self.entries_read = entries_read
+        self.unlink = unlink
         self.piece_bytes = piece_bytes
         self.max_argument = max_argument
         self.excluded = set(excluded)
@@ -337,7 +347,8 @@ class Oracle:
         if outcome.db < 0:
             raise ValueError
         outcome.swaps += command.name == b"SWAPDB"
-        how = How(self.now_ms(command.first), self.pxat, self.entries_read, len(command.raw) > self.piece_bytes)
+        large = len(command.raw) > self.piece_bytes
+        how = How(self.now_ms(command.first), self.pxat, self.entries_read, self.unlink, large)
         commands = rewrite(command.argv, how)
         if len(commands) > 1 and len(command.argv[1]) > self.piece_bytes:
             del commands[1]  # a key that is not kept whole: the expiry stays relative

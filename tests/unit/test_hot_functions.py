@@ -25,7 +25,7 @@ HOT = {
     "elementcommands": "_open string_part element scored field _timed_field",
     "streamcommands": "entry entry_item entry_end",
     "writer": "open_command close_command",
-    "stream": "classify _gather _take _take_whole _take_large _go_on _scan_command _note_name _kind_at_head _decide "
+    "stream": "classify _gather _take _unlink _take_whole _take_large _go_on _scan_command _note_name _kind_at_head _decide "
     "_decide_by_first _first_argument _sets_expiry _tells_entries_read _postpones_expiry _restores_relative _is_excluded "
     "_edit _begin_edit",
     "piecebuffer": "line_ends skip append write_head write_argument write_word write_number _append_header "

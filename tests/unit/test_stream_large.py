@@ -48,6 +48,7 @@ COMMANDS = [
     [b"SCRIPT", b"LOAD", LARGE],
     [b"SADD", b"s", *[b"%d" % i for i in range(500)]],
     [b"DEL", *[b""] * 500],
+    [b"del", LARGE, b"k"],
 ]
 
 
@@ -57,9 +58,13 @@ COMMANDS = [
 def test_large_commands_become_what_small_ones_do(command: list[bytes], step: int, older: bool) -> None:  # noqa: FBT001
     """A command's size decides in how many parts it goes, not what it means; its neighbours are not touched."""
     data = pack([b"INCR", b"a"]) + pack([b"MULTI"]) + pack(command) + pack([b"EXEC"]) + pack([b"INCR", b"b"])
-    oracle = Oracle(0, 0, piece_bytes=PIECE, pxat=not older, entries_read=not older, now_ms=lambda _: NOW)
+    oracle = Oracle(
+        0, 0, piece_bytes=PIECE, pxat=not older, entries_read=not older, unlink=not older, now_ms=lambda _: NOW
+    )
     expected = oracle.expect(data)
-    follower = Follower(StreamSplitter(0, 0, piece_bytes=PIECE, pxat=not older, entries_read=not older))
+    follower = Follower(
+        StreamSplitter(0, 0, piece_bytes=PIECE, pxat=not older, entries_read=not older, unlink=not older)
+    )
     for at in range(0, len(data), step):
         follower.feed(data[at : at + step], NOW)
     compare(expected, follower.outcome)

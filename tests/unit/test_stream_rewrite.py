@@ -161,6 +161,48 @@ def test_groups_without_entries_read_go_on_as_they_came(given: str) -> None:
     assert rewritten(command, entries_read=False) == [command]
 
 
+DELETIONS = [
+    ("DEL k", "UNLINK k"),
+    ("del k", "UNLINK k"),
+    ("DEL a b c d e f g h i j k l", "UNLINK a b c d e f g h i j k l"),
+    ("DEL", "UNLINK"),
+    ("UNLINK k", "UNLINK k"),
+    ("DELEX k", "DELEX k"),
+    ("HDEL h f", "HDEL h f"),
+    ("SREM s DEL", "SREM s DEL"),
+]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 7, 11, 4096])
+@pytest.mark.parametrize(("given", "expected"), DELETIONS, ids=[given for given, _ in DELETIONS])
+def test_what_is_deleted_is_unlinked_where_that_is_allowed(given: str, expected: str, step: int) -> None:
+    """A big key must not hold the target up; a target that does not take UNLINK is sent what the source sent."""
+    stream = [[b"INCR", b"a"], given.encode().split(), [b"PING"], given.encode().split(), [b"INCR", b"b"]]
+    without_ping = [each for each in stream if each != [b"PING"]]
+    unlinked = [expected.encode().split() if each[0] != b"INCR" else each for each in without_ping]
+    assert rewritten(*stream, step=step) == without_ping
+    assert rewritten(*stream, step=step, unlink=True) == unlinked
+
+
+def test_deletions_keep_their_offsets_databases_and_transactions() -> None:
+    """The other name changes nothing of what is known about a command, nor where a piece may end."""
+    commands = [[b"MULTI"], [b"DEL", b"a"], [b"DEL", b"b"], [b"EXEC"], [b"DEL", b"c"], [b"MULTI"], [b"DEL", b"d"]]
+    data = [pack(each) for each in commands]
+    splitter = StreamSplitter(0, 3, unlink=True)
+    splitter.exclude(1 + len(b"".join(data[:2])))
+    splitter.feed(b"".join(data), 0)
+    piece = splitter.next_piece(1 << 20, 1 << 20)  # ends before the open transaction
+    assert piece is not None
+    assert piece.data == pack([b"UNLINK", b"a"]) + pack([b"UNLINK", b"c"])
+    assert memoryview(piece.offsets).cast("Q").tolist() == [1 + len(data[0]), 1 + len(b"".join(data[:4]))]
+    assert (piece.end_offset, piece.boundary, piece.db) == (len(b"".join(data[:5])), True, 3)
+    splitter.feed(pack([b"EXEC"]), 0)
+    (piece,) = drain(splitter)
+    assert (piece.data, piece.boundary) == (pack([b"UNLINK", b"d"]), True)
+    assert splitter.statistics()["commands"] == 4
+    assert splitter.statistics()["excluded"] == 1
+
+
 def test_two_commands_for_one_share_its_offset() -> None:
     """Every reply can be traced to the source's command, also where that became two."""
     splitter = StreamSplitter(0, 0, pxat=False)
