@@ -1,7 +1,7 @@
 # cython: language_level=3, auto_pickle=False
 """The table of value encodings: rdb.h of Redis (RDB 1 to 15) and of Valkey (80).
 
-A new encoding is a row here and, when its shape is new, one function in snapshot.pyx.
+A new encoding is a row here and, when its shape is new, a state in keys.pyx and one function in rare.pyx.
 """
 
 cdef Layout[<int>ENCODINGS] LAYOUTS

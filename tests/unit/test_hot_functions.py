@@ -16,8 +16,9 @@ KERNEL = Path(portd.kernel.__file__).parent
 
 # What runs for each key, element, command or reply. Names that are gone fail the test: bring the table up to date.
 HOT = {
-    "snapshot": "_step _head _opcode _key _string _keep_name _value _plan _begin _begin_string _key_done _end_value "
-    "_begin_elements _forget_key _told_bytes _is_empty_blob",
+    "opcodes": "_opcode",
+    "keys": "_run _step _head _key _string _keep_name _value _plan _begin _begin_string _key_done _end_value _begin_elements "
+    "_forget_key _told_bytes _is_empty_blob",
     "elements": "_elements _tell _score _binary_score _score_text _cells _node _expiry",
     "window": "take_in _checksum _item _packed_item _number _room",
     "blob": "_parts _unpack _tell_part _open_blob _refill _need _cell _take _open_container _close_container _numbers",

@@ -1,0 +1,361 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
+"""Keys, and how their values begin: from an opcode or a type byte to the state that reads a value's elements.
+
+A string at hand goes to the handler from the window. Of every other value it is decided first whether it goes raw, by
+elements or not at all, after a look at its size where that matters.
+"""
+
+cimport cython
+
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from portd.kernel.containers cimport le64
+from portd.kernel.encodings cimport (
+    C_ARRAY, C_STREAM, C_STRING, E_NONE, E_STRING, K_LISTPACK, K_ZIPLIST, K_ZIPMAP, S_ARRAY, S_BLOB, S_ITEMS, S_MODULE,
+    S_NODES, S_NUMBER, S_STREAM, S_STRING, S_TEMPLATE, encoding_of, layout_of, stream_version,
+)
+from portd.kernel.handler cimport P_ELEMENTS, P_SKIP, P_WHOLE
+from portd.kernel.measure cimport Measure, measure_value
+from portd.kernel.opcodes cimport OpcodeReader
+from portd.kernel.reader cimport Cursor, R_BAD, R_LARGE, R_MORE, R_OK
+from portd.kernel.streams cimport SS_NODE
+from portd.kernel.window cimport (
+    PP_KEY, PP_STRING, ST_ARRAY, ST_CELLS, ST_CHECKSUM, ST_HEAD, ST_ITEMS, ST_LARGE, ST_MAGIC, ST_MODULE, ST_NODES,
+    ST_PARTS, ST_START, ST_STREAM, ST_TEMPLATE, ST_VALUE,
+)
+
+
+cdef class KeyReader(OpcodeReader):
+    """Takes one step after another; final are the methods that every key goes through, for direct calls."""
+
+    def __cinit__(self, *_, **__):
+        self._forget_key()
+
+    def __dealloc__(self):
+        PyMem_Free(self.name)
+
+    # -- stepping ------------------------------------------------------------------------------------------------------
+
+    cdef int _run(self) except -1:
+        """Steps until the handler has something to hand out (R_OK) or bytes run out (R_MORE)."""
+        cdef int r = R_OK
+        while r == R_OK and not self.out.ready:
+            self.out.offset = self.base + self.start
+            r = self._step()
+        return r
+
+    @cython.final
+    cdef int _step(self) except -1:
+        if self.state == ST_HEAD:
+            return self._head()
+        if self.state == ST_ITEMS:
+            return self._elements()
+        if self.state == ST_CELLS:
+            return self._cells()
+        if self.state == ST_VALUE:
+            return self._value()
+        if self.state == ST_START:
+            return self._begin_elements()
+        if self.state == ST_PARTS:
+            return self._parts()
+        if self.state == ST_LARGE:
+            return self._large()
+        if self.state == ST_NODES:
+            return self._node()
+        if self.state == ST_STREAM:
+            return self._stream()
+        if self.state == ST_MODULE:
+            return self._module()
+        if self.state == ST_ARRAY:
+            return self._array()
+        if self.state == ST_TEMPLATE:
+            return self._template()
+        if self.state == ST_MAGIC:
+            return self._magic()
+        if self.state == ST_CHECKSUM:
+            return self._trailer()
+        return R_MORE
+
+    # -- keys ----------------------------------------------------------------------------------------------------------
+
+    @cython.final
+    cdef int _head(self) except -1:
+        cdef Cursor c = self._cursor()
+        cdef int op
+        cdef int r
+        if c.p >= c.end:
+            return R_MORE
+        op = c.p[0]
+        if self.key.offset == <uint64_t>-1:
+            self.key.offset = self.base + self.start
+        if op < 0xF2:
+            return self._key(&c)
+        c.p += 1
+        r = self._opcode(&c, op)
+        if r == R_OK:
+            self._consume(&c)
+            if op not in (0xFD, 0xFC, 0xF9, 0xF8, 0xF3):
+                self.key.offset = <uint64_t>-1
+        return r
+
+    @cython.final
+    cdef int _key(self, Cursor* c) except -1:
+        cdef int byte = c.p[0]
+        cdef int encoding = encoding_of(byte, self.valkey)
+        cdef int r
+        if encoding == E_NONE:
+            return self._unsupported(f"value type {byte} is not known under this magic")
+        c.p += 1
+        r = self._item(c, 0)
+        if r == R_MORE:
+            return R_MORE
+        self.key.byte = byte
+        self.key.encoding = encoding
+        self.key.db = self.db
+        self.layout = layout_of(encoding)
+        if r == R_LARGE:
+            return self._long_key(c)
+        self.key.name = self.items[0].p
+        self.key.size = self.items[0].n
+        if encoding == E_STRING and not self.slots and not self.meta:
+            r = self._string(c)
+            if r != R_LARGE:
+                return r
+        # The value may take many turns: keep the name.
+        self._keep_name()
+        self.keys += 1
+        self._consume(c)
+        self.planned = False
+        self.value_offset = self.base + self.start
+        memset(&self.measure, 0, sizeof(Measure))
+        self.state = ST_VALUE
+        return R_OK
+
+    @cython.final
+    cdef int _string(self, Cursor* c) except -1:
+        """A string key whose value is at hand is told at once, from the window."""
+        cdef const unsigned char* value = c.p
+        cdef int plan
+        cdef int r = self._item(c, 1)
+        if r == R_LARGE:
+            c.p = value
+            return R_LARGE
+        if r == R_OK:
+            self.key.bytes = c.p - value
+            plan = self.out.plan(&self.key)
+            if plan == P_WHOLE:
+                self.out.raw(&self.key, value, c.p - value, NULL, 0)
+            elif plan != P_SKIP:
+                self.out.string(&self.key, &self.items[1])
+            self.keys += 1
+            self._consume(c)
+            self._forget_key()
+        else:
+            self.key.encoding = E_NONE
+            self.key.name = NULL
+        return r
+
+    @cython.final
+    cdef int _keep_name(self) except -1:
+        cdef unsigned char* grown
+        if self.name_capacity < self.key.size + 1:
+            grown = <unsigned char*>PyMem_Realloc(self.name, self.key.size + 1)
+            if grown == NULL:
+                raise MemoryError
+            self.name = grown
+            self.name_capacity = self.key.size + 1
+        memcpy(self.name, self.key.name, self.key.size)
+        self.key.name = self.name
+        return 0
+
+    cdef int _long_key(self, Cursor* c) except -1:
+        """A key name above chunk_bytes cannot be repeated in every command: the key is refused."""
+        self.key.name = NULL
+        self.key.size = 0
+        self.keys += 1
+        self.out.keys_failed += 1
+        self.out.refuse(&self.key, self.layout.name.decode(), f"its name of {self.items[0].n} bytes is longer than chunk_bytes")
+        self._consume(c)
+        self.planned = True
+        self.plan = P_SKIP
+        self.value_offset = self.base + self.start
+        memset(&self.measure, 0, sizeof(Measure))
+        return self._begin_parts(PP_KEY, &self.items[0], False, ST_VALUE)
+
+    @cython.final
+    cdef int _forget_key(self) except -1:
+        self.key.expire_ms = self.key.idle = -1
+        self.key.freq = -1
+        self.key.encoding = E_NONE
+        self.key.name = NULL
+        self.key.size = 0
+        self.key.elements = 0
+        self.key.bytes = 0
+        self.key.module = 0
+        self.key.offset = <uint64_t>-1
+        self.meta = b""
+        return 0
+
+    @cython.final
+    cdef int _key_done(self) except -1:
+        self._forget_key()
+        self.state = ST_HEAD
+        return R_OK
+
+    # -- values --------------------------------------------------------------------------------------------------------
+
+    cdef int _value(self) except -1:
+        """Decides how the value will be told, measuring it first where that matters."""
+        cdef Cursor c = self._cursor()
+        cdef int r
+        if not self.planned:
+            if self.layout.shape == S_MODULE:
+                r = self._number(&c, &self.key.module)
+                if r != R_OK:
+                    return r
+            self._plan()
+        if self.plan == P_SKIP:
+            self.to = self.nothing
+            self.state = ST_START
+            return R_OK
+        self.to = self.out
+        if self.plan == P_ELEMENTS:
+            return self._begin(False)
+        # A string of a whole chunk has its length in front; items of collections longer than a chunk go in parts.
+        r = measure_value(
+            &self.measure, self.key.encoding, self.buffer + self.start, self.stop - self.start,
+            self.chunk + (64 if self.layout.shape == S_STRING else 0), self.out.whole_elements,
+        )
+        if r == R_BAD:
+            return self._fail("corrupt value")
+        if r == R_MORE:
+            return R_MORE
+        if r == R_OK and (self.measure.empty or self._is_empty_blob()):
+            # Servers skip such keys too: rdb.c, RDB_LOAD_ERR_EMPTY_KEY.
+            self.keys_filtered += 1
+            self.start += self.measure.at
+            return self._key_done()
+        if r == R_OK:
+            self.key.bytes = self.measure.at
+        if r == R_OK and self.plan == P_WHOLE:
+            self.out.raw(
+                &self.key, self.buffer + self.start, self.measure.at, self.meta, len(self.meta)
+            )
+            self.start += self.measure.at
+            return self._key_done()
+        return self._begin(r == R_OK and self._told_bytes() <= <uint64_t>self.out.small_bytes)
+
+    cdef int _plan(self) except -1:
+        self.planned = True
+        self.key.meta = len(self.meta) > 0
+        if self.slots and self._half_imported():
+            self.keys_filtered += 1
+            self.plan = P_SKIP
+            return 0
+        self.plan = self.out.plan(&self.key)
+        return 0
+
+    cdef uint64_t _told_bytes(self) noexcept:
+        """About how many bytes the measured value takes as commands; the key's name stands in each of them."""
+        cdef uint64_t bytes = self.measure.at + self.measure.plain
+        cdef uint64_t commands = 1 + bytes // 512
+        if self.layout.collection == C_STREAM or self.layout.collection == C_ARRAY or self._has_last():
+            commands = 1 + bytes // 8           # one command for each entry, pending entry or field with an expiry
+        return bytes + commands * (<uint64_t>self.key.size + 64)
+
+    cdef bint _is_empty_blob(self) noexcept:
+        """A container without entries: nothing but its header and end mark, never worth compressing."""
+        cdef Py_ssize_t least
+        cdef Py_ssize_t prefix = 8 if self.layout.prefix[0] else 0
+        if self.layout.shape != S_BLOB:
+            return False
+        least = 7 if self.layout.container == K_LISTPACK else 11 if self.layout.container == K_ZIPLIST else 8
+        if self.layout.container == K_ZIPMAP:
+            least = 2
+        return self.measure.at == prefix + 1 + least and self.buffer[self.start + prefix] == least
+
+    cdef int _begin(self, bint small) except -1:
+        if self.layout.shape == S_STRING:
+            return self._begin_string()
+        if self.to.begin(&self.key, self.layout.collection, small):
+            self.to = self.nothing
+        elif self.meta:
+            self.out.meta_dropped += 1
+        self.state = ST_START
+        return R_OK
+
+    cdef int _begin_string(self) except -1:
+        """A string: whole unless it is above a chunk."""
+        cdef Cursor c = self._cursor()
+        cdef int r = self._item(&c, 1)
+        if r == R_MORE:
+            return R_MORE
+        if self.meta:
+            self.out.meta_dropped += 1
+        if r == R_OK:
+            self.key.bytes = c.p - self.buffer - self.start
+            self.to.string(&self.key, &self.items[1])
+            self._consume(&c)
+            return self._key_done()
+        if self.to.begin(&self.key, C_STRING, False):
+            self.to = self.nothing
+        self.key.elements = self.items[1].n
+        self._consume(&c)
+        return self._begin_parts(PP_STRING, &self.items[1], False, ST_HEAD)
+
+    cdef int _begin_elements(self) except -1:
+        """Prefix and count of the value, then the state that reads its elements."""
+        cdef Cursor c = self._cursor()
+        cdef uint64_t ignored = 0
+        cdef int r = R_OK
+        cdef int shape = self.layout.shape
+        self.done = 0
+        self.entry_to = self.to
+        if self.layout.prefix[0]:                   # d: lowest expiry
+            if c.end - c.p < 8:
+                return R_MORE
+            self.minimum = <int64_t>le64(c.p)
+            c.p += 8
+        if shape == S_STRING:
+            r = self._item(&c, 1)
+            if r == R_LARGE:
+                self._consume(&c)
+                return self._begin_parts(PP_STRING, &self.items[1], False, ST_HEAD)
+            if r == R_OK:
+                self._consume(&c)
+                return self._key_done()
+            return r
+        if shape == S_BLOB:
+            return self._open_blob(&c, self.layout.container, ST_CELLS)
+        if shape == S_NUMBER:
+            r = self._number(&c, &ignored)
+            if r == R_OK:
+                self._consume(&c)
+                return self._end_value()
+            return r
+        if shape == S_MODULE:
+            r = self._number(&c, &ignored)
+        elif shape == S_TEMPLATE:
+            return self._begin_template(&c)
+        else:
+            r = self._number(&c, &self.left)
+        if r != R_OK:
+            return r
+        self.key.elements = self.left if shape in (S_ITEMS, S_ARRAY) else 0
+        if shape == S_ARRAY:
+            return self._begin_array(&c)
+        self._consume(&c)
+        if shape == S_STREAM:
+            self.stream_version = stream_version(self.key.encoding)
+            self.stream_state = SS_NODE
+            self.state = ST_STREAM
+        else:
+            self.state = ST_ITEMS if shape == S_ITEMS else ST_NODES if shape == S_NODES else ST_MODULE
+        return R_OK
+
+    cdef int _end_value(self) except -1:
+        self.key.bytes = self.base + self.start - self.value_offset
+        self.to.end(&self.key)
+        return self._key_done()

@@ -1,0 +1,23 @@
+from libc.stdint cimport uint64_t
+
+from portd.kernel.reader cimport Cursor
+from portd.kernel.streams cimport StreamReader
+
+
+cdef class OpcodeReader(StreamReader):
+    cdef bint verify                    # compare the checksum
+    cdef int version
+    cdef bint valkey
+    cdef dict aux_fields
+    cdef list slots                     # half-imported slot ranges
+    cdef bytes meta                     # KEY_META of the next key
+    cdef uint64_t keys_announced
+    cdef uint64_t modules_aux
+
+    cdef int _magic(self) except -1
+    cdef int _trailer(self) except -1
+    cdef int _opcode(self, Cursor* c, int op) except -1
+    cdef int _aux(self, Cursor* c) except -1
+    cdef int _rare_opcode(self, Cursor* c, int op) except -1
+    cdef int _slot_import(self, Cursor* c) except -1
+    cdef bint _half_imported(self) except -1

@@ -1,0 +1,223 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
+"""What a snapshot holds beside keys: its magic, the opcodes between keys, its checksum."""
+
+from libc.stdint cimport int32_t, int64_t, uint64_t
+
+from portd.errors import ChecksumMismatch, LimitExceeded
+
+from portd.kernel.containers cimport le32, le64
+from portd.kernel.encodings cimport module_name
+from portd.kernel.measure cimport measure_meta
+from portd.kernel.reader cimport Cursor, R_BAD, R_LARGE, R_MORE, R_OK
+from portd.kernel.streams cimport StreamReader
+from portd.kernel.window cimport PP_SKIP, ST_CHECKSUM, ST_END, ST_HEAD, ST_MODULE
+
+
+cdef enum:
+    HIGHEST_REDIS = 15
+    VALKEY_VERSION = 80
+
+
+cdef class OpcodeReader(StreamReader):
+    """Keeps what opcodes say of the file and of the key that follows them."""
+
+    def __cinit__(self, *_, **__):
+        self.aux_fields = {}
+        self.slots = []
+        self.meta = b""
+
+    # -- the file ------------------------------------------------------------------------------------------------------
+
+    cdef int _magic(self) except -1:
+        cdef bytes magic
+        if self.stop - self.start < 9:
+            if self.stop > self.start and self.buffer[self.start] not in (b"R", b"V"):
+                return self._unsupported("not an RDB snapshot: it does not begin with REDIS or VALKEY")
+            return R_MORE
+        magic = self.buffer[self.start:self.start + 9]
+        self.valkey = magic.startswith(b"VALKEY")
+        digits = magic[6 if self.valkey else 5:]
+        if not (self.valkey or magic.startswith(b"REDIS")) or not digits.isdigit():
+            return self._unsupported("not an RDB snapshot: it does not begin with REDIS or VALKEY")
+        self.version = int(digits)
+        if self.valkey != (self.version >= VALKEY_VERSION) or not (
+            self.version == VALKEY_VERSION or 1 <= self.version <= HIGHEST_REDIS
+        ):
+            return self._unsupported(f"RDB version {magic.decode()} is not known to this build")
+        self.start += 9
+        self.out.valkey = self.valkey
+        self.state = ST_HEAD
+        return R_OK
+
+    cdef int _trailer(self) except -1:
+        cdef uint64_t stored
+        if self.version >= 5:
+            if self.stop - self.start < 8:
+                return R_MORE
+            self._checksum()
+            stored = le64(self.buffer + self.start)
+            # All zero: the writer had checksums off.
+            if self.verify and stored and stored != self.crc:
+                return self._fail("the CRC64 of the snapshot differs from the one it carries", ChecksumMismatch)
+            self.start += 8
+        self.state = ST_END
+        self.out.finish()
+        return R_MORE
+
+    # -- opcodes -------------------------------------------------------------------------------------------------------
+
+    cdef int _opcode(self, Cursor* c, int op) except -1:
+        cdef uint64_t a = 0
+        cdef uint64_t b = 0
+        cdef int r
+        if op == 0xFF:                              # EOF
+            self.state = ST_CHECKSUM
+            return R_OK
+        if op == 0xFC:                              # EXPIRETIME_MS
+            if c.end - c.p < 8:
+                return R_MORE
+            self.key.expire_ms = max(<int64_t>le64(c.p), 0)
+            c.p += 8
+            return R_OK
+        if op == 0xFD:                              # EXPIRETIME, seconds
+            if c.end - c.p < 4:
+                return R_MORE
+            self.key.expire_ms = max(<int64_t><int32_t>le32(c.p) * 1000, 0)
+            c.p += 4
+            return R_OK
+        if op == 0xF9:                              # FREQ
+            if c.p >= c.end:
+                return R_MORE
+            self.key.freq = c.p[0]
+            c.p += 1
+            return R_OK
+        if op == 0xF8:                              # IDLE, seconds
+            r = self._number(c, &a)
+            if r == R_OK:
+                self.key.idle = <int64_t>min(a, <uint64_t>1 << 40)
+            return r
+        if op == 0xFE:                              # SELECTDB
+            r = self._number(c, &a)
+            if r == R_OK:
+                if a > 1 << 30:
+                    return self._fail(f"database number {a}", LimitExceeded)
+                self.db = <int>a
+                self.out.select(self.db)
+            return r
+        if op == 0xFB:                              # RESIZEDB: a hint
+            r = self._number(c, &a)
+            if r == R_OK:
+                r = self._number(c, &b)
+            if r == R_OK:
+                self.keys_announced += a
+            return r
+        if op == 0xFA:
+            return self._aux(c)
+        return self._rare_opcode(c, op)
+
+    cdef int _aux(self, Cursor* c) except -1:
+        cdef int r = self._item(c, 0)
+        if r == R_LARGE:
+            return self._fail("AUX name too long", LimitExceeded)
+        if r == R_OK:
+            r = self._item(c, 1)
+        if r == R_LARGE:
+            # A cached script of an old server, say: of no use to the target.
+            return self._begin_parts(PP_SKIP, &self.items[1], False, ST_HEAD)
+        if r == R_OK:
+            self.out.aux(&self.items[0], &self.items[1])
+        if r == R_OK and len(self.aux_fields) < 64 and self.items[0].n <= 64 and self.items[1].n <= 256:
+            name = self.items[0].p[:self.items[0].n].decode("utf-8", "replace")
+            self.aux_fields[name] = self.items[1].p[:self.items[1].n].decode("utf-8", "replace")
+        return r
+
+    cdef int _rare_opcode(self, Cursor* c, int op) except -1:
+        cdef uint64_t a = 0
+        cdef uint64_t b = 0
+        cdef uint64_t d = 0
+        cdef Py_ssize_t size = 0
+        cdef int r
+        if op == 0xF5:                              # FUNCTION2
+            r = self._item(c, 0)
+            if r == R_MORE:
+                return R_MORE
+            self.out.function(&self.items[0])
+            return self._begin_parts(PP_SKIP, &self.items[0], False, ST_HEAD) if r == R_LARGE else R_OK
+        if op == 0xF6:
+            return self._unsupported("functions in the format of a 7.0 release candidate")
+        if op == 0xF4:                              # SLOT_INFO: a hint
+            r = self._number(c, &a)
+            if r == R_OK:
+                r = self._number(c, &b)
+            return self._number(c, &d) if r == R_OK else r
+        if op == 0xF7:                              # MODULE_AUX: id, tag 2, when, items
+            r = self._number(c, &a)
+            if r == R_OK:
+                r = self._number(c, &b)
+            if r == R_OK:
+                r = self._number(c, &d)
+            if r == R_OK:
+                self.modules_aux += 1
+                self.out.refuse(NULL, f"module {module_name(a)}", "auxiliary module data cannot be replicated")
+                self.state = ST_MODULE
+            return r
+        if op == 0xF3 and not self.valkey:          # KEY_META
+            r = measure_meta(c.p, c.end - c.p, self.chunk, &size)
+            if r == R_BAD:
+                return self._fail("corrupt key metadata")
+            if r == R_LARGE:
+                return self._fail("key metadata larger than chunk_bytes", LimitExceeded)
+            if r == R_OK:
+                self.meta = (c.p - 1)[:size + 1]
+                c.p += size
+            return r
+        if op == 0xF3:
+            return self._slot_import(c)
+        if not self.valkey:
+            return self._remember_template(c)
+        return self._unsupported(f"opcode {op} of a Valkey development version")
+
+    # -- slots being imported ------------------------------------------------------------------------------------------
+
+    cdef int _slot_import(self, Cursor* c) except -1:
+        """Ranges of slots that were being imported: their keys are incomplete and will come again from their owner."""
+        cdef uint64_t n = 0
+        cdef uint64_t first = 0
+        cdef uint64_t last = 0
+        cdef list ranges = []
+        cdef int r = self._item(c, 0)
+        if r == R_OK:
+            r = self._number(c, &n)
+        if r == R_LARGE or n > 16384:
+            return self._fail("bad slot import", LimitExceeded)
+        while r == R_OK and n:
+            r = self._number(c, &first)
+            if r == R_OK:
+                r = self._number(c, &last)
+            ranges.append((first, last))
+            n -= 1
+        if r == R_OK:
+            self.slots.extend(ranges)
+        return r
+
+    cdef bint _half_imported(self) except -1:
+        slot = key_slot(self.key.name[:self.key.size])
+        for first, last in self.slots:
+            if first <= slot <= last:
+                return True
+        return False
+
+
+cdef int key_slot(bytes key) except -1:
+    """Cluster slot of a key: CRC16/XMODEM of the hash tag or of all of it (cluster.c:keyHashSlot)."""
+    cdef unsigned int crc = 0
+    opening = key.find(b"{")
+    if opening >= 0:
+        closing = key.find(b"}", opening + 1)
+        if closing > opening + 1:
+            key = key[opening + 1:closing]
+    for byte in key:
+        crc ^= <unsigned int>byte << 8
+        for _ in range(8):
+            crc = ((crc << 1) ^ 0x1021) & 0xFFFF if crc & 0x8000 else (crc << 1) & 0xFFFF
+    return crc & 0x3FFF
