@@ -64,6 +64,7 @@ cdef class PieceBuffer:
     cdef Py_ssize_t offsets_capacity
 
     cdef int bad(self, int why, Py_ssize_t index) noexcept
+    cdef object error(self, int64_t db, str type_name)
     cdef bint line_ends(self, Py_ssize_t index) noexcept
 
     cdef Py_ssize_t fill(self, object data, int64_t now_ms) except -1

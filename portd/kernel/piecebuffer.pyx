@@ -14,12 +14,44 @@ from libc.string cimport memcpy, memmove, strlen
 
 from portd.kernel.resp cimport SLACK, print_number
 
+from portd.errors import DecodeError, LimitExceeded
+
 
 cdef enum:
     HEAD_ROOM = 4096  # window bytes beyond two pieces: the headers and small arguments that must be whole
     RECEIVED = 64  # times of receipt that are told apart while their bytes wait
     LEAST_OUTPUT = 4096
     LEAST_OFFSETS = 256
+
+
+cdef str RESYNC = "the position resumed from was no command boundary, or bytes changed on the way: sync again"
+cdef dict WHYS = {
+    NOT_A_COMMAND: ("unexpected byte where a command should begin", RESYNC),
+    NOT_AN_ARGUMENT: ("unexpected byte where an argument should begin", RESYNC),
+    NOT_A_LENGTH: ("malformed length", RESYNC),
+    NO_LINE_END: ("an argument does not end where it was announced to", RESYNC),
+    TOO_MANY_ARGUMENTS: ("more arguments than any server takes", RESYNC),
+    ARGUMENT_TOO_LARGE: (
+        "argument larger than the limit",
+        "raise proto-max-bulk-len at the target to what it is at the source, and start again: nothing is lost",
+    ),
+    NAME_TOO_LONG: ("command name longer than any known", RESYNC),
+    EMPTY_COMMAND: ("empty command", RESYNC),
+    REFUSED: (
+        "a command that must never reach the target",
+        "only writes belong into a replication stream: look at what the source was fed",
+    ),
+    NESTED_MULTI: ("MULTI inside of a transaction", RESYNC),
+    STRAY_EXEC: ("EXEC without MULTI", RESYNC),
+    NOT_A_DATABASE: ("malformed SELECT", RESYNC),
+    NO_DATABASE: ("a command before any SELECT, and no database is known", "sync again"),
+    SELECT_EXCLUDED: (
+        "a SELECT was refused, what follows would land in another database",
+        "give the target as many databases as the source has",
+    ),
+    NOT_A_TIME: ("an expiry is not a number", RESYNC),
+}
+cdef frozenset LIMITS = frozenset((TOO_MANY_ARGUMENTS, ARGUMENT_TOO_LARGE, NAME_TOO_LONG))
 
 
 @cython.final
@@ -51,6 +83,12 @@ cdef class PieceBuffer:
         self.bad_why = why
         self.bad_offset = self.base + index + 1
         return BAD
+
+    cdef object error(self, int64_t db, str type_name):
+        """What ``bad`` noted, as an error to raise."""
+        message, hint = WHYS[self.bad_why]
+        kind = LimitExceeded if self.bad_why in LIMITS else DecodeError
+        return kind(message, offset=self.bad_offset, db=db, type=type_name, hint=hint)
 
     cdef bint line_ends(self, Py_ssize_t index) noexcept:
         """Whether CRLF stands at window *index*."""

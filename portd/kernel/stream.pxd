@@ -83,10 +83,8 @@ cdef class StreamSplitter:
     cdef int _kind_at_head(self, bint large) noexcept
     cdef int _decide(self, int kind, bint large) noexcept
     cdef int _decide_by_first(self, int kind, bint large) noexcept
-    cdef bint _first_argument(self, const uint8_t** start, Py_ssize_t* size) noexcept
     cdef bint _sets_expiry(self) noexcept
-    cdef bint _tells_entries_read(self) noexcept
-    cdef bint _restores_relative(self) noexcept
-    cdef bint _postpones_expiry(self, bint restore, int64_t unit) noexcept
+    cdef const uint8_t* _arguments(self) noexcept
+    cdef bint _first_argument(self, const uint8_t** start, Py_ssize_t* size) noexcept
     cdef bint _is_excluded(self, int64_t offset) noexcept
     cdef void _forget_exclusions(self, int64_t offset) noexcept

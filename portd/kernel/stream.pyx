@@ -18,18 +18,17 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport INT32_MAX, INT64_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memmove
 
+from portd.kernel.arguments cimport expires_before, restores_before, restores_relative, sets_expiry, tells_entries_read
+from portd.kernel.commandnames cimport Names, classify, fill_names
 from portd.kernel.edit cimport (
-    DEL, DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, PEXPIRE, PEXPIREAT,
-    PSETEX, PUBLISH, REFUSE, REPLCONF, RESTORE, RESTORE_ASKING, SELECT, SET, SETEX, SWAPDB, XGROUP, Editor,
+    DEL, DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, PEXPIRE,
+    PEXPIREAT, PSETEX, PUBLISH, REFUSE, REPLCONF, RESTORE, RESTORE_ASKING, SELECT, SET, SETEX, SWAPDB, XGROUP, Editor,
 )
 from portd.kernel.piecebuffer cimport (
-    ARGUMENT_TOO_LARGE, BAD, EMPTY_COMMAND, FULL, LARGE, MORE, NAME_TOO_LONG, NESTED_MULTI, NO_DATABASE, NO_LINE_END,
-    NOT_A_COMMAND, NOT_A_DATABASE, NOT_A_LENGTH, NOT_A_TIME, NOT_AN_ARGUMENT, REFUSED, SELECT_EXCLUDED, STRAY_EXEC,
-    TOO_MANY_ARGUMENTS, WHOLE, PieceBuffer, count_reply, keep, produced, read_header,
+    BAD, EMPTY_COMMAND, FULL, LARGE, MORE, NAME_TOO_LONG, NESTED_MULTI, NO_DATABASE, NO_LINE_END, NOT_A_DATABASE, REFUSED,
+    SELECT_EXCLUDED, STRAY_EXEC, TOO_MANY_ARGUMENTS, WHOLE, PieceBuffer, count_reply, keep, produced, read_header,
 )
-from portd.kernel.resp cimport NEVER_MS, SMALL, argument_behind, is_word, load_word, read_number
-
-from portd.errors import DecodeError, LimitExceeded
+from portd.kernel.resp cimport NEVER_MS, SMALL, is_word, read_number
 
 
 cdef enum:
@@ -44,116 +43,8 @@ cdef int64_t LARGEST_ARGUMENT = INT64_MAX // 4  # sums with it still fit
 cdef const char* HELLO = "__sentinel__:hello"
 
 
-# ---------------------------------------------------------------------------------------------------- command names
-
-cdef struct Row:
-    uint64_t low  # the name in upper case, first eight bytes
-    uint64_t high  # the next eight
-    int kind
-
-cdef Row rows[64]
-cdef int first_row[18]  # names of n bytes are rows first_row[n] to first_row[n + 1]
-cdef unsigned int initials[17]  # by length: a bit per letter that such a name begins with
-
-
-cdef inline int classify(const uint8_t* name, Py_ssize_t size) noexcept:
-    """The kind of a command by its name; reads ``SLACK`` bytes."""
-    cdef uint64_t low, high
-    cdef int row
-    if size > 16 or not (initials[size] >> (name[0] & 31)) & 1:
-        return FORWARD
-    low = load_word(name, size)
-    high = load_word(name + 8, size - 8) if size > 8 else 0
-    for row in range(first_row[size], first_row[size + 1]):
-        if rows[row].low == low and rows[row].high == high:
-            return rows[row].kind
-    return FORWARD
-
-
-cdef int fill_rows() except -1:
-    """Builds the table of commands that do not simply go on."""
-    cdef bytes name, padded
-    cdef int row = 0
-    cdef int size
-    kinds = {
-        # noise, and what concerns the source's own topology, settings or scripts: streams of sources up to 6.2, of
-        # cluster nodes that move slots, of hosted servers
-        DROP: b"PING SCRIPT TRIMSLOTS CLUSTER DEBUG MIGRATE ASKING CONFIG ACL OPINFO",
-        # would turn our connection into one that does not answer commands in order
-        REFUSE: b"PSYNC SYNC REPLICAOF SLAVEOF MONITOR SUBSCRIBE PSUBSCRIBE SSUBSCRIBE QUIT RESET HELLO AUTH CLIENT"
-        b" SHUTDOWN FAILOVER DISCARD WATCH",
-        MULTI: b"MULTI",
-        EXEC: b"EXEC",
-        SELECT: b"SELECT",
-        SWAPDB: b"SWAPDB",
-        MOVES: b"RENAME RENAMENX COPY MOVE",
-        REPLCONF: b"REPLCONF",
-        PUBLISH: b"PUBLISH SPUBLISH",
-        DEL: b"DEL",
-        FUNCTION: b"FUNCTION",
-        XGROUP: b"XGROUP",
-        SET: b"SET",
-        SETEX: b"SETEX",
-        PSETEX: b"PSETEX",
-        GETEX: b"GETEX",
-        EXPIRE: b"EXPIRE",
-        PEXPIRE: b"PEXPIRE",
-        HEXPIRE: b"HEXPIRE",
-        HPEXPIRE: b"HPEXPIRE",
-        EXPIREAT: b"EXPIREAT",
-        PEXPIREAT: b"PEXPIREAT",
-        RESTORE: b"RESTORE",
-        RESTORE_ASKING: b"RESTORE-ASKING",
-    }
-    named = []
-    for kind, names in kinds.items():
-        for name in names.split():
-            named.append((len(name), name, kind))
-    for size, name, kind in sorted(named):
-        padded = name.ljust(16, b"\0")
-        rows[row].low = load_word(<const uint8_t*> padded, size)
-        rows[row].high = load_word(<const uint8_t*> padded + 8, size - 8) if size > 8 else 0
-        rows[row].kind = kind
-        initials[size] |= <unsigned int> 1 << ((<const uint8_t*> padded)[0] & 31)
-        row += 1
-        for longer in range(size + 1, 18):
-            first_row[<int> longer] = row
-    return 0
-
-
-fill_rows()
-
-
-# ----------------------------------------------------------------------------------------------------------- errors
-
-cdef str RESYNC = "the position resumed from was no command boundary, or bytes changed on the way: sync again"
-cdef dict WHYS = {
-    NOT_A_COMMAND: ("unexpected byte where a command should begin", RESYNC),
-    NOT_AN_ARGUMENT: ("unexpected byte where an argument should begin", RESYNC),
-    NOT_A_LENGTH: ("malformed length", RESYNC),
-    NO_LINE_END: ("an argument does not end where it was announced to", RESYNC),
-    TOO_MANY_ARGUMENTS: ("more arguments than any server takes", RESYNC),
-    ARGUMENT_TOO_LARGE: (
-        "argument larger than the limit",
-        "raise proto-max-bulk-len at the target to what it is at the source, and start again: nothing is lost",
-    ),
-    NAME_TOO_LONG: ("command name longer than any known", RESYNC),
-    EMPTY_COMMAND: ("empty command", RESYNC),
-    REFUSED: (
-        "a command that must never reach the target",
-        "only writes belong into a replication stream: look at what the source was fed",
-    ),
-    NESTED_MULTI: ("MULTI inside of a transaction", RESYNC),
-    STRAY_EXEC: ("EXEC without MULTI", RESYNC),
-    NOT_A_DATABASE: ("malformed SELECT", RESYNC),
-    NO_DATABASE: ("a command before any SELECT, and no database is known", "sync again"),
-    SELECT_EXCLUDED: (
-        "a SELECT was refused, what follows would land in another database",
-        "give the target as many databases as the source has",
-    ),
-    NOT_A_TIME: ("an expiry is not a number", RESYNC),
-}
-cdef frozenset LIMITS = frozenset((TOO_MANY_ARGUMENTS, ARGUMENT_TOO_LARGE, NAME_TOO_LONG))
+cdef Names names
+fill_names(&names)
 
 
 # --------------------------------------------------------------------------------------------------------- interface
@@ -317,7 +208,7 @@ cdef class StreamSplitter:
             if status != WHOLE:
                 return status
         if self.tally.in_transaction and self._scan_command() == WHOLE:
-            if classify(buffer.window + buffer.cut.head + self.scan.name, self.scan.name_size) == EXEC:
+            if classify(&names, buffer.window + buffer.cut.head + self.scan.name, self.scan.name_size) == EXEC:
                 self._take()  # then the piece ends where a checkpoint may stand
         return FULL
 
@@ -407,7 +298,7 @@ cdef class StreamSplitter:
     cdef int _begin_edit(self, int kind, bint large) except -1:
         """Hands the command at the head over to the editor."""
         cdef Py_ssize_t behind_name = self.buffer.cut.head + self.scan.name + self.scan.name_size + 2
-        cdef bint relative = kind >= RESTORE and (large or self._restores_relative())
+        cdef bint relative = kind >= RESTORE and (large or restores_relative(self._arguments(), self.scan.argc))
         self.editor.begin(kind, self.scan.argc, behind_name, large, relative)
         self.scan.next = self.scan.argc = 0
         return 0
@@ -489,19 +380,17 @@ cdef class StreamSplitter:
 
     cdef object _error(self):
         cdef const uint8_t* name = self.buffer.window + self.buffer.cut.head + self.scan.name
-        message, hint = WHYS[self.buffer.bad_why]
-        kind = LimitExceeded if self.buffer.bad_why in LIMITS else DecodeError
         type_name = None
         if self.buffer.bad_why == REFUSED:
             type_name = name[: self.scan.name_size].decode("ascii").upper()
-        return kind(message, offset=self.buffer.bad_offset, db=self.tally.db, type=type_name, hint=hint)
+        return self.buffer.error(self.tally.db, type_name)
 
     # ------------------------------------------------------------------------------------------- what becomes of it
 
     cdef int _kind_at_head(self, bint large) noexcept:
         """The kind as which the scanned command is passed on, or ``-BAD``, or ``-MORE`` when it is large."""
         cdef PieceBuffer buffer = self.buffer
-        cdef int kind = classify(buffer.window + buffer.cut.head + self.scan.name, self.scan.name_size)
+        cdef int kind = classify(&names, buffer.window + buffer.cut.head + self.scan.name, self.scan.name_size)
         if kind != FORWARD:
             kind = self._decide(kind, large)
         if kind == MULTI or kind == EXEC or kind < 0:
@@ -515,6 +404,7 @@ cdef class StreamSplitter:
     cdef int _decide(self, int kind, bint large) noexcept:
         """What a command from the table becomes; see ``_kind_at_head``."""
         cdef int64_t argc = self.scan.argc
+        cdef bint edited
         if kind == DEL:
             return DEL if self.unlink else FORWARD
         if kind == REFUSE:
@@ -533,7 +423,8 @@ cdef class StreamSplitter:
         if kind == EXPIREAT or kind == PEXPIREAT:
             if not self.postpones or argc < 3 or large:
                 return FORWARD
-            return kind if argc > 3 or self._postpones_expiry(False, 1000 if kind == EXPIREAT else 1) else FORWARD
+            edited = argc > 3 or expires_before(self._arguments(), self.editor.horizon_ms, 1000 if kind == EXPIREAT else 1)
+            return kind if edited else FORWARD
         if kind in (SETEX, PSETEX, GETEX):
             return kind if argc == 4 else FORWARD
         if kind in (EXPIRE, PEXPIRE, HEXPIRE, HPEXPIRE):
@@ -541,13 +432,13 @@ cdef class StreamSplitter:
         if kind == XGROUP:
             if self.entries_read or not 7 <= argc <= 8:
                 return FORWARD
-            return XGROUP if large or self._tells_entries_read() else FORWARD
+            return XGROUP if large or tells_entries_read(self._arguments(), argc) else FORWARD
         if kind == RESTORE or kind == RESTORE_ASKING:
             if argc < 4:
                 return FORWARD
-            if kind != RESTORE or large or self._restores_relative() or self._postpones_expiry(True, 1):
+            if kind != RESTORE or large or restores_relative(self._arguments(), argc):
                 return kind
-            return FORWARD
+            return kind if self.postpones and restores_before(self._arguments(), self.editor.horizon_ms) else FORWARD
         return kind  # DROP, SWAPDB
 
     cdef int _decide_by_first(self, int kind, bint large) noexcept:
@@ -569,10 +460,18 @@ cdef class StreamSplitter:
             return DROP if size == 18 and memcmp(first, HELLO, 18) == 0 else FORWARD
         return FUNCTION if self.scan.argc == 3 and size >= 0 and is_word(first, size, "LOAD") else FORWARD
 
+    cdef inline bint _sets_expiry(self) noexcept:
+        """Whether a whole SET carries an expiry that the target must not be given as it is."""
+        return sets_expiry(self._arguments(), self.scan.argc, self.editor.pxat, self.postpones, self.editor.horizon_ms)
+
+    cdef inline const uint8_t* _arguments(self) noexcept:
+        """Where the header behind the name stands in the window."""
+        return self.buffer.window + self.buffer.cut.head + self.scan.name + self.scan.name_size + 2
+
     cdef bint _first_argument(self, const uint8_t** start, Py_ssize_t* size) noexcept:
         """Finds the argument behind the name; False: it is not here yet. Leaves *size* alone when it is not small."""
         cdef PieceBuffer buffer = self.buffer
-        cdef const uint8_t* cursor = buffer.window + buffer.cut.head + self.scan.name + self.scan.name_size + 2
+        cdef const uint8_t* cursor = self._arguments()
         cdef uint64_t announced = 0
         cdef int status = read_header(buffer, c"$", &cursor, &announced)
         if status == WHOLE and announced <= SMALL:
@@ -581,73 +480,6 @@ cdef class StreamSplitter:
             start[0] = cursor
             size[0] = <Py_ssize_t> announced
         return status != MORE  # wrong bytes are met again when the argument is passed on
-
-    cdef bint _sets_expiry(self) noexcept:
-        """Whether a whole SET carries an expiry that the target must not be given as it is."""
-        cdef PieceBuffer buffer = self.buffer
-        cdef const uint8_t* header = buffer.window + buffer.cut.head + self.scan.name + self.scan.name_size + 2
-        cdef const uint8_t* option
-        cdef Py_ssize_t size = 0
-        cdef int64_t unit = 0
-        cdef int64_t at = 0
-        cdef int64_t i
-        for i in range(1, self.scan.argc):
-            option = argument_behind(header, &size)
-            if unit:  # of the time that follows
-                return not read_number(option, size, NEVER_MS // unit, &at) or at * unit < self.editor.horizon_ms
-            if i > 2 and (is_word(option, size, "EX") or is_word(option, size, "PX")):
-                return True
-            if i > 2 and (is_word(option, size, "EXAT") or is_word(option, size, "PXAT")):
-                if not self.editor.pxat:
-                    return True
-                if self.postpones:
-                    unit = 1000 if is_word(option, size, "EXAT") else 1
-            header = option + size + 2
-        return False
-
-    cdef bint _tells_entries_read(self) noexcept:
-        """Whether a whole XGROUP has ``ENTRIESREAD n``: something that is not MKSTREAM behind the ID."""
-        cdef const uint8_t* header = self.buffer.window + self.buffer.cut.head + self.scan.name + self.scan.name_size + 2
-        cdef const uint8_t* argument
-        cdef Py_ssize_t size = 0
-        cdef int64_t i
-        for i in range(1, self.scan.argc):
-            argument = argument_behind(header, &size)
-            if i > 4 and not is_word(argument, size, "MKSTREAM"):
-                return True
-            header = argument + size + 2
-        return False
-
-    cdef bint _postpones_expiry(self, bint restore, int64_t unit) noexcept:
-        """Whether the time of a whole command, behind its key and of *unit* ms, is to be sent later than it is."""
-        cdef const uint8_t* header = self.buffer.window + self.buffer.cut.head + self.scan.name + self.scan.name_size + 2
-        cdef const uint8_t* argument
-        cdef Py_ssize_t size = 0
-        cdef int64_t at = 0
-        if not self.postpones:
-            return False
-        argument = argument_behind(header, &size)
-        argument = argument_behind(argument + size + 2, &size)
-        if not read_number(argument, size, NEVER_MS // unit, &at):
-            return not restore  # it is refused when it is its turn
-        return at * unit < self.editor.horizon_ms and not (restore and at <= 0)
-
-    cdef bint _restores_relative(self) noexcept:
-        """Whether a whole RESTORE has a TTL and no ABSTTL."""
-        cdef PieceBuffer buffer = self.buffer
-        cdef const uint8_t* header = buffer.window + buffer.cut.head + self.scan.name + self.scan.name_size + 2
-        cdef const uint8_t* argument
-        cdef Py_ssize_t size = 0
-        cdef int64_t ttl = 0
-        cdef int64_t i
-        for i in range(1, self.scan.argc):
-            argument = argument_behind(header, &size)
-            if i == 2 and (size > SMALL or not read_number(argument, size, NEVER_MS, &ttl)):
-                return True  # it is refused when it is its turn
-            if i > 3 and is_word(argument, size, "ABSTTL"):
-                return False
-            header = argument + size + 2
-        return ttl > 0
 
     cdef bint _is_excluded(self, int64_t offset) noexcept:
         cdef Py_ssize_t low = 0

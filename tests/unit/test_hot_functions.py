@@ -26,9 +26,9 @@ HOT = {
     "elementcommands": "_open string_part element scored field _timed_field",
     "streamcommands": "entry entry_item entry_end",
     "writer": "open_command close_command",
-    "stream": "classify _gather _take _unlink _take_whole _take_large _go_on _scan_command _note_name _kind_at_head _decide "
-    "_decide_by_first _first_argument _sets_expiry _tells_entries_read _postpones_expiry _restores_relative _is_excluded "
-    "_edit _begin_edit",
+    "stream": "_gather _take _unlink _take_whole _take_large _go_on _scan_command _note_name _kind_at_head _decide "
+    "_decide_by_first _sets_expiry _arguments _first_argument _is_excluded _edit _begin_edit",
+    "arguments": "sets_expiry tells_entries_read _time_behind_key expires_before restores_before restores_relative",
     "piecebuffer": "line_ends skip append write_head write_argument write_word write_number _append_header "
     "_note_received received_at",
     "edit": "begin _write_beginning advance _pass_bytes _consume passes _next_argument _looks_at _look "
