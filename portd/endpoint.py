@@ -1,7 +1,7 @@
 """Where a server is and how to get in: address, credentials, TLS.
 
-Both ends of a sync are endpoints. Data connections are opened with `Endpoint.connect` (an asyncio protocol of the
-caller's), control connections with `Endpoint.client` (redis-py). Passwords stay out of reprs, messages and `display`.
+Both ends of a sync are endpoints. Connections are opened with `Endpoint.connect`, with an asyncio protocol of the
+caller's; `portd.control` has one for questions. Passwords stay out of reprs, messages and `display`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ import asyncio
 import socket
 import ssl
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from portd.errors import ConfigError
+from portd.resp import request
 from portd.sentinel import DEFAULT_PORT as SENTINEL_PORT
 from portd.sentinel import Sentinels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection
     from pathlib import Path
     from urllib.parse import SplitResult
 
-    from redis.asyncio import Redis
-    from redis.asyncio.connection import ConnectionPool
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
@@ -31,7 +30,6 @@ DEFAULT_PORT = 6379
 KEEPALIVE_IDLE_SECONDS = 15  # quiet time before the kernel probes the peer
 KEEPALIVE_INTERVAL_SECONDS = 5  # between probes
 KEEPALIVE_PROBES = 3  # unanswered probes that end the connection
-CONTROL_TIMEOUT_SECONDS = 10.0  # connecting, and each reply, of a control connection
 
 _PASSWORD_HINT = (
     "percent-encode special characters of the password (@ as %40, / as %2F, # as %23), or keep it in a file"  # noqa: S105
@@ -162,8 +160,7 @@ class Endpoint:
             words = ["AUTH", self.password]
         else:
             return None
-        encoded = [word.encode("utf-8", "surrogateescape") for word in words]
-        return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded)
+        return request(*words)
 
     async def connect(self, factory: Callable[[], ProtocolT], *, timeout: float) -> tuple[asyncio.Transport, ProtocolT]:  # noqa: ASYNC109
         """Opens a connection, TLS included; nothing is sent on it.
@@ -204,67 +201,6 @@ class Endpoint:
             return self
         host, port = await self.sentinels.find_primary(self.tls.context if self.tls else None)
         return replace(self, host=host, port=port, sentinels=None)
-
-    def client(self) -> Redis:
-        """A redis-py client for the control plane: RESP2, bytes in replies, bounded timeouts, no retries. The caller closes it."""
-        from redis.asyncio import Redis  # noqa: PLC0415 - heavy, and not every command needs it
-
-        return Redis.from_pool(self._pool())
-
-    def _pool(self) -> ConnectionPool:
-        from redis.asyncio import connection  # noqa: PLC0415 - heavy, and not every command needs it
-        from redis.asyncio.retry import Retry  # noqa: PLC0415
-        from redis.backoff import NoBackoff  # noqa: PLC0415
-
-        common: dict[str, Any] = {
-            "username": self.username,
-            "password": self.password,
-            "protocol": 2,
-            "decode_responses": False,
-            "socket_timeout": CONTROL_TIMEOUT_SECONDS,
-            "socket_connect_timeout": CONTROL_TIMEOUT_SECONDS,
-            "max_connections": 8,
-            "retry": Retry(NoBackoff(), 0),  # callers know what may be sent twice
-        }
-        if self.path is not None:
-            return connection.ConnectionPool(connection.UnixDomainSocketConnection, path=self.path, **common)
-        address: dict[str, Any] = {"host": self.host, "port": self.port, **common}
-        if self.sentinels is not None:
-            return connection.ConnectionPool(self._primary_connection(), **address)
-        if self.tls is None:
-            return connection.ConnectionPool(connection.Connection, **address)
-        context, server_name = self.tls.context(), self._server_name()
-
-        class TlsConnection(connection.Connection):
-            """A connection with our context: redis-py has no setting for the server name."""
-
-            def _connection_arguments(self) -> Mapping[str, object]:
-                return {**super()._connection_arguments(), "ssl": context, "server_hostname": server_name}
-
-        return connection.ConnectionPool(TlsConnection, **address)
-
-    def _primary_connection(self) -> type[Any]:
-        """A connection class that asks the Sentinels each time it connects."""
-        from redis.asyncio import connection  # noqa: PLC0415 - heavy, and not every command needs it
-
-        endpoint = self
-
-        class PrimaryConnection(connection.Connection):
-            """A connection to the primary of now."""
-
-            async def _connect(self) -> None:
-                primary = await endpoint.primary()
-                self.host, self.port = primary.host, primary.port
-                await super()._connect()  # type: ignore[no-untyped-call]
-
-            def _connection_arguments(self) -> Mapping[str, object]:
-                arguments = {**super()._connection_arguments()}
-                if endpoint.tls is not None:
-                    name = endpoint.tls.server_name or self.host
-                    arguments |= {"ssl": endpoint.tls.context(), "server_hostname": name}
-                return arguments
-
-        return PrimaryConnection
 
     def _server_name(self) -> str | None:
         if self.tls is None:

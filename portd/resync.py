@@ -119,7 +119,7 @@ class Resync:
         """Libraries have no keys to compare: the snapshot brings all that the source has."""
         if "function" in self._capabilities.commands:
             async with control(self._target, "removing function libraries") as client:
-                await client.function_flush()
+                await client.call("FUNCTION", "FLUSH")
 
     def _give_up(self, why: str) -> None:
         log.error(

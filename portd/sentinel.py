@@ -10,6 +10,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from portd.resp import request
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
@@ -68,10 +70,10 @@ class Sentinels:
         try:
             if self.password is not None:
                 words = [self.username] if self.username else []
-                writer.write(_request("AUTH", *words, self.password))
+                writer.write(request("AUTH", *words, self.password))
                 if (answer := await _line(reader)) != b"+OK":
                     raise ValueError(f"refuses the credentials: {_shown(answer)}")
-            writer.write(_request("SENTINEL", "get-master-addr-by-name", self.name))
+            writer.write(request("SENTINEL", "get-master-addr-by-name", self.name))
             head = await _line(reader)
             if head in {b"*-1", b"$-1", b"_"}:
                 return None
@@ -96,8 +98,3 @@ async def _bulk(reader: asyncio.StreamReader) -> str:
 
 def _shown(answer: bytes) -> str:
     return answer[:80].decode("ascii", "backslashreplace")
-
-
-def _request(*words: str) -> bytes:
-    encoded = [word.encode("utf-8", "surrogateescape") for word in words]
-    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded)

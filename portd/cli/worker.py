@@ -51,9 +51,9 @@ def _take_over(inbox: int, reader: int) -> bytes:
 
 
 def _load() -> None:
-    """Loads what the service needs, and redis-py: always needed in the end, and loaded before the interpreter is weighed."""
+    """Loads what the service needs."""
     gc.disable()  # nothing that is loaded becomes garbage
-    for module in ("redis.asyncio", "portd.cli.reload", "portd.cli.runner", "portd.service"):
+    for module in ("portd.cli.reload", "portd.cli.runner", "portd.service"):
         import_module(module)
     gc.enable()
 

@@ -280,7 +280,7 @@ class Restore(OfflineService):
             feed.close()
         end = applier.checkpoint.position.offset
         async with control(self._target, "deleting the checkpoint") as client:
-            await client.delete(self._checkpoint_key)
+            await client.call("DEL", self._checkpoint_key)
         stream = progress.stream
         log.info(
             "commands applied", commands=stream.commands_applied, filtered=stream.commands_filtered,

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import hiredis
-
+from portd.control import Refused, open_control
 from portd.errors import PortdError
 from portd.model import LinkState
 from portd.preflight.findings import error, fine, note, warning
+from portd.resp import request
 from portd.target.capabilities import NEEDED_COMMANDS, USEFUL_COMMANDS
 from portd.target.connection import ConnectionOptions, connect, text_of
-from portd.target.wire import request
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
@@ -38,10 +36,9 @@ async def source_permissions(endpoint: Endpoint, psync: str, connect_seconds: fl
         connect_seconds: longest wait.
     """
     try:
-        answers = await _ask_at_once(
-            endpoint, [request("PING"), request("REPLCONF", "capa", "eof"), request(psync, "?", "x")], connect_seconds
-        )
-    except (OSError, PortdError) as problem:
+        async with open_control(endpoint, connect_seconds) as control:
+            answers = await control.ask(request("PING"), request("REPLCONF", "capa", "eof"), request(psync, "?", "x"))
+    except (OSError, Refused, PortdError) as problem:
         return [
             warning(
                 "source.permissions",
@@ -50,36 +47,9 @@ async def source_permissions(endpoint: Endpoint, psync: str, connect_seconds: fl
                 "try again, or look into the source's log",
             )
         ]
-    return [_source_command(name, psync, answer) for name, answer in zip(SOURCE_COMMANDS, answers, strict=True)]
-
-
-async def _ask_at_once(endpoint: Endpoint, commands: list[bytes], seconds: float) -> list[str]:
-    """Error replies, or "", to commands that are sent in one packet (and one TLS record)."""
-    reader = asyncio.StreamReader()
-    transport, _ = await endpoint.connect(lambda: asyncio.StreamReaderProtocol(reader), timeout=seconds)
-    try:
-        async with asyncio.timeout(seconds):
-            auth = endpoint.auth_command()
-            if auth is not None:
-                transport.write(auth)
-                await _replies(reader, 1)
-            transport.write(b"".join(commands))
-            return [text_of(answer) for answer in await _replies(reader, len(commands))]
-    finally:
-        transport.abort()
-
-
-async def _replies(reader: asyncio.StreamReader, count: int) -> list[Any]:
-    parser = hiredis.Reader()
-    answers: list[Any] = []
-    while len(answers) < count:
-        data = await reader.read(4096)
-        if not data:
-            raise ConnectionResetError("the source closed the connection")
-        parser.feed(data)
-        while len(answers) < count and (answer := parser.gets()) is not False:
-            answers.append(answer)
-    return answers
+    return [
+        _source_command(name, psync, text_of(answer)) for name, answer in zip(SOURCE_COMMANDS, answers, strict=True)
+    ]
 
 
 def _source_command(name: str, psync: str, answer: str) -> Finding:

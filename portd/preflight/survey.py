@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from portd.control import Refused, checked, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
 from portd.errors import ConfigError
-from portd.source.info import parse_info
+from portd.resp import request
 from portd.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from portd.control import Control
     from portd.endpoint import Endpoint
 
 BUILT_IN = frozenset({"lua"})  # Valkey 9.1 shows its script engine as a module
@@ -90,18 +92,13 @@ class Survey:
     def modules(self) -> frozenset[str]:
         """Names of loaded modules that may bring types or commands."""
         words = self.info.get("module", "").split()
-        fields = [dict(part.partition("=")[::2] for part in word.split(",")) for word in words]
+        fields = [parse_fields(word) for word in words]
         return frozenset(each["name"] for each in fields if "name" in each) - BUILT_IN
 
     @property
     def keys(self) -> dict[int, int]:
         """Keys by database."""
-        found = {}
-        for name, value in self.info.items():
-            if name.startswith("db") and name[2:].isdigit():
-                counts = dict(part.partition("=")[::2] for part in value.split(","))
-                found[int(name[2:])] = int(counts.get("keys", "0"))
-        return found
+        return keys_by_database(self.info)
 
 
 class Unreachable(Exception):
@@ -123,32 +120,31 @@ async def survey(endpoint: Endpoint, connect_seconds: float) -> Survey:
         Unreachable: it cannot be reached, or does not let us in.
         ConfigError: a TLS file cannot be used.
     """
-    from redis import exceptions  # noqa: PLC0415 - heavy, loaded with the client
-
     certificate_days, tls_version = await _dial(endpoint, connect_seconds)
-    client: Any = endpoint.client()  # redis-py's types do not know bytes replies
-    asker = _Asker(client)
     try:
-        info = parse_info(await asker.ask("INFO") or b"")
-        info |= parse_info(await asker.ask("INFO", "modules") or b"") if info else {}
-        config: dict[str, str] = {}
-        for name in _SETTINGS:
-            reply = await asker.ask("CONFIG", "GET", name)
-            if reply is None:
-                break
-            texts = [each.decode("utf-8", "replace") for each in reply]
-            config |= dict(zip(texts[::2], texts[1::2], strict=False))
-        ahead, uncertain = await _clock(asker)
-        user = await asker.ask("ACL", "WHOAMI") if info else None
-    except exceptions.AuthenticationError as error:
-        wants = "it wants a password" if endpoint.auth_command() is None else f"it refuses the credentials: {error}"
+        async with open_control(endpoint) as control:
+            found = await _ask_all(_Asker(control))
+    except Refused as refusal:
+        if refusal.text.startswith("LOADING"):
+            raise Unreachable("it is still loading its data") from None
+        wants = "it wants a password" if endpoint.auth_command() is None else f"it refuses the credentials: {refusal}"
         raise Unreachable(wants, refused=True) from None
-    except exceptions.BusyLoadingError:
-        raise Unreachable("it is still loading its data") from None
-    except (exceptions.RedisError, OSError) as error:
+    except OSError as error:
         raise Unreachable(str(error) or type(error).__name__) from None
-    finally:
-        await client.aclose()
+    return replace(found, certificate_days=certificate_days, tls_version=tls_version)
+
+
+async def _ask_all(asker: _Asker) -> Survey:
+    info = parse_info(await asker.ask("INFO") or b"")
+    info |= parse_info(await asker.ask("INFO", "modules") or b"") if info else {}
+    config: dict[str, str] = {}
+    for name in _SETTINGS:
+        reply = await asker.ask("CONFIG", "GET", name)
+        if reply is None:
+            break
+        config |= parse_pairs(reply)
+    ahead, uncertain = await _clock(asker)
+    user = await asker.ask("ACL", "WHOAMI") if info else None
     return Survey(
         info=info,
         config=config,
@@ -156,28 +152,24 @@ async def survey(endpoint: Endpoint, connect_seconds: float) -> Survey:
         clock_ahead=ahead,
         clock_error=uncertain,
         user=user.decode("utf-8", "replace") if user else None,
-        certificate_days=certificate_days,
-        tls_version=tls_version,
     )
 
 
 class _Asker:
     """Asks, and remembers what it may not ask."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, control: Control) -> None:
         self.refused: set[str] = set()
-        self._client = client
+        self._control = control
 
     async def ask(self, *words: str) -> Any:
         """The reply; None where the command is refused."""
-        from redis import exceptions  # noqa: PLC0415 - heavy, loaded with the client
-
         try:
-            return await self._client.execute_command(*(word.encode() for word in words), NEVER_DECODE=True)
-        except (exceptions.AuthenticationError, exceptions.BusyLoadingError):
-            raise
-        except exceptions.ResponseError as error:
-            if "operation not permitted" in str(error).lower() or str(error).startswith("NOAUTH"):
+            return await self._control.call(*words)
+        except Refused as refusal:
+            if refusal.login or refusal.text.startswith("LOADING"):
+                raise
+            if "operation not permitted" in refusal.text.lower():  # redis before 2.8
                 raise Unreachable("it wants a password", refused=True) from None
             self.refused.add(" ".join(words[:2] if words[0] in {"CONFIG", "ACL"} else words[:1]))
             return None
@@ -246,21 +238,16 @@ async def write_rate(endpoint: Endpoint, seconds: float) -> Rate | None:
 
     `master_repl_offset` stands still on a source that never had a replica; then the bytes from all clients are taken.
     """
-    from redis import exceptions  # noqa: PLC0415 - heavy, loaded with the client
-
-    client: Any = endpoint.client()
     readings = []
     try:
-        for pause in (0.0, seconds):
-            await asyncio.sleep(pause)  # the rate is what happens meanwhile
-            info: dict[str, str] = {}
-            for section in (b"replication", b"stats"):
-                info |= parse_info(await client.execute_command(b"INFO", section, NEVER_DECODE=True))
-            readings.append((time.perf_counter(), info))
-    except (exceptions.RedisError, OSError):
+        async with open_control(endpoint) as control:
+            for pause in (0.0, seconds):
+                await asyncio.sleep(pause)  # the rate is what happens meanwhile
+                answers = await control.ask(request("INFO", "replication"), request("INFO", "stats"))
+                info = parse_info(b"\n".join(map(checked, answers)))
+                readings.append((time.perf_counter(), info))
+    except (Refused, OSError):
         return None
-    finally:
-        await client.aclose()
     (began, first), (ended, last) = readings
     exact = first.get("repl_backlog_active") == last.get("repl_backlog_active") == "1"
     name = "master_repl_offset" if exact else "total_net_input_bytes"

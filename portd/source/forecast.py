@@ -14,11 +14,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from portd.control import Refused, open_control, parse_info
 from portd.log import get_logger
-from portd.source.info import OutputLimit, parse_info, parse_output_limit
+from portd.source.info import OutputLimit, parse_output_limit
 from portd.units import human_bytes
 
 if TYPE_CHECKING:
+    from portd.control import Control
     from portd.endpoint import Endpoint
     from portd.model import Progress, SourceOutlook
 
@@ -133,40 +135,43 @@ class Forecast:
 
     async def run(self) -> None:
         """Asks until cancelled, or until there is nothing left that the source lets us ask."""
-        from redis.exceptions import RedisError  # noqa: PLC0415 - heavy
+        while not self._told_nothing:
+            await asyncio.sleep(ASK_SECONDS)
+            if not self._progress.source.connected:
+                continue
+            try:
+                async with open_control(self._endpoint) as control:
+                    await self._ask_on(control)
+            except (Refused, OSError):  # the link itself says what is wrong with the source
+                continue
+            except Exception:  # a forecast is not worth a sync
+                log.exception("no forecast from here on")
+                return
 
-        client: Any = None  # redis-py's types do not know bytes replies
-        try:
-            while not {"INFO", "CLIENT LIST"} <= self._refused:
-                await asyncio.sleep(ASK_SECONDS)
-                if not self._progress.source.connected:
-                    continue
-                client = client or self._endpoint.client()
-                try:
-                    await self._ask(client)
-                except (RedisError, OSError):  # the link itself says what is wrong with the source
-                    await client.aclose()
-                    client = None
-                except Exception:  # a forecast is not worth a sync
-                    log.exception("no forecast from here on")
-                    return
-        finally:
-            if client is not None:
-                await client.aclose()
+    @property
+    def _told_nothing(self) -> bool:
+        return {"INFO", "CLIENT LIST"} <= self._refused
 
-    async def _ask(self, client: Any) -> None:
+    async def _ask_on(self, control: Control) -> None:
+        """Asks over one connection, for as long as it lasts."""
+        while not self._told_nothing:
+            if self._progress.source.connected:
+                await self._ask(control)
+            await asyncio.sleep(ASK_SECONDS)
+
+    async def _ask(self, control: Control) -> None:
         now = time.monotonic()
         if now - self._limits_at > LIMIT_SECONDS:
-            reply = await self._allowed(client, "CONFIG GET", b"client-output-buffer-limit")
+            reply = await self._allowed(control, "CONFIG GET", b"client-output-buffer-limit")
             limit = parse_output_limit(reply[1].decode()) if reply else None
             if limit is not None:
                 self._outlook.limits(limit)
             self._limits_at = now
-        clients = await self._allowed(client, "CLIENT LIST", b"TYPE", b"replica")
+        clients = await self._allowed(control, "CLIENT LIST", b"TYPE", b"replica")
         size = None if clients is None else our_output(clients.decode("utf-8", "replace"), self._progress.source.local)
         if size is not None:
             self._outlook.output(time.monotonic(), size)
-        reply = await self._allowed(client, "INFO", b"replication")
+        reply = await self._allowed(control, "INFO", b"replication")
         if reply is not None:
             info = parse_info(reply)
             written, kept = (info.get(name, "") for name in ("master_repl_offset", "repl_backlog_size"))
@@ -176,21 +181,13 @@ class Forecast:
         self._progress.outlook.asked_at = time.time()
         self._warn(time.monotonic())
 
-    async def _allowed(self, client: Any, command: str, *arguments: bytes) -> Any:
+    async def _allowed(self, control: Control, command: str, *arguments: bytes) -> Any:
         """The reply, or None where the user may not ask; that is said once."""
-        from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: PLC0415
-        from redis.exceptions import ResponseError  # noqa: PLC0415
-        from redis.exceptions import TimeoutError as RedisTimeoutError  # noqa: PLC0415
-
         if command in self._refused:
             return None
         try:
-            return await client.execute_command(
-                *command.encode().split(), *arguments
-            )  # bytes: replies stay as they are
-        except (RedisConnectionError, RedisTimeoutError):
-            raise
-        except ResponseError:
+            return await control.call(*command.split(), *arguments)
+        except Refused:
             self._refused.add(command)
             log.info("source does not let us ask", command=command, missing="forecast of its output buffer and backlog")
             return None

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from portd.errors import HandshakeError, InternalError
 from portd.model import Position
+from portd.resp import request
 from portd.source.refusals import NEEDS_PASSWORD, refused
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ class Handshake:
 
     def _plan(self) -> Iterator[_Request]:
         options = self._options
-        yield _Request(State.PING, "PING", resp("PING"))
+        yield _Request(State.PING, "PING", request("PING"))
         if self._auth is not None:
             yield _Request(State.AUTH, "AUTH", self._auth)
         settings = [["listening-port", str(options.listening_port)], ["capa", "eof", "capa", "psync2"]]
@@ -165,9 +166,9 @@ class Handshake:
         settings += [["rdb-no-compress", "1"]] if options.no_compression else []
         settings += [["rdb-no-checksum", "1"]] if options.no_checksum else []
         for words in settings:
-            yield _Request(State.REPLCONF, f"REPLCONF {words[0]}", resp("REPLCONF", *words))
+            yield _Request(State.REPLCONF, f"REPLCONF {words[0]}", request("REPLCONF", *words))
         wanted = ("?", "-1") if self._position is None else (self._position.replid, str(self._position.offset + 1))
-        yield _Request(State.PSYNC, options.psync_command, resp(options.psync_command, *wanted))
+        yield _Request(State.PSYNC, options.psync_command, request(options.psync_command, *wanted))
 
     def _next_request(self) -> bytes:
         self._current = next(self._requests)
@@ -242,9 +243,3 @@ class Handshake:
         """Something that no Redis says here. After AUTH nothing is shown: a strange server may repeat what it got."""
         shown = "" if self.state is State.AUTH else f": {line[:60].decode('ascii', 'backslashreplace')!r}"
         return HandshakeError(f"the source gave no valid answer to {self._current.name}{shown}", hint=_NOT_REDIS_HINT)
-
-
-def resp(*words: str) -> bytes:
-    """A command as RESP."""
-    encoded = [word.encode() for word in words]
-    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from portd.control import Refused, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
+from portd.resp import request
 from portd.source.losses import Reason, SourceLost
 
 if TYPE_CHECKING:
@@ -83,53 +85,31 @@ async def read_info(endpoint: Endpoint) -> SourceInfo:
         SourceLost: it cannot be reached, or does not answer. Refusals are not errors.
         ConfigError: a TLS file cannot be used.
     """
-    from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: PLC0415 - heavy, and rarely needed
-    from redis.exceptions import RedisError  # noqa: PLC0415
-    from redis.exceptions import TimeoutError as RedisTimeoutError  # noqa: PLC0415
-
+    questions = [request("INFO", section) for section in _SECTIONS]
+    questions += [request("CONFIG", "GET", name) for name in _CONFIG]
     refused = set()
     info: dict[str, str] = {}
     config: dict[str, str] = {}
-    client: Any = endpoint.client()  # redis-py's types do not know bytes replies
     try:
-        for section in _SECTIONS:
-            try:
-                info |= parse_info(await client.execute_command(b"INFO", section, NEVER_DECODE=True))
-            except (RedisConnectionError, RedisTimeoutError):
-                raise
-            except RedisError:
-                refused.add("INFO")
-                break
-        for name in _CONFIG:
-            try:
-                config |= _pairs(await client.execute_command(b"CONFIG", b"GET", name, NEVER_DECODE=True))
-            except (RedisConnectionError, RedisTimeoutError):
-                raise
-            except RedisError:
-                refused.add("CONFIG GET")
-                break
-    except RedisTimeoutError as error:
+        async with open_control(endpoint) as control:
+            answers = await control.ask(*questions)
+    except Refused:  # the link will say what is wrong with user and password
+        return _understand({}, {}, frozenset({"INFO", "CONFIG GET"}))
+    except TimeoutError as error:
         raise SourceLost(Reason.TIMEOUT, endpoint.display) from error
-    except (RedisConnectionError, OSError) as error:
+    except OSError as error:
         raise SourceLost(Reason.UNREACHABLE, endpoint.display) from error
-    finally:
-        await client.aclose()
+    for answer in answers[: len(_SECTIONS)]:
+        if isinstance(answer, bytes):
+            info |= parse_info(answer)
+        else:
+            refused.add("INFO")
+    for answer in answers[len(_SECTIONS) :]:
+        if isinstance(answer, list):
+            config |= parse_pairs(answer)
+        else:
+            refused.add("CONFIG GET")
     return _understand(info, config, frozenset(refused))
-
-
-def parse_info(text: bytes) -> dict[str, str]:
-    """The `name:value` lines of an INFO reply; repeated names (modules) are joined with a space."""
-    found: dict[str, str] = {}
-    for line in text.decode("utf-8", "replace").splitlines():
-        name, separator, value = line.partition(":")
-        if separator and not line.startswith("#"):
-            found[name] = f"{found[name]} {value}" if name in found else value
-    return found
-
-
-def _pairs(reply: list[bytes]) -> dict[str, str]:
-    texts = [each.decode("utf-8", "replace") for each in reply]
-    return dict(zip(texts[::2], texts[1::2], strict=False))
 
 
 def _understand(info: dict[str, str], config: dict[str, str], refused: frozenset[str]) -> SourceInfo:
@@ -148,11 +128,11 @@ def _understand(info: dict[str, str], config: dict[str, str], refused: frozenset
         backlog_bytes=_number(info, "repl_backlog_size") or _number(config, "repl-backlog-size"),
         replicas=_number(info, "connected_slaves"),
         used_memory=_number(info, "used_memory"),
-        keys=_keys(info) if info else None,
+        keys=sum(keys_by_database(info).values()) if info else None,
         output_limit=parse_output_limit(config.get("client-output-buffer-limit", "")),
         repl_timeout_seconds=_number(config, "repl-timeout"),
         diskless=None if "repl-diskless-sync" not in config else config["repl-diskless-sync"] == "yes",
-        modules=tuple(_fields(module).get("name", "?") for module in info.get("module", "").split()),
+        modules=tuple(parse_fields(module).get("name", "?") for module in info.get("module", "").split()),
         refused=refused,
     )
 
@@ -164,16 +144,6 @@ def parse_output_limit(text: str) -> OutputLimit | None:
         if words[at] in {"slave", "replica"} and all(word.isdigit() for word in words[at + 1 : at + 4]):
             return OutputLimit(*map(int, words[at + 1 : at + 4]))
     return None
-
-
-def _keys(info: dict[str, str]) -> int:
-    databases = [value for name, value in info.items() if name.startswith("db") and name[2:].isdigit()]
-    return sum(_number(_fields(value), "keys") or 0 for value in databases)
-
-
-def _fields(text: str) -> dict[str, str]:
-    """`name=value` pairs with commas between them."""
-    return {name: value for name, _, value in (part.partition("=") for part in text.split(","))}
 
 
 def _number(values: dict[str, Any], name: str) -> int | None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from portd.errors import InternalError, SourceBusy, SourceError
 from portd.log import get_logger
 from portd.model import Phase, Position
+from portd.resp import request
 from portd.source.connection import Connection
-from portd.source.handshake import Handshake, HandshakeOptions, State, Transfer, resp
+from portd.source.handshake import Handshake, HandshakeOptions, State, Transfer
 from portd.source.losses import Reason, SourceLost, connect_error
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ class Link:
     def acknowledge_now(self) -> None:
         """Sends an ACK out of turn, as when the source asked for one (`REPLCONF GETACK`)."""
         if self._connection is not None and self._transfer is not None:
-            self._connection.send(resp("REPLCONF", "ACK", str(self.ack_offset)))
+            self._connection.send(request("REPLCONF", "ACK", str(self.ack_offset)))
 
     @property
     def ack_offset(self) -> int:

@@ -17,6 +17,7 @@ from portd.backoff import Backoff
 from portd.errors import InternalError, PortdError, TargetError, TargetLost
 from portd.log import get_logger
 from portd.model import LaneState
+from portd.resp import request
 from portd.target.account import Account, Unconfirmed
 from portd.target.checkpoint import Checkpoint, State
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
@@ -28,7 +29,6 @@ from portd.target.passing import Passage
 from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
 from portd.target.settle import Outcome, outcome
 from portd.target.transactions import Transactions, taken_over
-from portd.target.wire import request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,7 +203,7 @@ class Applier:
         key = self._account.key
         _, fields = await connection.ask(request("WATCH", key), request("HGETALL", key))
         self._check_ready(text_of(fields))
-        found = Checkpoint.parse(dict(zip(fields[::2], fields[1::2], strict=True)))
+        found = Checkpoint.parse(fields)
         if found is None:
             raise TargetLost("the target lost its data: the checkpoint is gone", hint="a full sync starts over")
         return found

@@ -23,20 +23,20 @@ import secrets
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from portd.control import keys_by_database, parse_info, parse_pairs
 from portd.errors import ConfigError, TargetBusy, TargetError, TargetLost, TargetNotEmpty
 from portd.model import LinkState, Position
+from portd.resp import request
 from portd.target.connection import ConnectionOptions, connect, text_of
 from portd.target.control import control
 from portd.target.replies import Verdict, classify
-from portd.target.wire import request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
-    from redis.asyncio import Redis
-
+    from portd.control import Control
     from portd.endpoint import Endpoint
     from portd.target.capabilities import Capabilities
 
@@ -107,15 +107,15 @@ class Checkpoint:
         return b"".join(self.commands(key))
 
     @classmethod
-    def parse(cls, fields: Mapping[Any, Any]) -> Checkpoint | None:
-        """Reads the hash, names and values as bytes; None when it is empty.
+    def parse(cls, reply: Sequence[bytes]) -> Checkpoint | None:
+        """Reads the reply to HGETALL; None when there is no checkpoint.
 
         Raises:
             TargetError: a newer portd wrote it, or somebody else did.
         """
-        if not fields:
+        if not reply:
             return None
-        text = {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in fields.items()}
+        text = parse_pairs(reply)
         try:
             version = int(text["version"])
             if version <= VERSION:
@@ -154,7 +154,7 @@ async def read_checkpoint(endpoint: Endpoint, key: str) -> Checkpoint | None:
         TargetError: it refuses, or the hash is not a checkpoint.
     """
     async with control(endpoint, "reading the checkpoint") as client:
-        return Checkpoint.parse(await client.hgetall(key))
+        return Checkpoint.parse(await client.call("HGETALL", key))
 
 
 async def write_checkpoint(endpoint: Endpoint, key: str, checkpoint: Checkpoint, *, run_id: str = "") -> None:
@@ -228,14 +228,14 @@ async def guard(
             f"source and target are the same server ({endpoint.display})", hint="check --source and --target"
         )
     async with control(endpoint, "looking for data in the target") as client:
-        checkpoint = Checkpoint.parse(await client.hgetall(key))
+        checkpoint = Checkpoint.parse(await client.call("HGETALL", key))
         if checkpoint is not None or existing in {"replace", "skip"}:
             return checkpoint
         foreign = await foreign_keys(client, prefix, key)
         if not foreign:
             return None
         if existing == "flush":
-            await client.flushall(asynchronous=True)
+            await client.call("FLUSHALL", "ASYNC")
             return None
     held = ", ".join(f"{count} keys in db {db}" for db, count in sorted(foreign.items()))
     raise TargetNotEmpty(
@@ -251,18 +251,27 @@ async def flush(endpoint: Endpoint) -> None:
         TargetError: it refuses, or cannot be reached.
     """
     async with control(endpoint, "flushing the target") as client:
-        await client.flushall(asynchronous=True)
+        await client.call("FLUSHALL", "ASYNC")
 
 
-async def foreign_keys(client: Redis, prefix: str, key: str) -> dict[int, int]:
+async def foreign_keys(client: Control, prefix: str, key: str) -> dict[int, int]:
     """Keys that are not checkpoints or leases, by database; *key* is our checkpoint."""
-    keyspace = await client.info("keyspace")
-    sizes = {int(name[2:]): int(entry["keys"]) for name, entry in keyspace.items() if name.startswith("db")}
+    sizes = keys_by_database(parse_info(await client.call("INFO", "keyspace")))
     lease = key + LEASE_SUFFIX
-    if sizes.get(0) == 1 and await client.exists(lease):  # spares users without +scan
+    if sizes.get(0) == 1 and await client.call("EXISTS", lease):  # spares users without +scan
         return {db: count for db, count in sizes.items() if db}
     if 0 < sizes.get(0, 0) <= FEW_KEYS:
         pattern = "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in prefix) + "*"
-        ours = {key async for key in client.scan_iter(match=pattern, count=FEW_KEYS)}
-        sizes[0] -= len(ours)
+        sizes[0] -= await _count_keys(client, pattern)
     return {db: count for db, count in sizes.items() if count > 0}
+
+
+async def _count_keys(client: Control, pattern: str) -> int:
+    """How many keys of db 0, which holds few, match."""
+    found: set[bytes] = set()  # SCAN may tell a key twice
+    cursor = b"0"
+    while True:
+        cursor, keys = await client.call("SCAN", cursor, "MATCH", pattern, "COUNT", FEW_KEYS)
+        found.update(keys)
+        if cursor == b"0":
+            return len(found)

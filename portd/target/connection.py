@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import hiredis
 
+from portd.control import Answers
 from portd.errors import InternalError, LinkTaken, PortdError, TargetError, TargetLost
 from portd.kernel.replies import Note, ReplyCounter
+from portd.resp import request
 from portd.target.replies import PROTOCOL_ERROR, Verdict, classify, code_of, fatal, presentable
-from portd.target.wire import request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -79,31 +80,6 @@ class Expected:
     done: Callable[[Sequence[Note]], None]  # gets the notes, reply numbers counted from 0
 
 
-class _Question:
-    """Answers that are read, not counted."""
-
-    def __init__(self, replies: int) -> None:
-        self.reader = hiredis.Reader()
-        self.missing = replies
-        self.answers: list[Any] = []
-        self.future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-
-    def feed(self, data: bytes) -> bool:
-        """Takes bytes; tells whether all answers are in."""
-        self.reader.feed(data)
-        while self.missing:
-            answer = self.reader.gets()
-            if answer is False:
-                return False
-            self.answers.append(answer)
-            self.missing -= 1
-        if self.reader.gets() is not False or self.reader.has_data():
-            raise _no_resp("more replies than questions")
-        if not self.future.done():
-            self.future.set_result(self.answers)
-        return True
-
-
 class Connection(asyncio.Protocol):
     """A connection that is set up; see `connect`.
 
@@ -125,7 +101,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._expected: deque[Expected] = deque()
-        self._question: _Question | None = None
+        self._question: Answers | None = None
         self._lost: asyncio.Future[PortdError] = self._loop.create_future()
         self._reason: PortdError | None = None
         self._paused = False
@@ -255,7 +231,7 @@ class Connection(asyncio.Protocol):
         assert not self._expected, "a question is asked when nothing is outstanding"
         assert self._question is None, "one question at a time"
         transport = self._open_transport()
-        question = self._question = _Question(len(commands))
+        question = self._question = Answers(len(commands))
         self._active_at = self._loop.time()
         asked = time.monotonic()
         transport.writelines(commands)

@@ -1,4 +1,4 @@
-"""The control plane: questions to the target over redis-py, with its errors turned into ours."""
+"""The control plane: questions to the target, with what goes wrong turned into our errors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from portd.backoff import Backoff
+from portd.control import Refused, open_control
 from portd.errors import TargetBusy, TargetError, TargetLost
 from portd.target.connection import Disconnected
 from portd.target.replies import Verdict, classify, presentable
@@ -14,17 +15,15 @@ from portd.target.replies import Verdict, classify, presentable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from redis.asyncio import Redis
-    from redis.exceptions import RedisError
-
+    from portd.control import Control
     from portd.endpoint import Endpoint
 
 ResultT = TypeVar("ResultT")
 
 
 @asynccontextmanager
-async def control(endpoint: Endpoint, what: str) -> AsyncIterator[Redis]:
-    """A control client for the length of the block.
+async def control(endpoint: Endpoint, what: str) -> AsyncIterator[Control]:
+    """A control connection for the length of the block.
 
     Args:
         endpoint: the target.
@@ -35,15 +34,16 @@ async def control(endpoint: Endpoint, what: str) -> AsyncIterator[Redis]:
         TargetBusy: it refuses for now.
         TargetError: it refuses.
     """
-    from redis.exceptions import RedisError  # noqa: PLC0415 - heavy, loaded with the first client
-
-    client = endpoint.client()
     try:
-        yield client
-    except (RedisError, OSError) as error:
-        raise _translate(error, what) from None
-    finally:
-        await client.aclose()
+        async with open_control(endpoint) as connection:
+            yield connection
+    except Refused as refusal:
+        raise _translate(refusal, what) from None
+    except OSError as error:
+        reason = error.strerror or str(error) or "no answer in time"
+        raise TargetLost(
+            f"the target cannot be reached while {what}: {reason}", hint="check host, port and TLS"
+        ) from None
 
 
 async def patiently(action: Callable[[], Awaitable[ResultT]], note: Callable[[str], None]) -> ResultT:
@@ -67,26 +67,13 @@ async def patiently(action: Callable[[], Awaitable[ResultT]], note: Callable[[st
             await asyncio.sleep(backoff.next_wait())
 
 
-def reply_text(error: RedisError) -> str:
-    """The error reply as the target sent it; redis-py cuts the codes off that it knows."""
-    code = getattr(error, "status_code", None)
-    text = str(error)
-    return f"{code} {text}" if code and not text.startswith(code) else text
-
-
-def _translate(error: RedisError | OSError, what: str) -> TargetError:
-    from redis import exceptions  # noqa: PLC0415
-
-    if isinstance(error, exceptions.AuthenticationError):
+def _translate(refusal: Refused, what: str) -> TargetError:
+    text = presentable(refusal.text)
+    if refusal.login:
         return TargetError(
             f"the target refused the credentials while {what}", hint="check user and password of the target"
         )
-    if isinstance(error, (exceptions.BusyLoadingError, exceptions.ReadOnlyError, exceptions.MasterDownError)):
-        return TargetBusy(f"the target is not ready while {what}: {presentable(reply_text(error))}")
-    if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError, OSError)):
-        return TargetLost(f"the target cannot be reached while {what}: {error}", hint="check host, port and TLS")
-    text = reply_text(error)
-    if classify(text) is Verdict.RETRY:
-        return TargetBusy(f"the target refuses for now while {what}: {presentable(text)}")
+    if classify(refusal.text) is Verdict.RETRY:
+        return TargetBusy(f"the target refuses for now while {what}: {text}")
     hint = "see the documentation for the permissions portd needs" if text.startswith("NOPERM") else None
-    return TargetError(f"the target refused while {what}: {presentable(text)}", hint=hint)
+    return TargetError(f"the target refused while {what}: {text}", hint=hint)

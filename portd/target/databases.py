@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from portd.resp import request
 from portd.target.connection import text_of
 from portd.target.replies import Verdict, classify
-from portd.target.wire import request, split
+from portd.target.wire import split
 
 if TYPE_CHECKING:
     from portd.target.connection import Connection

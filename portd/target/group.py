@@ -6,8 +6,9 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from portd.resp import request
 from portd.target.checkpoint import LEASE_SUFFIX
-from portd.target.wire import request, split
+from portd.target.wire import split
 
 if TYPE_CHECKING:
     from portd.kernel.stream import Piece

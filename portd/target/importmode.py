@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from portd.control import Refused
 from portd.log import get_logger
-from portd.target.control import control, reply_text
+from portd.target.control import control
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
@@ -30,16 +31,14 @@ async def enter(endpoint: Endpoint, capabilities: Capabilities) -> bool:
     Raises:
         TargetLost: the target cannot be reached.
     """
-    from redis.exceptions import ResponseError  # noqa: PLC0415 - heavy, loaded with the first client
-
     if capabilities.family != "valkey" or capabilities.version < (8, 1):
         return False
     async with control(endpoint, "turning import mode on") as client:
         try:
-            await client.config_set(SETTING, "yes")
-        except ResponseError as error:
+            await client.call("CONFIG", "SET", SETTING, "yes")
+        except Refused as refusal:
             _log.warning(
-                "no import mode", reply=reply_text(error),
+                "no import mode", reply=refusal.text,
                 hint="allow +config|set",
             )  # fmt: skip
             return False
@@ -53,4 +52,4 @@ async def leave(endpoint: Endpoint) -> None:
         TargetError: it cannot be reached, or refuses.
     """
     async with control(endpoint, "turning import mode off") as client:
-        await client.config_set(SETTING, "no")
+        await client.call("CONFIG", "SET", SETTING, "no")

@@ -19,13 +19,13 @@ from portd.errors import TargetError, TargetLost
 from portd.kernel.batch import CLOSE, OPEN
 from portd.log import get_logger
 from portd.pipeline import QueueClosed, Run
+from portd.resp import request
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.deadletter import Letter
 from portd.target.limiter import Limiter
 from portd.target.replies import RECONNECT_CODES, Verdict, classify, code_of, fatal, presentable
 from portd.target.run import RunServer
 from portd.target.settle import settle
-from portd.target.wire import request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,14 +25,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.backoff import Backoff
+from portd.control import parse_pairs
 from portd.errors import LinkTaken, TargetBusy, TargetError
 from portd.log import get_logger
 from portd.model import LinkState
+from portd.resp import request
 from portd.target.checkpoint import LEASE_SUFFIX, run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control
 from portd.target.replies import Verdict, classify, code_of, presentable
-from portd.target.wire import request
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
@@ -74,8 +75,7 @@ class Holder:
         """Reads the reply to HGETALL; None when there is no lease."""
         if not answer:
             return None
-        found = dict(zip(answer[::2], answer[1::2], strict=True))
-        text = {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in found.items()}
+        text = parse_pairs(answer)
         values: dict[str, Any] = {each.name: text.get(each.name, "") for each in fields(cls)}
         for name in ("pid", "client"):
             values[name] = int(values[name]) if values[name].isdecimal() else 0
@@ -305,8 +305,7 @@ async def read_lease(endpoint: Endpoint, checkpoint_key: str) -> Holder | None:
         TargetError: the target refuses, or cannot be reached.
     """
     async with control(endpoint, "reading the lease") as client:
-        found: dict[Any, Any] = await client.hgetall(checkpoint_key + LEASE_SUFFIX)
-    return Holder.parse([word for pair in found.items() for word in pair])
+        return Holder.parse(await client.call("HGETALL", checkpoint_key + LEASE_SUFFIX))
 
 
 def taken_over(link: str) -> LinkTaken:

@@ -14,13 +14,14 @@ import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.backoff import Backoff
+from portd.control import Refused
 from portd.errors import LinkTaken, TargetBusy, TargetError
 from portd.log import get_logger
 from portd.model import LinkState
+from portd.resp import request
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
-from portd.target.control import control, reply_text
+from portd.target.control import control
 from portd.target.replies import Verdict, classify, code_of, presentable
-from portd.target.wire import request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -108,17 +109,15 @@ async def usable(endpoint: Endpoint, capabilities: Capabilities, key: str) -> bo
     Raises:
         TargetLost: it cannot be reached.
     """
-    from redis.exceptions import ResponseError  # noqa: PLC0415 - heavy, loaded with the first client
-
     if not capabilities.pxat:
         _log.warning("expiries are not postponed", reply="the target is older than Redis 6.2")
         return False
     async with control(endpoint, "trying the script for postponed expiries") as client:
         try:
-            await client.eval(SWEEP_SCRIPT, 1, key, 0, 1, LINK_MS * LINKS * 2, 0, 0)  # corrects nothing
-        except ResponseError as error:
+            await client.call("EVAL", SWEEP_SCRIPT, 1, key, 0, 1, LINK_MS * LINKS * 2, 0, 0)  # corrects nothing
+        except Refused as refusal:
             _log.warning(
-                "expiries are not postponed", reply=reply_text(error), hint="allow +eval +scan +pttl +time +pexpireat"
+                "expiries are not postponed", reply=refusal.text, hint="allow +eval +scan +pttl +time +pexpireat"
             )
             return False
     return True

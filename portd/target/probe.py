@@ -7,27 +7,29 @@ are queued. The accepted RESTORE footer is found by restoring a byte whose expir
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from portd.control import checked, keys_by_database, parse_fields, parse_info, parse_pairs
 from portd.kernel.crc64 import crc64
 from portd.model import LinkState
+from portd.resp import request
 from portd.target.capabilities import NEEDED_COMMANDS, USEFUL_COMMANDS, Capabilities, rdb_version_of
 from portd.target.connection import ConnectionOptions, connect, text_of
 from portd.target.control import control
 from portd.target.replies import code_of
-from portd.target.wire import request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-    from redis.asyncio import Redis
-
+    from portd.control import Control
     from portd.endpoint import Endpoint
     from portd.target.connection import Connection
 
 DEFAULT_BULK_BYTES: Final = 512 * 1024 * 1024  # proto-max-bulk-len of a server that was not told otherwise
 REDIS_FOOTERS: Final = (15, 14, 13, 12, 11, 10, 9, 8, 7, 6)
 VALKEY_FOOTERS: Final = (80, 11, 10, 9)
+_SECTIONS: Final = ("server", "replication", "memory", "cluster", "keyspace", "modules")
+_LIMITS: Final = ("maxmemory", "maxmemory-policy", "proto-max-bulk-len", "io-threads")
 
 # Arguments with which a command can be queued; KEY stands for a name that does not exist.
 _KEY: Final = "KEY"
@@ -88,11 +90,7 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
         TargetError: it refuses to tell anything.
     """
     async with control(endpoint, "probing the target") as client:
-        info: dict[str, Any] = {}
-        for section in ("server", "replication", "memory", "cluster", "keyspace", "modules"):
-            info |= await client.info(section)
-        limits = await _limits(client)
-        listed = await _listed_commands(client)
+        info, limits, listed = await _told(client)
     connection = await connect(endpoint, "probe", LinkState(), options or ConnectionOptions())
     try:
         key = f"portd:probe:{secrets.token_hex(8)}"
@@ -110,62 +108,61 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
     return Capabilities(
         family=family,
         version=version,
-        run_id=str(info.get("run_id", "")),
-        role=str(info.get("role", "")),
-        read_only=info.get("role") == "slave" and bool(info.get("slave_read_only", 1)),
-        cluster_enabled=bool(info.get("cluster_enabled", 0)),
+        run_id=info.get("run_id", ""),
+        role=info.get("role", ""),
+        read_only=info.get("role") == "slave" and info.get("slave_read_only", "1") != "0",
+        cluster_enabled=info.get("cluster_enabled", "0") != "0",
         rdb_version=accepted or known,
         footer=accepted or known,
         footer_probed=bool(accepted),
         commands=frozenset(commands),
         forbidden=frozenset(forbidden),
-        modules=frozenset(str(module["name"]) for module in info.get("modules", ())),
-        maxmemory=int(limits.get("maxmemory", info.get("maxmemory", -1))),
-        maxmemory_policy=str(limits.get("maxmemory-policy", info.get("maxmemory_policy", ""))),
-        used_memory=int(info.get("used_memory", 0)),
-        proto_max_bulk_bytes=int(limits.get("proto-max-bulk-len", DEFAULT_BULK_BYTES)),
-        io_threads=max(1, int(limits.get("io-threads", 1))),
-        keys={int(name[2:]): int(entry["keys"]) for name, entry in info.items() if _is_database(name, entry)},
+        modules=frozenset(
+            name for module in info.get("module", "").split() if (name := parse_fields(module).get("name"))
+        ),
+        maxmemory=_number(limits | info, "maxmemory", -1),
+        maxmemory_policy=limits.get("maxmemory-policy", info.get("maxmemory_policy", "")),
+        used_memory=_number(info, "used_memory", 0),
+        proto_max_bulk_bytes=_number(limits, "proto-max-bulk-len", DEFAULT_BULK_BYTES),
+        io_threads=max(1, _number(limits, "io-threads", 1)),
+        keys=keys_by_database(info),
     )
 
 
-def _is_database(name: str, entry: object) -> bool:
-    return name.startswith("db") and name[2:].isdecimal() and isinstance(entry, dict)
+def _number(values: Mapping[str, str], name: str, default: int) -> int:
+    """A number that the target tells, the default where it does not."""
+    text = values.get(name, "")
+    return int(text) if text.isdecimal() else default
 
 
-def _identify(info: Mapping[str, Any]) -> tuple[str, tuple[int, int, int]]:
+def _identify(info: Mapping[str, str]) -> tuple[str, tuple[int, int, int]]:
     """Family and version; a Valkey also tells the Redis version it is compatible with."""
     family = "valkey" if "valkey_version" in info else "redis"
-    numbers = str(info.get(f"{family}_version", "0")).split(".")
+    numbers = info.get(f"{family}_version", "0").split(".")
     major, minor, patch = ([int(number) for number in numbers if number.isdecimal()] + [0, 0, 0])[:3]
     return family, (major, minor, patch)
 
 
-async def _limits(client: Redis) -> dict[str, Any]:
-    """Settings that bound what we may send; empty where CONFIG is forbidden or renamed."""
-    from redis.exceptions import ResponseError  # noqa: PLC0415 - heavy, loaded with the client
+async def _told(client: Control) -> tuple[dict[str, str], dict[str, str], set[str]]:
+    """What the target says of itself, its settings that bound what we may send, and the names of its commands.
 
-    limits: dict[str, Any] = {}
-    try:
-        for name in ("maxmemory", "maxmemory-policy", "proto-max-bulk-len", "io-threads"):
-            answer: Mapping[Any, Any] = await client.config_get(name)
-            limits.update(answer)
-    except ResponseError:
-        return limits
-    return limits
-
-
-async def _listed_commands(client: Redis) -> set[str]:
-    """Names that COMMAND tells; empty where it is forbidden. COMMAND LIST is much shorter, and exists since 7.0."""
-    from redis.exceptions import ResponseError  # noqa: PLC0415 - heavy, loaded with the client
-
-    for question in (client.command_list, client.command):
-        try:
-            names: Iterable[Any] = await question()
-        except ResponseError:
-            continue
-        return {(name.decode() if isinstance(name, bytes) else str(name)).lower() for name in names}
-    return set()
+    Settings are empty where CONFIG is forbidden or renamed, names where COMMAND is.
+    """
+    questions = [request("INFO", section) for section in _SECTIONS]
+    questions += [request("CONFIG", "GET", name) for name in _LIMITS]
+    # COMMAND LIST is much shorter than COMMAND, and exists since 7.0.
+    *answers, names = await client.ask(*questions, request("COMMAND", "LIST"))
+    info: dict[str, str] = {}
+    for answer in answers[: len(_SECTIONS)]:
+        info |= parse_info(checked(answer))
+    limits: dict[str, str] = {}
+    for answer in answers[len(_SECTIONS) :]:
+        if not text_of(answer):
+            limits |= parse_pairs(answer)
+    if text_of(names):
+        (commands,) = await client.ask(request("COMMAND"))
+        names = [] if text_of(commands) else [command[0] for command in commands]
+    return info, limits, {name.decode().lower() for name in names}
 
 
 async def _permissions(connection: Connection, key: str) -> tuple[set[str], set[str]]:

@@ -17,12 +17,12 @@ from portd.errors import TargetBusy, TargetError, TargetLost
 from portd.kernel.keyhash import BUCKETS, HASH_SIZE, HashSet, KeyBuckets, names_of
 from portd.log import get_logger
 from portd.model import LinkState
+from portd.resp import request
 from portd.spool.buckets import NOWHERE, BucketFile
 from portd.target.checkpoint import run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.limiter import Limiter
 from portd.target.replies import Verdict, classify, code_of, presentable
-from portd.target.wire import request
 
 if TYPE_CHECKING:
     from pathlib import Path

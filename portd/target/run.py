@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import InternalError, TargetBusy, TargetError, TargetLost, printable
+from portd.resp import request
 from portd.target.groupsize import GroupSize
 from portd.target.replies import (
     RECONNECT_CODES,
@@ -23,7 +24,7 @@ from portd.target.replies import (
     presentable,
 )
 from portd.target.settle import Outcome, outcome
-from portd.target.wire import Command, request, split
+from portd.target.wire import Command, split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from portd.errors import InternalError
+from portd.resp import request
 from portd.target.replies import Verdict, already_applied, classify, code_of
-from portd.target.wire import Command, request, split
+from portd.target.wire import Command, split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

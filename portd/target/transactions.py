@@ -11,9 +11,9 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import LinkTaken, TargetError, TargetLost
+from portd.resp import request
 from portd.target.connection import Disconnected
 from portd.target.replies import Verdict, classify, code_of, fatal, presentable
-from portd.target.wire import request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""RESP requests: rendering our own, and finding the commands inside bytes that were sent.
+"""RESP requests: finding the commands inside bytes that were sent.
 
 Splitting happens only after the target refused something, to say what it was; the hot path never looks inside.
 """
@@ -14,15 +14,6 @@ if TYPE_CHECKING:
 NO_KEY = frozenset(b"FUNCTION SCRIPT FLUSHALL FLUSHDB SWAPDB SELECT PUBLISH SPUBLISH MULTI EXEC DISCARD PING".split())
 SECOND_ARGUMENT = frozenset(b"XGROUP BITOP OBJECT XINFO MEMORY".split())
 SCRIPTS = frozenset(b"EVAL EVALSHA FCALL".split())
-
-
-def request(*words: bytes | str | int) -> bytes:
-    """One command as the server reads it (networking.c:processMultibulkBuffer)."""
-    parts = [b"*%d\r\n" % len(words)]
-    for word in words:
-        raw = word if isinstance(word, bytes) else str(word).encode("utf-8", "surrogateescape")
-        parts.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
-    return b"".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

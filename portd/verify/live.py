@@ -10,8 +10,8 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from portd.control import parse_info
 from portd.errors import ConfigError
-from portd.source.info import parse_info
 from portd.target.capabilities import rdb_version_of
 from portd.verify.wire import Refused, Wire
 

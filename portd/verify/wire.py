@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.errors import LinkLost, PortdError
-from portd.target.wire import request
+from portd.resp import request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,11 +13,11 @@ from portd.endpoint import Endpoint
 from portd.errors import DecodeError, TargetError, TargetLost, TargetRejected
 from portd.kernel.stream import Piece, StreamSplitter
 from portd.model import Position, Progress
+from portd.resp import request
 from portd.target.applier import Applier, ApplierOptions
 from portd.target.checkpoint import Checkpoint, State, read_checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter
-from portd.target.wire import request
 from tests.loops import both_loops
 from tests.proxy import Proxy
 from tests.servers import Server, wait_for

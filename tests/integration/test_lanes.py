@@ -18,10 +18,11 @@ from portd.errors import PortdError, TargetBusy, TargetError, TargetLost, Target
 from portd.kernel.batch import CLOSE, OPEN, ORDERED, SPREAD, Batch
 from portd.model import Progress
 from portd.pipeline import ByteBudget
+from portd.resp import request
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
 from portd.target.lane import WriterOptions
-from portd.target.wire import request, split
+from portd.target.wire import split
 from portd.target.writers import Writers
 from tests.loops import both_loops
 from tests.proxy import Proxy

@@ -666,6 +666,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @contextlib.asynccontextmanager
 async def tls_proxy(server: Server, context: ssl.SSLContext) -> AsyncIterator[int]:
     """Terminates TLS in front of a server; yields its port."""
+    serving: set[asyncio.Task[None]] = set()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -675,6 +676,9 @@ async def tls_proxy(server: Server, context: ssl.SSLContext) -> AsyncIterator[in
         writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
         with contextlib.suppress(OSError):
             inner_reader, inner_writer = await asyncio.open_unix_connection(str(server.path))
             await asyncio.gather(pass_on(reader, inner_writer), pass_on(inner_reader, writer))
@@ -682,6 +686,7 @@ async def tls_proxy(server: Server, context: ssl.SSLContext) -> AsyncIterator[in
     listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
     async with listener:
         yield listener.sockets[0].getsockname()[1]
+    await asyncio.gather(*serving)
 
 
 async def test_tls_with_client_certificate_and_server_name(source: Server, certificates: Certificates) -> None:

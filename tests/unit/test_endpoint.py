@@ -117,15 +117,6 @@ def test_unusable_tls_files_are_named(tmp_path: Path, content: bytes | None) -> 
         assert caught.value.hint
 
 
-async def test_client_has_bounded_timeouts() -> None:
-    """The control plane never waits for ever."""
-    client = Endpoint.parse("redis://u:p@127.0.0.1:1").client()
-    settings = client.connection_pool.connection_kwargs
-    assert settings["socket_timeout"] == settings["socket_connect_timeout"] == 10
-    assert settings["protocol"] == 2
-    await client.aclose()
-
-
 def test_sentinel_urls() -> None:
     """Several Sentinels, the name of the primary, and two kinds of credentials; none is shown."""
     end = Endpoint.parse("redis+sentinel://us:p%40ss@a,b:7,[::1]:8/my?sentinel_username=s&sentinel_password=hunter2")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from portd.endpoint import Endpoint
 from portd.errors import HandshakeError, InternalError, PortdError, SourceBusy
 from portd.model import Position
-from portd.source.handshake import LINE_BYTES, Handshake, HandshakeOptions, State, Transfer, resp
+from portd.resp import request
+from portd.source.handshake import LINE_BYTES, Handshake, HandshakeOptions, State, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,7 +77,7 @@ def test_disk_based_transfer() -> None:
 def test_partial_resync(reply: bytes, replid: str) -> None:
     """PSYNC asks for the byte behind the position; a new replid is adopted, the offset stays."""
     handshake, sent = talk([*HELLO, reply + b"*1\r\n"], position=POSITION)
-    assert sent[-1] == resp("PSYNC", OTHER, "1001")
+    assert sent[-1] == request("PSYNC", OTHER, "1001")
     assert handshake.transfer == Transfer(full=False, position=Position(replid, 1000))
     assert handshake.rest() == b"*1\r\n"
     assert handshake.rest() == b""
@@ -140,13 +141,13 @@ def test_options_are_offered_and_may_be_refused() -> None:
     )
     replies = [*HELLO, b"+OK\r\n", b"-ERR Unrecognized\r\n", b"-ERR Unrecognized\r\n", FULL, b"$5\r\n"]
     handshake, sent = talk(replies, options=options)
-    assert sent[1] == resp("REPLCONF", "listening-port", "6380")
+    assert sent[1] == request("REPLCONF", "listening-port", "6380")
     assert sent[4:7] == [
-        resp("REPLCONF", "rdb-only", "1"),
-        resp("REPLCONF", "rdb-no-compress", "1"),
-        resp("REPLCONF", "rdb-no-checksum", "1"),
+        request("REPLCONF", "rdb-only", "1"),
+        request("REPLCONF", "rdb-no-compress", "1"),
+        request("REPLCONF", "rdb-no-checksum", "1"),
     ]
-    assert sent[7] == resp("p-123", "?", "-1")
+    assert sent[7] == request("p-123", "?", "-1")
     assert "REPLCONF rdb-only" in handshake.accepted
     assert "REPLCONF rdb-no-compress" not in handshake.accepted
 

@@ -10,8 +10,9 @@ import ssl
 import pytest
 
 from portd.backoff import Backoff
+from portd.control import parse_info
 from portd.errors import HandshakeError
-from portd.source.info import OutputLimit, parse_info, parse_output_limit
+from portd.source.info import OutputLimit, parse_output_limit
 from portd.source.losses import Reason, SourceLost, connect_error, early_end, reason_of
 
 ADDRESS = "redis://h:1"

@@ -11,10 +11,11 @@ from portd.backoff import Backoff
 from portd.errors import InternalError, SpoolError, TargetRejected
 from portd.kernel.replies import Note
 from portd.model import Progress
+from portd.resp import request
 from portd.target.deadletter import DeadLetters, Letter
 from portd.target.replies import Verdict, abort_cause, already_applied, classify, presentable
 from portd.target.settle import outcome, settle
-from portd.target.wire import request, split
+from portd.target.wire import split
 
 if TYPE_CHECKING:
     from pathlib import Path
