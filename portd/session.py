@@ -19,6 +19,7 @@ from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.model import Phase, Position, SnapshotProgress
 from portd.resync import NotingSink, Resync
+from portd.scheduling import bulk_work
 from portd.snapshotcopy import SnapshotCopy
 from portd.streamfeed import StreamFeed
 from portd.target.applier import Applier, ApplierOptions
@@ -259,7 +260,8 @@ class Session:
     async def _apply(self) -> None:
         parts = self._parts
         if self._transfer.full:
-            await self._apply_snapshot()
+            with bulk_work():
+                await self._apply_snapshot()
             if parts.settings.stop_after is StopAfter.SNAPSHOT:
                 assert self._checkpoint is not None
                 await self._sweeper(Postponed(there=self._checkpoint.postponed)).finish(self._checkpoint.epoch)

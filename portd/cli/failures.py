@@ -7,12 +7,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from portd.errors import PortdError
-from portd.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-log = get_logger("cli")
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -43,6 +40,9 @@ def exit_code(error: BaseException) -> int:
 
 def report(error: BaseException) -> int:
     """Logs what ended a command; returns the exit code."""
+    from portd.log import get_logger  # noqa: PLC0415 - the process that reads settings does without a log
+
+    log = get_logger("cli")
     found, code = cause(error), exit_code(error)
     if isinstance(found, PortdError):
         log.error("failed", error=str(found.args[0]), hint=found.hint, exit_code=code)

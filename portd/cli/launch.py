@@ -10,6 +10,7 @@ Only what the interpreter has loaded anyway is imported here.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -37,6 +38,7 @@ def split() -> None:
         _become_worker(inbox, reader)
     os.close(inbox)
     _outbox = outbox
+    gc.disable()  # it imports, hands over and ends: nothing becomes garbage that matters
 
 
 def hand_over(*things: Any) -> None:
