@@ -2,12 +2,12 @@
 
 A segment is a row of records. A record is a header and its payload:
 
-    magic     4 bytes   "PSP" and the version of this format, 0x01
+    magic     4 bytes   "PSP" and the version of this format, 0x02
     length    u32       bytes of payload
     index     i64       absolute index of the first byte of payload
     received  f64       when it was received, unix seconds
     nonce     u32       drawn when the spool was made: a record of another run is never taken for ours
-    crc       u32       CRC-32 of the 28 header bytes before it, then of the payload
+    crc       u64       CRC-64/Jones of the 28 header bytes before it, then of the payload
 
 all little-endian. Files are never synced: they hold what the source would send again, and die with the process.
 """
@@ -16,19 +16,19 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portd.errors import SpoolError
+from portd.kernel.crc64 import crc64
 from portd.spool.window import Block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-MAGIC = b"PSP\x01"
-HEADER = struct.Struct("<4sIqdII")
+MAGIC = b"PSP\x02"
+HEADER = struct.Struct("<4sIqdIQ")
 SEALED = struct.Struct("<4sIqdI")  # the part of the header that the CRC covers
 HEADER_BYTES = HEADER.size
 
@@ -146,7 +146,7 @@ class SegmentFiles:
 
     def _header(self, index: int, payload: memoryview, received_at: float) -> bytes:
         sealed = SEALED.pack(MAGIC, len(payload), index, received_at, self._nonce)
-        return sealed + zlib.crc32(payload, zlib.crc32(sealed)).to_bytes(4, "little")
+        return sealed + crc64(payload, crc64(sealed)).to_bytes(8, "little")
 
     def _read_header(self, place: Place) -> tuple[bytes, int]:
         header = os.pread(self._open_for_reading(place), HEADER_BYTES, place.offset)
@@ -169,7 +169,7 @@ class SegmentFiles:
                 raise self._altered(place, "ends early")
             done += count
         _, _, _, received_at, _, crc = HEADER.unpack(header)
-        if zlib.crc32(payload, zlib.crc32(header[: SEALED.size])) != crc:
+        if crc64(payload, crc64(header[: SEALED.size])) != crc:
             raise self._altered(place, "does not match its checksum")
         block = Block(view, place.index, loaded=True)
         block.grow(length, received_at)

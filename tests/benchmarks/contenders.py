@@ -168,6 +168,8 @@ def ping_probe(target: Server) -> Iterator[list[float]]:
 
 
 def _probe(target: Server, stop: Connection) -> None:
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     latencies = []
     with Wire(target) as wire:
         while not stop.poll(PROBE_GAP_SECONDS):
