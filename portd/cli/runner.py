@@ -19,7 +19,7 @@ from portd.cli.notify import Notifier
 from portd.cli.reload import LIMITS
 from portd.errors import ConfigError
 from portd.log import configure, get_logger
-from portd.memory.process import one_arena
+from portd.memory.process import tune_malloc
 from portd.model import Phase
 from portd.pace import Pace
 
@@ -87,7 +87,7 @@ def run_blocking(build: Callable[[], Runnable], settings: Watched, file: ConfigF
     Returns:
         The exit code.
     """
-    one_arena()
+    tune_malloc()
     return uvloop.run(_supervise(build, settings, file))
 
 

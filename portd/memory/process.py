@@ -62,7 +62,13 @@ class _Mallinfo2(ctypes.Structure):
     )
 
 
-_M_ARENA_MAX = -8  # malloc.h
+MAPPED_BYTES = 1 << 20  # from this size on a block has a mapping of its own; batches are smaller
+KEPT_BYTES = 4 << 20  # free memory at the end of the heap that is not given back at once
+
+# malloc.h
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 _libc = ctypes.CDLL(None)
 
 
@@ -109,10 +115,17 @@ def trim() -> None:
         _libc.malloc_trim(0)
 
 
-def one_arena() -> None:
-    """Keeps malloc to one arena: threads that help for a moment would each leave one behind. Call before they do."""
+def tune_malloc() -> None:
+    """Makes malloc fit what portd does. Call before there are threads.
+
+    One arena: threads that help for a moment would each leave one behind. Batches come from the heap, and the heap keeps
+    what the next ones will take: mapped, cleared and given back one by one, they would cost a page fault for every 4 KiB.
+    `trim` gives back what is left over.
+    """
     if hasattr(_libc, "mallopt"):  # glibc and musl
         _libc.mallopt(_M_ARENA_MAX, 1)
+        _libc.mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
+        _libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _heap_rss() -> int:

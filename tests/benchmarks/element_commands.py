@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 20
 
 
-def write_element_commands(source: Server, path: Path) -> None:
-    """Saves the source and turns its RDB file into one SET, HSET, RPUSH, ... a key."""
+def write_element_commands(source: Server, path: Path, elements: int = 512) -> None:
+    """Saves the source and turns its RDB file into SET, HSET, RPUSH, ... of at most so many *elements* each."""
     client = source.client(socket_timeout=600.0)
     client.save()
     rdb = source.directory / "dump.rdb"
@@ -30,7 +30,7 @@ def write_element_commands(source: Server, path: Path) -> None:
         commands=frozenset({"unlink", "function", "hpexpireat"}),
         maxmemory_policy="",
     )
-    decoder = SnapshotDecoder(old)
+    decoder = SnapshotDecoder(old, command_elements=elements)
     with rdb.open("rb") as file, path.open("wb") as out:
         db = 0
         data = memoryview(b"")
