@@ -9,13 +9,14 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.contenders import Run, by_pipe, by_portd, by_replicaof
+from tests.benchmarks.contenders import Run, by_pipe, by_portd, by_replicaof, give_own_core, leave_a_core
 from tests.benchmarks.element_commands import write_element_commands
 from tests.datasets import fill_big_hash, fill_mixed, fill_strings
 from tests.servers import Server, find
@@ -47,9 +48,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--server", default="valkey9.1", help="which of the servers found: valkey9.1, redis7.0, ...")
     parser.add_argument("--io-threads", type=int, default=1, help="of the target; needs Valkey 8 or Redis 6 and later")
+    parser.add_argument(
+        "--own-core", action="store_true", help="for the target: what its users wait for, wherever portd is"
+    )
+    parser.add_argument(
+        "--one-by-one", action="store_true", help="also --pipe with one element a command, as rdbtools writes"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--portd-option", action="append", default=[], help="handed to portd sync, may be repeated")
     arguments = parser.parse_args()
+    if arguments.own_core:
+        leave_a_core()
     results = {}
     for name in arguments.datasets or DATASETS:
         results[name] = measure(name, arguments)
@@ -62,23 +71,29 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     binary = find(arguments.server)
     if binary is None:
         raise SystemExit(f"no server {arguments.server} was found")
-    runs: dict[str, list[Run]] = {"portd": [], "pipe": [], "replicaof": []}
+    runs: dict[str, list[Run]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as directory, Server(binary, repl_backlog_size="64mb") as source:
         DATASETS[name](source)
-        commands = Path(directory) / "commands.resp"
+        commands, singly = Path(directory) / "commands.resp", Path(directory) / "singly.resp"
         write_element_commands(source, commands)
         contenders: dict[str, Callable[[Server], Run]] = {
             "portd": lambda target: by_portd(source, target, *arguments.portd_option),
             "pipe": lambda target: by_pipe(commands, target),
             "replicaof": lambda target: by_replicaof(source, target),
         }
+        if arguments.one_by_one:
+            write_element_commands(source, singly, elements=1)
+            contenders["pipe, one by one"] = lambda target: by_pipe(singly, target)
         for _ in range(arguments.rounds):
             for contender, copy in contenders.items():
                 with Server(binary, io_threads=arguments.io_threads) as target:
+                    if arguments.own_core:
+                        give_own_core(target)
                     runs[contender].append(copy(target))
                     _check(source, target)
+    core = ", a core for the target" if arguments.own_core else ""
     threads = f", target with {arguments.io_threads} io-threads" if arguments.io_threads > 1 else ""
-    show(f"{name}, {binary.name}{threads}", runs)
+    show(f"{name}, {binary.name}{threads}{core}", runs)
     return {contender: [run.as_dict() for run in listed] for contender, listed in runs.items()}
 
 

@@ -152,6 +152,25 @@ def _target_cpu(target: Server) -> float:
     return float(values[b"used_cpu_user"]) + float(values[b"used_cpu_sys"])
 
 
+def give_own_core(target: Server) -> None:
+    """Leaves one core to a target; `leave_a_core` was called before anything else was started."""
+    for thread in os.listdir(f"/proc/{target.pid}/task"):  # noqa: PTH208 - numbers are wanted
+        os.sched_setaffinity(int(thread), {0})
+
+
+def leave_a_core() -> None:
+    """Keeps this process, and what it starts from now on, off the first core."""
+    rest = os.sched_getaffinity(0) - {0}
+    if not rest:
+        raise SystemExit("a core of its own for the target needs two cores")
+    os.sched_setaffinity(0, rest)
+
+
+def _apart(target: Server) -> bool:
+    assert target.pid is not None
+    return os.sched_getaffinity(0).isdisjoint(os.sched_getaffinity(target.pid))
+
+
 @contextlib.contextmanager
 def ping_probe(target: Server) -> Iterator[list[float]]:
     """Latencies of a PING every few milliseconds, from a process of its own, while the block runs."""
@@ -168,8 +187,9 @@ def ping_probe(target: Server) -> Iterator[list[float]]:
 
 
 def _probe(target: Server, stop: Connection) -> None:
-    with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    if _apart(target):  # what a PING waits for is the target then: the probe itself is not to wait for a core
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     latencies = []
     with Wire(target) as wire:
         while not stop.poll(PROBE_GAP_SECONDS):

@@ -20,8 +20,15 @@ DOCS = Path(__file__).parents[2] / "docs"
 WIDTH = 860
 LEFT, RIGHT, TOP, BOTTOM = 110, 24, 64, 44
 INK, PALE, GRID = "#222", "#555", "#ddd"
-COLOURS = {"pipe": "#b98a2f", "replicaof": "#2f6f9f", "wall": "#2f6f9f", "cpu": "#b98a2f", "rss": "#4c8c4a"}
-NAMES = {"pipe": "redis-cli --pipe", "replicaof": "REPLICAOF"}
+COLOURS = {
+    "pipe": "#b98a2f",
+    "replicaof": "#2f6f9f",
+    "pipe, one by one": "#8a8a8a",
+    "wall": "#2f6f9f",
+    "cpu": "#b98a2f",
+    "rss": "#4c8c4a",
+}
+NAMES = {"pipe": "redis-cli --pipe", "replicaof": "REPLICAOF", "pipe, one by one": "--pipe, one element a command"}
 GOALS = {("strings", "replicaof"): 1.0, ("mixed", "replicaof"): 1.3, ("mixed", "pipe"): 0.7} | {
     ("big-hash", "pipe"): 1.0,
     ("values", "replicaof"): 1.2,

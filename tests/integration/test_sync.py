@@ -43,6 +43,16 @@ def age(server: Server) -> int:
     return AGES[server.binary.family, server.binary.version[0]]
 
 
+def test_a_snapshot_interrupts_nobody_and_the_stream_does_not_wait(source: Server, target: Server) -> None:
+    """Portd copies under SCHED_BATCH, and follows the stream as everybody else."""
+    fill_strings(source, 30_000, 100)
+    with Portd(source, target, max_target_bytes_per_second=2_000_000) as portd:
+        portd.until(lambda status: status["phase"] == "snapshot")
+        assert os.sched_getscheduler(portd.process.pid) == os.SCHED_BATCH
+        portd.until(lambda status: status["phase"] == "streaming")
+        assert os.sched_getscheduler(portd.process.pid) == os.SCHED_OTHER
+
+
 @pytest.mark.timeout(300)
 def test_every_encoding_arrives_in_every_server(matrix: Pair) -> None:
     """Whatever a server can write arrives whole; on an older target only what no command carries may be missing."""

@@ -1,0 +1,39 @@
+"""How cores are asked for while a snapshot is copied."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from portd.scheduling import bulk_work
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    """Whatever a test does, the next one begins with the usual policy."""
+    yield
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def test_bulk_work_waits_its_turn_and_no_longer() -> None:
+    """Inside of the block it interrupts nobody; behind it, also behind an error, it does again."""
+    found = []
+    with contextlib.suppress(LookupError), bulk_work():
+        found.append(os.sched_getscheduler(0))
+        raise LookupError
+    assert found == [os.SCHED_BATCH]
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_what_was_set_from_outside_is_left_alone() -> None:
+    """CPUSchedulingPolicy= of a unit file means what it says, before and after."""
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    with bulk_work():
+        assert os.sched_getscheduler(0) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == os.SCHED_BATCH
