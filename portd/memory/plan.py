@@ -16,7 +16,7 @@ from portd.units import KIB, MIB, human_bytes, show_size
 if TYPE_CHECKING:
     from portd.config import Settings
 
-INTERPRETER_BYTES = 52 * MIB  # Python, libraries and our own code once all is loaded, measured, rounded up
+INTERPRETER_BYTES = 46 * MIB  # Python, libraries and our own code once all is loaded, measured, rounded up
 SLACK_BYTES = 8 * MIB  # free pieces between buffers of the heap, measured at full speed, rounded up
 PROCESS_BYTES = INTERPRETER_BYTES + SLACK_BYTES
 RESERVE_BYTES = 12 * MIB  # charged to a cgroup beside our RSS: socket buffers, page tables, spool pages being written
