@@ -215,11 +215,11 @@ def parse_fields(text: str) -> dict[str, str]:
 
 def keys_by_database(info: Mapping[str, str]) -> dict[int, int]:
     """Keys in each database, from ``INFO keyspace``; empty databases are not told."""
-    fields = {name[2:]: parse_fields(value) for name, value in info.items() if name.startswith("db")}
-    return {int(db): int(each.get("keys", "0")) for db, each in fields.items() if db.isdecimal()}
+    counts = {name[2:]: parse_fields(value).get("keys", "") for name, value in info.items() if name.startswith("db")}
+    return {int(db): int(keys) for db, keys in counts.items() if db.isdecimal() and keys.isdecimal()}
 
 
-def parse_pairs(reply: Sequence[bytes]) -> dict[str, str]:
+def parse_pairs(reply: Sequence[object]) -> dict[str, str]:
     """Names and values that alternate in a reply (CONFIG GET, HGETALL), as text."""
-    texts = [each.decode("utf-8", "replace") for each in reply]
+    texts = [each.decode("utf-8", "replace") if isinstance(each, bytes) else str(each) for each in reply]
     return dict(zip(texts[::2], texts[1::2], strict=False))

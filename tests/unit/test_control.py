@@ -160,8 +160,10 @@ def test_requests_carry_bytes_as_they_are() -> None:
 def test_info_is_read() -> None:
     """Fields of a line, alternating names and values, keys by database."""
     assert parse_fields("keys=3,expires=1") == {"keys": "3", "expires": "1"}
-    assert parse_pairs([b"maxmemory", b"0", b"x", b"\xff"]) == {"maxmemory": "0", "x": "�"}
-    assert keys_by_database({"db0": "keys=3,expires=0", "db12": "keys=1", "dbx": "keys=9", "role": "master"}) == {
+    assert parse_pairs([b"maxmemory", b"0", b"x", b"\xff", b"y", 7]) == {"maxmemory": "0", "x": "\ufffd", "y": "7"}
+    assert keys_by_database(
+        {"db0": "keys=3,expires=0", "db12": "keys=1", "dbx": "keys=9", "db1": "keys=many", "role": "master"}
+    ) == {
         0: 3,
         12: 1,
     }
