@@ -6,6 +6,7 @@ standard library and setuptools may be imported here.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sysconfig
 import tempfile
@@ -24,7 +25,12 @@ _PROGRAM = "#include <Python.h>\nint portd_probe(void) { return PY_MAJOR_VERSION
 
 
 class BuildExt(build_ext):
-    """`build_ext` that tells a machine without a compiler from a unit that does not compile."""
+    """`build_ext` that uses all cores, and tells a machine without a compiler from a unit that does not compile."""
+
+    def finalize_options(self) -> None:
+        """Compiles as many units at once as there are cores, unless it was said how many."""
+        super().finalize_options()
+        self.parallel = self.parallel or len(os.sched_getaffinity(0))
 
     def build_extensions(self) -> None:
         """Compiles every unit of the kernel.

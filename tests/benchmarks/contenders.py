@@ -175,7 +175,9 @@ def _apart(target: Server) -> bool:
 def ping_probe(target: Server) -> Iterator[list[float]]:
     """Latencies of a PING every few milliseconds, from a process of its own, while the block runs."""
     ours, theirs = multiprocessing.get_context("fork").Pipe()
-    process = multiprocessing.get_context("fork").Process(target=_probe, args=(target, theirs), daemon=True)
+    process = multiprocessing.get_context("fork").Process(
+        target=_probe, args=(target, theirs), kwargs={"apart": _apart(target)}, daemon=True
+    )
     process.start()
     latencies: list[float] = []
     try:
@@ -186,8 +188,8 @@ def ping_probe(target: Server) -> Iterator[list[float]]:
         process.join()
 
 
-def _probe(target: Server, stop: Connection) -> None:
-    if _apart(target):  # what a PING waits for is the target then: the probe itself is not to wait for a core
+def _probe(target: Server, stop: Connection, *, apart: bool) -> None:
+    if apart:  # what a PING waits for is the target then: the probe itself is not to wait for a core
         with contextlib.suppress(PermissionError):
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     latencies = []
