@@ -163,10 +163,11 @@ def main() -> int:
 
 
 def compiler() -> str:
-    """The compiler that kernels are built with here: its version and its machine."""
+    """The compiler that kernels are built with here, its machine, and what the kernel asks of the processor (crc64.h)."""
     words = [[shutil.which("cc") or "gcc", word] for word in ("-dumpfullversion", "-dumpmachine")]
     said = [subprocess.run(each, capture_output=True, text=True, check=False).stdout.strip() for each in words]
-    return " ".join(said)
+    folds = " pclmulqdq " in Path("/proc/cpuinfo").read_text()
+    return " ".join([*said, *(["pclmulqdq"] if folds else [])])
 
 
 def measure(job: str) -> float:

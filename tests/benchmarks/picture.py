@@ -88,8 +88,8 @@ def ratios(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
     width = WIDTH - LEFT - RIGHT
     height = TOP + len(rows) * (BAR + 4) + len(results) * GAP + BOTTOM
     parts = [
-        _text(LEFT + place * 200, 48, f"against {name}", COLOURS[other])
-        for place, (other, name) in enumerate(NAMES.items())
+        _text(LEFT + place * 200, 48, f"against {NAMES[other]}", COLOURS[other])
+        for place, other in enumerate(dict.fromkeys(other for _, other, _ in rows))
     ]
     for step in range(int(most * 2) + 1):
         x = LEFT + width * step / 2 / most
