@@ -120,7 +120,7 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
         modules=frozenset(
             name for module in info.get("module", "").split() if (name := parse_fields(module).get("name"))
         ),
-        maxmemory=_number(limits | info, "maxmemory", -1),
+        maxmemory=_number(info | limits, "maxmemory", -1),
         maxmemory_policy=limits.get("maxmemory-policy", info.get("maxmemory_policy", "")),
         used_memory=_number(info, "used_memory", 0),
         proto_max_bulk_bytes=_number(limits, "proto-max-bulk-len", DEFAULT_BULK_BYTES),
@@ -162,7 +162,7 @@ async def _told(client: Control) -> tuple[dict[str, str], dict[str, str], set[st
     if text_of(names):
         (commands,) = await client.ask(request("COMMAND"))
         names = [] if text_of(commands) else [command[0] for command in commands]
-    return info, limits, {name.decode().lower() for name in names}
+    return info, limits, {name.decode("utf-8", "replace").lower() for name in names}
 
 
 async def _permissions(connection: Connection, key: str) -> tuple[set[str], set[str]]:
