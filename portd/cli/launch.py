@@ -59,7 +59,13 @@ def hand_over(*things: Any) -> None:
 
 
 def _become_worker(inbox: int, reader: int) -> NoReturn:
-    """Executes the worker in our own place."""
+    """Executes the worker in our own place.
+
+    An interrupt waits until the worker takes it: the interpreter would show a traceback, or lose it, while it starts.
+    """
+    import signal  # noqa: PLC0415 - the process that reads settings does not need it so early
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.set_inheritable(inbox, True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     package = os.path.dirname(os.path.abspath(portd.__file__))  # noqa: PTH100, PTH120 - pathlib takes time to load

@@ -28,6 +28,7 @@ def main() -> NoReturn:
     ``sys.argv[1:3]`` are a descriptor to read settings from, and the id of the child that writes them.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to say about an interrupt before there is something to stop
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `launch` let it wait
     inbox, reader = int(sys.argv[1]), int(sys.argv[2])
     cgroup = find_cgroup()
     limit = cgroup.limit() if cgroup else None
