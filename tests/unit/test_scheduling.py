@@ -37,3 +37,17 @@ def test_what_was_set_from_outside_is_left_alone() -> None:
     with bulk_work():
         assert os.sched_getscheduler(0) == os.SCHED_BATCH
     assert os.sched_getscheduler(0) == os.SCHED_BATCH
+
+
+def test_a_sandbox_that_forbids_it_is_no_reason_not_to_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SystemCallFilter=~@resources answers EPERM: the copy goes on as it would without."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    done = []
+    with bulk_work():
+        done.append(os.sched_getscheduler(0))
+    monkeypatch.undo()
+    assert done == [os.SCHED_OTHER]
