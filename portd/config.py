@@ -307,7 +307,7 @@ class Settings:
     memory_budget: int | None = option(
         None,
         "Bytes that all buffers together may hold. Unset, it is what the cgroup's limit leaves beside the "
-        "interpreter, 32MiB at most. The interpreter and its heap take up to 54 MiB more.",
+        "interpreter, 32MiB at most. The interpreter and its heap take up to 60 MiB more.",
         group="Speed and memory",
         unit="bytes",
         ge=MIB,
