@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from portd.config import Settings
 
 INTERPRETER_BYTES = 46 * MIB  # Python, libraries and our own code once all is loaded, measured, rounded up
-SLACK_BYTES = (
-    14 * MIB
-)  # free pieces of the heap, and what it keeps for the next batches; measured at full speed and after failures
+SLACK_BYTES = 14 * MIB  # free pieces of the heap, and what it keeps for the next batches, measured
 PROCESS_BYTES = INTERPRETER_BYTES + SLACK_BYTES
 RESERVE_BYTES = 12 * MIB  # charged to a cgroup beside our RSS: socket buffers, page tables, spool pages being written
 DECODER_CHUNKS = 5  # its window holds two; a packed value with long elements twice another one; one to unpack with
