@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS: Final = 10.0  # usual limit for the connection, and for all answers to what is asked at once
 ANSWER_BYTES: Final = 32 << 20  # of answers to what is asked at once: more is no answer to any question of ours
-_NO_ROOM: Final = (
-    "ERR max number of clients"  # said without a question, instead of serving us (networking.c:acceptCommonHandler)
-)
+_NO_ROOM: Final = "ERR max number of clients"  # said without a question (networking.c:acceptCommonHandler)
 
 
 class Refused(Exception):
@@ -125,6 +123,7 @@ class Control(asyncio.Protocol):
 
         Raises:
             OSError: the connection is lost, or too slow (`TimeoutError`); it cannot be used any more.
+            Refused: the server turned us away before it was asked.
         """
         assert self._answers is None, "one batch of questions at a time"
         if self._ended is not None or self._transport is None:

@@ -1,7 +1,7 @@
 /* CRC-64/Jones (crc64.c of the servers): reflected polynomial, initial value 0, no final xor.
  *
- * Where the processor multiplies without carry (PCLMULQDQ), 64 bytes a step are folded: a snapshot costs a tenth of the
- * time. Elsewhere, and for what is short, sixteen bytes a step through sixteen tables (slicing), which cost 32 KiB of the
+ * Where the processor multiplies without carry (PCLMULQDQ), 64 bytes a step are folded: a snapshot costs a quarter of
+ * the time. Elsewhere, and for what is short, sixteen bytes a step through sixteen tables (slicing), which cost 32 KiB of the
  * L1/L2 cache. Little-endian hosts only, as everything in this kernel. */
 #ifndef PORTD_CRC64_H
 #define PORTD_CRC64_H
