@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from portd.config import Prune
@@ -172,7 +173,8 @@ class Resync:
             )  # fmt: skip
         else:
             log.info("target pruned", removed=found.removed, scanned=found.scanned, hashed=found.hashed)
-        self.close()
+        self._pruner = None
+        await asyncio.to_thread(pruner.close)  # the disk needs a moment to let gigabytes go
 
     def owned_bytes(self) -> int:
         """Bytes held."""

@@ -11,7 +11,7 @@ from portd.target.postponed import Horizon
 
 if TYPE_CHECKING:
     from portd.model import StreamProgress
-    from portd.spool import Spool
+    from portd.spool import Chunk, Spool
     from portd.target.capabilities import StreamForms
 
 PIECE_BYTES = 256 * 1024
@@ -69,14 +69,11 @@ class StreamFeed:
                 chunk = await self._spool.read()
             except SpoolClosed:
                 return None
-            self._rest = chunk.data
-            self.received_at = chunk.received_at
-            self._horizon.received(chunk.received_at)
-            self._feed()
+            self._begin_chunk(chunk)
         return piece
 
     def pending(self, max_bytes: int, max_commands: int) -> Piece | None:
-        """The next piece if the bytes read so far hold one."""
+        """The next piece if the bytes that are in memory hold one."""
         horizon = self._horizon
         while True:
             if horizon.shift_ms:
@@ -91,9 +88,12 @@ class StreamFeed:
                     self._progress.decoded_offset = piece.end_offset
                     self._progress.commands_read += piece.replies + piece.filtered
                 return piece
-            if not self._rest:
+            if self._rest:
+                self._feed()
+            elif (chunk := self._spool.read_nowait()) is not None:
+                self._begin_chunk(chunk)
+            else:
                 return None
-            self._feed()
 
     def lag(self, since: float) -> None:
         """What comes next was held back since unix time *since*."""
@@ -104,6 +104,12 @@ class StreamFeed:
         if not self._rest and self._spool.cursor == self._spool.written:
             self._horizon.end()
         return self._horizon.since > 0
+
+    def _begin_chunk(self, chunk: Chunk) -> None:
+        self._rest = chunk.data
+        self.received_at = chunk.received_at
+        self._horizon.received(chunk.received_at)
+        self._feed()
 
     def _feed(self) -> None:
         taken = self._splitter.feed(self._rest, int(self.received_at * 1000))

@@ -198,15 +198,19 @@ class Spool:
             raise InternalError("the spool has two readers")
         self._reading = True
         try:
-            self._unpin()
             if time.monotonic() - self._turn >= TURN_SECONDS:
                 await self._give_way()
-            while (chunk := self._next_chunk()) is None:
+            while (chunk := self.read_nowait()) is None:
                 self._raise_if_over()
                 await self._wait()
             return chunk
         finally:
             self._reading = False
+
+    def read_nowait(self) -> Chunk | None:
+        """The next chunk if it is in memory; None when `read` would wait, or raise. A load from disk begins then."""
+        self._unpin()
+        return self._next_chunk()
 
     def release(self, index: int) -> None:
         """Bytes before *index* will not be read again; an index behind an earlier one changes nothing."""

@@ -358,6 +358,7 @@ class Applier:
             await self._limiter.take(sum(map(len, data)), replies + TRANSACTION_COMMANDS)
             await transactions.opened()
             account.attempt(expected)
+            sent = time.monotonic()
             answer = transactions.execute(data, replies)
             self._take_pending(self._growing)
             notes = await answer
@@ -372,13 +373,19 @@ class Applier:
             if result.committed:
                 self._confirm(expected, len(result.failed) + transactions.take_unnoted())
                 account.bury(result, around.head_commands, group.commands, group.locate)
+                if self._aged(time.monotonic() - sent):
+                    self._rewind()
                 return
             account.refused(expected)
             if not await self._aborted(group, around, result):
                 return
-            if self._options.ages and self.lag_seconds() > self._options.caught_up_seconds:
-                self._rewind()  # expiries that have become due meanwhile are to be postponed
+            if self._aged(self.lag_seconds()):
+                self._rewind()
                 return
+
+    def _aged(self, seconds: float) -> bool:
+        """What has waited this long is taken from the source again: expiries that became due are to be postponed."""
+        return self._options.ages and seconds > self._options.caught_up_seconds
 
     async def _aborted(self, group: Group, around: Frame, result: Outcome) -> bool:
         """Nothing of the group took effect; tells whether to send it again as it is (after a wait)."""

@@ -215,6 +215,23 @@ async def test_applies_and_checkpoints(binary: Any, servers: ServerFactory) -> N
 
 
 @both_loops
+@pytest.mark.parametrize("ages", [True, False])
+async def test_takes_again_what_has_waited_while_the_target_stood_still(target: Server, ages: bool) -> None:
+    """A group that grew while the target did nothing is made anew where its expiries depend on the time."""
+    sync = Sync(target, stream := Stream(), ages=ages, caught_up_seconds=0.05)
+    async with running(sync):
+        stream.write("INCR", "n")
+        await sync.caught_up()
+        before = len(stream.rewinds)
+        target.client().execute_command("CLIENT", "PAUSE", 300, "ALL")
+        for _ in range(20_000):  # many groups
+            stream.write("INCR", "n")
+        await sync.caught_up()
+        assert (len(stream.rewinds) > before) == ages
+    assert target.client().get("n") == b"20001"
+
+
+@both_loops
 async def test_lost_replies_double_nothing(target: Server) -> None:
     """The connection is cut behind EXEC, before or inside its reply, again and again: every INCR counts once."""
     async with Proxy(target.port) as proxy:

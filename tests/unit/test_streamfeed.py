@@ -1,0 +1,121 @@
+"""The stream on its way from the spool to the applier: what is in memory is handed out without waiting, also ahead of need."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from portd.model import StreamProgress
+from portd.resp import request
+from portd.spool import Spool
+from portd.streamfeed import StreamFeed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+OFFSET = 1000  # replication offset of the byte before the first
+BUFFER_BYTES = 4096
+MUCH = 1 << 30
+COMMANDS = [request("SET", f"key:{number:04}", "x" * 100) for number in range(1000)]
+
+
+@contextmanager
+def feed_of(directory: Path | None) -> Iterator[tuple[Spool, StreamFeed]]:
+    """A feed over a small spool."""
+    spool = Spool(
+        memory_bytes=16 * BUFFER_BYTES, directory=directory, max_disk_bytes=1 << 20, buffer_bytes=BUFFER_BYTES
+    )
+    forms = {"pxat": True, "entries_read": True, "unlink": True}
+    try:
+        yield spool, StreamFeed(spool, StreamProgress(), index=0, offset=OFFSET, db=0, forms=forms)
+    finally:
+        spool.close()
+
+
+def receive(spool: Spool, data: bytes) -> None:
+    """Puts bytes into the spool as the link does."""
+    view = memoryview(data)
+    while view:
+        room = spool.get_buffer()
+        count = min(len(room), len(view))
+        room[:count] = view[:count]
+        spool.commit(count)
+        view = view[count:]
+
+
+def ready(feed: StreamFeed) -> bytes:
+    """All that can be had without waiting."""
+    taken = []
+    while (piece := feed.pending(MUCH, MUCH)) is not None:
+        taken.append(piece.data)
+    return b"".join(taken)
+
+
+async def test_takes_all_chunks_in_memory_without_waiting() -> None:
+    """A group grows over any number of chunks; a command that is not whole yet waits for its rest."""
+    stream = b"".join(COMMANDS[:300])
+    cut = 7 * BUFFER_BYTES
+    with feed_of(None) as (spool, feed):
+        receive(spool, stream[:cut])
+        taken = ready(feed)
+        assert spool.cursor == cut
+        assert stream.startswith(taken)
+        assert cut - len(taken) < len(COMMANDS[0])
+        assert feed.pending(MUCH, MUCH) is None
+        receive(spool, stream[cut:])
+        piece = await feed.next_piece(MUCH, MUCH)
+        assert piece is not None
+        assert taken + piece.data + ready(feed) == stream
+
+
+async def test_respects_the_room_of_a_group() -> None:
+    """Not one command more than there is room for is handed out, however much is there."""
+    with feed_of(None) as (spool, feed):
+        receive(spool, b"".join(COMMANDS[:200]))
+        counts = [piece.replies for _ in range(3) if (piece := feed.pending(MUCH, 20))]
+        assert counts == [20, 10, 20]  # a piece ends where the chunk does
+        assert spool.cursor == 2 * BUFFER_BYTES
+
+
+async def test_waits_for_what_is_on_disk(tmp_path: Path) -> None:
+    """What was spilled is not there at once; asking for it begins to load it."""
+    stream = b"".join(COMMANDS)
+    with feed_of(tmp_path) as (spool, feed):
+        for command in COMMANDS:
+            while spool.full:
+                await asyncio.sleep(0)
+            receive(spool, command)
+        assert spool.statistics().disk_bytes > BUFFER_BYTES
+        taken = ready(feed)
+        assert 0 < len(taken) < len(stream)
+        while len(taken) < len(stream):
+            piece = await feed.next_piece(MUCH, MUCH)
+            assert piece is not None
+            taken += piece.data + ready(feed)
+        assert taken == stream
+
+
+async def test_rewinds_behind_what_was_taken_ahead() -> None:
+    """Pieces that were taken ahead come again after a failure, from the first byte that was not committed."""
+    with feed_of(None) as (spool, feed):
+        receive(spool, b"".join(COMMANDS[:300]))
+        first = feed.pending(MUCH, 20)
+        assert first is not None
+        feed.release(first.end_offset)
+        ahead = ready(feed)
+        feed.rewind(first.end_offset, 0)
+        assert ready(feed) == ahead == b"".join(COMMANDS[20:300])
+
+
+async def test_tells_what_ends_the_stream_only_when_asked_for_more() -> None:
+    """Looking ahead raises nothing of the link's: what was received is applied first."""
+    with feed_of(None) as (spool, feed):
+        receive(spool, COMMANDS[0])
+        spool.end(ConnectionResetError("the link is gone"))
+        assert ready(feed) == COMMANDS[0]
+        with pytest.raises(ConnectionResetError):
+            await feed.next_piece(MUCH, MUCH)
