@@ -16,7 +16,7 @@ FEWEST_COMMANDS: Final = 64
 FEWEST_BYTES: Final = 16 * 1024
 SHRINK: Final = 0.25  # at most to this part in one step
 GROWTH: Final = 1.5  # in one step
-NEAR: Final = 0.5  # part of the largest size that a near target is given
+NEAR: Final = 0.25  # part of the largest size that a near target is given
 NEAR_SECONDS: Final = 0.005  # there and back
 FIRST: Final = 0.25  # part of the largest size that the first transaction has
 

@@ -163,11 +163,11 @@ def test_groups_follow_what_exec_takes() -> None:
     size = GroupSize(1 << 20, 4096)
     for _ in range(20):
         size.note(AIM_SECONDS / 10, size.bytes, size.commands)
-    assert (size.bytes, size.commands) == (1 << 19, 2048)
-    size.note(1.0, size.bytes, size.commands)
-    assert size.commands == 2048  # once is chance
-    size.note(2 * AIM_SECONDS, size.bytes, size.commands)
     assert (size.bytes, size.commands) == (1 << 18, 1024)
+    size.note(1.0, size.bytes, size.commands)
+    assert size.commands == 1024  # once is chance
+    size.note(2 * AIM_SECONDS, size.bytes, size.commands)
+    assert (size.bytes, size.commands) == (1 << 17, 512)
     for _ in range(20):
         size.note(1.0, size.bytes, size.commands)
     assert (size.bytes, size.commands) == (FEWEST_BYTES, FEWEST_COMMANDS)
