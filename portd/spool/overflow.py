@@ -19,7 +19,7 @@ import structlog
 
 from portd.errors import SpoolError
 from portd.spool.directory import PrivateDirectory
-from portd.spool.segments import ALTERED_HINT, Place, SegmentFiles, stored_bytes
+from portd.spool.segments import ALTERED_HINT, Place, SegmentReader, SegmentWriter, segment_path, stored_bytes
 from portd.spool.worker import Worker
 
 if TYPE_CHECKING:
@@ -88,8 +88,11 @@ class Overflow:
         self._segment_bytes = max(1, min(segment_bytes, max_bytes // SEGMENTS_IN_LIMIT))
         self._on_room = on_room
         self._directory = PrivateDirectory(parent)
-        self._files = SegmentFiles(self._directory.path, secrets.randbits(32), write=write)
-        self._worker = Worker()
+        nonce = secrets.randbits(32)
+        self._writer = SegmentWriter(self._directory.path, nonce, write=write)
+        self._reader = SegmentReader(self._directory.path, nonce)
+        self._writes = Worker("portd-spool-write")  # a disk that is slow to take bytes still gives them
+        self._reads = Worker("portd-spool-read")
         self._segments: deque[Segment] = deque()
         self._next_number = 0
         self._target: Segment | None = None  # the segment that the write job writes to
@@ -154,8 +157,8 @@ class Overflow:
         self.peak_bytes = max(self.peak_bytes, self.bytes)
         self.writing = True
         self._target = segment
-        self._worker.submit(
-            partial(self._files.append, segment.number, offset, blocks),
+        self._writes.submit(
+            partial(self._writer.append, segment.number, offset, blocks),
             partial(self._written, segment, size, blocks[-1].end, done),
         )
 
@@ -217,8 +220,8 @@ class Overflow:
         if place is None or place.segment != segment.number or place.index > index:
             place = Place(segment.number, 0, segment.start)
         self.loading = True
-        self._worker.submit(
-            partial(self._files.load, place, index, segment.end, views), partial(self._loaded, segment, done)
+        self._reads.submit(
+            partial(self._reader.load, place, index, segment.end, views), partial(self._loaded, segment, done)
         )
 
     def _loaded(
@@ -231,7 +234,7 @@ class Overflow:
         if isinstance(result, SpoolError):
             done(result)
         elif isinstance(result, Exception):
-            done(SpoolError(f"cannot read {self._files.path(segment.number)}: {result}", hint=ALTERED_HINT))
+            done(SpoolError(f"cannot read {segment_path(self.path, segment.number)}: {result}", hint=ALTERED_HINT))
         else:
             blocks, self._place = result
             done(blocks)
@@ -256,7 +259,11 @@ class Overflow:
         if segments and not self._closed:
             self._removing += len(segments)
             numbers = [segment.number for segment in segments]
-            self._worker.submit(partial(self._files.remove, numbers), partial(self._removed, segments))
+            self._reads.submit(partial(self._reader.let_go, numbers), partial(self._unlink, segments, numbers))
+
+    def _unlink(self, segments: list[Segment], numbers: list[int], _: object) -> None:
+        if not self._closed:
+            self._writes.submit(partial(self._writer.remove, numbers), partial(self._removed, segments))
 
     def _removed(self, segments: list[Segment], error: object) -> None:
         self._removing -= len(segments)
@@ -271,13 +278,14 @@ class Overflow:
             self._closed = True
             if self._retry is not None:
                 self._retry.cancel()
-            self._worker.close(self._clean_up)
+            self._reads.close(self._reader.close)
+            self._writes.close(self._clean_up)
             self._segments.clear()
             self.bytes = 0
 
     def _clean_up(self) -> None:
         try:
-            self._files.close()
+            self._writer.close()
             self._directory.remove()
         except OSError as error:
             _log.warning("spool directory stays", path=str(self.path), error=str(error))

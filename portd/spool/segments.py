@@ -1,4 +1,4 @@
-"""The disk of the spool: segment files of checked records. Plain blocking functions, called from one worker thread.
+"""The disk of the spool: segment files of checked records. Blocking functions: one thread writes, another one reads.
 
 A segment is a row of records. A record is a header and its payload:
 
@@ -58,12 +58,46 @@ def stored_bytes(block: Block) -> int:
     return block.end - block.start + HEADER_BYTES * block.span_count
 
 
-class SegmentFiles:
-    """Writes, reads and removes the segment files of one directory.
+def segment_path(directory: Path, number: int) -> Path:
+    """The file of a segment."""
+    return directory / f"{number:010d}.segment"
+
+
+class _Opened:
+    """The one segment file that is open; the next one is opened in its place."""
+
+    def __init__(self, directory: Path, flags: int) -> None:
+        self._directory = directory
+        self._flags = flags | os.O_CLOEXEC
+        self._number = -1
+        self._descriptor = -1
+
+    def descriptor(self, number: int) -> int:
+        """Of this segment."""
+        if self._number != number:
+            self.close()
+            self._descriptor = os.open(segment_path(self._directory, number), self._flags, 0o600)
+            self._number = number
+        return self._descriptor
+
+    def close_any(self, numbers: Sequence[int]) -> None:
+        """Closes the file if it is one of these."""
+        if self._number in numbers:
+            self.close()
+
+    def close(self) -> None:
+        """Closes it; idempotent."""
+        if self._number >= 0:
+            self._number = -1
+            os.close(self._descriptor)
+
+
+class SegmentWriter:
+    """Writes and removes the segment files of one directory.
 
     Args:
-        directory: private to this object.
-        nonce: marks the records of this object.
+        directory: private to the spool.
+        nonce: marks its records.
         write: replaces `os.pwritev`, for tests of a full disk.
     """
 
@@ -71,12 +105,7 @@ class SegmentFiles:
         self._directory = directory
         self._nonce = nonce
         self._write = write
-        self._writing: tuple[int, int] | None = None  # segment number, file descriptor
-        self._reading: tuple[int, int] | None = None
-
-    def path(self, number: int) -> Path:
-        """The file of a segment."""
-        return self._directory / f"{number:010d}.segment"
+        self._opened = _Opened(directory, os.O_WRONLY | os.O_CREAT)
 
     def append(self, number: int, offset: int, blocks: Sequence[Block]) -> None:
         """Writes blocks at the end of a segment, which is created when *offset* is 0.
@@ -84,7 +113,7 @@ class SegmentFiles:
         Raises:
             OSError: what the system said. The file is cut back to *offset*, so that the same call can be repeated.
         """
-        descriptor = self._open_for_writing(number)
+        descriptor = self._opened.descriptor(number)
         pieces: list[memoryview | bytes] = []
         for block in blocks:
             for start, end, received_at in block.spans():
@@ -95,6 +124,48 @@ class SegmentFiles:
         except OSError:
             os.ftruncate(descriptor, offset)
             raise
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Deletes segments; one that is gone already counts as deleted."""
+        self._opened.close_any(numbers)
+        for number in numbers:
+            segment_path(self._directory, number).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Closes the file; removes none."""
+        self._opened.close()
+
+    def _header(self, index: int, payload: memoryview, received_at: float) -> bytes:
+        sealed = SEALED.pack(MAGIC, len(payload), index, received_at, self._nonce)
+        return sealed + crc64(payload, crc64(sealed)).to_bytes(8, "little")
+
+    def _write_all(self, descriptor: int, pieces: list[memoryview | bytes], offset: int) -> None:
+        """Writes all pieces, at most `IOV_MAX` a call; a short write goes on behind what was written."""
+        limit = os.sysconf("SC_IOV_MAX")
+        while pieces:
+            written = self._write(descriptor, pieces[:limit], offset)
+            offset += written
+            done = 0
+            while done < len(pieces) and written >= len(pieces[done]):
+                written -= len(pieces[done])
+                done += 1
+            del pieces[:done]
+            if written:
+                pieces[0] = pieces[0][written:]
+
+
+class SegmentReader:
+    """Reads the segment files of one directory.
+
+    Args:
+        directory: private to the spool.
+        nonce: marks its records.
+    """
+
+    def __init__(self, directory: Path, nonce: int) -> None:
+        self._directory = directory
+        self._nonce = nonce
+        self._opened = _Opened(directory, os.O_RDONLY)
 
     def load(self, place: Place, index: int, end: int, views: list[memoryview]) -> tuple[list[Block], Place]:
         """Reads records, one into each of *views*, from the one that holds *index* on.
@@ -124,32 +195,16 @@ class SegmentFiles:
             place = Place(place.segment, place.offset + HEADER_BYTES + length, place.index + length)
         return blocks, place
 
-    def remove(self, numbers: Sequence[int]) -> None:
-        """Deletes segments; one that is gone already counts as deleted."""
-        for number in numbers:
-            if self._writing is not None and self._writing[0] == number:
-                os.close(self._writing[1])
-                self._writing = None
-            if self._reading is not None and self._reading[0] == number:
-                os.close(self._reading[1])
-                self._reading = None
-            self.path(number).unlink(missing_ok=True)
+    def let_go(self, numbers: Sequence[int]) -> None:
+        """Segments that are about to be removed: a file that is open would keep its place on the disk."""
+        self._opened.close_any(numbers)
 
     def close(self) -> None:
-        """Closes the files; removes none."""
-        for opened in (self._writing, self._reading):
-            if opened is not None:
-                os.close(opened[1])
-        self._writing = self._reading = None
-
-    # ------------------------------------------------------------ one record
-
-    def _header(self, index: int, payload: memoryview, received_at: float) -> bytes:
-        sealed = SEALED.pack(MAGIC, len(payload), index, received_at, self._nonce)
-        return sealed + crc64(payload, crc64(sealed)).to_bytes(8, "little")
+        """Closes the file."""
+        self._opened.close()
 
     def _read_header(self, place: Place) -> tuple[bytes, int]:
-        header = os.pread(self._open_for_reading(place), HEADER_BYTES, place.offset)
+        header = os.pread(self._descriptor(place), HEADER_BYTES, place.offset)
         if len(header) < HEADER_BYTES:
             raise self._altered(place, "ends early")
         magic, length, index, _, nonce, _ = HEADER.unpack(header)
@@ -164,7 +219,7 @@ class SegmentFiles:
         offset = place.offset + HEADER_BYTES
         done = 0
         while done < length:
-            count = os.preadv(self._open_for_reading(place), [payload[done:]], offset + done)
+            count = os.preadv(self._descriptor(place), [payload[done:]], offset + done)
             if count == 0:
                 raise self._altered(place, "ends early")
             done += count
@@ -177,42 +232,12 @@ class SegmentFiles:
 
     def _altered(self, place: Place, what: str) -> SpoolError:
         return SpoolError(
-            f"spool file {self.path(place.segment)} {what} (file offset {place.offset}, spool index {place.index})",
+            f"spool file {segment_path(self._directory, place.segment)} {what} (file offset {place.offset}, spool index {place.index})",
             hint=ALTERED_HINT,
         )
 
-    # ----------------------------------------------------------------- files
-
-    def _open_for_writing(self, number: int) -> int:
-        if self._writing is None or self._writing[0] != number:
-            if self._writing is not None:
-                os.close(self._writing[1])
-                self._writing = None
-            self._writing = (number, os.open(self.path(number), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        return self._writing[1]
-
-    def _open_for_reading(self, place: Place) -> int:
-        if self._reading is None or self._reading[0] != place.segment:
-            if self._reading is not None:
-                os.close(self._reading[1])
-                self._reading = None
-            try:
-                descriptor = os.open(self.path(place.segment), os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                raise self._altered(place, "is gone") from None
-            self._reading = (place.segment, descriptor)
-        return self._reading[1]
-
-    def _write_all(self, descriptor: int, pieces: list[memoryview | bytes], offset: int) -> None:
-        """Writes all pieces, at most `IOV_MAX` a call; a short write goes on behind what was written."""
-        limit = os.sysconf("SC_IOV_MAX")
-        while pieces:
-            written = self._write(descriptor, pieces[:limit], offset)
-            offset += written
-            done = 0
-            while done < len(pieces) and written >= len(pieces[done]):
-                written -= len(pieces[done])
-                done += 1
-            del pieces[:done]
-            if written:
-                pieces[0] = pieces[0][written:]
+    def _descriptor(self, place: Place) -> int:
+        try:
+            return self._opened.descriptor(place.segment)
+        except FileNotFoundError:
+            raise self._altered(place, "is gone") from None

@@ -18,10 +18,13 @@ class Worker:
     """Runs jobs one after the other in one thread, which starts with the first job.
 
     The caller bounds how many jobs are under way. Results come back in the event loop, in order.
+
+    Args:
+        name: of the thread.
     """
 
-    def __init__(self) -> None:
-        self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="portd-spool")
+    def __init__(self, name: str) -> None:
+        self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=name)
         self._started = False
         self._closed = False
 

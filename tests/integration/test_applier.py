@@ -216,14 +216,14 @@ async def test_applies_and_checkpoints(binary: Any, servers: ServerFactory) -> N
 
 @both_loops
 @pytest.mark.parametrize("ages", [True, False])
-async def test_takes_again_what_has_waited_while_the_target_stood_still(target: Server, ages: bool) -> None:
+async def test_takes_again_what_has_waited_while_the_target_stood_still(target: Server, *, ages: bool) -> None:
     """A group that grew while the target did nothing is made anew where its expiries depend on the time."""
     sync = Sync(target, stream := Stream(), ages=ages, caught_up_seconds=0.05)
     async with running(sync):
         stream.write("INCR", "n")
         await sync.caught_up()
         before = len(stream.rewinds)
-        target.client().execute_command("CLIENT", "PAUSE", 300, "ALL")
+        target.client().client_pause(300)
         for _ in range(20_000):  # many groups
             stream.write("INCR", "n")
         await sync.caught_up()

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import random
+import threading
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -385,6 +386,35 @@ async def test_full_disk_is_survived_by_draining_memory(tmp_path: Path) -> None:
             group.create_task(writer.send_all(20_000))
             got = await read_until(spool, 20_000)
         assert bytes(writer.sent) == got
+
+
+async def test_a_disk_that_takes_nothing_still_gives(tmp_path: Path) -> None:
+    """While a write hangs, as it does when a file system throttles who fills it, what is on disk can be read."""
+    free = threading.Event()
+    free.set()
+    hangs = threading.Event()
+
+    def write(descriptor: int, pieces: list[memoryview | bytes], offset: int) -> int:
+        if not free.is_set():
+            hangs.set()
+            assert free.wait(30)
+        return os.pwrite(descriptor, b"".join(pieces), offset)
+
+    with spool_of(tmp_path, write=write) as spool:
+        writer = Writer(spool)
+        await writer.send_all(5_000)
+        await wait_for(lambda: not writer.full)
+        free.clear()
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(writer.send_all(5_000))
+            await wait_for(hangs.is_set)
+            on_disk = spool.written - MEMORY
+            got = await read_until(spool, on_disk, release=False)
+            assert on_disk > MEMORY
+            assert not sending.done()
+            free.set()
+            got += await read_until(spool, 10_000, release=False)
+        assert got == bytes(writer.sent)
 
 
 @pytest.mark.parametrize("damage", ["flip payload", "flip header", "cut", "remove", "empty"])

@@ -27,6 +27,9 @@ BUFFER = 16
 class LoopWorker:
     """Runs disk jobs in the event loop a turn later, so that a failing example fails again."""
 
+    def __init__(self, name: str) -> None:
+        self.name = name
+
     def submit(self, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """As `Worker.submit`."""
 

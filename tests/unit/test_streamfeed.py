@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,13 @@ from portd.model import StreamProgress
 from portd.resp import request
 from portd.spool import Spool
 from portd.streamfeed import StreamFeed
+from tests.servers import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from portd.target.capabilities import StreamForms
 
 OFFSET = 1000  # replication offset of the byte before the first
 BUFFER_BYTES = 4096
@@ -29,7 +31,7 @@ def feed_of(directory: Path | None) -> Iterator[tuple[Spool, StreamFeed]]:
     spool = Spool(
         memory_bytes=16 * BUFFER_BYTES, directory=directory, max_disk_bytes=1 << 20, buffer_bytes=BUFFER_BYTES
     )
-    forms = {"pxat": True, "entries_read": True, "unlink": True}
+    forms: StreamForms = {"pxat": True, "entries_read": True, "unlink": True}
     try:
         yield spool, StreamFeed(spool, StreamProgress(), index=0, offset=OFFSET, db=0, forms=forms)
     finally:
@@ -86,8 +88,7 @@ async def test_waits_for_what_is_on_disk(tmp_path: Path) -> None:
     stream = b"".join(COMMANDS)
     with feed_of(tmp_path) as (spool, feed):
         for command in COMMANDS:
-            while spool.full:
-                await asyncio.sleep(0)
+            await wait_for(lambda: not spool.full)
             receive(spool, command)
         assert spool.statistics().disk_bytes > BUFFER_BYTES
         taken = ready(feed)
