@@ -96,6 +96,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._transport = None
+        self._rest = b""  # it was never in the spool: the source sends it again
         reason = self._reason or reason_of(exc)
         if not self.transfer.done():
             lost = (
@@ -156,9 +157,14 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        """Reads on, unless the spool is full again after what was kept from the handshake."""
+        """Reads on, unless the spool is full again after what was kept from the handshake.
+
+        The spool calls this until another connection is attached to it, also when this one has ended.
+        """
         spool = self._spool
         assert spool is not None
+        if self._transport is None or self._reason is not None:
+            return
         self._paused = spool.full
         while self._rest and not self._paused:
             buffer = spool.get_buffer(len(self._rest))
@@ -168,7 +174,7 @@ class Connection(asyncio.BufferedProtocol):
             self._commit(spool, count)  # may call `pause`
         if not self._paused:
             self.heard_at = time.monotonic()
-            if self._transport is not None and not self._transport.is_closing():
+            if not self._transport.is_closing():
                 self._transport.resume_reading()
 
     @property
@@ -189,7 +195,8 @@ class Connection(asyncio.BufferedProtocol):
             self._state.last_sent_at = time.time()
 
     def end(self, reason: Reason) -> None:
-        """Closes the connection at once; idempotent."""
+        """Closes the connection at once; idempotent. Nothing goes into the spool any more."""
+        self._rest = b""
         if self._reason is None:
             self._reason = reason
         if self._transport is not None:

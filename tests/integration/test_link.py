@@ -314,6 +314,50 @@ async def test_reconnect_with_a_full_spool(source: Server) -> None:
         await each.read(lambda _: each.link.ack_offset == source.info("replication")["master_repl_offset"])
 
 
+@pytest.mark.parametrize("by_source", [True, False])
+async def test_a_connection_that_ended_writes_nothing_any_more(source: Server, *, by_source: bool) -> None:
+    """What came with the handshake into a full spool goes with its connection: the source sends it to the next one."""
+    values = [f"value {turn} ".encode() * 1000 for turn in range(20)]
+    async with ends(source, memory=64 << 10) as each:
+        await each.snapshot(await each.begin())
+        for value in values:
+            source.client().rpush("list", value)
+        await wait_for(lambda: each.spool.full)
+        for _ in range(3):
+            await each.stop()
+            await each.begin(each.position())
+            await asyncio.sleep(0)  # it receives into the spool now
+            if by_source:
+                source.client().client_kill_filter(_type="replica")
+                await each.lost()
+            else:
+                await each.stop()
+        written, position = each.spool.written, each.position()
+        begun = await each.read(lambda got: len(got) > 32 << 10)  # the spool has room now
+        assert (each.spool.written, each.position()) == (written, position)
+        assert not (await each.begin(position)).full
+        end = values[-1] + b"\r\n"
+        got = begun + await each.read(lambda got: end in got)
+        assert [got.count(b"\r\n" + value + b"\r\n") for value in values] == [1] * 20
+        await each.read(lambda _: each.link.ack_offset == source.info("replication")["master_repl_offset"])
+
+
+async def test_a_spool_that_is_emptied_stays_empty_after_its_connection(source: Server) -> None:
+    """A full sync that follows begins with the snapshot, not with what an older connection kept."""
+    async with ends(source, memory=64 << 10) as each:
+        await each.snapshot(await each.begin())
+        for _ in range(10):
+            source.client().rpush("list", b"x" * 10_000)
+        await wait_for(lambda: each.spool.full)
+        await each.stop()
+        assert not (await each.begin(each.position())).full
+        await asyncio.sleep(0)  # it receives into the spool now
+        await each.stop()
+        each.spool.reset()
+        assert each.spool.written == 0
+        await each.snapshot(await each.begin())
+
+
 async def test_getack_is_answered(source: Server) -> None:
     """WAIT returns as soon as the reader has seen GETACK and acknowledged out of turn."""
     async with ends(source, ack_seconds=3600.0) as each:
