@@ -54,7 +54,6 @@ class Sources:
         owners: who holds which bytes.
         cgroup: None where there is no cgroup.
         decoder: counters of the snapshot decoder by name (`SnapshotDecoder.statistics`), empty outside of a snapshot.
-        lag_seconds: age of what was received and is not acknowledged by the target; the last measured one when unset.
     """
 
     progress: Progress
@@ -62,7 +61,6 @@ class Sources:
     owners: Callable[[], Sequence[OwnerReading]]
     cgroup: Callable[[], CgroupReading | None] = lambda: None
     decoder: Callable[[], Mapping[str, int]] = dict
-    lag_seconds: Callable[[], float] | None = None
 
 
 def build_registry(sources: Sources) -> CollectorRegistry:
@@ -276,13 +274,14 @@ def _stream(sources: Sources) -> Iterator[Metric]:
     yield _counter("stream_commands_read_total", "Commands of the stream split off.", stream.commands_read)
     yield _counters("stream_commands_total", "What became of them.", "outcome", outcomes)
     yield _counter("stream_transactions_total", "Transactions the target committed for us.", stream.transactions)
-    lag = stream.lag_seconds if sources.lag_seconds is None else sources.lag_seconds()
     yield _gauge(
         "lag_bytes",
         "Bytes of the stream received and not yet applied.",
         max(0, stream.read_offset - stream.applied_offset) if stream.applied_offset else 0,
     )
-    yield _gauge("lag_seconds", "Time from receiving a byte of the stream to the target's acknowledgement.", lag)
+    yield _gauge(
+        "lag_seconds", "Age of the oldest byte received and not yet acknowledged by the target.", stream.waiting_seconds
+    )
     yield _gauge(
         "caught_up_timestamp_seconds", "When the lag was first small, unix time; 0 for not yet.", stream.caught_up_at
     )

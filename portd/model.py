@@ -67,8 +67,21 @@ class StreamProgress:
     commands_failed: int = 0
     expiries_postponed: int = 0  # sent later than the source said, until the stream has caught up
     transactions: int = 0  # group commits acknowledged
-    lag_seconds: float = 0.0  # receipt to acknowledgement of the newest acknowledged byte
+    acknowledged_seconds: float = 0.0  # receipt to acknowledgement of the newest acknowledged byte
+    waiting_since: float = 0.0  # time.time() when the oldest byte was received that the target has not acknowledged
     caught_up_at: float = 0.0  # time.time() when lag was first small; 0 = never
+
+    @property
+    def waiting_seconds(self) -> float:
+        """Age of the oldest byte that was received and is not acknowledged by the target; 0 when there is none."""
+        if not self.waiting_since or self.read_offset <= self.applied_offset:
+            return 0.0
+        return max(0.0, time.time() - self.waiting_since)
+
+    @property
+    def lag_seconds(self) -> float:
+        """The same; when nothing waits, what the newest acknowledged byte took."""
+        return self.waiting_seconds or self.acknowledged_seconds
 
 
 @dataclass(slots=True)

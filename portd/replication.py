@@ -359,11 +359,6 @@ class Replication:
         copy = self._session.copy if self._session else None
         return copy.decoder.statistics() if copy else {}
 
-    def lag_seconds(self) -> float:
-        """Age of the oldest byte that was received and is not yet acknowledged by the target."""
-        applier = self._session.applier if self._session else None
-        return applier.lag_seconds() if applier else 0.0
-
     def reading(self) -> PipelineReading:
         """How full the parts are."""
         session = self._session

@@ -176,7 +176,6 @@ class Service:
                 owners=accounting.ledger.readings,
                 cgroup=lambda: accounting.cgroup.read() if accounting.cgroup else None,
                 decoder=self._replication.decoder_counters,
-                lag_seconds=self._replication.lag_seconds,
             )
         )
         return HttpServer(self, registry, address, redact_keys=self._settings.redact_keys)

@@ -127,9 +127,9 @@ class Account:
         stream.commands_failed += failed
         stream.commands_filtered += done.filtered
         stream.transactions += 1
-        stream.lag_seconds = max(0.0, time.time() - done.received_at)
+        stream.acknowledged_seconds = max(0.0, time.time() - done.received_at)
         self._show()
-        if stream.lag_seconds <= self._caught_up_seconds:
+        if stream.acknowledged_seconds <= self._caught_up_seconds:
             self.catch_up()
         else:
             self.caught_up.clear()

@@ -127,6 +127,7 @@ class Applier:
         self._backoff = Backoff(
             self._options.connection.retry_first_seconds, self._options.connection.retry_limit_seconds
         )
+        progress.stream.waiting_since = 0.0
         self._state = LaneState(0)
         progress.lanes[:] = [self._state]
         self._size = GroupSize(self._options.max_bytes, self._options.max_commands)
@@ -144,11 +145,6 @@ class Applier:
         """The source continues under another id (a failover): checkpoints carry it from now on."""
         self._account.adopt(replid)
 
-    def lag_seconds(self) -> float:
-        """Age of the oldest byte that was taken from the source and is not acknowledged; 0 when there is none."""
-        oldest = self._since or self._growing.since
-        return max(0.0, time.time() - oldest) if oldest else 0.0
-
     async def run(self) -> None:
         """Applies until the source ends; everything that can be applied is checkpointed then.
 
@@ -158,18 +154,28 @@ class Applier:
             TargetRejected: a command was refused and the policy is to stop.
             PortdError: what the source of pieces raised.
         """
+        lost = False
         while True:
             try:
                 connection = await self._connect()
+                if lost:
+                    _log.info("applier is connected again", target=self._endpoint.display)
+                lost = False
                 try:
                     await while_connected(connection, self._work(connection))
                 finally:
                     connection.close()
-            except Disconnected as lost:
-                self._progress.last_error = str(lost)
-                self._state.link.losses[lost.reason] += 1
-                _log.warning("applier lost its connection", reason=lost.reason, offset=self._account.offset)
+            except Disconnected as error:
+                lost = True
+                self._progress.last_error = str(error)
+                self._state.link.losses[error.reason] += 1
+                _log.warning(
+                    "applier has no connection", target=self._endpoint.display, reason=error.reason,
+                    offset=self._account.offset,
+                )  # fmt: skip
+                waiting_since = self._progress.stream.waiting_since or time.time()
                 self._sending(None)
+                self._progress.stream.waiting_since = waiting_since  # nobody looks at the spool meanwhile
                 await asyncio.sleep(self._backoff.next_wait())
             else:
                 return
@@ -288,6 +294,10 @@ class Applier:
         self._state.in_flight_bytes = group.size if group else 0
         self._state.in_flight_batches = 1 if group else 0
         self._since = group.since if group else 0.0
+        self._note_waiting()
+
+    def _note_waiting(self) -> None:
+        self._progress.stream.waiting_since = self._since or self._growing.since
 
     async def _gather(self, group: Group) -> bool:
         """Waits for the first piece and takes what is there, up to the caps; False when the source has ended."""
@@ -299,11 +309,13 @@ class Applier:
                 raise self._broken
             if not group.pieces:
                 self._account.catch_up()
+                self._note_waiting()
             piece = await self._source.next_piece(*self._room(group))
             if piece is None:
                 return False
             self._take(piece)
             group.add(piece, self._source.received_at)
+            self._note_waiting()
 
     def _take_pending(self, group: Group) -> None:
         """Takes pieces that are there, without waiting. What is wrong behind them waits until they are applied."""
@@ -379,7 +391,7 @@ class Applier:
             account.refused(expected)
             if not await self._aborted(group, around, result):
                 return
-            if self._aged(self.lag_seconds()):
+            if self._aged(time.time() - self._since):
                 self._rewind()
                 return
 

@@ -775,11 +775,44 @@ async def test_lag_is_told(target: Server) -> None:
         await sync.caught_up()
         target.client().client_pause(200)
         stream.write("INCR", "n")
-        await wait_for(lambda: sync.applier.lag_seconds() > 0.1)
+        sync.progress.stream.read_offset = stream.end
+        await wait_for(lambda: sync.progress.stream.waiting_seconds > 0.1)
         await sync.caught_up()
-        assert sync.progress.stream.lag_seconds > 0.1
-        assert not sync.applier.caught_up.is_set() or sync.applier.lag_seconds() == 0
+        assert sync.progress.stream.acknowledged_seconds > 0.1
+        assert sync.progress.stream.waiting_seconds == 0
     assert sync.applier.statistics().in_flight_bytes == 0
+
+
+@both_loops
+@pytest.mark.parametrize("busy", [True, False])
+async def test_lag_grows_while_the_target_is_gone(target: Server, *, busy: bool) -> None:
+    """Neither a lost connection nor one that is refused makes what waits look young; bytes that come meanwhile count."""
+    async with Proxy(target.port) as proxy:
+        sync = Sync(target, stream := Stream(), url=proxy.url)
+        seen = sync.progress.stream
+        async with running(sync):
+            stream.write("INCR", "n")
+            await sync.caught_up()
+            seen.read_offset = stream.end
+            assert seen.waiting_seconds == 0
+            if busy:  # it is in flight when the connection is lost
+                proxy.half_open()
+                stream.write("INCR", "n")
+                seen.read_offset = stream.end
+                await wait_for(lambda: seen.waiting_seconds > 0)
+            await proxy.close()
+            await wait_for(lambda: sync.progress.lanes[0].link.losses["refused"] > 2)
+            stream.write("INCR", "n")
+            seen.read_offset = stream.end
+            before = seen.waiting_seconds
+            assert before > 0
+            await wait_for(lambda: sync.progress.lanes[0].link.losses["refused"] > 4)
+            assert seen.waiting_seconds > before
+            proxy.heal()
+            await proxy.start()
+            await sync.caught_up()
+            assert seen.waiting_seconds == 0
+    assert target.client().get("n") == (b"3" if busy else b"2")
 
 
 @both_loops

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 
+import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -103,8 +105,18 @@ def test_the_exposition_can_be_parsed_and_has_the_process() -> None:
     assert {"process_resident_memory_bytes", "process_cpu_seconds", "portd_lag_seconds"} <= set(names)
 
 
-def test_lag_can_be_measured_elsewhere() -> None:
+def test_lag_grows_while_nothing_is_acknowledged() -> None:
     """A target that has stopped answering makes the lag grow, whatever the last acknowledgement said."""
-    sources = Sources(progress=Progress(), pipeline=PipelineReading, owners=list, lag_seconds=lambda: 42.0)
-    families = {family.name: family for family in MetricsCollector(sources).collect()}
-    assert value(families, "portd_lag_seconds") == 42
+    progress = Progress()
+
+    def lag() -> float:
+        return value(collect(progress), "portd_lag_seconds")
+
+    progress.stream.acknowledged_seconds = 0.5
+    assert lag() == 0
+    progress.stream.read_offset, progress.stream.waiting_since = 10, time.time() - 42
+    assert lag() == pytest.approx(42, abs=5)
+    assert progress.stream.lag_seconds == pytest.approx(42, abs=5)
+    progress.stream.applied_offset = 10
+    assert lag() == 0
+    assert progress.stream.lag_seconds == 0.5
