@@ -280,7 +280,7 @@ class Applier:
         """Commits group after group until the source ends."""
         transactions = Transactions(connection, self._account.key, self._account.epoch)
         while await self._gather(self._growing):
-            group, self._growing = self._growing, Group(self._growing.db_after)
+            group, self._growing = self._growing.split()
             self._sending(group)
             self._measure()
             if group.complete:
@@ -300,10 +300,10 @@ class Applier:
         self._progress.stream.waiting_since = self._since or self._growing.since
 
     async def _gather(self, group: Group) -> bool:
-        """Waits for the first piece and takes what is there, up to the caps; False when the source has ended."""
+        """Waits for something to commit and takes what is there, up to the caps; False when the source has ended."""
         while True:
             self._take_pending(group)
-            if self._is_full(group) or group.complete:
+            if self._is_full(group) or group.committable:
                 return True
             if self._broken is not None:
                 raise self._broken

@@ -76,11 +76,12 @@ class Group:
         received_at: unix time at which the newest byte was received.
     """
 
-    __slots__ = ("commands", "db", "filtered", "pieces", "received_at", "since", "size")
+    __slots__ = ("_received", "commands", "db", "filtered", "pieces", "received_at", "since", "size")
 
     def __init__(self, db: int) -> None:
         self.db = db
         self.pieces: list[Piece] = []
+        self._received: list[float] = []  # when, for each piece
         self.size = 0
         self.commands = 0
         self.filtered = 0
@@ -90,6 +91,7 @@ class Group:
     def add(self, piece: Piece, received_at: float) -> None:
         """Appends a piece."""
         self.pieces.append(piece)
+        self._received.append(received_at)
         self.size += len(piece.data)
         self.commands += piece.replies
         self.filtered += piece.filtered
@@ -100,6 +102,28 @@ class Group:
     def complete(self) -> bool:
         """A checkpoint may stand behind it."""
         return bool(self.pieces) and self.pieces[-1].boundary
+
+    @property
+    def committable(self) -> bool:
+        """A checkpoint may stand inside of it, or behind it."""
+        return any(piece.boundary for piece in reversed(self.pieces))
+
+    def split(self) -> tuple[Group, Group]:
+        """What can be committed, and what stands behind that: a transaction of the source that is not whole yet.
+
+        Where nothing can be, all of it comes first.
+        """
+        count = len(self.pieces)
+        while count and not self.pieces[count - 1].boundary:
+            count -= 1
+        count = count or len(self.pieces)
+        first = Group(self.db)
+        for piece, at in zip(self.pieces[:count], self._received[:count], strict=True):
+            first.add(piece, at)
+        rest = Group(first.db_after)
+        for piece, at in zip(self.pieces[count:], self._received[count:], strict=True):
+            rest.add(piece, at)
+        return first, rest
 
     @property
     def end_offset(self) -> int:

@@ -171,6 +171,11 @@ async def running(sync: Sync, seconds: float = 30) -> AsyncIterator[Sync]:
     assert sync.stream.released in {sync.stream.end, FIRST}
 
 
+async def reaches(sync: Sync, offset: int) -> None:
+    """Waits until the checkpoint is there."""
+    await wait_for(lambda: sync.progress.stream.checkpointed_offset == offset, dump=lambda: sync.progress)
+
+
 def kill_portd(server: Server) -> int:
     """CLIENT KILL of every connection of portd."""
     client = server.client()
@@ -229,6 +234,28 @@ async def test_takes_again_what_has_waited_while_the_target_stood_still(target: 
         await sync.caught_up()
         assert (len(stream.rewinds) > before) == ages
     assert target.client().get("n") == b"20001"
+
+
+@both_loops
+@pytest.mark.parametrize("piece_bytes", [4096, 100])
+async def test_a_transaction_that_is_not_whole_holds_nothing_back(target: Server, piece_bytes: int) -> None:
+    """What stands before it is applied, however long its rest takes; the rest comes in one piece with its beginning."""
+    sync = Sync(target, stream := Stream(piece_bytes))
+    async with running(sync):
+        for turn in range(1, 4):
+            for _ in range(100):
+                stream.write("INCR", "n")
+            whole = stream.end
+            stream.write("MULTI")
+            for _ in range(20):
+                stream.write("INCR", "m")
+            await reaches(sync, whole)
+            assert target.client().get("n") == b"%d" % (100 * turn)
+            assert int(target.client().get("m") or 0) == 20 * (turn - 1)
+            stream.write("EXEC")
+            await sync.caught_up()
+            assert target.client().get("m") == b"%d" % (20 * turn)
+    assert sync.progress.stream.commands_applied == 3 * (100 + 20)  # MULTI and EXEC are not counted
 
 
 @both_loops
