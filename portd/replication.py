@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from portd.backoff import Backoff
 from portd.config import ExpiryGap, OnRefusal
-from portd.errors import LinkLost, PortdError, TargetError
+from portd.errors import LinkLost, LinkTaken, PortdError, TargetError
 from portd.log import get_logger
 from portd.model import Phase
 from portd.pipeline import ByteBudget, FenceStatistics
@@ -49,6 +49,7 @@ log = get_logger("sync")
 
 MOST_FENCES = 20  # shown on a page
 FULL_SYNC_SECONDS = 60.0  # longest wait between full syncs that follow one another: each one costs the source a fork
+LEAVE_SECONDS = 2.0  # for turning import mode off at the end
 LASTING_SECONDS = 60.0  # a full sync that was of use for this long was none of them
 
 
@@ -122,20 +123,24 @@ class Replication:
                 if keeper is not None:
                     keeper.cancel()
         except BaseExceptionGroup as group:
-            await self._leave_import_mode()
-            raise first_cause(group) from None
-        await self._leave_import_mode()
+            cause = first_cause(group)
+            if isinstance(cause, LinkTaken):
+                self._imports = False  # the mode is the other one's by now
+            raise cause from None
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        """Whatever ended the sync, the target expires keys again, and the link is free; a killed process leaves both."""
+        if self._imports:
+            try:
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await importmode.leave(self._target)
+            except (TargetError, TimeoutError) as error:
+                reason = str(error) or "it does not answer"
+                log.warning("target stays in import mode", error=reason, hint="CONFIG SET import-mode no ends it")
         if self._lease is not None:
             await self._lease.release()
-
-    async def _leave_import_mode(self) -> None:
-        """Whatever ended the sync, the target is to expire keys again; a process that was killed leaves it to the next."""
-        if not self._imports:
-            return
-        try:
-            await importmode.leave(self._target)
-        except TargetError as error:
-            log.warning("target stays in import mode", error=str(error), hint="CONFIG SET import-mode no ends it")
 
     async def _follow(self, parts: Parts) -> None:
         """Session after session."""
@@ -291,7 +296,8 @@ class Replication:
             self._link.close()  # of a full sync that is agreed on
             raise
         self._progress.target_info = capabilities.shown()
-        return replace(parts, capabilities=capabilities)
+        connection = replace(parts.connection, lease_run_id=capabilities.run_id)
+        return replace(parts, capabilities=capabilities, connection=connection)
 
     def _copied(self) -> None:
         self._copying = False

@@ -133,6 +133,7 @@ class Applier:
         self._size = GroupSize(self._options.max_bytes, self._options.max_commands)
         self._caps = (0, 0)  # bytes and commands of the group that grows
         self._limiter = self._options.limiter
+        self._paid = (0, 0)  # bytes and commands that the limiter let through and that were not sent
         self._watch = LagWatch(self._limiter, progress.stream)
         self._measure()
 
@@ -367,10 +368,12 @@ class Applier:
         data = [each for each in (around.head, *(piece.data for piece in group.pieces), around.tail) if each]
         replies = around.head_commands + group.commands + around.tail_commands
         while True:
-            await self._limiter.take(sum(map(len, data)), replies + TRANSACTION_COMMANDS)
+            if not await self._turn(group, sum(map(len, data)), replies + TRANSACTION_COMMANDS):
+                self._rewind()
+                return
             await transactions.opened()
-            account.attempt(expected)
             sent = time.monotonic()
+            account.attempt(expected)
             answer = transactions.execute(data, replies)
             self._take_pending(self._growing)
             notes = await answer
@@ -394,6 +397,18 @@ class Applier:
             if self._aged(time.time() - self._since):
                 self._rewind()
                 return
+
+    async def _turn(self, group: Group, size: int, commands: int) -> bool:
+        """Waits until the limiter lets a group through; False when that took so long that it has to be made anew.
+
+        What is made of it then postpones for longer than it waits, and its turn is paid for.
+        """
+        paid, self._paid = self._paid, (0, 0)
+        await self._limiter.take(max(0, size - paid[0]), max(0, commands - paid[1]))
+        if paid == (0, 0) and self._aged(time.monotonic() - group.taken_at):
+            self._paid = size, commands
+            return False
+        return True
 
     def _aged(self, seconds: float) -> bool:
         """What has waited this long is taken from the source again: expiries that became due are to be postponed."""

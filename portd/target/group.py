@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -74,9 +75,10 @@ class Group:
         filtered: commands that were dropped on purpose between them.
         since: unix time at which the first piece was received.
         received_at: unix time at which the newest byte was received.
+        taken_at: monotonic time at which the first piece was split off.
     """
 
-    __slots__ = ("_received", "commands", "db", "filtered", "pieces", "received_at", "since", "size")
+    __slots__ = ("_received", "commands", "db", "filtered", "pieces", "received_at", "since", "size", "taken_at")
 
     def __init__(self, db: int) -> None:
         self.db = db
@@ -87,6 +89,7 @@ class Group:
         self.filtered = 0
         self.since = 0.0
         self.received_at = 0.0
+        self.taken_at = 0.0
 
     def add(self, piece: Piece, received_at: float) -> None:
         """Appends a piece."""
@@ -96,6 +99,7 @@ class Group:
         self.commands += piece.replies
         self.filtered += piece.filtered
         self.since = self.since or received_at
+        self.taken_at = self.taken_at or time.monotonic()
         self.received_at = received_at
 
     @property
@@ -123,6 +127,9 @@ class Group:
         rest = Group(first.db_after)
         for piece, at in zip(self.pieces[count:], self._received[count:], strict=True):
             rest.add(piece, at)
+        first.taken_at = self.taken_at
+        if rest.pieces:
+            rest.taken_at = self.taken_at
         return first, rest
 
     @property

@@ -18,6 +18,7 @@ from portd.target.applier import Applier, ApplierOptions
 from portd.target.checkpoint import Checkpoint, State, read_checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter
+from portd.target.limiter import Limiter
 from tests.loops import both_loops
 from tests.proxy import Proxy
 from tests.servers import Server, wait_for
@@ -256,6 +257,24 @@ async def test_a_transaction_that_is_not_whole_holds_nothing_back(target: Server
             await sync.caught_up()
             assert target.client().get("m") == b"%d" % (20 * turn)
     assert sync.progress.stream.commands_applied == 3 * (100 + 20)  # MULTI and EXEC are not counted
+
+
+@both_loops
+@pytest.mark.parametrize("ages", [True, False])
+async def test_makes_anew_what_has_waited_for_the_limiter(target: Server, *, ages: bool) -> None:
+    """A limit makes groups wait; where expiries depend on the time they are split once more, and sent then."""
+    limiter = Limiter(ops_per_second=500)
+    sync = Sync(target, stream := Stream(), ages=ages, caught_up_seconds=0.05, limiter=limiter)
+    async with running(sync):
+        stream.write("INCR", "n")
+        await sync.caught_up()
+        before = len(stream.rewinds)
+        for _ in range(400):
+            stream.write("INCR", "n")
+        await sync.caught_up()
+        assert (len(stream.rewinds) > before) == ages
+    assert target.client().get("n") == b"401"
+    assert sync.progress.stream.commands_applied == 401
 
 
 @both_loops

@@ -96,6 +96,26 @@ def test_import_mode_ends_with_the_sync(source: Server, target: Server) -> None:
     assert target.client().config_get("import-mode") == {"import-mode": "no"}
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_import_mode_ends_with_a_sync_that_is_cut_short(source: Server, target: Server, signals: int) -> None:
+    """Neither a drain deadline nor a second signal leaves it, nor the lease."""
+    with Portd(source, target, max_target_ops=50, drain_seconds=0.5 if signals == 1 else 60) as portd:
+        portd.until(streaming)
+        client = source.client()
+        with client.pipeline(transaction=False) as pipe:
+            for _ in range(2000):
+                pipe.incr("n")
+            pipe.execute()
+        portd.until(lambda status: status["stream"]["lag_bytes"] > 10_000)
+        for _ in range(signals):
+            portd.signal(signal.SIGTERM)
+            portd.until(lambda status: status["phase"] == "draining")
+        portd.wait()
+    assert target.client().config_get("import-mode") == {"import-mode": "no"}
+    assert int(target.client().get("n") or 0) < 2000
+    assert not target.client().exists(CHECKPOINT + ":lease")
+
+
 def test_the_same_without_import_mode(source: Server, plain_target: Server) -> None:
     """A lagging stream postpones what has become due, and a sweep sets the rest back while portd runs."""
     with Portd(source, plain_target) as portd:
