@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from portd.config import Prune
+from portd.config import Existing, Prune
 from portd.errors import SpoolError
 from portd.log import get_logger
-from portd.target.checkpoint import flush, foreign_keys, read_checkpoint
+from portd.target.checkpoint import flush, foreign_keys, make_room, read_checkpoint
 from portd.target.control import control
 from portd.target.prune import PruneOptions, Pruner
 
@@ -69,6 +69,8 @@ class Resync:
         """
         settings = self._settings
         mode = settings.prune
+        if settings.existing is Existing.FLUSH:
+            await make_room(self._target, settings.checkpoint_name(), settings.checkpoint_key)
         checkpoint = await read_checkpoint(self._target, settings.checkpoint_name())
         if mode is Prune.FLUSH:
             await flush(self._target)

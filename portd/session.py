@@ -262,12 +262,13 @@ class Session:
         if self._transfer.full:
             with bulk_work():
                 await self._apply_snapshot()
-            if parts.settings.stop_after is StopAfter.SNAPSHOT:
-                assert self._checkpoint is not None
-                await self._sweeper(Postponed(there=self._checkpoint.postponed)).finish(self._checkpoint.epoch)
-                return
-        else:
-            assert self._checkpoint is not None
+        assert self._checkpoint is not None
+        if parts.settings.stop_after is StopAfter.SNAPSHOT:
+            if not self._transfer.full:
+                log.info("snapshot was applied by an earlier start", offset=self._checkpoint.position.offset)
+            await self._sweeper(Postponed(there=self._checkpoint.postponed)).finish(self._checkpoint.epoch)
+            return
+        if not self._transfer.full:
             self._begin_feed(
                 parts.spool.cursor,
                 self._checkpoint.position.offset,

@@ -71,6 +71,7 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
         "stream": {
             **asdict(stream),
             "lag_bytes": lag_bytes,
+            "lag_seconds": stream.lag_seconds,
             "commands_per_second": round(rates.commands),
             "bytes_per_second": round(rates.stream_bytes),
         },

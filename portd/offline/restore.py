@@ -23,7 +23,7 @@ from portd.offline.service import OfflineService
 from portd.pipeline import ByteBudget
 from portd.session import first_cause
 from portd.target.applier import Applier, ApplierOptions
-from portd.target.checkpoint import Checkpoint, guard, write_checkpoint
+from portd.target.checkpoint import Checkpoint, guard, make_room, write_checkpoint
 from portd.target.control import control
 from portd.target.deadletter import DeadLetters, Letter, read_keys
 from portd.target.lane import WriterOptions
@@ -121,6 +121,8 @@ class Restore(OfflineService):
             await guard(
                 self._target, capabilities, self._checkpoint_key, settings.checkpoint_key, settings.existing.value
             )
+            if settings.existing is Existing.FLUSH:
+                await make_room(self._target, self._checkpoint_key, settings.checkpoint_key)
             if is_snapshot:
                 rest, skip = await self._restore_snapshot(source, data, capabilities)
                 rest = rest or bytes(await asyncio.to_thread(source.read))

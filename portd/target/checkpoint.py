@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from portd.control import keys_by_database, parse_info, parse_pairs
 from portd.errors import ConfigError, TargetBusy, TargetError, TargetLost, TargetNotEmpty
+from portd.log import get_logger
 from portd.model import LinkState, Position
 from portd.resp import request
 from portd.target.connection import ConnectionOptions, connect, text_of
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from portd.control import Control
     from portd.endpoint import Endpoint
     from portd.target.capabilities import Capabilities
+
+_log = get_logger("target")
 
 VERSION: Final = 1
 DEFAULT_PREFIX: Final = "portd:checkpoint:"
@@ -206,7 +209,7 @@ async def guard(
     *,
     source_run_id: str = "",
 ) -> Checkpoint | None:
-    """Decides whether a sync into this target may begin; the guard against syncing the wrong way round.
+    """Decides whether a sync into this target may begin; the guard against syncing the wrong way round. Changes nothing.
 
     Args:
         endpoint: the target.
@@ -217,7 +220,7 @@ async def guard(
         source_run_id: the source's process; "" when it does not tell.
 
     Returns:
-        Our checkpoint, None when there is none. After a flush there is none.
+        Our checkpoint, None when there is none.
 
     Raises:
         ConfigError: source and target are the same server.
@@ -229,19 +232,34 @@ async def guard(
         )
     async with control(endpoint, "looking for data in the target") as client:
         checkpoint = Checkpoint.parse(await client.call("HGETALL", key))
-        if checkpoint is not None or existing in {"replace", "skip"}:
+        if checkpoint is not None or existing != "refuse":
             return checkpoint
         foreign = await foreign_keys(client, prefix, key)
         if not foreign:
-            return None
-        if existing == "flush":
-            await client.call("FLUSHALL", "ASYNC")
             return None
     held = ", ".join(f"{count} keys in db {db}" for db, count in sorted(foreign.items()))
     raise TargetNotEmpty(
         f"the target {endpoint.display} is not empty ({held}) and has no checkpoint {key!r}",
         hint="if source and target are the right way round, choose --existing replace, skip or flush",
     )
+
+
+async def make_room(endpoint: Endpoint, key: str, prefix: str = DEFAULT_PREFIX) -> bool:
+    """``existing: flush``: deletes everything in a target that holds data and no checkpoint of ours; whether it did.
+
+    To be called when the source has shown that it will send something else.
+
+    Raises:
+        TargetError: it refuses, or cannot be reached.
+    """
+    async with control(endpoint, "looking for data in the target") as client:
+        if Checkpoint.parse(await client.call("HGETALL", key)) is not None:
+            return False
+        foreign = await foreign_keys(client, prefix, key)
+        if foreign:
+            await client.call("FLUSHALL", "ASYNC")
+            _log.warning("target flushed", reason="existing is flush", keys=sum(foreign.values()))
+    return bool(foreign)
 
 
 async def flush(endpoint: Endpoint) -> None:

@@ -12,7 +12,7 @@ from portd.errors import ConfigError, PortdError, TargetBusy, TargetError, Targe
 from portd.kernel.crc64 import crc64
 from portd.model import Position
 from portd.target.capabilities import NEEDED_COMMANDS, rdb_version_of
-from portd.target.checkpoint import Checkpoint, State, guard, new_epoch, read_checkpoint, write_checkpoint
+from portd.target.checkpoint import Checkpoint, State, guard, make_room, new_epoch, read_checkpoint, write_checkpoint
 from portd.target.probe import inspect, probe
 from portd.target.wire import split
 from tests.servers import Binary, Server, free_port
@@ -163,11 +163,12 @@ async def test_guard_refuses_foreign_data(target: Server) -> None:
     target.client(db=5).set("k", "v")
     with pytest.raises(TargetNotEmpty, match=r"1 keys in db 5.*\nHINT"):
         await guard(endpoint, capabilities, "portd:checkpoint:default")
-    for existing in ("replace", "skip"):
+    for existing in ("replace", "skip", "flush"):
         assert await guard(endpoint, capabilities, "portd:checkpoint:default", existing=existing) is None
     assert target.client(db=5).dbsize() == 1
-    assert await guard(endpoint, capabilities, "portd:checkpoint:default", existing="flush") is None
+    assert await make_room(endpoint, "portd:checkpoint:default")
     assert target.client(db=5).dbsize() == 0
+    assert not await make_room(endpoint, "portd:checkpoint:default")
 
 
 async def test_guard_knows_its_own(target: Server) -> None:
@@ -184,6 +185,8 @@ async def test_guard_knows_its_own(target: Server) -> None:
     found = await guard(endpoint, capabilities, "p*:mine", "p*:", existing="flush")
     assert found is not None
     assert found.position.offset == 1
+    assert not await make_room(endpoint, "p*:mine", "p*:")
+    assert target.client().get("pX:k") == b"v"
 
 
 async def test_guard_refuses_the_source_itself(target: Server) -> None:

@@ -157,6 +157,29 @@ def test_existing_keys(existing: str, a: bytes, b: bytes | None, source: Server,
     assert target.client().hlen("big") == (1 if existing == "skip" else 60_000)
 
 
+def test_nothing_is_flushed_for_a_source_that_sends_nothing(servers: ServerFactory) -> None:
+    """Whatever is wrong with the source, the target still has its data; when it is flushed, the log says so."""
+    source, target = servers(requirepass="secret"), servers()
+    target.client().set("precious", "1")
+    with Portd(source.url.replace("secret", "wrong"), target, existing="flush") as portd:
+        assert portd.wait() == os.EX_NOPERM
+    assert target.client().get("precious") == b"1"
+    with Portd(source, target, existing="flush", stop_after="snapshot") as portd:
+        assert portd.wait() == 0
+        assert "target flushed" in portd.log()
+    assert target.client().get("precious") is None
+
+
+@pytest.mark.parametrize("before", ["snapshot", "caught-up"])
+def test_a_snapshot_that_is_there_is_the_end_as_well(before: str, source: Server, target: Server) -> None:
+    """Whoever wants the snapshot and starts again finds it done."""
+    source.client().set("a", "1")
+    for stop_after in (before, "snapshot", "snapshot"):
+        with Portd(source, target, stop_after=stop_after) as portd:
+            assert portd.wait() == 0
+    assert target.client().get("a") == b"1"
+
+
 def test_source_and_target_may_not_be_the_same(source: Server) -> None:
     """Two addresses of one server are found out by its run id."""
     with Portd(source, source.unix_url) as portd:
