@@ -72,6 +72,11 @@ class StreamProgress:
     caught_up_at: float = 0.0  # time.time() when lag was first small; 0 = never
 
     @property
+    def commands_settled(self) -> int:
+        """Commands whose fate is known."""
+        return self.commands_applied + self.commands_filtered + self.commands_failed
+
+    @property
     def waiting_seconds(self) -> float:
         """Age of the oldest byte that was received and is not acknowledged by the target; 0 when there is none."""
         if not self.waiting_since or self.read_offset <= self.applied_offset:

@@ -52,6 +52,7 @@ class StreamFeed:
         self._horizon = horizon or Horizon(0)
         self._rest = memoryview(b"")  # of the chunk that is being fed
         self._counted = offset  # pieces up to here are in the counters: a rewind does not count them twice
+        self._commands = progress.commands_settled  # behind the last piece handed out
         self._splitter = self._begin(offset, db)
 
     def _begin(self, offset: int, db: int) -> StreamSplitter:
@@ -82,11 +83,12 @@ class StreamFeed:
             if piece is not None:
                 if piece.overdue:
                     horizon.lag()
+                self._commands += piece.replies + piece.filtered
+                self._progress.commands_read = max(self._progress.commands_read, self._commands)
                 if piece.end_offset > self._counted:
                     self._progress.expiries_postponed += piece.postponed
                     self._counted = piece.end_offset
                     self._progress.decoded_offset = piece.end_offset
-                    self._progress.commands_read += piece.replies + piece.filtered
                 return piece
             if self._rest:
                 self._feed()
@@ -132,6 +134,7 @@ class StreamFeed:
                 hint="the source is asked for it again; a spool directory with room avoids that",
             )
         self._spool.seek(offset + self._shift)
+        self._commands = self._progress.commands_settled
         self._splitter = self._begin(offset, db)
 
     def release(self, offset: int) -> None:

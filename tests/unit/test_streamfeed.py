@@ -26,14 +26,14 @@ COMMANDS = [request("SET", f"key:{number:04}", "x" * 100) for number in range(10
 
 
 @contextmanager
-def feed_of(directory: Path | None) -> Iterator[tuple[Spool, StreamFeed]]:
+def feed_of(directory: Path | None, progress: StreamProgress | None = None) -> Iterator[tuple[Spool, StreamFeed]]:
     """A feed over a small spool."""
     spool = Spool(
         memory_bytes=16 * BUFFER_BYTES, directory=directory, max_disk_bytes=1 << 20, buffer_bytes=BUFFER_BYTES
     )
     forms: StreamForms = {"pxat": True, "entries_read": True, "unlink": True}
     try:
-        yield spool, StreamFeed(spool, StreamProgress(), index=0, offset=OFFSET, db=0, forms=forms)
+        yield spool, StreamFeed(spool, progress or StreamProgress(), index=0, offset=OFFSET, db=0, forms=forms)
     finally:
         spool.close()
 
@@ -120,3 +120,22 @@ async def test_tells_what_ends_the_stream_only_when_asked_for_more() -> None:
         assert ready(feed) == COMMANDS[0]
         with pytest.raises(ConnectionResetError):
             await feed.next_piece(MUCH, MUCH)
+
+
+async def test_counts_what_comes_again_once() -> None:
+    """However pieces are cut after a rewind, each command is read once; the counter never goes back."""
+    progress = StreamProgress()
+    with feed_of(None, progress) as (spool, feed):
+        receive(spool, b"".join(COMMANDS[:300]))
+        first = feed.pending(MUCH, 20)
+        assert first is not None
+        progress.commands_applied = first.replies
+        ready(feed)
+        assert progress.commands_read == 300
+        for room in (7, 13, MUCH):
+            feed.rewind(first.end_offset, 0)
+            counts = []
+            while (piece := feed.pending(MUCH, room)) is not None:
+                counts.append(piece.replies)
+                assert progress.commands_read == 300
+            assert sum(counts) == 280
