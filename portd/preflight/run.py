@@ -95,12 +95,12 @@ async def _target_permissions(endpoint: Endpoint, found: Capabilities, settings:
         ]
 
 
-async def _resumable(endpoint: Endpoint, settings: Settings) -> bool:
-    """A checkpoint of this link lies in the target."""
+async def _resumable(endpoint: Endpoint, settings: Settings) -> bool | PortdError:
+    """A checkpoint of this link lies in the target; or why that cannot be told."""
     try:
         return await read_checkpoint(endpoint, settings.checkpoint_name()) is not None
-    except PortdError:
-        return False  # whatever it is, a sync says it; here it is not what was asked
+    except PortdError as problem:
+        return problem
 
 
 def _source(settings: Settings, endpoint: Endpoint, here: Survey, rate: Rate | None) -> list[Finding]:
@@ -113,7 +113,9 @@ def _source(settings: Settings, endpoint: Endpoint, here: Survey, rate: Rate | N
     ]
 
 
-def _both(settings: Settings, here: Survey, there: Survey, found: Capabilities, *, resumable: bool) -> list[Finding]:
+def _both(
+    settings: Settings, here: Survey, there: Survey, found: Capabilities, *, resumable: bool | PortdError
+) -> list[Finding]:
     return [
         *safety.same_server(here, found),
         *safety.roles(here, found),

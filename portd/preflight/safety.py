@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from portd.errors import PortdError
 from portd.preflight.findings import error, fine, note, warning
 from portd.units import human_count
 
@@ -64,8 +65,20 @@ def roles(source: Survey, target: Capabilities) -> list[Finding]:
     return findings or [fine("roles", "two primaries")]
 
 
-def contents(settings: Settings, source: Survey, target: Capabilities, *, resumable: bool) -> list[Finding]:
-    """What is in the target already; *resumable*: a checkpoint of this link is there."""
+def contents(
+    settings: Settings, source: Survey, target: Capabilities, *, resumable: bool | PortdError
+) -> list[Finding]:
+    """What is in the target already; *resumable*: a checkpoint of this link is there, or why that is not known."""
+    if isinstance(resumable, PortdError):
+        return [
+            error(
+                "target.keys",
+                f"whether there is a checkpoint of link {settings.link} cannot be read: {resumable.args[0]}",
+                "a sync cannot start, and what it would do with the keys is not known",
+                resumable.hint or "see target.permissions",
+                exit_code=resumable.exit_code,
+            )
+        ]
     held, offered = sum(target.keys.values()), sum(source.keys.values())
     what = f"{human_count(held)} keys"
     if resumable:

@@ -126,6 +126,19 @@ async def test_the_same_server_twice(source: Server) -> None:
     assert one(report, "ends").level is Level.ERROR
 
 
+async def test_a_checkpoint_that_cannot_be_read(source: Server, target: Server) -> None:
+    """Nobody is told to empty a target because its checkpoint is hidden."""
+    client_of(target).set("k", "v")
+    client_of(target).acl_setuser(
+        "blind", enabled=True, passwords=["+pass"], commands=["+@all", "-hgetall"], keys=["*"], channels=["*"]
+    )
+    report = await look(source, target, target=f"redis://blind:pass@127.0.0.1:{target.port}")
+    finding = one(report, "target.keys")
+    assert finding.level is Level.ERROR
+    assert "cannot be read" in finding.what
+    assert "empty it" not in finding.action
+
+
 async def test_contents_of_the_target(source: Server, target: Server) -> None:
     """Foreign keys are an error, a warning with --existing, and fine where a checkpoint of the link is."""
     client_of(target).set("k", "v")
