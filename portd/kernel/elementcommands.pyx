@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, strlen
 
 from portd.kernel.batch cimport ORDERED, SPREAD
-from portd.kernel.encodings cimport C_HASH, C_LIST, C_SET, C_ZSET, layout_of
+from portd.kernel.encodings cimport C_HASH, C_LIST, C_SET, C_STREAM, C_ZSET, layout_of
 from portd.kernel.handler cimport Item
 from portd.kernel.output cimport CommandOutput
 from portd.kernel.writer cimport FRAME_BYTES
@@ -176,11 +176,15 @@ cdef class ElementCommands(CommandOutput):
         return self.out.bulk(self.key.name, self.key.size)
 
     cdef int large_item(self, uint64_t n) except -1:
+        """An item whose bytes follow. One that the target cannot take costs its command, where nothing of that was sent yet.
+
+        An entry of a stream was told its number of fields: there an empty item stands for it.
+        """
         if n > self.dialect.max_bulk_bytes and not self.left_out:
             self._leave_out(n)
         if not self.left_out:
             return self.out.bulk_head(n)
-        if self.part_cut:
+        if self.part_cut or self.collection == C_STREAM:
             self.out.raw(b"$0\r\n\r\n", 6)          # a command that the lanes have begun must come to its end
         return 0
 
@@ -195,6 +199,7 @@ cdef class ElementCommands(CommandOutput):
 
     cdef int large_item_end(self) except -1:
         if self.left_out:
+            self.left_out = self.collection != C_STREAM
             return 0
         self.out.reserve(FRAME_BYTES)
         self.out.crlf()
@@ -223,5 +228,9 @@ cdef class ElementCommands(CommandOutput):
         return self.refuse(
             self.key, layout_of(self.key.encoding).name.decode(),
             f"{n} bytes in one piece, and the target's proto-max-bulk-len is {self.dialect.max_bulk_bytes}: "
-            + ("its field stays without a value" if self.part_cut else "left out"),
+            + (
+                "an empty one is in its entry" if self.collection == C_STREAM
+                else "its field stays without a value" if self.part_cut
+                else "left out"
+            ),
         )

@@ -317,6 +317,8 @@ cdef class ElementReader(BlobReader):
                 if r == R_LARGE:
                     return self._fail("score or expiry too long")
                 if self.layout.collection == C_HASH:
+                    if not self.is_number[self.large_at]:
+                        return self._fail("the expiry of a field is not a number")
                     expire_ms = self.number[self.large_at]
                     self._expiry_text(expire_ms if expire_ms else -1)
                     self.to.large_end(&self.items[1])

@@ -211,7 +211,8 @@ cdef int measure_value(
             r = skip_pattern(&c, pattern, limit, &m.plain)
             if r != R_OK:
                 m.plain = plain         # the element will be measured again
-                return R_LARGE if r == R_MORE and <uint64_t>m.at > limit else r
+                # An element alone may be as large as the window: whether all of it comes does not matter any more.
+                return R_LARGE if r == R_MORE and <uint64_t>available > limit else r
             m.left -= 1
             m.at = c.p - p
             if <uint64_t>m.at > limit or m.plain > limit:

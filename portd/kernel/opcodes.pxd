@@ -9,7 +9,7 @@ cdef class OpcodeReader(StreamReader):
     cdef int version
     cdef bint valkey
     cdef dict aux_fields
-    cdef list slots                     # half-imported slot ranges
+    cdef bytearray slots                # 1 for each slot that was being imported; None when none was
     cdef bytes meta                     # KEY_META of the next key
     cdef uint64_t keys_announced
     cdef uint64_t modules_aux

@@ -1,7 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """What a snapshot holds beside keys: its magic, the opcodes between keys, its checksum."""
 
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.string cimport memset
 
 from portd.errors import ChecksumMismatch, LimitExceeded
 
@@ -16,6 +18,7 @@ from portd.kernel.window cimport PP_SKIP, ST_CHECKSUM, ST_END, ST_HEAD, ST_MODUL
 cdef enum:
     HIGHEST_REDIS = 15
     VALKEY_VERSION = 80
+    SLOTS = 16384                   # of a cluster
 
 
 cdef class OpcodeReader(StreamReader):
@@ -23,7 +26,7 @@ cdef class OpcodeReader(StreamReader):
 
     def __cinit__(self, *_, **__):
         self.aux_fields = {}
-        self.slots = []
+        self.slots = None
         self.meta = b""
 
     # -- the file ------------------------------------------------------------------------------------------------------
@@ -184,28 +187,26 @@ cdef class OpcodeReader(StreamReader):
         cdef uint64_t n = 0
         cdef uint64_t first = 0
         cdef uint64_t last = 0
-        cdef list ranges = []
         cdef int r = self._item(c, 0)
         if r == R_OK:
             r = self._number(c, &n)
-        if r == R_LARGE or n > 16384:
+        if r == R_LARGE or n > SLOTS:
             return self._fail("bad slot import", LimitExceeded)
         while r == R_OK and n:
             r = self._number(c, &first)
             if r == R_OK:
                 r = self._number(c, &last)
-            ranges.append((first, last))
+            if r == R_OK:
+                if first > last or last >= SLOTS:
+                    return self._fail(f"slots {first} to {last} are being imported, but there are {SLOTS}")
+                if self.slots is None:
+                    self.slots = bytearray(SLOTS)
+                memset(PyByteArray_AS_STRING(self.slots) + first, 1, last - first + 1)
             n -= 1
-        if r == R_OK:
-            self.slots.extend(ranges)
         return r
 
     cdef bint _half_imported(self) except -1:
-        slot = key_slot(self.key.name[:self.key.size])
-        for first, last in self.slots:
-            if first <= slot <= last:
-                return True
-        return False
+        return self.slots[key_slot(self.key.name[:self.key.size])] != 0
 
 
 cdef int key_slot(bytes key) except -1:

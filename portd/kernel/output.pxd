@@ -40,6 +40,7 @@ cdef class CommandOutput(Handler):
     cdef uint64_t stream_meta_dropped
     cdef uint64_t functions
     cdef list letters
+    cdef uint64_t letters_bytes         # of their keys
     cdef uint64_t letters_total
 
     cdef int cut(self, bint part) except -1

@@ -19,6 +19,7 @@ from portd.kernel.writer cimport RespWriter
 
 cdef enum:
     LETTERS_KEPT = 1000             # dead letters held until they are taken; more are only counted
+    LETTERS_BYTES = 1 << 20         # of their keys
 
 
 @cython.final
@@ -84,13 +85,16 @@ cdef class CommandOutput(Handler):
         """Counts and keeps a value that cannot reach the target."""
         cdef DeadLetter letter
         self.letters_total += 1
-        if len(self.letters) < LETTERS_KEPT:
+        if not self.letters:
+            self.letters_bytes = 0
+        if len(self.letters) < LETTERS_KEPT and self.letters_bytes < LETTERS_BYTES:
             letter = DeadLetter.__new__(DeadLetter)
             letter.db = self.db
             letter.key = key.name[:key.size] if key != NULL else b""
             letter.type = type_name
             letter.offset = key.offset if key != NULL else self.offset
             letter.reason = reason
+            self.letters_bytes += len(letter.key)
             self.letters.append(letter)
         return 0
 

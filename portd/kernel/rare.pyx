@@ -1,7 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """Modules, arrays and templated hashes: values that few snapshots have."""
 
+from decimal import Decimal
+
+from libc.math cimport isinf, isnan
 from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy
 
 from portd.errors import LimitExceeded
 
@@ -16,7 +20,8 @@ from portd.kernel.window cimport PP_SKIP, ST_ARRAY, ST_HEAD, ST_MODULE, ST_TEMPL
 
 
 cdef enum:
-    TEMPLATES_BYTES = 4 << 20       # field names of hash templates kept for the whole snapshot
+    TEMPLATES_BYTES = 4 << 20       # field names of hash templates: those of the snapshot and of the value in progress
+    NAME_COST = 64                  # bytes that an object costs beside what is in it
 
 
 cdef class RareReader(ElementReader):
@@ -28,7 +33,7 @@ cdef class RareReader(ElementReader):
         cdef uint64_t id = 0
         cdef uint64_t n = 0
         cdef list fields = []
-        cdef Py_ssize_t size = 0
+        cdef Py_ssize_t size = NAME_COST            # of the entry, however few names it has
         cdef int r = self._number(c, &id)
         if r == R_OK:
             r = self._number(c, &n)
@@ -36,7 +41,7 @@ cdef class RareReader(ElementReader):
             r = self._item(c, 0)
             if r == R_OK:
                 fields.append(self.items[0].p[:self.items[0].n])
-                size += self.items[0].n + 64
+                size += self.items[0].n + NAME_COST
             if r == R_LARGE or self.templates_size + size > TEMPLATES_BYTES:
                 return self._fail("hash templates take too much memory", LimitExceeded)
             n -= 1
@@ -109,7 +114,7 @@ cdef class RareReader(ElementReader):
                 if c.end - c.p < 8:
                     return R_MORE
                 if tag == 2:
-                    self._score(le64(c.p))
+                    self._slot_float(le64(c.p))
                 else:
                     self._expiry_text(<int64_t>le64(c.p))
                 c.p += 8
@@ -128,6 +133,22 @@ cdef class RareReader(ElementReader):
         self.to.array_end(self.array_seeks, self.large_number)
         return self._end_value()
 
+    cdef int _slot_float(self, uint64_t bits) except -1:
+        """A float as the user wrote it, in item 1: the fewest digits that are this number, never with an exponent.
+
+        Servers store a text as a float only when it is that (sparsearray.c:arTryEncodeFloat); anything else is a string to them.
+        """
+        cdef double value = 0
+        memcpy(&value, &bits, 8)
+        if isnan(value) or isinf(value):
+            return self._score(bits)
+        text = format(Decimal(repr(value)), "f")
+        self.slot_text = (text if "." in text else text + ".0").encode()
+        self.items[1].p = <const unsigned char*><const char*>self.slot_text
+        self.items[1].n = len(self.slot_text)
+        self.items[1].form = F_WHOLE
+        return 0
+
     cdef int _begin_template(self, Cursor* c) except -1:
         """The field names of a templated hash: in the value (29, 31) or by number (30, 32)."""
         cdef int encoding = self.key.encoding
@@ -136,6 +157,7 @@ cdef class RareReader(ElementReader):
         cdef uint64_t n = 0
         cdef int r = R_OK
         self.template = []
+        self.template_size = 0
         self.template_at = 0
         if encoding == E_TEMPLATE_LISTPACK_REF:
             # Its container begins with the number of the template.
@@ -156,7 +178,7 @@ cdef class RareReader(ElementReader):
             while r == R_OK and n:
                 r = self._item(c, 0)
                 if r == R_OK:
-                    self.template.append(self.items[0].p[:self.items[0].n])
+                    self._add_name()
                 n -= 1
             if r == R_LARGE:
                 return self._fail("a field name of a template is longer than chunk_bytes", LimitExceeded)
@@ -170,6 +192,14 @@ cdef class RareReader(ElementReader):
         self._consume(c)
         self.state = ST_TEMPLATE
         return R_OK
+
+    cdef int _add_name(self) except -1:
+        """One more field name, in a value that brings its own."""
+        self.template_size += self.items[0].n + NAME_COST
+        if self.templates_size + self.template_size > TEMPLATES_BYTES:
+            return self._fail("the field names of a templated hash take too much memory", LimitExceeded)
+        self.template.append(self.items[0].p[:self.items[0].n])
+        return 0
 
     cdef int _find_template(self, uint64_t id) except -1:
         template = self.templates.get(id)
@@ -192,9 +222,7 @@ cdef class RareReader(ElementReader):
         if self.template_step == 2:                 # one name
             r = self._take(0, 1)
             if r == R_OK:
-                self.template.append(self.items[0].p[:self.items[0].n])
-                if len(self.template) * 64 > TEMPLATES_BYTES:
-                    return self._fail("too many fields in a template", LimitExceeded)
+                self._add_name()
                 self.blob_start = self.blob_next
             elif r == R_LARGE:
                 return self._fail("a field name of a template is longer than chunk_bytes", LimitExceeded)
@@ -223,6 +251,8 @@ cdef class RareReader(ElementReader):
                 if r != R_END:
                     return self._fail("a templated hash has more values than fields")
                 self._close_container()
+            self.template = []
+            self.template_size = 0
             return self._end_value()
         r = self._item(&c, 1) if self.container == K_NONE else self._take(1, 2)
         if r == R_MORE:

@@ -163,7 +163,7 @@ cdef class SnapshotDecoder(KeyReader):
             "window_capacity": self.capacity,
             "blob_capacity": self.blob_capacity,
             "output_capacity": self.out.owned(),
-            "scratch_capacity": scratch + self.name_capacity + self.names_capacity + self.templates_size,
+            "scratch_capacity": scratch + self.name_capacity + self.names_capacity + self.templates_size + self.template_size,
             "meta_dropped": self.out.meta_dropped,
             "modules_aux": self.modules_aux,
             "db": self.db,

@@ -294,7 +294,7 @@ cdef class StreamReader(RareReader):
         cdef uint64_t count = 0
         cdef const unsigned char* entry
         cdef int r
-        while self.ids:
+        while self.ids and not self.out.ready:
             if c.end - c.p < 25:
                 break
             entry = c.p
@@ -307,6 +307,8 @@ cdef class StreamReader(RareReader):
             self.ids -= 1
         if self.ids == 0:
             self.stream_state = SS_CONSUMERS
+            return R_OK
+        if self.out.ready:
             return R_OK
         self._consume(c)
         return R_MORE

@@ -150,3 +150,19 @@ class Cursor:
     def numbers(self, count: int) -> list[int]:
         """*count* numbers in length encoding."""
         return [self.length() for _ in range(count)]
+
+
+def plain_float(value: float) -> bytes:
+    """The fewest digits that are this number, without an exponent, with a point (sparsearray.c:arFormatFloat)."""
+    digits, exponent = next(
+        (digits, int(exponent))
+        for precision in range(17)
+        if float(text := f"{value:.{precision}e}") == value
+        for digits, exponent in [text.split("e")]
+    )
+    sign = "-" if digits.startswith("-") else ""
+    digits = digits.lstrip("-").replace(".", "")
+    if exponent < 0:
+        return f"{sign}0.{'0' * (-exponent - 1)}{digits}".encode()
+    digits = digits.ljust(exponent + 1, "0")
+    return f"{sign}{digits[: exponent + 1]}.{digits[exponent + 1 :] or '0'}".encode()

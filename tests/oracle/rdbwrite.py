@@ -25,7 +25,7 @@ from tests.oracle.model import (
     ZsetValue,
 )
 from tests.oracle.pack import Style
-from tests.oracle.primitives import crc64
+from tests.oracle.primitives import crc64, plain_float
 from tests.oracle.values import MODULE_ALPHABET, STREAM_VERSIONS
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class ValueWriter:
             double = float(text)
         except ValueError:
             double = math.nan
-        if repr(double).encode() == text and not math.isnan(double) and not math.isinf(double):
+        if math.isfinite(double) and plain_float(double) == text:
             return self._style.length(2) + struct.pack("<d", double)
         return self._style.length(3 if len(text) <= 7 else 0) + self._string(text)
 

@@ -24,6 +24,7 @@ from tests.oracle.model import (
     Value,
     ZsetValue,
 )
+from tests.oracle.primitives import plain_float
 
 if TYPE_CHECKING:
     from tests.oracle.primitives import Cursor
@@ -208,7 +209,7 @@ def _array(cursor: Cursor, _: int) -> ArrayValue:
         if tag == 1:
             slots[index] = b"%d" % cursor.unpack("<q")
         elif tag == 2:
-            slots[index] = repr(cursor.double()).encode()
+            slots[index] = plain_float(cursor.double())
         elif tag in (0, 3):
             slots[index] = cursor.string()
         else:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portd.kernel.batch import CLOSE, OPEN, ORDERED, SPREAD
+from tests.oracle.apply import split_commands
 from tests.oracle.dialects import REDIS_6, REDIS_7_0, REDIS_8_10, SPECS, VALKEY_8, VALKEY_9, Spec
 from tests.oracle.drive import FEEDS, SMALL, Limits, check_memory, make_decoder, run
 from tests.oracle.expect import check
 from tests.oracle.model import (
+    ArrayValue,
     Consumer,
     Entry,
     Group,
@@ -359,3 +361,49 @@ def test_what_the_target_takes_in_no_argument_is_left_out(
     check(
         decode(encode(Snapshot(False, 10, entries))), run(encode(Snapshot(False, 10, entries)), VALKEY_9, limits=SMALL)
     )
+
+
+@pytest.mark.parametrize("feed", ["whole", "random_cuts"])
+def test_an_item_of_a_stream_that_no_argument_takes_is_empty(feed: str) -> None:
+    """The entry was told its number of fields: what the target gets is whole, and the next long items have their bytes."""
+    spec = VALKEY_9.but(max_bulk_bytes=HUGE - 1)
+    fields = [(b"huge", noise(HUGE)), (b"long", noise(BIG)), (b"name", b"value")]
+    stream = StreamValue([((5, 0), fields), ((6, 0), [(b"long", noise(BIG))])], 2, (6, 0))
+    entries = [Entry(0, b"key", 15, stream), Entry(0, b"next", 0, noise(BIG))]
+    result = run(encode(Snapshot(False, 10, entries)), spec, feed=FEEDS[feed], limits=SMALL)
+    stored = result.target.databases[0][b"key"].value
+    assert isinstance(stored, StreamValue)
+    assert stored.entries == [((5, 0), [(b"huge", b""), *fields[1:]]), stream.entries[1]]
+    assert result.target.databases[0][b"next"].value == noise(BIG)
+    (letter,) = result.letters
+    assert "an empty one is in its entry" in letter.reason
+    assert result.statistics()["keys_failed"] == 1
+
+
+def test_a_long_name_behind_a_long_value() -> None:
+    """A field does not fit the window beside what was measured of its hash: then the hash is big, whatever its count."""
+    value = HashValue({b"a": noise(1_040_000), noise(400_000): noise(1_000_000), b"b": b"1"})
+    data = encode(Snapshot(False, 10, [Entry(0, b"key", 4, value)]))
+    commands = [words for batch in batches_of(data, VALKEY_9, Limits()) for words in split_commands(batch.data)]
+    fields = [word for words in commands if words[0] == b"HSET" for word in words[2:]]
+    assert dict(zip(fields[0::2], fields[1::2], strict=True)) == value.fields
+
+
+def test_floats_of_an_array_are_what_the_user_wrote() -> None:
+    """Told by elements, they are the shortest text that is the number, without exponents: only that is a float again."""
+    texts = [
+        b"0.1",
+        b"1.0",
+        b"3.14",
+        b"-0.0",
+        b"0.00001",
+        b"10000000000000000.0",
+        b"-2.5",
+        b"123456789.125",
+        b"7",
+        b"1e5",
+    ]
+    value = ArrayValue({index: texts[index % len(texts)] for index in range(20_000)}, None)
+    result = run(encode(Snapshot(False, 15, [Entry(0, b"key", 28, value)])), REDIS_8_10, limits=SMALL)
+    assert result.target.databases[0][b"key"].value == value
+    assert result.lanes.commands[b"ARMSET"] == 20_000

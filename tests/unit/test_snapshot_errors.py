@@ -371,3 +371,44 @@ def test_a_failed_decoder_stays_failed() -> None:
         with pytest.raises(DecodeError):
             list(iter(decoder.next_batch, None))
     assert not decoder.ended
+
+
+def test_names_of_a_templated_hash_are_bounded() -> None:
+    """By their bytes, not by their number, and together with those that the snapshot keeps."""
+    name = b"n" * 60_000
+    names = length(0) + string(listpack([name + b"%d" % index for index in range(100)], STYLE))
+    error = error_of(snapshot_with(b"\x1d" + string(b"k") + names))
+    assert isinstance(error, LimitExceeded)
+    assert "field names" in str(error)
+    names = length(1) + length(70_000) + string(b"n") * 70_000
+    error = error_of(snapshot_with(b"\x1d" + string(b"k") + names))
+    assert isinstance(error, LimitExceeded)
+    assert "field names" in str(error)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 16384), (5, 4), (16384, 16384), (0, 1 << 40)])
+def test_slots_that_no_cluster_has(first: int, last: int) -> None:
+    """Ranges of slots under import are believed only where such slots are."""
+    ranges = b"\xf3" + string(b"j" * 40) + length(1) + length(first) + length(last)
+    assert "16384" in str(error_of(snapshot_with(ranges, valkey=True)))
+
+
+def test_an_expiry_that_is_text() -> None:
+    """Behind a field too long to hold as well: nothing is made of a number that was read elsewhere."""
+    cells = listpack([b"f", b"x" * 100_000, b"soon"], STYLE)
+    value = struct.pack("<Q", 1) + string(cells)
+    assert "expiry of a field is not a number" in str(error_of(snapshot_with(b"\x19" + string(b"k") + value)))
+
+
+def test_dead_letters_are_bounded_by_their_keys() -> None:
+    """However long the keys are, few megabytes of them are kept; all are counted."""
+    record = b"".join(b"\x21" + string(b"%03d" % index + b"k" * 60_000) + length(5) for index in range(200))
+    decoder = make_decoder(VALKEY_9, SMALL, verify=False)
+    view = memoryview(snapshot_with(record + b"\xff", version=15))
+    while view and not decoder.ended:
+        view = view[decoder.feed(view) :]
+        while decoder.next_batch() is not None:
+            pass
+    letters = decoder.take_dead_letters()
+    assert decoder.statistics()["dead_letters"] == 200
+    assert 0 < sum(len(letter.key) for letter in letters) < 2 << 20
