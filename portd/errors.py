@@ -137,6 +137,12 @@ class TargetRejected(TargetError):
     exit_code = os.EX_DATAERR
 
 
+class TargetRefused(TargetError):
+    """The target, or an end that is compared, refused us for good: credentials, permissions or an unknown command."""
+
+    exit_code = os.EX_NOPERM
+
+
 class TargetNotEmpty(TargetError):
     """The target holds data that is not ours: the guard against syncing the wrong way round."""
 
