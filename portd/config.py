@@ -404,7 +404,9 @@ class Settings:
         group="What is seen",
     )
     redact_keys: bool = option(
-        False, "Show key names nowhere: not on pages, not in logs, not in dead letters.", group="What is seen"
+        False,
+        "Show key names nowhere: not on pages, not in logs, not in dead letters, which restore --only-letters cannot use then.",
+        group="What is seen",
     )
 
     def __post_init__(self) -> None:

@@ -126,4 +126,14 @@ def test_a_key_that_our_user_may_not_write_is_a_dead_letter(source: Server, targ
         status = portd.status()
         assert status is not None
         assert status["dead_letters"] == {"NOPERM": 2}
+        assert "private2" in portd.log()
         assert target.client().mget("ok1", "ok2", "private1", "private2") == [b"1", b"2", None, None]
+
+
+def test_keys_that_may_not_be_seen_are_not_in_the_log(source: Server, target: Server) -> None:
+    """With --redact-keys, what was refused is told without the key; so is what ends the sync because of it."""
+    source.client().set("private1", "1")
+    target.client().acl_setuser("porter", enabled=True, passwords=["+pw"], keys=["portd:*"], categories=["+@all"])
+    with Portd(source, at(target, "porter:pw@"), redact_keys=True, on_refusal="stop") as portd:
+        ended(portd, os.EX_DATAERR, "the target refused", "(redacted)")
+        assert "private" not in portd.log()
