@@ -43,7 +43,7 @@ async def control(endpoint: Endpoint, what: str) -> AsyncIterator[Control]:
     except OSError as error:
         reason = error.strerror or str(error) or "no answer in time"
         raise TargetLost(
-            f"the target cannot be reached while {what}: {reason}", hint="check host, port and TLS"
+            f"the target {endpoint.display} cannot be reached while {what}: {reason}", hint="check host, port and TLS"
         ) from None
 
 

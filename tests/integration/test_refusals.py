@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.process import Portd
+from tests.servers import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,3 +138,12 @@ def test_keys_that_may_not_be_seen_are_not_in_the_log(source: Server, target: Se
     with Portd(source, at(target, "porter:pw@"), redact_keys=True, on_refusal="stop") as portd:
         ended(portd, os.EX_DATAERR, "the target refused", "(redacted)")
         assert "private" not in portd.log()
+
+
+def test_what_is_not_there_is_told_apart(source: Server, target: Server) -> None:
+    """69 with cause and address, for both ends."""
+    address = f"redis://127.0.0.1:{free_port()}"
+    with Portd(address, target) as portd:
+        ended(portd, os.EX_UNAVAILABLE, f"nobody listens at the source's address ({address})")
+    with Portd(source, address) as portd:
+        ended(portd, os.EX_UNAVAILABLE, f"the target {address} cannot be reached")
