@@ -125,13 +125,18 @@ class Settings:
         REQUIRED,
         "Server to copy from: redis://[user[:password]@]host[:port], rediss://... for TLS, unix:///path, or "
         "redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/name for the primary that Sentinels tell. "
-        "All databases are copied; one named in the URL is ignored.",
+        "All databases are copied; one named in the URL is ignored. A password in the URL of a flag is hidden from other users "
+        "(ps) by sync only; with every other command keep it in a file, a variable or a credential.",
         group="Ends",
         secret=True,
         unit="URL",
     )
     target: str = option(
-        REQUIRED, "Server to copy into, written like the source.", group="Ends", unit="URL", secret=True
+        REQUIRED,
+        "Server to copy into, written like the source; what is said of passwords there holds here, too.",
+        group="Ends",
+        unit="URL",
+        secret=True,
     )
     source_password: str | None = option(
         None,
@@ -404,7 +409,9 @@ class Settings:
         group="What is seen",
     )
     redact_keys: bool = option(
-        False, "Show key names nowhere: not on pages, not in logs, not in dead letters.", group="What is seen"
+        False,
+        "Show key names nowhere: not on pages, not in logs, not in dead letters, which restore --only-letters cannot use then.",
+        group="What is seen",
     )
 
     def __post_init__(self) -> None:

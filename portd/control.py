@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS: Final = 10.0  # usual limit for the connection, and for all answers to what is asked at once
 ANSWER_BYTES: Final = 32 << 20  # of answers to what is asked at once: more is no answer to any question of ours
-_NO_ROOM: Final = "ERR max number of clients"  # said without a question (networking.c:acceptCommonHandler)
+NO_ROOM: Final = "ERR max number of clients"  # said without a question (networking.c:acceptCommonHandler)
 
 
 class Refused(Exception):
@@ -137,7 +137,7 @@ class Control(asyncio.Protocol):
             self._answers = None
             self.close()  # answers that come now would be taken for those to the next questions
             raise
-        if isinstance(found[0], hiredis.ReplyError) and str(found[0]).startswith(_NO_ROOM):
+        if isinstance(found[0], hiredis.ReplyError) and str(found[0]).startswith(NO_ROOM):
             raise _turned_away(str(found[0]))
         return found
 
@@ -183,7 +183,7 @@ async def open_control(endpoint: Endpoint, seconds: float = ANSWER_SECONDS) -> A
 
 def _turned_away(text: str) -> Exception:
     """What a server said instead of serving us."""
-    return ConnectionRefusedError(text) if text.startswith(_NO_ROOM) else Refused(text)
+    return ConnectionRefusedError(text) if text.startswith(NO_ROOM) else Refused(text)
 
 
 def checked(answer: Any, *, login: bool = False) -> Any:

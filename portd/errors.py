@@ -7,7 +7,10 @@ Values and passwords never appear in a message.
 from __future__ import annotations
 
 import os
-from typing import ClassVar
+from typing import ClassVar, Final
+
+REDACTED: Final = "(redacted)"  # stands for the name of a key where none may be seen
+_redacting = False
 
 
 class PortdError(Exception):
@@ -137,6 +140,12 @@ class TargetRejected(TargetError):
     exit_code = os.EX_DATAERR
 
 
+class TargetRefused(TargetError):
+    """The target, or an end that is compared, refused us for good: credentials, permissions or an unknown command."""
+
+    exit_code = os.EX_NOPERM
+
+
 class TargetNotEmpty(TargetError):
     """The target holds data that is not ours: the guard against syncing the wrong way round."""
 
@@ -162,8 +171,16 @@ class InternalError(PortdError):
         super().__init__(message, hint="this is a bug in portd, please report it with the log")
 
 
+def redact_keys(*, on: bool) -> None:
+    """From now on no message of this process names a key, or each does again."""
+    global _redacting  # noqa: PLW0603 - errors are made everywhere, the kernel included, and know no settings
+    _redacting = on
+
+
 def printable(key: bytes, limit: int = 64) -> str:
-    """A key as it may stand in a message: escaped, quoted, cut to *limit* bytes."""
+    """A key as it may stand in a message: escaped, quoted, cut to *limit* bytes; see also `redact_keys`."""
+    if _redacting:
+        return REDACTED
     shown = key[:limit].decode("utf-8", "backslashreplace")
     return repr(shown) + ("…" if len(key) > limit else "")
 

@@ -30,7 +30,11 @@ _outbox: int | None = None  # where the worker waits for its settings, in the pr
 
 def split() -> None:
     """Forks; returns in the child, which is to call `hand_over` or to end with a code of its own."""
+    import signal  # noqa: PLC0415 - loaded when it is needed, as all here
+
     global _outbox  # noqa: PLW0603 - a process is split once
+    # Where whoever started us ignores it, the kernel keeps no exit code of the child for the worker.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     inbox, outbox = os.pipe()
     reader = os.fork()
     if reader:

@@ -6,7 +6,8 @@ import inspect
 from dataclasses import MISSING
 from enum import EnumType
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -28,7 +29,7 @@ def settings_flags(
     Args:
         command: takes `config: Path | None` and the given flags as keywords; flags that are not given are not passed.
         names: settings that get a flag.
-        more: annotations of further parameters, which come first.
+        more: annotations of further parameters, which come first; those that cannot be None have to be given.
     """
 
     def run(**given: Any) -> None:
@@ -37,7 +38,10 @@ def settings_flags(
     config = Annotated[
         Path | None, typer.Option("--config", "-c", help=CONFIG_HELP, metavar="FILE", envvar="PORTD_CONFIG")
     ]
-    parameters = [_parameter(name, annotation) for name, annotation in (more or {}).items()]
+    parameters = [
+        _parameter(name, annotation, required=NoneType not in get_args(get_args(annotation)[0]))
+        for name, annotation in (more or {}).items()
+    ]
     parameters += [_parameter("config", config)]
     parameters += [_parameter(name, _flag(each)) for name, each in SETTINGS.items() if name in names]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it from here
@@ -75,8 +79,9 @@ def show_default(setting: Field[Any]) -> str:
 _KINDS = get_type_hints(Settings)
 
 
-def _parameter(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def _parameter(name: str, annotation: Any, *, required: bool = False) -> inspect.Parameter:
+    default = inspect.Parameter.empty if required else None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _flag(setting: Field[Any]) -> Any:

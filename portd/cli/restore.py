@@ -13,7 +13,7 @@ from portd.cli.failures import report_plainly
 from portd.cli.options import settings_flags
 from portd.cli.reload import ConfigFile
 from portd.config import SETTINGS
-from portd.errors import ConfigError, PortdError
+from portd.errors import ConfigError, PortdError, redact_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ SETTINGS_USED: Final = (
         "command_bytes",
         "command_elements",
     ),
-    *("log_format", "log_level", "progress_seconds", "memtrace"),
+    *("log_format", "log_level", "progress_seconds", "memtrace", "redact_keys"),
 )
 EPILOG = "Options are also variables and lines of the TOML file, as for sync. docs/restore.md tells more."
 
@@ -92,6 +92,7 @@ def run_restore(settings: Settings, path: str, follow: Path | None, only: Path |
     from portd.offline.restore import Restore  # noqa: PLC0415 - the same
 
     log.configure(settings.log_format, settings.log_level)
+    redact_keys(on=settings.redact_keys)
     for name in configload.unknown_variables(os.environ):
         log.get_logger("cli").warning("variable is not a setting", variable=name)
     return run_blocking(lambda: Restore(settings, path, follow, only), settings, file)

@@ -71,9 +71,11 @@ def _run(settings: Settings, warnings: list[str], file: Path | None, pinned: fro
     from portd import log  # noqa: PLC0415 - loaded by now
     from portd.cli.reload import ConfigFile  # noqa: PLC0415 - the same
     from portd.cli.runner import run_blocking  # noqa: PLC0415 - the same
+    from portd.errors import redact_keys  # noqa: PLC0415 - the same
     from portd.service import Service  # noqa: PLC0415 - the same
 
     log.configure(settings.log_format, settings.log_level)
+    redact_keys(on=settings.redact_keys)
     for name in warnings:
         log.get_logger("cli").warning("variable is not a setting", variable=name)
     reread = ConfigFile(file, pinned, settings.log_format) if file is not None else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import hdrs, web
 from prometheus_client.exposition import choose_encoder
 
+from portd.errors import REDACTED
 from portd.http import pages
 from portd.http.heap import answer_heap
 from portd.log import get_logger
@@ -103,9 +104,9 @@ class _Answers:
         pipeline = report.pipeline
         hidden = replace(
             pipeline,
-            current_key=replace(pipeline.current_key, key="(redacted)") if pipeline.current_key else None,
-            largest_keys=[replace(key, key="(redacted)") for key in pipeline.largest_keys],
-            fences=[replace(fence, key="(redacted)") for fence in pipeline.fences],
+            current_key=replace(pipeline.current_key, key=REDACTED) if pipeline.current_key else None,
+            largest_keys=[replace(key, key=REDACTED) for key in pipeline.largest_keys],
+            fences=[replace(fence, key=REDACTED) for fence in pipeline.fences],
         )
         return replace(report, pipeline=hidden)
 

@@ -71,7 +71,10 @@ class Restore(OfflineService):
             ops_per_second=settings.max_target_ops,
         )
         self._letters = DeadLetters(
-            self.progress, path=settings.dead_letters, stop=settings.on_refusal is OnRefusal.STOP
+            self.progress,
+            path=settings.dead_letters,
+            stop=settings.on_refusal is OnRefusal.STOP,
+            redact=settings.redact_keys,
         )
         self._checkpoint_key = settings.checkpoint_key + LINK
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from portd.control import Refused, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
+from portd.control import NO_ROOM, Refused, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
 from portd.resp import request
-from portd.source.losses import Reason, SourceLost
+from portd.source.losses import connect_error
+from portd.source.refusals import refused as refusal
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
@@ -83,6 +84,8 @@ async def read_info(endpoint: Endpoint) -> SourceInfo:
 
     Raises:
         SourceLost: it cannot be reached, or does not answer. Refusals are not errors.
+        SourceBusy: it has no free connection.
+        HandshakeError: TLS fails, or our user may not open the unix socket.
         ConfigError: a TLS file cannot be used.
     """
     questions = [request("INFO", section) for section in _SECTIONS]
@@ -95,10 +98,10 @@ async def read_info(endpoint: Endpoint) -> SourceInfo:
             answers = await control.ask(*questions)
     except Refused:  # the link will say what is wrong with user and password
         return _understand({}, {}, frozenset({"INFO", "CONFIG GET"}))
-    except TimeoutError as error:
-        raise SourceLost(Reason.TIMEOUT, endpoint.display) from error
-    except OSError as error:
-        raise SourceLost(Reason.UNREACHABLE, endpoint.display) from error
+    except OSError as error:  # TimeoutError is one
+        if str(error).startswith(NO_ROOM):
+            raise refusal("INFO", f"-{error}".encode()) from None
+        raise connect_error(endpoint.display, error) from error
     for answer in answers[: len(_SECTIONS)]:
         if isinstance(answer, bytes):
             info |= parse_info(answer)

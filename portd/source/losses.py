@@ -47,7 +47,7 @@ _EARLY_END_HINT = (
 )
 _TLS_HINT = "check the certificate authority, the certificate's names and validity; a plain port needs redis://"
 
-_RESET_ERRORS = {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED}
+_RESET_ERRORS = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)  # with a number or without
 
 
 class SourceLost(LinkLost):
@@ -79,7 +79,7 @@ def reason_of(error: BaseException | None) -> Reason:
 
 
 def _reason_of_number(error: OSError) -> Reason:
-    if error.errno in _RESET_ERRORS:
+    if isinstance(error, _RESET_ERRORS):
         return Reason.RESET
     # asyncio joins the errors of several addresses into one without a number.
     if error.errno in {errno.ECONNREFUSED, errno.ENOENT} or f"[Errno {errno.ECONNREFUSED}]" in str(error):
@@ -93,10 +93,7 @@ def connect_error(where: str, error: OSError) -> SourceError:
         return HandshakeError(
             f"no permission to open {where}", hint="let portd's user read and write the unix socket (unixsocketperm)"
         )
-    reason = reason_of(error)
-    if reason is Reason.TLS:
-        return tls_error(where, error)
-    return SourceLost(reason, where)
+    return early_end(where, error, agreed=False)
 
 
 def tls_error(where: str, error: BaseException) -> HandshakeError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
-from portd.errors import TargetError
+from portd.errors import ConfigError, TargetRefused
 from portd.kernel.snapshot import Dialect
 
 # Commands that a sync cannot do without, on the target: the least ACL.
@@ -146,18 +146,19 @@ class Capabilities:
         """Makes sure that a sync into this target can work.
 
         Raises:
-            TargetError: it cannot, and why.
+            ConfigError: it is a cluster node or a read-only replica.
+            TargetRefused: commands are missing, or our user may not run them.
         """
         if self.cluster_enabled:
-            raise TargetError(
+            raise ConfigError(
                 "the target is a cluster node",
                 hint="clusters are not supported yet as targets: use a standalone server",
             )
         if self.read_only:
-            raise TargetError("the target is a read-only replica", hint="point --target at its primary")
+            raise ConfigError("the target is a read-only replica", hint="point --target at its primary")
         missing = [name for name in NEEDED_COMMANDS if name not in self.commands]
         if missing:
-            raise TargetError(
+            raise TargetRefused(
                 f"the target lacks commands that a sync needs, or our user may not run them: {', '.join(missing)}",
                 hint="grant them: ACL SETUSER <user> ~* +@write +@transaction "
                 + " ".join(f"+{name}" for name in missing),

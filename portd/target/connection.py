@@ -20,7 +20,7 @@ from portd.control import Answers
 from portd.errors import InternalError, LinkTaken, PortdError, TargetError, TargetLost
 from portd.kernel.replies import Note, ReplyCounter
 from portd.resp import request
-from portd.target.replies import PROTOCOL_ERROR, Verdict, classify, code_of, fatal, presentable
+from portd.target.replies import PROTOCOL_ERROR, Verdict, classify, code_of, fatal, login_refused, presentable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -349,7 +349,7 @@ async def connect(
 
     Raises:
         Disconnected: it could not be made, or was lost while it was set up.
-        TargetError: the target refused the credentials.
+        TargetRefused: the target refused the credentials.
     """
     try:
         _, connection = await endpoint.connect(
@@ -372,14 +372,14 @@ async def connect(
 async def _log_in(connection: Connection, endpoint: Endpoint, replaces: int, options: ConnectionOptions) -> None:
     auth = endpoint.auth_command()
     if auth is not None:
-        _check_login(connection, (await connection.ask(auth))[0], "the target refused the credentials")
+        _check_login(connection, endpoint, (await connection.ask(auth))[0], login=True)
     questions = [request("CLIENT", "SETNAME", f"portd-{connection.name}{options.tag}"), request("CLIENT", "ID")]
     if replaces:
         questions.append(request("CLIENT", "KILL", "ID", replaces))
     if options.imports:  # a target that was restarted forgot its mode
         questions += [request("CONFIG", "SET", "import-mode", "yes"), request("CLIENT", "IMPORT-SOURCE", "ON")]
     answers = await connection.ask(*questions)  # all of it may be forbidden
-    _check_login(connection, answers[0], "")
+    _check_login(connection, endpoint, answers[0], login=False)
     connection.client_id = answers[1] if isinstance(answers[1], int) else 0
     if options.lease_key:
         token, run_id = await connection.ask(
@@ -393,14 +393,17 @@ async def _log_in(connection: Connection, endpoint: Endpoint, replaces: int, opt
             )
 
 
-def _check_login(connection: Connection, answer: object, refusal: str) -> None:
+def _check_login(connection: Connection, endpoint: Endpoint, answer: object, *, login: bool) -> None:
     text = text_of(answer)
     if "max number of clients" in text:
         raise Disconnected(f"{connection.name}: the target has no room for more clients", "clients")
-    if text and refusal:
-        raise TargetError(f"{refusal}: {code_of(text)}", hint="check user and password of the target")
+    if text and login and classify(text) is Verdict.RETRY:
+        raise Disconnected(f"{connection.name}: the target is not ready: {text}", code_of(text).lower())
+    who = f"the target {endpoint.display}"
+    if text and login:
+        raise login_refused(who, text)
     if text and classify(text) is Verdict.FATAL:
-        raise fatal(text)
+        raise fatal(text, who)
 
 
 async def while_connected(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from portd.backoff import Backoff
 from portd.control import Refused, open_control
-from portd.errors import TargetBusy, TargetError, TargetLost
+from portd.errors import TargetBusy, TargetError, TargetLost, TargetRefused
 from portd.target.connection import Disconnected
-from portd.target.replies import Verdict, classify, presentable
+from portd.target.replies import Verdict, classify, is_refusal, login_refused, presentable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,17 +32,18 @@ async def control(endpoint: Endpoint, what: str) -> AsyncIterator[Control]:
     Raises:
         TargetLost: the target cannot be reached.
         TargetBusy: it refuses for now.
-        TargetError: it refuses.
+        TargetRefused: it refuses our credentials, or what our user may not do.
+        TargetError: it refuses for another reason.
     """
     try:
         async with open_control(endpoint) as connection:
             yield connection
     except Refused as refusal:
-        raise _translate(refusal, what) from None
+        raise _translate(refusal, f"the target {endpoint.display}", what) from None
     except OSError as error:
         reason = error.strerror or str(error) or "no answer in time"
         raise TargetLost(
-            f"the target cannot be reached while {what}: {reason}", hint="check host, port and TLS"
+            f"the target {endpoint.display} cannot be reached while {what}: {reason}", hint="check host, port and TLS"
         ) from None
 
 
@@ -67,13 +68,14 @@ async def patiently(action: Callable[[], Awaitable[ResultT]], note: Callable[[st
             await asyncio.sleep(backoff.next_wait())
 
 
-def _translate(refusal: Refused, what: str) -> TargetError:
+def _translate(refusal: Refused, who: str, what: str) -> TargetError:
     text = presentable(refusal.text)
-    if refusal.login:
-        return TargetError(
-            f"the target refused the credentials while {what}", hint="check user and password of the target"
-        )
     if classify(refusal.text) is Verdict.RETRY:
-        return TargetBusy(f"the target refuses for now while {what}: {text}")
-    hint = "see the documentation for the permissions portd needs" if text.startswith("NOPERM") else None
-    return TargetError(f"the target refused while {what}: {text}", hint=hint)
+        return TargetBusy(f"{who} refuses for now while {what}: {text}")
+    if refusal.login:
+        return login_refused(who, text)
+    if is_refusal(text):
+        return TargetRefused(
+            f"{who} refused while {what}: {text}", hint="docs/operations.md lists what portd's user needs"
+        )
+    return TargetError(f"{who} refused while {what}: {text}")

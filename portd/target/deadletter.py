@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.errors import ConfigError, SpoolError, TargetRejected, printable
+from portd.errors import REDACTED, ConfigError, SpoolError, TargetRejected, printable
 from portd.log import get_logger
 from portd.target.replies import code_of, presentable
 
@@ -53,16 +53,18 @@ class Letter:
         """What it is counted under."""
         return code_of(self.reply)
 
-    def fields(self) -> dict[str, Any]:
-        """What a JSON line holds. A key that is not UTF-8 is told as ``{"base64": ...}``."""
+    def fields(self, *, redact: bool = False) -> dict[str, Any]:
+        """What a JSON line holds. A key that is not UTF-8 is told as ``{"base64": ...}``, none where it is to be redacted."""
         try:
             key: str | dict[str, str] = self.key.decode()
         except UnicodeDecodeError:
             key = {"base64": base64.b64encode(self.key).decode()}
+        redacted = {"key": REDACTED, "redacted": True} if redact and self.key else {}
         return {
             "phase": self.phase,
             "db": self.db,
             "key": key,
+            **redacted,
             "command": self.command,
             "offset": self.offset,
             "code": self.code,
@@ -74,7 +76,7 @@ def read_keys(path: Path) -> frozenset[tuple[int, bytes]]:
     """The keys, with their databases, that the letters of snapshots in a file name.
 
     Raises:
-        ConfigError: it cannot be read, holds something else, or more letters than may be held.
+        ConfigError: it cannot be read, holds something else, keys that are redacted, or more letters than may be held.
     """
     keys: set[tuple[int, bytes]] = set()
     number = 0
@@ -86,6 +88,11 @@ def read_keys(path: Path) -> frozenset[tuple[int, bytes]]:
                 letter = json.loads(line)
                 key = letter["key"]
                 if letter["phase"] == "snapshot" and key and letter["db"] >= 0:
+                    if letter.get("redacted"):
+                        raise ConfigError(
+                            f"{path}: line {number} does not name its key: it was written with redact_keys",
+                            hint="restore the whole file instead",
+                        )
                     keys.add((letter["db"], base64.b64decode(key["base64"]) if isinstance(key, dict) else key.encode()))
     except OSError as error:
         raise ConfigError(f"{path}: {(error.strerror or 'unreadable').lower()}", hint=LETTERS_HINT) from None
@@ -102,18 +109,26 @@ class DeadLetters:
         path: file to append to; None keeps no file.
         max_bytes: size at which the file takes no more; what comes later is counted and logged only.
         stop: the policy: the first letter ends the sync.
+        redact: name no key, neither in the file nor in the log.
 
     Raises:
         SpoolError: the file cannot be opened.
     """
 
     def __init__(
-        self, progress: Progress, *, path: Path | None = None, max_bytes: int = DEFAULT_MAX_BYTES, stop: bool = False
+        self,
+        progress: Progress,
+        *,
+        path: Path | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        stop: bool = False,
+        redact: bool = False,
     ) -> None:
         self.progress = progress
         self._path = path
         self._max_bytes = max_bytes
         self._stop = stop
+        self._redact = redact
         self._file: FileIO | None = None
         self._size = 0
         self.unwritten = 0  # letters that the file did not take
@@ -135,7 +150,7 @@ class DeadLetters:
         self._log(letter, self.progress.dead_letters[letter.code])
         self._write(letter)
         if self._stop:
-            key = f", key {printable(letter.key)}" if letter.key else ""
+            key = f", key {self._shown(letter)}" if letter.key else ""
             raise TargetRejected(
                 f"the target refused {letter.command} (db {letter.db}{key}, {letter.phase} offset {letter.offset}): "
                 f"{presentable(letter.reply)}",
@@ -151,7 +166,12 @@ class DeadLetters:
     def _write(self, letter: Letter) -> None:
         if self._path is None:
             return
-        line = json.dumps({"time": round(time.time(), 3), **letter.fields()}, separators=(",", ":")).encode() + b"\n"
+        line = (
+            json.dumps(
+                {"time": round(time.time(), 3), **letter.fields(redact=self._redact)}, separators=(",", ":")
+            ).encode()
+            + b"\n"
+        )
         if self._file is None or self._size + len(line) > self._max_bytes:
             self.unwritten += 1
             return
@@ -161,6 +181,9 @@ class DeadLetters:
             raise self._unwritable(error) from None
         self._size += len(line)
 
+    def _shown(self, letter: Letter) -> str:
+        return REDACTED if self._redact and letter.key else printable(letter.key)
+
     def _log(self, letter: Letter, number: int) -> None:
         if number > LOGGED_EACH and number & (number - 1):
             return
@@ -168,7 +191,7 @@ class DeadLetters:
             "refused by the target",
             phase=letter.phase,
             db=letter.db,
-            key=printable(letter.key),
+            key=self._shown(letter),
             command=letter.command,
             offset=letter.offset,
             reply=presentable(letter.reply),

@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portd.backoff import Backoff
 from portd.control import parse_pairs
-from portd.errors import LinkTaken, TargetBusy, TargetError
+from portd.errors import LinkTaken, TargetBusy, TargetError, TargetRefused
 from portd.log import get_logger
 from portd.model import LinkState
 from portd.resp import request
 from portd.target.checkpoint import LEASE_SUFFIX, run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control
-from portd.target.replies import Verdict, classify, code_of, presentable
+from portd.target.replies import Verdict, classify, code_of, is_refusal, presentable
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
@@ -322,7 +322,8 @@ def _check(answer: object) -> None:
         return
     if classify(text) is Verdict.RETRY or text.startswith("EXECABORT"):
         raise TargetBusy(f"the target is not ready: {code_of(text)}")
-    raise TargetError(
+    kind = TargetRefused if is_refusal(text) else TargetError
+    raise kind(
         f"the target refuses the lease: {presentable(text)}",
         hint="portd's user needs +pexpire, and what checkpoints need",
     )

@@ -74,7 +74,8 @@ async def probe(endpoint: Endpoint, options: ConnectionOptions | None = None) ->
     Raises:
         TargetLost: it cannot be reached; retriable.
         TargetBusy: it is loading, or busy; retriable.
-        TargetError: it is a cluster node, a replica, or our user may not do what a sync does.
+        ConfigError: it is a cluster node, or a read-only replica.
+        TargetRefused: it refuses the credentials, or our user may not do what a sync does.
     """
     capabilities = await inspect(endpoint, options)
     capabilities.require_usable()

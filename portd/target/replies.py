@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from portd.errors import TargetError
+from portd.errors import TargetError, TargetRefused
 
 MAX_TEXT: Final = 200  # bytes of a reply that are kept
 
@@ -25,6 +25,8 @@ class Verdict(StrEnum):
 RETRY_CODES: Final = frozenset(
     {"OOM", "LOADING", "MISCONF", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "READONLY"}
 )
+# Credentials and permissions: only the operator can change that.
+REFUSAL_CODES: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM", "DENIED"})
 FATAL_CODES: Final = frozenset({"NOAUTH", "WRONGPASS", "MOVED", "ASK"})
 # The connection that said this will not recover: a replica was promoted elsewhere, or the server is starting.
 RECONNECT_CODES: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "BUSY"})
@@ -34,8 +36,6 @@ PROTOCOL_ERROR: Final = "ERR Protocol error"
 
 _HINTS: Final = {
     "ERR": "an argument is larger than the target takes: raise its proto-max-bulk-len, and let portd's user read it (+config|get)",
-    "NOAUTH": "the target wants a password: set it in the URL or with --target-password-file",
-    "WRONGPASS": "check user and password of the target",
     "MOVED": "the target is a cluster node: clusters are not supported yet as targets",
     "ASK": "the target is a cluster node: clusters are not supported yet as targets",
 }
@@ -79,6 +79,35 @@ def already_applied(text: str) -> bool:
     return code_of(text) == "BUSYGROUP" or (code_of(text) == "ERR" and "equal or smaller" in text)
 
 
-def fatal(text: str) -> TargetError:
-    """The error that ends a sync because of a fatal reply."""
-    return TargetError(f"the target refuses everything: {presentable(text)}", hint=_HINTS.get(code_of(text)))
+def is_refusal(text: str) -> bool:
+    """Whether an error reply is about what our user may do, or about a command that is not there."""
+    return code_of(text) in REFUSAL_CODES or text.startswith("ERR unknown command")
+
+
+def fatal(text: str, who: str = "the target") -> TargetError:
+    """The error that ends a sync because of a fatal reply of *who*."""
+    if is_refusal(text):
+        return login_refused(who, text)
+    return TargetError(f"{who} refuses everything: {presentable(text)}", hint=_HINTS.get(code_of(text)))
+
+
+def login_refused(who: str, text: str) -> TargetRefused:
+    """The error for a refused login.
+
+    Args:
+        who: refused it, with its address where that is known.
+        text: the reply; it may repeat what was sent, so that only its code is told.
+    """
+    code, sentence = code_of(text), text.lower()
+    if code == "NOAUTH" or "operation not permitted" in sentence:
+        return TargetRefused(
+            f"{who} wants a password and got none ({code})", hint="set it in a password file, a variable or the URL"
+        )
+    if "no password is set" in sentence or "without any password configured" in sentence:
+        return TargetRefused(
+            f"{who} has no password, but one was given ({code})",
+            hint="leave the password out, or name a user in the URL",
+        )
+    return TargetRefused(
+        f"{who} refused the credentials ({code})", hint="check user and password; a user goes into the URL"
+    )

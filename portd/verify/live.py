@@ -11,8 +11,9 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.control import parse_info
-from portd.errors import ConfigError
+from portd.errors import ConfigError, PortdError, TargetRefused
 from portd.target.capabilities import rdb_version_of
+from portd.target.replies import is_refusal, login_refused
 from portd.verify.wire import Refused, Wire
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ def pour(decoder: SnapshotDecoder, data: bytes | memoryview, sink: Sink) -> None
             return
 
 
+def _refused(what: str, refusal: Refused) -> PortdError:
+    """What an error reply means here."""
+    kind = TargetRefused if is_refusal(str(refusal)) else ConfigError
+    return kind(f"{what}: {refusal}", hint=_HINT)
+
+
 class LiveReader:
     """Reads keys of one end; see `open`.
 
@@ -78,6 +85,7 @@ class LiveReader:
 
         Raises:
             LinkLost: it cannot be reached.
+            TargetRefused: it does not let us in, or may not say who it is.
             ConfigError: it does not say who it is.
         """
         await self._wire.open()
@@ -85,7 +93,9 @@ class LiveReader:
             info = parse_info(await self._wire.ask("INFO", "server"))
             info |= parse_info(await self._wire.ask("INFO", "keyspace"))
         except Refused as error:
-            raise ConfigError(f"{self._wire.where} does not let us ask: {error}", hint=_HINT) from None
+            if str(error).startswith("NOAUTH"):
+                raise login_refused(self._wire.where, str(error)) from None
+            raise _refused(f"{self._wire.where} does not let us ask", error) from None
         self.family = "valkey" if "valkey_version" in info else "redis"
         numbers = [int(part) for part in info[f"{self.family}_version"].split(".") if part.isdecimal()]
         major, minor, patch = [*numbers, 0, 0, 0][:3]
@@ -183,7 +193,7 @@ class LiveReader:
             try:
                 size = await wire.bulk()
             except Refused as error:
-                raise ConfigError(f"{wire.where} does not let us read keys: {error}", hint=_HINT) from None
+                raise _refused(f"{wire.where} does not let us read keys", error) from None
             if size >= 0:
                 await self._pass(db, name, expiry, size, decoder, sink, after)
 
@@ -240,4 +250,4 @@ class LiveReader:
         try:
             return await self._wire.reply()
         except Refused as error:
-            raise ConfigError(f"{self._wire.where} refuses {command}: {error}", hint=_HINT) from None
+            raise _refused(f"{self._wire.where} refuses {command}", error) from None

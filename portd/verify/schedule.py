@@ -11,7 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import PortdError, printable
+from portd.errors import REDACTED, PortdError, printable
 from portd.log import get_logger
 from portd.verify.options import Options
 from portd.verify.report import EXIT_DIFFERENT, words_of
@@ -107,7 +107,7 @@ class Schedule:
         """The log names some of the keys that differ."""
         self._named += 1
         if self._named <= NAMED_KEYS:
-            name = "(redacted)" if self._settings.redact_keys else printable(key.name)
+            name = REDACTED if self._settings.redact_keys else printable(key.name)
             log.warning("key differs", db=key.db, key=name, differs=" ".join(words_of(key.kinds)), note=key.note)
 
     def _tell(self, report: Report, state: VerifyProgress, result: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.errors import LinkLost, PortdError
+from portd.errors import LinkLost
 from portd.resp import request
+from portd.target.replies import login_refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -74,7 +75,7 @@ class Wire(asyncio.Protocol):
 
         Raises:
             LinkLost: it cannot be reached.
-            PortdError: the credentials are refused.
+            TargetRefused: the credentials are refused.
         """
         try:
             self._transport, _ = await self._endpoint.connect(lambda: self, timeout=self._connect_seconds)
@@ -88,8 +89,8 @@ class Wire(asyncio.Protocol):
             self.write(auth)
             try:
                 await self.reply()
-            except Refused:
-                raise PortdError(f"{self.where} refuses the credentials", hint="check user and password") from None
+            except Refused as refusal:
+                raise login_refused(self.where, str(refusal)) from None
 
     def send(self, *words: bytes | str | int) -> None:
         """Adds one command to what is sent when the next reply is waited for."""

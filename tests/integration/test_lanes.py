@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from portd.endpoint import Endpoint, Tls
-from portd.errors import PortdError, TargetBusy, TargetError, TargetLost, TargetRejected
+from portd.errors import PortdError, TargetBusy, TargetError, TargetLost, TargetRefused, TargetRejected
 from portd.kernel.batch import CLOSE, OPEN, ORDERED, SPREAD, Batch
 from portd.model import Progress
 from portd.pipeline import ByteBudget
@@ -390,7 +390,7 @@ async def test_one_forbidden_key_does_not_take_its_mset_down(servers: ServerFact
 async def test_wrong_password_is_fatal(servers: ServerFactory) -> None:
     """Credentials that the target refuses end the writers at once, with a hint and without the password."""
     target = servers(requirepass="right")
-    with pytest.raises(TargetError, match="credentials") as caught:
+    with pytest.raises(TargetRefused, match="credentials") as caught:
         async with running(Load(f"redis://:wrong@127.0.0.1:{target.port}")) as load:
             await load.put(strings(10))
     assert caught.value.hint

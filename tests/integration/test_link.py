@@ -410,10 +410,27 @@ async def test_info(servers: ServerFactory, binary: Binary) -> None:
     assert info.refused == frozenset()
 
 
-async def test_info_of_nobody() -> None:
-    """A source that is not there is a loss, not an unknown."""
-    with pytest.raises(SourceLost):
-        await read_info(Endpoint(host="127.0.0.1", port=free_port()))
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://127.0.0.1:{port}", "nobody listens"),
+        ("unix:///tmp/portd-no-such.sock", "nobody listens"),
+        ("redis://no-such-host.invalid", "does not resolve"),
+    ],
+)
+async def test_info_of_nobody(url: str, said: str) -> None:
+    """A source that is not there is a loss with its cause and address, not an unknown."""
+    endpoint = Endpoint.parse(url.format(port=free_port()))
+    with pytest.raises(SourceLost, match=rf"{said}.*\({endpoint.display}\)\nHINT"):
+        await read_info(endpoint)
+
+
+async def test_info_of_a_full_source(servers: ServerFactory) -> None:
+    """A source that turns clients away is there; when it closes quickly, its words are lost, and the hint tells them."""
+    server = servers(maxclients=1)
+    server.client().ping()
+    with pytest.raises((SourceBusy, SourceLost), match="maxclients"):
+        await read_info(Endpoint.parse(server.url))
 
 
 @pytest.mark.parametrize(
@@ -764,9 +781,13 @@ async def test_tls_refusals_name_the_cause(source: Server, certificates: Certifi
                 with pytest.raises(HandshakeError, match=words) as caught:
                     await each.begin()
                 assert caught.value.hint
+            with pytest.raises(HandshakeError, match=words):
+                await read_info(Endpoint("127.0.0.1", port, tls=tls))
         async with ends(Endpoint("127.0.0.1", port)) as each:
             with pytest.raises(SourceLost, match="rediss://"):
                 await each.begin()
+        with pytest.raises(SourceLost, match="rediss://"):
+            await read_info(Endpoint("127.0.0.1", port))
     async with ends(Endpoint("127.0.0.1", source.port, tls=good), connect_seconds=1.0) as each:
         with pytest.raises(SourceError):
             await each.begin()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portd.endpoint import Endpoint
-from portd.errors import ConfigError, PortdError, TargetBusy, TargetError, TargetLost, TargetNotEmpty
+from portd.errors import ConfigError, PortdError, TargetBusy, TargetError, TargetLost, TargetNotEmpty, TargetRefused
 from portd.kernel.crc64 import crc64
 from portd.model import Position
 from portd.target.capabilities import NEEDED_COMMANDS, rdb_version_of
@@ -79,14 +79,14 @@ async def test_missing_permissions_are_named(target: Server) -> None:
     target.client().acl_setuser(
         "weak", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-exists", "-rpush"]
     )
-    with pytest.raises(TargetError, match="exists, rpush\nHINT: grant them: ACL SETUSER"):
+    with pytest.raises(TargetRefused, match="exists, rpush\nHINT: grant them: ACL SETUSER"):
         await probe(_endpoint(target, "weak:pw@"))
 
 
 async def test_user_without_multi_changes_nothing(target: Server) -> None:
     """Where MULTI is refused nothing is probed by queueing: it would be executed."""
     target.client().acl_setuser("nomulti", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-multi"])
-    with pytest.raises(TargetError, match="multi"):
+    with pytest.raises(TargetRefused, match="multi"):
         await probe(_endpoint(target, "nomulti:pw@"))
     assert target.client().dbsize() == 0
 
@@ -102,12 +102,12 @@ async def test_full_target_is_probed(servers: ServerFactory) -> None:
 async def test_unsupported_targets_are_refused(servers: ServerFactory) -> None:
     """A cluster node and a read-only replica are refused with what to do instead; both can be inspected."""
     node = servers(cluster_enabled="yes", cluster_port=free_port())  # by default the port + 10,000, which may be none
-    with pytest.raises(TargetError, match="cluster node\nHINT"):
+    with pytest.raises(ConfigError, match="cluster node\nHINT"):
         await probe(_endpoint(node))
     assert (await inspect(_endpoint(node))).cluster_enabled
     replica = servers()
     replica.client().replicaof("127.0.0.1", "1")  # a replica at once, also of nobody
-    with pytest.raises(TargetError, match="replica\nHINT"):
+    with pytest.raises(ConfigError, match="replica\nHINT"):
         await probe(_endpoint(replica))
 
 
@@ -116,9 +116,9 @@ async def test_target_that_is_away_or_locked() -> None:
     with pytest.raises(TargetLost):
         await probe(Endpoint.parse(f"redis://127.0.0.1:{free_port()}"))
     with Server(requirepass="right") as server:
-        for url in (f"redis://127.0.0.1:{server.port}", f"redis://:wrong@127.0.0.1:{server.port}"):
-            with pytest.raises(TargetError, match="credentials") as caught:
-                await probe(Endpoint.parse(url))
+        for login, said in (("", "wants a password"), (":wrong@", "refused the credentials")):
+            with pytest.raises(TargetRefused, match=rf"redis://127.0.0.1:{server.port} {said}") as caught:
+                await probe(Endpoint.parse(f"redis://{login}127.0.0.1:{server.port}"))
             assert not caught.value.retriable
             assert "wrong" not in str(caught.value)
 

@@ -119,6 +119,19 @@ def test_dead_letters_are_taken_up_again(servers: ServerFactory, tmp_path: Path)
     assert "no such file" in run(*again, tmp_path / "missing", expect=os.EX_CONFIG).err
 
 
+def test_redacted_dead_letters_name_no_key(servers: ServerFactory, tmp_path: Path) -> None:
+    """Neither file nor log tells the key, and such a file is no list of what to restore."""
+    file, letters = tmp_path / "a.rdb", tmp_path / "letters"
+    file.write_bytes(encode(Snapshot(False, 9, [Entry(1, b"whose", 0, b"x" * (3 << 20))])))
+    target = servers(proto_max_bulk_len="1mb")
+    done = run("restore", file, "--target", target.url, "--dead-letters", letters, "--redact-keys")
+    assert json.loads(letters.read_text())["key"] == "(redacted)"
+    assert "whose" not in letters.read_text() + done.err
+    assert "redacted" in done.err
+    again = run("restore", file, "--target", target.url, "--only-letters", letters, expect=os.EX_CONFIG)
+    assert "line 1 does not name its key" in again.err
+
+
 @pytest.mark.parametrize("preamble", ["yes", "no", "timestamps"])
 def test_append_only_files_are_taken(preamble: str, servers: ServerFactory, tmp_path: Path) -> None:
     """An append-only file of several parts, with a snapshot or commands as its base, gives what the server holds."""

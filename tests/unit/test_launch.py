@@ -126,6 +126,19 @@ def test_small_cgroup_has_one_process_after_the_other(limit: int | None, first: 
     assert ended.stdout.split() == [first, *{"modules", "settings"} - {first}, "service"]
 
 
+def test_parent_that_ignores_its_children_changes_nothing() -> None:
+    """Ignored signals are inherited; the worker learns all the same how the reader ended."""
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
+    )
+    words = [sys.executable, "-m", "portd", "sync", "--source", "nonsense://x", "--target", "redis://y"]
+    ended = subprocess.run(
+        [sys.executable, "-c", ignoring, *words],
+        capture_output=True, text=True, timeout=60, check=False, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert (ended.returncode, "Traceback" in ended.stderr) == (os.EX_CONFIG, False)
+
+
 def test_interrupt_during_the_start_ends_it_without_a_traceback(tmp_path: Path) -> None:
     """Ctrl-C in the first moments is no bug to be shown, and is not lost while the interpreter starts."""
     settings = tmp_path / "settings"

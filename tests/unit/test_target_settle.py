@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portd.backoff import Backoff
-from portd.errors import InternalError, SpoolError, TargetRejected
+from portd.errors import ConfigError, InternalError, SpoolError, TargetRejected
 from portd.kernel.replies import Note
 from portd.model import Progress
 from portd.resp import request
-from portd.target.deadletter import DeadLetters, Letter
+from portd.target.deadletter import DeadLetters, Letter, read_keys
 from portd.target.replies import Verdict, abort_cause, already_applied, classify, presentable
 from portd.target.settle import outcome, settle
 from portd.target.wire import split
@@ -181,6 +181,24 @@ def test_dead_letter_can_stop_the_sync(tmp_path: Path) -> None:
         )
     letters.close()
     assert (tmp_path / "dead.jsonl").read_text().count("\n") == 1
+
+
+def test_dead_letters_can_be_redacted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No key in the file, the log and the error; a letter without a key looks as ever."""
+    path = tmp_path / "dead.jsonl"
+    letters = DeadLetters(Progress(), path=path, redact=True)
+    for key in (b"secret", b"\xffsecret", b""):
+        letters.add(Letter(phase="snapshot", db=3, key=key, command="RPUSH", offset=7, reply=WRONGTYPE))
+    letters.close()
+    text = path.read_text()
+    assert [json.loads(line)["key"] for line in text.splitlines()] == ["(redacted)", "(redacted)", ""]
+    stopping = DeadLetters(Progress(), stop=True, redact=True)
+    with pytest.raises(TargetRejected, match=r"key \(redacted\), stream") as caught:
+        stopping.add(Letter(phase="stream", db=0, key=b"secret", command="SET", offset=9, reply=WRONGTYPE))
+    said = capsys.readouterr()
+    assert "secret" not in text + str(caught.value) + said.out + said.err
+    with pytest.raises(ConfigError, match=r"line 1 does not name its key: .*redact_keys\nHINT"):
+        read_keys(path)
 
 
 def test_dead_letter_file_that_cannot_be_opened(tmp_path: Path) -> None:

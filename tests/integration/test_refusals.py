@@ -1,0 +1,149 @@
+"""What an end refuses for good ends with 77, so that the unit does not start again; what passes is waited for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.process import Portd
+from tests.servers import free_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import ServerFactory
+    from tests.servers import Server
+
+SECRET = "hunter2-is-no-word-of-any-message"
+
+
+def at(server: Server, login: str = "") -> str:
+    """URL with another login than the server's own."""
+    return f"redis://{login}127.0.0.1:{server.port}"
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    """A command other than sync, as an operator runs it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTD_")}
+    return subprocess.run(
+        [sys.executable, "-m", "portd", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment,
+    )
+
+
+def ended(portd: Portd, code: int, *said: str) -> None:
+    """Waits for the end of a sync: its code, what it says, and that it gives no secret away."""
+    assert portd.wait() == code, portd.log()
+    for words in said:
+        assert words in portd.log(), portd.log()
+    assert SECRET not in portd.log()
+
+
+@pytest.mark.parametrize(
+    ("login", "password", "said"),
+    [
+        (f":{SECRET}@", "right", "refused the credentials (WRONGPASS)"),
+        (f"nobody:{SECRET}@", "", "refused the credentials (WRONGPASS)"),
+        ("", "right", "wants a password and got none (NOAUTH)"),
+        (f":{SECRET}@", "", "has no password, but one was given (ERR)"),
+    ],
+    ids=["wrong", "unknown-user", "none", "too-many"],
+)
+def test_a_login_that_the_target_refuses(
+    login: str, password: str, said: str, source: Server, servers: ServerFactory
+) -> None:
+    """77 from sync, status and verify, with the address and without the password."""
+    target = servers(**({"requirepass": password} if password else {}))
+    with Portd(source, at(target, login)) as portd:
+        ended(portd, os.EX_NOPERM, f"{at(target)} {said}")
+    for words in (
+        ("status", "--target", at(target, login)),
+        ("verify", "--source", source.url, "--target", at(target, login)),
+        ("verify", "--source", at(target, login), "--target", source.url),
+    ):
+        shown = command(*words)
+        assert shown.returncode == os.EX_NOPERM, shown.stderr
+        assert f"{at(target)} {said}" in shown.stderr
+        assert SECRET not in shown.stderr
+        assert "Traceback" not in shown.stderr
+
+
+def test_a_password_that_is_changed_while_a_sync_runs(source: Server, target: Server, tmp_path: Path) -> None:
+    """The next connection is refused: 77."""
+    client = target.client()
+    client.acl_setuser("porter", enabled=True, passwords=[f"+{SECRET}"], keys=["*"], categories=["+@all"])
+    file = tmp_path / "password"
+    file.write_text(SECRET)
+    with Portd(source, at(target, "porter@"), target_password_file=file) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        client.acl_setuser("porter", passwords=["+other", f"-{SECRET}"])
+        client.client_kill_filter(user="porter")
+        ended(portd, os.EX_NOPERM, f"{at(target)} refused the credentials (WRONGPASS)")
+
+
+@pytest.mark.parametrize(
+    ("keys", "commands", "said"),
+    [
+        ("*", ["+@all", "-exists"], "may not run them: exists"),
+        ("data:*", ["+@all"], "NOPERM"),
+    ],
+    ids=["command", "checkpoint"],
+)
+def test_a_user_who_may_not_do_what_a_sync_does(
+    keys: str, commands: list[str], said: str, source: Server, target: Server
+) -> None:
+    """77: a command is missing, or the key of the checkpoint is out of the user's patterns."""
+    target.client().acl_setuser("weak", enabled=True, passwords=["+pw"], keys=[keys], commands=commands)
+    with Portd(source, at(target, "weak:pw@")) as portd:
+        ended(portd, os.EX_NOPERM, said)
+
+
+def test_a_read_only_replica_is_a_mistake_in_the_settings(source: Server, target: Server) -> None:
+    """78, as `check` says."""
+    target.client().replicaof("127.0.0.1", "1")
+    with Portd(source, target) as portd:
+        ended(portd, os.EX_CONFIG, "read-only replica")
+
+
+def test_a_key_that_our_user_may_not_write_is_a_dead_letter(source: Server, target: Server) -> None:
+    """NOPERM on one key, in snapshot and stream, ends nothing."""
+    target.client().acl_setuser(
+        "porter", enabled=True, passwords=["+pw"], keys=["ok*", "portd:*"], categories=["+@all"]
+    )
+    source.client().mset({"ok1": "1", "private1": "1"})
+    with Portd(source, at(target, "porter:pw@")) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        source.client().set("private2", "2")
+        source.client().set("ok2", "2")
+        portd.until_applied(source)
+        status = portd.status()
+        assert status is not None
+        assert status["dead_letters"] == {"NOPERM": 2}
+        assert "private2" in portd.log()
+        assert target.client().mget("ok1", "ok2", "private1", "private2") == [b"1", b"2", None, None]
+
+
+def test_keys_that_may_not_be_seen_are_not_in_the_log(source: Server, target: Server) -> None:
+    """With --redact-keys, what was refused is told without the key; so is what ends the sync because of it."""
+    source.client().set("private1", "1")
+    target.client().acl_setuser("porter", enabled=True, passwords=["+pw"], keys=["portd:*"], categories=["+@all"])
+    with Portd(source, at(target, "porter:pw@"), redact_keys=True, on_refusal="stop") as portd:
+        ended(portd, os.EX_DATAERR, "the target refused", "(redacted)")
+        assert "private" not in portd.log()
+
+
+def test_what_is_not_there_is_told_apart(source: Server, target: Server) -> None:
+    """69 with cause and address, for both ends."""
+    address = f"redis://127.0.0.1:{free_port()}"
+    with Portd(address, target) as portd:
+        ended(portd, os.EX_UNAVAILABLE, f"nobody listens at the source's address ({address})")
+    with Portd(source, address) as portd:
+        ended(portd, os.EX_UNAVAILABLE, f"the target {address} cannot be reached")
