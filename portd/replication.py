@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from portd.backoff import Backoff
 from portd.config import ExpiryGap, OnRefusal
-from portd.errors import LinkLost, LinkTaken, PortdError, TargetError
+from portd.errors import ConfigError, LinkLost, LinkTaken, PortdError, TargetBusy, TargetError
 from portd.log import get_logger
 from portd.model import Phase
 from portd.pipeline import ByteBudget, FenceStatistics
@@ -99,7 +99,12 @@ class Replication:
             connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds, handshake=handshake
         )
         self._link = Link(self._source, self._spool, progress, options=options)
-        self._letters = DeadLetters(progress, path=settings.dead_letters, stop=settings.on_refusal is OnRefusal.STOP)
+        self._letters = DeadLetters(
+            progress,
+            path=settings.dead_letters,
+            stop=settings.on_refusal is OnRefusal.STOP,
+            redact=settings.redact_keys,
+        )
         self._session: Session | None = None
         self._forks = Backoff(first_seconds=1.0, limit_seconds=FULL_SYNC_SECONDS)
         self._copied_at = 0.0  # time.monotonic() of the last snapshot that was applied; 0 when it has been looked at
@@ -292,8 +297,10 @@ class Replication:
             return parts
         try:
             capabilities = await probe(self._target)
-        except BaseException:
+        except BaseException as error:
             self._link.close()  # of a full sync that is agreed on
+            if isinstance(error, ConfigError):  # it was usable before: perhaps a failover is under way
+                raise TargetBusy(str(error.args[0]), hint=error.hint) from error
             raise
         self._progress.target_info = capabilities.shown()
         connection = replace(parts.connection, lease_run_id=capabilities.run_id)
