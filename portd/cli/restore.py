@@ -83,7 +83,7 @@ def _config_file(settings: Settings, file: Path | None, flags: Mapping[str, Any]
     if file is None:
         return None
     variables = {name.removeprefix(ENV_PREFIX).lower() for name in os.environ if name.startswith(ENV_PREFIX)}
-    return ConfigFile(file, frozenset({*flags, *variables}), settings.log_format)
+    return ConfigFile(file, frozenset({*flags, *variables, "source", "http"}), settings)
 
 
 def run_restore(settings: Settings, path: str, follow: Path | None, only: Path | None, file: ConfigFile | None) -> int:

@@ -78,7 +78,7 @@ def _run(settings: Settings, warnings: list[str], file: Path | None, pinned: fro
     redact_keys(on=settings.redact_keys)
     for name in warnings:
         log.get_logger("cli").warning("variable is not a setting", variable=name)
-    reread = ConfigFile(file, pinned, settings.log_format) if file is not None else None
+    reread = ConfigFile(file, pinned, settings) if file is not None else None
     return run_blocking(lambda: Service(settings), settings, reread)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.process import Portd
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.servers import Server
+
+
+def more_refused(portd: Portd, than: int) -> bool:
+    """Another reload has failed."""
+    return portd.log().count("reload failed") > than
 
 
 def test_a_hangup_reloads_the_file(source: Server, target: Server, tmp_path: Path) -> None:
@@ -25,9 +31,12 @@ def test_a_hangup_reloads_the_file(source: Server, target: Server, tmp_path: Pat
         portd.signal(signal.SIGHUP)
         wait_for_sync(lambda: "needs_restart=writers" in portd.log(), dump=portd.log)
         wait_for_sync(lambda: "event=memtrace" in portd.log(), dump=portd.log)
-        file.write_text("writers = ")
-        portd.signal(signal.SIGHUP)
-        wait_for_sync(lambda: "reload failed" in portd.log(), dump=portd.log)
+        for mistake in ("writers = ", 'writers = "x"', 'memory_budget = "1KiB"', 'existing = "nope"'):
+            refused = portd.log().count("reload failed")
+            file.write_text(f'log_level = "debug"\n{mistake}\n')
+            portd.signal(signal.SIGHUP)
+            wait_for_sync(partial(more_refused, portd, refused), dump=portd.log)
+        assert portd.log().count("event=reloaded") == 1
         source.client().set("a", "1")
         portd.until_applied(source)
         assert portd.terminate() == os.EX_OK, portd.log()

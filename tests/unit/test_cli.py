@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ import portd
 from portd.cli.failures import cause, exit_code, leaves
 from portd.cli.options import show_default
 from portd.cli.reload import Changes, ConfigFile
-from portd.config import SETTINGS, LogLevel
+from portd.config import SETTINGS, LogLevel, Settings
+from portd.configload import load_settings
 from portd.errors import (
     ConfigError,
     DecodeError,
@@ -32,9 +34,10 @@ from portd.errors import (
     TargetBusy,
     TargetNotEmpty,
 )
+from portd.memory.plan import plan_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # A service without a sync: does what its argument says and is run by the real runner.
 SCRIPT = """
@@ -329,12 +332,14 @@ def test_a_terminal_gets_a_live_line(script: Path) -> None:
 
 # ---------------------------------------------------------------- SIGHUP
 
+SOME = Settings(source="redis://source", target="redis://target")
+
 
 def test_a_file_read_again_tells_what_changed(tmp_path: Path) -> None:
     """Some settings change live, a flag wins over the file, and the others need a restart, which is said each time."""
     file = tmp_path / "portd.toml"
     file.write_text('writers = 4\nlog-level = "info"\nmemtrace = 1\n')
-    config = ConfigFile(file, frozenset({"memtrace"}))
+    config = ConfigFile(file, frozenset({"memtrace", "source", "target"}), SOME)
     assert config.reread() == Changes()
     file.write_text('writers = 8\nlog_level = "debug"\nmemtrace = 2\nprogress_seconds = 3\n')
     told = Changes({"log_level": LogLevel.DEBUG, "progress_seconds": 3.0}, ["memtrace"], ["writers"])
@@ -344,17 +349,52 @@ def test_a_file_read_again_tells_what_changed(tmp_path: Path) -> None:
     assert config.reread().live == {"log_level": LogLevel.INFO, "progress_seconds": 5.0}
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "value",
+    [*("7", "70000", "1e9", "-1", "0.5", "true", "[1]"), *('"7"', '"2MiB"', '"off"', '"auto"', '"yes"', '"a b"', '""')],
+)
+def test_a_file_is_read_again_as_it_is_at_the_start(name: str, value: str, tmp_path: Path) -> None:
+    """What one way of reading refuses, the other refuses; what both take means the same."""
+    file = tmp_path / "portd.toml"
+    file.write_text("")
+    config = ConfigFile(file, frozenset({"source", "target"} - {name}), SOME)
+    file.write_text(f"{name} = {value}\n")
+    ends = {each: getattr(SOME, each) for each in ("source", "target") if each != name}
+
+    def outcome(read: Callable[[], Settings]) -> object:
+        try:
+            settings = read()
+            plan_memory(settings, None)
+        except ConfigError:
+            return "refused"
+        return settings
+
+    started = outcome(lambda: load_settings(ends, file))
+    again = outcome(lambda: config._settings_of(tomllib.loads(file.read_text())))
+    if value == "true" and started != again:
+        assert again == "refused"  # a number
+    else:
+        assert started == again
+
+
 @pytest.mark.parametrize(
     "text",
-    ['log_level = "loud"', "memtrace = -1", "memtrace = []", "progress_seconds = 9999", "sauce = 1", "writers ="],
+    [
+        *('log_level = "loud"', "memtrace = -1", "memtrace = []", "progress_seconds = 9999", "sauce = 1", "writers ="),
+        *('writers = "x"', "writers = 65", "writers = true", 'memory_budget = "1KiB"', 'memory_budget = "2MiB"'),
+        *('existing = "nope"', 'link = "a b"', "takeover = 7", "dead_letters = 1", "source_password = 5", 'http = "x"'),
+        *("connect_seconds = 0", 'spool_dir = "off"\nprune = "prune"', 'command_bytes = "4MiB"'),
+    ],
 )
 def test_a_file_with_mistakes_changes_nothing(text: str, tmp_path: Path) -> None:
     """A mistake is an error that says so, and what was valid before stays."""
     file = tmp_path / "portd.toml"
     file.write_text("")
-    config = ConfigFile(file, frozenset())
+    config = ConfigFile(file, frozenset({"source", "target"}), SOME)
     file.write_text('log_level = "debug"\n' + text)
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="nothing was changed") as caught:
         config.reread()
+    assert "5" not in str(caught.value) or "password" not in text
     file.write_text('log_level = "debug"\n')
     assert config.reread().live == {"log_level": LogLevel.DEBUG}

@@ -194,7 +194,7 @@ def test_values_that_are_none_are_refused(name: str, tmp_path: Path) -> None:
             load({**ENDS, name: value})
     file = tmp_path / "portd.toml"
     file.write_text("")
-    config = ConfigFile(file, frozenset())
+    config = ConfigFile(file, frozenset({"source", "target"}), load(ENDS))
     for value in ("-1", "1.5", "true", '"fast"', "[]"):
         file.write_text(f"{name} = {value}\n")
         with pytest.raises(ConfigError, match=name):
