@@ -95,7 +95,7 @@ class ConfigFile:
         """What the next start would make of the file.
 
         Raises:
-            ConfigError: nothing.
+            ConfigError: it would not start.
         """
         known: dict[str, Any] = {}
         for name, kind in get_type_hints(Settings).items():
