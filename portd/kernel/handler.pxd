@@ -62,6 +62,7 @@ cdef class Handler:
     cdef uint64_t offset                # of the snapshot, set by the decoder before each step
     cdef bint valkey                    # the snapshot is of that family; set when its magic was read
     cdef Py_ssize_t small_bytes         # a value up to here is small
+    cdef Py_ssize_t small_name          # a longer name of a key leaves a command too little room for many elements
     cdef bint binary_scores             # scores that stand as doubles in the snapshot are told so, not as text
     cdef uint64_t whole_elements        # a collection of more is not measured: it is large
     cdef uint64_t keys_failed           # refused for good

@@ -263,6 +263,8 @@ cdef class KeyReader(OpcodeReader):
         cdef uint64_t commands = 1 + bytes // 512
         if self.layout.collection == C_STREAM or self.layout.collection == C_ARRAY or self._has_last():
             commands = 1 + bytes // 8           # one command for each entry, pending entry or field with an expiry
+        if self.key.size > self.out.small_name:
+            commands = 1 + bytes                # the name alone may fill a command: then each element has its own
         return bytes + commands * (<uint64_t>self.key.size + 64)
 
     cdef bint _is_empty_blob(self) noexcept:

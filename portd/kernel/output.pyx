@@ -42,6 +42,7 @@ cdef class CommandOutput(Handler):
         self.batches = deque()
         self.batch_bytes = self.small_bytes = batch_bytes
         self.command_bytes = command_bytes
+        self.small_name = command_bytes // 16
         self.command_elements = command_elements
         self.chunk_bytes = chunk_bytes
         self.letters = []

@@ -22,6 +22,7 @@ from portd.kernel.window cimport PP_SKIP, ST_ARRAY, ST_HEAD, ST_MODULE, ST_TEMPL
 cdef enum:
     TEMPLATES_BYTES = 4 << 20       # field names of hash templates: those of the snapshot and of the value in progress
     NAME_COST = 64                  # bytes that an object costs beside what is in it
+    TEMPLATE_COST = 192             # of a template without names: its list, its number and its place in the dict
 
 
 cdef class RareReader(ElementReader):
@@ -33,7 +34,7 @@ cdef class RareReader(ElementReader):
         cdef uint64_t id = 0
         cdef uint64_t n = 0
         cdef list fields = []
-        cdef Py_ssize_t size = NAME_COST            # of the entry, however few names it has
+        cdef Py_ssize_t size = TEMPLATE_COST        # however few names it has
         cdef int r = self._number(c, &id)
         if r == R_OK:
             r = self._number(c, &n)
@@ -45,6 +46,9 @@ cdef class RareReader(ElementReader):
             if r == R_LARGE or self.templates_size + size > TEMPLATES_BYTES:
                 return self._fail("hash templates take too much memory", LimitExceeded)
             n -= 1
+        # Templates without names never came by the check in the loop.
+        if self.templates_size + size > TEMPLATES_BYTES:
+            return self._fail("hash templates take too much memory", LimitExceeded)
         if r == R_OK:
             self.templates[id] = fields
             self.templates_size += size

@@ -264,6 +264,23 @@ def test_a_long_key_name_does_not_multiply() -> None:
         check(decode(data), run(data, spec))
 
 
+@pytest.mark.parametrize("kind", [16, 18, 20])
+def test_a_name_longer_than_a_command_fills_no_endless_batch(kind: int) -> None:
+    """Behind such a name each element is a command of its own: some hundred elements are a big key then."""
+    name = b"k" * 100_000
+    members = [b"%d" % n for n in range(250)]
+    values: dict[int, Value] = {
+        16: HashValue(dict.fromkeys(members, b"v")),
+        18: ListValue(members),
+        20: SetValue(set(members)),
+    }
+    data = encode(Snapshot(False, 11, [Entry(0, name, kind, values[kind])]))
+    limits = Limits()
+    largest = max(len(batch) for batch in batches_of(data, REDIS_6, limits))
+    assert largest <= limits.batch_bytes + limits.command_bytes + 2 * len(name)
+    check(decode(data), run(data, REDIS_6))
+
+
 @pytest.mark.parametrize("make", [noise, pattern])
 def test_memory_does_not_grow_with_the_value(make: Callable[[int], bytes]) -> None:
     """A value of many windows passes through with the decoder's own memory bounded, and few bytes waiting."""

@@ -386,6 +386,13 @@ def test_names_of_a_templated_hash_are_bounded() -> None:
     assert "field names" in str(error)
 
 
+def test_templates_without_names_are_bounded() -> None:
+    """A template costs memory also when it has no names: they are refused before they are many megabytes."""
+    error = error_of(snapshot_with(b"".join(b"\xf2" + length(index) + length(0) for index in range(100_000))))
+    assert isinstance(error, LimitExceeded)
+    assert "hash templates" in str(error)
+
+
 @pytest.mark.parametrize(("first", "last"), [(0, 16384), (5, 4), (16384, 16384), (0, 1 << 40)])
 def test_slots_that_no_cluster_has(first: int, last: int) -> None:
     """Ranges of slots under import are believed only where such slots are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 from typing import TYPE_CHECKING
 
 import pytest
@@ -237,6 +238,18 @@ def test_half_imported_slots_are_left_out() -> None:
     result = run(data, VALKEY_9)
     assert set(result.target.databases[0]) == {b"bar"}
     assert result.statistics()["keys_filtered"] == 2
+
+
+def test_every_key_is_in_the_slot_that_clusters_give_it() -> None:
+    """The slot is CRC-16/XMODEM of the hash tag, if there is one, else of the name, however long that is."""
+    tags = {b"{a}b": b"a", b"{}a": b"{}a", b"a{b": b"a{b", b"{{a}}": b"{a", b"a{b}{c}": b"b"}
+    names = [b"", bytes(range(256)), b"long" * 10_000, *(b"key:%d" % n for n in range(500)), *tags]
+    entries = [Entry(0, name, 0, b"v") for name in names]
+    imported = {binascii.crc_hqx(tags.get(name, name), 0) % 16384 for name in names[::2]}
+    ranges = [(slot, slot) for slot in sorted(imported)]
+    data = encode(Snapshot(True, 80, entries, slot_imports=[(b"j" * 40, ranges)]))
+    left = {name for name in names if binascii.crc_hqx(tags.get(name, name), 0) % 16384 not in imported}
+    assert set(run(data, VALKEY_9).target.databases[0]) == left
 
 
 def test_key_metadata_goes_only_to_targets_that_know_it() -> None:
