@@ -131,13 +131,16 @@ def test_a_key_that_our_user_may_not_write_is_a_dead_letter(source: Server, targ
         assert target.client().mget("ok1", "ok2", "private1", "private2") == [b"1", b"2", None, None]
 
 
-def test_keys_that_may_not_be_seen_are_not_in_the_log(source: Server, target: Server) -> None:
-    """With --redact-keys, what was refused is told without the key; so is what ends the sync because of it."""
+def test_keys_that_may_not_be_seen_are_told_nowhere(source: Server, target: Server, tmp_path: Path) -> None:
+    """With --redact-keys, what was refused is told and kept without the key; so is what ends the sync because of it."""
+    letters = tmp_path / "letters.jsonl"
     source.client().set("private1", "1")
     target.client().acl_setuser("porter", enabled=True, passwords=["+pw"], keys=["portd:*"], categories=["+@all"])
-    with Portd(source, at(target, "porter:pw@"), redact_keys=True, on_refusal="stop") as portd:
+    with Portd(source, at(target, "porter:pw@"), redact_keys=True, on_refusal="stop", dead_letters=letters) as portd:
         ended(portd, os.EX_DATAERR, "the target refused", "(redacted)")
         assert "private" not in portd.log()
+    assert "(redacted)" in letters.read_text()
+    assert "private" not in letters.read_text()
 
 
 def test_what_is_not_there_is_told_apart(source: Server, target: Server) -> None:
