@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portd.kernel.batch import CLOSE, OPEN, ORDERED, SPREAD
+from portd.kernel.events import EventHandler
+from portd.kernel.snapshot import SnapshotDecoder
 from tests.oracle.apply import split_commands
 from tests.oracle.dialects import REDIS_6, REDIS_7_0, REDIS_8_10, SPECS, VALKEY_8, VALKEY_9, Spec
 from tests.oracle.drive import FEEDS, SMALL, Limits, check_memory, make_decoder, run
@@ -279,6 +281,24 @@ def test_a_name_longer_than_a_command_fills_no_endless_batch(kind: int) -> None:
     largest = max(len(batch) for batch in batches_of(data, REDIS_6, limits))
     assert largest <= limits.batch_bytes + limits.command_bytes + 2 * len(name)
     check(decode(data), run(data, REDIS_6))
+
+
+def test_pending_entries_leave_piece_by_piece() -> None:
+    """Each of their lines repeats the key: one call makes no more of them than it hands out, and few that wait."""
+    name = b"k" * 30_000
+    data = encode(Snapshot(False, 11, [Entry(0, name, 21, big_stream(groups=1, pending=700))]), crc=0)
+    decoder = SnapshotDecoder(EventHandler())
+    view = memoryview(data)
+    handed = waiting = 0
+    while view:
+        view = view[decoder.feed(view) :]
+        while (lines := decoder.next_output()) is not None:
+            assert isinstance(lines, bytes)
+            handed += lines.count(b"\n")
+            waiting = max(waiting, decoder.statistics()["lines"] - handed)
+    decoder.finish()
+    assert handed > 3700
+    assert waiting < 50
 
 
 @pytest.mark.parametrize("make", [noise, pattern])
