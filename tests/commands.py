@@ -1,4 +1,4 @@
-"""`portd decode`, `dump` and `restore` as processes of their own, the way operators run them."""
+"""Commands other than sync as processes of their own, the way operators run them."""
 
 from __future__ import annotations
 

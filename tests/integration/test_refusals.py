@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.commands import run
 from tests.process import Portd
 from tests.servers import free_port
 
@@ -24,19 +23,6 @@ SECRET = "hunter2-is-no-word-of-any-message"
 def at(server: Server, login: str = "") -> str:
     """URL with another login than the server's own."""
     return f"redis://{login}127.0.0.1:{server.port}"
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    """A command other than sync, as an operator runs it."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTD_")}
-    return subprocess.run(
-        [sys.executable, "-m", "portd", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=environment,
-    )
 
 
 def ended(portd: Portd, code: int, *said: str) -> None:
@@ -69,11 +55,10 @@ def test_a_login_that_the_target_refuses(
         ("verify", "--source", source.url, "--target", at(target, login)),
         ("verify", "--source", at(target, login), "--target", source.url),
     ):
-        shown = command(*words)
-        assert shown.returncode == os.EX_NOPERM, shown.stderr
-        assert f"{at(target)} {said}" in shown.stderr
-        assert SECRET not in shown.stderr
-        assert "Traceback" not in shown.stderr
+        shown = run(*words, expect=os.EX_NOPERM).err
+        assert f"{at(target)} {said}" in shown
+        assert SECRET not in shown
+        assert "Traceback" not in shown
 
 
 def test_a_password_that_is_changed_while_a_sync_runs(source: Server, target: Server, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from portd.config import Settings
 from portd.errors import ConfigError, HandshakeError, LinkLost
 from portd.verify.options import Method, Options
 from portd.verify.run import verify
+from tests import commands
 from tests.compare import assert_equal
 from tests.datasets import fill_every_encoding, fill_mixed
 from tests.servers import wait_for
@@ -69,19 +70,6 @@ async def twins(source: Server, target: Server, keys: int = 500) -> None:
         lambda: source.info("replication")["master_repl_offset"] == target.info("replication")["master_repl_offset"]
     )
     client_of(target).execute_command("REPLICAOF", "NO", "ONE")
-
-
-def run_portd(*words: str) -> subprocess.CompletedProcess[str]:
-    """The command as an operator runs it."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTD_")}
-    return subprocess.run(
-        [sys.executable, "-m", "portd", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=environment,
-    )
 
 
 def plant(server: Server) -> dict[tuple[int, bytes], str]:
@@ -194,8 +182,7 @@ async def test_what_a_sync_copied_is_equal(binary: Binary, servers: ServerFactor
     source, target = servers(binary), servers()
     fill_every_encoding(source, big_bytes=150_000)
     words = ["sync", "--source", source.url, "--target", target.url, "--stop-after", "snapshot", "--http", "off"]
-    copied = await asyncio.to_thread(run_portd, *words, "--chunk-bytes", "128KiB")
-    assert copied.returncode == 0, copied.stderr
+    await asyncio.to_thread(commands.run, *words, "--chunk-bytes", "128KiB")
     report, found = await run(source, target, tmp_path)
     assert {name: key.shown() for name, key in found.items()} == {}
     assert (report.exit_code, report.equal) == (os.EX_OK, report.source.keys)
@@ -314,16 +301,13 @@ def test_the_command_reports_and_exits(source: Server, target: Server, tmp_path:
     """Text for people, JSON lines for programs, the outcome as exit code; nothing but JSON on standard output."""
     client_of(source).set(b"\xff", "x")
     arguments = ["verify", "--source", source.url, "--target", target.url, "--settle-seconds", "0.06"]
-    shown = run_portd(*arguments, "--json", "--output", str(tmp_path / "out.jsonl"))
-    lines = [json.loads(line) for line in shown.stdout.splitlines()]
-    assert shown.returncode == 1
+    shown = commands.run(*arguments, "--json", "--output", tmp_path / "out.jsonl", expect=1)
+    lines = [json.loads(line) for line in shown.out.splitlines()]
     assert lines[0] == {"db": 0, "key_base64": "/w==", "differs": ["missing"]}
     assert (lines[-1]["equal"], lines[-1]["different"], lines[-1]["kinds"]) == (False, 1, {"missing": 1})
-    assert (tmp_path / "out.jsonl").read_text() == shown.stdout
-    assert run_portd(*arguments, "--repair").returncode == 0
-    shown = run_portd(*arguments)
-    assert shown.returncode == 0
-    assert shown.stdout.endswith("EQUAL\n")
+    assert (tmp_path / "out.jsonl").read_bytes() == shown.out
+    commands.run(*arguments, "--repair")
+    assert commands.run(*arguments).out.endswith(b"EQUAL\n")
 
 
 def test_a_terminated_run_leaves_nothing_on_disk(source: Server, target: Server, tmp_path: Path) -> None:
