@@ -69,8 +69,6 @@ class Resync:
         """
         settings = self._settings
         mode = settings.prune
-        if settings.existing is Existing.FLUSH:
-            await make_room(self._target, settings.checkpoint_name(), settings.checkpoint_key)
         checkpoint = await read_checkpoint(self._target, settings.checkpoint_name())
         if mode is Prune.FLUSH:
             await flush(self._target)
@@ -79,6 +77,8 @@ class Resync:
             log.info("target flushed", reason="prune is flush")
             return
         if checkpoint is None:
+            if settings.existing is Existing.FLUSH:
+                await make_room(self._target, settings.checkpoint_name(), settings.checkpoint_key)
             async with control(self._target, "looking for data in the target") as client:
                 self.sole = not await foreign_keys(client, settings.checkpoint_key, settings.checkpoint_name())
         else:

@@ -5,13 +5,14 @@ an imported library back. So the program forks at once. The child reads, checks,
 over and ends. The parent, with the process id, the terminal and the supervisor, becomes `portd.cli.worker` and loads
 meanwhile. Secrets in flags and variables stay behind: neither the command line nor the environment of the worker has them.
 
-Only what the interpreter has loaded anyway is imported here.
+Only what the interpreter has loaded anyway is imported here, and signal, which both need at once.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -30,8 +31,6 @@ _outbox: int | None = None  # where the worker waits for its settings, in the pr
 
 def split() -> None:
     """Forks; returns in the child, which is to call `hand_over` or to end with a code of its own."""
-    import signal  # noqa: PLC0415 - loaded when it is needed, as all here
-
     global _outbox  # noqa: PLW0603 - a process is split once
     # Where whoever started us ignores it, the kernel keeps no exit code of the child for the worker.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -67,8 +66,6 @@ def _become_worker(inbox: int, reader: int) -> NoReturn:
 
     An interrupt waits until the worker takes it: the interpreter would show a traceback, or lose it, while it starts.
     """
-    import signal  # noqa: PLC0415 - the process that reads settings does not need it so early
-
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.set_inheritable(inbox, True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}

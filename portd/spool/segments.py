@@ -231,8 +231,9 @@ class SegmentReader:
         return block
 
     def _altered(self, place: Place, what: str) -> SpoolError:
+        path = segment_path(self._directory, place.segment)
         return SpoolError(
-            f"spool file {segment_path(self._directory, place.segment)} {what} (file offset {place.offset}, spool index {place.index})",
+            f"spool file {path} {what} (file offset {place.offset}, spool index {place.index})",
             hint=ALTERED_HINT,
         )
 
