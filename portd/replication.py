@@ -22,6 +22,7 @@ from portd.pipeline import ByteBudget, FenceStatistics
 from portd.pipeline.queue import OWNER as QUEUE
 from portd.readings import FenceReading, KeyReading, LaneReading, PipelineReading, SpoolReading
 from portd.session import HistoryLost, Parts, Session, Stopped, first_cause, fresh
+from portd.source import cluster
 from portd.source.handshake import HandshakeOptions
 from portd.source.info import read_info
 from portd.source.link import Link, LinkOptions
@@ -188,6 +189,7 @@ class Replication:
         source = await read_info(self._source)
         progress.source_info = source.shown()
         log.info("source", url=self._source.display, **progress.source_info)
+        cluster.admit(self._source, source.cluster, one_shard=settings.one_shard)
         self._lease = Lease(self._target, settings.checkpoint_name(), settings.link, run_id=capabilities.run_id)
         await self._lease.acquire(takeover=settings.takeover)
         await guard(

@@ -299,6 +299,7 @@ class Session:
         self.writers = Writers(parts.target, parts.budget, progress, parts.letters, self._writer_options())
         sink = NotingSink(self.writers, resync)
         self.copy = SnapshotCopy(parts.spool, decoder, sink, progress.snapshot, transfer, self._on_letter)
+        self.copy.refuse_node = None if settings.one_shard else settings.source_endpoint().display
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.writers.run(), name="writers")
