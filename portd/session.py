@@ -386,7 +386,7 @@ class Session:
             offset=offset,
             db=db,
             max_argument=parts.capabilities.proto_max_bulk_bytes,
-            forms=parts.capabilities.stream_forms(),
+            forms=parts.capabilities.stream_forms(parts.progress.source_info),
             horizon=Horizon(parts.shift_ms, since, always=parts.holds),
         )
 

@@ -79,6 +79,7 @@ class Restore(OfflineService):
         self._checkpoint_key = settings.checkpoint_key + LINK
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
+        self._written_by: dict[str, str] = {}  # family and version, where the snapshot tells them
         self._length = 0  # of the snapshot, bytes
         self._refused = self._filtered = 0  # keys that the decoder gave up or left out, so far
         self._wanted = read_keys(only) if only is not None else None
@@ -141,7 +142,7 @@ class Restore(OfflineService):
                 await self._apply(feed)
         if self._follow is not None:
             position = self._position
-            forms = capabilities.stream_forms()
+            forms = capabilities.stream_forms(self._written_by)
             self.progress.stream = type(progress.stream)()
             await self._apply(
                 FileFeed([str(self._follow)], progress.stream, forms, offset=position.offset, db=self._db), position
@@ -251,6 +252,8 @@ class Restore(OfflineService):
         replid, offset = aux.get("repl-id", ""), aux.get("repl-offset", "")
         if len(replid) == len(UNKNOWN_REPLID) and offset.isdecimal():
             self._position = Position(replid, int(offset))
+        if "valkey-ver" not in aux and "redis-ver" in aux:
+            self._written_by = {"family": "redis", "version": aux["redis-ver"]}
         db = aux.get("repl-stream-db", "0")
         self._db = int(db) if db.isdecimal() else 0
 
@@ -260,7 +263,7 @@ class Restore(OfflineService):
         return FileFeed(
             self._paths,
             self.progress.stream,
-            capabilities.stream_forms(),
+            capabilities.stream_forms(self._written_by),
             skip=skip,
             opened=(source, rest),
         )

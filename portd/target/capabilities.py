@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from portd.errors import ConfigError, TargetRefused
+from portd.kernel.forms import lacking
 from portd.kernel.snapshot import Dialect
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Commands that a sync cannot do without, on the target: the least ACL.
 # The stream brings whatever the source's users write, so `+@write` or the like comes on top. `CLIENT SETNAME`, `ID` and
@@ -45,6 +49,10 @@ class StreamForms(TypedDict):
     pxat: bool
     entries_read: bool
     unlink: bool
+    lacks: frozenset[str]
+    scripts: bool
+    claims: bool
+    dialect: Dialect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,12 +127,21 @@ class Capabilities:
         """SET takes PXAT."""
         return self.family == "valkey" or self.version >= (6, 2, 0)
 
-    def stream_forms(self) -> StreamForms:
-        """What the stream splitter needs to know."""
+    def stream_forms(self, source: Mapping[str, str]) -> StreamForms:
+        """What the stream splitter needs to know.
+
+        Args:
+            source: ``family`` and ``version`` of what wrote the stream, as `Progress.source_info` has them; without them
+                it is taken to be new.
+        """
         return {
             "pxat": self.pxat,
             "entries_read": self.family == "valkey" or self.version >= (7, 0, 0),
             "unlink": "unlink" in self.commands,
+            "lacks": lacking(self.family, self.version),
+            "scripts": "eval" in self.commands,
+            "claims": _removes_claimed(source),
+            "dialect": self.dialect(),
         }
 
     def shown(self) -> dict[str, str]:
@@ -163,6 +180,12 @@ class Capabilities:
                 hint="grant them: ACL SETUSER <user> ~* +@write +@transaction "
                 + " ".join(f"+{name}" for name in missing),
             )
+
+
+def _removes_claimed(source: Mapping[str, str]) -> bool:
+    """Whether XCLAIM removes a pending entry whose message was deleted: since Redis 7.0 (t_stream.c:xclaimCommand)."""
+    major = source.get("version", "").partition(".")[0]
+    return source.get("family") != "redis" or not major.isdecimal() or int(major) >= 7
 
 
 def rdb_version_of(family: str, version: tuple[int, int, int]) -> int:
