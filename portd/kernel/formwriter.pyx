@@ -107,7 +107,7 @@ cdef class FormWriter:
 
     cdef int64_t _script(self, bytes text, int64_t keys, int64_t i) except -1:
         """Begins a script with the arguments from *i* on, of which the first *keys* are keys."""
-        if not self.forms.scripts or self.argc < 2 + keys:
+        if not self.forms.scripts or self.argc < 1 + keys:
             return 0
         self._begin(self.argc - i + 3, "EVAL")
         self.buffer.write_argument(<const char*> text, len(text))

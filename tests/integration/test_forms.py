@@ -1,0 +1,170 @@
+"""Commands of the newest server into every older one: what has another form arrives, in the stream and from a file."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.commands import run
+from tests.compare import compare
+from tests.integration.test_sync import IDLE_CONSUMER
+from tests.process import Portd
+from tests.servers import Binary, Server, binaries
+from tests.wire import pack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FAR = 4_000_000_000_000
+# Written by clients at the source, in this order.
+TRAFFIC = f"""
+SET float 1.5 PXAT {FAR}
+INCRBYFLOAT float 1
+SET short 123456789 PXAT {FAR}
+SET short 1 KEEPTTL
+SET got old
+SET got new GET
+SET got newer GET PXAT {FAR}
+SET fresh v NX GET
+SET eq a
+SET eq b IFEQ a
+SET eq c IFEQ b PXAT {FAR}
+SET gone v
+DELIFEQ gone v
+MSETEX 2 m1 a m2 b
+MSETEX 2 m3 a m4 b PXAT {FAR}
+MSETEX 2 m3 c m4 d XX KEEPTTL
+RPUSH list 1 2 3 4 5 6 7 8 9
+LPOP list 2
+RPOP list 3
+RPUSH emptied 1 2
+LPOP emptied 5
+LMOVE list other LEFT LEFT
+LMOVE list other RIGHT LEFT
+LMOVE list other LEFT RIGHT
+LMOVE list list LEFT RIGHT
+RPUSH single x
+PEXPIREAT single {FAR}
+LMOVE single single LEFT RIGHT
+RPUSH queue a b
+BLMOVE queue done RIGHT RIGHT 1
+COPY list copied
+COPY float copied REPLACE
+COPY list elsewhere DB 3
+PEXPIREAT list {FAR} NX
+PEXPIREAT list {FAR + 5000} GT
+PEXPIREAT float {FAR - 5000} LT
+XADD stream MAXLEN ~ 100 1-1 a b
+XADD stream NOMKSTREAM 2-1 a b
+XADD stream MAXLEN ~ 100 LIMIT 50 3-1 a b
+XADD stream MINID = 2 4-1 a b
+XADD stream MINID = 9 5-1 a b
+XADD stream MINID = 2 6-1 a b
+XADD stream 7-1 a b
+XADD stream 8-1 a b
+XADD stream 9-1 a b
+XTRIM stream MINID = 7-1
+XTRIM stream MAXLEN ~ 100 LIMIT 20
+XGROUP CREATE stream group 0
+XREADGROUP GROUP group one COUNT 2 STREAMS stream >
+XGROUP CREATECONSUMER stream group idle
+XSETID stream 99-1 ENTRIESADDED 50 MAXDELETEDID 6-1
+XADD claims 1-1 a b
+XADD claims 2-1 a b
+XGROUP CREATE claims group 0
+XREADGROUP GROUP group one COUNT 2 STREAMS claims >
+XDEL claims 1-1
+XCLAIM claims group two 0 1-1 2-1
+XADD autoclaims 1-1 a b
+XGROUP CREATE autoclaims group 0
+XREADGROUP GROUP group one COUNT 2 STREAMS autoclaims >
+XDEL autoclaims 1-1
+XAUTOCLAIM autoclaims group one 0 0
+HSET hash a 1 b 2 c 3 d 4
+HPEXPIREAT hash {FAR} FIELDS 1 a
+HINCRBY hash a 5
+HSETEX hash PXAT {FAR} FIELDS 2 b 1 e 2
+HSETEX hash KEEPTTL FIELDS 2 a 2 new 1
+HSETEX hash FNX FIELDS 1 f 9
+HGETEX hash PXAT {FAR} FIELDS 1 c
+HPERSIST hash FIELDS 1 e
+HGETDEL hash FIELDS 2 d f
+ZADD zset 1 a 2 b 3 c 4 d 5 e
+ZADD zset GT CH 5 a
+ZADD zset GT 1 b 9 c 7 new
+ZADD zset LT XX 1 d 99 e 1 absent
+ZADD zset GT INCR 5 a
+ZMPOP 1 zset MIN COUNT 1
+ZPOPMAX zset
+ZADD zset 1.5 a 2 b 3 c
+ZRANGESTORE ranged zset 1 -1
+ZRANGESTORE reversed zset 0 1 REV
+ZRANGESTORE scored zset (2 +inf BYSCORE LIMIT 0 1
+ZADD lex 0 a 0 b 0 c 0 d
+ZRANGESTORE worded lex [b (d BYLEX
+ZDIFFSTORE differing 2 zset ranged
+SADD members b
+ZDIFFSTORE lex 3 lex members worded
+GEOADD geo 13.361389 38.115556 Palermo 15.087269 37.502669 Catania 2.35 48.85 Paris
+GEOSEARCHSTORE near geo FROMLONLAT 15 37 BYRADIUS 400 km ASC COUNT 1
+GEOSEARCHSTORE distances geo FROMMEMBER Palermo BYRADIUS 4000 km STOREDIST
+SET near2 v
+GEOSEARCHSTORE near2 nothing FROMLONLAT 15 37 BYRADIUS 400 km
+SPUBLISH channel message
+SELECT 5
+SET five 5
+FLUSHDB SYNC
+SET five again
+"""
+# What an old server has no place for: expiry times of fields, counters of streams and groups.
+LOSSES = re.compile(r"field expir|entries-added|max-deleted|entries-read", re.IGNORECASE)
+# The snapshot's share: consumers without pending entries.
+
+
+def targets() -> list[Binary]:
+    """Every server at hand from Redis 4.0 on."""
+    return [binary for binary in binaries() if binary.version >= (4, 0, 0)]
+
+
+@pytest.fixture(params=targets(), ids=lambda binary: binary.name)
+def older(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server that traffic of the newest one goes to."""
+    with Server(request.param, databases=16) as server:
+        yield server
+
+
+@pytest.fixture
+def newest() -> Iterator[Server]:
+    """The newest server at hand; it must know all the commands."""
+    if not binaries()[0].at_least(valkey=(9, 1)):
+        pytest.skip("takes Valkey 9.1 as the source")
+    with Server(binaries()[0], databases=16, appendonly=True) as server:
+        yield server
+
+
+def write(source: Server, lines: str = TRAFFIC) -> None:
+    """Runs commands one after the other."""
+    client = source.client(single_connection_client=True)
+    for line in lines.strip().splitlines():
+        client.execute_command(*line.split(), keys=[])
+
+
+def differences(source: Server, target: Server) -> list[str]:
+    """What differs, without what an old server has no place for."""
+    return [line for line in compare(source, target) if not LOSSES.search(line)]
+
+
+def test_every_command_with_another_form_arrives_in_the_stream(newest: Server, older: Server) -> None:
+    """Nothing is refused, and both ends are equal."""
+    with Portd(newest, older) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        write(newest)
+        status = portd.until_applied(newest)
+        assert status["dead_letters"] == {}, portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert differences(newest, older) == []
