@@ -206,3 +206,7 @@ class Progress:
     last_error: str = ""
     source_info: dict[str, str] = field(default_factory=dict)  # server, version, role ... for /status
     target_info: dict[str, str] = field(default_factory=dict)
+
+    def dropped(self) -> Counter[str]:
+        """What was applied without something that the target cannot keep, by kind, snapshot and stream together."""
+        return self.attributes_dropped + Counter({"field-ttl": self.stream.field_expiries_dropped})

@@ -293,6 +293,7 @@ class Restore(OfflineService):
         log.info(
             "commands applied", commands=stream.commands_applied, filtered=stream.commands_filtered,
             failed=stream.commands_failed, bytes=end - position.offset, seconds=round(time.time() - begun, 3),
+            dropped=dict(progress.dropped()) or None,
         )  # fmt: skip
         if feed.size is not None and end - position.offset < feed.size:
             raise DecodeError(

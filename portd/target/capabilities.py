@@ -40,6 +40,7 @@ USEFUL_COMMANDS: Final = {
 }
 
 
+OLDEST_REDIS: Final = (4, 0)  # HSET with several fields, UNLINK, scripts whose effects are replicated
 RESTORE_ROOM_BYTES: Final = 64 * 1024  # of an argument of RESTORE, for what stands around the value
 
 
@@ -123,6 +124,11 @@ class Capabilities:
         return min(wanted, self.proto_max_bulk_bytes - RESTORE_ROOM_BYTES)
 
     @property
+    def too_old(self) -> bool:
+        """It lacks what a sync is built on."""
+        return self.family == "redis" and self.version[:2] < OLDEST_REDIS
+
+    @property
     def pxat(self) -> bool:
         """SET takes PXAT."""
         return self.family == "valkey" or self.version >= (6, 2, 0)
@@ -163,9 +169,14 @@ class Capabilities:
         """Makes sure that a sync into this target can work.
 
         Raises:
-            ConfigError: it is a cluster node or a read-only replica.
+            ConfigError: it is a cluster node, a read-only replica, or older than any that can be written to.
             TargetRefused: commands are missing, or our user may not run them.
         """
+        if self.too_old:
+            raise ConfigError(
+                f"the target is {self.name}, and portd writes to Redis {'.'.join(map(str, OLDEST_REDIS))} or newer",
+                hint="upgrade the target; an older server can be the source of a sync",
+            )
         if self.cluster_enabled:
             raise ConfigError(
                 "the target is a cluster node",

@@ -74,7 +74,7 @@ async def probe(endpoint: Endpoint, options: ConnectionOptions | None = None) ->
     Raises:
         TargetLost: it cannot be reached; retriable.
         TargetBusy: it is loading, or busy; retriable.
-        ConfigError: it is a cluster node, or a read-only replica.
+        ConfigError: it is a cluster node, a read-only replica, or too old.
         TargetRefused: it refuses the credentials, or our user may not do what a sync does.
     """
     capabilities = await inspect(endpoint, options)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.commands import run
 from tests.compare import compare
-from tests.integration.test_sync import IDLE_CONSUMER
 from tests.process import Portd
 from tests.servers import Binary, Server, binaries
 from tests.wire import pack
@@ -123,7 +121,6 @@ SET five again
 """
 # What an old server has no place for: expiry times of fields, counters of streams and groups.
 LOSSES = re.compile(r"field expir|entries-added|max-deleted|entries-read", re.IGNORECASE)
-# The snapshot's share: consumers without pending entries.
 
 
 def targets() -> list[Binary]:
@@ -168,3 +165,111 @@ def test_every_command_with_another_form_arrives_in_the_stream(newest: Server, o
         assert status["dead_letters"] == {}, portd.log()
         assert portd.terminate() == os.EX_OK, portd.log()
     assert differences(newest, older) == []
+
+
+def test_every_command_with_another_form_arrives_from_an_append_only_file(newest: Server, older: Server) -> None:
+    """A file is no other stream than a link."""
+    write(newest)
+    (file,) = newest.directory.glob("appendonlydir/*.incr.aof")
+    ended = run("restore", file, "--target", older.url)
+    assert "refused" not in ended.err, ended.err
+    assert differences(newest, older) == []
+
+
+# What sources newer than any server at hand send; the state it makes follows.
+NEWER = """
+SET ne a
+SET ne b IFNE x
+SET ne c IFDNE 0123456789abcdef GET
+SET digest a
+SET digest b IFDEQ 0123456789abcdef
+SET gone x
+DELEX gone IFEQ x
+MSETEX 2 r1 a r2 b EX 10000
+MSETEX 1 r1 c KEEPTTL
+XADD s KEEPREF MAXLEN = 5 LIMIT 3 1-1 a b
+XADD s KEEPREF 2-1 a b
+XADD s 3-1 a b
+XTRIM s MAXLEN = 4 LIMIT 2 KEEPREF
+XDELEX s KEEPREF IDS 1 1-1
+XDELEX s IDS 1 2-1
+"""
+
+
+def test_commands_newer_than_any_server_at_hand_arrive(older: Server, tmp_path: Path) -> None:
+    """Recorded streams of newer servers have the same forms."""
+    file = tmp_path / "stream"
+    commands = [["SELECT", "0"], *(line.split() for line in NEWER.strip().splitlines())]
+    file.write_bytes(b"".join(pack(*command) for command in commands))
+    ended = run("restore", file, "--target", older.url)
+    assert "refused" not in ended.err, ended.err
+    client = older.client()
+    assert client.mget("ne", "digest", "gone", "r1", "r2") == [b"c", b"b", None, b"c", b"b"]
+    assert client.ttl("r1") > 9000
+    assert client.ttl("r2") > 9000
+    assert [name for name, _ in client.xrange("s")] == [b"3-1"]
+
+
+LIBRARY = "#!lua name=lib\nredis.register_function('f', function() return 1 end)"
+
+
+def fill_and_restore(source: Server) -> None:
+    """RESTORE at the source, of every kind of value in small and large, with and without an expiry."""
+    client = source.client()
+    client.mset({"text": "v", "number": 7, "large": "x" * 600_000})
+    client.rpush("list", *range(50))
+    client.rpush("nodes", *(f"{n}" * 50 for n in range(2000)))
+    client.sadd("ints", 1, 2, 3)
+    client.sadd("words", "a", "b")
+    client.sadd("many", *range(2000, 4000), "x")
+    client.hset("hash", mapping={"a": 1, "b": 2})
+    client.hset("table", mapping={f"f{n}": "v" * 20 for n in range(800)})
+    client.hset("fields", mapping={"a": 1, "b": 2})
+    client.execute_command("HPEXPIREAT", "fields", FAR, "FIELDS", 1, "a")
+    client.zadd("zset", {"a": 1.5, "b": 2})
+    client.zadd("scores", {f"m{n}": n / 3 for n in range(600)})
+    client.xadd("stream", {"a": "b"}, id="1-1")
+    client.xgroup_create("stream", "group", "0")
+    client.xreadgroup("group", "one", {"stream": ">"})
+    for number, key in enumerate(client.keys("*")):
+        payload = client.dump(key)
+        assert payload is not None
+        ttl = ((), (10_000_000,), (FAR, "ABSTTL"))[number % 3]
+        for name in (b"1:" + key, b"2:" + key):
+            first = client.execute_command("RESTORE", name, ttl[0] if ttl else 0, payload, *ttl[1:])
+            again = client.execute_command("RESTORE", name, ttl[0] if ttl else 0, payload, "REPLACE", *ttl[1:])
+            assert first == again == b"OK"
+
+
+@pytest.mark.timeout(120)
+def test_restore_in_the_stream_arrives_in_older_servers(newest: Server, older: Server) -> None:
+    """The payload's version is the target's, and encodings that it does not know are written with commands."""
+    with Portd(newest, older) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        fill_and_restore(newest)
+        if older.binary.at_least(redis=(7, 0), valkey=(7, 2)):
+            client = newest.client()
+            client.function_load(LIBRARY)
+            libraries = client.execute_command("FUNCTION", "DUMP")
+            client.function_flush()
+            client.execute_command("FUNCTION", "RESTORE", libraries)
+        status = portd.until_applied(newest)
+        assert status["dead_letters"] == {}, portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert differences(newest, older) == []
+
+
+def test_what_older_servers_have_no_place_for_is_counted(newest: Server) -> None:
+    """Fields of hashes are kept, and live for ever; the operator is told how many."""
+    binary = next((each for each in targets() if not each.at_least(redis=(7, 4), valkey=(9, 0))), None)
+    if binary is None:
+        pytest.skip("takes a server without expiry times of hash fields")
+    with Server(binary) as target, Portd(newest, target) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        client = newest.client()
+        client.hset("h", mapping={"a": 1, "b": 2, "c": 3})
+        client.execute_command("HPEXPIREAT", "h", FAR, "FIELDS", 2, "a", "b")
+        client.execute_command("HSETEX", "h", "PXAT", FAR, "FIELDS", 1, "d", 4)
+        status = portd.until_applied(newest)
+        assert status["attributes_dropped"] == {"field-ttl": 3}
+        assert target.client().hgetall("h") == {b"a": b"1", b"b": b"2", b"c": b"3", b"d": b"4"}
