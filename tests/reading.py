@@ -130,7 +130,7 @@ def read_old_stream_state(wire: Wire, key: bytes) -> dict[tuple[Any, ...], Any]:
         path = ("group", group[b"name"])
         state[path] = "exists"
         state[*path, b"last-delivered-id"] = group[b"last-delivered-id"]
-        state[*path, "pending"] = dict((each[0], each[1:]) for each in _pending(wire, key, group[b"name"]))
+        state[*path, "pending"] = {each[0]: each[1:] for each in _pending(wire, key, group[b"name"])}
         for consumer in map(pairs, wire.call("XINFO", "CONSUMERS", key, group[b"name"])):
             state[*path, "consumer", consumer[b"name"]] = consumer[b"pending"]
     return state

@@ -53,7 +53,7 @@ class StreamForms(TypedDict):
     lacks: frozenset[str]
     scripts: bool
     claims: bool
-    dialect: Dialect
+    dialect: Dialect | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from portd.kernel.forms import lacking
+from portd.kernel.stream import StreamSplitter
 from tests.commands import run
 from tests.compare import compare
+from tests.oracle.resp import drain
 from tests.process import Portd
 from tests.servers import Binary, Server, binaries
-from tests.wire import pack
+from tests.wire import Wire, pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.conftest import ServerFactory
 
 FAR = 4_000_000_000_000
 # Written by clients at the source, in this order.
@@ -146,7 +152,7 @@ def newest() -> Iterator[Server]:
 
 def write(source: Server, lines: str = TRAFFIC) -> None:
     """Runs commands one after the other."""
-    client = source.client(single_connection_client=True)
+    client: Any = source.client(single_connection_client=True)
     for line in lines.strip().splitlines():
         client.execute_command(*line.split(), keys=[])
 
@@ -203,11 +209,11 @@ def test_commands_newer_than_any_server_at_hand_arrive(older: Server, tmp_path: 
     file.write_bytes(b"".join(pack(*command) for command in commands))
     ended = run("restore", file, "--target", older.url)
     assert "refused" not in ended.err, ended.err
-    client = older.client()
+    client: Any = older.client()
     assert client.mget("ne", "digest", "gone", "r1", "r2") == [b"c", b"b", None, b"c", b"b"]
     assert client.ttl("r1") > 9000
     assert client.ttl("r2") > 9000
-    assert [name for name, _ in client.xrange("s")] == [b"3-1"]
+    assert [entry[0] for entry in client.xrange("s")] == [b"3-1"]
 
 
 LIBRARY = "#!lua name=lib\nredis.register_function('f', function() return 1 end)"
@@ -215,7 +221,7 @@ LIBRARY = "#!lua name=lib\nredis.register_function('f', function() return 1 end)
 
 def fill_and_restore(source: Server) -> None:
     """RESTORE at the source, of every kind of value in small and large, with and without an expiry."""
-    client = source.client()
+    client: Any = source.client()
     client.mset({"text": "v", "number": 7, "large": "x" * 600_000})
     client.rpush("list", *range(50))
     client.rpush("nodes", *(f"{n}" * 50 for n in range(2000)))
@@ -248,7 +254,7 @@ def test_restore_in_the_stream_arrives_in_older_servers(newest: Server, older: S
         portd.until(lambda status: status["phase"] == "streaming")
         fill_and_restore(newest)
         if older.binary.at_least(redis=(7, 0), valkey=(7, 2)):
-            client = newest.client()
+            client: Any = newest.client()
             client.function_load(LIBRARY)
             libraries = client.execute_command("FUNCTION", "DUMP")
             client.function_flush()
@@ -266,10 +272,72 @@ def test_what_older_servers_have_no_place_for_is_counted(newest: Server) -> None
         pytest.skip("takes a server without expiry times of hash fields")
     with Server(binary) as target, Portd(newest, target) as portd:
         portd.until(lambda status: status["phase"] == "streaming")
-        client = newest.client()
+        client: Any = newest.client()
         client.hset("h", mapping={"a": 1, "b": 2, "c": 3})
         client.execute_command("HPEXPIREAT", "h", FAR, "FIELDS", 2, "a", "b")
         client.execute_command("HSETEX", "h", "PXAT", FAR, "FIELDS", 1, "d", 4)
         status = portd.until_applied(newest)
         assert status["attributes_dropped"] == {"field-ttl": 3}
         assert target.client().hgetall("h") == {b"a": b"1", b"b": b"2", b"c": b"3", b"d": b"4"}
+
+
+SOURCE_7 = """
+XADD s 1-1 a b
+XADD s 2-1 a b
+XGROUP CREATE s g 0
+XREADGROUP GROUP g one COUNT 2 STREAMS s >
+XDEL s 1-1
+XCLAIM s g two 0 1-1 2-1
+"""
+
+
+def test_a_claimed_message_that_was_deleted_is_as_at_the_source(servers: ServerFactory) -> None:
+    """It stays pending where the source leaves it, and goes where the source removes it; the target is older than 7.0."""
+    binary = next((each for each in targets() if not each.at_least(redis=(7, 0), valkey=(0,))), None)
+    if binary is None:
+        pytest.skip("takes a server older than Redis 7.0")
+    for other in (binary, binaries()[0]):
+        source, target = servers(other), servers(binary)
+        with Portd(source, target) as portd:
+            portd.until(lambda status: status["phase"] == "streaming")
+            write(source, SOURCE_7)
+            portd.until_applied(source)
+            assert portd.terminate() == os.EX_OK, portd.log()
+        client: Any = target.client()
+        pending = client.xpending("s", "g")["pending"]
+        assert pending == (2 if other == binary else 1)
+        assert differences(source, target) == []
+
+
+def test_the_forms_of_redis_4_do_what_the_commands_do(newest: Server, servers: ServerFactory) -> None:
+    """What goes to a Redis 4.0 makes the same values on the oldest server at hand, without anything newer than 4.0."""
+    binary = next((each for each in reversed(targets()) if not each.valkey), None)
+    if binary is None:
+        pytest.skip("takes a Redis")
+    lines = [line for line in TRAFFIC.strip().splitlines() if not re.match(r"X|\w+ (stream|claims|autoclaims)", line)]
+    write(newest, "\n".join(lines))
+    (file,) = newest.directory.glob("appendonlydir/*.incr.aof")
+    splitter = StreamSplitter(0, 0, pxat=False, entries_read=False, unlink=True, lacks=lacking("redis", (4, 0)))
+    splitter.feed(file.read_bytes(), 0)
+    (piece,) = drain(splitter)
+    assert not re.search(rb"\nPXAT\r|ABSTTL|\nZPOP", piece.data)
+    target = servers(binary, databases=16)
+    with closing(Wire(target)) as wire:
+        wire.load([(piece.data, piece.replies)])
+    assert differences(newest, target) == []
+
+
+def test_targets_older_than_redis_4_are_refused_before_anything_is_done(servers: ServerFactory) -> None:
+    """`check` says it, and `sync` ends with the code of a setting that cannot work."""
+    binary = next((each for each in binaries() if each.version < (4, 0, 0)), None)
+    if binary is None:
+        pytest.skip("takes a Redis older than 4.0")
+    source, target = servers(binaries()[0]), servers(binary)
+    checked = run("check", "--source", source.url, "--target", target.url, expect=os.EX_CONFIG)
+    assert "portd writes to Redis 4.0 or newer" in checked.out.decode() + checked.err
+    with Portd(source, target) as portd:
+        assert portd.wait() == os.EX_CONFIG
+        assert "portd writes to Redis 4.0 or newer" in portd.log()
+    assert source.info("stats")["sync_full"] == 0
+    with Portd(target, source, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, "as a source it is welcome"
