@@ -75,14 +75,13 @@ cdef class StreamSplitter:
     cdef int _gather(self, Py_ssize_t start, Py_ssize_t max_bytes, Py_ssize_t max_commands) except -1
     cdef int _take(self) except -1
     cdef int _unlink(self) except -1
-    cdef int _forward(self) except -1
     cdef int _take_as(self, int kind) except -1
     cdef int _rewrite(self, int kind) except -1
     cdef int _kind_without_form(self, int kind, bint large) noexcept
     cdef int _count_form(self) noexcept
     cdef int _take_whole(self, int kind) except -1
     cdef int _take_large(self) except -1
-    cdef int _begin_form(self, int kind) except? -1
+    cdef int _begin_form(self, int kind) except -100
     cdef int _edit(self, int kind) except -1
     cdef int _begin_edit(self, int kind, bint large) except -1
     cdef int _go_on(self, Py_ssize_t limit) except -1

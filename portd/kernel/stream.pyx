@@ -225,33 +225,32 @@ cdef class StreamSplitter:
 
     cdef int _take(self) except -1:
         """Consumes the whole command at the head."""
+        cdef PieceBuffer buffer = self.buffer
         cdef int kind = self._kind_at_head(False)
-        if kind == FORWARD:
-            return self._forward()
+        if kind == FORWARD:  # most commands come along here
+            count_reply(buffer, buffer.base + buffer.cut.head + 1)
+            keep(buffer, buffer.cut.head + self.scan.next)
+            self.tally.commands += 1
+            self.scan.next = self.scan.argc = 0
+            return WHOLE
         if kind == DEL:
             return self._unlink()
         if kind >= FORM:
             return self._rewrite(kind)
         return self._take_as(kind)
 
-    cdef inline int _forward(self) except -1:
-        """Consumes the whole command at the head; it goes on as it came."""
-        cdef PieceBuffer buffer = self.buffer
-        count_reply(buffer, buffer.base + buffer.cut.head + 1)
-        keep(buffer, buffer.cut.head + self.scan.next)
-        self.tally.commands += 1
-        self.scan.next = self.scan.argc = 0
-        return WHOLE
-
     cdef int _take_as(self, int kind) except -1:
         """Consumes the whole command at the head; the rest of ``_take``."""
         if kind < 0:
             return -kind
-        if kind == FORWARD:
-            return self._forward()
         if kind >= FUNCTION:
             return self._edit(kind)
-        self._take_whole(kind)
+        if kind == FORWARD:
+            count_reply(self.buffer, self.buffer.base + self.buffer.cut.head + 1)
+            keep(self.buffer, self.buffer.cut.head + self.scan.next)
+            self.tally.commands += 1
+        else:
+            self._take_whole(kind)
         self.scan.next = self.scan.argc = 0
         return WHOLE
 
@@ -352,7 +351,7 @@ cdef class StreamSplitter:
             self._begin_edit(kind, True)
         return self._go_on(self.buffer.piece_bytes)
 
-    cdef int _begin_form(self, int kind) except? -1:
+    cdef int _begin_form(self, int kind) except -100:
         """Begins to pass on the command at the head, which is larger than a piece; another kind: without another form."""
         cdef PieceBuffer buffer = self.buffer
         cdef Rewriter rewriter = self.rewriter

@@ -33,7 +33,8 @@ USEFUL_COMMANDS: Final = {
     "function": "function libraries are not copied",
     "hpexpireat": "expiry times of hash fields are lost in large hashes",
     "hsetex": "expiry times of hash fields take two commands instead of one",
-    "eval": "elements larger than the memory for them cannot be added to sorted sets",
+    "eval": "elements larger than the memory for them cannot be added to sorted sets, and commands whose form for an older"
+    " target is a script are refused",
     "scan": "the guard counts checkpoints of other links as data",
     "config": "limits of the target are not known and defaults are assumed",
     "command": "only the commands portd knows are asked for",
