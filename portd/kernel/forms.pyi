@@ -1,7 +1,10 @@
 """The table of forms: which commands and options came with which release, and what becomes of them on a target without."""
 
-from typing import Final, NamedTuple
+from collections.abc import Collection
+from typing import Final, NamedTuple, final
 
+ALWAYS: Final[tuple[int, int]]
+NEVER: Final[tuple[int, int]]
 PLAIN: Final[str]
 SCRIPT: Final[str]
 VALUES: Final[str]
@@ -27,3 +30,19 @@ FORMS: Final[tuple[Form, ...]]
 
 def lacking(family: str, version: tuple[int, ...]) -> frozenset[str]:
     """Names of the forms that came later than a release of ``redis`` or ``valkey``."""
+
+@final
+class Forms:
+    """What one target lacks, for the splitter.
+
+    Args:
+        lacks: names from the table; ValueError for others.
+        scripts: the target takes EVAL.
+        claims: the source removes a pending entry whose message was deleted when it is claimed.
+    """
+
+    def __init__(self, lacks: Collection[str], scripts: bool, claims: bool) -> None: ...
+    @property
+    def scripts(self) -> bool: ...
+    @property
+    def claims(self) -> bool: ...
