@@ -30,10 +30,10 @@ from portd.target import importmode, postponed
 from portd.target.checkpoint import State, guard, read_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
-from portd.target.lane import lane_name
 from portd.target.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
+from portd.target.writing import lane_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping

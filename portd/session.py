@@ -27,9 +27,9 @@ from portd.target.checkpoint import Checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.control import patiently
 from portd.target.deadletter import Letter
-from portd.target.lane import WriterOptions
 from portd.target.postponed import Horizon, Postponed, Sweeper, shift_of, snapshot_margin_ms
 from portd.target.writers import Writers
+from portd.target.writing import WriterOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -28,11 +28,11 @@ from portd.target.checkpoint import Checkpoint, guard, make_room, write_checkpoi
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter, read_keys
 from portd.target.epoch import Epoch, write_once
-from portd.target.lane import WriterOptions
 from portd.target.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
 from portd.target.writers import Writers
+from portd.target.writing import WriterOptions
 
 if TYPE_CHECKING:
     from pathlib import Path

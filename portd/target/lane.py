@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -24,16 +23,16 @@ from portd.errors import InternalError, TargetBusy, TargetError, TargetLost, Tar
 from portd.log import get_logger
 from portd.pipeline import QueueClosed, Run
 from portd.resp import request
-from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
+from portd.target.connection import Connection, Disconnected, connect, text_of, while_connected
 from portd.target.deadletter import Letter
 from portd.target.epoch import FIELD, check, renew
 from portd.target.groupsize import NEAR_SECONDS, GroupSize
-from portd.target.limiter import Limiter
 from portd.target.load import Load
 from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
 from portd.target.settle import Outcome, outcome
 from portd.target.transactions import Pipeline, Transactions
 from portd.target.wire import split
+from portd.target.writing import lane_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,47 +43,13 @@ if TYPE_CHECKING:
     from portd.model import LaneState
     from portd.pipeline import BatchQueue
     from portd.target.deadletter import DeadLetters
-    from portd.target.epoch import Epoch
-    from portd.target.eviction import Eviction
     from portd.target.seats import Seats
+    from portd.target.writing import WriterOptions
 
 _log = get_logger("target")
 
-DEFAULT_WINDOW_BYTES: Final = 512 * 1024
 GROUP_COMMANDS: Final = 4096  # in one transaction at the most; each may add hundreds of elements
-TRANSACTION_COMMANDS: Final = 4  # WATCH, GET, MULTI and EXEC around a load
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriterOptions:
-    """How the snapshot is written.
-
-    Attributes:
-        epoch: what every transaction is fenced by.
-        eviction: how lost connections are ended on the target; None where our user may not.
-        writers: number of lanes.
-        window_bytes: how much one lane sends ahead of the replies.
-        skip_existing: existing keys are left alone; must agree with the decoder's setting.
-        seats: threads of the target that read from connections.
-        run_id: the target process the snapshot began with; "" when it is not known.
-        limiter: what all lanes ask before they send.
-        connection: how connections are made.
-    """
-
-    epoch: Epoch
-    eviction: Eviction | None = None
-    writers: int = 4
-    window_bytes: int = DEFAULT_WINDOW_BYTES
-    skip_existing: bool = False
-    seats: int = 1
-    run_id: str = ""
-    limiter: Limiter = field(default_factory=Limiter)
-    connection: ConnectionOptions = field(default_factory=ConnectionOptions)
-
-
-def lane_name(index: int) -> str:
-    """What a lane is called: its connection, and its share of the budget."""
-    return f"lane-{index}"
+TRANSACTION_COMMANDS: Final = 4  # WATCH, HGET, MULTI and EXEC around a load
 
 
 class Lane:

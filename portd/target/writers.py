@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from portd.model import LaneState
 from portd.pipeline import BatchQueue
-from portd.target.lane import Lane, WriterOptions
+from portd.target.lane import Lane
 from portd.target.seats import Seats
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from portd.model import Progress
     from portd.pipeline import ByteBudget, QueueStatistics
     from portd.target.deadletter import DeadLetters
+    from portd.target.writing import WriterOptions
 
 
 @dataclass(frozen=True, slots=True)

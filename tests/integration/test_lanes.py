@@ -24,9 +24,9 @@ from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
 from portd.target.epoch import Epoch
 from portd.target.eviction import Eviction, tag_of
-from portd.target.lane import WriterOptions
 from portd.target.wire import split
 from portd.target.writers import Writers
+from portd.target.writing import WriterOptions
 from tests.fencing import KEY, fall, stand
 from tests.loops import both_loops
 from tests.proxy import Proxy
