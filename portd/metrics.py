@@ -154,6 +154,11 @@ def _expiries(progress: Progress) -> Iterator[Metric]:
         "Of them, those set back behind the lag; the others were renewed or deleted by the source.",
         progress.expiries_corrected,
     )
+    yield _counter(
+        "import_mode_losses_total",
+        "Times the target's import mode was found switched off while this sync needed it, and was put back.",
+        progress.import_mode_losses,
+    )
     yield _gauge(
         "expiries_waiting",
         "1 while postponed expiry times in the target wait to be set back.",

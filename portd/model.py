@@ -190,6 +190,7 @@ class Progress:
     partial_syncs: int = 0
     expiries_corrected: int = 0  # postponed ones that a sweep set back
     expiries_to_correct: bool = False  # postponed ones may be in the target
+    import_mode_losses: int = 0  # times somebody switched the target's import mode off while we needed it
     keys_pruned: int = 0  # removed from the target, since the source did not have them any more
     snapshot: SnapshotProgress = field(default_factory=SnapshotProgress)
     stream: StreamProgress = field(default_factory=StreamProgress)

@@ -27,10 +27,11 @@ from portd.source.handshake import HandshakeOptions
 from portd.source.info import read_info
 from portd.source.link import Link, LinkOptions
 from portd.spool import Spool
-from portd.target import importmode, postponed
+from portd.target import postponed
 from portd.target.checkpoint import State, guard, read_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
+from portd.target.importmode import ImportMode
 from portd.target.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
@@ -115,6 +116,7 @@ class Replication:
         self._largest: list[CurrentKey] = []
         self._lease: Lease | None = None
         self._imports = False  # the target is in import mode because of us
+        self._import_mode = ImportMode(self._target, settings.checkpoint_key, settings.link, progress)
 
     async def run(self) -> None:
         """Replicates until told to stop or until ``stop_after`` is reached.
@@ -125,9 +127,11 @@ class Replication:
         try:
             parts = await self._prepare()
             async with asyncio.TaskGroup() as group:
-                keeper = group.create_task(self._lease.keep(), name="lease") if self._lease else None
+                keepers = [group.create_task(self._lease.keep(), name="lease")] if self._lease else []
+                if self._imports:
+                    keepers.append(group.create_task(self._import_mode.keep(), name="import mode"))
                 await self._follow(parts)
-                if keeper is not None:
+                for keeper in keepers:
                     keeper.cancel()
         except BaseExceptionGroup as group:
             cause = first_cause(group)
@@ -142,7 +146,7 @@ class Replication:
         if self._imports:
             try:
                 async with asyncio.timeout(LEAVE_SECONDS):
-                    await importmode.leave(self._target)
+                    await self._import_mode.leave()
             except (TargetError, TimeoutError) as error:
                 reason = str(error) or "it does not answer"
                 log.warning("target stays in import mode", error=reason, hint="CONFIG SET import-mode no ends it")
@@ -233,7 +237,7 @@ class Replication:
         """Chooses what keeps keys alive whose renewal comes late; whether near expiries are postponed."""
         wanted, postpones = self._settings.expiry_gap, False
         if wanted in {ExpiryGap.AUTO, ExpiryGap.IMPORT_MODE}:
-            self._imports = await importmode.enter(self._target, capabilities)
+            self._imports = await self._import_mode.enter(capabilities)
         if wanted in {ExpiryGap.POSTPONE, ExpiryGap.HOLD} or (wanted is ExpiryGap.AUTO and not self._imports):
             postpones = await postponed.usable(self._target, capabilities, self._settings.checkpoint_name())
         closed = (
