@@ -250,7 +250,7 @@ def _snapshot(progress: Progress, decoder: Mapping[str, int]) -> Iterator[Metric
         "attributes_dropped_total",
         "Things the target cannot keep, such as the idle time of a big key, by kind.",
         "attribute",
-        progress.attributes_dropped,
+        progress.dropped(),
         DROPPED_ATTRIBUTES,
     )
     yield _counter("decoder_elements_total", "Elements of values decoded one by one.", decoder.get("elements", 0))

@@ -66,6 +66,7 @@ class StreamProgress:
     commands_filtered: int = 0  # PING, REPLCONF and the like: dropped on purpose
     commands_failed: int = 0
     expiries_postponed: int = 0  # sent later than the source said, until the stream has caught up
+    field_expiries_dropped: int = 0  # of hash fields, for a target without them
     transactions: int = 0  # group commits acknowledged
     acknowledged_seconds: float = 0.0  # receipt to acknowledgement of the newest acknowledged byte
     waiting_since: float = 0.0  # time.time() when the oldest byte was received that the target has not acknowledged
@@ -205,3 +206,7 @@ class Progress:
     last_error: str = ""
     source_info: dict[str, str] = field(default_factory=dict)  # server, version, role ... for /status
     target_info: dict[str, str] = field(default_factory=dict)
+
+    def dropped(self) -> Counter[str]:
+        """What was applied without something that the target cannot keep, by kind, snapshot and stream together."""
+        return self.attributes_dropped + Counter({"field-ttl": self.stream.field_expiries_dropped})

@@ -1,9 +1,10 @@
-"""How many lanes take batches at a time: one, as long as the target is what bounds the sync.
+"""How many lanes take batches at a time: no more than keep the target busy, as long as that is what bounds the sync.
 
 In every turn of its loop the target reads a piece of what each connection has sent, and executes it: a PING of another
-client waits for all of them. One connection that always has something to read keeps a target as busy as several do. More
-are of use where the distance bounds the sync, not the target; then a window is full and its bytes spend their time on the
-way. Runs of big keys have a lane each and need no seat.
+client waits for all of them. One connection that always has something to read keeps a target as busy as several do; of
+lanes that wait for each transaction's answer, two are needed. More are of use where the distance bounds the sync, not the
+target; then a window is full and its bytes spend their time on the way. Runs of big keys have a lane each and need no
+seat.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Seats:
         self._offer()
 
     def note(self, seconds: float, round_trip: float, *, full: bool) -> None:
-        """Takes how a batch fared, and changes the count now and then.
+        """Takes how a load fared, and changes the count now and then.
 
         Args:
             seconds: from sending it to its last reply.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from portd.model import LaneState
 from portd.pipeline import BatchQueue
-from portd.target.lane import Lane, WriterOptions
+from portd.target.lane import Lane
 from portd.target.seats import Seats
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from portd.model import Progress
     from portd.pipeline import ByteBudget, QueueStatistics
     from portd.target.deadletter import DeadLetters
+    from portd.target.writing import WriterOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +51,15 @@ class Writers:
         budget: ByteBudget,
         progress: Progress,
         letters: DeadLetters,
-        options: WriterOptions | None = None,
+        options: WriterOptions,
     ) -> None:
-        options = options or WriterOptions()
         self._budget = budget
         self.queue = BatchQueue(budget, progress.snapshot)
-        progress.lanes[:] = [LaneState(index) for index in range(options.writers)]
-        seats = Seats(options.writers, options.seats)
-        self._lanes = [Lane(state, endpoint, self.queue, seats, letters, options) for state in progress.lanes]
+        self._states = [LaneState(index) for index in range(options.writers)]
+        progress.lanes[:] = self._states
+        # One transaction is executed while another one is on its way.
+        seats = Seats(options.writers, options.seats if options.eviction is not None else 2 * options.seats)
+        self._lanes = [Lane(state, endpoint, self.queue, seats, letters, options) for state in self._states]
 
     async def run(self) -> None:
         """Runs the lanes until `close` was called and everything put is acknowledged.
@@ -98,5 +100,5 @@ class Writers:
     def statistics(self) -> WriterStatistics:
         """Who holds what."""
         return WriterStatistics(
-            queue=self.queue.statistics(), in_flight_bytes=tuple(lane.state.in_flight_bytes for lane in self._lanes)
+            queue=self.queue.statistics(), in_flight_bytes=tuple(state.in_flight_bytes for state in self._states)
         )

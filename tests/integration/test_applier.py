@@ -15,10 +15,12 @@ from portd.kernel.stream import Piece, StreamSplitter
 from portd.model import Position, Progress
 from portd.resp import request
 from portd.target.applier import Applier, ApplierOptions
-from portd.target.checkpoint import Checkpoint, State, read_checkpoint, write_checkpoint
+from portd.target.checkpoint import Checkpoint, State, read_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter
+from portd.target.epoch import Epoch
 from portd.target.limiter import Limiter
+from tests.fencing import put_checkpoint, stand
 from tests.loops import both_loops
 from tests.proxy import Proxy
 from tests.servers import Server, wait_for
@@ -110,19 +112,29 @@ class Stream:
 class Sync:
     """An applier on a target, with what a test looks at."""
 
-    def __init__(self, server: Server, stream: Stream, *, url: str = "", stop: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        server: Server,
+        stream: Stream,
+        *,
+        url: str = "",
+        stop: bool = False,
+        epoch: Epoch | None = None,
+        **options: Any,
+    ) -> None:
         self.server = server
         self.stream = stream
         self.progress = Progress()
         self.letters = Letters(self.progress, stop=stop)
         self.endpoint = Endpoint.parse(url or server.url)
         self.start = Checkpoint(position=Position(REPLID, FIRST), db=0, epoch="before", state=State.SNAPSHOT)
-        self.options = ApplierOptions(connection=FAST, **options)
+        self.epoch = epoch or Epoch.of(KEY)
+        self.options = ApplierOptions(epoch=self.epoch, **{"connection": FAST, **options})
         self._applier: Applier | None = None
 
     async def begin(self) -> None:
         """Writes the checkpoint that the applier takes over."""
-        await write_checkpoint(Endpoint.parse(self.server.url), KEY, self.start)
+        await put_checkpoint(Endpoint.parse(self.server.url), KEY, self.start, self.epoch)
 
     @property
     def applier(self) -> Applier:
@@ -382,7 +394,7 @@ async def test_late_execution_on_an_old_connection_doubles_nothing(target: Serve
     options = ConnectionOptions(connect_seconds=5, silence_seconds=0.2, retry_first_seconds=0.005)
     async with Relay(target.port) as relay:
         sync = Sync(target, stream := Stream(), url=f"redis://plain:pw@127.0.0.1:{relay.port}")
-        sync.options = ApplierOptions(connection=options)
+        sync.options = ApplierOptions(epoch=sync.epoch, connection=options)
         async with running(sync):
             stream.write("INCR", "n")
             await sync.caught_up()
@@ -403,25 +415,6 @@ async def test_late_execution_on_an_old_connection_doubles_nothing(target: Serve
                 await wait_for(lambda: target.info("commandstats")["cmdstat_exec"]["calls"] > executed)
         assert target.client().get("n") == b"3"
         assert sync.progress.stream.commands_applied == 3
-
-
-@both_loops
-async def test_old_connection_is_closed_on_the_target(target: Server) -> None:
-    """A new connection asks the target to drop the one it replaces, with whatever of it is unread."""
-    options = ConnectionOptions(connect_seconds=5, silence_seconds=0.2, retry_first_seconds=0.005)
-    async with Relay(target.port) as relay:
-        sync = Sync(target, stream := Stream(), url=f"redis://127.0.0.1:{relay.port}")
-        sync.options = ApplierOptions(connection=options)
-        async with running(sync):
-            stream.write("INCR", "n")
-            await sync.caught_up()
-            relay.armed = b"EXEC"
-            stream.write("INCR", "n")
-            await sync.caught_up()
-            names = [each["name"] for each in target.client().client_list()]
-            assert names.count("portd-applier") == 1
-            relay.held[0].set()
-    assert target.client().get("n") == b"2"
 
 
 @both_loops
@@ -680,6 +673,7 @@ async def test_second_writer_is_noticed(target: Server) -> None:
             second.start = first.applier.checkpoint
             second.stream.bytes[:] = first.stream.bytes
             second.stream.released = first.stream.end
+            await stand(second.endpoint, second.epoch)
             task = asyncio.create_task(second.applier.run())
             await wait_for(second.applier.caught_up.is_set)
             second.stream.write("INCR", "second")
@@ -698,7 +692,8 @@ async def test_checkpoint_that_changed_since_it_was_read(target: Server) -> None
     """An applier does not begin from a checkpoint that is not the one in the target."""
     for change in (Checkpoint(position=Position(REPLID, FIRST), epoch="other"), None):
         sync = Sync(target, Stream())
-        await write_checkpoint(sync.endpoint, KEY, change or Checkpoint(position=Position(REPLID, 5), epoch="before"))
+        found = change or Checkpoint(position=Position(REPLID, 5), epoch="before")
+        await put_checkpoint(sync.endpoint, KEY, found, sync.epoch)
         with pytest.raises(TargetLost, match="changed by somebody else"):
             await sync.applier.run()
     target.client().delete(KEY)
@@ -870,7 +865,7 @@ async def test_cancelled_applier_leaves_no_connection(target: Server) -> None:
     await sync.begin()
     checkpoint = sync.start
     for turns in range(1, 60, 4):
-        step = Sync(target, stream, max_commands=7)
+        step = Sync(target, stream, max_commands=7, epoch=sync.epoch)
         step.start = checkpoint
         task = asyncio.create_task(step.applier.run())
         for _ in range(turns):
@@ -882,7 +877,7 @@ async def test_cancelled_applier_leaves_no_connection(target: Server) -> None:
         assert found is not None
         checkpoint = found
         stream.released = FIRST
-    last = Sync(target, stream)
+    last = Sync(target, stream, epoch=sync.epoch)
     last.start = checkpoint
     stream.finish()
     await last.applier.run()
