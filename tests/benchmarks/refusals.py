@@ -28,8 +28,6 @@ from tests.wire import Wire, pack
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import redis
-
     from tests.servers import Binary
 
 KINDS = ("none", "when run", "when queued")
@@ -108,7 +106,8 @@ def stream(binary: Binary, commands: int, kind: str, *, one_transaction: bool, p
         letters = source.directory / "letters.jsonl"
         with Portd(source, target, log_level="warning", dead_letters=letters) as portd:
             portd.until(lambda status: status["phase"] == "streaming")
-            refuse(target.client(), kind)
+            with Wire(target) as wire:
+                refuse(wire, kind)
             assert target.pid is not None
             os.kill(target.pid, signal.SIGSTOP)
             with Wire(source, timeout=PATIENCE_SECONDS) as wire:
@@ -119,13 +118,13 @@ def stream(binary: Binary, commands: int, kind: str, *, one_transaction: bool, p
             return _until(portd, letters, end, commands, cpu, started, plain)
 
 
-def refuse(client: redis.Redis, kind: str) -> None:
+def refuse(wire: Wire, kind: str) -> None:
     """Lets the target refuse what goes to the lists, in one way or the other."""
     if kind == "when run":
         for number in range(KEYS):
-            client.set(f"list:{number}", "no list any more")
+            wire.call("SET", f"list:{number}", "no list any more")
     elif kind == "when queued":
-        client.execute_command("ACL", "SETUSER", "default", "-rpush")
+        wire.call("ACL", "SETUSER", "default", "-rpush")
 
 
 def blocks(commands: int, *, one_transaction: bool) -> Iterator[tuple[bytes, int]]:
@@ -154,7 +153,8 @@ def snapshot(binary: Binary, keys: int, *, refused: bool, plain: float) -> Figur
             for first in range(0, keys, BLOCK):
                 wire.load([(b"".join(_key(number) for number in range(first, first + BLOCK)), BLOCK)])
         if refused:
-            target.client().execute_command("ACL", "SETUSER", "default", "resetkeys", "~ok:*", "~portd:*")
+            with Wire(target) as wire:
+                wire.call("ACL", "SETUSER", "default", "resetkeys", "~ok:*", "~portd:*")
         letters = source.directory / "letters.jsonl"
         started = time.perf_counter()
         with Portd(source, target, log_level="warning", dead_letters=letters) as portd:
@@ -166,9 +166,7 @@ def _key(number: int) -> bytes:
     return pack("SADD", name, "a", "b", "c") if number % 2 else pack("SET", name, "v" * 32)
 
 
-def _until(
-    portd: Portd, letters: Path, end: int, count: int, cpu: float, started: float, plain: float
-) -> Figures:
+def _until(portd: Portd, letters: Path, end: int, count: int, cpu: float, started: float, plain: float) -> Figures:
     status = portd.until(lambda status: status["stream"]["checkpointed_offset"] >= end, PATIENCE_SECONDS)
     per_second = count / (time.perf_counter() - started)
     loop = status["loop"]
