@@ -26,7 +26,7 @@ from tests.proxy import Proxy
 from tests.servers import Server, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from tests.conftest import ServerFactory
 
@@ -157,10 +157,11 @@ class Letters(DeadLetters):
         super().__init__(progress, stop=stop)
         self.kept: list[Letter] = []
 
-    def add(self, letter: Letter) -> None:
-        """Keeps and goes on as ever."""
-        self.kept.append(letter)
-        super().add(letter)
+    def add_all(self, letters: Iterable[Letter]) -> None:
+        """Keeps them."""
+        letters = list(letters)
+        self.kept += letters
+        super().add_all(letters)
 
 
 @contextlib.asynccontextmanager
