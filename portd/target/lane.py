@@ -31,6 +31,7 @@ from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify
 from portd.target.settle import Outcome, outcome
 from portd.target.transactions import Transactions
 from portd.target.wire import split
+from portd.troubles import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -192,6 +193,7 @@ class Lane:
 
     def _lose(self, lost: Disconnected) -> None:
         self._letters.progress.last_error = str(lost)
+        self._letters.progress.troubles.note_loss(lost.reason, str(lost))
         self._state.link.losses[lost.reason] += 1
         batches = len(self._load.deliveries) if self._load else 0
         _log.warning("lane lost its connection", lane=self._state.index, reason=lost.reason, batches=batches)
@@ -479,6 +481,7 @@ class Lane:
         self._note(text)
         if code_of(text) in RECONNECT_CODES:
             raise Disconnected(f"{self.name}: the target is not ready: {presentable(text)}", code_of(text).lower())
+        self._letters.progress.troubles.note(TARGET, code_of(text), presentable(text))
         await asyncio.sleep(self._backoff.next_wait())
 
     def _note(self, text: str) -> None:

@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from portd.model import LaneState
 from portd.pipeline import BatchQueue
 from portd.target.lane import Lane, WriterOptions
 from portd.target.seats import Seats
@@ -54,8 +53,7 @@ class Writers:
     ) -> None:
         self._budget = budget
         self.queue = BatchQueue(budget, progress.snapshot)
-        self._states = [LaneState(index) for index in range(options.writers)]
-        progress.lanes[:] = self._states
+        self._states = progress.take_lanes(options.writers)
         seats = Seats(options.writers, options.seats)
         self._lanes = [Lane(state, endpoint, self.queue, seats, letters, options) for state in self._states]
 

@@ -48,6 +48,7 @@ class Stream:
         self.released = FIRST
         self.rewinds: list[int] = []
         self.received_at = 0.0
+        self.waiting_since = 0.0
         self._piece_bytes = piece_bytes
         self._fed = 0
         self._ended = False
