@@ -108,8 +108,9 @@ def test_counters_never_fall(source: Server, target: Server) -> None:
     with Portd(source, target) as portd:
         portd.until(lambda status: status["phase"] == "streaming")
         before = samples(portd)
-        source.client().execute_command("DEBUG", "CHANGE-REPL-ID")
-        source.client().client_kill_filter(_type="replica")
+        client: Any = source.client()
+        client.execute_command("DEBUG", "CHANGE-REPL-ID")
+        client.client_kill_filter(_type="replica")
         portd.until(lambda status: status["full_syncs"].get("backlog") == 1 and status["phase"] == "streaming")
         after, status = samples(portd), portd.status() or {}
         names = [name for name in before if re.search(r"^portd_\w+_total\b", name)]
@@ -117,7 +118,7 @@ def test_counters_never_fall(source: Server, target: Server) -> None:
         read = "portd_snapshot_keys_read_total"
         assert after[read] == before[read] + status["snapshot"]["keys_read"]
         assert status["snapshot"]["keys_read"] == 3001
-        lane = 'portd_lane_replies_total{lane="0"}'
+        lane = 'portd_lane_connects_total{lane="0"}'
         assert after[lane] > before[lane]
         portd.terminate()
 
@@ -194,3 +195,21 @@ def test_refusals_in_a_snapshot_are_the_same(source: Server, target: Server) -> 
         target.client().config_set("maxmemory", 0)
         portd.until(lambda status: status["phase"] == "streaming")
         assert portd.terminate() == os.EX_OK, portd.log()
+
+
+def test_the_total_knows_all_databases(source: Server, target: Server) -> None:
+    """A diskless snapshot tells its databases one after the other; the share counts keys applied, of all of them."""
+    for db in range(4):
+        fill_strings(source, 5000, 1000, db=db)
+    with Portd(source, target, max_target_bytes_per_second="2MiB") as portd:
+        status = portd.until(lambda status: status["snapshot"]["keys_applied"] > 0)
+        snapshot = status["snapshot"]
+        assert snapshot["keys_total"] == 20_000
+        assert snapshot["bytes_total"] is None
+        assert snapshot["done"] == pytest.approx(snapshot["keys_settled"] / 20_000, abs=0.2)
+        assert samples(portd)["portd_snapshot_source_keys"] == 20_000
+        target.client().config_set("maxmemory", 1)  # nothing more is applied, whatever is decoded
+        portd.until(lambda status: status["refusals"]["now"] != [])
+        status = portd.until(lambda status: status["snapshot"]["keys_read"] > status["snapshot"]["keys_settled"])
+        assert status["snapshot"]["done"] <= status["snapshot"]["keys_settled"] / 20_000 + 0.01
+        portd.kill()
