@@ -263,7 +263,7 @@ def _snapshot(progress: Progress, decoder: Mapping[str, int]) -> Iterator[Metric
         "attributes_dropped_total",
         "Things the target cannot keep, such as the idle time of a big key, by kind.",
         "attribute",
-        progress.attributes_dropped,
+        progress.dropped(),
         DROPPED_ATTRIBUTES,
     )
     for name, text in (("elements", "Elements of values decoded one by one."), ("batches", "Batches made.")):

@@ -78,6 +78,7 @@ class StreamProgress:
     commands_filtered: int = 0  # PING, REPLCONF and the like: dropped on purpose
     commands_failed: int = 0
     expiries_postponed: int = 0  # sent later than the source said, until the stream has caught up
+    field_expiries_dropped: int = 0  # of hash fields, for a target without them
     transactions: int = 0  # group commits acknowledged
     acknowledged_seconds: float = 0.0  # receipt to acknowledgement of the newest acknowledged byte
     waiting_since: float = 0.0  # time.time() when the oldest byte was received that the target has not acknowledged
@@ -269,6 +270,10 @@ class Progress:
         None where it is not known; see `lag_bytes`.
         """
         return None if self.lag_bytes is None else self.stream.waiting_seconds
+
+    def dropped(self) -> Counter[str]:
+        """What was applied without something that the target cannot keep, by kind, snapshot and stream together."""
+        return self.attributes_dropped + Counter({"field-ttl": self.stream.field_expiries_dropped})
 
 
 EARLIER = ("keys_read", "keys_applied", "keys_filtered", "keys_expired", "keys_failed", "keys_postponed")

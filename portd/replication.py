@@ -30,10 +30,10 @@ from portd.target import importmode, postponed
 from portd.target.checkpoint import State, guard, read_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
-from portd.target.lane import lane_name
 from portd.target.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
+from portd.target.writing import lane_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -195,7 +195,12 @@ class Replication:
         log.info("source", url=self._source.display, **progress.source_info)
         patience = ConnectionOptions(connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds)
         self._lease = Lease(
-            self._target, settings.checkpoint_name(), settings.link, run_id=capabilities.run_id, connection=patience
+            self._target,
+            settings.checkpoint_name(),
+            settings.link,
+            run_id=capabilities.run_id,
+            connection=patience,
+            evicts=capabilities.evicts,
         )
         epoch = await self._lease.acquire(takeover=settings.takeover)
         await guard(

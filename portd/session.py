@@ -28,9 +28,9 @@ from portd.target.checkpoint import Checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.control import patiently
 from portd.target.deadletter import Letter
-from portd.target.lane import WriterOptions
 from portd.target.postponed import Horizon, Postponed, Sweeper, shift_of, snapshot_margin_ms
 from portd.target.writers import Writers
+from portd.target.writing import WriterOptions
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
@@ -311,7 +311,7 @@ class Session:
         decoder = SnapshotDecoder(
             parts.capabilities.dialect(),
             chunk_bytes=parts.capabilities.chunk_bytes(settings.chunk_bytes),
-            batch_bytes=parts.plan.batch_bytes,
+            batch_bytes=parts.capabilities.batch_bytes(parts.plan.batch_bytes),
             command_bytes=settings.command_bytes,
             command_elements=settings.command_elements,
             skip_existing=settings.existing is Existing.SKIP,
@@ -392,6 +392,7 @@ class Session:
         lanes = parts.settings.writers
         return WriterOptions(
             epoch=parts.epoch,
+            eviction=parts.lease.eviction,
             writers=lanes,
             seats=parts.capabilities.io_threads,
             window_bytes=max(parts.plan.batch_bytes, parts.plan.queue_bytes // (2 * lanes)),
@@ -411,7 +412,7 @@ class Session:
             offset=offset,
             db=db,
             max_argument=parts.capabilities.proto_max_bulk_bytes,
-            forms=parts.capabilities.stream_forms(),
+            forms=parts.capabilities.stream_forms(parts.progress.source_info),
             horizon=Horizon(parts.shift_ms, since, always=parts.holds),
         )
 

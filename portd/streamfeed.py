@@ -92,6 +92,7 @@ class StreamFeed:
                 self._progress.commands_read = max(self._progress.commands_read, self._commands)
                 if piece.end_offset > self._counted:
                     self._progress.expiries_postponed += piece.postponed
+                    self._progress.field_expiries_dropped += piece.lost
                     self._counted = piece.end_offset
                     self._progress.decoded_offset = piece.end_offset
                 return piece

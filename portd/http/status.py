@@ -78,7 +78,7 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
         "loop": asdict(progress.loop),
         "verify": _verify(progress.verify),
         "dead_letters": dict(progress.dead_letters),
-        "attributes_dropped": dict(progress.attributes_dropped),
+        "attributes_dropped": dict(progress.dropped()),
         "refusals": _refusals(progress.troubles),
         "last_error": progress.last_error,
         "settings": shown,

@@ -14,12 +14,12 @@ cdef struct Row:
 
 
 cdef struct Names:
-    Row rows[64]
+    Row rows[96]
     int first_row[18]  # names of n bytes are rows first_row[n] to first_row[n + 1]
     unsigned int initials[17]  # by length: a bit per letter that such a name begins with
 
 
-cdef int fill_names(Names* names) except -1
+cdef int fill_names(Names* names, dict forms) except -1
 
 
 cdef inline int classify(const Names* names, const uint8_t* name, Py_ssize_t size) noexcept:

@@ -10,8 +10,13 @@ from portd.kernel.edit cimport (
 from portd.kernel.resp cimport load_word
 
 
-cdef int fill_names(Names* names) except -1:
-    """Builds the table."""
+cdef int fill_names(Names* names, dict forms) except -1:
+    """Builds the table.
+
+    Args:
+        names: all zero.
+        forms: kinds by name that go before those here: of commands that the target may need in another form.
+    """
     cdef bytes name, padded
     cdef int row = 0
     cdef int size
@@ -45,10 +50,11 @@ cdef int fill_names(Names* names) except -1:
         RESTORE: b"RESTORE",
         RESTORE_ASKING: b"RESTORE-ASKING",
     }
-    named = []
+    named = [(len(name), name, kind) for name, kind in forms.items()]
     for kind, words in kinds.items():
         for name in words.split():
-            named.append((len(name), name, kind))
+            if name not in forms:
+                named.append((len(name), name, kind))
     for size, name, kind in sorted(named):
         padded = name.ljust(16, b"\0")
         names.rows[row].low = load_word(<const uint8_t*> padded, size)

@@ -19,5 +19,6 @@ cdef class Dialect:
     cdef bint arrays
     cdef bint entries_read          # XGROUP CREATE .. ENTRIESREAD, XSETID .. ENTRIESADDED
     cdef bint create_consumer
+    cdef bint absttl                # RESTORE .. ABSTTL
     cdef bint unlink
     cdef bint takes(self, int encoding) noexcept

@@ -42,6 +42,7 @@ cdef class Dialect:
         self.arrays = "armset" in commands
         self.entries_read = valkey or server_version >= (7, 0)
         self.create_consumer = valkey or server_version >= (6, 2)
+        self.absttl = valkey or server_version >= (5, 0)
         self.unlink = "unlink" in commands
 
     cdef bint takes(self, int encoding) noexcept:

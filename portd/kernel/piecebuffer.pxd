@@ -79,6 +79,7 @@ cdef class PieceBuffer:
     cdef int write_argument(self, const void* data, Py_ssize_t size) except -1
     cdef int write_word(self, const char* word) except -1
     cdef int write_number(self, int64_t number) except -1
+    cdef int write_negative(self, int64_t number) except -1
     cdef int _append_header(self, char mark, int64_t number) except -1
     cdef int grow_offsets(self) except -1
     cdef void begin_piece(self) noexcept

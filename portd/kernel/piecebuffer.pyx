@@ -229,6 +229,13 @@ cdef class PieceBuffer:
         cdef Py_ssize_t start = print_number(number, text, 20)
         return self.write_argument(text + start, 20 - start)
 
+    cdef int write_negative(self, int64_t number) except -1:
+        """Writes minus *number*, which is more than 0."""
+        cdef char text[21]
+        cdef Py_ssize_t start = print_number(number, text, 21) - 1
+        text[start] = c"-"
+        return self.write_argument(text + start, 21 - start)
+
     cdef int _append_header(self, char mark, int64_t number) except -1:
         cdef char text[24]
         cdef Py_ssize_t start = print_number(number, text, 22) - 1

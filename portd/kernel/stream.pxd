@@ -3,8 +3,10 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from portd.kernel.commandnames cimport Names
 from portd.kernel.edit cimport Editor
 from portd.kernel.piecebuffer cimport Cut, PieceBuffer
+from portd.kernel.rewrite cimport Rewriter
 
 
 cdef struct Tally:  # what is known behind the last command consumed; copied to go back to an earlier one
@@ -15,6 +17,7 @@ cdef struct Tally:  # what is known behind the last command consumed; copied to 
     bint moves
     bint overdue
     int64_t postponed
+    int64_t lost  # expiry times of hash fields
     int64_t commands  # of the source, without MULTI and EXEC
     int64_t filtered
     int64_t excluded
@@ -43,11 +46,14 @@ cdef class Piece:
     cdef readonly bint moves
     cdef readonly bint overdue
     cdef readonly int64_t postponed
+    cdef readonly int64_t lost
 
 
 cdef class StreamSplitter:
     cdef PieceBuffer buffer
     cdef Editor editor
+    cdef Rewriter rewriter
+    cdef Names names
     cdef Scan scan
     cdef Tally tally
     cdef Tally totals  # of the pieces handed out; its state fields mean nothing
@@ -69,8 +75,13 @@ cdef class StreamSplitter:
     cdef int _gather(self, Py_ssize_t start, Py_ssize_t max_bytes, Py_ssize_t max_commands) except -1
     cdef int _take(self) except -1
     cdef int _unlink(self) except -1
+    cdef int _take_as(self, int kind) except -1
+    cdef int _rewrite(self, int kind) except -1
+    cdef int _kind_without_form(self, int kind, bint large) noexcept
+    cdef int _count_form(self) noexcept
     cdef int _take_whole(self, int kind) except -1
     cdef int _take_large(self) except -1
+    cdef int _begin_form(self, int kind) except -100
     cdef int _edit(self, int kind) except -1
     cdef int _begin_edit(self, int kind, bint large) except -1
     cdef int _go_on(self, Py_ssize_t limit) except -1

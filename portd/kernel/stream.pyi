@@ -1,17 +1,21 @@
 """The stream splitter: replication stream bytes in, pieces of raw commands out. No I/O, no asyncio."""
 
+from collections.abc import Collection
 from typing import Final, Self, final
 
 from typing_extensions import Buffer
+
+from portd.kernel.snapshot import Dialect
 
 @final
 class Piece:
     """Raw commands of the stream, as they go between our MULTI and the checkpoint.
 
     Commands go on byte for byte, except: relative expiries are made absolute, FUNCTION LOAD is given REPLACE,
-    RESTORE-ASKING becomes RESTORE, expiry times before the horizon of ``postpone`` are later, options that the target does
-    not know are left out, DEL becomes UNLINK. In the ``late`` form of an expiry, PEXPIREAT behind the command counts as a command of its own,
-    with the same offset.
+    RESTORE-ASKING becomes RESTORE, expiry times before the horizon of ``postpone`` are later, DEL becomes UNLINK, and what the
+    target does not know takes another form (`portd.kernel.forms`). A command may become several, such as one with PEXPIREAT
+    behind it: each counts as a command of its own, with the same offset, and they are never in different pieces unless
+    the command is larger than one.
 
     Attributes:
         data: RESP bytes; the source's MULTI, EXEC, PING and REPLCONF are left out, SELECT stays in. May be empty.
@@ -27,6 +31,7 @@ class Piece:
         getack: REPLCONF GETACK was among the dropped commands: the source wants an ACK now.
         moves: a command inside takes an expiry from one key to another (RENAME, COPY, MOVE, SWAPDB).
         postponed: expiry times that are later than the source said.
+        lost: expiry times of hash fields that the target cannot hold: the fields live for ever there.
         overdue: one of them had passed when it was received: the stream lags by that much at least.
     """
 
@@ -56,6 +61,8 @@ class Piece:
     def overdue(self) -> bool: ...
     @property
     def postponed(self) -> int: ...
+    @property
+    def lost(self) -> int: ...
     def __len__(self) -> int:
         """Bytes of ``data``."""
 
@@ -77,6 +84,10 @@ class StreamSplitter:
             came, with PEXPIREAT behind.
         entries_read: the target knows XGROUP .. ENTRIESREAD (7.0). Otherwise that is left out.
         unlink: the target knows UNLINK, and our user may run it: DEL goes on as UNLINK.
+        lacks: names of the forms that the target does not know, see `portd.kernel.forms.FORMS`; ValueError for others.
+        scripts: it takes EVAL. Otherwise what only a script can do goes on as it came.
+        claims: the source removes a pending entry whose message was deleted when it is claimed (7.0).
+        dialect: what the target takes as the payload of RESTORE; None: any, they go on as they came.
     """
 
     def __new__(
@@ -89,6 +100,10 @@ class StreamSplitter:
         pxat: bool = ...,
         entries_read: bool = ...,
         unlink: bool = ...,
+        lacks: Collection[str] = ...,
+        scripts: bool = ...,
+        claims: bool = ...,
+        dialect: Dialect | None = ...,
     ) -> Self: ...
     def feed(self, data: Buffer, now_ms: int) -> int:
         """Copies bytes into the window; returns how many fitted (0 when ``next_piece`` must run first).
@@ -113,8 +128,8 @@ class StreamSplitter:
         """From now on, expiry times before unix time *horizon_ms* go on *shift_ms* later; a shift of 0 ends it.
 
         With a shift, PEXPIREAT also loses its conditions: a source sends it only when they were met, and GT would not be
-        met by an expiry that was postponed. Not postponed are times of hash fields, and an absolute one of a RESTORE
-        larger than a piece.
+        met by an expiry that was postponed. Not postponed are times of hash fields, and an absolute one of a RESTORE or
+        MSETEX larger than a piece.
         """
     def exclude(self, offset: int) -> None:
         """Drops the command that begins at *offset* when it comes by: it was refused for good.
@@ -133,7 +148,7 @@ class StreamSplitter:
 
         Keys: ``window_used`` ``window_capacity`` ``output_capacity`` ``owned_bytes`` (all that is allocated);
         ``commands`` (of the source, MULTI and EXEC not counted; = passed on + filtered + excluded), ``filtered``
-        ``excluded`` ``transactions`` ``postponed``; ``relative_kept`` (expiries that could not be made absolute: the key of a large
+        ``excluded`` ``transactions`` ``postponed`` ``lost``; ``relative_kept`` (expiries that could not be made absolute: the key of a large
         command is larger than a piece and the target is older than PXAT, or it is a RESTORE).
         """
 

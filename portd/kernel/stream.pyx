@@ -20,15 +20,19 @@ from libc.string cimport memcmp, memmove
 
 from portd.kernel.arguments cimport expires_before, restores_before, restores_relative, sets_expiry, tells_entries_read
 from portd.kernel.commandnames cimport Names, classify, fill_names
+from portd.kernel.dialect cimport Dialect
 from portd.kernel.edit cimport (
-    DEL, DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, PEXPIRE,
+    DEL, DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FORWARD, FUNCTION, FUNCTION_RESTORE, GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, PEXPIRE,
     PEXPIREAT, PSETEX, PUBLISH, REFUSE, REPLCONF, RESTORE, RESTORE_ASKING, SELECT, SET, SETEX, SWAPDB, XGROUP, Editor,
 )
+from portd.kernel.forms cimport F_COPY, F_RESTORE, F_RESTORE_ASKING, F_SET, F_XGROUP, FORM, PEXPIREAT_CONDITION, Forms
+from portd.kernel.payload cimport AS_IT_CAME
 from portd.kernel.piecebuffer cimport (
     BAD, EMPTY_COMMAND, FULL, LARGE, MORE, NAME_TOO_LONG, NESTED_MULTI, NO_DATABASE, NO_LINE_END, NOT_A_DATABASE, REFUSED,
     SELECT_EXCLUDED, STRAY_EXEC, TOO_MANY_ARGUMENTS, WHOLE, PieceBuffer, count_reply, keep, produced, read_header,
 )
 from portd.kernel.resp cimport NEVER_MS, SMALL, is_word, read_number
+from portd.kernel.rewrite cimport Rewriter
 
 
 cdef enum:
@@ -41,10 +45,6 @@ DEFAULT_MAX_ARGUMENT = 512 * 1024 * 1024  # proto-max-bulk-len of a server that 
 cdef Py_ssize_t UNLIMITED = INT64_MAX // 2
 cdef int64_t LARGEST_ARGUMENT = INT64_MAX // 4  # sums with it still fit
 cdef const char* HELLO = "__sentinel__:hello"
-
-
-cdef Names names
-fill_names(&names)
 
 
 # --------------------------------------------------------------------------------------------------------- interface
@@ -74,11 +74,18 @@ cdef class StreamSplitter:
         bint pxat=True,
         bint entries_read=True,
         bint unlink=False,
+        lacks=frozenset(),
+        bint scripts=True,
+        bint claims=False,
+        Dialect dialect=None,
     ):
+        cdef Forms forms = Forms(lacks, scripts, claims)
         if offset < 0 or max_argument < 0 or piece_bytes < LEAST_PIECE:
             raise ValueError(f"offset and max_argument must not be negative, piece_bytes not below {LEAST_PIECE}")
         self.buffer = PieceBuffer(offset, piece_bytes, <uint64_t> min(max_argument, LARGEST_ARGUMENT))
-        self.editor = Editor(self.buffer, pxat)
+        self.editor = Editor(self.buffer, pxat, not forms.lacks[PEXPIREAT_CONDITION], dialect)
+        self.rewriter = Rewriter(self.buffer, self.editor, forms, dialect, pxat, unlink)
+        fill_names(&self.names, forms.kinds(dialect is not None))
         self.entries_read = entries_read
         self.unlink = unlink
         self.tally.db = max(db, -1)
@@ -153,13 +160,15 @@ cdef class StreamSplitter:
             "window_used": buffer.tail - buffer.cut.head,
             "window_capacity": buffer.capacity,
             "output_capacity": buffer.output_capacity,
-            "owned_bytes": buffer.owned() + self.editor.key_capacity + self.exclusion_capacity * <Py_ssize_t> sizeof(int64_t),
+            "owned_bytes": buffer.owned() + self.editor.key_capacity + self.rewriter.owned() + <Py_ssize_t> sizeof(Names)
+            + self.exclusion_capacity * <Py_ssize_t> sizeof(int64_t),
             "commands": self.totals.commands,
             "filtered": self.totals.filtered,
             "excluded": self.totals.excluded,
             "transactions": self.totals.transactions,
             "relative_kept": self.editor.relative_kept,
             "postponed": self.totals.postponed,
+            "lost": self.totals.lost,
         }
 
     # --------------------------------------------------------------------------------------------------- one piece
@@ -181,12 +190,14 @@ cdef class StreamSplitter:
         piece.moves = tally.moves or tally.swaps
         piece.overdue = tally.overdue
         piece.postponed = tally.postponed
+        piece.lost = tally.lost
         self.totals.commands += tally.commands
         self.totals.filtered += tally.filtered
         self.totals.excluded += tally.excluded
         self.totals.transactions += tally.transactions
         self.totals.postponed += tally.postponed
-        tally.commands = tally.filtered = tally.excluded = tally.transactions = tally.postponed = 0
+        self.totals.lost += tally.lost
+        tally.commands = tally.filtered = tally.excluded = tally.transactions = tally.postponed = tally.lost = 0
         tally.swaps = tally.getack = tally.moves = tally.overdue = False
         self._forget_exclusions(piece.end_offset)
         return piece
@@ -208,7 +219,7 @@ cdef class StreamSplitter:
             if status != WHOLE:
                 return status
         if self.tally.in_transaction and self._scan_command() == WHOLE:
-            if classify(&names, buffer.window + buffer.cut.head + self.scan.name, self.scan.name_size) == EXEC:
+            if classify(&self.names, buffer.window + buffer.cut.head + self.scan.name, self.scan.name_size) == EXEC:
                 self._take()  # then the piece ends where a checkpoint may stand
         return FULL
 
@@ -216,19 +227,30 @@ cdef class StreamSplitter:
         """Consumes the whole command at the head."""
         cdef PieceBuffer buffer = self.buffer
         cdef int kind = self._kind_at_head(False)
-        if kind == FORWARD:
+        if kind == FORWARD:  # most commands come along here
             count_reply(buffer, buffer.base + buffer.cut.head + 1)
             keep(buffer, buffer.cut.head + self.scan.next)
             self.tally.commands += 1
             self.scan.next = self.scan.argc = 0
             return WHOLE
-        if kind < 0:
-            return -kind
         if kind == DEL:
             return self._unlink()
+        if kind >= FORM:
+            return self._rewrite(kind)
+        return self._take_as(kind)
+
+    cdef int _take_as(self, int kind) except -1:
+        """Consumes the whole command at the head; the rest of ``_take``."""
+        if kind < 0:
+            return -kind
         if kind >= FUNCTION:
             return self._edit(kind)
-        self._take_whole(kind)
+        if kind == FORWARD:
+            count_reply(self.buffer, self.buffer.base + self.buffer.cut.head + 1)
+            keep(self.buffer, self.buffer.cut.head + self.scan.next)
+            self.tally.commands += 1
+        else:
+            self._take_whole(kind)
         self.scan.next = self.scan.argc = 0
         return WHOLE
 
@@ -245,6 +267,48 @@ cdef class StreamSplitter:
         self.tally.commands += 1
         self.scan.next = self.scan.argc = 0
         return WHOLE
+
+    cdef int _rewrite(self, int kind) except -1:
+        """Consumes the whole command at the head in the form that the target knows."""
+        cdef PieceBuffer buffer = self.buffer
+        cdef Rewriter rewriter = self.rewriter
+        cdef int64_t argc = self.scan.argc
+        cdef int64_t offset = buffer.base + buffer.cut.head + 1
+        cdef Py_ssize_t end = buffer.cut.head + self.scan.next
+        cdef int64_t done = rewriter.write(kind, self._arguments(), argc, argc, False)
+        cdef int64_t i
+        if done == 0:
+            return self._take_as(self._kind_without_form(kind, False))
+        for i in range(rewriter.begun):
+            count_reply(buffer, offset)
+        if done == argc:
+            buffer.skip(end)
+        else:
+            buffer.skip(rewriter.behind(done) - buffer.window)
+            keep(buffer, end)
+        self._count_form()
+        self.tally.commands += 1
+        self.scan.next = self.scan.argc = 0
+        return WHOLE
+
+    cdef int _kind_without_form(self, int kind, bint large) noexcept:
+        """What a command becomes that is not given another form, as ``_kind_at_head`` says it."""
+        if self.rewriter.drops:
+            self._count_form()
+            return DROP
+        if kind == F_RESTORE or kind == F_RESTORE_ASKING:
+            kind = self._decide(RESTORE if kind == F_RESTORE else RESTORE_ASKING, large)
+            return RESTORE if kind == FORWARD and self.rewriter.fate != AS_IT_CAME else kind
+        if kind == F_SET:
+            return self._decide(SET, large)
+        return self._decide(XGROUP, large) if kind == F_XGROUP else FORWARD
+
+    cdef int _count_form(self) noexcept:
+        """Notes what the rewriter did to expiry times."""
+        self.tally.lost += self.rewriter.lost
+        self.tally.postponed += self.editor.postponed
+        self.tally.overdue |= self.editor.overdue
+        return 0
 
     cdef int _take_whole(self, int kind) except -1:
         """Consumes a command that is not edited but means something to us."""
@@ -279,10 +343,31 @@ cdef class StreamSplitter:
     cdef int _take_large(self) except -1:
         """Begins to pass on the command at the head, which is larger than a piece."""
         cdef int kind = self._kind_at_head(True)
+        if kind >= FORM:
+            kind = self._begin_form(kind)
         if kind < 0:
             return -kind
-        self._begin_edit(kind, True)
+        if kind < FORM:
+            self._begin_edit(kind, True)
         return self._go_on(self.buffer.piece_bytes)
+
+    cdef int _begin_form(self, int kind) except -100:
+        """Begins to pass on the command at the head, which is larger than a piece; another kind: without another form."""
+        cdef PieceBuffer buffer = self.buffer
+        cdef Rewriter rewriter = self.rewriter
+        cdef int64_t argc = self.scan.argc
+        cdef int64_t offset = buffer.base + buffer.cut.head + 1
+        cdef int64_t done = rewriter.write(kind, self._arguments(), argc, self.scan.done, True)
+        cdef int64_t i
+        if done == 0:
+            return self._kind_without_form(kind, True)
+        self._count_form()
+        self.editor.resume(argc, done)
+        for i in range(rewriter.begun - 1):
+            count_reply(buffer, offset)
+        buffer.skip(rewriter.behind(done) - buffer.window)
+        self.scan.next = self.scan.argc = 0
+        return kind
 
     cdef int _edit(self, int kind) except -1:
         """Consumes the whole command at the head argument by argument."""
@@ -390,7 +475,7 @@ cdef class StreamSplitter:
     cdef int _kind_at_head(self, bint large) noexcept:
         """The kind as which the scanned command is passed on, or ``-BAD``, or ``-MORE`` when it is large."""
         cdef PieceBuffer buffer = self.buffer
-        cdef int kind = classify(&names, buffer.window + buffer.cut.head + self.scan.name, self.scan.name_size)
+        cdef int kind = classify(&self.names, buffer.window + buffer.cut.head + self.scan.name, self.scan.name_size)
         if kind != FORWARD:
             kind = self._decide(kind, large)
         if kind == MULTI or kind == EXEC or kind < 0:
@@ -405,6 +490,9 @@ cdef class StreamSplitter:
         """What a command from the table becomes; see ``_kind_at_head``."""
         cdef int64_t argc = self.scan.argc
         cdef bint edited
+        if kind >= FORM:
+            self.tally.moves |= kind == F_COPY
+            return kind
         if kind == DEL:
             return DEL if self.unlink else FORWARD
         if kind == REFUSE:
@@ -421,6 +509,8 @@ cdef class StreamSplitter:
         if kind == SET:
             return SET if argc > 3 and (large or self._sets_expiry()) else FORWARD
         if kind == EXPIREAT or kind == PEXPIREAT:
+            if argc > 3 and not large and not self.editor.conditions:
+                return kind
             if not self.postpones or argc < 3 or large:
                 return FORWARD
             edited = argc > 3 or expires_before(self._arguments(), self.editor.horizon_ms, 1000 if kind == EXPIREAT else 1)
@@ -436,7 +526,9 @@ cdef class StreamSplitter:
         if kind == RESTORE or kind == RESTORE_ASKING:
             if argc < 4:
                 return FORWARD
-            if kind != RESTORE or large or restores_relative(self._arguments(), argc):
+            if kind != RESTORE or large or self.editor.dialect is not None and not self.editor.dialect.absttl:
+                return kind
+            if restores_relative(self._arguments(), argc):
                 return kind
             return kind if self.postpones and restores_before(self._arguments(), self.editor.horizon_ms) else FORWARD
         return kind  # DROP, SWAPDB
@@ -458,7 +550,9 @@ cdef class StreamSplitter:
             return DROP
         if kind == PUBLISH:
             return DROP if size == 18 and memcmp(first, HELLO, 18) == 0 else FORWARD
-        return FUNCTION if self.scan.argc == 3 and size >= 0 and is_word(first, size, "LOAD") else FORWARD
+        if size < 0 or not is_word(first, size, "LOAD"):
+            return FUNCTION_RESTORE if size >= 0 and self.scan.argc > 2 and is_word(first, size, "RESTORE") else FORWARD
+        return FUNCTION if self.scan.argc == 3 else FORWARD
 
     cdef inline bint _sets_expiry(self) noexcept:
         """Whether a whole SET carries an expiry that the target must not be given as it is."""

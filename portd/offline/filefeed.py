@@ -97,6 +97,7 @@ class FileFeed:
                     self._counted = piece.end_offset
                     self._progress.read_offset = self._progress.decoded_offset = piece.end_offset
                     self._progress.commands_read += piece.replies + piece.filtered
+                    self._progress.field_expiries_dropped += piece.lost
                 return piece
             if not self._rest:
                 return None

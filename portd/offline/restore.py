@@ -28,11 +28,11 @@ from portd.target.checkpoint import Checkpoint, guard, make_room, write_checkpoi
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter, read_keys
 from portd.target.epoch import Epoch, write_once
-from portd.target.lane import WriterOptions
 from portd.target.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
 from portd.target.writers import Writers
+from portd.target.writing import WriterOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from portd.files.inputs import Input
     from portd.kernel.snapshot import DeadLetter
     from portd.target.capabilities import Capabilities
+    from portd.target.eviction import Eviction
 
 log = get_logger("restore")
 
@@ -82,11 +83,13 @@ class Restore(OfflineService):
         self._link = LINK if settings.link == DEFAULT_LINK else f"{LINK}-{settings.link}"
         self._checkpoint_key = settings.checkpoint_key + self._link
         self._epoch = Epoch.of(self._checkpoint_key)  # until the link is taken
+        self._eviction: Eviction | None = None
         self._connection = ConnectionOptions(
             connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds
         )
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
+        self._written_by: dict[str, str] = {}  # family and version, where the snapshot tells them
         self._length = 0  # of the snapshot, bytes
         self._refused = self._filtered = 0  # keys that the decoder gave up or left out, so far
         self._wanted = read_keys(only) if only is not None else None
@@ -130,8 +133,11 @@ class Restore(OfflineService):
             progress.target_info = capabilities.shown()
             log.info("target", url=self._target.display, **progress.target_info)
             key, run_id = self._checkpoint_key, capabilities.run_id
-            lease = Lease(self._target, key, self._link, run_id=run_id, connection=self._connection)
-            self._epoch = await lease.acquire()
+            lease = Lease(
+                self._target, key, self._link, run_id=run_id, connection=self._connection, evicts=capabilities.evicts
+            )
+            self._epoch, self._eviction = await lease.acquire(), lease.eviction
+            self._connection = lease.options()
             try:
                 async with asyncio.TaskGroup() as group:
                     keeper = group.create_task(lease.keep(), name="lease")
@@ -162,7 +168,8 @@ class Restore(OfflineService):
             await self._apply(feed)
         if self._follow is not None:
             position = self._position
-            forms = capabilities.stream_forms()
+            forms = capabilities.stream_forms(self._written_by)
+            self.progress.attributes_dropped = self.progress.dropped()
             self.progress.stream = type(self.progress.stream)()
             await self._apply(
                 FileFeed([str(self._follow)], self.progress.stream, forms, offset=position.offset, db=self._db),
@@ -181,7 +188,7 @@ class Restore(OfflineService):
         decoder = SnapshotDecoder(
             capabilities.dialect(),
             chunk_bytes=capabilities.chunk_bytes(settings.chunk_bytes),
-            batch_bytes=self._plan.batch_bytes,
+            batch_bytes=capabilities.batch_bytes(self._plan.batch_bytes),
             command_bytes=settings.command_bytes,
             command_elements=settings.command_elements,
             skip_existing=skip_existing,
@@ -191,6 +198,7 @@ class Restore(OfflineService):
         window = max(self._plan.batch_bytes, self._plan.queue_bytes // (2 * settings.writers))
         options = WriterOptions(
             epoch=self._epoch,
+            eviction=self._eviction,
             writers=settings.writers,
             seats=capabilities.io_threads,
             window_bytes=window,
@@ -275,6 +283,8 @@ class Restore(OfflineService):
         replid, offset = aux.get("repl-id", ""), aux.get("repl-offset", "")
         if len(replid) == len(UNKNOWN_REPLID) and offset.isdecimal():
             self._position = Position(replid, int(offset))
+        if "valkey-ver" not in aux and "redis-ver" in aux:
+            self._written_by = {"family": "redis", "version": aux["redis-ver"]}
         db = aux.get("repl-stream-db", "0")
         self._db = int(db) if db.isdecimal() else 0
 
@@ -284,7 +294,7 @@ class Restore(OfflineService):
         return FileFeed(
             self._paths,
             self.progress.stream,
-            capabilities.stream_forms(),
+            capabilities.stream_forms(self._written_by),
             skip=skip,
             opened=(source, rest),
         )
@@ -316,6 +326,7 @@ class Restore(OfflineService):
         log.info(
             "commands applied", commands=stream.commands_applied, filtered=stream.commands_filtered,
             failed=stream.commands_failed, bytes=end - position.offset, seconds=round(time.time() - begun, 3),
+            dropped=dict(progress.dropped()) or None,
         )  # fmt: skip
         if feed.size is not None and end - position.offset < feed.size:
             raise DecodeError(

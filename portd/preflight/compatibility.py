@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from portd.kernel.forms import FORMS, NONE, SCRIPT, lacking
 from portd.preflight.findings import error, fine, note, warning
+from portd.target.capabilities import OLDEST_REDIS as OLDEST_TARGET
 from portd.target.capabilities import rdb_version_of
 
 if TYPE_CHECKING:
@@ -50,6 +52,15 @@ def versions(source: Survey, target: Capabilities) -> list[Finding]:
                 "try a sync with --stop-after snapshot into an empty server first, or upgrade portd",
             )
         )
+    if target.too_old:
+        findings.append(
+            error(
+                "target.version",
+                target.name,
+                f"portd writes to Redis {'.'.join(map(str, OLDEST_TARGET))} or newer",
+                "upgrade the target",
+            )
+        )
     lost = _lost_features(source, target)
     findings += [
         warning(
@@ -82,6 +93,27 @@ def _lost_features(source: Survey, target: Capabilities) -> list[tuple[str, str]
         if has and not takes:
             found.append((what, loss))
     return found
+
+
+def commands(source: Survey, target: Capabilities) -> list[Finding]:
+    """Commands that the source may send and the target does not know, and what becomes of them."""
+    if source.version is None or source.family is None:
+        return [note("target.commands", "which commands the source sends is not known")]
+    lacking_there = lacking(target.family, target.version) - lacking(source.family, source.version)
+    forms = [form for form in FORMS if form.name in lacking_there]
+    scripts = "eval" in target.commands
+    refused = [form.name for form in forms if form.becomes == NONE or (form.becomes == SCRIPT and not scripts)]
+    if refused:
+        return [
+            warning(
+                "target.commands",
+                f"{target.name} has no other form of {'; '.join(refused)}",
+                "where the source's clients use them, they become dead letters",
+                "upgrade the target, or make sure that nobody uses them" + ("" if scripts else "; scripts need +eval"),
+            )
+        ]
+    names = "; ".join(form.name for form in forms)
+    return [fine("target.commands", f"rewritten for {target.name}: {names}" if names else "all of them are known")]
 
 
 def modules(source: Survey, target: Capabilities) -> list[Finding]:

@@ -121,6 +121,7 @@ def _both(
         *safety.roles(here, found),
         *compatibility.cluster(here, found),
         *compatibility.versions(here, found),
+        *compatibility.commands(here, found),
         *compatibility.modules(here, found),
         *compatibility.databases(here, there),
         *safety.contents(settings, here, found, resumable=resumable),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from portd.errors import ConfigError, TargetRefused
+from portd.kernel.forms import lacking
 from portd.kernel.snapshot import Dialect
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Commands that a sync cannot do without, on the target: the least ACL.
 # The stream brings whatever the source's users write, so `+@write` or the like comes on top. `CLIENT SETNAME`, `ID` and
@@ -29,13 +33,18 @@ USEFUL_COMMANDS: Final = {
     "function": "function libraries are not copied",
     "hpexpireat": "expiry times of hash fields are lost in large hashes",
     "hsetex": "expiry times of hash fields take two commands instead of one",
-    "eval": "elements larger than the memory for them cannot be added to sorted sets",
+    "eval": "elements larger than the memory for them cannot be added to sorted sets, and commands whose form for an older"
+    " target is a script are refused",
     "scan": "the guard counts checkpoints of other links as data",
     "config": "limits of the target are not known and defaults are assumed",
     "command": "only the commands portd knows are asked for",
+    "client|list": "snapshots go in transactions: a tenth slower",
+    "client|kill": "snapshots go in transactions: a tenth slower",
 }
 
 
+OLDEST_REDIS: Final = (4, 0)  # HSET with several fields, UNLINK, scripts whose effects are replicated
+TRANSACTION_BYTES: Final = 64 * 1024  # of a snapshot, where it goes in transactions
 RESTORE_ROOM_BYTES: Final = 64 * 1024  # of an argument of RESTORE, for what stands around the value
 
 
@@ -45,6 +54,10 @@ class StreamForms(TypedDict):
     pxat: bool
     entries_read: bool
     unlink: bool
+    lacks: frozenset[str]
+    scripts: bool
+    claims: bool
+    dialect: Dialect | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,21 +123,44 @@ class Capabilities:
             max_bulk_bytes=self.proto_max_bulk_bytes,
         )
 
+    @property
+    def evicts(self) -> bool:
+        """Our user may end connections."""
+        return {"client|list", "client|kill"} <= self.commands
+
+    def batch_bytes(self, wanted: int) -> int:
+        """What a lane sends in one go: a transaction is executed without a break, which other clients notice."""
+        return wanted if self.evicts else min(wanted, TRANSACTION_BYTES)
+
     def chunk_bytes(self, wanted: int) -> int:
         """What is held whole of a value, so that the target takes it as one argument of RESTORE or of a command."""
         return min(wanted, self.proto_max_bulk_bytes - RESTORE_ROOM_BYTES)
+
+    @property
+    def too_old(self) -> bool:
+        """It lacks what a sync is built on."""
+        return self.family == "redis" and self.version[:2] < OLDEST_REDIS
 
     @property
     def pxat(self) -> bool:
         """SET takes PXAT."""
         return self.family == "valkey" or self.version >= (6, 2, 0)
 
-    def stream_forms(self) -> StreamForms:
-        """What the stream splitter needs to know."""
+    def stream_forms(self, source: Mapping[str, str]) -> StreamForms:
+        """What the stream splitter needs to know.
+
+        Args:
+            source: ``family`` and ``version`` of what wrote the stream, as `Progress.source_info` has them; without them
+                it is taken to be new.
+        """
         return {
             "pxat": self.pxat,
             "entries_read": self.family == "valkey" or self.version >= (7, 0, 0),
             "unlink": "unlink" in self.commands,
+            "lacks": lacking(self.family, self.version),
+            "scripts": "eval" in self.commands,
+            "claims": _removes_claimed(source),
+            "dialect": self.dialect(),
         }
 
     def shown(self) -> dict[str, str]:
@@ -146,9 +182,14 @@ class Capabilities:
         """Makes sure that a sync into this target can work.
 
         Raises:
-            ConfigError: it is a cluster node or a read-only replica.
+            ConfigError: it is a cluster node, a read-only replica, or older than any that can be written to.
             TargetRefused: commands are missing, or our user may not run them.
         """
+        if self.too_old:
+            raise ConfigError(
+                f"the target is {self.name}, and portd writes to Redis {'.'.join(map(str, OLDEST_REDIS))} or newer",
+                hint="upgrade the target; an older server can be the source of a sync",
+            )
         if self.cluster_enabled:
             raise ConfigError(
                 "the target is a cluster node",
@@ -163,6 +204,12 @@ class Capabilities:
                 hint="grant them: ACL SETUSER <user> ~* +@write +@transaction "
                 + " ".join(f"+{name}" for name in missing),
             )
+
+
+def _removes_claimed(source: Mapping[str, str]) -> bool:
+    """Whether XCLAIM removes a pending entry whose message was deleted: since Redis 7.0 (t_stream.c:xclaimCommand)."""
+    major = source.get("version", "").partition(".")[0]
+    return source.get("family") != "redis" or not major.isdecimal() or int(major) >= 7
 
 
 def rdb_version_of(family: str, version: tuple[int, int, int]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portd.pipeline import BatchQueue
-from portd.target.lane import Lane, WriterOptions
+from portd.target.lane import Lane
 from portd.target.seats import Seats
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from portd.model import Progress
     from portd.pipeline import ByteBudget, QueueStatistics
     from portd.target.deadletter import DeadLetters
+    from portd.target.writing import WriterOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ class Writers:
         self._budget = budget
         self.queue = BatchQueue(budget, progress.snapshot)
         self._states = progress.take_lanes(options.writers)
-        seats = Seats(options.writers, options.seats)
+        # One transaction is executed while another one is on its way.
+        seats = Seats(options.writers, options.seats if options.eviction is not None else 2 * options.seats)
         self._lanes = [Lane(state, endpoint, self.queue, seats, letters, options) for state in self._states]
 
     async def run(self) -> None:

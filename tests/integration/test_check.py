@@ -16,7 +16,7 @@ from portd.preflight.findings import Finding, Level, Report
 from portd.preflight.run import check
 from portd.preflight.survey import write_rate
 from tests.datasets import fill_strings
-from tests.servers import free_port, wait_for
+from tests.servers import binaries, find, free_port, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +61,30 @@ async def test_two_good_servers_pass(matrix: Pair) -> None:
     assert any("function libraries" in each.what for each in report.findings if each.level is Level.WARNING) == (
         older and newer
     )
+
+
+async def test_commands_without_another_form_are_named(matrix: Pair) -> None:
+    """Those that only the source's release knows and that nothing else does on the target's; the rest is fine."""
+    source, target = matrix
+    found = one(await look(source, target), "target.commands")
+    radius = source.binary.at_least(redis=(6, 2), valkey=(0,)) and not target.binary.at_least(redis=(6, 2), valkey=(0,))
+    polygon = source.binary.at_least(valkey=(9, 0)) and not target.binary.at_least(valkey=(9, 0))
+    assert ("GEOSEARCHSTORE BYBOX or ANY" in found.what) == radius
+    assert ("GEOSEARCHSTORE BYPOLYGON" in found.what) == polygon
+    assert found.level is (Level.WARNING if radius or polygon else Level.OK)
+
+
+async def test_a_user_without_scripts_is_told_what_takes_them(servers: ServerFactory) -> None:
+    """Where EVAL is forbidden, commands whose other form is a script become dead letters."""
+    older = find("redis6.2")
+    if older is None or not binaries()[0].valkey:
+        pytest.skip("takes Redis 6.2 and a Valkey")
+    source, target = servers(binaries()[0]), servers(older)
+    client_of(target).acl_setuser("weak", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-eval"])
+    found = one(await look(source, target, target=f"redis://weak:pw@127.0.0.1:{target.port}"), "target.commands")
+    assert found.level is Level.WARNING
+    assert "XCLAIM of deleted messages" in found.what
+    assert "+eval" in found.action
 
 
 async def test_a_user_without_psync_is_told(binary: Any, servers: ServerFactory) -> None:

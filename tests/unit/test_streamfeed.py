@@ -32,7 +32,15 @@ def feed_of(directory: Path | None, progress: StreamProgress | None = None) -> I
     spool = Spool(
         memory_bytes=16 * BUFFER_BYTES, directory=directory, max_disk_bytes=1 << 20, buffer_bytes=BUFFER_BYTES
     )
-    forms: StreamForms = {"pxat": True, "entries_read": True, "unlink": True}
+    forms: StreamForms = {
+        "pxat": True,
+        "entries_read": True,
+        "unlink": True,
+        "lacks": frozenset(),
+        "scripts": True,
+        "claims": True,
+        "dialect": None,
+    }
     try:
         yield spool, StreamFeed(spool, progress or StreamProgress(), index=0, offset=OFFSET, db=0, forms=forms)
     finally:
