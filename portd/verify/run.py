@@ -12,6 +12,7 @@ from portd.errors import ConfigError
 from portd.kernel.digest import compare
 from portd.log import get_logger
 from portd.spool.directory import SEGMENT_SUFFIX, PrivateDirectory
+from portd.target.epoch import EPOCH_SUFFIX
 from portd.target.probe import inspect
 from portd.verify.live import RELATIVE_TTL_TOLERANCE_MS, LiveReader
 from portd.verify.options import Method
@@ -181,7 +182,7 @@ class Verification:
         wire = Wire(self._target, self._settings.connect_seconds, self._settings.silence_seconds)
         self._stack.callback(wire.close)
         await wire.open()
-        repairer = Repairer(source, wire, found.dialect())
+        repairer = Repairer(source, wire, found.dialect(), self._settings.checkpoint_name() + EPOCH_SUFFIX)
         if report.functions:
             await repairer.repair_functions(await target.functions())
             report.functions = await _compare_functions(source, target)
