@@ -152,17 +152,19 @@ async def test_counts_what_comes_again_once() -> None:
 
 async def test_what_is_not_handed_out_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest byte counts: in the spool, in a command that is not whole, and again after a rewind; 0 only for none."""
-    clock = iter(range(100, 1000))
-    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    now = 100.0
+    monkeypatch.setattr(time, "time", lambda: now)
     with feed_of(None) as (spool, feed):
         assert feed.waiting_since == 0
         receive(spool, COMMANDS[0])
         assert feed.waiting_since == 100
         assert ready(feed) == COMMANDS[0]
         assert feed.waiting_since == 0
+        now = 101.0
         receive(spool, COMMANDS[1] + COMMANDS[2][:30])
         assert ready(feed) == COMMANDS[1]
         assert feed.waiting_since == 101  # the beginning of a command, though the applier has nothing to do
+        now = 102.0
         receive(spool, COMMANDS[2][30:60])
         assert ready(feed) == b""
         assert feed.waiting_since == 101
