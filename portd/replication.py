@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from portd.kernel.snapshot import CurrentKey
     from portd.memory.ledger import Ledger
     from portd.memory.plan import MemoryPlan
-    from portd.model import Progress
+    from portd.model import Position, Progress
     from portd.source.handshake import Transfer
     from portd.target.capabilities import Capabilities
 
@@ -193,7 +193,11 @@ class Replication:
         progress.source_info = source.shown()
         self._keys_at_start = source.keys
         log.info("source", url=self._source.display, **progress.source_info)
-        patience = ConnectionOptions(connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds)
+        patience = ConnectionOptions(
+            connect_seconds=settings.connect_seconds,
+            silence_seconds=settings.silence_seconds,
+            troubles=progress.troubles,
+        )
         self._lease = Lease(
             self._target,
             settings.checkpoint_name(),
@@ -278,7 +282,10 @@ class Replication:
             position = checkpoint.position if checkpoint and checkpoint.state is State.STREAM else None
             reason = "first" if checkpoint is None else "interrupted" if position is None else "backlog"
             self._copying = False  # an attempt that does not get as far costs no fork
-            transfer = await self._link.connect(position)
+            transfer = await self._connect(position)
+            if transfer is None:
+                log.info("stopped before anything was copied")
+                return None
         if transfer.full:
             checkpoint = None
             self._progress.full_syncs[reason] += 1
@@ -324,6 +331,18 @@ class Replication:
             raise
         self._progress.target_info = capabilities.shown()
         return replace(parts, capabilities=capabilities)
+
+    async def _connect(self, position: Position | None) -> Transfer | None:
+        """Makes the link, which waits for the source's snapshot for as long as that takes; None at a stop."""
+        connecting = asyncio.create_task(self._link.connect(position), name="connect")
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait({connecting, stop}, return_when=asyncio.FIRST_COMPLETED)
+            return connecting.result() if connecting.done() else None
+        finally:
+            stop.cancel()
+            connecting.cancel()
+            await asyncio.wait({connecting})
 
     async def _count_keys(self) -> int | None:
         """Keys in all databases of the source, for how much is done of a snapshot that begins."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from portd.backoff import Backoff
 from portd.catchup import CatchUp
 from portd.config import Existing, ExpiryGap, StopAfter
-from portd.errors import LinkLost, SourceError
+from portd.errors import LinkLost, SourceBusy, SourceError
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.model import Phase, Position
@@ -25,19 +25,19 @@ from portd.snapshotcopy import SnapshotCopy
 from portd.streamfeed import StreamFeed
 from portd.target.applier import Applier, ApplierOptions
 from portd.target.checkpoint import Checkpoint, write_checkpoint
-from portd.target.connection import ConnectionOptions
+from portd.target.connection import ConnectionOptions, Disconnected
 from portd.target.control import patiently
 from portd.target.deadletter import Letter
 from portd.target.postponed import Horizon, Postponed, Sweeper, shift_of, snapshot_margin_ms
 from portd.target.writers import Writers
 from portd.target.writing import WriterOptions
-from portd.troubles import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from portd.config import Settings
     from portd.endpoint import Endpoint
+    from portd.errors import TargetBusy
     from portd.kernel.snapshot import CurrentKey, DeadLetter
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
@@ -229,7 +229,8 @@ class Session:
                 if not error.retriable:
                     raise
                 progress.last_error = str(error)
-                log.warning("source is not there", error=str(error), attempt=backoff.attempts)
+                if not isinstance(error, SourceBusy):  # the link has noted that
+                    log.warning("source is not there", error=str(error), attempt=backoff.attempts)
                 continue
             if self._input_ended.is_set():  # meanwhile: nothing more may come into the spool
                 link.close()
@@ -383,9 +384,10 @@ class Session:
         self._transfer = replace(self._transfer, position=Position(replid, int(offset)))
         self._replid = replid
 
-    def _note_refusal(self, text: str) -> None:
-        self._parts.progress.last_error = text
-        self._parts.progress.troubles.note(TARGET, "", text)
+    def _note_refusal(self, error: TargetBusy | Disconnected) -> None:
+        self._parts.progress.last_error = str(error)
+        if not self._parts.connection.note(error):
+            log.warning("target is not there, it is tried again", error=str(error))
 
     def _writer_options(self) -> WriterOptions:
         parts = self._parts

@@ -87,10 +87,12 @@ class Troubles:
         elif now - trouble.told_at >= TELL_SECONDS:
             self._tell(side, code, trouble, now, "still refused")
 
-    def note_loss(self, reason: str, text: str) -> None:
+    def note_loss(self, reason: str, text: str) -> bool:
         """Takes the end of a connection to the target; it counts when the *reason* is that the target refused for now."""
-        if reason.upper() in CODES[TARGET]:
+        counts = reason.upper() in CODES[TARGET]
+        if counts:
             self.note(TARGET, reason.upper(), text)
+        return counts
 
     def _tell(self, side: str, code: str, trouble: Trouble, now: float, event: str) -> None:
         count, trouble.told, trouble.told_at = trouble.count - trouble.told, trouble.count, now

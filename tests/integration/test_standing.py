@@ -14,9 +14,10 @@ import pytest
 
 from tests.datasets import fill_big_hash, fill_strings
 from tests.process import Portd
-from tests.servers import wait_for_sync
+from tests.servers import free_port, wait_for_sync
 
 if TYPE_CHECKING:
+    from tests.conftest import ServerFactory
     from tests.servers import Server
 
 pytestmark = pytest.mark.timeout(120)
@@ -213,3 +214,29 @@ def test_the_total_knows_all_databases(source: Server, target: Server) -> None:
         status = portd.until(lambda status: status["snapshot"]["keys_read"] > status["snapshot"]["keys_settled"])
         assert status["snapshot"]["done"] <= status["snapshot"]["keys_settled"] / 20_000 + 0.01
         portd.kill()
+
+
+@pytest.mark.parametrize(("options", "code"), [({}, os.EX_OK), ({"stop_after": "snapshot"}, os.EX_TEMPFAIL)])
+def test_a_stop_while_the_source_prepares_ends_at_once(
+    options: dict[str, object], code: int, servers: ServerFactory
+) -> None:
+    """A source takes its time to fork: nothing is to be drained, so nobody waits for it."""
+    source, target = servers(repl_diskless_sync=True, repl_diskless_sync_delay=3600), servers()
+    with Portd(source, target, drain_seconds=3600, **options) as portd:
+        portd.until(lambda _: source.info("replication").get("slave0", {}).get("state") == "wait_bgsave")
+        assert portd.terminate() == code, portd.log()
+
+
+def test_a_source_that_refuses_is_shown_as_well(source: Server, target: Server) -> None:
+    """A source without a link to its own primary is said once, and named on the page."""
+    with Portd(source, target) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        source.client().replicaof("127.0.0.1", free_port())
+        source.client().client_kill_filter(_type="replica")
+        status = portd.until(lambda status: status["refusals"]["total"].get("source NOMASTERLINK", 0) >= 2)
+        assert (status["ready"], status["reason"]) == (False, "the source is not connected")
+        assert portd.log().count("side=source code=NOMASTERLINK") == 1
+        assert "source refuses: NOMASTERLINK" in portd.get("", accept="text/html")
+        source.client().replicaof("NO", "ONE")
+        portd.until(lambda status: status["phase"] == "streaming")
+        assert portd.terminate() == os.EX_OK, portd.log()
