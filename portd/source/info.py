@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from portd.control import NO_ROOM, Refused, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
+from portd.log import get_logger
 from portd.resp import request
 from portd.source.cluster import QUESTION, is_node
 from portd.source.losses import connect_error
@@ -13,6 +14,8 @@ from portd.source.refusals import refused as refusal
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
+
+_log = get_logger("source")
 
 _SECTIONS = ("server", "replication", "persistence", "memory", "modules", "keyspace", "cluster")
 _CONFIG = ("client-output-buffer-limit", "repl-backlog-size", "repl-timeout", "repl-diskless-sync")
@@ -117,6 +120,22 @@ async def read_info(endpoint: Endpoint) -> SourceInfo:
         else:
             refused.add("CONFIG GET")
     return _understand(info, config, node, frozenset(refused))
+
+
+async def ask_info(endpoint: Endpoint, section: str) -> dict[str, str]:
+    """One section of INFO; empty where our user may not ask, and where the source does not answer."""
+    try:
+        async with open_control(endpoint) as control:
+            return parse_info(await control.call("INFO", section))
+    except (Refused, OSError) as error:
+        _log.debug("source does not tell", section=section, error=str(error))
+        return {}
+
+
+async def ask_keys(endpoint: Endpoint) -> int | None:
+    """Keys in all databases of the source; None where it does not tell."""
+    info = await ask_info(endpoint, "keyspace")
+    return sum(keys_by_database(info).values()) if info else None
 
 
 def _understand(info: dict[str, str], config: dict[str, str], node: object, refused: frozenset[str]) -> SourceInfo:

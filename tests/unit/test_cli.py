@@ -59,6 +59,7 @@ class Service:
         return self.what != "dead"
     async def run(self):
         self.progress.phase = Phase.STREAMING
+        self.progress.stream.following = self.progress.source.connected = True
         print("running", flush=True)
         if self.what == "refuse":
             raise ExceptionGroup("g", [LinkLost("gone"), ExceptionGroup("h", [DecodeError("bad", hint="mend it")])])
