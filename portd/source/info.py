@@ -76,7 +76,18 @@ class SourceInfo:
 
     def shown(self) -> dict[str, str]:
         """For `Progress.source_info`: what is known, as text."""
-        names = ("family", "version", "role", "run_id", "replid", "replid2", "keys", "used_memory", "backlog_bytes", "diskless")
+        names = (
+            "family",
+            "version",
+            "role",
+            "run_id",
+            "replid",
+            "replid2",
+            "keys",
+            "used_memory",
+            "backlog_bytes",
+            "diskless",
+        )
         known = {name: getattr(self, name) for name in names}
         return {name: str(value) for name, value in known.items() if value is not None}
 

@@ -77,8 +77,10 @@ def test_an_empty_target_has_nothing_to_lose() -> None:
 
 @pytest.mark.parametrize(
     ("removed", "keys", "limit", "held"),
-    [(0, 0, 10, False), (0, 10, 0, False), (1, 10, 10, False), (2, 10, 10, True), (1, 10, 0, True)]
-    + [(9, 10, 100, False), (10, 10, 100, True), (11, 10, 100, True), (1, 1, 100, True), (-5, 10, 10, False)],
+    [
+        *[(0, 0, 10, False), (0, 10, 0, False), (1, 10, 10, False), (2, 10, 10, True), (1, 10, 0, True)],
+        *[(9, 10, 100, False), (10, 10, 100, True), (11, 10, 100, True), (1, 1, 100, True), (-5, 10, 10, False)],
+    ],
 )
 def test_the_limit_is_a_share_and_never_everything(removed: int, keys: int, limit: float, held: bool) -> None:  # noqa: FBT001
     """Up to the limit goes, more waits; all of a target waits even at 100 %."""
