@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from portd import __version__
+from portd.hold import Reason
 from portd.model import Phase, Progress, SourceOutlook, TargetLimit, VerifyProgress
 from portd.standing import look
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from portd.readings import CgroupReading, OwnerReading, PipelineReading
 
 # Label values that are shown with zero before they happen; others appear when they do.
-FULL_SYNC_REASONS = ("first", "interrupted", "backlog")
+HOLD_REASONS = tuple(reason.value for reason in Reason)
+FULL_SYNC_REASONS = ("first", "interrupted", "backlog", "source-changed", "source-empty")
 LOSS_REASONS = (  # portd.source.losses.Reason
     "eof",
     "reset",
@@ -134,6 +136,13 @@ def _service(progress: Progress) -> Iterator[Metric]:
     for (side, code), count in progress.troubles.counts().items():
         refusals.add_metric([side, code], count)
     yield refusals
+    held = progress.held.reason if progress.held else ""
+    yield _gauges(
+        "held",
+        "1 while a full sync waits for an operator, before it overwrites or removes anything.",
+        "reason",
+        {reason: float(reason == held) for reason in HOLD_REASONS},
+    )
     yield _counters(
         "full_syncs_total", "Full syncs begun, by reason.", "reason", progress.full_syncs, FULL_SYNC_REASONS
     )

@@ -47,6 +47,7 @@ class Facts:
         target: the target; THERE as long as no connection was asked for.
         stopping: told to stop.
         lag_seconds: None where it is not known.
+        held: why a full sync waits for an operator; "" when none does.
     """
 
     work: Phase
@@ -54,6 +55,7 @@ class Facts:
     target: End = End.THERE
     stopping: bool = False
     lag_seconds: float | None = None
+    held: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ def _phase(facts: Facts) -> tuple[Phase, str]:
     work = facts.work
     if work in {Phase.STOPPED, Phase.FAILED}:
         return work, ""
+    if facts.held and not facts.stopping:
+        return Phase.HELD, facts.held
     if facts.stopping or facts.source is End.PREPARING:
         return (Phase.DRAINING if facts.stopping else Phase.WAITING), ""
     away = " and ".join(f"the {name}" for name, end in _ends(facts) if end is End.AWAY)
@@ -108,5 +112,6 @@ def look(progress: Progress) -> Standing:
             target=End.AWAY if lanes and not any(lane.link.connected for lane in lanes) else End.THERE,
             stopping=progress.stopping,
             lag_seconds=progress.lag_seconds,
+            held=f"{progress.held.reason}: {progress.held.words}" if progress.held else "",
         )
     )

@@ -52,7 +52,7 @@ def one_line(progress: Progress, rates: PaceReading) -> str:
     if phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING}:
         lag = lag_text(progress.lag_seconds, progress.lag_bytes)
         return f"{phase}: {lag}{human_count(rates.commands)} commands/s{refused}"
-    return f"{phase}: {standing.reason}{refused}" if phase is Phase.CONNECTING else f"{phase}{refused}"
+    return f"{phase}: {standing.reason}{refused}" if phase in {Phase.CONNECTING, Phase.HELD} else f"{phase}{refused}"
 
 
 def lag_text(seconds: float | None, behind: int | None) -> str:

@@ -36,6 +36,7 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
         "phase": standing.phase.value,
         "ready": standing.ready,
         "reason": standing.reason,
+        "held": asdict(progress.held) if progress.held else None,
         "uptime_seconds": round(now - progress.started_at, 1),
         "source": {
             "url": shown["source"],
