@@ -55,14 +55,14 @@ class Account:
         checkpoint: the newest one known to be in the target.
         progress: ``stream`` and ``position`` are kept up to date.
         letters: receives refusals.
-        caught_up_seconds: a lag up to this is small.
+        caught_up_seconds: bytes received up to that long ago may be missing.
 
     Attributes:
         epoch: what our checkpoints carry.
         attempts: groups whose EXEC was sent and not answered, by the offset of their end. More than one when connections
             were lost; only one of them can have taken effect, since each watched the checkpoint.
         excluded: offsets of refused commands that the checkpoint does not cover, ascending.
-        caught_up: set while the lag is small or everything received is applied.
+        caught_up: set while the target has all that was received, but for what came a moment ago.
         postponed: what there may be in the target of expiries that are to be set back.
     """
 
@@ -79,6 +79,7 @@ class Account:
         self._progress = progress
         self._letters = letters
         self._caught_up_seconds = caught_up_seconds
+        self._awaited: list[tuple[int, asyncio.Future[None]]] = []  # offsets that somebody waits for
 
     @property
     def offset(self) -> int:
@@ -87,7 +88,8 @@ class Account:
 
     def adopt(self, replid: str) -> None:
         """The source continues under another id: checkpoints carry it from now on."""
-        self.checkpoint = replace(self.checkpoint, position=Position(replid, self.offset))
+        before = self.checkpoint.position.replid
+        self.checkpoint = replace(self.checkpoint, position=Position(replid, self.offset), source_replid2=before)
 
     def open(self, checkpoint: Checkpoint) -> None:
         """The checkpoint is in the target and ours."""
@@ -140,16 +142,35 @@ class Account:
         stream.transactions += 1
         stream.acknowledged_seconds = max(0.0, time.time() - done.received_at)
         self._show()
-        if stream.acknowledged_seconds <= self._caught_up_seconds:
-            self.catch_up()
+        if stream.acknowledged_seconds <= self._caught_up_seconds:  # what is missing came after that
+            self.caught_up.set()
         else:
             self.caught_up.clear()
+        if self._awaited:
+            self._tell_reached()
 
-    def catch_up(self) -> None:
-        """The lag is small, or everything received is applied."""
-        if not self.caught_up.is_set():
+    def catch_up(self, waiting_since: float) -> None:
+        """All that was taken is applied.
+
+        Args:
+            waiting_since: unix time at which the oldest byte was received that was not; 0 when there is none.
+        """
+        if not waiting_since or time.time() - waiting_since <= self._caught_up_seconds:
             self.caught_up.set()
-            self._progress.stream.caught_up_at = self._progress.stream.caught_up_at or time.time()
+
+    async def reach(self, offset: int) -> None:
+        """Waits until the target has everything up to *offset*."""
+        if offset <= self.offset:
+            return
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaited.append((offset, reached))
+        await reached
+
+    def _tell_reached(self) -> None:
+        for offset, reached in self._awaited:
+            if offset <= self.offset and not reached.done():
+                reached.set_result(None)
+        self._awaited = [(offset, reached) for offset, reached in self._awaited if not reached.done()]
 
     def leave_out(self, offsets: Iterable[int], commands: int) -> None:
         """Commands that can never be queued, and begin at *offsets*: notes to exclude them, and that they failed."""
@@ -193,6 +214,7 @@ class Account:
 
     def _show(self) -> None:
         stream = self._progress.stream
+        stream.following = True
         stream.applied_offset = stream.checkpointed_offset = self.offset
         self._progress.position = self.checkpoint.position
         self._progress.expiries_to_correct = self.postponed.there

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from portd.backoff import Backoff
 from portd.errors import InternalError, LinkLost, PortdError, TargetError, TargetLost
 from portd.log import get_logger
-from portd.model import LaneState
 from portd.resp import request
 from portd.target.account import Account, Unconfirmed
 from portd.target.checkpoint import Checkpoint, State
@@ -30,6 +29,7 @@ from portd.target.passing import Passage, Search
 from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
 from portd.target.settle import Outcome, inside, outcome
 from portd.target.transactions import CheckpointGuard, Transactions
+from portd.troubles import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,7 +55,7 @@ class ApplierOptions:
         max_bytes: a group takes no further piece at this size; the target executes it in one go. How large groups are
             below that, `portd.target.groupsize` decides.
         max_commands: nor at this many commands.
-        caught_up_seconds: a lag up to this is small.
+        caught_up_seconds: bytes received up to that long ago may be missing, and the target has caught up all the same.
         limiter: what is asked before a group is sent.
         ages: the source hands the same bytes out differently later: a group that is refused for long is made again.
         connection: how connections are made.
@@ -105,7 +105,7 @@ class Applier:
         options: see there.
 
     Attributes:
-        caught_up: set while the lag is small or everything received is applied.
+        caught_up: set while the target has all that was received, but for what came a moment ago.
         postponed: expiries in the target that are to be set back.
         on_getack: called when the source asked for an acknowledgement.
     """
@@ -137,8 +137,7 @@ class Applier:
             self._options.connection.retry_first_seconds, self._options.connection.retry_limit_seconds
         )
         progress.stream.waiting_since = 0.0
-        self._state = LaneState(0)
-        progress.lanes[:] = [self._state]
+        (self._state,) = progress.take_lanes(1)
         self._size = GroupSize(self._options.max_bytes, self._options.max_commands)
         self._caps = (0, 0)  # bytes and commands of the group that grows
         self._limiter = self._options.limiter
@@ -150,6 +149,10 @@ class Applier:
     def checkpoint(self) -> Checkpoint:
         """The newest checkpoint known to be in the target."""
         return self._account.checkpoint
+
+    async def reach(self, offset: int) -> None:
+        """Waits until the target has everything up to *offset*."""
+        await self._account.reach(offset)
 
     def adopt(self, replid: str) -> None:
         """The source continues under another id (a failover): checkpoints carry it from now on."""
@@ -178,6 +181,7 @@ class Applier:
             except Disconnected as error:
                 lost = True
                 self._progress.last_error = str(error)
+                self._progress.troubles.note_loss(error.reason, str(error))
                 self._state.link.losses[error.reason] += 1
                 _log.warning(
                     "applier has no connection", target=self._endpoint.display, reason=error.reason,
@@ -309,7 +313,7 @@ class Applier:
         self._note_waiting()
 
     def _note_waiting(self) -> None:
-        self._progress.stream.waiting_since = self._since or self._growing.since
+        self._progress.stream.waiting_since = self._since or self._growing.since or self._source.waiting_since
 
     async def _gather(self, group: Group) -> bool:
         """Waits for something to commit and takes what is there, up to the caps; False when the source has ended."""
@@ -320,7 +324,7 @@ class Applier:
             if self._broken is not None:
                 raise self._broken
             if not group.pieces:
-                self._account.catch_up()
+                self._account.catch_up(self._source.waiting_since)
                 self._note_waiting()
             piece = await self._source.next_piece(*self._room(group))
             if piece is None:
@@ -552,6 +556,7 @@ class Applier:
         self._trouble(text)
         if code_of(text) in RECONNECT_CODES:
             raise Disconnected(f"{NAME}: the target is not ready: {presentable(text)}", code_of(text).lower())
+        self._progress.troubles.note(TARGET, code_of(text), presentable(text))
         await asyncio.sleep(self._backoff.next_wait())
 
     def _confirm(self, done: Unconfirmed, failed: int, *, moved: bool = False) -> None:

@@ -25,6 +25,10 @@ class PieceSource(Protocol):
     def received_at(self) -> float:
         """Unix time at which the last byte of the last piece handed out was received."""
 
+    @property
+    def waiting_since(self) -> float:
+        """Unix time at which the oldest byte was received that was not handed out; 0 when there is none."""
+
     async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece; waits for it. Cancelling it may lose a piece: the applier rewinds then.
 

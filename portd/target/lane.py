@@ -33,6 +33,7 @@ from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify
 from portd.target.settle import Outcome, outcome
 from portd.target.transactions import Pipeline, Transactions
 from portd.target.writing import lane_name
+from portd.troubles import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,6 +192,7 @@ class Lane:
     def _lose(self, lost: Disconnected) -> None:
         """Prepares to send everything again that was not acknowledged."""
         self._letters.progress.last_error = str(lost)
+        self._letters.progress.troubles.note_loss(lost.reason, str(lost))
         self._state.link.losses[lost.reason] += 1
         loads = [*self._in_flight, *([self._load] if self._load else [])]
         batches = sum(len(load.deliveries) for load in loads)
@@ -567,6 +569,7 @@ class Lane:
         self._note(text)
         if code_of(text) in RECONNECT_CODES:
             raise Disconnected(f"{self.name}: the target is not ready: {presentable(text)}", code_of(text).lower())
+        self._letters.progress.troubles.note(TARGET, code_of(text), presentable(text))
         await asyncio.sleep(self._backoff.next_wait())
 
     def _note(self, text: str) -> None:
