@@ -15,7 +15,7 @@ import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from portd.model import Position
 from portd.target.checkpoint import Checkpoint
@@ -27,7 +27,7 @@ from tests.relay import Hold, Relay, holding
 from tests.servers import Server, binaries, wait_for_sync
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.relay import Wanted
     from tests.servers import Binary
@@ -166,7 +166,7 @@ class Ends:
     def prepare(self, strike: Strike) -> None:
         """Makes both hold what a round begins with."""
         for server in (self.source, self.target):
-            client = server.client()
+            client: Any = server.client()
             client.flushall()
             if server.binary.at_least(redis=(7, 0), valkey=(0,)):
                 client.execute_command("FUNCTION", "FLUSH")
@@ -187,10 +187,9 @@ class Ends:
         """What an earlier sync has left whose position the source cannot continue."""
         info = self.source.info()
         left = Checkpoint.following(Position("f" * 40, 1), 0, info["run_id"])
+        words = left.fields()
         pipe = self.target.client().pipeline(transaction=False)
-        fields = [*left.fields()]
-        fields[fields.index("sole") + 1] = 1
-        pipe.execute_command("HSET", CHECKPOINT, *fields)
+        pipe.hset(CHECKPOINT, items=[*words, "sole", 1])
         for number in range(GHOSTS):
             pipe.set(f"ghost:{number}", "of an earlier sync")
         pipe.execute()
@@ -231,7 +230,8 @@ class Ends:
 
     def position(self) -> dict[bytes, bytes]:
         """The checkpoint in the target."""
-        found: dict[bytes, bytes] = self.target.client().hgetall(CHECKPOINT)
+        client: Any = self.target.client()
+        found: dict[bytes, bytes] = client.hgetall(CHECKPOINT)
         return found
 
 
@@ -302,7 +302,7 @@ class Round:
         more: list[Hold] = []
         if strike.cut:
             more.append(relay.hold(holding(b"\r\n", name=b"portd-lane-", passing=4), reset=True))
-        caught = {
+        caught: dict[str, Callable[[], object]] = {
             "kill": lambda: first.signal(signal.SIGKILL),
             "takeover": lambda: first.signal(signal.SIGSTOP),
             "expiry": lambda: first.signal(signal.SIGSTOP),
@@ -372,7 +372,7 @@ class Round:
         if self._action not in TWO:
             return first
         if self._action != "partition":  # a source that still sends to a stopped replica begins no other snapshot
-            ends.source.client().execute_command("CLIENT", "KILL", "TYPE", "replica")
+            ends.source.client().client_kill_filter(_type="replica")
         if self._action == "expiry":
             ends.target.client().pexpire(LEASE, 1)
             wait_for_sync(lambda: not ends.target.client().exists(LEASE))
@@ -380,7 +380,12 @@ class Round:
 
     def _deliver(self, relay: Relay, first: Portd, holds: list[Hold]) -> None:
         """The old bytes arrive, and a process that was stopped or cut off goes on; in either order."""
-        steps = [lambda: [hold.release() for hold in holds]]
+
+        def release() -> None:
+            for hold in holds:
+                hold.release()
+
+        steps: list[Callable[[], object]] = [release]
         if self._action in {"takeover", "expiry"}:
             steps.append(lambda: first.signal(signal.SIGCONT))
         if self._action == "partition":
