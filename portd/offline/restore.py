@@ -28,11 +28,11 @@ from portd.target.checkpoint import Checkpoint, guard, make_room, write_checkpoi
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter, read_keys
 from portd.target.epoch import Epoch, write_once
-from portd.target.lane import WriterOptions
 from portd.target.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
 from portd.target.writers import Writers
+from portd.target.writing import WriterOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,9 @@ class Restore(OfflineService):
         self._epoch = Epoch.of(self._checkpoint_key)  # until the link is taken
         self._eviction: Eviction | None = None
         self._connection = ConnectionOptions(
-            connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds
+            troubles=self.progress.troubles,
+            connect_seconds=settings.connect_seconds,
+            silence_seconds=settings.silence_seconds,
         )
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
