@@ -237,6 +237,22 @@ class Settings:
         "held nothing else when its first sync began and has no other link's checkpoint, and leaves any other.",
         group="What is done",
     )
+    prune_limit: float = option(
+        10.0,
+        "Most of the target's keys that a full sync may remove without an operator, in per cent; every key of a target "
+        "never goes without one. A full sync that would remove more, or that comes from another server than the one "
+        "that was followed, is held: docs/operations.md tells what then.",
+        group="What is done",
+        unit="per cent",
+        ge=0,
+        le=100,
+    )
+    accept_source: bool = option(
+        False,
+        "Let the first full sync of this start overwrite and remove what it finds, also when it would be held. For one "
+        "start: keep it out of files and units.",
+        group="What is done",
+    )
     stop_after: StopAfter = option(
         StopAfter.NONE,
         "End with exit code 0 once the snapshot is applied, or once the stream has caught up; none keeps following.",
@@ -381,6 +397,13 @@ class Settings:
         group="What is seen",
         unit="host:port",
     )
+    control_socket: Path | Literal["off"] | None = option(
+        None,
+        "Unix socket that portd ctl talks to; only its owner and root may. Unset: portd-LINK.sock in "
+        "$RUNTIME_DIRECTORY where systemd gives one, else none.",
+        group="What is seen",
+        unit="path",
+    )
     log_format: LogFormat = option(
         LogFormat.AUTO,
         "auto is console on a terminal and logfmt (key=value) elsewhere.",
@@ -493,6 +516,13 @@ class Settings:
                 return Path(given.split(":")[0])
         return Path(tempfile.gettempdir())
 
+    def control_path(self) -> Path | None:
+        """Where the control socket is; None when there is none."""
+        if self.control_socket is None:
+            given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+            return Path(given) / control_name(self.link) if given else None
+        return None if self.control_socket == "off" else Path(self.control_socket)
+
     def checkpoint_name(self) -> str:
         """The key in the target's database 0 that holds this link's checkpoint."""
         return self.checkpoint_key + self.link
@@ -535,6 +565,11 @@ class Settings:
 
 SETTINGS: dict[str, dataclasses.Field[Any]] = {each.name: each for each in dataclasses.fields(Settings)}
 SECRETS = tuple(name for name, each in SETTINGS.items() if each.metadata["secret"])
+
+
+def control_name(link: str) -> str:
+    """File name of a link's control socket, unless it is set."""
+    return f"portd-{link}.sock"
 
 
 def default(name: str) -> Any:

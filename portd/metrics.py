@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from portd import __version__
+from portd.hold import Reason
 from portd.model import Phase, Progress, SourceOutlook, TargetLimit, VerifyProgress
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from portd.readings import CgroupReading, OwnerReading, PipelineReading
 
 # Label values that are shown with zero before they happen; others appear when they do.
-FULL_SYNC_REASONS = ("first", "interrupted", "backlog")
+HOLD_REASONS = tuple(reason.value for reason in Reason)
+FULL_SYNC_REASONS = ("first", "interrupted", "backlog", "source-changed", "source-empty")
 LOSS_REASONS = (  # portd.source.losses.Reason
     "eof",
     "reset",
@@ -123,6 +125,13 @@ def _service(progress: Progress) -> Iterator[Metric]:
     yield _gauge("started_timestamp_seconds", "When this sync began, unix time.", progress.started_at)
     phases = {phase.value: float(phase is progress.phase) for phase in Phase}
     yield _gauges("phase", "1 for the phase the sync is in, 0 for the others.", "phase", phases)
+    held = progress.held.reason if progress.held else ""
+    yield _gauges(
+        "held",
+        "1 while a full sync waits for an operator, before it overwrites or removes anything.",
+        "reason",
+        {reason: float(reason == held) for reason in HOLD_REASONS},
+    )
     yield _counters(
         "full_syncs_total", "Full syncs begun, by reason.", "reason", progress.full_syncs, FULL_SYNC_REASONS
     )

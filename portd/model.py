@@ -18,6 +18,7 @@ class Phase(StrEnum):
 
     STARTING = "starting"  # reading settings, probing both ends
     CONNECTING = "connecting"  # handshake with the source, or waiting to try again
+    HELD = "held"  # a full sync waits until an operator says that it is meant
     WAITING = "waiting"  # full sync agreed, the source prepares its snapshot
     SNAPSHOT = "snapshot"  # snapshot bytes are decoded and applied
     CATCHING_UP = "catching-up"  # stream is applied, lag not yet small
@@ -179,11 +180,21 @@ class VerifyProgress:
         return max(0.0, self.finished_at - self.started_at)
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A full sync waits for an operator; see `portd.hold`."""
+
+    reason: str  # one of `portd.hold.Reason`
+    words: str  # the same for people
+    since: float  # time.time()
+
+
 @dataclass(slots=True)
 class Progress:
     """All that is known about a running sync; one instance, owned by the service."""
 
     phase: Phase = Phase.STARTING
+    held: Held | None = None  # why nothing is overwritten or removed now
     started_at: float = field(default_factory=time.time)
     position: Position | None = None  # last checkpoint known
     full_syncs: Counter[str] = field(default_factory=Counter)  # reason -> times

@@ -14,14 +14,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.backoff import Backoff
-from portd.config import ExpiryGap, OnRefusal
-from portd.errors import ConfigError, LinkLost, LinkTaken, PortdError, TargetBusy, TargetError
+from portd.config import ExpiryGap, OnRefusal, StopAfter
+from portd.errors import ConfigError, Interrupted, LinkLost, LinkTaken, PortdError, TargetBusy, TargetError
+from portd.gate import Gate, HeldBack, Stopped
 from portd.log import get_logger
 from portd.model import Phase
 from portd.pipeline import ByteBudget, FenceStatistics
 from portd.pipeline.queue import OWNER as QUEUE
 from portd.readings import FenceReading, KeyReading, LaneReading, PipelineReading, SpoolReading
-from portd.session import HistoryLost, Parts, Session, Stopped, first_cause, fresh
+from portd.session import HistoryLost, Parts, Session, first_cause, fresh
 from portd.source.handshake import HandshakeOptions
 from portd.source.info import read_info
 from portd.source.link import Link, LinkOptions
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from portd.config import Settings
+    from portd.hold import Hold
     from portd.kernel.snapshot import CurrentKey
     from portd.memory.ledger import Ledger
     from portd.memory.plan import MemoryPlan
@@ -67,6 +69,7 @@ class Replication:
 
     Attributes:
         limiter: on the load of the target; it may be changed while the replication runs.
+        gate: where full syncs wait for an operator.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Replication:
         self._plan = plan
         self._progress = progress
         self._stop = stop
+        self.gate = Gate(settings, progress, stop)
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
         self._spool = Spool(
@@ -156,6 +160,10 @@ class Replication:
             done = self._progress.stream.transactions
             try:
                 transfer = await self._run_session(parts, transfer)
+            except HeldBack as held:
+                transfer = None
+                await self._wait_held(held.hold)
+                backoff.reset()
             except PortdError as error:
                 if not error.retriable or (isinstance(error, LinkLost) and not self._progress.source.connects):
                     raise
@@ -171,6 +179,33 @@ class Replication:
                 if transfer is None:
                     return
                 backoff.reset()
+
+    async def _wait_held(self, hold: Hold) -> None:
+        """Until a full sync may be tried again, or a stop comes.
+
+        Raises:
+            Interrupted: see `_end_held`.
+        """
+        self._copying = False
+        try:
+            await self.gate.wait(hold)
+        except Stopped:
+            self._end_held()
+        else:
+            self._progress.phase = Phase.CONNECTING
+
+    def _end_held(self) -> None:
+        """A stop came while a full sync was held.
+
+        Raises:
+            Interrupted: an end was asked for that was not reached.
+        """
+        log.warning("stopped while held", hint="nothing was overwritten or removed; the next start looks again")
+        if self._settings.stop_after is not StopAfter.NONE:
+            raise Interrupted(
+                f"stopped while the sync was held, before --stop-after {self._settings.stop_after.value}",
+                hint="see the log for what it waited for",
+            )
 
     async def _pause(self, seconds: float) -> None:
         """Sleeps, unless a stop comes first."""
@@ -220,6 +255,7 @@ class Replication:
             limiter=self.limiter,
             letters=self._letters,
             stop=self._stop,
+            gate=self.gate,
             lease=self._lease,
             epoch=epoch,
             connection=replace(self._lease.options(), imports=self._imports),
@@ -275,11 +311,14 @@ class Replication:
             transfer = await self._link.connect(position)
         if transfer.full:
             checkpoint = None
+            self._copying = True
+            reason = await self._admit(transfer, reason)
             self._progress.full_syncs[reason] += 1
             fresh(self._progress.snapshot)
             self._progress.snapshot.bytes_total = transfer.length
             log.info("full sync", reason=reason, replid=transfer.position.replid, offset=transfer.position.offset)
         else:
+            self.gate.passed()
             self._progress.partial_syncs += 1
             log.info("partial sync", replid=transfer.position.replid, offset=transfer.position.offset)
         self._progress.position = transfer.position
@@ -297,12 +336,27 @@ class Replication:
             )
             return lost.transfer
         except Stopped:
+            if self.gate.broken_off:
+                self._end_held()
             log.info("stopped inside a snapshot", hint="it starts over with the next start")
         finally:
             if self._session.copy is not None:
                 self._largest = self._session.copy.largest.read()
                 self._session.copy = None  # its decoder's buffers
         return None
+
+    async def _admit(self, transfer: Transfer, reason: str) -> str:
+        """The full sync that the source has agreed to may begin; why it does.
+
+        Raises:
+            HeldBack: it has to wait.
+            PortdError: an end cannot be asked.
+        """
+        try:
+            return await self.gate.admit(transfer.position.replid) or reason
+        except BaseException:
+            self._link.close()  # the source need not keep a snapshot for us
+            raise
 
     async def _recognise_target(self, parts: Parts) -> Parts:
         """Asks the target again who it is: since the session before it may have become another process, or version."""
@@ -319,6 +373,7 @@ class Replication:
         return replace(parts, capabilities=capabilities)
 
     def _copied(self) -> None:
+        self.gate.passed()
         self._copying = False
         self._copied_at = time.monotonic()
 

@@ -9,6 +9,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from portd.controlsocket import ControlSocket, Refusal
 from portd.errors import InternalError
 from portd.log import get_logger
 from portd.loopwatch import LoopWatch
@@ -23,6 +24,8 @@ from portd.source.forecast import Forecast
 from portd.verify.schedule import Schedule
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from portd.config import Settings
     from portd.http.server import HttpServer
     from portd.memory.accounting import MemoryReport
@@ -56,6 +59,8 @@ class Service:
         self._accounting.pipeline = self._replication.reading
         self._forecast = Forecast(settings.source_endpoint(), self.progress)
         self._http = self._make_http()
+        path = settings.control_path()
+        self._control = ControlSocket(path, {"accept": self._accept}) if path is not None else None
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -71,6 +76,8 @@ class Service:
             if self._http is not None:
                 await self._http.start()
                 log.info("pages", url=self._http.url)
+            if self._control is not None:
+                await self._control.start()
             self._accounting.settle()
             self._loop_watch.start()  # nobody waits for the loop before
             if self._settings.heap_profile:
@@ -103,6 +110,8 @@ class Service:
             self._accounting.close()
             self._heap.close()
             self._replication.close()
+            if self._control is not None:
+                self._control.close()
             if self._http is not None:
                 self._http.close()
 
@@ -136,6 +145,18 @@ class Service:
     def limit(self, name: str, value: int) -> None:
         """Lets a limit on the load of the target take effect; *name* is that of the setting."""
         self._replication.limiter.change_setting(name, value)
+
+    def _accept(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002 - it takes none
+        """An operator lets a held sync go on.
+
+        Raises:
+            Refusal: none is held.
+        """
+        held = self._replication.gate.accept()
+        if held is None:
+            phase = self.progress.phase.value
+            raise Refusal(f"nothing is held: the sync is {phase}", "a word in advance is the flag --accept-source")
+        return {"link": self._settings.link, "reason": held.reason, "text": f"accepted, the sync goes on: {held.words}"}
 
     def status(self) -> dict[str, Any]:
         """Plain data for ``/status`` and the status page."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from portd.backoff import Backoff
 from portd.config import Existing, ExpiryGap, StopAfter
 from portd.errors import LinkLost, SourceError
+from portd.gate import Stopped
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.model import Phase, Position, SnapshotProgress
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from portd.config import Settings
     from portd.endpoint import Endpoint
+    from portd.gate import Gate
     from portd.kernel.snapshot import DeadLetter
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
@@ -63,10 +65,6 @@ class HistoryLost(Exception):
         self.transfer = transfer
 
 
-class Stopped(Exception):
-    """There is nothing to drain."""
-
-
 @dataclass(slots=True)
 class Parts:
     """What outlives a session; built once by the replication.
@@ -83,6 +81,7 @@ class Parts:
         limiter: bounds the load on the target.
         letters: receives refusals.
         stop: set when the sync is to end in order.
+        gate: where removals wait that are too many.
         lease: on the link.
         epoch: fences every write of a snapshot, and its successor those of the stream behind it; a stream that is
             continued is fenced by the epoch itself.
@@ -102,6 +101,7 @@ class Parts:
     limiter: Limiter
     letters: DeadLetters
     stop: asyncio.Event
+    gate: Gate
     lease: Lease
     epoch: Epoch
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
@@ -294,7 +294,10 @@ class Session:
         self.resync = resync = Resync(settings, parts.target, parts.capabilities, parts.limiter, patience, epoch)
         await patiently(resync.begin, self._note_refusal)
         marker = Checkpoint.begin(transfer.position, progress.source_info.get("run_id", ""), sole=resync.sole)
-        marker = replace(marker, postponed=parts.postpones or resync.postponed)
+        marker = replace(
+            marker, postponed=parts.postpones or resync.postponed, first=resync.first, accepted=parts.gate.accepted,
+            source_replid2=progress.source_info.get("replid2", ""), source_address=settings.source_endpoint().display,
+        )  # fmt: skip
         await patiently(partial(write_checkpoint, parts.target, key, marker, epoch, patience), self._note_refusal)
         decoder = SnapshotDecoder(
             parts.capabilities.dialect(),
@@ -317,7 +320,7 @@ class Session:
                 self._decoded.set()
                 await self.writers.flush()
                 self.writers.close()
-            await resync.finish(decoder.statistics()["keys_failed"])
+            await resync.finish(decoder.statistics()["keys_failed"], self._permit)
             progress.keys_pruned += resync.removed
         except BaseExceptionGroup as group:
             raise first_cause(group) from None
@@ -331,6 +334,8 @@ class Session:
         checkpoint = replace(
             Checkpoint.following(position, max(db, 0), marker.source_run_id, marker.snapshot_id),
             sole=marker.sole,
+            source_replid2=marker.source_replid2,
+            source_address=marker.source_address,
             postponed=resync.postponed or progress.snapshot.keys_postponed > 0,
         )
         run_id = parts.capabilities.run_id
@@ -348,6 +353,16 @@ class Session:
         )  # fmt: skip
         self._on_snapshot()
         self._begin_feed(index, position.offset, checkpoint.db, snapshot.started_at)
+
+    async def _permit(self, ghosts: int, keys: int) -> None:
+        """Removing keys may have to wait; the stream waits in the spool meanwhile, and the link is kept."""
+        self._phase = Phase.HELD  # what a link that is made again shows
+        try:
+            await self._parts.gate.permit(ghosts, keys)
+        finally:
+            self._phase = Phase.SNAPSHOT
+            if self._parts.progress.phase is Phase.HELD:
+                self._parts.progress.phase = Phase.SNAPSHOT
 
     def _find_position(self, decoder: SnapshotDecoder) -> None:
         """A source that renamed PSYNC tells the position inside of the snapshot only (rdb.c:rdbSaveInfoAuxFields)."""
@@ -404,7 +419,7 @@ class Session:
         self.applier = Applier(
             parts.target,
             feed,
-            replace(self._checkpoint, position=Position(self._replid, self._checkpoint.position.offset)),
+            self._followed(self._checkpoint),
             parts.settings.checkpoint_name(),
             progress,
             parts.letters,
@@ -441,6 +456,18 @@ class Session:
         log.info("stream ended", offset=progress.stream.checkpointed_offset)
         if not parts.holds or parts.settings.stop_after is not StopAfter.NONE:
             await sweeper.finish(applier.checkpoint.epoch)
+
+    def _followed(self, known: Checkpoint) -> Checkpoint:
+        """The checkpoint with what the source is by now: it continued that history, whatever its name was then."""
+        info, position = self._parts.progress.source_info, known.position
+        before = known.source_replid2 if self._replid == position.replid else position.replid
+        return replace(
+            known,
+            position=Position(self._replid, position.offset),
+            source_run_id=info.get("run_id", known.source_run_id),
+            source_replid2=info.get("replid2", before),
+            source_address=self._parts.settings.source_endpoint().display,
+        )
 
     def _sweeper(self, postponed: Postponed) -> Sweeper:
         parts = self._parts

@@ -51,6 +51,8 @@ def one_line(progress: Progress, rates: PaceReading) -> str:
         behind = max(0, stream.read_offset - stream.applied_offset) if stream.applied_offset else 0
         lag = f"lag {human_seconds(stream.lag_seconds)}, {human_bytes(behind)}"
         return f"{phase}: {lag}, {human_count(rates.commands)} commands/s"
+    if progress.held is not None:
+        return f"{phase}: {progress.held.words}"
     return str(phase)
 
 

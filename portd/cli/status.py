@@ -95,6 +95,7 @@ async def _look(settings: Settings) -> dict[str, Any]:
             "written_seconds_ago": round(time.time() - checkpoint.time_ms / 1000, 3),
             "epoch": checkpoint.epoch,
             "source_run_id": checkpoint.source_run_id,
+            "source_address": checkpoint.source_address,
             "snapshot_id": checkpoint.snapshot_id,
             "sole": checkpoint.sole,
             "postponed": checkpoint.postponed,
@@ -125,6 +126,7 @@ def _show(found: Mapping[str, Any]) -> None:
             "state": "the target is complete up to" if whole else "a full sync is under way, or was broken off, from",
             "position": f"{checkpoint['replid']} {checkpoint['offset']}, database {checkpoint['db']}",
             "written": f"{written:%Y-%m-%d %H:%M:%S} UTC, {checkpoint['written_seconds_ago']:.0f} s ago",
+            "followed": checkpoint["source_address"] or "unknown",
             "source run id": checkpoint["source_run_id"] or "unknown",
             "alone in target": "yes" if checkpoint["sole"] else "no, or not known: other data is left alone",
         }
@@ -139,6 +141,8 @@ def _show(found: Mapping[str, Any]) -> None:
             "full syncs": ", ".join(f"{count} ({reason})" for reason, count in process["full_syncs"].items()) or "none",
             "dead letters": str(sum(process["dead_letters"].values())),
         }
+        if held := process["held"]:
+            lines["waits for"] = f"an operator ({held['reason']}): {held['words']}"
         if process["last_error"]:
             lines["last error"] = process["last_error"]
     for name, value in lines.items():

@@ -94,6 +94,9 @@ class _Answers:
             return _health("ready", "", good=True)
         status = self._service.status()
         done = status.get("snapshot", {}).get("done")
+        held = status.get("held")
+        if held:
+            return _health("ready", f"not ready: held, {held['reason']}: {held['words']}", good=False)
         share = f", {done:.0%} of the snapshot decoded" if done is not None else ""
         return _health("ready", f"not ready: {status.get('phase', 'starting')}{share}", good=False)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTENT_POLICY", "memory_page", "status_page"]
 
-_MOODS = {"streaming": "good", "failed": "bad", "stopped": "soft"}
+_MOODS = {"streaming": "good", "failed": "bad", "stopped": "soft", "held": "bad"}
 _PROFILE = (
     "<p><a href='/debug/memory/heap?seconds=3&amp;format=flame'>flame graph of 3 s</a>, "
     "<a href='/debug/memory/heap?seconds=3&amp;debug=1'>as text</a>, or in a terminal</p>"
@@ -33,7 +33,7 @@ def status_page(status: dict[str, Any], memory: MemoryReport) -> str:
     """
     phase, snapshot, stream = status["phase"], status["snapshot"], status["stream"]
     state = f"{badge(phase, _MOODS.get(phase, 'wait'))} <span class='soft'>link {esc(status['link'])}, up {_for(status)}</span>"
-    body = _route(status)
+    body = _route(status) + _held(status.get("held"))
     body += tiles(
         [
             (human_count(snapshot["keys_applied"]), "keys applied"),
@@ -56,6 +56,15 @@ def status_page(status: dict[str, Any], memory: MemoryReport) -> str:
     limit = memory.ceiling_bytes
     body += card("Memory", memory_plot(memory.history, limit), note="the last minutes", wide=True)
     return page(f"{phase} - portd", state, body)
+
+
+def _held(held: dict[str, Any] | None) -> str:
+    """Why nothing goes on; nothing when it does."""
+    if not held:
+        return ""
+    words = f"{held['words']}. Nothing is overwritten or removed."
+    way = "<p>If it is meant: <code>portd ctl accept</code>, or start with <code>--accept-source</code>.</p>"
+    return card("Held", f"<p>{esc(words)}</p>{way}", note=held["reason"], wide=True)
 
 
 def memory_page(report: MemoryReport) -> str:

@@ -36,6 +36,7 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
         "version": __version__,
         "link": settings.link,
         "phase": progress.phase.value,
+        "held": asdict(progress.held) if progress.held else None,
         "ready": progress.phase in READY_PHASES,
         "uptime_seconds": round(now - progress.started_at, 1),
         "source": {

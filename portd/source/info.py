@@ -42,6 +42,7 @@ class SourceInfo:
         run_id: changes with every start of the process.
         role: `primary` or `replica`.
         replid: replication id.
+        replid2: the one before a promotion.
         offset: replication offset now.
         link_up: of a replica: whether its own link is up.
         backlog_bytes: size of the backlog, or what it will be.
@@ -60,6 +61,7 @@ class SourceInfo:
     run_id: str | None = None
     role: str | None = None
     replid: str | None = None
+    replid2: str | None = None
     offset: int | None = None
     link_up: bool | None = None
     backlog_bytes: int | None = None
@@ -74,7 +76,18 @@ class SourceInfo:
 
     def shown(self) -> dict[str, str]:
         """For `Progress.source_info`: what is known, as text."""
-        names = ("family", "version", "role", "run_id", "replid", "keys", "used_memory", "backlog_bytes", "diskless")
+        names = (
+            "family",
+            "version",
+            "role",
+            "run_id",
+            "replid",
+            "replid2",
+            "keys",
+            "used_memory",
+            "backlog_bytes",
+            "diskless",
+        )
         known = {name: getattr(self, name) for name in names}
         return {name: str(value) for name, value in known.items() if value is not None}
 
@@ -120,12 +133,14 @@ def _understand(info: dict[str, str], config: dict[str, str], refused: frozenset
     version = valkey or info.get("redis_version")
     replica = info.get("role") in {"slave", "replica"}
     link = info.get("master_link_status")
+    second = info.get("master_replid2", "")
     return SourceInfo(
         family=None if version is None else "valkey" if valkey else "redis",
         version=version,
         run_id=info.get("run_id"),
         role=None if "role" not in info else "replica" if replica else "primary",
         replid=info.get("master_replid"),
+        replid2=second if second.strip("0") else None,
         offset=_number(info, "master_repl_offset"),
         link_up=None if link is None else link == "up",
         backlog_bytes=_number(info, "repl_backlog_size") or _number(config, "repl-backlog-size"),

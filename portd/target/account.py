@@ -84,7 +84,8 @@ class Account:
 
     def adopt(self, replid: str) -> None:
         """The source continues under another id: checkpoints carry it from now on."""
-        self.checkpoint = replace(self.checkpoint, position=Position(replid, self.offset))
+        before = self.checkpoint.position.replid
+        self.checkpoint = replace(self.checkpoint, position=Position(replid, self.offset), source_replid2=before)
 
     def open(self, checkpoint: Checkpoint) -> None:
         """The checkpoint is in the target and ours."""
