@@ -169,6 +169,12 @@ class Settings:
         group="Ends",
         min_length=1,
     )
+    one_shard: bool = option(
+        False,
+        "The source is a node of a cluster, and its share of the keys is all that is wanted. Without it such a source is refused: "
+        "the other shards would be missing.",
+        group="Ends",
+    )
     takeover: bool = option(
         False,
         "Take the link over from another portd that has it; that one ends with exit code 75. Without it, the second "

@@ -9,8 +9,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from portd.config import StopAfter
 from portd.controlsocket import ControlSocket, Refusal
-from portd.errors import InternalError
+from portd.errors import InternalError, Interrupted
 from portd.log import get_logger
 from portd.loopwatch import LoopWatch
 from portd.memory.accounting import Accounting
@@ -21,6 +22,7 @@ from portd.model import Phase, Progress
 from portd.pace import Pace
 from portd.replication import Replication
 from portd.source.forecast import Forecast
+from portd.standing import look
 from portd.verify.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from portd.config import Settings
     from portd.http.server import HttpServer
     from portd.memory.accounting import MemoryReport
+    from portd.standing import Standing
 
 log = get_logger("service")
 
@@ -68,6 +71,7 @@ class Service:
 
         Raises:
             ExceptionGroup: of the errors that ended it.
+            Interrupted: it was stopped before it had reached what `stop_after` says.
         """
         if self._task is not None:
             raise InternalError("the service runs already")
@@ -94,6 +98,9 @@ class Service:
                 await self._watch_stop(self._task)
                 forecast.cancel()
             self.progress.phase = Phase.STOPPED
+            self._check_reached()
+        except Interrupted:
+            raise
         except BaseException as error:
             self.progress.phase = Phase.FAILED
             if not isinstance(error, asyncio.CancelledError):
@@ -117,12 +124,12 @@ class Service:
 
     async def _watch_stop(self, task: asyncio.Task[None]) -> None:
         """Returns when *task* is over; once a stop was asked for, it has `drain_seconds` left."""
-        stopped = asyncio.ensure_future(self._stop.wait())
+        stopped = asyncio.create_task(self._stop.wait(), name="stop")
         try:
             await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return
-            self.progress.phase = Phase.DRAINING
+            self.progress.stopping = True
             begun = time.monotonic()
             await asyncio.wait({task}, timeout=self._settings.drain_seconds)
             if not task.done():
@@ -133,6 +140,17 @@ class Service:
                 task.cancel()
         finally:
             stopped.cancel()
+
+    def _check_reached(self) -> None:
+        """A stop is an answer to a sync that goes on for ever, not to one that was to reach something.
+
+        Raises:
+            Interrupted: it has not.
+        """
+        wanted = self._settings.stop_after
+        if wanted is not StopAfter.NONE and not self._replication.reached:
+            what = "the snapshot was applied" if wanted is StopAfter.SNAPSHOT else "the target had caught up"
+            raise Interrupted(f"stopped before {what}", hint="start it again: it goes on from the target's checkpoint")
 
     def request_stop(self) -> None:
         """Asks to apply what was read, to checkpoint and to end; returns at once."""
@@ -172,11 +190,9 @@ class Service:
         """What records heap profiles."""
         return self._heap
 
-    def ready(self) -> bool:
-        """The snapshot is applied: the target may be read."""
-        return self.progress.phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING} or (
-            self.progress.phase is Phase.CONNECTING and self.progress.stream.checkpointed_offset > 0
-        )
+    def standing(self) -> Standing:
+        """Phase, and whether the target may be read."""
+        return look(self.progress)
 
     def alive(self) -> bool:
         """The replication runs."""

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from portd.errors import DecodeError, TruncatedSnapshot
+from portd.source.cluster import only_one_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,10 @@ class SnapshotCopy:
         transfer: how the source frames the snapshot.
         on_letter: told of every value that cannot reach the target.
         begin: spool index of the first byte.
+
+    Attributes:
+        refuse_node: the source as shown to the operator, when it may not be a node of a cluster. Nothing that such a
+            snapshot holds reaches the sink.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class SnapshotCopy:
     ) -> None:
         self.largest = LargestKeys()
         self.decoder = decoder
+        self.refuse_node: str | None = None
         self._spool = spool
         self._sink = sink
         self._progress = progress
@@ -90,6 +96,7 @@ class SnapshotCopy:
             Spool index of the first byte of the stream; the spool reads from there next.
 
         Raises:
+            ConfigError: it is of a cluster node, see `refuse_node`.
             DecodeError: corrupt bytes, a wrong checksum, or no end mark where it belongs.
             LinkLost: the spool ended before the snapshot did.
         """
@@ -111,12 +118,18 @@ class SnapshotCopy:
         while data:
             data = data[self.decoder.feed(data) :]
             while (batch := self.decoder.next_batch()) is not None:
+                self._look_for_shards()
                 await self._sink.put(batch)
                 if time.perf_counter() - turn > TURN_SECONDS:
                     await asyncio.sleep(0)
                     turn = time.perf_counter()
+            self._look_for_shards()
             if self.decoder.ended:
                 return
+
+    def _look_for_shards(self) -> None:
+        if self.refuse_node is not None and self.decoder.of_cluster_node:
+            raise only_one_shard(self.refuse_node)
 
     async def _pass_end_mark(self, end: int) -> int:
         """A diskless transfer repeats its 40-byte mark behind the snapshot; a counted one must have used its length."""

@@ -29,7 +29,7 @@ EPILOG = (
     "some keys could not be decided, 64 usage, 65 bad data, 69 an end is not there, 74 disk, 77 an end refused us, "
     "78 settings. docs/verify.md tells how it works and what it costs the servers."
 )
-_NAMES = (*ENDS, "spool_dir", "silence_seconds", "log_level")
+_NAMES = (*ENDS, "one_shard", "spool_dir", "silence_seconds", "log_level")
 _DEFAULTS = Options()
 _OWN: dict[str, tuple[Any, Any]] = {
     "method": (

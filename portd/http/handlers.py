@@ -13,6 +13,7 @@ from portd.errors import REDACTED
 from portd.http import pages
 from portd.http.heap import answer_heap
 from portd.log import get_logger
+from portd.model import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,7 +32,7 @@ ENDPOINTS = {
     "/debug/memory": "where the memory is: HTML for a browser, JSON otherwise, or ?format=html|json",
     "/debug/memory/heap": "heap profile for go tool pprof; ?seconds=N, ?debug=1 as text, ?format=flame",
     "/livez": "200 while all parts run",
-    "/readyz": "200 once the snapshot is applied",
+    "/readyz": "200 while the target has the snapshot and both ends are connected",
 }
 MAX_BODY_BYTES = 1024  # no endpoint takes a body
 
@@ -90,15 +91,10 @@ class _Answers:
 
     async def readyz(self, request: web.Request) -> web.Response:
         _allow_parameters(request)
-        if self._service.ready():
-            return _health("ready", "", good=True)
-        status = self._service.status()
-        done = status.get("snapshot", {}).get("done")
-        held = status.get("held")
-        if held:
-            return _health("ready", f"not ready: held, {held['reason']}: {held['words']}", good=False)
-        share = f", {done:.0%} of the snapshot decoded" if done is not None else ""
-        return _health("ready", f"not ready: {status.get('phase', 'starting')}{share}", good=False)
+        standing = self._service.standing()
+        done = None if standing.ready else self._service.status().get("snapshot", {}).get("done")
+        share = f", {done:.0%} of it is" if standing.phase is Phase.SNAPSHOT and done is not None else ""
+        return _health("ready", f"not ready: {standing.phase}, {standing.reason}{share}", good=standing.ready)
 
     def _report(self) -> MemoryReport:
         report = self._service.memory()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from portd.memory.accounting import MemoryReport
     from portd.memory.heap import HeapRecorder
+    from portd.standing import Standing
 
 MAX_CONNECTIONS = 64
 MAX_LINE_BYTES = 4096  # of a request: method, path and query
@@ -44,8 +45,8 @@ class Observed(Protocol):
     def heap(self) -> HeapRecorder:
         """What records heap profiles."""
 
-    def ready(self) -> bool:
-        """The snapshot is applied: the target may be read."""
+    def standing(self) -> Standing:
+        """Phase, and whether the target may be read."""
 
     def alive(self) -> bool:
         """All parts that should run do run."""

@@ -84,6 +84,9 @@ class SnapshotDecoder:
     def aux(self) -> dict[str, str]:
         """AUX fields seen so far, by name (``redis-ver``, ``repl-stream-db``, ...)."""
     @property
+    def of_cluster_node(self) -> bool:
+        """What was seen so far is written by cluster nodes only: Redis from 7.4 on by opcodes, Valkey from 8.0 on by AUX fields."""
+    @property
     def current(self) -> CurrentKey | None:
         """The key being decoded, None between keys."""
     def statistics(self) -> dict[str, int]:

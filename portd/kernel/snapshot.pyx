@@ -27,6 +27,8 @@ from portd.kernel.window cimport DEFAULT_CHUNK, ITEMS, ST_CHECKSUM, ST_END, ST_H
 
 DEFAULT_CHUNK_BYTES = DEFAULT_CHUNK
 
+cdef frozenset CLUSTER_FIELDS = frozenset({"slot-info", "cluster-slot-states"})    # AUX names of Valkey, rdb.c
+
 
 @cython.final
 cdef class CurrentKey:
@@ -132,6 +134,10 @@ cdef class SnapshotDecoder(KeyReader):
     @property
     def aux(self):
         return dict(self.aux_fields)
+
+    @property
+    def of_cluster_node(self):
+        return self.slot_infos > 0 or self.slots is not None or not CLUSTER_FIELDS.isdisjoint(self.aux_fields)
 
     @property
     def current(self):

@@ -48,6 +48,7 @@ class FileFeed:
         db: int = 0,
     ) -> None:
         self.received_at = time.time()
+        self.waiting_since = 0.0  # nobody writes to a file meanwhile
         self.size: int | None = None  # bytes of commands, known at the end
         self._paths = list(paths)
         self._progress = progress

@@ -85,7 +85,9 @@ class Restore(OfflineService):
         self._epoch = Epoch.of(self._checkpoint_key)  # until the link is taken
         self._eviction: Eviction | None = None
         self._connection = ConnectionOptions(
-            connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds
+            troubles=self.progress.troubles,
+            connect_seconds=settings.connect_seconds,
+            silence_seconds=settings.silence_seconds,
         )
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0

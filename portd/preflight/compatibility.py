@@ -10,6 +10,7 @@ from portd.target.capabilities import OLDEST_REDIS as OLDEST_TARGET
 from portd.target.capabilities import rdb_version_of
 
 if TYPE_CHECKING:
+    from portd.config import Settings
     from portd.preflight.findings import Finding
     from portd.preflight.survey import Survey
     from portd.target.capabilities import Capabilities
@@ -131,7 +132,7 @@ def modules(source: Survey, target: Capabilities) -> list[Finding]:
     return [fine("target.modules", ", ".join(sorted(source.modules)) or "the source has none")]
 
 
-def cluster(source: Survey, target: Capabilities) -> list[Finding]:
+def cluster(settings: Settings, source: Survey, target: Capabilities) -> list[Finding]:
     """Cluster mode of either end."""
     findings = []
     if target.cluster_enabled:
@@ -143,13 +144,26 @@ def cluster(source: Survey, target: Capabilities) -> list[Finding]:
                 "use a standalone server",
             )
         )
-    if source.info.get("cluster_enabled") == "1":
+    if source.cluster:
+        what = "the source is a node of a cluster"
+        why = "a sync copies the slots of this node only, and slots that move meanwhile are lost"
         findings.append(
             warning(
                 "source.cluster",
-                "the source is a node of a cluster",
-                "one sync copies the slots of this node only, and slots that move meanwhile are lost",
-                "run one sync for each primary, with --link of its own, and do not reshard meanwhile",
+                what,
+                why,
+                "do not reshard meanwhile; a sync for each primary, with --link of its own, copies all",
+            )
+            if settings.one_shard
+            else error("source.cluster", what, why, "--one-shard, if the keys of this node are all that is wanted")
+        )
+    elif source.cluster is None:
+        findings.append(
+            note(
+                "source.cluster",
+                "whether the source is a node of a cluster is not told",
+                "such a source is refused",
+                "",
             )
         )
     return findings or [fine("cluster", "both ends are standalone servers")]

@@ -119,7 +119,7 @@ def _both(
     return [
         *safety.same_server(here, found),
         *safety.roles(here, found),
-        *compatibility.cluster(here, found),
+        *compatibility.cluster(settings, here, found),
         *compatibility.versions(here, found),
         *compatibility.commands(here, found),
         *compatibility.modules(here, found),

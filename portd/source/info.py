@@ -6,14 +6,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from portd.control import NO_ROOM, Refused, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
+from portd.log import get_logger
 from portd.resp import request
+from portd.source.cluster import QUESTION, is_node
 from portd.source.losses import connect_error
 from portd.source.refusals import refused as refusal
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
 
-_SECTIONS = ("server", "replication", "persistence", "memory", "modules", "keyspace")
+_log = get_logger("source")
+
+_SECTIONS = ("server", "replication", "persistence", "memory", "modules", "keyspace", "cluster")
 _CONFIG = ("client-output-buffer-limit", "repl-backlog-size", "repl-timeout", "repl-diskless-sync")
 
 
@@ -53,6 +57,7 @@ class SourceInfo:
         repl_timeout_seconds: how long the source waits for an ACK.
         diskless: snapshots are sent without a file.
         modules: loaded modules.
+        cluster: it is a node of a cluster.
         refused: what was not allowed to ask, such as `INFO`.
     """
 
@@ -72,6 +77,7 @@ class SourceInfo:
     repl_timeout_seconds: int | None = None
     diskless: bool | None = None
     modules: tuple[str, ...] = ()
+    cluster: bool | None = None
     refused: frozenset[str] = field(default_factory=frozenset)
 
     def shown(self) -> dict[str, str]:
@@ -88,7 +94,7 @@ class SourceInfo:
             "backlog_bytes",
             "diskless",
         )
-        known = {name: getattr(self, name) for name in names}
+        known = {name: getattr(self, name) for name in names} | {"cluster": self.cluster or None}
         return {name: str(value) for name, value in known.items() if value is not None}
 
 
@@ -103,14 +109,15 @@ async def read_info(endpoint: Endpoint) -> SourceInfo:
     """
     questions = [request("INFO", section) for section in _SECTIONS]
     questions += [request("CONFIG", "GET", name) for name in _CONFIG]
+    questions += [QUESTION]
     refused = set()
     info: dict[str, str] = {}
     config: dict[str, str] = {}
     try:
         async with open_control(endpoint) as control:
-            answers = await control.ask(*questions)
+            *answers, node = await control.ask(*questions)
     except Refused:  # the link will say what is wrong with user and password
-        return _understand({}, {}, frozenset({"INFO", "CONFIG GET"}))
+        return _understand({}, {}, None, frozenset({"INFO", "CONFIG GET"}))
     except OSError as error:  # TimeoutError is one
         if str(error).startswith(NO_ROOM):
             raise refusal("INFO", f"-{error}".encode()) from None
@@ -125,10 +132,26 @@ async def read_info(endpoint: Endpoint) -> SourceInfo:
             config |= parse_pairs(answer)
         else:
             refused.add("CONFIG GET")
-    return _understand(info, config, frozenset(refused))
+    return _understand(info, config, node, frozenset(refused))
 
 
-def _understand(info: dict[str, str], config: dict[str, str], refused: frozenset[str]) -> SourceInfo:
+async def ask_info(endpoint: Endpoint, section: str) -> dict[str, str]:
+    """One section of INFO; empty where our user may not ask, and where the source does not answer."""
+    try:
+        async with open_control(endpoint) as control:
+            return parse_info(await control.call("INFO", section))
+    except (Refused, OSError) as error:
+        _log.debug("source does not tell", section=section, error=str(error))
+        return {}
+
+
+async def ask_keys(endpoint: Endpoint) -> int | None:
+    """Keys in all databases of the source; None where it does not tell."""
+    info = await ask_info(endpoint, "keyspace")
+    return sum(keys_by_database(info).values()) if info else None
+
+
+def _understand(info: dict[str, str], config: dict[str, str], node: object, refused: frozenset[str]) -> SourceInfo:
     valkey = info.get("valkey_version") if info.get("server_name") == "valkey" else None
     version = valkey or info.get("redis_version")
     replica = info.get("role") in {"slave", "replica"}
@@ -151,6 +174,7 @@ def _understand(info: dict[str, str], config: dict[str, str], refused: frozenset
         repl_timeout_seconds=_number(config, "repl-timeout"),
         diskless=None if "repl-diskless-sync" not in config else config["repl-diskless-sync"] == "yes",
         modules=tuple(parse_fields(module).get("name", "?") for module in info.get("module", "").split()),
+        cluster=is_node(info, node),
         refused=refused,
     )
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from portd.backoff import Backoff
 from portd.errors import InternalError, PortdError, TargetError, TargetLost
 from portd.log import get_logger
-from portd.model import LaneState
 from portd.resp import request
 from portd.target.account import Account, Unconfirmed
 from portd.target.checkpoint import Checkpoint, State
@@ -28,11 +27,12 @@ from portd.target.groupsize import GroupSize
 from portd.target.limiter import LagWatch, Limiter
 from portd.target.passing import Passage
 from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
-from portd.target.settle import Outcome, outcome
+from portd.target.settle import Outcome, inside, outcome
 from portd.target.transactions import CheckpointGuard, Transactions
+from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from portd.endpoint import Endpoint
     from portd.kernel.stream import Piece
@@ -55,7 +55,7 @@ class ApplierOptions:
         max_bytes: a group takes no further piece at this size; the target executes it in one go. How large groups are
             below that, `portd.target.groupsize` decides.
         max_commands: nor at this many commands.
-        caught_up_seconds: a lag up to this is small.
+        caught_up_seconds: bytes received up to that long ago may be missing, and the target has caught up all the same.
         limiter: what is asked before a group is sent.
         ages: the source hands the same bytes out differently later: a group that is refused for long is made again.
         connection: how connections are made.
@@ -105,7 +105,7 @@ class Applier:
         options: see there.
 
     Attributes:
-        caught_up: set while the lag is small or everything received is applied.
+        caught_up: set while the target has all that was received, but for what came a moment ago.
         postponed: expiries in the target that are to be set back.
         on_getack: called when the source asked for an acknowledgement.
     """
@@ -137,8 +137,7 @@ class Applier:
             self._options.connection.retry_first_seconds, self._options.connection.retry_limit_seconds
         )
         progress.stream.waiting_since = 0.0
-        self._state = LaneState(0)
-        progress.lanes[:] = [self._state]
+        (self._state,) = progress.take_lanes(1)
         self._size = GroupSize(self._options.max_bytes, self._options.max_commands)
         self._caps = (0, 0)  # bytes and commands of the group that grows
         self._limiter = self._options.limiter
@@ -150,6 +149,10 @@ class Applier:
     def checkpoint(self) -> Checkpoint:
         """The newest checkpoint known to be in the target."""
         return self._account.checkpoint
+
+    async def reach(self, offset: int) -> None:
+        """Waits until the target has everything up to *offset*."""
+        await self._account.reach(offset)
 
     def adopt(self, replid: str) -> None:
         """The source continues under another id (a failover): checkpoints carry it from now on."""
@@ -178,6 +181,7 @@ class Applier:
             except Disconnected as error:
                 lost = True
                 self._progress.last_error = str(error)
+                self._progress.troubles.note_loss(error.reason, str(error))
                 self._state.link.losses[error.reason] += 1
                 _log.warning(
                     "applier has no connection", target=self._endpoint.display, reason=error.reason,
@@ -279,7 +283,7 @@ class Applier:
     def _rewind(self) -> None:
         """Lets the source begin behind the checkpoint, and drops what was taken from it."""
         self._source.rewind(self._account.offset, self._account.checkpoint.db)
-        for offset in sorted(self._account.excluded):
+        for offset in self._account.excluded:
             self._source.exclude(offset)
         self._growing = Group(self._account.checkpoint.db)
         self._broken = None
@@ -309,7 +313,7 @@ class Applier:
         self._note_waiting()
 
     def _note_waiting(self) -> None:
-        self._progress.stream.waiting_since = self._since or self._growing.since
+        self._progress.stream.waiting_since = self._since or self._growing.since or self._source.waiting_since
 
     async def _gather(self, group: Group) -> bool:
         """Waits for something to commit and takes what is there, up to the caps; False when the source has ended."""
@@ -320,7 +324,7 @@ class Applier:
             if self._broken is not None:
                 raise self._broken
             if not group.pieces:
-                self._account.catch_up()
+                self._account.catch_up(self._source.waiting_since)
                 self._note_waiting()
             piece = await self._source.next_piece(*self._room(group))
             if piece is None:
@@ -372,13 +376,14 @@ class Applier:
             )
 
     async def _commit(self, transactions: Transactions, group: Group) -> None:
-        """Commits a group, however often it has to be sent; when a command has to be left out, rewinds instead."""
+        """Commits a group, however often it has to be sent, without the commands that cannot be queued."""
         account = self._account
-        expected = account.expect(group.end_offset, group.db_after, (group.commands, group.filtered), group.received_at)
-        around = account.frame(group.db, expected, self._options.restated() if group.swaps else None)
-        data = [each for each in (around.head, *(piece.data for piece in group.pieces), around.tail) if each]
-        replies = around.head_commands + group.commands + around.tail_commands
         while True:
+            counts = (group.commands, group.filtered)
+            expected = account.expect(group.end_offset, group.db_after, counts, group.received_at)
+            around = account.frame(group.db, expected, self._options.restated() if group.swaps else None)
+            data = [each for each in (around.head, *group.data, around.tail) if each]
+            replies = around.head_commands + group.commands + around.tail_commands
             if not await self._turn(group, sum(map(len, data)), replies + TRANSACTION_COMMANDS):
                 self._rewind()
                 return
@@ -398,13 +403,12 @@ class Applier:
                 raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")
             if result.committed:
                 self._confirm(expected, len(result.failed) + transactions.take_unnoted())
-                account.bury(result, around.head_commands, group.commands, group.locate)
+                await account.bury(inside(result.failed, around.head_commands, group.commands), group.locate)
                 if self._aged(time.monotonic() - sent):
                     self._rewind()
                 return
             account.refused(expected)
-            if not await self._aborted(group, around, result):
-                return
+            await self._aborted(group, around, result)
             if self._aged(time.time() - self._since):
                 self._rewind()
                 return
@@ -425,27 +429,27 @@ class Applier:
         """What has waited this long is taken from the source again: expiries that became due are to be postponed."""
         return self._options.ages and seconds > self._options.caught_up_seconds
 
-    async def _aborted(self, group: Group, around: Frame, result: Outcome) -> bool:
-        """Nothing of the group took effect; tells whether to send it again as it is (after a wait)."""
+    async def _aborted(self, group: Group, around: Frame, result: Outcome) -> None:
+        """Nothing of the group took effect: takes out what never will, and waits when it was refused for now."""
         cause = abort_cause(result.aborted)
-        texts = [*result.queued.values(), *([cause] if cause else [])]
-        verdicts = {classify(text): text for text in texts}
+        verdicts = {classify(text): text for text in (*result.queued.values(), *([cause] if cause else []))}
         if Verdict.FATAL in verdicts:
             raise fatal(verdicts[Verdict.FATAL])
-        refused: list[tuple[Culprit, str]] = []
-        for number, text in result.queued.items():
-            if classify(text) is Verdict.REJECTED:
-                if not 0 <= number - around.head_commands < group.commands:
-                    raise TargetError(f"the target refuses the checkpoint: {presentable(text)}")
-                refused.append((group.locate(number - around.head_commands), text))
-        if refused:
-            self._account.leave_out(refused)
-            self._rewind()
-            return False
-        if Verdict.RETRY not in verdicts:
+        if Verdict.REJECTED in verdicts:
+            refused = {number: text for number, text in result.queued.items() if classify(text) is Verdict.REJECTED}
+            await self._leave_out(group, inside(refused, around.head_commands, group.commands))
+        elif Verdict.RETRY not in verdicts:
             raise TargetError(f"the target refuses transactions: {presentable(result.aborted)}")
-        await self._wait(verdicts[Verdict.RETRY])
-        return True
+        if Verdict.RETRY in verdicts:
+            await self._wait(verdicts[Verdict.RETRY])
+
+    async def _leave_out(self, group: Group, refused: dict[int, str]) -> None:
+        """Takes commands out of a group that can never be queued; all of them at once, however many they are."""
+        numbers = sorted(refused)
+        culprits = dict(zip(numbers, group.locate(numbers), strict=True))
+        _check_select(culprits, refused)
+        self._account.leave_out((each.offset for each in culprits.values()), group.leave_out(numbers))
+        await self._account.bury(refused, lambda wanted: [culprits[number] for number in wanted])
 
     async def _pass_on(self, transactions: Transactions, group: Group) -> bool:
         """Passes a transaction on that cannot be held; False when the source ended inside of it.
@@ -466,7 +470,7 @@ class Applier:
         del pieces
         while piece is None or not piece.boundary:
             await passage.room()
-            self._check_passage(passage)
+            await self._check_passage(passage)
             piece = await self._source.next_piece(self._options.max_bytes, self._options.max_commands)
             if piece is None:
                 return False
@@ -475,7 +479,9 @@ class Applier:
             await self._limiter.take(len(piece.data), piece.replies)
             passage.send(piece)
         await passage.settled()
-        self._check_passage(passage)
+        await self._check_passage(passage)
+        if passage.incomplete:
+            raise Disconnected(f"{NAME}: commands inside a large transaction have to be left out", "refused")
         if notes := await opened:
             self._check_ready(notes[0].text or "nil")
         counts = (passage.commands, passage.filtered)
@@ -497,18 +503,45 @@ class Applier:
         if result.aborted:
             account.refused(expected)
             self._check_ready(abort_cause(result.aborted) or next(iter(result.queued.values()), result.aborted))
-        self._confirm(expected, len(result.failed) + transactions.take_unnoted())
-        account.bury(result, head_commands, passage.commands, passage.place)
+        failed = len(result.failed) + transactions.take_unnoted()
+        inner = inside(result.failed, head_commands, passage.commands)
+        try:
+            if inner:
+                await self._look_again(passage, sorted(inner))
+        finally:  # it has taken effect, whatever ends the search
+            self._confirm(expected, failed)
+            if inner:
+                self._rewind()
+        await account.bury(inner, passage.places)
 
-    def _check_passage(self, passage: Passage) -> None:
-        """Gives a passage up whose transaction cannot be executed any more."""
+    async def _look_again(self, passage: Passage, numbers: list[int]) -> None:
+        """Reads a transaction again that took effect, to see what those commands were: nothing of it is held any more."""
+        search = passage.search(numbers)
+        try:
+            self._rewind()
+            while not search.over:
+                piece = await self._source.next_piece(self._options.max_bytes, self._options.max_commands)
+                if piece is None:
+                    return
+                search.look(piece)
+        except PortdError as error:
+            _log.warning("refused commands cannot be told exactly", error=str(error))
+
+    async def _check_passage(self, passage: Passage) -> None:
+        """Gives a passage up whose transaction cannot be executed any more.
+
+        One of which commands were refused goes on to its end, so that all of them are known when it is sent again.
+        """
         if passage.fatal:
             raise fatal(passage.fatal)
         if passage.trouble:
             self._check_ready(passage.trouble)
-        if passage.refused:
-            self._account.leave_out(passage.refused)
-            raise Disconnected(f"{NAME}: a command inside a large transaction has to be left out", "refused")
+        if refused := passage.take_refused():
+            culprits = {number: culprit for number, (culprit, _) in enumerate(refused)}
+            texts = {number: text for number, (_, text) in enumerate(refused)}
+            _check_select(culprits, texts)
+            self._account.leave_out((each.offset for each in culprits.values()), len(refused))
+            await self._account.bury(texts, lambda wanted: [culprits[number] for number in wanted])
 
     # -- waiting and accounting
 
@@ -521,6 +554,7 @@ class Applier:
         self._trouble(text)
         if code_of(text) in RECONNECT_CODES:
             raise Disconnected(f"{NAME}: the target is not ready: {presentable(text)}", code_of(text).lower())
+        self._progress.troubles.note(TARGET, code_of(text), presentable(text))
         await asyncio.sleep(self._backoff.next_wait())
 
     def _confirm(self, done: Unconfirmed, failed: int) -> None:
@@ -529,3 +563,17 @@ class Applier:
         self._account.confirm(done, failed)
         self._watch.look(caught_up=self.caught_up.is_set())
         self._source.release(done.position.offset)
+
+
+def _check_select(culprits: Mapping[int, Culprit], refused: Mapping[int, str]) -> None:
+    """Commands behind a SELECT that was left out would land in another database.
+
+    Raises:
+        TargetError: one was refused.
+    """
+    for number, culprit in culprits.items():
+        if culprit.command == "SELECT":
+            raise TargetError(
+                f"the target refuses a SELECT of the stream: {presentable(refused[number])}",
+                hint="give it as many databases as the source has, and let portd's user select them (+select)",
+            )

@@ -54,6 +54,7 @@ DEFAULT_PREFIX: Final = "portd:checkpoint:"
 LEASE_SUFFIX: Final = ":lease"  # of the key beside a checkpoint that says which process has the link
 CHECKPOINT: Final = "the checkpoint"  # for messages
 FLUSHALL: Final = "FLUSHALL"  # the same
+IMPORTS_SUFFIX: Final = ":imports"  # behind the prefix alone, and no link's name: which links need import mode
 SCAN_COUNT: Final = 1000  # keys the target looks at in one command: well below a millisecond
 FEW_KEYS: Final = 64  # a target with more keys than this holds more than checkpoints
 _PROCESS: Final = secrets.token_hex(8)
@@ -312,9 +313,9 @@ async def flush(endpoint: Endpoint, epoch: Epoch, connection: ConnectionOptions,
 
 
 async def foreign_keys(client: Control, prefix: str, key: str) -> dict[int, int]:
-    """Keys that are not checkpoints, leases or epochs, by database; *key* is our checkpoint."""
+    """Keys that are not checkpoints, nor beside them, by database; *key* is our checkpoint."""
     sizes = keys_by_database(parse_info(await client.call("INFO", "keyspace")))
-    beside = [key + suffix for suffix in (LEASE_SUFFIX, EPOCH_SUFFIX)]
+    beside = [key + LEASE_SUFFIX, key + EPOCH_SUFFIX, prefix + IMPORTS_SUFFIX]
     if sizes.get(0, 0) <= len(beside) and await client.call("EXISTS", *beside) == sizes.get(0):  # needs no +scan
         return {db: count for db, count in sizes.items() if db}
     if 0 < sizes.get(0, 0) <= FEW_KEYS:

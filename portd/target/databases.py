@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from portd.kernel.requests import split
 from portd.resp import request
 from portd.target.connection import text_of
 from portd.target.replies import Verdict, classify
-from portd.target.wire import split
 
 if TYPE_CHECKING:
     from portd.target.connection import Connection
@@ -62,5 +62,4 @@ def highest_database(data: bytes) -> int:
 
 def selected(data: bytes) -> int:
     """The highest database that a piece, which begins with a command, does select; -1 when none."""
-    numbers = [int(each.second) for each in split(data) if each.name == b"SELECT" and each.second.isdigit()]
-    return max(numbers, default=-1)
+    return max((each.db for each in split(data)), default=-1)

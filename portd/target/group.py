@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 import time
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from portd.kernel.requests import find, without
 from portd.resp import request
 from portd.target.checkpoint import LEASE_SUFFIX
 from portd.target.epoch import EPOCH_SUFFIX
-from portd.target.wire import split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,10 @@ class PieceSource(Protocol):
     @property
     def received_at(self) -> float:
         """Unix time at which the last byte of the last piece handed out was received."""
+
+    @property
+    def waiting_since(self) -> float:
+        """Unix time at which the oldest byte was received that was not handed out; 0 when there is none."""
 
     async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece; waits for it. Cancelling it may lose a piece: the applier rewinds then.
@@ -66,6 +70,15 @@ class Culprit:
     key: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What is left of pieces when commands were taken out."""
+
+    data: bytes
+    offsets: bytes
+    swaps: bool
+
+
 class Group:
     """Pieces that go into one transaction.
 
@@ -81,12 +94,24 @@ class Group:
         taken_at: monotonic time at which the first piece was split off.
     """
 
-    __slots__ = ("_received", "commands", "db", "filtered", "pieces", "received_at", "since", "size", "taken_at")
+    __slots__ = (
+        "_received",
+        "_remains",
+        "commands",
+        "db",
+        "filtered",
+        "pieces",
+        "received_at",
+        "since",
+        "size",
+        "taken_at",
+    )
 
     def __init__(self, db: int) -> None:
         self.db = db
         self.pieces: list[Piece] = []
         self._received: list[float] = []  # when, for each piece
+        self._remains: Remains | None = None
         self.size = 0
         self.commands = 0
         self.filtered = 0
@@ -148,36 +173,56 @@ class Group:
     @property
     def swaps(self) -> bool:
         """Databases are swapped inside."""
-        return any(piece.swaps for piece in self.pieces)
+        return self._remains.swaps if self._remains else any(piece.swaps for piece in self.pieces)
 
-    def locate(self, number: int) -> Culprit:
-        """Which command the *number*-th one (from 0) is."""
-        db, cut = self.db, b""
-        for piece in self.pieces:
-            if number < piece.replies:
-                return locate(cut + piece.data, piece.offsets, number, db)
-            number -= piece.replies
-            cut = cut + piece.data if piece.part else b""
-            db = piece.db
-        raise IndexError(number)
+    @property
+    def data(self) -> list[bytes]:
+        """The bytes of its commands."""
+        return [self._remains.data] if self._remains else [piece.data for piece in self.pieces]
+
+    def locate(self, numbers: list[int]) -> list[Culprit]:
+        """Which commands these are, by number from 0 and in ascending order."""
+        return locate(b"".join(self.data), self._offsets(), numbers, self.db)
+
+    def leave_out(self, numbers: list[int]) -> int:
+        """Takes commands out, by number, and what else was made of the same command of the source.
+
+        Args:
+            numbers: in ascending order.
+
+        Returns:
+            How many it were.
+        """
+        offsets = array("Q", self._offsets())
+        gone = {offsets[number] for number in numbers}
+        numbers = [number for number, offset in enumerate(offsets) if offset in gone]
+        kept = array("Q", (offset for offset in offsets if offset not in gone))
+        data = without(b"".join(self.data), numbers)
+        self._remains = Remains(data, kept.tobytes(), self.swaps)
+        del self.pieces[:-1]  # the last one tells where it ends
+        self.size = len(data)
+        self.commands -= len(numbers)
+        return len(numbers)
+
+    def _offsets(self) -> bytes:
+        return self._remains.offsets if self._remains else b"".join(piece.offsets for piece in self.pieces)
 
 
-def locate(data: bytes, offsets: bytes, number: int, db: int) -> Culprit:
-    """Which command the *number*-th one (from 0) is.
+def locate(data: bytes, offsets: bytes, numbers: list[int], db: int) -> list[Culprit]:
+    """Which commands these are.
 
     Args:
         data: whole commands.
         offsets: of each, as in `Piece`.
-        number: which one is wanted.
+        numbers: which ones are wanted, from 0 and in ascending order.
         db: database in effect before the first.
     """
-    (offset,) = struct.unpack_from("=Q", offsets, 8 * number)
-    for index, command in enumerate(split(data)):
-        if index == number:
-            return Culprit(offset, db, command.title, command.key)
-        if command.name == b"SELECT" and command.second.isdigit():
-            db = int(command.second)
-    raise IndexError(number)
+    of = memoryview(offsets).cast("Q")
+    commands = find(data, numbers, db)
+    return [
+        Culprit(of[number], command.db, command.title, command.key)
+        for number, command in zip(numbers, commands, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

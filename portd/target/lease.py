@@ -327,6 +327,7 @@ class Lease:
                     await self._recognise(self._connection)
                 await while_connected(self._connection, self._renew(self._connection, backoff))
             except (Disconnected, TargetBusy) as error:
+                self._options.note(error)
                 _log.debug("lease is not renewed", error=str(error))
             finally:
                 if self._connection is not None:

@@ -184,7 +184,8 @@ class Pruner:
                 finally:
                     connection.close()
             except (Disconnected, TargetBusy) as error:
-                _log.warning("pruning was interrupted and is taken up again", error=str(error))
+                if not self._options.connection.note(error):
+                    _log.warning("pruning was interrupted and is taken up again", error=str(error))
                 await asyncio.sleep(backoff.next_wait())
             else:
                 return
@@ -318,7 +319,7 @@ def _check(answer: object, what: str) -> None:
     if not text:
         return
     if classify(text) is Verdict.RETRY:
-        raise TargetBusy(f"the target is not ready: {code_of(text)}")
+        raise TargetBusy(f"the target is not ready: {code_of(text)}", code=code_of(text))
     raise TargetError(
         f"the target has not {what}: {presentable(text)}",
         hint="pruning needs +info +select +scan and +unlink on all keys; or set prune to leave",

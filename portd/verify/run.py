@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from portd.errors import ConfigError
 from portd.kernel.digest import compare
 from portd.log import get_logger
+from portd.source.cluster import only_one_shard
 from portd.spool.directory import SEGMENT_SUFFIX, PrivateDirectory
 from portd.target.epoch import EPOCH_SUFFIX
 from portd.target.probe import inspect
@@ -71,7 +72,7 @@ class Verification:
         """Compares them.
 
         Raises:
-            ConfigError: both ends are one server, or an end does not let us ask what is needed.
+            ConfigError: both ends are one server, a single shard is to repair the target, or an end does not let us ask what is needed.
             SourceError: an end went away, or refuses PSYNC.
             DecodeError: an end sent what cannot be understood.
             SpoolError: the disk is full.
@@ -96,7 +97,10 @@ class Verification:
         source, target = await self._readers()
         if source.run_id and source.run_id == target.run_id:
             raise ConfigError("source and target are the same server", hint="check both addresses")
-        report = Report(EndReport(source.name), EndReport(target.name))
+        if self._options.repair and source.one_shard and not self._settings.one_shard:
+            raise only_one_shard(self._source.display)  # what other shards hold would be removed as extra
+        here, there = (EndReport(end.name, one_shard=end.one_shard) for end in (source, target))
+        report = Report(here, there)
         digests = self._digests(source, target)
         report.functions = await _compare_functions(source, target)
         suspects = self._new_suspects()

@@ -26,7 +26,7 @@ from tests.proxy import Proxy
 from tests.servers import Server, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from tests.conftest import ServerFactory
 
@@ -48,6 +48,7 @@ class Stream:
         self.released = FIRST
         self.rewinds: list[int] = []
         self.received_at = 0.0
+        self.waiting_since = 0.0
         self._piece_bytes = piece_bytes
         self._fed = 0
         self._ended = False
@@ -157,10 +158,11 @@ class Letters(DeadLetters):
         super().__init__(progress, stop=stop)
         self.kept: list[Letter] = []
 
-    def add(self, letter: Letter) -> None:
-        """Keeps and goes on as ever."""
-        self.kept.append(letter)
-        super().add(letter)
+    def add_all(self, letters: Iterable[Letter]) -> None:
+        """Keeps them."""
+        letters = list(letters)
+        self.kept += letters
+        super().add_all(letters)
 
 
 @contextlib.asynccontextmanager
@@ -227,7 +229,6 @@ async def test_applies_and_checkpoints(binary: Any, servers: ServerFactory) -> N
     assert sync.progress.stream.commands_applied == 300 + 43 + 60
     assert sync.progress.stream.commands_filtered == 2
     assert sync.progress.stream.transactions >= 1
-    assert sync.progress.stream.caught_up_at > 0
     assert sync.applier.caught_up.is_set()
     assert sync.progress.position == Position(REPLID, stream.end)
 

@@ -17,6 +17,7 @@ import pytest
 from portd.endpoint import Endpoint, Tls
 from portd.errors import PortdError, TargetBusy, TargetError, TargetLost, TargetRefused, TargetRejected
 from portd.kernel.batch import CLOSE, OPEN, ORDERED, SPREAD, Batch
+from portd.kernel.requests import split
 from portd.model import Progress
 from portd.pipeline import ByteBudget
 from portd.resp import request
@@ -24,7 +25,6 @@ from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
 from portd.target.epoch import Epoch
 from portd.target.eviction import Eviction, tag_of
-from portd.target.wire import split
 from portd.target.writers import Writers
 from portd.target.writing import WriterOptions
 from tests.fencing import KEY, fall, stand
