@@ -95,7 +95,7 @@ def test_another_server_at_the_same_address_overwrites_nothing(servers: ServerFa
     before = names(target)
     source.restart()
     source.client().mset({b"other %d" % number: b"1" for number in range(KEYS)})
-    source.client().mset({name: b"of the other" for name in sorted(before)[:100]})
+    source.client().mset(dict.fromkeys(sorted(before)[:100], b"of the other"))
     values = target.client().mget(sorted(before)[:100])
     with Portd(source, target) as portd:
         assert held(portd)["reason"] == "source-changed"
