@@ -261,7 +261,8 @@ class Settings:
     )
     stop_after: StopAfter = option(
         StopAfter.NONE,
-        "End with exit code 0 once the snapshot is applied, or once the stream has caught up; none keeps following.",
+        "End with exit code 0 once the snapshot is applied, or once the target has caught up with the source; none keeps "
+        "following. Stopped before that, it ends with 75.",
         group="What is done",
     )
     on_refusal: OnRefusal = option(
