@@ -411,6 +411,15 @@ class Settings:
         group="What is seen",
         unit="path",
     )
+    http_hosts: str = option(
+        "",
+        "Further names, with commas between them, by which clients may ask for these pages, such as the name that a proxy passes on or "
+        "Prometheus uses. Requests for others than these, loopback and the host of --http are refused (421), so that no page in a "
+        "browser can read them under a name of its own. Where --http is 0.0.0.0 or [::], every address will do.",
+        group="What is seen",
+        unit="names",
+        pattern=r"^[A-Za-z0-9_.:\[\], -]*$",
+    )
     log_format: LogFormat = option(
         LogFormat.AUTO,
         "auto is console on a terminal and logfmt (key=value) elsewhere.",
@@ -511,6 +520,10 @@ class Settings:
                 f"http is {self.http!r}, which is not an address", hint="write host:port, for instance 127.0.0.1:8899"
             )
         return host.removeprefix("[").removesuffix("]"), int(port)
+
+    def http_names(self) -> list[str]:
+        """The further names by which HTTP may be asked."""
+        return [name.strip(" []") for name in self.http_hosts.split(",") if name.strip(" []")]
 
     def spool_directory(self) -> Path | None:
         """The directory to make the spool's own directory in; None when nothing may be spilled."""

@@ -215,4 +215,5 @@ class Service:
                 decoder=self._replication.decoder_counters,
             )
         )
-        return HttpServer(self, registry, address, redact_keys=self._settings.redact_keys)
+        settings = self._settings
+        return HttpServer(self, registry, address, redact_keys=settings.redact_keys, hosts=settings.http_names())
