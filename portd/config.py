@@ -12,10 +12,10 @@ import dataclasses
 import os
 import tempfile
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from portd.choices import Existing, ExpiryGap, LogFormat, LogLevel, OnRefusal, Prune, StopAfter, VerifyMethod
 from portd.endpoint import Endpoint, Tls
 from portd.errors import ConfigError
 from portd.units import GIB, KIB, MIB, show_size
@@ -28,75 +28,6 @@ MIN_CHUNK_BYTES = 64 * KIB
 MAX_CHUNK_BYTES = 64 * MIB
 MAX_BUDGET_BYTES = 32 * MIB  # default ceiling of the budget; an explicit setting may go above
 REQUIRED: Any = dataclasses.MISSING
-
-
-class Existing(StrEnum):
-    """What to do when the target holds data at the first sync."""
-
-    REFUSE = "refuse"
-    REPLACE = "replace"
-    SKIP = "skip"
-    FLUSH = "flush"
-
-
-class Prune(StrEnum):
-    """What becomes of keys in the target that a full sync does not bring."""
-
-    AUTO = "auto"
-    PRUNE = "prune"
-    FLUSH = "flush"
-    LEAVE = "leave"
-
-
-class StopAfter(StrEnum):
-    """When a sync is over."""
-
-    NONE = "none"
-    SNAPSHOT = "snapshot"
-    CAUGHT_UP = "caught-up"
-
-
-class OnRefusal(StrEnum):
-    """What one refused command does to the sync."""
-
-    CONTINUE = "continue"
-    STOP = "stop"
-
-
-class ExpiryGap(StrEnum):
-    """What keeps keys alive whose renewal comes late."""
-
-    AUTO = "auto"
-    IMPORT_MODE = "import-mode"
-    POSTPONE = "postpone"
-    HOLD = "hold"
-    OFF = "off"
-
-
-class VerifyMethod(StrEnum):
-    """How a verification reads the keys of an end."""
-
-    AUTO = "auto"  # PSYNC, or SCAN where that is not allowed
-    PSYNC = "psync"  # a snapshot, as a replica gets it
-    SCAN = "scan"  # SCAN and DUMP of every key
-
-
-class LogFormat(StrEnum):
-    """How an event becomes a line."""
-
-    AUTO = "auto"
-    CONSOLE = "console"
-    LOGFMT = "logfmt"
-    JSON = "json"
-
-
-class LogLevel(StrEnum):
-    """The least important event that is written."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 def option(default: Any, description: str, *, group: str, unit: str = "", secret: bool = False, **limits: Any) -> Any:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
-from portd.config import Prune
+from portd.choices import Prune
 from portd.errors import PortdError
 from portd.hold import Facts, Identity, Reason, judge, judge_removal
 from portd.log import get_logger

@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from portd.config import StopAfter
+from portd.choices import StopAfter
 from portd.controlsocket import ControlSocket, Refusal
 from portd.errors import InternalError, Interrupted
 from portd.log import get_logger

@@ -143,7 +143,9 @@ class _Demo:
         code = await asyncio.wait_for(process.wait(), STOP_SECONDS)
         if code != os.EX_OK:
             raise InternalError(f"portd sync ended with exit code {code} when it was told to stop")
-        say(f"\nAll writes have arrived, the last one after {human_seconds(took)}; the sync stopped as told, exit code 0.")
+        say(
+            f"\nAll writes have arrived, the last one after {human_seconds(took)}; the sync stopped as told, exit code 0."
+        )
         return peak
 
     async def _start_sync(self) -> Process:
