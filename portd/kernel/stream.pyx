@@ -5,6 +5,11 @@ A command is looked at once it is whole (``_scan_command``: resumable, no Python
 Commands that carry a relative expiry, or an option that the target does not know, and those that are larger than a piece,
 are handed to ``edit.pyx``. ``DEL`` goes on as ``UNLINK``, which leaves it to another thread of the target to free what is big.
 
+Only what writes goes on, as ``commandtable`` says. What cannot be written to the target, such as a command in a database
+that it lacks, is refused: left out and named. So is what names keys that are ours alone, whatever else it names; where
+all its keys are ours it is filtered, and ``DEL`` and ``MSET`` lose those. Bytes between commands that replicas pass over
+(networking.c: empty lines, ``*0``, ``*-1``) are consumed, and so are a MULTI inside of a transaction and an EXEC outside.
+
 A piece does not end inside of a transaction that it opened when there is something before the MULTI that can go alone:
 it goes back to before the MULTI then, so that what can be committed is not held up.
 
@@ -19,21 +24,30 @@ from libc.stdint cimport INT32_MAX, INT64_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memmove
 
 from portd.kernel.arguments cimport expires_before, restores_before, restores_relative, sets_expiry, tells_entries_read
-from portd.kernel.commandnames cimport Names, classify, fill_names
+from portd.kernel.commandtable cimport MAX_NAME, CommandTable, Row, look_up
 from portd.kernel.edit cimport (
-    DEL, DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, PEXPIRE,
-    PEXPIREAT, PSETEX, PUBLISH, REFUSE, REPLCONF, RESTORE, RESTORE_ASKING, SELECT, SET, SETEX, SWAPDB, XGROUP, Editor,
+    BLOCKING, DEL, DISCARD, DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FILTERED, FORWARD, FUNCTION, GETEX, HEXPIRE,
+    HPEXPIRE, MOVES, MULTI, OWN, PEXPIRE, PEXPIREAT, PSETEX, PUBLISH, REFUSED, REPLCONF, RESTORE, RESTORE_ASKING,
+    SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP, Editor,
 )
+from portd.kernel.keypositions cimport (
+    K_ALL, K_DATABASE, K_FIRST, K_NONE, K_PAIRS, K_SECOND, O_ALL, O_NONE, first_key, is_key, owned,
+)
+from portd.kernel.leftout cimport LeftOut
 from portd.kernel.piecebuffer cimport (
-    BAD, EMPTY_COMMAND, FULL, LARGE, MORE, NAME_TOO_LONG, NESTED_MULTI, NO_DATABASE, NO_LINE_END, NOT_A_DATABASE, REFUSED,
-    SELECT_EXCLUDED, STRAY_EXEC, TOO_MANY_ARGUMENTS, WHOLE, PieceBuffer, count_reply, keep, produced, read_header,
+    BAD, EMPTY, FULL, LARGE, LATE_DISCARD, MORE, NAME_TOO_LONG, NO_DATABASE, NO_LINE_END, NOT_A_COMMAND,
+    NOT_A_DATABASE, NOT_A_LENGTH,
+    SELECT_EXCLUDED, TOO_MANY_ARGUMENTS, WHOLE, PieceBuffer, count_reply, keep, produced, read_header,
 )
-from portd.kernel.resp cimport NEVER_MS, SMALL, is_word, read_number
+from portd.kernel.resp cimport NEVER_MS, SMALL, LINE_CUT, LINE_READ, argument_behind, is_word, read_length, read_number
+
+
+cdef extern from "string.h" nogil:
+    void* memmem(const void* haystack, size_t size, const void* needle, size_t length)
 
 
 cdef enum:
     LEAST_PIECE = 64
-    MAX_NAME = 512  # longer than the name of any command
 
 DEFAULT_PIECE_BYTES = 256 * 1024
 DEFAULT_MAX_ARGUMENT = 512 * 1024 * 1024  # proto-max-bulk-len of a server that was not told otherwise
@@ -41,10 +55,14 @@ DEFAULT_MAX_ARGUMENT = 512 * 1024 * 1024  # proto-max-bulk-len of a server that 
 cdef Py_ssize_t UNLIMITED = INT64_MAX // 2
 cdef int64_t LARGEST_ARGUMENT = INT64_MAX // 4  # sums with it still fit
 cdef const char* HELLO = "__sentinel__:hello"
+cdef str LACKS = "database: the target does not have it"
+cdef str NAMES_OURS = "command: it names keys of portd among others"
+cdef str WAITS = "command: it waits for data, and no server replicates it"
+cdef str UNKNOWN = "command: it is not known, and the target does not tell what its commands do"
 
 
-cdef Names names
-fill_names(&names)
+cdef CommandTable ANY_TARGET = CommandTable()
+cdef frozenset NOBODY = frozenset()
 
 
 # --------------------------------------------------------------------------------------------------------- interface
@@ -57,8 +75,8 @@ cdef class Piece:
     def __repr__(self):
         return (
             f"Piece({len(self.data)} bytes, replies={self.replies}, end_offset={self.end_offset}, db={self.db},"
-            f" boundary={self.boundary}, part={self.part}, filtered={self.filtered}, swaps={self.swaps},"
-            f" getack={self.getack})"
+            f" boundary={self.boundary}, part={self.part}, filtered={self.filtered}, refused={self.refused},"
+            f" swaps={self.swaps}, getack={self.getack})"
         )
 
 
@@ -74,6 +92,11 @@ cdef class StreamSplitter:
         bint pxat=True,
         bint entries_read=True,
         bint unlink=False,
+        CommandTable commands=None,
+        int64_t databases=0,
+        frozenset lacking not None=NOBODY,
+        bytes own not None=b"",
+        bint stops=False,
     ):
         if offset < 0 or max_argument < 0 or piece_bytes < LEAST_PIECE:
             raise ValueError(f"offset and max_argument must not be negative, piece_bytes not below {LEAST_PIECE}")
@@ -81,7 +104,16 @@ cdef class StreamSplitter:
         self.editor = Editor(self.buffer, pxat)
         self.entries_read = entries_read
         self.unlink = unlink
+        self.table = ANY_TARGET if commands is None else commands
+        self.databases = databases
+        self.lacking = lacking
+        self.own = own
+        self.ours.prefix = own
+        self.ours.size = len(own)
+        self.stops = stops
+        self.left_out = LeftOut()
         self.tally.db = max(db, -1)
+        self.tally.lacking = self._lacks(db)
 
     def __dealloc__(self):
         PyMem_Free(self.exclusions)
@@ -96,11 +128,13 @@ cdef class StreamSplitter:
         cdef int status
         self.marked = False
         buffer.begin_piece()
+        self.start = start
         status = self._gather(start, min(max(max_bytes, 1), buffer.piece_bytes), max(max_commands, 1))
         if self.marked and self.editor.part.kind < 0 and self.marked_cut.head > start:
             back = True
             buffer.cut = self.marked_cut
             self.tally = self.marked_tally
+            self.left_out.back()
             self.scan.next = self.scan.argc = 0
         buffer.forget_received(status == MORE and not back and self.editor.part.kind < 0)
         if buffer.cut.head == start or (self.marked and not back and buffer.cut.head == self.after_multi):
@@ -157,6 +191,8 @@ cdef class StreamSplitter:
             "commands": self.totals.commands,
             "filtered": self.totals.filtered,
             "excluded": self.totals.excluded,
+            "refused": self.totals.refused,
+            "own": self.totals.own,
             "transactions": self.totals.transactions,
             "relative_kept": self.editor.relative_kept,
             "postponed": self.totals.postponed,
@@ -176,6 +212,11 @@ cdef class StreamSplitter:
         piece.part = self.editor.passes()
         piece.boundary = self.editor.part.kind < 0 and not tally.in_transaction
         piece.filtered = tally.filtered
+        piece.own = tally.own
+        piece.refused = tally.refused
+        piece.refusals = self.left_out.take_refusals()
+        piece.names = self.left_out.take_names()
+        piece.databases = self.left_out.take_databases()
         piece.swaps = tally.swaps
         piece.getack = tally.getack
         piece.moves = tally.moves or tally.swaps
@@ -184,9 +225,12 @@ cdef class StreamSplitter:
         self.totals.commands += tally.commands
         self.totals.filtered += tally.filtered
         self.totals.excluded += tally.excluded
+        self.totals.refused += tally.refused
+        self.totals.own += tally.own
         self.totals.transactions += tally.transactions
         self.totals.postponed += tally.postponed
         tally.commands = tally.filtered = tally.excluded = tally.transactions = tally.postponed = 0
+        tally.refused = tally.own = 0
         tally.swaps = tally.getack = tally.moves = tally.overdue = False
         self._forget_exclusions(piece.end_offset)
         return piece
@@ -205,11 +249,14 @@ cdef class StreamSplitter:
                 if produced(buffer) > 0 or (self.marked and self.marked_cut.head > start):
                     return FULL  # it gets pieces of its own
                 return self._take_large()
+            elif status == EMPTY:
+                buffer.skip(buffer.cut.head + self.scan.next)
+                self.scan.next = 0
+                continue
             if status != WHOLE:
                 return status
-        if self.tally.in_transaction and self._scan_command() == WHOLE:
-            if classify(&names, buffer.window + buffer.cut.head + self.scan.name, self.scan.name_size) == EXEC:
-                self._take()  # then the piece ends where a checkpoint may stand
+        if self.tally.in_transaction and self._scan_command() == WHOLE and self._row_at_head().kind == EXEC:
+            self._take()  # then the piece ends where a checkpoint may stand
         return FULL
 
     cdef int _take(self) except -1:
@@ -226,6 +273,10 @@ cdef class StreamSplitter:
             return -kind
         if kind == DEL:
             return self._unlink()
+        if kind == SPARED:
+            return self._spare()
+        if kind == REFUSED and self._stops_before():
+            return FULL
         if kind >= FUNCTION:
             return self._edit(kind)
         self._take_whole(kind)
@@ -255,6 +306,7 @@ cdef class StreamSplitter:
             self.marked = True
             self.marked_cut = buffer.cut
             self.marked_tally = tally[0]
+            self.left_out.mark()
             self.after_multi = end
             tally.in_transaction = True
             return buffer.skip(end)
@@ -263,24 +315,88 @@ cdef class StreamSplitter:
             tally.in_transaction = False
             tally.transactions += 1
             return buffer.skip(end)
+        if kind == DISCARD:
+            return self._discard(end)
         tally.commands += 1
-        if kind == DROP or kind == EXCLUDED:
-            tally.filtered += kind == DROP
-            tally.excluded += kind == EXCLUDED
+        if DROP <= kind <= REFUSED:
+            self._note(kind)
+            self._count(kind)
             return buffer.skip(end)
         if kind == SELECT:
             tally.db = self.selected
+            tally.lacking = self._lacks(self.selected)
+            if tally.lacking:
+                tally.filtered += 1
+                return buffer.skip(end)
+            self.left_out.select(self.selected)
         elif kind == SWAPDB:
             tally.swaps = True
+            if self.selected >= 0:
+                self.left_out.select(self.selected)
+                self.left_out.select(self.swapped)
         count_reply(buffer, buffer.base + buffer.cut.head + 1)
         keep(buffer, end)
         return 0
+
+    cdef int _discard(self, Py_ssize_t end) except -1:
+        """Consumes a DISCARD at the end of the transaction that was opened in this piece, and what is between."""
+        cdef PieceBuffer buffer = self.buffer
+        cdef int64_t commands = self.tally.commands + 1 - self.marked_tally.commands
+        self.tally = self.marked_tally
+        self.tally.commands += commands
+        self.tally.filtered += commands
+        self.left_out.back()
+        self.left_out.filter(b"DISCARD")
+        self.marked = False
+        buffer.cut = self.marked_cut
+        return buffer.skip(end)
+
+    cdef int _spare(self) except -1:
+        """Consumes the whole DEL, UNLINK or MSET at the head; the keys that are ours do not go on with it."""
+        cdef PieceBuffer buffer = self.buffer
+        cdef const uint8_t* header = self._arguments()
+        cdef const uint8_t* text
+        cdef Py_ssize_t size = 0
+        cdef Py_ssize_t end = buffer.cut.head + self.scan.next
+        cdef int keys = self._row_at_head().keys
+        cdef int64_t i
+        cdef int64_t count = 0
+        cdef bint ours = False
+        cdef list kept = []
+        for i in range(1, self.scan.argc):
+            text = argument_behind(header, &size)
+            header = text + size + 2
+            if is_key(keys, i, self.scan.argc):
+                ours = size >= self.ours.size and memcmp(text, self.ours.prefix, self.ours.size) == 0
+            if not ours:
+                kept.append((text - buffer.window, size))
+        count_reply(buffer, buffer.base + buffer.cut.head + 1)
+        name = self._name().upper()
+        if name == b"DEL" and self.unlink:
+            name = b"UNLINK"
+        buffer.write_head(1 + len(kept), name)
+        for start, size in kept:
+            buffer.write_argument(buffer.window + <Py_ssize_t> start, size)
+        self.tally.commands += 1
+        self.tally.own += 1
+        buffer.skip(end)
+        self.scan.next = self.scan.argc = 0
+        return WHOLE
+
+    cdef bint _stops_before(self) noexcept:
+        """A refused command is at the head that must not be passed; what stands before it can go alone."""
+        cdef Py_ssize_t head = self.buffer.cut.head
+        return self.stops and head > self.start and not (self.marked and self.marked_cut.head == self.start)
 
     cdef int _take_large(self) except -1:
         """Begins to pass on the command at the head, which is larger than a piece."""
         cdef int kind = self._kind_at_head(True)
         if kind < 0:
             return -kind
+        if kind == REFUSED and self._stops_before():
+            return FULL
+        if DROP <= kind <= REFUSED:
+            self._note(kind)
         self._begin_edit(kind, True)
         return self._go_on(self.buffer.piece_bytes)
 
@@ -309,11 +425,38 @@ cdef class StreamSplitter:
         cdef int status = self.editor.advance(limit)
         if status == WHOLE:
             self.tally.commands += 1
-            self.tally.filtered += kind == DROP
-            self.tally.excluded += kind == EXCLUDED
+            if DROP <= kind <= REFUSED:
+                self._count(kind)
             self.tally.postponed += self.editor.postponed
             self.tally.overdue |= self.editor.overdue
         return status
+
+    cdef int _note(self, int kind) except -1:
+        """Says what the command at the head is, which does not go on."""
+        cdef PieceBuffer buffer = self.buffer
+        cdef const uint8_t* key
+        cdef Py_ssize_t size = 0
+        if kind == FILTERED:
+            return self.left_out.filter(self._name())
+        if kind != REFUSED:
+            return 0
+        key = first_key(
+            self._arguments(), buffer.window + buffer.tail, self._row_at_head().keys, self.scan.argc, &size
+        )
+        name = key[:size] if key != NULL else b""
+        return self.left_out.refuse(buffer.base + buffer.cut.head + 1, self.tally.db, self._name(), name, self.reason)
+
+    cdef int _count(self, int kind) noexcept:
+        """Counts a command that does not go on."""
+        cdef Tally* tally = &self.tally
+        if kind == EXCLUDED:
+            tally.excluded += 1
+        elif kind == REFUSED:
+            tally.refused += 1
+        else:
+            tally.filtered += 1
+            tally.own += kind == OWN
+        return 0
 
     # ------------------------------------------------------------------------------------------------- one command
 
@@ -330,11 +473,14 @@ cdef class StreamSplitter:
         cdef int status
         cdef bint large
         if argc == 0:
+            if cursor < end and (cursor[0] != c"*" or cursor[1] == c"-"):
+                return self._scan_empty(cursor, end)
             status = read_header(buffer, c"*", &cursor, &size)
             if status != WHOLE:
                 return status
             if size == 0:
-                return self._bad_command(EMPTY_COMMAND)
+                self.scan.next = cursor - head
+                return EMPTY
             if size > INT32_MAX:  # as networking.c:processMultibulkBuffer says
                 return self._bad_command(TOO_MANY_ARGUMENTS)
             argc = self.scan.argc = <int64_t> size
@@ -366,40 +512,113 @@ cdef class StreamSplitter:
         return WHOLE
 
     cdef int _note_name(self, Py_ssize_t index, uint64_t size) noexcept:
-        if size == 0:
-            return self._bad_command(EMPTY_COMMAND)
         if size > MAX_NAME:
             return self._bad_command(NAME_TOO_LONG)
         self.scan.name = index
         self.scan.name_size = <Py_ssize_t> size
         return WHOLE
 
+    cdef int _scan_empty(self, const uint8_t* cursor, const uint8_t* end) noexcept:
+        """Reads what is no command at the head: an empty line, or a negative number of arguments."""
+        cdef const uint8_t* behind = cursor + 2
+        cdef uint64_t number = 0
+        cdef int line
+        if cursor[0] == c"*":
+            line = read_length(&behind, end, &number)
+            if line == LINE_CUT:
+                return MORE
+            if line != LINE_READ or number == 0:
+                return self.buffer.bad(NOT_A_LENGTH, cursor - self.buffer.window)
+        elif cursor[0] == c"\n":
+            behind = cursor + 1
+        elif cursor[0] != c"\r" or (end - cursor > 1 and cursor[1] != c"\n"):
+            return self.buffer.bad(NOT_A_COMMAND, cursor - self.buffer.window)
+        elif end - cursor < 2:
+            return MORE
+        self.scan.next = behind - self.buffer.window - self.buffer.cut.head
+        return EMPTY
+
     cdef int _bad_command(self, int why) noexcept:
         """Notes what is wrong with the command at the head."""
         return self.buffer.bad(why, self.buffer.cut.head)
 
     cdef object _error(self):
+        return self.buffer.error(self.tally.db)
+
+    cdef inline const Row* _row_at_head(self) noexcept:
+        return look_up(self.table, self.buffer.window + self.buffer.cut.head + self.scan.name, self.scan.name_size)
+
+    cdef bytes _name(self):
+        """The name of the scanned command, as it came."""
         cdef const uint8_t* name = self.buffer.window + self.buffer.cut.head + self.scan.name
-        type_name = None
-        if self.buffer.bad_why == REFUSED:
-            type_name = name[: self.scan.name_size].decode("ascii").upper()
-        return self.buffer.error(self.tally.db, type_name)
+        return name[: self.scan.name_size]
 
     # ------------------------------------------------------------------------------------------- what becomes of it
 
     cdef int _kind_at_head(self, bint large) noexcept:
         """The kind as which the scanned command is passed on, or ``-BAD``, or ``-MORE`` when it is large."""
         cdef PieceBuffer buffer = self.buffer
-        cdef int kind = classify(&names, buffer.window + buffer.cut.head + self.scan.name, self.scan.name_size)
+        cdef const Row* row = self._row_at_head()
+        cdef int kind = row.kind
         if kind != FORWARD:
             kind = self._decide(kind, large)
-        if kind == MULTI or kind == EXEC or kind < 0:
+        if kind in (MULTI, EXEC, DISCARD) or kind < 0:
             return kind
         if self.exclusion_count > 0 and self._is_excluded(buffer.base + buffer.cut.head + 1):
             return -self._bad_command(SELECT_EXCLUDED) if kind == SELECT else EXCLUDED
-        if self.tally.db < 0 and kind != DROP and kind != SELECT:
+        if DROP <= kind <= REFUSED or kind == SELECT:
+            return kind
+        if self.tally.db < 0:
             return -self._bad_command(NO_DATABASE)
+        if row.keys == K_NONE:
+            return kind
+        if self.tally.lacking:
+            return self._refuse(LACKS)
+        if self.ours.size and self._may_name_ours(buffer.tail if large else buffer.cut.head + self.scan.next):
+            return self._decide_ours(kind, row.keys, large)
         return kind
+
+    cdef int _refuse(self, str reason) noexcept:
+        self.reason = reason
+        return REFUSED
+
+    cdef bint _lacks(self, int64_t db) noexcept:
+        """The target does not have this database, as far as is known."""
+        return 0 < self.databases <= db or (len(self.lacking) > 0 and db in self.lacking)
+
+    cdef bint _may_name_ours(self, Py_ssize_t end) noexcept:
+        """Whether the prefix of our names stands in the window between the head and *end*. Each byte is searched once."""
+        cdef PieceBuffer buffer = self.buffer
+        cdef int64_t begin
+        cdef const uint8_t* found
+        if self.ours_at < buffer.base + buffer.cut.head:
+            self.ours_at = buffer.base + buffer.cut.head
+            self.ours_found = False
+        while self.ours_at + self.ours.size <= buffer.base + end:
+            if self.ours_found:
+                return True
+            begin = self.ours_at - buffer.base
+            found = <const uint8_t*> memmem(
+                buffer.window + begin, buffer.tail - begin, self.ours.prefix, self.ours.size
+            )
+            self.ours_found = found != NULL
+            self.ours_at = buffer.base + (found - buffer.window if found != NULL else buffer.tail - self.ours.size + 1)
+        return False
+
+    cdef int _decide_ours(self, int kind, int keys, bint large) noexcept:
+        """What becomes of a command in which our prefix stands; see ``_kind_at_head``."""
+        cdef const uint8_t* name = self.buffer.window + self.buffer.cut.head + self.scan.name
+        cdef const uint8_t* end = self.buffer.window + self.buffer.tail
+        cdef int found = owned(self._arguments(), end, keys, self.scan.argc, &self.ours)
+        if found == O_NONE:
+            return kind
+        if found == O_ALL and (not large or keys == K_FIRST or keys == K_SECOND):
+            return OWN
+        if not large and (keys == K_PAIRS or is_word(name, self.scan.name_size, "DEL")):
+            return SPARED
+        if not large and is_word(name, self.scan.name_size, "UNLINK"):
+            return SPARED
+        return self._refuse(NAMES_OURS)
 
     cdef int _decide(self, int kind, bint large) noexcept:
         """What a command from the table becomes; see ``_kind_at_head``."""
@@ -407,14 +626,18 @@ cdef class StreamSplitter:
         cdef bint edited
         if kind == DEL:
             return DEL if self.unlink else FORWARD
-        if kind == REFUSE:
-            return -self._bad_command(REFUSED)
-        if kind == MULTI or kind == EXEC:
-            if argc != 1 or large or (kind == MULTI) == self.tally.in_transaction:
-                return -self._bad_command(NESTED_MULTI if kind == MULTI else STRAY_EXEC)
+        if DROP <= kind <= FILTERED:
             return kind
+        if kind == BLOCKING or kind == STRANGE:
+            return self._refuse(WAITS if kind == BLOCKING else UNKNOWN)
+        if kind in (MULTI, EXEC, DISCARD):
+            if argc != 1 or large or (kind == MULTI) == self.tally.in_transaction:
+                return FILTERED  # replicas pass it over, too
+            return kind if kind != DISCARD or self.marked else -self._bad_command(LATE_DISCARD)
         if kind in (SELECT, REPLCONF, PUBLISH, FUNCTION):
             return self._decide_by_first(kind, large)
+        if kind == SWAPDB:
+            return self._decide_swap(large)
         if kind == MOVES:
             self.tally.moves = True
             return FORWARD
@@ -439,7 +662,24 @@ cdef class StreamSplitter:
             if kind != RESTORE or large or restores_relative(self._arguments(), argc):
                 return kind
             return kind if self.postpones and restores_before(self._arguments(), self.editor.horizon_ms) else FORWARD
-        return kind  # DROP, SWAPDB
+        return kind
+
+    cdef int _decide_swap(self, bint large) noexcept:
+        """The same for SWAPDB. One that is malformed goes on: the target refuses it."""
+        cdef const uint8_t* text
+        cdef Py_ssize_t size = 0
+        self.selected = self.swapped = -1
+        if large or self.scan.argc != 3:
+            return SWAPDB
+        text = argument_behind(self._arguments(), &size)
+        if not read_number(text, size, NEVER_MS, &self.selected):
+            self.selected = -1
+        text = argument_behind(text + size + 2, &size)
+        if not read_number(text, size, NEVER_MS, &self.swapped):
+            self.selected = -1
+        if self.selected >= 0 and (self._lacks(self.selected) or self._lacks(self.swapped)):
+            return self._refuse(LACKS)
+        return SWAPDB
 
     cdef int _decide_by_first(self, int kind, bint large) noexcept:
         """The same for commands whose first argument tells."""
@@ -458,7 +698,13 @@ cdef class StreamSplitter:
             return DROP
         if kind == PUBLISH:
             return DROP if size == 18 and memcmp(first, HELLO, 18) == 0 else FORWARD
-        return FUNCTION if self.scan.argc == 3 and size >= 0 and is_word(first, size, "LOAD") else FORWARD
+        if size < 0:
+            return FILTERED
+        if is_word(first, size, "LOAD"):
+            return FUNCTION if self.scan.argc == 3 else FORWARD
+        if is_word(first, size, "DELETE") or is_word(first, size, "FLUSH") or is_word(first, size, "RESTORE"):
+            return FORWARD
+        return FILTERED
 
     cdef inline bint _sets_expiry(self) noexcept:
         """Whether a whole SET carries an expiry that the target must not be given as it is."""
