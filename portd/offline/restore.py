@@ -21,7 +21,8 @@ from portd.model import Phase, Position
 from portd.offline.filefeed import FileFeed
 from portd.offline.service import OfflineService
 from portd.pipeline import ByteBudget
-from portd.session import first_cause
+from portd.session import first_cause, note_own
+from portd.snapshotcopy import stream_database
 from portd.target.applier import Applier, ApplierOptions
 from portd.target.checkpoint import Checkpoint, guard, make_room, write_checkpoint
 from portd.target.control import control
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from portd.config import Settings
     from portd.files.inputs import Input
     from portd.kernel.snapshot import DeadLetter
-    from portd.target.capabilities import Capabilities
+    from portd.target.capabilities import Capabilities, StreamForms
 
 log = get_logger("restore")
 
@@ -141,7 +142,7 @@ class Restore(OfflineService):
                 await self._apply(feed)
         if self._follow is not None:
             position = self._position
-            forms = capabilities.stream_forms()
+            forms = self._forms(capabilities)
             self.progress.stream = type(progress.stream)()
             await self._apply(
                 FileFeed([str(self._follow)], progress.stream, forms, offset=position.offset, db=self._db), position
@@ -164,6 +165,7 @@ class Restore(OfflineService):
             command_elements=settings.command_elements,
             skip_existing=skip_existing,
         )
+        decoder.spare(settings.checkpoint_key.encode())
         if self._wanted is not None:
             decoder.restrict(self._wanted)
         window = max(self._plan.batch_bytes, self._plan.queue_bytes // (2 * settings.writers))
@@ -214,6 +216,7 @@ class Restore(OfflineService):
         snapshot.keys_announced = counters["keys_announced"]
         snapshot.keys_read = counters["keys"]
         snapshot.keys_expired = counters["keys_expired"]
+        snapshot.keys_own = counters["keys_own"]
         snapshot.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
         self._refused = counters["keys_failed"]
         snapshot.keys_filtered += counters["keys_filtered"] - self._filtered
@@ -251,16 +254,22 @@ class Restore(OfflineService):
         replid, offset = aux.get("repl-id", ""), aux.get("repl-offset", "")
         if len(replid) == len(UNKNOWN_REPLID) and offset.isdecimal():
             self._position = Position(replid, int(offset))
-        db = aux.get("repl-stream-db", "0")
-        self._db = int(db) if db.isdecimal() else 0
+        self._db = stream_database(aux)
+        note_own(counters["keys_own"])
 
     # -- commands
+
+    def _forms(self, capabilities: Capabilities) -> StreamForms:
+        settings = self._settings
+        return capabilities.stream_forms(
+            own=settings.checkpoint_key, publish=settings.publish, stops=self._letters.stops
+        )
 
     def _feed(self, source: Input, rest: bytes, skip: int, capabilities: Capabilities) -> FileFeed:
         return FileFeed(
             self._paths,
             self.progress.stream,
-            capabilities.stream_forms(),
+            self._forms(capabilities),
             skip=skip,
             opened=(source, rest),
         )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, TypedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from portd.errors import ConfigError, TargetRefused
+from portd.kernel.commandtable import CommandTable
 from portd.kernel.snapshot import Dialect
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Commands that a sync cannot do without, on the target: the least ACL.
 # The stream brings whatever the source's users write, so `+@write` or the like comes on top. `CLIENT SETNAME`, `ID` and
@@ -32,7 +36,7 @@ USEFUL_COMMANDS: Final = {
     "eval": "elements larger than the memory for them cannot be added to sorted sets",
     "scan": "the guard counts checkpoints of other links as data",
     "config": "limits of the target are not known and defaults are assumed",
-    "command": "only the commands portd knows are asked for",
+    "command": "only commands portd knows go on from the stream, those of modules become dead letters",
 }
 
 
@@ -45,6 +49,10 @@ class StreamForms(TypedDict):
     pxat: bool
     entries_read: bool
     unlink: bool
+    commands: CommandTable
+    databases: int
+    own: bytes
+    stops: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +78,8 @@ class Capabilities:
         proto_max_bulk_bytes: largest argument it takes.
         keys: keys by database.
         io_threads: threads that read from connections; 1 when not known.
+        databases: how many it has; 0 when not known.
+        flags: whether each of its commands writes, by lower-case name; empty where it does not tell.
     """
 
     family: str
@@ -90,6 +100,8 @@ class Capabilities:
     proto_max_bulk_bytes: int
     keys: dict[int, int]
     io_threads: int = 1
+    databases: int = 0
+    flags: Mapping[bytes, bool] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -108,6 +120,7 @@ class Capabilities:
             commands=self.commands,
             maxmemory_policy=self.maxmemory_policy,
             max_bulk_bytes=self.proto_max_bulk_bytes,
+            databases=self.databases,
         )
 
     def chunk_bytes(self, wanted: int) -> int:
@@ -119,12 +132,22 @@ class Capabilities:
         """SET takes PXAT."""
         return self.family == "valkey" or self.version >= (6, 2, 0)
 
-    def stream_forms(self) -> StreamForms:
-        """What the stream splitter needs to know."""
+    def stream_forms(self, *, own: str, publish: bool = True, stops: bool = False) -> StreamForms:
+        """What the stream splitter needs to know.
+
+        Args:
+            own: prefix of keys that are ours alone.
+            publish: messages go on.
+            stops: the first refusal ends the sync.
+        """
         return {
             "pxat": self.pxat,
             "entries_read": self.family == "valkey" or self.version >= (7, 0, 0),
             "unlink": "unlink" in self.commands,
+            "commands": CommandTable(self.flags, publish=publish),
+            "databases": self.databases,
+            "own": own.encode(),
+            "stops": stops,
         }
 
     def shown(self) -> dict[str, str]:
@@ -138,6 +161,7 @@ class Capabilities:
             "commands": str(len(self.commands)),
             "forbidden": " ".join(sorted(self.forbidden)),
             "modules": " ".join(sorted(self.modules)),
+            "databases": str(self.databases or "unknown"),
             "maxmemory": str(self.maxmemory),
             "maxmemory_policy": self.maxmemory_policy,
         }

@@ -97,17 +97,15 @@ def parse_one(data: bytes, at: int, max_argument: int) -> tuple[list[bytes], int
     """The arguments of the command at *at* and the index behind it, none of what replicas pass over; None when it is cut."""
     if data[at : at + 1] == b"\n" or data[at : at + 2] == b"\r\n":
         return [], data.index(b"\n", at) + 1
-    if data[at:] == b"\r":
-        return None
-    if data[at : at + 2] == b"*-":
-        below = _length(b"*" + data[at + 2 :], 0, b"*", 2**64)
-        if below is not None and below[0] == 0:
-            raise BadStreamError(at)
-        return None if below is None else ([], at + 1 + below[1])
-    read = _length(data, at, b"*", 2**31 - 1)
-    if read is None:
+    below = data[at : at + 2] == b"*-"
+    read = _length(b"*" + data[at + 2 :] if below else data, 0 if below else at, b"*", 2**64 if below else 2**31 - 1)
+    if read is None or data[at:] == b"\r":
         return None
     argc, behind = read
+    if below:
+        if argc == 0:
+            raise BadStreamError(at)
+        return [], at + 1 + behind
     argv: list[bytes] = []
     while len(argv) < argc:
         read = _length(data, behind, b"$", max_argument)
