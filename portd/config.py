@@ -248,9 +248,10 @@ class Settings:
         "with exit code 65. Refusals that pass (out of memory, loading) are always waited out.",
         group="What is done",
     )
-    publish: bool = option(
-        True,
-        "Pass messages on that clients of the source PUBLISH or SPUBLISH, to who has subscribed at the target.",
+    skip_messages: bool = option(
+        False,
+        "Leave out messages that clients of the source PUBLISH or SPUBLISH. Without it, who has subscribed at the target "
+        "receives them.",
         group="What is done",
     )
     verify_every: float = option(

@@ -388,7 +388,7 @@ class Session:
             db=db,
             max_argument=parts.capabilities.proto_max_bulk_bytes,
             forms=parts.capabilities.stream_forms(
-                own=parts.settings.checkpoint_key, publish=parts.settings.publish, stops=parts.letters.stops
+                own=parts.settings.checkpoint_key, publish=not parts.settings.skip_messages, stops=parts.letters.stops
             ),
             horizon=Horizon(parts.shift_ms, since, always=parts.holds),
         )

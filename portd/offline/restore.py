@@ -262,7 +262,7 @@ class Restore(OfflineService):
     def _forms(self, capabilities: Capabilities) -> StreamForms:
         settings = self._settings
         return capabilities.stream_forms(
-            own=settings.checkpoint_key, publish=settings.publish, stops=self._letters.stops
+            own=settings.checkpoint_key, publish=not settings.skip_messages, stops=self._letters.stops
         )
 
     def _feed(self, source: Input, rest: bytes, skip: int, capabilities: Capabilities) -> FileFeed:

@@ -33,7 +33,7 @@ from portd.resp import request
 from portd.target.checkpoint import LEASE_SUFFIX, run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control
-from portd.target.replies import Verdict, classify, code_of, is_refusal, presentable
+from portd.target.replies import Verdict, classify, code_of, is_refusal, presentable, wrong_type
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
@@ -182,6 +182,8 @@ class Lease:
         """Who has the lease; it is watched."""
         watched, answer = await connection.ask(request("WATCH", self.key), request("HGETALL", self.key))
         _check(watched)
+        if code_of(text_of(answer)) == "WRONGTYPE":
+            raise wrong_type(self.key)
         _check(answer)
         holder = Holder.parse(answer)
         # Where the source is the target of another portd, that one's lease is copied with everything else.
