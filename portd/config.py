@@ -23,6 +23,7 @@ from portd.units import GIB, KIB, MIB, show_size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+DEFAULT_LINK = "default"
 MIN_CHUNK_BYTES = 64 * KIB
 MAX_CHUNK_BYTES = 64 * MIB
 MAX_BUDGET_BYTES = 32 * MIB  # default ceiling of the budget; an explicit setting may go above
@@ -157,7 +158,7 @@ class Settings:
         None, "File whose first line is the target's password.", group="Ends", unit="path"
     )
     link: str = option(
-        "default",
+        DEFAULT_LINK,
         "Name of this sync. Syncs into one target that differ in name keep separate checkpoints.",
         group="Ends",
         pattern=r"^[A-Za-z0-9_.-]{1,64}$",

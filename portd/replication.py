@@ -28,6 +28,7 @@ from portd.source.link import Link, LinkOptions
 from portd.spool import Spool
 from portd.target import importmode, postponed
 from portd.target.checkpoint import State, guard, read_checkpoint
+from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
 from portd.target.lane import lane_name
 from portd.target.lease import Lease
@@ -145,7 +146,7 @@ class Replication:
                 reason = str(error) or "it does not answer"
                 log.warning("target stays in import mode", error=reason, hint="CONFIG SET import-mode no ends it")
         if self._lease is not None:
-            await self._lease.release()
+            await self._lease.release(forget=self._lease.fresh and self._session is None)
 
     async def _follow(self, parts: Parts) -> None:
         """Session after session."""
@@ -189,8 +190,11 @@ class Replication:
         progress.source_info = source.shown()
         log.info("source", url=self._source.display, **progress.source_info)
         self._require_databases(source.highest_database, capabilities.databases)
-        self._lease = Lease(self._target, settings.checkpoint_name(), settings.link, run_id=capabilities.run_id)
-        await self._lease.acquire(takeover=settings.takeover)
+        patience = ConnectionOptions(connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds)
+        self._lease = Lease(
+            self._target, settings.checkpoint_name(), settings.link, run_id=capabilities.run_id, connection=patience
+        )
+        epoch = await self._lease.acquire(takeover=settings.takeover)
         await guard(
             self._target,
             capabilities,
@@ -212,6 +216,8 @@ class Replication:
             limiter=self.limiter,
             letters=self._letters,
             stop=self._stop,
+            lease=self._lease,
+            epoch=epoch,
             connection=replace(self._lease.options(), imports=self._imports),
             postpones=postpones,
             beside=self._beside,
@@ -270,6 +276,8 @@ class Replication:
         reason = "backlog"  # the source refused to continue the session before
         self._spool.reset()
         parts = await self._recognise_target(parts)
+        if self._session is not None:  # nothing of that one changes the checkpoint any more that is read now
+            parts = replace(parts, epoch=await parts.lease.begin())
         if transfer is None:
             checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
             position = checkpoint.position if checkpoint and checkpoint.state is State.STREAM else None
@@ -319,8 +327,7 @@ class Replication:
                 raise TargetBusy(str(error.args[0]), hint=error.hint) from error
             raise
         self._progress.target_info = capabilities.shown()
-        connection = replace(parts.connection, lease_run_id=capabilities.run_id)
-        return replace(parts, capabilities=capabilities, connection=connection)
+        return replace(parts, capabilities=capabilities)
 
     def _copied(self) -> None:
         self._copying = False

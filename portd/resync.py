@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from portd.config import Existing, Prune
 from portd.errors import SpoolError
 from portd.log import get_logger
+from portd.resp import request
 from portd.target.checkpoint import flush, foreign_keys, make_room, read_checkpoint
 from portd.target.control import control
+from portd.target.epoch import write_once
 from portd.target.prune import PruneOptions, Pruner
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from portd.snapshotcopy import Sink
     from portd.target.capabilities import Capabilities
     from portd.target.connection import ConnectionOptions
+    from portd.target.epoch import Epoch
     from portd.target.limiter import Limiter
 
 log = get_logger("sync")
@@ -34,6 +37,7 @@ class Resync:
         capabilities: what it can do.
         limiter: what is asked before the target is given work.
         connection: how connections that write are made.
+        epoch: what every write is fenced by.
 
     Attributes:
         sole: nothing but this link's data is in the target, as far as can be known; set by `begin`.
@@ -48,6 +52,7 @@ class Resync:
         capabilities: Capabilities,
         limiter: Limiter,
         connection: ConnectionOptions,
+        epoch: Epoch,
     ) -> None:
         self.sole = False
         self.removed = 0
@@ -56,6 +61,7 @@ class Resync:
         self._target = target
         self._capabilities = capabilities
         self._connection = connection
+        self._epoch = epoch
         self._limiter = limiter
         self._pruner: Pruner | None = None
         self._letters = 0
@@ -71,14 +77,15 @@ class Resync:
         mode = settings.prune
         checkpoint = await read_checkpoint(self._target, settings.checkpoint_name())
         if mode is Prune.FLUSH:
-            await flush(self._target)
+            functions = "function" in self._capabilities.commands
+            await flush(self._target, self._epoch, self._connection, functions=functions)
             self.sole = True
-            await self._flush_functions()
             log.info("target flushed", reason="prune is flush")
             return
         if checkpoint is None:
             if settings.existing is Existing.FLUSH:
-                await make_room(self._target, settings.checkpoint_name(), settings.checkpoint_key)
+                key, prefix = settings.checkpoint_name(), settings.checkpoint_key
+                await make_room(self._target, key, self._epoch, self._connection, prefix)
             async with control(self._target, "looking for data in the target") as client:
                 self.sole = not await foreign_keys(client, settings.checkpoint_key, settings.checkpoint_name())
         else:
@@ -105,6 +112,7 @@ class Resync:
             run_id=capabilities.run_id,
             limiter=self._limiter,
             connection=self._connection,
+            epoch=self._epoch,
         )
         if directory is None:
             self._give_up("spool_dir is off")
@@ -116,13 +124,9 @@ class Resync:
                 raise
             self._give_up(str(error))
             return
-        await self._flush_functions()
-
-    async def _flush_functions(self) -> None:
-        """Libraries have no keys to compare: the snapshot brings all that the source has."""
-        if "function" in self._capabilities.commands:
-            async with control(self._target, "removing function libraries") as client:
-                await client.call("FUNCTION", "FLUSH")
+        if "function" in capabilities.commands:  # they have no keys to compare: the snapshot brings all there are
+            flush_all = request("FUNCTION", "FLUSH")
+            await write_once(self._target, self._connection, self._epoch, flush_all, what="FUNCTION FLUSH")
 
     def _give_up(self, why: str) -> None:
         log.error(

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from portd.spool import Spool
     from portd.target.capabilities import Capabilities
     from portd.target.deadletter import DeadLetters
+    from portd.target.epoch import Epoch
+    from portd.target.lease import Lease
     from portd.target.limiter import Limiter
 
 log = get_logger("sync")
@@ -81,6 +83,9 @@ class Parts:
         limiter: bounds the load on the target.
         letters: receives refusals.
         stop: set when the sync is to end in order.
+        lease: on the link.
+        epoch: fences every write of a snapshot, and its successor those of the stream behind it; a stream that is
+            continued is fenced by the epoch itself.
         connection: how connections that write are made.
         postpones: expiries that are near are sent later while the target lags.
         beside: runs while the stream is followed, from when it has caught up; cancelled when that ends.
@@ -97,6 +102,8 @@ class Parts:
     limiter: Limiter
     letters: DeadLetters
     stop: asyncio.Event
+    lease: Lease
+    epoch: Epoch
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
     postpones: bool = False
     beside: Callable[[], Coroutine[None, None, None]] | None = None
@@ -143,6 +150,7 @@ class Session:
         self._checkpoint = checkpoint
         self._on_snapshot = on_snapshot
         self._spacing = spacing
+        self._epoch = parts.epoch  # of what is written now
         self._replid = transfer.position.replid
         self._phase = Phase.CONNECTING  # of the target's side, which goes on while the link is made again
         self._input_ended = asyncio.Event()
@@ -282,11 +290,12 @@ class Session:
         progress, settings = parts.progress, parts.settings
         self._phase = progress.phase = Phase.SNAPSHOT
         key = settings.checkpoint_name()
-        self.resync = resync = Resync(settings, parts.target, parts.capabilities, parts.limiter, self._patience())
+        epoch, patience = parts.epoch, parts.connection
+        self.resync = resync = Resync(settings, parts.target, parts.capabilities, parts.limiter, patience, epoch)
         await patiently(resync.begin, self._note_refusal)
         marker = Checkpoint.begin(transfer.position, progress.source_info.get("run_id", ""), sole=resync.sole)
         marker = replace(marker, postponed=parts.postpones or resync.postponed)
-        await patiently(partial(write_checkpoint, parts.target, key, marker), self._note_refusal)
+        await patiently(partial(write_checkpoint, parts.target, key, marker, epoch, patience), self._note_refusal)
         decoder = SnapshotDecoder(
             parts.capabilities.dialect(),
             chunk_bytes=parts.capabilities.chunk_bytes(settings.chunk_bytes),
@@ -325,8 +334,10 @@ class Session:
             sole=marker.sole,
             postponed=resync.postponed or progress.snapshot.keys_postponed > 0,
         )
-        write = partial(write_checkpoint, parts.target, key, checkpoint, run_id=parts.capabilities.run_id)
+        run_id = parts.capabilities.run_id
+        write = partial(write_checkpoint, parts.target, key, checkpoint, epoch, patience, run_id=run_id, closes=True)
         await patiently(write, self._note_refusal)
+        self._epoch = epoch.successor
         self._checkpoint = checkpoint
         progress.stream.applied_offset = progress.stream.checkpointed_offset = position.offset
         snapshot = progress.snapshot
@@ -360,21 +371,14 @@ class Session:
         parts = self._parts
         lanes = parts.settings.writers
         return WriterOptions(
+            epoch=parts.epoch,
             writers=lanes,
             seats=parts.capabilities.io_threads,
             window_bytes=max(parts.plan.batch_bytes, parts.plan.queue_bytes // (2 * lanes)),
             skip_existing=parts.settings.existing is Existing.SKIP,
             run_id=parts.capabilities.run_id,
-            marker_key=parts.settings.checkpoint_name().encode(),
             limiter=parts.limiter,
-            connection=self._patience(),
-        )
-
-    def _patience(self) -> ConnectionOptions:
-        """With the target, as it was set."""
-        settings = self._parts.settings
-        return replace(
-            self._parts.connection, connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds
+            connection=parts.connection,
         )
 
     def _begin_feed(self, index: int, offset: int, db: int, since: float) -> None:
@@ -406,7 +410,13 @@ class Session:
             parts.settings.checkpoint_name(),
             progress,
             parts.letters,
-            ApplierOptions(limiter=parts.limiter, ages=parts.postpones, connection=self._patience()),
+            ApplierOptions(
+                epoch=self._epoch,
+                limiter=parts.limiter,
+                ages=parts.postpones,
+                connection=parts.connection,
+                beside=parts.lease.restated,
+            ),
         )
         applier = self.applier
         sweeper = self._sweeper(applier.postponed)
@@ -437,7 +447,7 @@ class Session:
     def _sweeper(self, postponed: Postponed) -> Sweeper:
         parts = self._parts
         key, shift_ms = parts.settings.checkpoint_name(), shift_of(parts.settings.link)
-        return Sweeper(parts.target, key, shift_ms, postponed, parts.progress, self._patience())
+        return Sweeper(parts.target, key, self._epoch, shift_ms, postponed, parts.progress, parts.connection)
 
     async def _watch_caught_up(self, applier: Applier) -> None:
         """Keeps the phase; ends the input where catching up is all that is wanted."""

@@ -10,7 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from portd.config import Existing, OnRefusal
+from portd.config import DEFAULT_LINK, Existing, OnRefusal
 from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input
@@ -21,13 +21,16 @@ from portd.model import Phase, Position
 from portd.offline.filefeed import FileFeed
 from portd.offline.service import OfflineService
 from portd.pipeline import ByteBudget
+from portd.resp import request
 from portd.session import first_cause, note_own
 from portd.snapshotcopy import stream_database
 from portd.target.applier import Applier, ApplierOptions
 from portd.target.checkpoint import Checkpoint, guard, make_room, write_checkpoint
-from portd.target.control import control
+from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter, read_keys
+from portd.target.epoch import Epoch, write_once
 from portd.target.lane import WriterOptions
+from portd.target.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
 from portd.target.writers import Writers
@@ -77,7 +80,12 @@ class Restore(OfflineService):
             stop=settings.on_refusal is OnRefusal.STOP,
             redact=settings.redact_keys,
         )
-        self._checkpoint_key = settings.checkpoint_key + LINK
+        self._link = LINK if settings.link == DEFAULT_LINK else f"{LINK}-{settings.link}"
+        self._checkpoint_key = settings.checkpoint_key + self._link
+        self._epoch = Epoch.of(self._checkpoint_key)  # until the link is taken
+        self._connection = ConnectionOptions(
+            connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds
+        )
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
         self._length = 0  # of the snapshot, bytes
@@ -115,37 +123,51 @@ class Restore(OfflineService):
         self._limiter.change_setting(name, value)
 
     async def _run(self) -> None:
-        progress, settings = self.progress, self._settings
+        progress = self.progress
         with open_input(self._paths[0]) as source:  # what is not there is said before anything is done to the target
             data = await asyncio.to_thread(source.read)
             is_snapshot = looks_like_snapshot(source, data)
             capabilities = await probe(self._target)
             progress.target_info = capabilities.shown()
             log.info("target", url=self._target.display, **progress.target_info)
-            await guard(
-                self._target, capabilities, self._checkpoint_key, settings.checkpoint_key, settings.existing.value
+            key, run_id = self._checkpoint_key, capabilities.run_id
+            lease = Lease(self._target, key, self._link, run_id=run_id, connection=self._connection)
+            self._epoch = await lease.acquire()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    keeper = group.create_task(lease.keep(), name="lease")
+                    await self._restore(source, data, capabilities, is_snapshot=is_snapshot)
+                    keeper.cancel()
+            finally:
+                lease.close()
+                await lease.release(forget=True)
+
+    async def _restore(self, source: Input, data: memoryview, capabilities: Capabilities, *, is_snapshot: bool) -> None:
+        """Restores the files; the link is ours."""
+        settings, key, prefix = self._settings, self._checkpoint_key, self._settings.checkpoint_key
+        await guard(self._target, capabilities, key, prefix, settings.existing.value)
+        if settings.existing is Existing.FLUSH:
+            await make_room(self._target, key, self._epoch, self._connection, prefix)
+        if is_snapshot:
+            rest, skip = await self._restore_snapshot(source, data, capabilities)
+            rest = rest or bytes(await asyncio.to_thread(source.read))
+            feed = self._feed(source, rest, skip, capabilities) if rest or self._paths[1:] else None
+        else:
+            feed = self._feed(source, bytes(data), 0, capabilities)
+        if feed is not None and self._wanted is not None:
+            raise ConfigError(
+                "keys cannot be picked from commands: there are some in the file, or behind its snapshot",
+                hint="restore the whole file instead of --only-letters",
             )
-            if settings.existing is Existing.FLUSH:
-                await make_room(self._target, self._checkpoint_key, settings.checkpoint_key)
-            if is_snapshot:
-                rest, skip = await self._restore_snapshot(source, data, capabilities)
-                rest = rest or bytes(await asyncio.to_thread(source.read))
-                feed = self._feed(source, rest, skip, capabilities) if rest or self._paths[1:] else None
-            else:
-                feed = self._feed(source, bytes(data), 0, capabilities)
-            if feed is not None and self._wanted is not None:
-                raise ConfigError(
-                    "keys cannot be picked from commands: there are some in the file, or behind its snapshot",
-                    hint="restore the whole file instead of --only-letters",
-                )
-            if feed is not None:
-                await self._apply(feed)
+        if feed is not None:
+            await self._apply(feed)
         if self._follow is not None:
             position = self._position
             forms = self._forms(capabilities)
-            self.progress.stream = type(progress.stream)()
+            self.progress.stream = type(self.progress.stream)()
             await self._apply(
-                FileFeed([str(self._follow)], progress.stream, forms, offset=position.offset, db=self._db), position
+                FileFeed([str(self._follow)], self.progress.stream, forms, offset=position.offset, db=self._db),
+                position,
             )
 
     # -- the snapshot
@@ -170,12 +192,14 @@ class Restore(OfflineService):
             decoder.restrict(self._wanted)
         window = max(self._plan.batch_bytes, self._plan.queue_bytes // (2 * settings.writers))
         options = WriterOptions(
+            epoch=self._epoch,
             writers=settings.writers,
             seats=capabilities.io_threads,
             window_bytes=window,
             skip_existing=skip_existing,
             run_id=capabilities.run_id,
             limiter=self._limiter,
+            connection=self._connection,
         )
         writers = Writers(self._target, self._budget, self.progress, self._letters, options)
         try:
@@ -285,16 +309,18 @@ class Restore(OfflineService):
         position = position or Position(UNKNOWN_REPLID, 0)
         checkpoint = Checkpoint.following(position, self._db if position.offset else 0)
         begun = time.time()
-        await write_checkpoint(self._target, self._checkpoint_key, checkpoint)
-        options = ApplierOptions(limiter=self._limiter)
+        key, epoch, connection = self._checkpoint_key, self._epoch, self._connection
+        # Nothing of the snapshot, or of the file before, takes effect behind it.
+        await write_checkpoint(self._target, key, checkpoint, epoch, connection, closes=True)
+        epoch = self._epoch = epoch.successor
+        options = ApplierOptions(epoch=epoch, limiter=self._limiter, connection=connection)
         applier = Applier(self._target, feed, checkpoint, self._checkpoint_key, progress, self._letters, options)
         try:
             await applier.run()
         finally:
             feed.close()
         end = applier.checkpoint.position.offset
-        async with control(self._target, "deleting the checkpoint") as client:
-            await client.call("DEL", self._checkpoint_key)
+        await write_once(self._target, connection, epoch, request("DEL", key), what="the checkpoint")
         stream = progress.stream
         log.info(
             "commands applied", commands=stream.commands_applied, filtered=stream.commands_filtered,

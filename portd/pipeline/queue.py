@@ -137,6 +137,18 @@ class BatchQueue:
             self.budget.move(OWNER, owner, len(item))
         return item
 
+    def get_now(self, owner: str) -> Batch | Run | None:
+        """Like `get`, when something is at hand; None otherwise."""
+        if self._ready.empty():
+            return None
+        item = self._ready.get_nowait()
+        if item is None:
+            self._ready.put_nowait(None)
+            return None
+        if not isinstance(item, Run):
+            self.budget.move(OWNER, owner, len(item))
+        return item
+
     def take(self, run: Run, owner: str) -> Batch:
         """Takes the next chunk of a run, which must be there; its bytes are *owner*'s from now on."""
         batch = run.pop()

@@ -16,7 +16,7 @@ from portd.target.postponed import Postponed
 from portd.target.replies import presentable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from portd.kernel.leftout import Refusal
     from portd.model import Progress
@@ -94,8 +94,14 @@ class Account:
         """What a group that ends at *offset* would make true."""
         return Unconfirmed(Position(self.checkpoint.position.replid, offset), db, counts, received_at)
 
-    def frame(self, db: int, expected: Unconfirmed, *, clear: bool) -> Frame:
-        """What goes around a group that begins with *db* in effect; see `portd.target.group.frame`."""
+    def frame(self, db: int, expected: Unconfirmed, restated: Sequence[bytes] | None = None) -> Frame:
+        """What goes around a group that begins with *db* in effect; see `portd.target.group.frame`.
+
+        Args:
+            db: database in effect before it.
+            expected: what it makes true.
+            restated: what writes our keys beside the checkpoint, where they have to be cleared away first.
+        """
         mine = replace(
             self.checkpoint,
             position=expected.position,
@@ -103,7 +109,9 @@ class Account:
             time_ms=0,
             postponed=self.postponed.there,
         )
-        return frame(self.key, mine.render(self.key), before=db, after=expected.db, clear=clear)
+        clear = restated is not None
+        checkpoint = mine.render(self.key)
+        return frame(self.key, checkpoint, before=db, after=expected.db, clear=clear, restated=restated or ())
 
     def attempt(self, expected: Unconfirmed) -> None:
         """The EXEC of a group is about to be sent."""

@@ -22,6 +22,7 @@ from portd.target.account import Account, Unconfirmed, letter_of
 from portd.target.checkpoint import Checkpoint, State
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.databases import Databases
+from portd.target.epoch import FIELD, taken_over
 from portd.target.group import Culprit, Frame, Group, PieceSource, frame
 from portd.target.groupsize import GroupSize
 from portd.target.limiter import LagWatch, Limiter
@@ -29,7 +30,7 @@ from portd.target.names import FilteredNames
 from portd.target.passing import Passage
 from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
 from portd.target.settle import Outcome, outcome
-from portd.target.transactions import Transactions, taken_over
+from portd.target.transactions import CheckpointGuard, Transactions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from portd.kernel.stream import Piece
     from portd.model import Progress
     from portd.target.deadletter import DeadLetters
+    from portd.target.epoch import Epoch
 
 _log = get_logger("target")
 
@@ -50,6 +52,7 @@ class ApplierOptions:
     """How the stream is applied.
 
     Attributes:
+        epoch: what every transaction is fenced by, beside the checkpoint.
         max_bytes: a group takes no further piece at this size; the target executes it in one go. How large groups are
             below that, `portd.target.groupsize` decides.
         max_commands: nor at this many commands.
@@ -57,14 +60,21 @@ class ApplierOptions:
         limiter: what is asked before a group is sent.
         ages: the source hands the same bytes out differently later: a group that is refused for long is made again.
         connection: how connections are made.
+        beside: what writes the lease anew where it is cleared away.
     """
 
+    epoch: Epoch
     max_bytes: int = 1024 * 1024
     max_commands: int = 4096
     caught_up_seconds: float = 1.0
     limiter: Limiter = field(default_factory=Limiter)
     ages: bool = False
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
+    beside: Callable[[], list[bytes]] | None = None
+
+    def restated(self) -> list[bytes]:
+        """What writes our keys beside the checkpoint anew."""
+        return [*(self.beside() if self.beside is not None else ()), self.epoch.stated()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +119,13 @@ class Applier:
         key: str,
         progress: Progress,
         letters: DeadLetters,
-        options: ApplierOptions | None = None,
+        options: ApplierOptions,
     ) -> None:
         self.on_getack: Callable[[], None] | None = None
         self._endpoint = endpoint
         self._source = source
         self._progress = progress
-        self._options = options or ApplierOptions()
+        self._options = options
         self._account = Account(key, start, progress, letters, self._options.caught_up_seconds)
         self.caught_up = self._account.caught_up
         self.postponed = self._account.postponed
@@ -123,7 +133,6 @@ class Applier:
         self._letters = letters
         self._names = FilteredNames()
         self._databases = Databases(endpoint)
-        self._client_id = 0  # of the connection
         self._growing = Group(start.db)
         self._broken: PortdError | None = None  # what the source will say behind the growing group
         self._since = 0.0  # unix time at which the oldest byte in flight was received; 0 when nothing is
@@ -191,10 +200,7 @@ class Applier:
     # -- connection
 
     async def _connect(self) -> Connection:
-        connection = await connect(
-            self._endpoint, NAME, self._state.link, self._options.connection, replaces=self._client_id
-        )
-        self._client_id = connection.client_id
+        connection = await connect(self._endpoint, NAME, self._state.link, self._options.connection)
         try:
             async with asyncio.timeout(self._options.connection.silence_seconds):
                 self._databases.forget()
@@ -208,13 +214,16 @@ class Applier:
         return connection
 
     async def _read(self, connection: Connection) -> Checkpoint:
-        """The checkpoint as it is in the target, watched: a transaction fails if it changes behind this."""
-        key = self._account.key
-        _, fields = await connection.ask(request("WATCH", key), request("HGETALL", key))
-        self._check_ready(text_of(fields))
+        """The checkpoint as it is in the target, watched like the epoch: a transaction fails if they change behind this."""
+        key, epoch = self._account.key, self._options.epoch
+        _, fields, stands = await connection.ask(
+            request("WATCH", key, epoch.key), request("HGETALL", key), request("HGET", epoch.key, FIELD)
+        )
+        self._check_ready(text_of(fields) or text_of(stands))
         found = Checkpoint.parse(fields)
         if found is None:
             raise TargetLost("the target lost its data: the checkpoint is gone", hint="a full sync starts over")
+        epoch.check(stands)
         return found
 
     async def _claim(self, connection: Connection) -> None:
@@ -281,7 +290,9 @@ class Applier:
 
     async def _work(self, connection: Connection) -> None:
         """Commits group after group until the source ends."""
-        transactions = Transactions(connection, self._account.key, self._account.epoch)
+        transactions = Transactions(
+            connection, CheckpointGuard(self._account.key, self._account.epoch, self._options.epoch)
+        )
         while await self._gather(self._growing):
             group, self._growing = self._growing.split()
             if await self._lacks(group.databases):
@@ -379,7 +390,8 @@ class Applier:
         """Commits a group, however often it has to be sent; when a command has to be left out, rewinds instead."""
         account = self._account
         expected = account.expect(group.end_offset, group.db_after, group.counts, group.received_at)
-        around = account.frame(self._databases.selectable(group.db), expected, clear=group.swaps)
+        before = self._databases.selectable(group.db)
+        around = account.frame(before, expected, self._options.restated() if group.swaps else None)
         data = [each for each in (around.head, *(piece.data for piece in group.pieces), around.tail) if each]
         replies = around.head_commands + group.commands + around.tail_commands
         while True:
@@ -494,7 +506,7 @@ class Applier:
         self, transactions: Transactions, passage: Passage, expected: Unconfirmed, head_commands: int
     ) -> None:
         account = self._account
-        around = account.frame(-1, expected, clear=False)
+        around = account.frame(-1, expected, self._options.restated())  # the head has cleared them
         account.attempt(expected)
         notes = await transactions.execute([around.tail], around.tail_commands)
         result = outcome(notes, around.tail_commands)

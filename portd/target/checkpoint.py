@@ -26,13 +26,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from portd.control import Refused, keys_by_database, parse_info, parse_pairs
-from portd.errors import ConfigError, TargetBusy, TargetError, TargetLost, TargetNotEmpty
+from portd.errors import ConfigError, TargetError, TargetLost, TargetNotEmpty
 from portd.log import get_logger
 from portd.model import LinkState, Position
 from portd.resp import request
-from portd.target.connection import ConnectionOptions, connect, text_of
+from portd.target.connection import connect, text_of
 from portd.target.control import control
-from portd.target.replies import Verdict, classify, code_of, wrong_type
+from portd.target.epoch import EPOCH_SUFFIX, Fenced, check, write_once
+from portd.target.replies import code_of, wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,12 +41,16 @@ if TYPE_CHECKING:
     from portd.control import Control
     from portd.endpoint import Endpoint
     from portd.target.capabilities import Capabilities
+    from portd.target.connection import ConnectionOptions
+    from portd.target.epoch import Epoch
 
 _log = get_logger("target")
 
 VERSION: Final = 1
 DEFAULT_PREFIX: Final = "portd:checkpoint:"
 LEASE_SUFFIX: Final = ":lease"  # of the key beside a checkpoint that says which process has the link
+CHECKPOINT: Final = "the checkpoint"  # for messages
+FLUSHALL: Final = "FLUSHALL"  # the same
 FEW_KEYS: Final = 64  # a target with more keys than this holds more than checkpoints
 _PROCESS: Final = secrets.token_hex(8)
 _count = itertools.count(1)
@@ -169,39 +174,48 @@ async def _held(client: Control, key: str) -> Checkpoint | None:
         raise
 
 
-async def write_checkpoint(endpoint: Endpoint, key: str, checkpoint: Checkpoint, *, run_id: str = "") -> None:
+async def write_checkpoint(
+    endpoint: Endpoint,
+    key: str,
+    checkpoint: Checkpoint,
+    epoch: Epoch,
+    connection: ConnectionOptions,
+    *,
+    run_id: str = "",
+    closes: bool = False,
+) -> None:
     """Writes a checkpoint outside of the stream: the marker before a full sync, the position after it.
 
     Args:
         endpoint: the target.
         key: of the checkpoint.
         checkpoint: what to write.
+        epoch: that it is fenced by.
+        connection: how the connection is made.
         run_id: the process that must still be there, where it tells its id; "" for any.
+        closes: the epoch's tenure ends in the same transaction: nothing that was sent before takes effect behind it.
 
     Raises:
         Disconnected: the target cannot be reached; it may have been written. Doing it again does no harm.
-        TargetLost: it is another process than *run_id*.
+        TargetLost: it is another process than *run_id*, or lost its data.
+        LinkTaken: another portd has taken the link.
         TargetBusy: it refuses for now.
         TargetError: it refuses.
     """
-    connection = await connect(endpoint, "checkpoint", LinkState(), ConnectionOptions())
+    opened = await connect(endpoint, "checkpoint", LinkState(), connection)
     try:
-        (info,) = await connection.ask(request("INFO", "server"))
+        (info,) = await opened.ask(request("INFO", "server"))
         told = "" if text_of(info) else run_id_of(info)
         if run_id and told not in {"", run_id}:
             raise TargetLost(
                 "the target was restarted or replaced behind the snapshot, so acknowledged keys may be missing",
                 hint="the snapshot starts over",
             )
-        answers = await connection.ask(request("MULTI"), *checkpoint.commands(key), request("EXEC"))
+        answers = await Fenced(opened, epoch).execute(*checkpoint.commands(key), what=CHECKPOINT, closes=closes)
     finally:
-        connection.close()
-    text = next((text for text in map(text_of, answers) if text), "")
-    if not text:
-        return
-    if classify(text) is Verdict.RETRY:
-        raise TargetBusy(f"the target refuses for now while writing the checkpoint: {text}")
-    raise TargetError(f"the target refuses the checkpoint: {text}", hint=f"portd's user needs to write {key!r}")
+        opened.close()
+    for answer in answers:
+        check(answer, CHECKPOINT)
 
 
 def run_id_of(info: bytes) -> str:
@@ -253,7 +267,9 @@ async def guard(
     )
 
 
-async def make_room(endpoint: Endpoint, key: str, prefix: str = DEFAULT_PREFIX) -> bool:
+async def make_room(
+    endpoint: Endpoint, key: str, epoch: Epoch, connection: ConnectionOptions, prefix: str = DEFAULT_PREFIX
+) -> bool:
     """``existing: flush``: deletes everything in a target that holds data and no checkpoint of ours; whether it did.
 
     To be called when the source has shown that it will send something else.
@@ -265,27 +281,36 @@ async def make_room(endpoint: Endpoint, key: str, prefix: str = DEFAULT_PREFIX) 
         if await _held(client, key) is not None:
             return False
         foreign = await foreign_keys(client, prefix, key)
-        if foreign:
-            await client.call("FLUSHALL", "ASYNC")
-            _log.warning("target flushed", reason="existing is flush", keys=sum(foreign.values()))
+    if foreign:
+        await flush(endpoint, epoch, connection)
+        _log.warning("target flushed", reason="existing is flush", keys=sum(foreign.values()))
     return bool(foreign)
 
 
-async def flush(endpoint: Endpoint) -> None:
-    """Deletes everything in the target, checkpoints of other links included.
+async def flush(endpoint: Endpoint, epoch: Epoch, connection: ConnectionOptions, *, functions: bool = False) -> None:
+    """Deletes everything in the target, checkpoints and leases of other links included; our own lease is back soon.
+
+    Args:
+        endpoint: the target.
+        epoch: that it is fenced by.
+        connection: how the connection is made.
+        functions: function libraries as well.
 
     Raises:
         TargetError: it refuses, or cannot be reached.
     """
-    async with control(endpoint, "flushing the target") as client:
-        await client.call("FLUSHALL", "ASYNC")
+    commands = [request("FLUSHALL", "ASYNC"), epoch.renewed()]
+    if functions:
+        commands.append(request("FUNCTION", "FLUSH"))
+    for answer in await write_once(endpoint, connection, epoch, *commands, what=FLUSHALL):
+        check(answer, FLUSHALL)
 
 
 async def foreign_keys(client: Control, prefix: str, key: str) -> dict[int, int]:
-    """Keys that are not checkpoints or leases, by database; *key* is our checkpoint."""
+    """Keys that are not checkpoints, leases or epochs, by database; *key* is our checkpoint."""
     sizes = keys_by_database(parse_info(await client.call("INFO", "keyspace")))
-    lease = key + LEASE_SUFFIX
-    if sizes.get(0) == 1 and await client.call("EXISTS", lease):  # spares users without +scan
+    beside = [key + suffix for suffix in (LEASE_SUFFIX, EPOCH_SUFFIX)]
+    if sizes.get(0, 0) <= len(beside) and await client.call("EXISTS", *beside) == sizes.get(0):  # needs no +scan
         return {db: count for db, count in sizes.items() if db}
     if 0 < sizes.get(0, 0) <= FEW_KEYS:
         pattern = "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in prefix) + "*"

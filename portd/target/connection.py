@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import hiredis
 
 from portd.control import Answers
-from portd.errors import InternalError, LinkTaken, PortdError, TargetError, TargetLost
+from portd.errors import InternalError, PortdError, TargetError, TargetLost
 from portd.kernel.replies import Note, ReplyCounter
 from portd.resp import request
 from portd.target.replies import PROTOCOL_ERROR, Verdict, classify, code_of, fatal, login_refused, presentable
@@ -53,9 +53,6 @@ class ConnectionOptions:
         silence_seconds: a connection that owes replies and neither takes nor brings a byte for this long is given up.
         retry_first_seconds: wait after the first failure; doubles with each.
         retry_limit_seconds: longest wait between attempts.
-        lease_key: a hash that must not carry another token; "" asks for none.
-        lease_token: ours.
-        lease_run_id: a lease that was written for another process than this is a copy, and counts for nothing.
         tag: behind the connection's name as the target shows it.
         imports: the target is in import mode, and this connection is the importer.
     """
@@ -64,9 +61,6 @@ class ConnectionOptions:
     silence_seconds: float = 120.0
     retry_first_seconds: float = 0.05
     retry_limit_seconds: float = 5.0
-    lease_key: str = ""
-    lease_token: str = ""
-    lease_run_id: str = ""
     tag: str = ""
     imports: bool = False
 
@@ -78,6 +72,7 @@ class Expected:
     first: int  # number of its first reply on this connection
     end: int  # number of the reply behind its last one
     done: Callable[[Sequence[Note]], None]  # gets the notes, reply numbers counted from 0
+    future: asyncio.Future[Sequence[Note]] | None = None  # of one who waits for them: it fails with the connection
 
 
 class Connection(asyncio.Protocol):
@@ -159,6 +154,10 @@ class Connection(asyncio.Protocol):
         self._drained.clear()
         if self._question is not None and not self._question.future.done():
             self._question.future.set_exception(reason)
+        for expected in self._expected:
+            if expected.future is not None and not expected.future.done():
+                expected.future.set_exception(reason)
+                expected.future.exception()  # asyncio need not report it where nobody waits any more
         self._expected.clear()
 
     def pause_writing(self) -> None:
@@ -189,11 +188,36 @@ class Connection(asyncio.Protocol):
         Raises:
             Disconnected: the connection is gone.
         """
+        self._send(data, replies, done, want, None)
+
+    def confirm(
+        self, data: Sequence[bytes], replies: int, want: int = -1, also: Callable[[], None] | None = None
+    ) -> asyncio.Future[Sequence[Note]]:
+        """Like `send`, with a future for the notes, which fails when the connection is lost; *also* is called before."""
+        future: asyncio.Future[Sequence[Note]] = self._loop.create_future()
+
+        def done(notes: Sequence[Note]) -> None:
+            if also is not None:
+                also()
+            if not future.done():
+                future.set_result(notes)
+
+        self._send(data, replies, done, want, future)
+        return future
+
+    def _send(
+        self,
+        data: Sequence[bytes],
+        replies: int,
+        done: Callable[[Sequence[Note]], None],
+        want: int,
+        future: asyncio.Future[Sequence[Note]] | None,
+    ) -> None:
         transport = self._open_transport()
         if replies:
             first = self.sent_replies
             self.sent_replies += replies
-            self._expected.append(Expected(first, self.sent_replies, done))
+            self._expected.append(Expected(first, self.sent_replies, done, future))
             if want >= 0:
                 self.counter.want(first + want)
         if len(self._expected) <= 1:
@@ -204,17 +228,6 @@ class Connection(asyncio.Protocol):
             transport.writelines(data)
         self.link.bytes_sent += sum(map(len, data))
         self.link.last_sent_at = time.time()
-
-    def confirm(self, data: Sequence[bytes], replies: int, want: int = -1) -> asyncio.Future[Sequence[Note]]:
-        """Like `send`, with a future for the notes; a lost connection leaves it pending, so wait under `watch`."""
-        future: asyncio.Future[Sequence[Note]] = self._loop.create_future()
-
-        def done(notes: Sequence[Note]) -> None:
-            if not future.done():
-                future.set_result(notes)
-
-        self.send(data, replies, done, want)
-        return future
 
     def value(self, reply: int) -> bytes | int | None:
         """The value of a wanted reply, by its number on the connection; None also for nil and errors."""
@@ -334,9 +347,7 @@ def _disconnected(name: str, error: BaseException | None) -> Disconnected:
     return Disconnected(f"{name}: connection to the target failed: {error}", "failed")
 
 
-async def connect(
-    endpoint: Endpoint, name: str, link: LinkState, options: ConnectionOptions, *, replaces: int = 0
-) -> Connection:
+async def connect(endpoint: Endpoint, name: str, link: LinkState, options: ConnectionOptions) -> Connection:
     """Opens a connection, logs in and names it. One attempt.
 
     Args:
@@ -344,8 +355,6 @@ async def connect(
         name: see `Connection`.
         link: see `Connection`.
         options: see there.
-        replaces: client id of a lost connection. The target may still hold bytes of it that it has not looked at; it is
-            asked to drop them, so that they do not take effect behind what is sent now.
 
     Raises:
         Disconnected: it could not be made, or was lost while it was set up.
@@ -359,7 +368,7 @@ async def connect(
         raise _disconnected(name, error) from None
     try:
         async with asyncio.timeout(options.connect_seconds):
-            await _log_in(connection, endpoint, replaces, options)
+            await _log_in(connection, endpoint, options)
     except TimeoutError:
         connection.close()
         raise Disconnected(f"{name}: the target does not answer", "timeout") from None
@@ -369,28 +378,16 @@ async def connect(
     return connection
 
 
-async def _log_in(connection: Connection, endpoint: Endpoint, replaces: int, options: ConnectionOptions) -> None:
+async def _log_in(connection: Connection, endpoint: Endpoint, options: ConnectionOptions) -> None:
     auth = endpoint.auth_command()
     if auth is not None:
         _check_login(connection, endpoint, (await connection.ask(auth))[0], login=True)
     questions = [request("CLIENT", "SETNAME", f"portd-{connection.name}{options.tag}"), request("CLIENT", "ID")]
-    if replaces:
-        questions.append(request("CLIENT", "KILL", "ID", replaces))
     if options.imports:  # a target that was restarted forgot its mode
         questions += [request("CONFIG", "SET", "import-mode", "yes"), request("CLIENT", "IMPORT-SOURCE", "ON")]
     answers = await connection.ask(*questions)  # all of it may be forbidden
     _check_login(connection, endpoint, answers[0], login=False)
     connection.client_id = answers[1] if isinstance(answers[1], int) else 0
-    if options.lease_key:
-        token, run_id = await connection.ask(
-            *(request("HGET", options.lease_key, each) for each in ("token", "run_id"))
-        )
-        is_copy = run_id and options.lease_run_id and run_id != options.lease_run_id.encode()
-        if isinstance(token, bytes) and token != options.lease_token.encode() and not is_copy:
-            raise LinkTaken(
-                "another portd has taken over this link; nothing more is written",
-                hint="one of the two is too many: keep it stopped, or give it another --link",
-            )
 
 
 def _check_login(connection: Connection, endpoint: Endpoint, answer: object, *, login: bool) -> None:

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from portd.resp import request
 from portd.target.checkpoint import LEASE_SUFFIX
+from portd.target.epoch import EPOCH_SUFFIX
 from portd.target.wire import split
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from portd.kernel.leftout import Refusal
     from portd.kernel.stream import Piece
 
@@ -239,7 +242,9 @@ class Frame:
     tail_commands: int
 
 
-def frame(key: str, checkpoint: bytes, *, before: int, after: int, clear: bool) -> Frame:
+def frame(
+    key: str, checkpoint: bytes, *, before: int, after: int, clear: bool, restated: Sequence[bytes] = ()
+) -> Frame:
     """The frame of a group; the connection is in db 0 before and behind it.
 
     Args:
@@ -247,11 +252,11 @@ def frame(key: str, checkpoint: bytes, *, before: int, after: int, clear: bool) 
         checkpoint: DEL and HSET of it, as `Checkpoint.render` makes them.
         before: database in effect before the group; -1 when the group begins with a SELECT.
         after: database in effect behind it.
-        clear: delete the checkpoint first, so that SWAPDB inside takes no copy of it to another database; and the lease,
-            which is renewed within a second.
+        clear: delete our keys first, so that SWAPDB inside takes no copy of them to another database.
+        restated: what writes the others of our keys then.
     """
-    head = [request("DEL", key, key + LEASE_SUFFIX)] if clear else []
+    head = [request("DEL", key, key + LEASE_SUFFIX, key + EPOCH_SUFFIX)] if clear else []
     if before > 0:
         head.append(request("SELECT", before))
-    tail = [request("SELECT", 0)] if after else []
+    tail = [*([request("SELECT", 0)] if after else ()), *restated]
     return Frame(b"".join(head), len(head), b"".join((*tail, checkpoint)), len(tail) + 2)

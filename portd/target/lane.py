@@ -1,31 +1,36 @@
-"""One lane: an ordered connection to the target that takes batches from the queue and sees them acknowledged.
+"""One lane: a connection to the target that takes batches from the queue and sees them acknowledged.
 
-A lane sends ahead of the replies, up to its window. A batch stays referenced and in the budget until all its replies
-are in. What has to be sent again (the target was out of memory, the connection was lost) goes before anything new.
-Ordered chunks of big keys are served by `portd.target.run`.
+A lane sends one transaction at a time, fenced by the epoch (`portd.target.epoch`); the next one is opened while EXEC runs.
+So what a lost connection has left takes effect before a new one begins, or never. While one lane's transaction is
+executed, another lane's is on its way: two keep a near target busy. Everything that was taken from the queue stays in
+the budget until it is acknowledged.
+
+Ordered chunks of big keys come as a run, which one lane serves to its end. Appending is not idempotent: after a lost
+connection the length of a list says whether the last transaction took effect.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
-from portd.errors import TargetError, TargetLost
-from portd.kernel.batch import CLOSE, OPEN
+from portd.errors import InternalError, TargetBusy, TargetError, TargetLost, printable
 from portd.log import get_logger
 from portd.pipeline import QueueClosed, Run
 from portd.resp import request
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.deadletter import Letter
+from portd.target.epoch import renew
+from portd.target.groupsize import NEAR_SECONDS, GroupSize
 from portd.target.limiter import Limiter
-from portd.target.replies import RECONNECT_CODES, Verdict, classify, code_of, fatal, presentable
-from portd.target.run import RunServer
-from portd.target.settle import settle
+from portd.target.load import Load
+from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
+from portd.target.settle import Outcome, outcome
+from portd.target.transactions import Transactions
+from portd.target.wire import split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,11 +41,14 @@ if TYPE_CHECKING:
     from portd.model import LaneState
     from portd.pipeline import BatchQueue
     from portd.target.deadletter import DeadLetters
+    from portd.target.epoch import Epoch
     from portd.target.seats import Seats
 
 _log = get_logger("target")
 
 DEFAULT_WINDOW_BYTES: Final = 512 * 1024
+GROUP_COMMANDS: Final = 4096  # in one transaction at the most; each may add hundreds of elements
+TRANSACTION_COMMANDS: Final = 4  # WATCH, GET, MULTI and EXEC around a load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,52 +56,24 @@ class WriterOptions:
     """How the snapshot is written.
 
     Attributes:
+        epoch: what every transaction is fenced by.
         writers: number of lanes.
         window_bytes: how much one lane sends ahead of the replies.
         skip_existing: existing keys are left alone; must agree with the decoder's setting.
-        seats: lanes that take batches at the beginning; more do so only where distance bounds the sync.
+        seats: threads of the target that read from connections.
         run_id: the target process the snapshot began with; "" when it is not known.
-        marker_key: a key in db 0 that exists while the snapshot runs, asked for where the run id is not told; b"" none.
         limiter: what all lanes ask before they send.
         connection: how connections are made.
     """
 
+    epoch: Epoch
     writers: int = 4
     window_bytes: int = DEFAULT_WINDOW_BYTES
     skip_existing: bool = False
     seats: int = 1
     run_id: str = ""
-    marker_key: bytes = b""
     limiter: Limiter = field(default_factory=Limiter)
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
-
-
-@dataclass(slots=True, eq=False)
-class Delivery:
-    """A batch on its way.
-
-    Attributes:
-        batch: counts against the budget until the delivery is over.
-        data: the commands that still have to pass.
-        replies: what they bring.
-        failed: keys refused so far.
-        filtered: keys left alone so far.
-        resent: sent before; some of it may have taken effect.
-        sent_at: seconds of `time.monotonic`.
-    """
-
-    batch: Batch
-    data: bytes
-    replies: int
-    failed: int = 0
-    filtered: int = 0
-    resent: bool = False
-    sent_at: float = 0.0
-
-    @property
-    def asks_existence(self) -> bool:
-        """It is an OPEN whose first reply says whether the key exists."""
-        return self.batch.kind == OPEN and self.data.startswith(b"*2\r\n$6\r\nEXISTS\r\n")
 
 
 def lane_name(index: int) -> str:
@@ -123,23 +103,20 @@ class Lane:
         options: WriterOptions,
     ) -> None:
         self.name = lane_name(state.index)
-        self.state = state
-        self.queue = queue
-        self.options = options
-        self.backoff = Backoff(options.connection.retry_first_seconds, options.connection.retry_limit_seconds)
-        self.wire = asyncio.Lock()  # held while bytes that belong together are sent
+        self._state = state
+        self._queue = queue
+        self._options = options
         self._endpoint = endpoint
         self._letters = letters
         self._seats = seats
         self._seated = False
-        self._full = False  # had to wait for room in the window
-        self._client_id = 0  # of the connection
-        self._db = 0  # of the connection
-        self._in_flight: deque[Delivery] = deque()  # sent, in order
-        self._again: deque[Delivery] = deque()  # to be sent again, before anything new
-        self._held: Batch | None = None  # taken from the queue, not sent yet
-        self._run: RunServer | None = None
-        self._changed = asyncio.Event()  # something was acknowledged or has to be sent again
+        self._connected = False  # once: a connection that follows has to void what the one before left
+        self._backoff = Backoff(options.connection.retry_first_seconds, options.connection.retry_limit_seconds)
+        self._size = GroupSize(options.window_bytes, GROUP_COMMANDS)
+        self._load: Load | None = None  # taken and not acknowledged
+        self._next: Batch | None = None  # taken, for the load behind it
+        self._run: Run | None = None  # that is served
+        self._streaming = False  # a part of a command was sent and is not held any more
 
     async def run(self) -> None:
         """Serves the queue until it is closed and everything taken from it is acknowledged.
@@ -148,97 +125,43 @@ class Lane:
             TargetError: the target refuses everything.
             TargetLost: what was applied before may be gone, or bytes that are gone were cut: the snapshot must start
                 over.
+            LinkTaken: another process has taken the link.
             TargetRejected: a command was refused and the policy is to stop.
         """
         while True:
             try:
                 connection = await self._connect()
                 try:
-                    await while_connected(connection, self._serve(connection), self._repeat(connection))
+                    await while_connected(connection, self._serve(connection))
                 finally:
                     connection.close()
             except Disconnected as lost:
+                if self._streaming:
+                    raise TargetLost(
+                        f"a connection was lost inside an element that is larger than the memory for it: {lost}",
+                        hint="the snapshot starts over",
+                    ) from lost
                 self._lose(lost)
-                await asyncio.sleep(self.backoff.next_wait())
+                await asyncio.sleep(self._backoff.next_wait())
             else:
                 return
 
     def discard(self) -> None:
         """Lets go of all batches; `run` has ended."""
-        self._in_flight.clear()
-        self._again.clear()
-        self._held = self._run = None
-        self._changed.set()
-
-    # -- what a run needs as well
-
-    async def select(self, connection: Connection, db: int) -> None:
-        """Makes *db* the connection's database. Waits for the answer: commands must not follow a SELECT that failed."""
-        if db == self._db:
-            return
-        notes = await connection.confirm([request("SELECT", db)], 1)
-        if not notes:
-            self._db = db
-            return
-        text = notes[0].text or "nil"
-        if classify(text) is Verdict.RETRY:
-            self.trouble(connection, text)
-            raise Disconnected(f"{self.name}: SELECT was refused: {presentable(text)}", code_of(text).lower())
-        raise TargetError(
-            f"the target has no database {db}: {presentable(text)}", hint="raise `databases` in the target's settings"
-        )
-
-    def trouble(self, connection: Connection, text: str) -> None:
-        """Notes that the target refuses for now; ends a connection that will not recover."""
-        self.state.retries += 1
-        self.note(text)
-        if code_of(text) in RECONNECT_CODES:
-            reason = code_of(text).lower()
-            connection.fail(Disconnected(f"{self.name}: the target is not ready: {presentable(text)}", reason))
-
-    def note(self, text: str) -> None:
-        """Shows operators the newest error."""
-        self._letters.progress.last_error = f"{self.name}: {presentable(text)}"
-
-    def refuse(self, batch: Batch, command: str, key: bytes, text: str) -> None:
-        """Keeps a dead letter; only the first one of a big key."""
-        if batch.fence:
-            if self.queue.failed(batch):
-                return
-            self.queue.fail(batch)
-        letter = Letter(
-            phase="snapshot", db=batch.db, key=key, command=command, offset=batch.offset, reply=presentable(text)
-        )
-        self._letters.add(letter)
-
-    async def room(self, size: int) -> None:
-        """Waits until *size* more bytes may be on their way and nothing has to be sent again."""
-        while self._again or (self._in_flight and self.state.in_flight_bytes + size > self.options.window_bytes):
-            self._full = True
-            self._changed.clear()
-            await self._changed.wait()
-
-    async def quiet(self) -> None:
-        """Waits until nothing is on its way."""
-        while self._in_flight or self._again:
-            self._changed.clear()
-            await self._changed.wait()
-
-    def sending(self, size: int, batches: int = 1) -> None:
-        """Counts bytes that are on their way; negative numbers: that have arrived."""
-        self.state.in_flight_bytes += size
-        self.state.in_flight_batches += batches
+        self._load = self._next = self._run = None
 
     # -- connection
 
     async def _connect(self) -> Connection:
-        connection = await connect(
-            self._endpoint, self.name, self.state.link, self.options.connection, replaces=self._client_id
-        )
-        self._client_id = connection.client_id
-        self._db = 0
+        connection = await connect(self._endpoint, self.name, self._state.link, self._options.connection)
         try:
             await self._recognise(connection)
+            if self._connected:
+                await renew(connection, self._options.epoch)
+            self._connected = True
+        except TargetBusy as error:
+            connection.close()
+            raise Disconnected(f"{self.name}: {error}", "busy") from None
         except BaseException:
             connection.close()
             raise
@@ -247,89 +170,131 @@ class Lane:
     async def _recognise(self, connection: Connection) -> None:
         """Makes sure that this is the process that holds what was acknowledged.
 
-        A target that was restarted may have lost acknowledged writes, and so may a promoted replica.
+        A target that was restarted may have lost acknowledged writes, and so may a promoted replica. One that lost the
+        epoch is found out by it.
 
         Raises:
             TargetLost: it is another one.
         """
-        if not self.options.run_id:
-            await self._look_for_marker(connection)
+        if not self._options.run_id:
             return
         (info,) = await connection.ask(request("INFO", "server"))
         text = text_of(info)
-        if text:
-            self._check_ready(text)
-            await self._look_for_marker(connection)
-            return
-        found = next((line[7:] for line in info.decode().splitlines() if line.startswith("run_id:")), "")
-        if found and found != self.options.run_id:
+        if text and classify(text) is Verdict.RETRY:
+            raise Disconnected(f"{self.name}: the target is not ready: {text}", code_of(text).lower())
+        told = b"" if text else info
+        found = next((line[7:] for line in told.decode().splitlines() if line.startswith("run_id:")), "")
+        if found and found != self._options.run_id:
             raise TargetLost(
                 "the target was restarted or replaced during the snapshot, so acknowledged keys may be missing",
                 hint="the snapshot starts over",
             )
 
-    async def _look_for_marker(self, connection: Connection) -> None:
-        if not self.options.marker_key:
-            return
-        (found,) = await connection.ask(request("EXISTS", self.options.marker_key))
-        self._check_ready(text_of(found))
-        if found == 0:
-            raise TargetLost(
-                "the target lost its data during the snapshot: our marker is gone", hint="the snapshot starts over"
-            )
-
-    def _check_ready(self, text: str) -> None:
-        """Gives this attempt up when the target answers nothing yet."""
-        if text and classify(text) is Verdict.RETRY:
-            raise Disconnected(f"{self.name}: the target is not ready: {text}", code_of(text).lower())
-
     def _lose(self, lost: Disconnected) -> None:
-        """Prepares to send everything again that was not acknowledged."""
         self._letters.progress.last_error = str(lost)
-        self.state.link.losses[lost.reason] += 1
-        _log.warning(
-            "lane lost its connection", lane=self.state.index, reason=lost.reason, batches=len(self._in_flight)
-        )
-        for delivery in (*self._in_flight, *self._again):
-            delivery.resent = True
-        self._again.extendleft(reversed(self._in_flight))
-        self._in_flight.clear()
+        self._state.link.losses[lost.reason] += 1
+        batches = len(self._load.deliveries) if self._load else 0
+        _log.warning("lane lost its connection", lane=self._state.index, reason=lost.reason, batches=batches)
 
-    # -- sending
+    # -- taking
 
     async def _serve(self, connection: Connection) -> None:
-        """Takes items until the queue is closed, then waits until nothing is on its way."""
+        """Takes items until the queue is closed; everything is acknowledged then."""
+        transactions = Transactions(connection, self._options.epoch, db=self._load.db if self._load else 0)
         try:
-            while await self._next(connection):
-                await self._serve_held(connection)
+            if self._load is not None and self._load.sent and await self._took_effect(transactions, self._load):
+                self._finish(self._load)
+            while (load := await self._gather(connection)) is not None:
+                first = load.deliveries[0]
+                if first.batch.part:
+                    await self._pass_on(transactions, load)
+                elif first.asks_existence:
+                    await self._ask_existence(transactions, load)
+                else:
+                    await self._commit(transactions, load)
         finally:
             self._stand()
-        await self.quiet()
 
-    async def _next(self, connection: Connection) -> bool:
-        """Takes the next batch, unless there is one; serves runs meanwhile. False at the end.
+    async def _gather(self, connection: Connection) -> Load | None:
+        """What is sent next: what has to be sent again, chunks of the run, or batches. None at the end."""
+        while self._load is None:
+            if self._run is not None:
+                self._stand()
+                self._load = await self._gather_run(self._run)
+                if self._load is None:
+                    self._run = None
+                continue
+            item = await self._take()
+            if item is None:
+                return None
+            if isinstance(item, Run):
+                self._run = item
+            else:
+                self._load = self._gather_batches(item, connection)
+        return self._load
+
+    async def _take(self) -> Batch | Run | None:
+        """The next item of the queue; None at the end.
 
         Only taking needs a seat: what was taken goes its way, however many seats there are.
         """
-        while self._held is None:
-            if self._run is not None:
-                self._stand()
-                await self._run.serve(connection)
-                self._run = None
-            if self._seats.crowded:
-                self._stand()
-            if not self._seated:
-                await self._seats.take()
-                self._seated = True
-            try:
-                item = await self.queue.get(self.name)
-            except QueueClosed:
-                return False
-            if isinstance(item, Run):
-                self._run = RunServer(self, item)
-            else:
-                self._held = item
-        return True
+        if self._next is not None:
+            batch, self._next = self._next, None
+            return batch
+        if self._seats.crowded:
+            self._stand()
+        if not self._seated:
+            await self._seats.take()
+            self._seated = True
+        try:
+            return await self._queue.get(self.name)
+        except QueueClosed:
+            return None
+
+    def _gather_batches(self, batch: Batch, connection: Connection) -> Load:
+        """A load that begins with *batch*. A near target is given one at a time, a far one as much as is at hand."""
+        load = Load(batch.db)
+        load.add(batch)
+        size, commands = len(batch), batch.replies
+        far = connection.round_trip_seconds > NEAR_SECONDS
+        while far and not load.deliveries[0].asks_existence and size < self._size.bytes:
+            following = self._queue.get_now(self.name)
+            if isinstance(following, Run):
+                self._run = following
+            if following is None or isinstance(following, Run):
+                break
+            if following.db != load.db or commands + following.replies > self._size.commands:
+                self._next = following
+                break
+            load.add(following)
+            if load.deliveries[-1].asks_existence:
+                load.deliveries.pop()
+                self._next = following
+                break
+            size += len(following)
+            commands += following.replies
+        self._sending(size, len(load.deliveries))
+        return load
+
+    async def _gather_run(self, run: Run) -> Load | None:
+        """Chunks of a big key, waiting for the first; None at the end of the run."""
+        batch = await run.peek()
+        if batch is None:
+            return None
+        load = Load(run.db, ordered=True)
+        most, size, commands = self._size, 0, 0
+        while True:
+            load.add(self._queue.take(run, self.name))
+            size += len(batch)
+            commands += batch.replies
+            following = run.peek_now()
+            if batch.part or following is None or following.part:
+                break
+            if size + len(following) > most.bytes or commands + following.replies > most.commands:
+                break
+            batch = following
+        self._sending(size, len(load.deliveries))
+        return load
 
     def _stand(self) -> None:
         """Gives the seat back."""
@@ -337,88 +302,197 @@ class Lane:
             self._seated = False
             self._seats.give()
 
-    async def _serve_held(self, connection: Connection) -> None:
-        """Sends the batch that was taken."""
-        batch = self._held
-        if batch is not None:
-            await self.options.limiter.take(len(batch), operations(batch))
-            await self.room(len(batch))
-            async with self.wire:
-                await self.select(connection, batch.db)
-                self._held = None
-                self._send(connection, Delivery(batch, batch.data, batch.replies, sent_at=time.monotonic()))
+    def _sending(self, size: int, batches: int) -> None:
+        """Counts bytes that are on their way; negative numbers: that have arrived."""
+        self._state.in_flight_bytes += size
+        self._state.in_flight_batches += batches
 
-    def _send(self, connection: Connection, delivery: Delivery) -> None:
-        self._in_flight.append(delivery)
-        self.sending(len(delivery.batch))
-        number = connection.sent_replies
-        want = 0 if delivery.asks_existence else -1
-        connection.send([delivery.data], delivery.replies, partial(self._arrived, connection, number), want)
+    # -- one transaction
 
-    async def _repeat(self, connection: Connection) -> None:
-        """Sends again what has to be, one batch at a time, for as long as it takes."""
-        while True:
-            while self._again:
-                delivery = self._again[0]
-                await self.options.limiter.take(len(delivery.data), delivery.replies)
-                async with self.wire:
-                    await self.select(connection, delivery.batch.db)
-                    number = connection.sent_replies
-                    want = 0 if delivery.asks_existence else -1
-                    answer = connection.confirm([delivery.data], delivery.replies, want)
-                notes = await answer
-                self._again.popleft()
-                if not self._settle(connection, delivery, number, notes):
-                    await asyncio.sleep(self.backoff.next_wait())
-            self._changed.clear()
-            await self._changed.wait()
+    async def _commit(self, transactions: Transactions, load: Load) -> None:
+        """Sends a load, and settles what its answers settle; what is left of it is sent again."""
+        connection = transactions.connection
+        size, replies = load.size, load.replies
+        await self._options.limiter.take(size, max(replies, sum(each.batch.keys for each in load.deliveries)))
+        await transactions.opened(load.db)
+        sent_at = time.monotonic()
+        resent, load.sent = load.sent, True
+        notes = await transactions.execute(load.data, replies)
+        self._seats.note(time.monotonic() - sent_at, connection.round_trip_seconds)
+        self._size.note(transactions.exec_seconds, size, replies, connection.round_trip_seconds)
+        self._state.replies += replies + TRANSACTION_COMMANDS
+        self._state.errors += len(notes)
+        result = outcome(notes, replies)
+        if result.committed:
+            await self._committed(load, result, resent=resent)
+            return
+        load.sent = resent
+        if not result.nil:  # else somebody wrote the epoch: the next look tells who
+            await self._aborted(load, result)
 
-    # -- replies
+    async def _committed(self, load: Load, result: Outcome, *, resent: bool) -> None:
+        """The transaction ran; commands that failed in it are refused, or go again."""
+        trouble = ""
+        load.sent = False
+        if not result.failed:
+            self._finish(load)
+            self._backoff.reset()
+            return
+        for delivery, settled in load.settle(result.failed, skip_existing=self._options.skip_existing, resent=resent):
+            if settled.fatal:
+                raise fatal(settled.fatal)
+            for command, text in settled.refused:
+                self._refuse(delivery.batch, command.title, command.key, text)
+            trouble = trouble or settled.trouble
+        self._over(load)
+        if trouble:
+            await self._wait(trouble)
+        else:
+            self._backoff.reset()
 
-    def _arrived(self, connection: Connection, number: int, notes: Sequence[Note]) -> None:
-        """All replies of the oldest delivery are in."""
-        delivery = self._in_flight.popleft()
-        self._seats.note(time.monotonic() - delivery.sent_at, connection.round_trip_seconds, full=self._full)
-        self._full = False
-        self._settle(connection, delivery, number, notes)
+    async def _aborted(self, load: Load, result: Outcome) -> None:
+        """Nothing ran. Leaves out what is refused for good, waits out what will pass."""
+        cause = abort_cause(result.aborted)
+        verdicts = {classify(text): text for text in (*result.queued.values(), *([cause] if cause else []))}
+        if Verdict.FATAL in verdicts:
+            raise fatal(verdicts[Verdict.FATAL])
+        refused = {number: text for number, text in result.queued.items() if classify(text) is Verdict.REJECTED}
+        for delivery, command, text in load.leave_out(refused):
+            self._refuse(delivery.batch, command.title, command.key, text)
+        if Verdict.RETRY in verdicts:
+            await self._wait(verdicts[Verdict.RETRY])
+        elif not refused:
+            raise TargetError(f"the target refuses transactions: {presentable(cause or result.aborted)}")
+        self._over(load)
 
-    def _settle(self, connection: Connection, delivery: Delivery, number: int, notes: Sequence[Note]) -> bool:
-        """Judges the replies of a delivery; tells whether it is over, else it will be sent again."""
-        self.state.replies += delivery.replies
-        exists = delivery.asks_existence and connection.value(number) == 1
-        if notes and not self._judge(connection, delivery, notes):
-            self._again.append(delivery)
-            self._changed.set()
+    def _finish(self, load: Load) -> None:
+        """All of a load is with the target."""
+        for delivery in load.deliveries:
+            delivery.replies = 0
+        self._over(load)
+
+    def _over(self, load: Load) -> None:
+        """Acknowledges what is settled."""
+        for delivery in load.take_over():
+            batch = delivery.batch
+            self._sending(-len(batch), -1)
+            failed = min(delivery.failed, batch.keys) if not batch.fence else delivery.failed
+            filtered = min(delivery.filtered, batch.keys - failed) if not batch.fence else 0
+            self._queue.acknowledge(batch, self.name, failed=failed, filtered=filtered)
+        if not load.deliveries:
+            self._load = None
+
+    async def _ask_existence(self, transactions: Transactions, load: Load) -> None:
+        """Whether a big key that is to be left alone is there."""
+        delivery = load.deliveries[0]
+        await self._options.limiter.take(len(delivery.data), 1)
+        found, text = await transactions.ask(delivery.data, load.db)
+        if text and classify(text) is Verdict.RETRY:
+            await self._wait(text)
+            return
+        if text:
+            if classify(text) is Verdict.FATAL:
+                raise fatal(text)
+            self._refuse(delivery.batch, "EXISTS", delivery.batch.key, text)
+        self._load = None
+        self._sending(-len(delivery.batch), -1)
+        self._queue.acknowledge(delivery.batch, self.name, failed=int(bool(text)), exists=found == 1)
+
+    async def _took_effect(self, transactions: Transactions, load: Load) -> bool:
+        """Whether chunks that were sent on a lost connection were applied. Lists tell by their length.
+
+        Everything else is sent again: it is idempotent, or refuses a second time by itself.
+        """
+        first = next(split(load.deliveries[0].data), None) if load.ordered else None
+        if first is None or first.name != b"RPUSH":
             return False
-        batch = delivery.batch
-        self.backoff.reset()
-        self.sending(-len(batch), -1)
-        failed = min(delivery.failed, batch.keys) if not batch.fence else delivery.failed
-        filtered = min(delivery.filtered, batch.keys - failed) if not batch.fence else 0
-        self.queue.acknowledge(batch, self.name, failed=failed, filtered=filtered, exists=exists)
-        self._changed.set()
-        return True
+        while True:
+            length, text = await transactions.ask(request("LLEN", first.key), load.db)
+            if not text:
+                return isinstance(length, int) and length > load.deliveries[0].batch.base
+            if classify(text) is not Verdict.RETRY:
+                raise TargetError(f"the target does not tell the length of a list: {presentable(text)}")
+            await self._wait(text)
 
-    def _judge(self, connection: Connection, delivery: Delivery, notes: Sequence[Note]) -> bool:
-        """Handles errors; tells whether nothing has to be sent again."""
-        settled = settle(delivery.data, notes, resent=delivery.resent, skip_existing=self.options.skip_existing)
-        self.state.errors += len(notes)
-        if settled.fatal:
-            raise fatal(settled.fatal)
-        for command, text in settled.refused:
-            self.refuse(delivery.batch, command.title, command.key, text)
-        delivery.failed += settled.failed
-        delivery.filtered += settled.filtered
-        if not settled.again:
-            return True
-        if settled.trouble:
-            self.trouble(connection, settled.trouble)
-        if delivery.batch.kind != CLOSE:
-            delivery.data, delivery.replies = settled.again, settled.again_replies
-        delivery.resent = True
-        return False
+    # -- commands in parts
 
+    async def _pass_on(self, transactions: Transactions, load: Load) -> None:
+        """Passes a command on that no buffer holds, inside of one transaction: its parts as they come."""
+        run, errors = self._run, list[str]()
+        assert run is not None, "parts come in a run"
 
-def operations(batch: Batch) -> int:
-    """What a batch counts for against a limit: its commands, or its keys where a command writes several."""
-    return max(batch.replies, batch.keys)
+        def queued(notes: Sequence[Note]) -> None:
+            errors.extend(note.text or "nil" for note in notes)
+
+        async with self._options.epoch.steady:
+            await transactions.opened(load.db)
+            batch = load.deliveries[0].batch
+            while True:
+                await self._options.limiter.take(len(batch), batch.replies)
+                transactions.connection.send([batch.data], batch.replies, queued)
+                await transactions.connection.drain()
+                if not batch.part:
+                    break
+                following = await run.peek()
+                if following is None:
+                    raise InternalError(f"the snapshot ended inside a command of key {printable(run.key)}")
+                self._streaming = True
+                self._finish(load)
+                batch = self._queue.take(run, self.name)
+                load = self._load = Load(run.db, ordered=True)
+                load.add(batch)
+                self._sending(len(batch), 1)
+            result = outcome(await transactions.execute([], 0), 0)
+        self._passed_on(run, batch, errors, result)
+        self._streaming = False
+        self._finish(load)
+
+    def _passed_on(self, run: Run, batch: Batch, errors: list[str], result: Outcome) -> None:
+        """Sees whether a command took effect whose bytes are gone."""
+        key = printable(run.key)
+        if result.nil:
+            raise TargetLost(
+                f"the epoch changed inside an element of key {key} that is larger than the memory for it",
+                hint="the snapshot starts over",
+            )
+        cause = abort_cause(result.aborted)
+        for text in filter(None, (*errors, cause, *result.failed.values())):
+            verdict = classify(text)
+            if verdict is Verdict.FATAL:
+                raise fatal(text)
+            if verdict is Verdict.RETRY:
+                self._note(text)
+                raise TargetBusy(
+                    f"the target refused an element of key {key} that is larger than the memory for it, so it cannot be "
+                    f"sent again: {presentable(text)}",
+                    hint="the snapshot starts over; give the target more memory",
+                )
+            self._refuse(batch, "element", run.key, text)
+        if result.aborted and not errors and not cause:
+            raise TargetError(f"the target refuses transactions: {presentable(result.aborted)}")
+
+    # -- refusals
+
+    async def _wait(self, text: str) -> None:
+        """The target refuses for now: waits before the same bytes go again; over a new connection where that helps."""
+        self._state.retries += 1
+        self._note(text)
+        if code_of(text) in RECONNECT_CODES:
+            raise Disconnected(f"{self.name}: the target is not ready: {presentable(text)}", code_of(text).lower())
+        await asyncio.sleep(self._backoff.next_wait())
+
+    def _note(self, text: str) -> None:
+        """Shows operators the newest error."""
+        self._letters.progress.last_error = f"{self.name}: {presentable(text)}"
+
+    def _refuse(self, batch: Batch, command: str, key: bytes, text: str) -> None:
+        """Keeps a dead letter; only the first one of a big key."""
+        if batch.fence:
+            if self._queue.failed(batch):
+                return
+            self._queue.fail(batch)
+        self._letters.add(
+            Letter(
+                phase="snapshot", db=batch.db, key=key, command=command, offset=batch.offset, reply=presentable(text)
+            )
+        )

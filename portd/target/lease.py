@@ -1,9 +1,9 @@
 """The lease: one portd at a time writes through a link, and a second one is told so.
 
 Beside the checkpoint lies a hash, ``<checkpoint key>:lease``, that says which process has the link. It expires unless it
-is renewed, every second, over a connection of its own. The data is safe without it, since the applier's transactions
-watch the checkpoint's epoch; the lease makes the second one refuse instead of taking over, and guards the snapshot,
-which is written outside of transactions: every connection asks for the lease before it writes.
+is renewed, every second, over a connection of its own. The lease makes a second one refuse instead of taking over. What
+keeps the data safe is the epoch (`portd.target.epoch`), which is written in the same transaction: whoever takes the
+link, by --takeover, after an expiry or a restart, voids everything that the one before has on its way.
 
 ====================  ==============================================================================
 ``token``             random, of the process
@@ -26,22 +26,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portd.backoff import Backoff
 from portd.control import parse_pairs
-from portd.errors import LinkTaken, TargetBusy, TargetError, TargetRefused
+from portd.errors import LinkTaken, TargetBusy, TargetError
 from portd.log import get_logger
 from portd.model import LinkState
 from portd.resp import request
 from portd.target.checkpoint import LEASE_SUFFIX, run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control
-from portd.target.replies import Verdict, classify, code_of, is_refusal, presentable, wrong_type
+from portd.target.epoch import FIELD, Epochs, check, taken_over
+from portd.target.replies import code_of, wrong_type
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
+    from portd.target.epoch import Epoch
 
 _log = get_logger("target")
 
 LEASE_SECONDS: Final = 15.0  # without renewal, the link is free
 RENEW_SECONDS: Final = 1.0
+LEASE: Final = "the lease"  # for messages
 LATE_SECONDS: Final = 3.0  # not renewed for so long, by one whose connection is gone: it is dead
 
 
@@ -95,7 +98,7 @@ class Holder:
 
 
 class Lease:
-    """Takes a link and keeps it. Use: `acquire`, then `keep` as a task, `release` at an orderly end.
+    """Takes a link and keeps it. Use: `acquire`, `keep` as a task, `begin` each session, `release` at an orderly end.
 
     Args:
         endpoint: the target.
@@ -103,6 +106,10 @@ class Lease:
         link: its name.
         run_id: of the target process; "" when it does not tell.
         connection: how connections are made.
+
+    Attributes:
+        key: of the lease.
+        fresh: there was no epoch when the link was taken: nobody has written through it yet.
     """
 
     def __init__(
@@ -118,25 +125,22 @@ class Lease:
         self._endpoint = endpoint
         self._link = link
         self._run_id = run_id
+        self._taken_run_id = run_id  # of the process that the link was taken from
         self._me = Holder.me()
+        self.fresh = False
+        self._client = 0  # id of the connection that the lease names
+        self._epochs = Epochs(checkpoint_key, link, self._me.token)
         self._options = connection or ConnectionOptions()
         self._connection: Connection | None = None
 
     def options(self, options: ConnectionOptions | None = None) -> ConnectionOptions:
-        """Options for connections that write: they make sure of the lease, and carry our token in their names."""
-        base = options or self._options
-        return replace(
-            base,
-            lease_key=self.key,
-            lease_token=self._me.token,
-            lease_run_id=self._run_id,
-            tag=f"@{self._link}.{self._me.token}",
-        )
+        """Options for connections that write: they carry our token in their names."""
+        return replace(options or self._options, tag=f"@{self._link}.{self._me.token}")
 
     # -- taking
 
-    async def acquire(self, *, takeover: bool = False) -> None:
-        """Takes the link, at once when nobody has it.
+    async def acquire(self, *, takeover: bool = False) -> Epoch:
+        """Takes the link, at once when nobody has it; returns the epoch that begins with that.
 
         Args:
             takeover: take it also from a process that is alive, which ends then.
@@ -149,8 +153,8 @@ class Lease:
         try:
             async with asyncio.timeout(LEASE_SECONDS * 2):
                 await self._recognise(connection)
-                before = await self._take(connection, takeover=takeover)
-                if before is not None:
+                epoch = self._epochs.new()
+                if await self._take(connection, epoch, takeover=takeover) is not None:
                     await self._evict(connection)
         except TimeoutError:
             connection.close()
@@ -158,11 +162,14 @@ class Lease:
         except BaseException:
             connection.close()
             raise
+        return epoch
 
-    async def _take(self, connection: Connection, *, takeover: bool) -> Holder | None:
-        """Writes the lease; returns who had it before."""
+    async def _take(self, connection: Connection, epoch: Epoch, *, takeover: bool) -> Holder | None:
+        """Writes lease and epoch; returns who had the link before."""
+        self._taken_run_id = self._run_id
         while True:
-            holder = await self._holder(connection)
+            holder, found = await self._look(connection)
+            self.fresh = found is None
             if holder is None or holder.token == self._me.token:
                 pass
             elif await self._is_dead(connection, holder):
@@ -175,20 +182,67 @@ class Lease:
                         hint="stop it, use another --link, or start with --takeover, which ends it",
                     )
                 _log.warning("taking the link over", link=self._link, holder=str(holder))
-            if await self._write(connection):
+            if await self._write(connection, lease=True, epoch=epoch):
                 return holder
 
-    async def _holder(self, connection: Connection) -> Holder | None:
-        """Who has the lease; it is watched."""
-        watched, answer = await connection.ask(request("WATCH", self.key), request("HGETALL", self.key))
-        _check(watched)
-        if code_of(text_of(answer)) == "WRONGTYPE":
-            raise wrong_type(self.key)
-        _check(answer)
-        holder = Holder.parse(answer)
+    async def begin(self) -> Epoch:
+        """Begins a new epoch: whatever this process has sent for the session before takes no effect any more.
+
+        Raises:
+            LinkTaken: another process has the link.
+            TargetError: the target refuses, for now or for good, or is lost.
+        """
+        connection = await connect(self._endpoint, "lease", LinkState(), self._options)
+        try:
+            async with asyncio.timeout(LEASE_SECONDS * 2):
+                await self._recognise(connection)
+                epoch = self._epochs.new()
+                await self._claim(connection, epoch=epoch)
+        except TimeoutError:
+            raise TargetBusy("the target does not answer while the lease is taken") from None
+        finally:
+            connection.close()
+        return epoch
+
+    async def _claim(self, connection: Connection, *, lease: bool = False, epoch: Epoch | None = None) -> None:
+        """Writes lease and epoch as far as they are missing, or wanted anew.
+
+        Raises:
+            LinkTaken: another process has the link, or had it since.
+        """
+        while True:
+            holder, found = await self._look(connection)
+            self._check_ours(holder, found)
+            if epoch is None and not self._epochs.are_ours(found):
+                epoch = self._epochs.new()
+            if await self._write(connection, lease=lease or holder is None, epoch=epoch):
+                return
+
+    def _check_ours(self, holder: Holder | None, found: bytes | None) -> None:
+        """Makes sure that nobody else has taken the link since we did.
+
+        Somebody else's epoch alone says so as well: he had it and is gone. But a target that is another process now may
+        have gone back to an older file, with the epoch of a time before ours.
+        """
+        foreign = found is not None and not self._epochs.are_ours(found) and self._run_id == self._taken_run_id
+        if foreign or (holder is not None and holder.token != self._me.token):
+            raise taken_over(self._link)
+
+    async def _look(self, connection: Connection) -> tuple[Holder | None, bytes | None]:
+        """Who has the lease, and the epoch; both are watched."""
+        answers = await connection.ask(
+            request("WATCH", self.key, self._epochs.key),
+            request("HGETALL", self.key),
+            request("HGET", self._epochs.key, FIELD),
+        )
+        for key, answer in zip(("", self.key, self._epochs.key), answers, strict=True):
+            if code_of(text_of(answer)) == "WRONGTYPE":
+                raise wrong_type(key)
+            check(answer, LEASE)
+        holder = Holder.parse(answers[1])
         # Where the source is the target of another portd, that one's lease is copied with everything else.
         is_copy = holder is not None and "" != holder.run_id != self._run_id != ""
-        return None if is_copy else holder
+        return None if is_copy else holder, answers[2]
 
     async def _recognise(self, connection: Connection) -> None:
         """Notes which process the target is now."""
@@ -196,15 +250,29 @@ class Lease:
         if not text_of(info):
             self._run_id = run_id_of(info)
 
-    async def _write(self, connection: Connection) -> bool:
-        """Writes the lease unless it changed since it was watched."""
-        me = replace(self._me, client=connection.client_id, run_id=self._run_id)
-        answers = await connection.ask(
-            request("MULTI"), request("DEL", self.key), request("HSET", self.key, *me.words()), self._expiry(),
-            request("EXEC"),
-        )  # fmt: skip
+    async def _write(self, connection: Connection, *, lease: bool, epoch: Epoch | None) -> bool:
+        """Writes lease, epoch or both, unless they changed since they were watched."""
+        commands: list[bytes] = []
+        if lease:
+            me = replace(self._me, client=connection.client_id, run_id=self._run_id)
+            self._client = connection.client_id
+            commands += [request("DEL", self.key), request("HSET", self.key, *me.words()), self._expiry()]
+        if epoch is not None:
+            commands.append(epoch.stated())
+        return await self._execute(connection, *commands)
+
+    def restated(self) -> list[bytes]:
+        """What writes the lease as it is, inside a transaction that clears it away."""
+        me = replace(self._me, client=self._client, run_id=self._run_id)
+        return [request("HSET", self.key, *me.words()), self._expiry()]
+
+    async def _execute(self, connection: Connection, *commands: bytes) -> bool:
+        """One transaction; False where what is watched has changed."""
+        answers = await connection.ask(request("MULTI"), *commands, request("EXEC"))
         for answer in answers:
-            _check(answer)
+            check(answer, LEASE)
+        for answer in answers[-1] or ():
+            check(answer, LEASE)
         return answers[-1] is not None
 
     def _expiry(self) -> bytes:
@@ -221,15 +289,14 @@ class Lease:
             if left < (LEASE_SECONDS - LATE_SECONDS) * 1000:
                 return True
             await asyncio.sleep(RENEW_SECONDS)
-            if await self._holder(connection) != holder:
+            if (await self._look(connection))[0] != holder:
                 return False
         return False
 
     async def _evict(self, connection: Connection) -> None:
-        """Ends the writing connections of whoever had the link; new ones find our token and give up."""
+        """Ends the writing connections of whoever had the link, where we may: it learns sooner that it is not his."""
         (clients,) = await connection.ask(request("CLIENT", "LIST"))
         if text_of(clients):
-            await asyncio.sleep(2 * RENEW_SECONDS)  # by then it has looked at the lease
             return
         mark, mine = f"@{self._link}.".encode(), self._me.token.encode()
         for line in clients.splitlines():
@@ -265,29 +332,30 @@ class Lease:
     async def _renew(self, connection: Connection, backoff: Backoff) -> None:
         known = 0  # client id that the lease is known to carry
         while True:
-            (token,) = await connection.ask(request("HGET", self.key, "token"))
-            _check(token)
-            if token == self._me.token.encode() and known == connection.client_id:
-                (answer,) = await connection.ask(self._expiry())
-                _check(answer)
+            holder, found = await self._look(connection)
+            self._check_ours(holder, found)
+            if holder is not None and self._epochs.are_ours(found) and known == connection.client_id:
+                await self._execute(connection, self._expiry())
             else:  # flushed, expired, copied from the source, or this is a new connection
-                holder = await self._holder(connection)
-                if holder is not None and holder.token != self._me.token:
-                    raise taken_over(self._link)
-                if await self._write(connection):
-                    known = connection.client_id
+                await self._claim(connection, lease=True)
+                known = connection.client_id
             backoff.reset()
             await asyncio.sleep(RENEW_SECONDS)
 
-    async def release(self) -> None:
-        """Gives the link back, for the next process to take at once. What fails is left to expire."""
+    async def release(self, *, forget: bool = False) -> None:
+        """Gives the link back, for the next process to take at once. What fails is left to expire.
+
+        Args:
+            forget: the link is not needed any more: nothing of it stays, the epoch neither.
+        """
         try:
             async with asyncio.timeout(RENEW_SECONDS):
                 connection = await connect(self._endpoint, "lease", LinkState(), self._options)
                 try:
-                    holder = await self._holder(connection)
+                    holder, _ = await self._look(connection)
                     if holder is not None and holder.token == self._me.token:
-                        await connection.ask(request("MULTI"), request("DEL", self.key), request("EXEC"))
+                        keys = (self.key, self._epochs.key) if forget else (self.key,)
+                        await self._execute(connection, request("DEL", *keys))
                 finally:
                     connection.close()
         except (TargetError, TimeoutError) as error:
@@ -308,27 +376,6 @@ async def read_lease(endpoint: Endpoint, checkpoint_key: str) -> Holder | None:
     """
     async with control(endpoint, "reading the lease") as client:
         return Holder.parse(await client.call("HGETALL", checkpoint_key + LEASE_SUFFIX))
-
-
-def taken_over(link: str) -> LinkTaken:
-    """The error of one who finds somebody else's token in the lease."""
-    return LinkTaken(
-        f"another portd has taken over the link {link!r}; nothing more is written",
-        hint="one of the two is too many: keep it stopped, or give it another --link",
-    )
-
-
-def _check(answer: object) -> None:
-    text = text_of(answer)
-    if not text:
-        return
-    if classify(text) is Verdict.RETRY or text.startswith("EXECABORT"):
-        raise TargetBusy(f"the target is not ready: {code_of(text)}")
-    kind = TargetRefused if is_refusal(text) else TargetError
-    raise kind(
-        f"the target refuses the lease: {presentable(text)}",
-        hint="portd's user needs +pexpire, and what checkpoints need",
-    )
 
 
 def _read(path: str) -> str:

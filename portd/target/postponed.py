@@ -21,6 +21,7 @@ from portd.model import LinkState
 from portd.resp import request
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control
+from portd.target.epoch import Fenced
 from portd.target.replies import Verdict, classify, code_of, presentable
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from portd.kernel.stream import Piece
     from portd.model import Progress
     from portd.target.capabilities import Capabilities
+    from portd.target.epoch import Epoch
 
 _log = get_logger("target")
 
@@ -241,6 +243,7 @@ class Sweeper:
     Args:
         endpoint: the target.
         key: of the checkpoint.
+        epoch: what every correction is fenced by.
         shift_ms: of the link.
         postponed: what there may be.
         progress: `expiries_corrected` is kept up to date.
@@ -251,6 +254,7 @@ class Sweeper:
         self,
         endpoint: Endpoint,
         key: str,
+        epoch: Epoch,
         shift_ms: int,
         postponed: Postponed,
         progress: Progress,
@@ -258,6 +262,7 @@ class Sweeper:
     ) -> None:
         self._endpoint = endpoint
         self._key = key
+        self._epoch = epoch
         self._shift_ms = shift_ms
         self._postponed = postponed
         self._progress = progress
@@ -308,9 +313,9 @@ class Sweeper:
             if self._postponed.there:
                 await self._sweep(connection, FINISH_KEYS, None)
                 _log.info("postponed expiries are set back", corrected=self._progress.expiries_corrected)
-            answers = await connection.ask(request("SELECT", 0), request("EVAL", CLEAR_SCRIPT, 1, self._key, epoch))
-            for answer in answers:
-                _check(answer)
+            clear = request("EVAL", CLEAR_SCRIPT, 1, self._key, epoch)
+            (answer,) = await Fenced(connection, self._epoch).execute(clear, what="the checkpoint")
+            _check(answer)
             self._postponed.wanted.clear()
             self._postponed.told = self._progress.expiries_to_correct = False
 
@@ -346,24 +351,23 @@ class Sweeper:
         corrected = 0
         (keyspace,) = await connection.ask(request("INFO", "keyspace"))
         _check(keyspace)
+        fenced = Fenced(connection, self._epoch)
         for line in keyspace.decode().splitlines():
             name, _, facts = line.partition(":")
             if name.startswith("db") and name[2:].isdecimal() and ",expires=0," not in facts:
-                corrected += await self._sweep_database(connection, int(name[2:]), keys, calm)
+                corrected += await self._sweep_database(fenced, int(name[2:]), keys, calm)
+        await fenced.leave()
         return corrected
 
     async def _sweep_database(
-        self, connection: Connection, db: int, keys: int, calm: Callable[[], Awaitable[None]] | None
+        self, fenced: Fenced, db: int, keys: int, calm: Callable[[], Awaitable[None]] | None
     ) -> int:
-        (selected,) = await connection.ask(request("SELECT", db))
-        _check(selected)
         corrected = 0
         cursor = b"0"
         while True:
             begun = time.monotonic()
-            (answer,) = await connection.ask(
-                request("EVAL", SWEEP_SCRIPT, 1, self._key, cursor, keys, self._shift_ms, LINK_MS, GRACE_MS)
-            )
+            page = request("EVAL", SWEEP_SCRIPT, 1, self._key, cursor, keys, self._shift_ms, LINK_MS, GRACE_MS)
+            (answer,) = await fenced.execute(page, db=db, what="corrected expiries")
             _check(answer)
             cursor, found = answer[0], int(answer[2])
             corrected += found

@@ -21,6 +21,7 @@ from portd.resp import request
 from portd.spool.buckets import NOWHERE, BucketFile
 from portd.target.checkpoint import run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
+from portd.target.epoch import Fenced, renew
 from portd.target.limiter import Limiter
 from portd.target.replies import Verdict, classify, code_of, presentable
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from portd.endpoint import Endpoint
     from portd.kernel.batch import Batch
+    from portd.target.epoch import Epoch
 
 _log = get_logger("target")
 
@@ -44,6 +46,7 @@ class PruneOptions:
     """How ghosts are removed.
 
     Attributes:
+        epoch: what every removal is fenced by.
         own_key: our checkpoint.
         prefix: of all keys of ours and of other links; such keys are spared.
         shared: remove also where another link has a checkpoint.
@@ -53,6 +56,7 @@ class PruneOptions:
         connection: how connections are made.
     """
 
+    epoch: Epoch
     own_key: str
     prefix: str
     shared: bool
@@ -173,11 +177,14 @@ class Pruner:
         await self._recognise(connection)
         if not self._scanned:
             await self._scan(connection)
+            await connection.ask(request("SELECT", 0))
             self._scanned = True
         if self.progress.others and not self._options.shared:
             return
+        fenced = Fenced(connection, self._options.epoch)
+        await renew(connection, self._options.epoch)  # what a lost connection has left is void
         while self._next_bucket < BUCKETS:
-            await self._compare(connection, self._next_bucket)
+            await self._compare(fenced, self._next_bucket)
             self._next_bucket += 1
 
     async def _recognise(self, connection: Connection) -> None:
@@ -236,7 +243,7 @@ class Pruner:
             )
         return kept
 
-    async def _compare(self, connection: Connection, bucket: int) -> None:
+    async def _compare(self, fenced: Fenced, bucket: int) -> None:
         """Removes from one bucket what the snapshot does not have."""
         assert self._name_file is not None
         place = self._name_file.head(bucket)
@@ -251,7 +258,7 @@ class Pruner:
             while left and at != NOWHERE:  # more keys than may be held at once: billions in all
                 more, at = await self._load(at)
                 left = more.missing(left)
-            await self._remove(connection, left)
+            await self._remove(fenced, left)
         self._compared_bytes = 0
 
     async def _load(self, place: int) -> tuple[HashSet, int]:
@@ -259,21 +266,21 @@ class Pruner:
         blocks, place = await asyncio.to_thread(self._hash_file.read, place, HASHES_AT_ONCE * HASH_SIZE)
         return HashSet(blocks), place
 
-    async def _remove(self, connection: Connection, block: bytes) -> None:
+    async def _remove(self, fenced: Fenced, block: bytes) -> None:
         """Removes the keys of a block of names."""
         by_database: dict[int, list[bytes]] = {}
         for db, name in names_of(block):
             by_database.setdefault(db, []).append(name)
         command = "UNLINK" if self._options.unlink else "DEL"
         for db, names in by_database.items():
-            commands = [
+            removals = [
                 request(command, *names[index : index + REMOVE_KEYS]) for index in range(0, len(names), REMOVE_KEYS)
             ]
-            await self._options.limiter.take(sum(map(len, commands)), len(names))
-            answers = await connection.ask(request("SELECT", db), *commands)
-            for answer in answers:
+            await self._options.limiter.take(sum(map(len, removals)), len(names))
+            for removal in removals:  # one transaction each: the target's other clients get their turns between them
+                (answer,) = await fenced.execute(removal, db=db, what="the removal of keys")
                 _check(answer, "removed keys")
-            self.progress.removed += sum(answer for answer in answers[1:])
+                self.progress.removed += answer
 
 
 def _check(answer: object, what: str) -> None:

@@ -94,6 +94,41 @@ def _judge(data: bytes, errors: dict[int, str], settlement: Settlement) -> None:
     settlement.again_replies = len(again)
 
 
+@dataclass(slots=True)
+class Remainder:
+    """A batch without the commands that can never be queued.
+
+    Attributes:
+        data: the others, in order.
+        replies: they will bring.
+        refused: what was left out, with the reply; one per key.
+        failed: keys they stand for.
+    """
+
+    data: bytes = b""
+    replies: int = 0
+    refused: list[tuple[Command, str]] = field(default_factory=list)
+    failed: int = 0
+
+
+def without(data: bytes, errors: dict[int, str]) -> Remainder:
+    """Leaves commands out, by number; an MSET, of which one key was refused, is taken apart instead."""
+    left = Remainder()
+    kept: list[bytes] = []
+    refused: set[bytes] = set()
+    for number, command in enumerate(split(data)):
+        if number not in errors:
+            kept.append(data[command.start : command.end])
+        elif command.keys > 1:
+            kept += singles(data, command)
+        elif command.key not in refused:
+            refused.add(command.key)
+            left.refused.append((command, errors[number]))
+            left.failed += command.keys
+    left.data, left.replies = b"".join(kept), len(kept)
+    return left
+
+
 def singles(data: bytes, command: Command) -> list[bytes]:
     """An MSET as the SETs it is made of."""
     words: list[bytes] = []

@@ -1,57 +1,123 @@
 """Transactions over one connection, one in flight, with the next one opened ahead.
 
-Behind each EXEC go ``WATCH checkpoint``, ``HGET checkpoint epoch`` and ``MULTI``. So a transaction is known to be open
-before anything is put into it, without waiting for a round trip: commands never take effect outside of one. And EXEC
-does nothing when somebody else wrote or removed the checkpoint: another portd that took over, or a flushed target.
+Behind each EXEC the next transaction is opened: what guards it is watched and asked for, and ``MULTI`` is sent. So a
+transaction is known to be open before anything is put into it, without waiting for a round trip: commands never take
+effect outside of one. And EXEC does nothing when somebody else wrote or removed what is watched: another portd that took
+over, or a flushed target.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from portd.errors import LinkTaken, TargetError, TargetLost
+from portd.errors import TargetError, TargetLost
 from portd.resp import request
 from portd.target.connection import Disconnected
+from portd.target.epoch import FIELD, taken_over
 from portd.target.replies import Verdict, classify, code_of, fatal, presentable
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Sequence
 
     from portd.kernel.replies import Note
     from portd.target.connection import Connection
+    from portd.target.epoch import Epoch
 
 EXEC: Final = request("EXEC")
+DISCARD: Final = request("DISCARD")
+MULTI: Final = request("MULTI")
+
+
+class Guard(Protocol):
+    """What must stand in the target for a transaction to take effect; `portd.target.epoch.Epoch` is one."""
+
+    def questions(self) -> list[bytes]:
+        """Commands for db 0: WATCH, and what reads each value."""
+
+    def check(self, *found: object) -> None:
+        """Raises what values mean that do not stand; None where there is none."""
+
+
+class CheckpointGuard:
+    """The checkpoint, which every transaction of the stream writes, so that none takes effect behind another one.
+
+    And the epoch beside it: whoever takes the link has it at once.
+
+    Args:
+        key: of the checkpoint.
+        writer: that the checkpoint must carry as its epoch.
+        epoch: what stands beside it.
+    """
+
+    def __init__(self, key: str, writer: str, epoch: Epoch) -> None:
+        self._key = key
+        self._writer = writer.encode()
+        self._epoch = epoch
+
+    def questions(self) -> list[bytes]:
+        """See `Guard`."""
+        return [
+            request("WATCH", self._key, self._epoch.key),
+            request("HGET", self._key, "epoch"),
+            request("HGET", self._epoch.key, FIELD),
+        ]
+
+    def check(self, *found: object) -> None:
+        """Makes sure that checkpoint and epoch are ours.
+
+        Raises:
+            TargetLost: one is gone.
+            LinkTaken: another portd writes it.
+        """
+        writer, epoch = found
+        if writer is None:
+            raise TargetLost(
+                "the target lost its data: the checkpoint is gone",
+                hint="a full sync starts over; who flushed the target?",
+            )
+        if writer != self._writer:
+            raise taken_over()
+        self._epoch.check(epoch)
 
 
 class Transactions:
-    """Opens and executes transactions on one connection, which stays in db 0 between them.
+    """Opens and executes transactions on one connection.
 
     Args:
-        connection: nothing else may be sent on it.
-        key: of the checkpoint.
-        epoch: that the checkpoint must carry.
+        connection: nothing else may be sent on it; in db 0.
+        guard: what must stand.
+        db: that the first transaction is opened in.
 
     Attributes:
         exec_seconds: that the last EXEC took at the most, as far as the gap before its reply tells.
     """
 
-    def __init__(self, connection: Connection, key: str, epoch: str) -> None:
+    def __init__(self, connection: Connection, guard: Guard, *, db: int = 0) -> None:
         self.connection = connection
         self.exec_seconds = 0.0
-        self._epoch = epoch.encode()
-        self._preamble = [request("WATCH", key), request("HGET", key, "epoch"), request("MULTI")]
-        self._number = connection.sent_replies + 1  # of the reply to HGET
-        self._opening: asyncio.Future[Sequence[Note]] | None = connection.confirm(self._preamble, 3, want=1)
+        self._guard = guard
+        self._questions = guard.questions()
+        self._db = 0  # of the connection, once what was sent is answered
+        self._opening: asyncio.Future[Sequence[Note]] | None = None
+        self._number = 0  # of the reply that tells the first guarded value
+        self._open(db)
 
-    async def opened(self) -> None:
-        """Waits until the next transaction is open, and the checkpoint is ours.
+    async def opened(self, db: int = 0) -> None:
+        """Waits until the next transaction is open in *db*, and what guards it stands.
 
         Raises:
-            Disconnected: the target is not ready.
-            TargetLost: the checkpoint is gone.
-            TargetError: another portd writes it, or transactions are refused.
+            Disconnected: the target is not ready, or the connection is lost.
+            TargetLost: what guards it is gone.
+            LinkTaken: another portd has taken the link.
+            TargetError: transactions are refused, or there is no such database.
         """
+        if db != self._db:
+            if self._opening is not None:
+                await self._opening
+                self._values()
+            self._abandon()
+            self._open(db)
         if self._opening is None:
             return
         notes = await self._opening
@@ -59,33 +125,37 @@ class Transactions:
         errors = [note.text for note in notes if note.text is not None]
         if errors:
             self._refused(errors[0])
-        epoch = self.connection.value(self._number)
-        if epoch is None:
-            raise TargetLost(
-                "the target lost its data: the checkpoint is gone",
-                hint="a full sync starts over; who flushed the target?",
-            )
-        if epoch != self._epoch:
-            raise taken_over()
+        self._guard.check(*self._values())
 
     def execute(self, data: Sequence[bytes], replies: int) -> asyncio.Future[Sequence[Note]]:
-        """Puts the last commands into the open transaction, executes it and opens the next one.
+        """Puts the last commands into the open transaction, executes it and opens the next one in the same database.
 
         Returns:
             The notes on *replies* replies of queueing and, behind them, the reply of EXEC.
         """
         connection = self.connection
-        answer: asyncio.Future[Sequence[Note]] = asyncio.get_running_loop().create_future()
 
-        def done(notes: Sequence[Note]) -> None:
+        def done() -> None:
             self.exec_seconds = connection.gap_seconds
-            if not answer.done():
-                answer.set_result(notes)
 
-        connection.send([*data, EXEC], replies + 1, done)
-        self._number = self.connection.sent_replies + 1
-        self._opening = self.connection.confirm(self._preamble, 3, want=1)
+        answer = connection.confirm([*data, EXEC], replies + 1, also=done)
+        self._open(self._db)
         return answer
+
+    async def ask(self, command: bytes, db: int = 0) -> tuple[bytes | int | None, str]:
+        """Asks one question outside of transactions, and opens the next one behind it.
+
+        Returns:
+            The value, and "" or the error.
+        """
+        await self.opened(db)
+        self._abandon()
+        number = self.connection.sent_replies
+        answer = self.connection.confirm([command], 1, want=0)
+        self._open(db)
+        notes = await answer
+        text = next((note.text for note in notes if note.text is not None), "")
+        return self.connection.value(number), text
 
     def take_unnoted(self) -> int:
         """How many errors in the last EXEC were too many to be told one by one."""
@@ -93,21 +163,39 @@ class Transactions:
         unnoted, counter.unnoted = counter.unnoted, 0
         return unnoted
 
+    def _open(self, db: int) -> None:
+        """Opens a transaction; the guarded key is in db 0."""
+        commands = [*self._questions, MULTI]
+        first = 1
+        if db or self._db:
+            commands = [request("SELECT", 0), *self._questions, request("SELECT", db), MULTI]
+            first = 2
+        self._db = db
+        self._number = self.connection.sent_replies + first
+        self._opening = self.connection.confirm(commands, len(commands))
+        for number in range(len(self._questions) - 1):
+            self.connection.counter.want(self._number + number)
+
+    def _values(self) -> list[bytes | int | None]:
+        """The guarded values, once they have come."""
+        return [self.connection.value(self._number + number) for number in range(len(self._questions) - 1)]
+
+    def _abandon(self) -> None:
+        """Gives the open transaction up; what guarded it is watched no more."""
+        self.connection.confirm([DISCARD], 1)
+
     def _refused(self, text: str) -> None:
         verdict = classify(text)
         if verdict is Verdict.RETRY:
             raise Disconnected(f"the target is not ready: {presentable(text)}", code_of(text).lower())
         if verdict is Verdict.FATAL:
             raise fatal(text)
+        if "DB index" in text:
+            raise TargetError(
+                f"the target has no database {self._db}: {presentable(text)}",
+                hint="raise `databases` in the target's settings",
+            )
         raise TargetError(
             f"the target refuses transactions: {presentable(text)}",
-            hint="portd's user needs +multi +exec +watch +hget on the target, and ~<checkpoint key>",
+            hint="portd's user needs +multi +exec +watch +hget on the target, and ~<checkpoint key>*",
         )
-
-
-def taken_over() -> LinkTaken:
-    """The error of an applier that finds somebody else's epoch in the checkpoint."""
-    return LinkTaken(
-        "another portd writes to this link: the checkpoint carries its epoch",
-        hint="stop one of them, or give them different --link names",
-    )

@@ -50,14 +50,14 @@ class Writers:
         budget: ByteBudget,
         progress: Progress,
         letters: DeadLetters,
-        options: WriterOptions | None = None,
+        options: WriterOptions,
     ) -> None:
-        options = options or WriterOptions()
         self._budget = budget
         self.queue = BatchQueue(budget, progress.snapshot)
-        progress.lanes[:] = [LaneState(index) for index in range(options.writers)]
+        self._states = [LaneState(index) for index in range(options.writers)]
+        progress.lanes[:] = self._states
         seats = Seats(options.writers, options.seats)
-        self._lanes = [Lane(state, endpoint, self.queue, seats, letters, options) for state in progress.lanes]
+        self._lanes = [Lane(state, endpoint, self.queue, seats, letters, options) for state in self._states]
 
     async def run(self) -> None:
         """Runs the lanes until `close` was called and everything put is acknowledged.
@@ -98,5 +98,5 @@ class Writers:
     def statistics(self) -> WriterStatistics:
         """Who holds what."""
         return WriterStatistics(
-            queue=self.queue.statistics(), in_flight_bytes=tuple(lane.state.in_flight_bytes for lane in self._lanes)
+            queue=self.queue.statistics(), in_flight_bytes=tuple(state.in_flight_bytes for state in self._states)
         )

@@ -13,8 +13,11 @@ from portd.kernel.crc64 import crc64
 from portd.model import Position
 from portd.target.capabilities import NEEDED_COMMANDS, rdb_version_of
 from portd.target.checkpoint import Checkpoint, State, guard, make_room, new_epoch, read_checkpoint, write_checkpoint
+from portd.target.connection import ConnectionOptions
+from portd.target.epoch import Epoch
 from portd.target.probe import inspect, probe
 from portd.target.wire import split
+from tests.fencing import put_checkpoint, stand
 from tests.servers import Binary, Server, free_port
 
 if TYPE_CHECKING:
@@ -132,7 +135,7 @@ async def test_checkpoint_survives_the_round_trip(binary: Binary, servers: Serve
     )
     assert await read_checkpoint(endpoint, key) is None
     server.client().set(key, "somebody else's")  # whatever was there is replaced
-    await write_checkpoint(endpoint, key, wanted)
+    await put_checkpoint(endpoint, key, wanted)
     assert await read_checkpoint(endpoint, key) == wanted
     marker = Checkpoint.begin(Position(REPLID, 7), "run")
     assert (marker.state, Checkpoint.following(marker.position, 3).state) == (State.SNAPSHOT, State.STREAM)
@@ -166,9 +169,11 @@ async def test_guard_refuses_foreign_data(target: Server) -> None:
     for existing in ("replace", "skip", "flush"):
         assert await guard(endpoint, capabilities, "portd:checkpoint:default", existing=existing) is None
     assert target.client(db=5).dbsize() == 1
-    assert await make_room(endpoint, "portd:checkpoint:default")
+    epoch, options = Epoch.of("portd:checkpoint:default"), ConnectionOptions()
+    await stand(endpoint, epoch)
+    assert await make_room(endpoint, "portd:checkpoint:default", epoch, options)
     assert target.client(db=5).dbsize() == 0
-    assert not await make_room(endpoint, "portd:checkpoint:default")
+    assert not await make_room(endpoint, "portd:checkpoint:default", epoch, options)
 
 
 async def test_guard_knows_its_own(target: Server) -> None:
@@ -176,16 +181,16 @@ async def test_guard_knows_its_own(target: Server) -> None:
     endpoint = _endpoint(target)
     capabilities = await probe(endpoint)
     mine, other = (Checkpoint(position=Position(REPLID, offset)) for offset in (1, 2))
-    await write_checkpoint(endpoint, "p*:other", other)
+    await put_checkpoint(endpoint, "p*:other", other)
     assert await guard(endpoint, capabilities, "p*:mine", "p*:") is None
     target.client().set("pX:k", "v")
     with pytest.raises(TargetNotEmpty, match="1 keys in db 0"):
         await guard(endpoint, capabilities, "p*:mine", "p*:")
-    await write_checkpoint(endpoint, "p*:mine", mine)
+    epoch = await put_checkpoint(endpoint, "p*:mine", mine)
     found = await guard(endpoint, capabilities, "p*:mine", "p*:", existing="flush")
     assert found is not None
     assert found.position.offset == 1
-    assert not await make_room(endpoint, "p*:mine", "p*:")
+    assert not await make_room(endpoint, "p*:mine", epoch, ConnectionOptions(), "p*:")
     assert target.client().get("pX:k") == b"v"
 
 
@@ -199,10 +204,12 @@ async def test_guard_refuses_the_source_itself(target: Server) -> None:
 
 async def test_busy_target_is_retriable(servers: ServerFactory) -> None:
     """A refusal that passes (a demoted target) is told as busy; the checkpoint is not taken as written."""
-    server = servers()
+    server, epoch = servers(), Epoch.of("k")
+    await stand(_endpoint(server), epoch)
     server.client().replicaof("127.0.0.1", "1")
+    checkpoint = Checkpoint(position=Position(REPLID, 1))
     with pytest.raises(PortdError) as caught:
-        await write_checkpoint(_endpoint(server), "k", Checkpoint(position=Position(REPLID, 1)))
+        await write_checkpoint(_endpoint(server), "k", checkpoint, epoch, ConnectionOptions())
     assert isinstance(caught.value, TargetBusy)
 
 

@@ -10,9 +10,11 @@ import pytest
 
 from portd.endpoint import Endpoint
 from portd.errors import TargetLost
+from portd.target.epoch import Epoch
 from portd.target.prune import PruneOptions, Pruner
 from tests.compare import assert_equal
 from tests.datasets import fill_big_hash, fill_every_encoding, fill_mixed, fill_strings
+from tests.fencing import stand
 from tests.process import Portd
 from tests.servers import find
 from tests.wire import Wire
@@ -169,7 +171,11 @@ async def test_lost_connections_while_pruning_change_nothing(target: Server) -> 
     for db in (0, 3):
         target.client(db=db).mset(dict.fromkeys(keep + ghosts, b"1"))
     client.set("portd:checkpoint:mine", "1")
-    options = PruneOptions(own_key="portd:checkpoint:mine", prefix="portd:checkpoint:", shared=False, unlink=True)
+    epoch = Epoch.of("portd:checkpoint:mine")
+    await stand(Endpoint.parse(target.url), epoch)
+    options = PruneOptions(
+        epoch=epoch, own_key="portd:checkpoint:mine", prefix="portd:checkpoint:", shared=False, unlink=True
+    )
     pruner = Pruner(Endpoint.parse(target.url), target.directory, options)
     for db in (0, 3):
         for name in keep:
@@ -194,13 +200,16 @@ async def test_lost_connections_while_pruning_change_nothing(target: Server) -> 
     assert cuts == 8
     assert found.hashed == 60_000
     for db in (0, 3):
-        left = {*target.client(db=db).scan_iter(count=1000)} - {b"portd:checkpoint:mine"}
+        left = {*target.client(db=db).scan_iter(count=1000)} - {
+            b"portd:checkpoint:mine",
+            b"portd:checkpoint:mine:epoch",
+        }
         assert left == {*keep}
 
 
 async def test_pruning_stops_at_another_target(target: Server) -> None:
     """A target that was restarted since the snapshot was written is not pruned: the snapshot starts over."""
-    options = PruneOptions(own_key="a", prefix="b", shared=True, unlink=True, run_id="0" * 40)
+    options = PruneOptions(epoch=Epoch.of("a"), own_key="a", prefix="b", shared=True, unlink=True, run_id="0" * 40)
     target.client().set("ghost", "1")
     pruner = Pruner(Endpoint.parse(target.url), target.directory, options)
     try:

@@ -1,0 +1,118 @@
+"""What one transaction of a lane holds: batches on their way, and what the target's answers make of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from portd.kernel.batch import OPEN
+from portd.kernel.replies import Note
+from portd.target.settle import Settlement, settle, without
+
+if TYPE_CHECKING:
+    from portd.kernel.batch import Batch
+    from portd.target.wire import Command
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """A batch on its way; it counts against the budget until its last command is settled.
+
+    Attributes:
+        batch: as it was taken.
+        data: the commands that still have to pass.
+        replies: what they bring.
+        failed: keys refused so far.
+        filtered: keys left alone so far.
+    """
+
+    batch: Batch
+    data: bytes
+    replies: int
+    failed: int = 0
+    filtered: int = 0
+
+    @property
+    def asks_existence(self) -> bool:
+        """It is an OPEN that asks whether the key exists."""
+        return self.batch.kind == OPEN and self.data.startswith(b"*2\r\n$6\r\nEXISTS\r\n")
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """Batches of one database that take effect together, or chunks of one big key.
+
+    Attributes:
+        db: their database.
+        deliveries: in order; those that are settled leave.
+        ordered: chunks of a run: appending is neither idempotent nor commutative.
+        sent: it may have taken effect.
+    """
+
+    db: int
+    deliveries: list[Delivery] = field(default_factory=list)
+    ordered: bool = False
+    sent: bool = False
+
+    def add(self, batch: Batch) -> None:
+        """Puts a batch behind the others."""
+        self.deliveries.append(Delivery(batch, batch.data, batch.replies))
+
+    @property
+    def data(self) -> list[bytes]:
+        """What is sent."""
+        return [each.data for each in self.deliveries]
+
+    @property
+    def size(self) -> int:
+        """Bytes that are sent."""
+        return sum(len(each.data) for each in self.deliveries)
+
+    @property
+    def replies(self) -> int:
+        """What that brings."""
+        return sum(each.replies for each in self.deliveries)
+
+    def by_delivery(self, errors: dict[int, str]) -> list[tuple[Delivery, dict[int, str]]]:
+        """Errors by number of the command in the load, as errors by number in each delivery that has some."""
+        found: list[tuple[Delivery, dict[int, str]]] = []
+        first = 0
+        for delivery in self.deliveries:
+            end = first + delivery.replies
+            mine = {number - first: text for number, text in errors.items() if first <= number < end}
+            if mine:
+                found.append((delivery, mine))
+            first = end
+        return found
+
+    def settle(self, errors: dict[int, str], *, skip_existing: bool, resent: bool) -> list[tuple[Delivery, Settlement]]:
+        """The transaction ran, and some commands failed in it: what is to be sent again stays, all else is over."""
+        settled: list[tuple[Delivery, Settlement]] = []
+        for delivery, mine in self.by_delivery(errors):
+            notes = [Note(number, -1, text) for number, text in mine.items()]
+            outcome = settle(delivery.data, notes, resent=resent, skip_existing=skip_existing)
+            delivery.failed += outcome.failed
+            delivery.filtered += outcome.filtered
+            delivery.data, delivery.replies = outcome.again, outcome.again_replies
+            settled.append((delivery, outcome))
+        touched = [delivery for delivery, _ in settled]
+        for delivery in self.deliveries:
+            if delivery not in touched:
+                delivery.data, delivery.replies = b"", 0
+        return settled
+
+    def leave_out(self, refused: dict[int, str]) -> list[tuple[Delivery, Command, str]]:
+        """Commands that the target never queues: they go, the others stay to be sent again."""
+        gone: list[tuple[Delivery, Command, str]] = []
+        for delivery, mine in self.by_delivery(refused):
+            left = without(delivery.data, mine)
+            delivery.data, delivery.replies = left.data, left.replies
+            delivery.failed += left.failed
+            gone += [(delivery, command, text) for command, text in left.refused]
+        return gone
+
+    def take_over(self) -> list[Delivery]:
+        """Takes out what is settled to the end."""
+        done = [each for each in self.deliveries if not each.replies]
+        self.deliveries = [each for each in self.deliveries if each.replies]
+        return done
