@@ -171,7 +171,7 @@ class Fenced:
             commands = (*commands, epoch.successor.stated())
         while True:
             if self._opened is None or self._db != db:
-                discard = [] if self._opened is None else [request("DISCARD")]
+                discard = [] if self._opened is None else [request("EXEC")]
                 self._opened = (await self._connection.ask(*discard, *self._opening(db)))[len(discard) :]
             opened, self._opened = self._opened, None
             self._db = db
@@ -191,10 +191,10 @@ class Fenced:
             # Nothing happened: a renewal of ours, or somebody else's epoch. The next look tells.
 
     async def leave(self) -> None:
-        """Gives the open transaction up, so that the connection, in db 0, can be used for something else."""
+        """Ends the open transaction, which is empty, so that the connection, in db 0, can be used for something else."""
         if self._opened is not None:
             self._opened = None
-            await self._connection.ask(request("DISCARD"), request("SELECT", 0))
+            await self._connection.ask(request("EXEC"), request("SELECT", 0))
             self._db = 0
 
     def _opening(self, db: int) -> list[bytes]:
@@ -264,7 +264,7 @@ def check(answer: object, what: str) -> None:
         return
     text = abort_cause(text) or text
     if classify(text) is Verdict.RETRY:
-        raise TargetBusy(f"the target refuses {what} for now: {code_of(text)}")
+        raise TargetBusy(f"the target refuses {what} for now: {code_of(text)}", code=code_of(text))
     kind = TargetRefused if is_refusal(text) else TargetError
     raise kind(
         f"the target refuses {what}: {presentable(text)}", hint="docs/operations.md lists what portd's user needs"

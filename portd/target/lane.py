@@ -161,7 +161,7 @@ class Lane:
             self._connected = True
         except TargetBusy as error:
             connection.close()
-            raise Disconnected(f"{self.name}: {error}", "busy") from None
+            raise Disconnected(f"{self.name}: {error}", error.code.lower() or "busy") from None
         except BaseException:
             connection.close()
             raise

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from portd.target.epoch import Epoch
 
 EXEC: Final = request("EXEC")
-DISCARD: Final = request("DISCARD")
 MULTI: Final = request("MULTI")
 
 
@@ -181,8 +180,8 @@ class Transactions:
         return [self.connection.value(self._number + number) for number in range(len(self._questions) - 1)]
 
     def _abandon(self) -> None:
-        """Gives the open transaction up; what guarded it is watched no more."""
-        self.connection.confirm([DISCARD], 1)
+        """Ends the open transaction, which is empty; what guarded it is watched no more."""
+        self.connection.confirm([EXEC], 1)
 
     def _refused(self, text: str) -> None:
         verdict = classify(text)
