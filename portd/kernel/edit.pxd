@@ -21,6 +21,7 @@ cdef enum Kind:  # what becomes of a command; those from FUNCTION on are edited 
     BLOCKING  # waits for data: refused
     STRANGE  # of a name that nobody knows: refused
     MOVES  # takes an expiry from one key to another, goes on as it came
+    FLUSHES  # removes what is in one or all databases, goes on as it came
     REPLCONF
     PUBLISH
     SPARED  # goes on without the keys that are ours

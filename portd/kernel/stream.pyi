@@ -31,7 +31,7 @@ class Piece:
         refused: commands that cannot be written to this target.
         refusals: of them, what and why; a few hundred at the most. A large one is told with its first part.
         databases: what SELECT and SWAPDB in ``data`` name; now and then one too many.
-        swaps: a SWAPDB is inside; the applier must keep its checkpoint safe.
+        swaps: a SWAPDB, FLUSHALL or FLUSHDB is inside; the applier must keep its checkpoint, lease and epoch safe.
         getack: REPLCONF GETACK was among the dropped commands: the source wants an ACK now.
         moves: a command inside takes an expiry from one key to another (RENAME, COPY, MOVE, SWAPDB).
         postponed: expiry times that are later than the source said.

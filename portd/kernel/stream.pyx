@@ -26,7 +26,7 @@ from libc.string cimport memcmp, memmove
 from portd.kernel.arguments cimport expires_before, restores_before, restores_relative, sets_expiry, tells_entries_read
 from portd.kernel.commandtable cimport MAX_NAME, CommandTable, Row, look_up
 from portd.kernel.edit cimport (
-    BLOCKING, DEL, DISCARD, DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FILTERED, FORWARD, FUNCTION, GETEX, HEXPIRE,
+    BLOCKING, DEL, DISCARD, DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES, FORWARD, FUNCTION, GETEX, HEXPIRE,
     HPEXPIRE, MOVES, MULTI, OWN, PEXPIRE, PEXPIREAT, PSETEX, PUBLISH, REFUSED, REPLCONF, RESTORE, RESTORE_ASKING,
     SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP, Editor,
 )
@@ -640,6 +640,9 @@ cdef class StreamSplitter:
             return self._decide_swap(large)
         if kind == MOVES:
             self.tally.moves = True
+            return FORWARD
+        if kind == FLUSHES:
+            self.tally.swaps = True
             return FORWARD
         if kind == SET:
             return SET if argc > 3 and (large or self._sets_expiry()) else FORWARD

@@ -355,7 +355,7 @@ class Oracle:
             outcome.db = number(command.argv[1])
         if outcome.db < 0:
             raise ValueError
-        outcome.swaps += command.name == b"SWAPDB"
+        outcome.swaps += command.name in (b"SWAPDB", b"FLUSHALL", b"FLUSHDB")
         large = len(command.raw) > self.piece_bytes
         how = How(self.now_ms(command.first), self.pxat, self.entries_read, self.unlink, large)
         commands = rewrite(command.argv, how)
