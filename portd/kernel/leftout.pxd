@@ -26,3 +26,14 @@ cdef class LeftOut:
     cdef tuple take_refusals(self)
     cdef frozenset take_names(self)
     cdef frozenset take_databases(self)
+
+
+cdef class Exclusions:
+    cdef int64_t* offsets  # ascending
+    cdef Py_ssize_t count
+    cdef Py_ssize_t capacity
+
+    cdef int add(self, int64_t offset) except -1
+    cdef bint has(self, int64_t offset) noexcept
+    cdef void forget(self, int64_t offset) noexcept
+    cdef Py_ssize_t owned(self) noexcept

@@ -5,7 +5,9 @@ All of it is bounded; what is not kept is counted by the splitter.
 """
 
 cimport cython
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport int64_t
+from libc.string cimport memmove
 
 
 cdef enum:
@@ -86,3 +88,54 @@ cdef class LeftOut:
         taken = frozenset(self.databases)
         self.databases.clear()
         return taken
+
+
+@cython.final
+cdef class Exclusions:
+    """Offsets of commands that are to be left out."""
+
+    def __dealloc__(self):
+        PyMem_Free(self.offsets)
+
+    cdef int add(self, int64_t offset) except -1:
+        cdef Py_ssize_t at
+        cdef int64_t* grown
+        if self.count == self.capacity:
+            at = max(2 * self.capacity, 8)
+            grown = <int64_t*> PyMem_Realloc(self.offsets, at * sizeof(int64_t))
+            if grown == NULL:
+                raise MemoryError
+            self.offsets = grown
+            self.capacity = at
+        at = self.count
+        while at > 0 and self.offsets[at - 1] > offset:
+            self.offsets[at] = self.offsets[at - 1]
+            at -= 1
+        self.offsets[at] = offset
+        self.count += 1
+        return 0
+
+    cdef bint has(self, int64_t offset) noexcept:
+        cdef Py_ssize_t low = 0
+        cdef Py_ssize_t high = self.count
+        cdef Py_ssize_t middle
+        while low < high:
+            middle = (low + high) // 2
+            if self.offsets[middle] < offset:
+                low = middle + 1
+            else:
+                high = middle
+        return low < self.count and self.offsets[low] == offset
+
+    cdef void forget(self, int64_t offset) noexcept:
+        """Drops those up to *offset*: they have passed."""
+        cdef Py_ssize_t passed = 0
+        while passed < self.count and self.offsets[passed] <= offset:
+            passed += 1
+        if passed > 0:
+            self.count -= passed
+            memmove(self.offsets, self.offsets + passed, self.count * sizeof(int64_t))
+
+    cdef Py_ssize_t owned(self) noexcept:
+        """Bytes allocated."""
+        return self.capacity * <Py_ssize_t> sizeof(int64_t)

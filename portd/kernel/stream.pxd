@@ -1,13 +1,20 @@
 # cython: language_level=3
 """The splitter's states and what it remembers; the methods are in ``stream.pyx``, the contract in ``stream.pyi``."""
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t
 
-from portd.kernel.commandtable cimport CommandTable, Row
 from portd.kernel.edit cimport Editor
 from portd.kernel.keypositions cimport Ours
-from portd.kernel.leftout cimport LeftOut
-from portd.kernel.piecebuffer cimport Cut, PieceBuffer
+from portd.kernel.leftout cimport Exclusions, LeftOut
+from portd.kernel.scan cimport CommandScanner
+from portd.kernel.piecebuffer cimport Cut
+
+
+cdef enum Reason:  # why a command is refused
+    LACKS
+    NAMES_OURS
+    WAITS
+    UNKNOWN
 
 
 cdef struct Tally:  # what is known behind the last command consumed; copied to go back to an earlier one
@@ -25,14 +32,6 @@ cdef struct Tally:  # what is known behind the last command consumed; copied to 
     int64_t refused
     int64_t own  # that named keys of ours
     int64_t transactions  # EXECs
-
-
-cdef struct Scan:  # the command at the head as far as it was looked at; indexes count from the head
-    Py_ssize_t next  # where the next header begins
-    int64_t argc  # 0: its header was not read
-    int64_t done  # arguments before ``next``
-    Py_ssize_t name
-    Py_ssize_t name_size
 
 
 cdef class Piece:
@@ -56,21 +55,19 @@ cdef class Piece:
     cdef readonly int64_t postponed
 
 
-cdef class StreamSplitter:
-    cdef PieceBuffer buffer
+cdef class StreamSplitter(CommandScanner):
     cdef Editor editor
-    cdef Scan scan
     cdef Tally tally
     cdef Tally totals  # of the pieces handed out; its state fields mean nothing
     cdef bint postpones
     cdef bint entries_read  # the target knows it
     cdef bint unlink  # the target knows it, and lets us
-    cdef CommandTable table
     cdef LeftOut left_out
+    cdef Exclusions excluded
     cdef int64_t databases  # of the target; 0: not known
     cdef frozenset lacking  # those it does not have beside
     cdef bint stops  # a piece ends before a refused command
-    cdef str reason  # why the command at the head is refused
+    cdef Reason reason  # why the command at the head is refused
     # names that are ours alone: none begins in the stream between the head and offset ``ours_at``; there one does if found
     cdef bytes own
     cdef Ours ours
@@ -84,10 +81,6 @@ cdef class StreamSplitter:
     cdef Cut marked_cut
     cdef Tally marked_tally
     cdef Py_ssize_t after_multi  # window index behind that MULTI
-    # offsets of commands to leave out, ascending
-    cdef int64_t* exclusions
-    cdef Py_ssize_t exclusion_count
-    cdef Py_ssize_t exclusion_capacity
 
     cdef Piece _end_piece(self)
     cdef int _gather(self, Py_ssize_t start, Py_ssize_t max_bytes, Py_ssize_t max_commands) except -1
@@ -104,16 +97,10 @@ cdef class StreamSplitter:
 
     cdef int _note(self, int kind) except -1
     cdef int _count(self, int kind) noexcept
-    cdef int _scan_command(self) noexcept
-    cdef int _scan_empty(self, const uint8_t* cursor, const uint8_t* end) noexcept
-    cdef int _note_name(self, Py_ssize_t index, uint64_t size) noexcept
-    cdef int _bad_command(self, int why) noexcept
     cdef object _error(self)
-    cdef const Row* _row_at_head(self) noexcept
-    cdef bytes _name(self)
 
     cdef int _kind_at_head(self, bint large) noexcept
-    cdef int _refuse(self, str reason) noexcept
+    cdef int _refuse(self, Reason reason) noexcept
     cdef bint _lacks(self, int64_t db) noexcept
     cdef bint _may_name_ours(self, Py_ssize_t end) noexcept
     cdef int _decide_ours(self, int kind, int keys, bint large) noexcept
@@ -121,7 +108,3 @@ cdef class StreamSplitter:
     cdef int _decide_swap(self, bint large) noexcept
     cdef int _decide_by_first(self, int kind, bint large) noexcept
     cdef bint _sets_expiry(self) noexcept
-    cdef const uint8_t* _arguments(self) noexcept
-    cdef bint _first_argument(self, const uint8_t** start, Py_ssize_t* size) noexcept
-    cdef bint _is_excluded(self, int64_t offset) noexcept
-    cdef void _forget_exclusions(self, int64_t offset) noexcept

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """The stream splitter: replication stream bytes in, pieces of raw commands out. States and fields are in ``stream.pxd``.
 
-A command is looked at once it is whole (``_scan_command``: resumable, no Python objects); most go on as they came.
+A command is looked at once it is whole (see ``scan.pyx``); most go on as they came.
 Commands that carry a relative expiry, or an option that the target does not know, and those that are larger than a piece,
 are handed to ``edit.pyx``. ``DEL`` goes on as ``UNLINK``, which leaves it to another thread of the target to free what is big.
 
@@ -13,33 +13,31 @@ all its keys are ours it is filtered, and ``DEL`` and ``MSET`` lose those. Bytes
 A piece does not end inside of a transaction that it opened when there is something before the MULTI that can go alone:
 it goes back to before the MULTI then, so that what can be committed is not held up.
 
-Format: networking.c:processMultibulkBuffer. What servers send: server.c:propagatePendingCommands, t_string.c, expire.c,
+What servers send: server.c:propagatePendingCommands, t_string.c, expire.c,
 cluster.c:restoreCommand.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport INT32_MAX, INT64_MAX, int64_t, uint8_t, uint64_t
-from libc.string cimport memcmp, memmove
+from libc.string cimport memcmp
 
 from portd.kernel.arguments cimport expires_before, restores_before, restores_relative, sets_expiry, tells_entries_read
-from portd.kernel.commandtable cimport MAX_NAME, CommandTable, Row, look_up
+from portd.kernel.commandtable cimport CommandTable, Row
 from portd.kernel.edit cimport (
     BLOCKING, DEL, DISCARD, DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES, FORWARD, FUNCTION, GETEX, HEXPIRE,
     HPEXPIRE, MOVES, MULTI, OWN, PEXPIRE, PEXPIREAT, PSETEX, PUBLISH, REFUSED, REPLCONF, RESTORE, RESTORE_ASKING,
     SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP, Editor,
 )
 from portd.kernel.keypositions cimport (
-    K_ALL, K_DATABASE, K_FIRST, K_NONE, K_PAIRS, K_SECOND, O_ALL, O_NONE, first_key, is_key, owned,
+    K_FIRST, K_NONE, K_PAIRS, K_SECOND, O_ALL, O_NONE, first_key, is_key, owned,
 )
-from portd.kernel.leftout cimport LeftOut
+from portd.kernel.leftout cimport Exclusions, LeftOut
 from portd.kernel.piecebuffer cimport (
-    BAD, EMPTY, FULL, LARGE, LATE_DISCARD, MORE, NAME_TOO_LONG, NO_DATABASE, NO_LINE_END, NOT_A_COMMAND,
-    NOT_A_DATABASE, NOT_A_LENGTH,
-    SELECT_EXCLUDED, TOO_MANY_ARGUMENTS, WHOLE, PieceBuffer, count_reply, keep, produced, read_header,
+    BAD, EMPTY, FULL, LARGE, LATE_DISCARD, MORE, NO_DATABASE, NOT_A_DATABASE, SELECT_EXCLUDED, WHOLE, PieceBuffer,
+    count_reply, keep, produced,
 )
-from portd.kernel.resp cimport NEVER_MS, SMALL, LINE_CUT, LINE_READ, argument_behind, is_word, read_length, read_number
+from portd.kernel.resp cimport NEVER_MS, argument_behind, is_word, read_number
 
 
 cdef extern from "string.h" nogil:
@@ -55,10 +53,12 @@ DEFAULT_MAX_ARGUMENT = 512 * 1024 * 1024  # proto-max-bulk-len of a server that 
 cdef Py_ssize_t UNLIMITED = INT64_MAX // 2
 cdef int64_t LARGEST_ARGUMENT = INT64_MAX // 4  # sums with it still fit
 cdef const char* HELLO = "__sentinel__:hello"
-cdef str LACKS = "database: the target does not have it"
-cdef str NAMES_OURS = "command: it names keys of portd among others"
-cdef str WAITS = "command: it waits for data, and no server replicates it"
-cdef str UNKNOWN = "command: it is not known, and the target does not tell what its commands do"
+cdef tuple REASONS = (  # by Reason
+    "database: the target does not have it",
+    "command: it names keys of portd among others",
+    "command: it waits for data, and no server replicates it",
+    "command: it is not known, and the target does not tell what its commands do",
+)
 
 
 cdef CommandTable ANY_TARGET = CommandTable()
@@ -112,11 +112,9 @@ cdef class StreamSplitter:
         self.ours.size = len(own)
         self.stops = stops
         self.left_out = LeftOut()
+        self.excluded = Exclusions()
         self.tally.db = max(db, -1)
         self.tally.lacking = self._lacks(db)
-
-    def __dealloc__(self):
-        PyMem_Free(self.exclusions)
 
     def feed(self, data, int64_t now_ms):
         return self.buffer.fill(data, min(max(now_ms, 0), NEVER_MS))
@@ -151,23 +149,8 @@ cdef class StreamSplitter:
         self.editor.shift_ms = shift_ms
 
     def exclude(self, int64_t offset):
-        cdef Py_ssize_t at
-        cdef int64_t* grown
-        if offset <= self.buffer.base + self.buffer.cut.head:
-            return  # it has passed; a splitter that starts before it must be told again
-        if self.exclusion_count == self.exclusion_capacity:
-            at = max(2 * self.exclusion_capacity, 8)
-            grown = <int64_t*> PyMem_Realloc(self.exclusions, at * sizeof(int64_t))
-            if grown == NULL:
-                raise MemoryError
-            self.exclusions = grown
-            self.exclusion_capacity = at
-        at = self.exclusion_count
-        while at > 0 and self.exclusions[at - 1] > offset:
-            self.exclusions[at] = self.exclusions[at - 1]
-            at -= 1
-        self.exclusions[at] = offset
-        self.exclusion_count += 1
+        if offset > self.buffer.base + self.buffer.cut.head:  # else it has passed
+            self.excluded.add(offset)
 
     @property
     def offset(self):
@@ -187,7 +170,7 @@ cdef class StreamSplitter:
             "window_used": buffer.tail - buffer.cut.head,
             "window_capacity": buffer.capacity,
             "output_capacity": buffer.output_capacity,
-            "owned_bytes": buffer.owned() + self.editor.key_capacity + self.exclusion_capacity * <Py_ssize_t> sizeof(int64_t),
+            "owned_bytes": buffer.owned() + self.editor.key_capacity + self.excluded.owned(),
             "commands": self.totals.commands,
             "filtered": self.totals.filtered,
             "excluded": self.totals.excluded,
@@ -232,7 +215,7 @@ cdef class StreamSplitter:
         tally.commands = tally.filtered = tally.excluded = tally.transactions = tally.postponed = 0
         tally.refused = tally.own = 0
         tally.swaps = tally.getack = tally.moves = tally.overdue = False
-        self._forget_exclusions(piece.end_offset)
+        self.excluded.forget(piece.end_offset)
         return piece
 
     cdef int _gather(self, Py_ssize_t start, Py_ssize_t max_bytes, Py_ssize_t max_commands) except -1:
@@ -360,9 +343,8 @@ cdef class StreamSplitter:
         cdef Py_ssize_t end = buffer.cut.head + self.scan.next
         cdef int keys = self._row_at_head().keys
         cdef int64_t i
-        cdef int64_t count = 0
         cdef bint ours = False
-        cdef list kept = []
+        kept = []
         for i in range(1, self.scan.argc):
             text = argument_behind(header, &size)
             header = text + size + 2
@@ -371,9 +353,7 @@ cdef class StreamSplitter:
             if not ours:
                 kept.append((text - buffer.window, size))
         count_reply(buffer, buffer.base + buffer.cut.head + 1)
-        name = self._name().upper()
-        if name == b"DEL" and self.unlink:
-            name = b"UNLINK"
+        name = b"UNLINK" if self.unlink and self._row_at_head().kind == DEL else self._name().upper()
         buffer.write_head(1 + len(kept), name)
         for start, size in kept:
             buffer.write_argument(buffer.window + <Py_ssize_t> start, size)
@@ -385,8 +365,7 @@ cdef class StreamSplitter:
 
     cdef bint _stops_before(self) noexcept:
         """A refused command is at the head that must not be passed; what stands before it can go alone."""
-        cdef Py_ssize_t head = self.buffer.cut.head
-        return self.stops and head > self.start and not (self.marked and self.marked_cut.head == self.start)
+        return self.stops and self.buffer.cut.head > self.start and not (self.marked and self.marked_cut.head == self.start)
 
     cdef int _take_large(self) except -1:
         """Begins to pass on the command at the head, which is larger than a piece."""
@@ -395,8 +374,7 @@ cdef class StreamSplitter:
             return -kind
         if kind == REFUSED and self._stops_before():
             return FULL
-        if DROP <= kind <= REFUSED:
-            self._note(kind)
+        self._note(kind)
         self._begin_edit(kind, True)
         return self._go_on(self.buffer.piece_bytes)
 
@@ -425,8 +403,7 @@ cdef class StreamSplitter:
         cdef int status = self.editor.advance(limit)
         if status == WHOLE:
             self.tally.commands += 1
-            if DROP <= kind <= REFUSED:
-                self._count(kind)
+            self._count(kind)
             self.tally.postponed += self.editor.postponed
             self.tally.overdue |= self.editor.overdue
         return status
@@ -444,114 +421,23 @@ cdef class StreamSplitter:
             self._arguments(), buffer.window + buffer.tail, self._row_at_head().keys, self.scan.argc, &size
         )
         name = key[:size] if key != NULL else b""
-        return self.left_out.refuse(buffer.base + buffer.cut.head + 1, self.tally.db, self._name(), name, self.reason)
+        reason = REASONS[<int> self.reason]
+        return self.left_out.refuse(buffer.base + buffer.cut.head + 1, self.tally.db, self._name(), name, reason)
 
     cdef int _count(self, int kind) noexcept:
-        """Counts a command that does not go on."""
+        """Counts a command, if it does not go on."""
         cdef Tally* tally = &self.tally
         if kind == EXCLUDED:
             tally.excluded += 1
         elif kind == REFUSED:
             tally.refused += 1
-        else:
+        elif DROP <= kind <= OWN:
             tally.filtered += 1
             tally.own += kind == OWN
         return 0
 
-    # ------------------------------------------------------------------------------------------------- one command
-
-    cdef int _scan_command(self) noexcept:
-        """Reads on in the command at the head until it is whole, from where it stopped before."""
-        cdef PieceBuffer buffer = self.buffer
-        cdef const uint8_t* head = buffer.window + buffer.cut.head
-        cdef const uint8_t* end = buffer.window + buffer.tail
-        cdef const uint8_t* cursor = head + self.scan.next
-        cdef const uint8_t* header
-        cdef uint64_t size = 0
-        cdef int64_t argc = self.scan.argc
-        cdef int64_t i = self.scan.done
-        cdef int status
-        cdef bint large
-        if argc == 0:
-            if cursor < end and (cursor[0] != c"*" or cursor[1] == c"-"):
-                return self._scan_empty(cursor, end)
-            status = read_header(buffer, c"*", &cursor, &size)
-            if status != WHOLE:
-                return status
-            if size == 0:
-                self.scan.next = cursor - head
-                return EMPTY
-            if size > INT32_MAX:  # as networking.c:processMultibulkBuffer says
-                return self._bad_command(TOO_MANY_ARGUMENTS)
-            argc = self.scan.argc = <int64_t> size
-            i = 0
-        while i < argc:
-            header = cursor
-            status = read_header(buffer, c"$", &cursor, &size)
-            if status == WHOLE and i == 0:
-                status = self._note_name(cursor - head, size)
-            if status == WHOLE:
-                # the arguments behind this one take six bytes each at least
-                large = cursor - head + <int64_t> size + 2 + 6 * (argc - i - 1) > buffer.piece_bytes
-                if large and i > 0:
-                    status = LARGE
-                elif <uint64_t> (end - cursor) < size + 2:
-                    status = MORE
-                elif cursor[size] != c"\r" or cursor[size + 1] != c"\n":
-                    status = buffer.bad(NO_LINE_END, cursor - buffer.window + <Py_ssize_t> size)
-                elif large:
-                    status = LARGE
-            if status != WHOLE:
-                self.scan.next = header - head
-                self.scan.done = i
-                return status
-            cursor += size + 2
-            i += 1
-        self.scan.next = cursor - head
-        self.scan.done = i
-        return WHOLE
-
-    cdef int _note_name(self, Py_ssize_t index, uint64_t size) noexcept:
-        if size > MAX_NAME:
-            return self._bad_command(NAME_TOO_LONG)
-        self.scan.name = index
-        self.scan.name_size = <Py_ssize_t> size
-        return WHOLE
-
-    cdef int _scan_empty(self, const uint8_t* cursor, const uint8_t* end) noexcept:
-        """Reads what is no command at the head: an empty line, or a negative number of arguments."""
-        cdef const uint8_t* behind = cursor + 2
-        cdef uint64_t number = 0
-        cdef int line
-        if cursor[0] == c"*":
-            line = read_length(&behind, end, &number)
-            if line == LINE_CUT:
-                return MORE
-            if line != LINE_READ or number == 0:
-                return self.buffer.bad(NOT_A_LENGTH, cursor - self.buffer.window)
-        elif cursor[0] == c"\n":
-            behind = cursor + 1
-        elif cursor[0] != c"\r" or (end - cursor > 1 and cursor[1] != c"\n"):
-            return self.buffer.bad(NOT_A_COMMAND, cursor - self.buffer.window)
-        elif end - cursor < 2:
-            return MORE
-        self.scan.next = behind - self.buffer.window - self.buffer.cut.head
-        return EMPTY
-
-    cdef int _bad_command(self, int why) noexcept:
-        """Notes what is wrong with the command at the head."""
-        return self.buffer.bad(why, self.buffer.cut.head)
-
     cdef object _error(self):
         return self.buffer.error(self.tally.db)
-
-    cdef inline const Row* _row_at_head(self) noexcept:
-        return look_up(self.table, self.buffer.window + self.buffer.cut.head + self.scan.name, self.scan.name_size)
-
-    cdef bytes _name(self):
-        """The name of the scanned command, as it came."""
-        cdef const uint8_t* name = self.buffer.window + self.buffer.cut.head + self.scan.name
-        return name[: self.scan.name_size]
 
     # ------------------------------------------------------------------------------------------- what becomes of it
 
@@ -564,7 +450,7 @@ cdef class StreamSplitter:
             kind = self._decide(kind, large)
         if kind in (MULTI, EXEC, DISCARD) or kind < 0:
             return kind
-        if self.exclusion_count > 0 and self._is_excluded(buffer.base + buffer.cut.head + 1):
+        if self.excluded.count > 0 and self.excluded.has(buffer.base + buffer.cut.head + 1):
             return -self._bad_command(SELECT_EXCLUDED) if kind == SELECT else EXCLUDED
         if DROP <= kind <= REFUSED or kind == SELECT:
             return kind
@@ -578,7 +464,7 @@ cdef class StreamSplitter:
             return self._decide_ours(kind, row.keys, large)
         return kind
 
-    cdef int _refuse(self, str reason) noexcept:
+    cdef int _refuse(self, Reason reason) noexcept:
         self.reason = reason
         return REFUSED
 
@@ -614,9 +500,9 @@ cdef class StreamSplitter:
             return kind
         if found == O_ALL and (not large or keys == K_FIRST or keys == K_SECOND):
             return OWN
-        if not large and (keys == K_PAIRS or is_word(name, self.scan.name_size, "DEL")):
-            return SPARED
-        if not large and is_word(name, self.scan.name_size, "UNLINK"):
+        if large:
+            return self._refuse(NAMES_OURS)
+        if keys == K_PAIRS or is_word(name, self.scan.name_size, "DEL") or is_word(name, self.scan.name_size, "UNLINK"):
             return SPARED
         return self._refuse(NAMES_OURS)
 
@@ -712,41 +598,3 @@ cdef class StreamSplitter:
     cdef inline bint _sets_expiry(self) noexcept:
         """Whether a whole SET carries an expiry that the target must not be given as it is."""
         return sets_expiry(self._arguments(), self.scan.argc, self.editor.pxat, self.postpones, self.editor.horizon_ms)
-
-    cdef inline const uint8_t* _arguments(self) noexcept:
-        """Where the header behind the name stands in the window."""
-        return self.buffer.window + self.buffer.cut.head + self.scan.name + self.scan.name_size + 2
-
-    cdef bint _first_argument(self, const uint8_t** start, Py_ssize_t* size) noexcept:
-        """Finds the argument behind the name; False: it is not here yet. Leaves *size* alone when it is not small."""
-        cdef PieceBuffer buffer = self.buffer
-        cdef const uint8_t* cursor = self._arguments()
-        cdef uint64_t announced = 0
-        cdef int status = read_header(buffer, c"$", &cursor, &announced)
-        if status == WHOLE and announced <= SMALL:
-            if <uint64_t> (buffer.window + buffer.tail - cursor) < announced:
-                return False
-            start[0] = cursor
-            size[0] = <Py_ssize_t> announced
-        return status != MORE  # wrong bytes are met again when the argument is passed on
-
-    cdef bint _is_excluded(self, int64_t offset) noexcept:
-        cdef Py_ssize_t low = 0
-        cdef Py_ssize_t high = self.exclusion_count
-        cdef Py_ssize_t middle
-        while low < high:
-            middle = (low + high) // 2
-            if self.exclusions[middle] < offset:
-                low = middle + 1
-            else:
-                high = middle
-        return low < self.exclusion_count and self.exclusions[low] == offset
-
-    cdef void _forget_exclusions(self, int64_t offset) noexcept:
-        """Drops those up to *offset*: they have passed."""
-        cdef Py_ssize_t passed = 0
-        while passed < self.exclusion_count and self.exclusions[passed] <= offset:
-            passed += 1
-        if passed > 0:
-            self.exclusion_count -= passed
-            memmove(self.exclusions, self.exclusions + passed, self.exclusion_count * sizeof(int64_t))
