@@ -192,7 +192,12 @@ class Replication:
         self._require_databases(source.highest_database, capabilities.databases)
         patience = ConnectionOptions(connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds)
         self._lease = Lease(
-            self._target, settings.checkpoint_name(), settings.link, run_id=capabilities.run_id, connection=patience
+            self._target,
+            settings.checkpoint_name(),
+            settings.link,
+            run_id=capabilities.run_id,
+            connection=patience,
+            evicts=capabilities.evicts,
         )
         epoch = await self._lease.acquire(takeover=settings.takeover)
         await guard(

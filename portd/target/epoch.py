@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 EPOCH_SUFFIX: Final = ":epoch"  # of the key beside a checkpoint: a hash, as that is, for the same permissions
 FIELD: Final = "epoch"  # in it
+PLAIN: Final = "plain"  # in it: 1 while data is written outside of transactions (`portd.target.eviction`)
 OPENING_ELSEWHERE: Final = 5  # commands that open a transaction in another database than 0
 
 
@@ -37,15 +38,18 @@ class Epochs:
         checkpoint_key: of the link.
         link: its name, for messages.
         process: random, of the process.
+        plain: it writes outside of transactions as well.
 
     Attributes:
         key: where the epoch stands, in db 0.
         link: see above.
+        plain: see above.
     """
 
-    def __init__(self, checkpoint_key: str, link: str = "", process: str = "") -> None:
+    def __init__(self, checkpoint_key: str, link: str = "", process: str = "", *, plain: bool = False) -> None:
         self.key = checkpoint_key + EPOCH_SUFFIX
         self.link = link
+        self.plain = plain
         self._process = process or secrets.token_hex(8)
         self._made = 0
 
@@ -117,7 +121,7 @@ class Epoch:
 
     def stated(self) -> bytes:
         """The command that writes it as it is."""
-        return request("HSET", self.key, FIELD, self.value)
+        return request("HSET", self.key, FIELD, self.value, PLAIN, int(self._epochs.plain))
 
     def renewed(self) -> bytes:
         """The command that voids what lost connections have left."""

@@ -286,7 +286,7 @@ def test_files_with_keys_named_like_ours(servers: ServerFactory, tmp_path: Path)
     assert client_of(target).keys("*") == [b"b", b"a"] or set(client_of(target).keys("*")) == {b"a", b"b"}
 
 
-@pytest.mark.parametrize("name", ["portd:checkpoint:default", LEASE])
+@pytest.mark.parametrize("name", ["portd:checkpoint:default", LEASE, "portd:checkpoint:default:epoch"])
 def test_a_key_of_ours_of_another_type(name: str, source: Server, target: Server) -> None:
     """Somebody wrote it into the target: the message says which one to delete."""
     client_of(target).set(name, "x")
