@@ -20,7 +20,7 @@ from portd.log import get_logger
 from portd.model import Phase, Position, SnapshotProgress
 from portd.resync import NotingSink, Resync
 from portd.scheduling import bulk_work
-from portd.snapshotcopy import SnapshotCopy
+from portd.snapshotcopy import SnapshotCopy, stream_database
 from portd.streamfeed import StreamFeed
 from portd.target.applier import Applier, ApplierOptions
 from portd.target.checkpoint import Checkpoint, write_checkpoint
@@ -304,6 +304,7 @@ class Session:
             command_elements=settings.command_elements,
             skip_existing=settings.existing is Existing.SKIP,
         )
+        decoder.spare(settings.checkpoint_key.encode())
         decoder.postpone(snapshot_margin_ms(always=parts.holds), parts.shift_ms)
         self.writers = Writers(parts.target, parts.budget, progress, parts.letters, self._writer_options())
         sink = NotingSink(self.writers, resync)
@@ -317,7 +318,8 @@ class Session:
                 self._decoded.set()
                 await self.writers.flush()
                 self.writers.close()
-            await resync.finish(decoder.statistics()["keys_failed"])
+            counters = decoder.statistics()
+            await resync.finish(counters["keys_failed"] - counters["keys_lacking"])
             progress.keys_pruned += resync.removed
         except BaseExceptionGroup as group:
             raise first_cause(group) from None
@@ -325,11 +327,10 @@ class Session:
             self.writers.discard()
             resync.close()
         self._note_dropped(decoder)
-        db = int(decoder.aux.get("repl-stream-db", "0"))
         self.copy = self.writers = None
         position = self._transfer.position
         checkpoint = replace(
-            Checkpoint.following(position, max(db, 0), marker.source_run_id, marker.snapshot_id),
+            Checkpoint.following(position, stream_database(decoder.aux), marker.source_run_id, marker.snapshot_id),
             sole=marker.sole,
             postponed=resync.postponed or progress.snapshot.keys_postponed > 0,
         )
@@ -391,7 +392,12 @@ class Session:
             offset=offset,
             db=db,
             max_argument=parts.capabilities.proto_max_bulk_bytes,
-            forms=parts.capabilities.stream_forms(parts.progress.source_info),
+            forms=parts.capabilities.stream_forms(
+                parts.progress.source_info,
+                own=parts.settings.checkpoint_key,
+                publish=not parts.settings.skip_messages,
+                stops=parts.letters.stops,
+            ),
             horizon=Horizon(parts.shift_ms, since, always=parts.holds),
         )
 
@@ -467,7 +473,8 @@ class Session:
     # -- what the decoder found
 
     def _on_letter(self, letter: DeadLetter) -> None:
-        if self.resync is not None:
+        databases = self._parts.capabilities.databases
+        if self.resync is not None and (letter.db < databases or not databases):  # there is nothing to prune in others
             self.resync.note_letter(letter)
         self._parts.letters.add(
             Letter(
@@ -486,6 +493,16 @@ class Session:
         for name in ("idle", "freq", "field_ttl", "stream_meta", "meta"):
             if count := counters[f"{name}_dropped"]:
                 self._parts.progress.attributes_dropped[name.replace("_", "-")] += count
+        note_own(counters["keys_own"])
+
+
+def note_own(keys: int) -> None:
+    """Says that keys were left out because of their names."""
+    if keys:
+        log.warning(
+            "the source has keys named like those of portd: they are not copied", keys=keys,
+            hint="harmless when the source is itself the target of a portd; rename them, or set checkpoint_key, otherwise",
+        )  # fmt: skip
 
 
 def fresh(progress: SnapshotProgress) -> None:

@@ -50,13 +50,21 @@ class StreamFeed:
         self._forms = forms
         self._max_argument = max_argument
         self._horizon = horizon or Horizon(0)
+        self._lacking: frozenset[int] = frozenset()
         self._rest = memoryview(b"")  # of the chunk that is being fed
         self._counted = offset  # pieces up to here are in the counters: a rewind does not count them twice
         self._commands = progress.commands_settled  # behind the last piece handed out
         self._splitter = self._begin(offset, db)
 
     def _begin(self, offset: int, db: int) -> StreamSplitter:
-        return StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, max_argument=self._max_argument, **self._forms)
+        return StreamSplitter(
+            offset,
+            db,
+            piece_bytes=PIECE_BYTES,
+            max_argument=self._max_argument,
+            lacking=self._lacking,
+            **self._forms,
+        )
 
     async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece, waiting for it; None when the stream has ended.
@@ -83,7 +91,7 @@ class StreamFeed:
             if piece is not None:
                 if piece.overdue:
                     horizon.lag()
-                self._commands += piece.replies + piece.filtered
+                self._commands += piece.replies + piece.filtered + piece.refused
                 self._progress.commands_read = max(self._progress.commands_read, self._commands)
                 if piece.end_offset > self._counted:
                     self._progress.expiries_postponed += piece.postponed
@@ -121,6 +129,10 @@ class StreamFeed:
     def exclude(self, offset: int) -> None:
         """Leaves out the command that begins at *offset*, which is still to come; forgotten by `rewind`."""
         self._splitter.exclude(offset)
+
+    def lack(self, databases: frozenset[int]) -> None:
+        """The target does not have these; takes effect with the next `rewind`."""
+        self._lacking |= databases
 
     def rewind(self, offset: int, db: int) -> None:
         """Goes back to behind *offset*, which is not before what was committed.

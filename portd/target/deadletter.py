@@ -25,6 +25,7 @@ _log = get_logger("target")
 DEFAULT_MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_READ: Final = 100_000  # letters whose keys are held at once
 LETTERS_HINT: Final = "name a file that --dead-letters wrote"
+UNSUPPORTED: Final = "unsupported"  # code of what was refused by ourselves
 LOGGED_EACH: Final = 10  # letters of one code that are logged one by one; after that each power of two
 
 
@@ -150,12 +151,26 @@ class DeadLetters:
         self._log(letter, self.progress.dead_letters[letter.code])
         self._write(letter)
         if self._stop:
-            key = f", key {self._shown(letter)}" if letter.key else ""
-            raise TargetRejected(
-                f"the target refused {letter.command} (db {letter.db}{key}, {letter.phase} offset {letter.offset}): "
-                f"{presentable(letter.reply)}",
-                hint="with --on-refusal continue such commands are kept as dead letters and the sync goes on",
-            )
+            raise self.refusal(letter)
+
+    def count(self, code: str, number: int) -> None:
+        """Counts refusals that are not told one by one, for there are too many."""
+        self.progress.dead_letters[code] += number
+        self.unwritten += number
+
+    @property
+    def stops(self) -> bool:
+        """The policy: the first letter ends the sync."""
+        return self._stop
+
+    def refusal(self, letter: Letter) -> TargetRejected:
+        """The error with which a letter ends the sync."""
+        key = f", key {self._shown(letter)}" if letter.key else ""
+        return TargetRejected(
+            f"the target refused {letter.command} (db {letter.db}{key}, {letter.phase} offset {letter.offset}): "
+            f"{presentable(letter.reply)}",
+            hint="with --on-refusal continue such commands are kept as dead letters and the sync goes on",
+        )
 
     def close(self) -> None:
         """Closes the file; idempotent."""

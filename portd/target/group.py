@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
 
 from portd.resp import request
 from portd.target.checkpoint import LEASE_SUFFIX
@@ -15,7 +15,11 @@ from portd.target.wire import split
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from portd.kernel.leftout import Refusal
     from portd.kernel.stream import Piece
+
+
+MOST_REFUSALS: Final = 1000  # of one transaction that are told one by one
 
 
 class PieceSource(Protocol):
@@ -45,8 +49,39 @@ class PieceSource(Protocol):
     def exclude(self, offset: int) -> None:
         """Leaves out the command that begins at *offset*, which is still to come. Told again after each `rewind`."""
 
+    def lack(self, databases: frozenset[int]) -> None:
+        """The target does not have these: commands in them are refused from the next `rewind` on."""
+
     def release(self, offset: int) -> None:
         """The target's checkpoint covers *offset*: what is before it will not be asked for again."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the commands of some pieces.
+
+    Attributes:
+        commands: that end in them.
+        filtered: dropped on purpose between them.
+        dead: that cannot be written to the target.
+        own: that named keys of ours.
+        refusals: of the dead ones, what and why; the first ones.
+    """
+
+    commands: int = 0
+    filtered: int = 0
+    dead: int = 0
+    own: int = 0
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        """Counts a piece."""
+        self.commands += piece.replies
+        self.filtered += piece.filtered
+        self.dead += piece.refused
+        self.own += piece.own
+        if piece.refusals:
+            self.refusals += piece.refusals[: MOST_REFUSALS - len(self.refusals)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +109,22 @@ class Group:
 
     Attributes:
         size: bytes of the pieces.
-        commands: commands that end in them.
-        filtered: commands that were dropped on purpose between them.
+        counts: of their commands.
+        databases: that they need, the one in effect before them among them.
         since: unix time at which the first piece was received.
         received_at: unix time at which the newest byte was received.
         taken_at: monotonic time at which the first piece was split off.
     """
 
-    __slots__ = ("_received", "commands", "db", "filtered", "pieces", "received_at", "since", "size", "taken_at")
+    __slots__ = ("_received", "counts", "databases", "db", "pieces", "received_at", "since", "size", "taken_at")
 
     def __init__(self, db: int) -> None:
         self.db = db
         self.pieces: list[Piece] = []
         self._received: list[float] = []  # when, for each piece
         self.size = 0
-        self.commands = 0
-        self.filtered = 0
+        self.counts = Counts()
+        self.databases = {db} if db > 0 else set()
         self.since = 0.0
         self.received_at = 0.0
         self.taken_at = 0.0
@@ -99,11 +134,21 @@ class Group:
         self.pieces.append(piece)
         self._received.append(received_at)
         self.size += len(piece.data)
-        self.commands += piece.replies
-        self.filtered += piece.filtered
+        self.counts.add(piece)
+        self.databases |= piece.databases
         self.since = self.since or received_at
         self.taken_at = self.taken_at or time.monotonic()
         self.received_at = received_at
+
+    @property
+    def commands(self) -> int:
+        """Commands that end in them."""
+        return self.counts.commands
+
+    @property
+    def weight(self) -> int:
+        """Commands that were looked at for it."""
+        return self.counts.commands + self.counts.filtered + self.counts.dead
 
     @property
     def complete(self) -> bool:

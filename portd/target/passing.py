@@ -12,7 +12,7 @@ import struct
 from functools import partial
 from typing import TYPE_CHECKING
 
-from portd.target.group import Culprit, locate
+from portd.target.group import Counts, Culprit, locate
 from portd.target.replies import Verdict, classify
 from portd.target.wire import head
 
@@ -34,8 +34,7 @@ class Passage:
         limit: bytes of pieces that are held at most, one piece more or less.
 
     Attributes:
-        commands: sent so far.
-        filtered: dropped on purpose between them.
+        counts: of the commands sent so far, and of those left out between them.
         replies: queueing replies of them that are missing.
         refused: commands that the target will never queue.
         trouble: a reply that says to try the whole transaction again later, "" when there is none.
@@ -44,8 +43,7 @@ class Passage:
     """
 
     def __init__(self, connection: Connection, db: int, limit: int) -> None:
-        self.commands = 0
-        self.filtered = 0
+        self.counts = Counts()
         self.replies = 0
         self.refused: list[tuple[Culprit, str]] = []
         self.trouble = ""
@@ -71,13 +69,12 @@ class Passage:
             cut = self._cut = head(piece.data)
         elif not piece.part:
             self._cut = None
-        self.filtered += piece.filtered
         if piece.replies:
-            self._numbers.append(self.commands)
+            self._numbers.append(self.counts.commands)
             self._places.append((struct.unpack_from("=Q", piece.offsets)[0], self.db))
-            self.commands += piece.replies
             self.replies += piece.replies
             self._held += len(piece.data)
+        self.counts.add(piece)
         self._connection.send([piece.data], piece.replies, partial(self._queued, piece, self.db, cut))
         self.db = piece.db
 
