@@ -172,7 +172,7 @@ class Service:
         """
         held = self._replication.gate.accept()
         if held is None:
-            phase = self.progress.phase.value
+            phase = look(self.progress).phase.value
             raise Refusal(f"nothing is held: the sync is {phase}", "a word in advance is the flag --accept-source")
         return {"link": self._settings.link, "reason": held.reason, "text": f"accepted, the sync goes on: {held.words}"}
 
