@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
-from portd.config import Prune
+from portd.choices import Prune
 from portd.errors import PortdError
 from portd.hold import Facts, Identity, Reason, judge, judge_removal, judge_sample
 from portd.log import get_logger

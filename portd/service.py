@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from portd.config import StopAfter
+from portd.choices import StopAfter
 from portd.controlsocket import ControlSocket, Refusal
 from portd.errors import InternalError, Interrupted
 from portd.log import get_logger
@@ -215,4 +215,5 @@ class Service:
                 decoder=self._replication.decoder_counters,
             )
         )
-        return HttpServer(self, registry, address, redact_keys=self._settings.redact_keys)
+        settings = self._settings
+        return HttpServer(self, registry, address, redact_keys=settings.redact_keys, hosts=settings.http_names())

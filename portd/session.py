@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from portd.backoff import Backoff
 from portd.catchup import CatchUp
-from portd.config import Existing, ExpiryGap, StopAfter
+from portd.choices import Existing, ExpiryGap, StopAfter
 from portd.errors import LinkLost, SourceBusy, SourceError
 from portd.gate import Stopped
 from portd.glimpse import Glimpse
