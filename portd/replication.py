@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from portd.config import Settings
-    from portd.hold import Hold
     from portd.kernel.snapshot import CurrentKey
     from portd.memory.ledger import Ledger
     from portd.memory.plan import MemoryPlan
@@ -170,7 +169,7 @@ class Replication:
                 transfer = await self._run_session(parts, transfer)
             except HeldBack as held:
                 transfer = None
-                await self._wait_held(held.hold)
+                await self._wait_held(held)
                 backoff.reset()
             except PortdError as error:
                 if not error.retriable or (isinstance(error, LinkLost) and not self._progress.source.connects):
@@ -188,7 +187,7 @@ class Replication:
                     return
                 backoff.reset()
 
-    async def _wait_held(self, hold: Hold) -> None:
+    async def _wait_held(self, held: HeldBack) -> None:
         """Until a full sync may be tried again, or a stop comes.
 
         Raises:
@@ -196,7 +195,7 @@ class Replication:
         """
         self._copying = False
         try:
-            await self.gate.wait(hold)
+            await self.gate.wait(held)
         except Stopped:
             self._end_held()
         else:

@@ -17,6 +17,7 @@ from portd.catchup import CatchUp
 from portd.choices import Existing, ExpiryGap, StopAfter
 from portd.errors import LinkLost, SourceBusy, SourceError
 from portd.gate import Stopped
+from portd.glimpse import Glimpse
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.model import Phase, Position
@@ -302,8 +303,8 @@ class Session:
         parts, transfer = self._parts, self._transfer
         progress, settings = parts.progress, parts.settings
         progress.phase = Phase.SNAPSHOT
-        key = settings.checkpoint_name()
-        epoch, patience = parts.epoch, parts.connection
+        key, epoch, patience = settings.checkpoint_name(), parts.epoch, parts.connection
+        await self._examine()
         self.resync = resync = Resync(settings, parts.target, parts.capabilities, parts.limiter, patience, epoch)
         await patiently(resync.begin, self._note_refusal)
         marker = Checkpoint.begin(transfer.position, progress.source_info.get("run_id", ""), sole=resync.sole)
@@ -382,6 +383,17 @@ class Session:
             counters = self.copy.decoder.statistics()
             self._parts.progress.earlier.update({name: counters[name] for name in ("elements", "batches")})
             self.copy = None
+
+    async def _examine(self) -> None:
+        """Where the source has left a doubt whether it is the one that was followed, its snapshot has to tell.
+
+        Raises:
+            HeldBack: the full sync has to wait.
+        """
+        parts = self._parts
+        if parts.gate.doubtful:
+            glimpse = Glimpse(parts.spool, parts.capabilities.dialect(), parts.plan.spool_bytes // 4)
+            parts.gate.examine(await glimpse.read(parts.target))
 
     async def _permit(self, ghosts: int, keys: int) -> None:
         """Removing keys may have to wait; the stream waits in the spool meanwhile, and the link is kept."""
