@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import portd
+from portd.choices import LogLevel
 from portd.cli.failures import cause, exit_code, leaves
 from portd.cli.options import show_default
 from portd.cli.reload import Changes, ConfigFile
-from portd.config import SETTINGS, LogLevel, Settings
+from portd.config import SETTINGS, Settings
 from portd.configload import load_settings
 from portd.errors import (
     ConfigError,
@@ -167,7 +168,6 @@ def test_mistakes_have_exit_codes(words: list[str], code: int, message: str) -> 
     "words",
     [
         ["sync", "--source", "redis://:one@a", "--target", "redis://b", "--source", "redis://:two@a"],
-        ["sync", "--takeover", "--no-takeover"],
         ["sync", "-c", "one", "--config", "two"],
         ["check", "--target=redis://:one@b", "--target=redis://:two@b"],
         ["verify", "--link", "one", "--link", "two"],
