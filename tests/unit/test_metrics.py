@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NOT_KNOWN_YET = {"portd_lag_bytes", "portd_lag_seconds", "portd_snapshot_source_keys"}
 UNITS = re.compile(
-    r"_(bytes|ops|seconds|info|phase|connected|waiting|batches|fences|keys|segments|spilling|running|result|ready|blocked|full)$"
+    r"_(bytes|ops|seconds|info|phase|connected|waiting|batches|fences|keys|segments|spilling|running|result|ready|blocked|full|held)$"
 )
 
 
