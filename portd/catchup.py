@@ -3,7 +3,7 @@
 The applier knows what the link has received: all of that is applied, the spool's share included, but for what came within
 the last second. What the source has written and not sent yet, nobody sees from here: it may be megabytes in the source's
 output buffer, behind a snapshot or a narrow network. So the source is asked for its offset, and the target has caught up
-when it reaches that within a second. Where the source may not be asked (`+info`), the first half has to do; a link that is
+when it reaches that within a second of being told. Where the source may not be asked (`+info`), the first half has to do; a link that is
 down, or that waits for room in the spool, is no caught-up one there either.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from portd.spool import Spool
     from portd.target.applier import Applier
 
-FRESH_SECONDS: Final = 1.0  # an offset that was asked for longer ago says nothing about now
+FRESH_SECONDS: Final = 1.0  # an offset that was told longer ago says nothing about now
 
 
 class CatchUp:
@@ -50,15 +50,15 @@ class CatchUp:
         while True:
             await self._linked.wait()
             await self._applier.caught_up.wait()
-            asked_at = time.monotonic()
             offset = await self._ask()
+            told_at = time.monotonic()
             if offset is None:
                 if self._linked.is_set() and self._applier.caught_up.is_set() and not self._spool.full:
                     return None
                 await self._applier.reach(self._stream.read_offset)
                 continue
             await self._applier.reach(offset)
-            if self._linked.is_set() and time.monotonic() - asked_at <= FRESH_SECONDS:
+            if self._linked.is_set() and time.monotonic() - told_at <= FRESH_SECONDS:
                 return offset
 
     async def _ask(self) -> int | None:

@@ -12,10 +12,10 @@ import dataclasses
 import os
 import tempfile
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from portd.choices import Existing, ExpiryGap, LogFormat, LogLevel, OnRefusal, Prune, StopAfter, VerifyMethod
 from portd.endpoint import Endpoint, Tls, read_secret
 from portd.errors import ConfigError
 from portd.units import GIB, KIB, MIB, show_size
@@ -28,75 +28,6 @@ MIN_CHUNK_BYTES = 64 * KIB
 MAX_CHUNK_BYTES = 64 * MIB
 MAX_BUDGET_BYTES = 32 * MIB  # default ceiling of the budget; an explicit setting may go above
 REQUIRED: Any = dataclasses.MISSING
-
-
-class Existing(StrEnum):
-    """What to do when the target holds data at the first sync."""
-
-    REFUSE = "refuse"
-    REPLACE = "replace"
-    SKIP = "skip"
-    FLUSH = "flush"
-
-
-class Prune(StrEnum):
-    """What becomes of keys in the target that a full sync does not bring."""
-
-    AUTO = "auto"
-    PRUNE = "prune"
-    FLUSH = "flush"
-    LEAVE = "leave"
-
-
-class StopAfter(StrEnum):
-    """When a sync is over."""
-
-    NONE = "none"
-    SNAPSHOT = "snapshot"
-    CAUGHT_UP = "caught-up"
-
-
-class OnRefusal(StrEnum):
-    """What one refused command does to the sync."""
-
-    CONTINUE = "continue"
-    STOP = "stop"
-
-
-class ExpiryGap(StrEnum):
-    """What keeps keys alive whose renewal comes late."""
-
-    AUTO = "auto"
-    IMPORT_MODE = "import-mode"
-    POSTPONE = "postpone"
-    HOLD = "hold"
-    OFF = "off"
-
-
-class VerifyMethod(StrEnum):
-    """How a verification reads the keys of an end."""
-
-    AUTO = "auto"  # PSYNC, or SCAN where that is not allowed
-    PSYNC = "psync"  # a snapshot, as a replica gets it
-    SCAN = "scan"  # SCAN and DUMP of every key
-
-
-class LogFormat(StrEnum):
-    """How an event becomes a line."""
-
-    AUTO = "auto"
-    CONSOLE = "console"
-    LOGFMT = "logfmt"
-    JSON = "json"
-
-
-class LogLevel(StrEnum):
-    """The least important event that is written."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 def option(default: Any, description: str, *, group: str, unit: str = "", secret: bool = False, **limits: Any) -> Any:
@@ -261,7 +192,8 @@ class Settings:
     )
     stop_after: StopAfter = option(
         StopAfter.NONE,
-        "End with exit code 0 once the snapshot is applied, or once the stream has caught up; none keeps following.",
+        "End with exit code 0 once the snapshot is applied, or once the target has caught up with the source; none keeps "
+        "following. Stopped before that, it ends with 75.",
         group="What is done",
     )
     on_refusal: OnRefusal = option(
@@ -410,6 +342,15 @@ class Settings:
         group="What is seen",
         unit="path",
     )
+    http_hosts: str = option(
+        "",
+        "Further names, with commas between them, by which clients may ask for these pages, such as the name that a proxy passes on or "
+        "Prometheus uses. Requests for others than these, loopback and the host of --http are refused (421), so that no page in a "
+        "browser can read them under a name of its own. Where --http is 0.0.0.0 or [::], every address will do.",
+        group="What is seen",
+        unit="names",
+        pattern=r"^[A-Za-z0-9_.:\[\], -]*$",
+    )
     log_format: LogFormat = option(
         LogFormat.AUTO,
         "auto is console on a terminal and logfmt (key=value) elsewhere.",
@@ -510,6 +451,10 @@ class Settings:
                 f"http is {self.http!r}, which is not an address", hint="write host:port, for instance 127.0.0.1:8899"
             )
         return host.removeprefix("[").removesuffix("]"), int(port)
+
+    def http_names(self) -> list[str]:
+        """The further names by which HTTP may be asked."""
+        return [name.strip(" []") for name in self.http_hosts.split(",") if name.strip(" []")]
 
     def spool_directory(self) -> Path | None:
         """The directory to make the spool's own directory in; None when nothing may be spilled."""

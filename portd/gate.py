@@ -11,11 +11,11 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
-from portd.config import Prune
+from portd.choices import Prune
 from portd.errors import PortdError
 from portd.hold import Facts, Identity, Reason, judge, judge_removal
 from portd.log import get_logger
-from portd.model import Held, Phase
+from portd.model import Held
 from portd.source.info import read_info
 from portd.target.checkpoint import State, foreign_keys, other_links, read_checkpoint
 from portd.target.control import control
@@ -56,7 +56,7 @@ class Gate:
 
     Args:
         settings: both ends, what is removed and how much of it may go.
-        progress: `held`, `phase` and `source_info` are kept up to date.
+        progress: `held` and `source_info` are kept up to date.
         stop: set when the sync is to end.
 
     Attributes:
@@ -167,8 +167,6 @@ class Gate:
         if known is None or known.reason != hold.reason:
             log.warning("held: nothing is overwritten or removed", reason=hold.reason.value, why=hold.words, hint=HINT)
         progress.held = Held(hold.reason.value, hold.words, known.since if known else time.time())
-        if not self._stop.is_set():
-            progress.phase = Phase.HELD
 
     async def _look_again(self, look: Callable[[], Awaitable[Hold | None]], hold: Hold) -> Hold | None:
         """What holds now; an end that cannot be asked changes nothing."""

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.backoff import Backoff
-from portd.config import ExpiryGap, OnRefusal, StopAfter
+from portd.choices import ExpiryGap, OnRefusal, StopAfter
 from portd.errors import ConfigError, Interrupted, LinkLost, LinkTaken, PortdError, TargetBusy, TargetError
 from portd.gate import Gate, HeldBack, Stopped
 from portd.log import get_logger

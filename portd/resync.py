@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from portd.config import Existing, Prune
+from portd.choices import Existing, Prune
 from portd.errors import SpoolError
 from portd.log import get_logger
 from portd.resp import request

@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from portd.config import StopAfter
+from portd.choices import StopAfter
 from portd.controlsocket import ControlSocket, Refusal
 from portd.errors import InternalError, Interrupted
 from portd.log import get_logger
@@ -172,7 +172,7 @@ class Service:
         """
         held = self._replication.gate.accept()
         if held is None:
-            phase = self.progress.phase.value
+            phase = look(self.progress).phase.value
             raise Refusal(f"nothing is held: the sync is {phase}", "a word in advance is the flag --accept-source")
         return {"link": self._settings.link, "reason": held.reason, "text": f"accepted, the sync goes on: {held.words}"}
 
@@ -215,4 +215,5 @@ class Service:
                 decoder=self._replication.decoder_counters,
             )
         )
-        return HttpServer(self, registry, address, redact_keys=self._settings.redact_keys)
+        settings = self._settings
+        return HttpServer(self, registry, address, redact_keys=settings.redact_keys, hosts=settings.http_names())

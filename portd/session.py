@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from portd.backoff import Backoff
 from portd.catchup import CatchUp
-from portd.config import Existing, ExpiryGap, StopAfter
+from portd.choices import Existing, ExpiryGap, StopAfter
 from portd.errors import LinkLost, SourceBusy, SourceError
 from portd.gate import Stopped
 from portd.kernel.snapshot import SnapshotDecoder
@@ -379,13 +379,7 @@ class Session:
 
     async def _permit(self, ghosts: int, keys: int) -> None:
         """Removing keys may have to wait; the stream waits in the spool meanwhile, and the link is kept."""
-        self._phase = Phase.HELD  # what a link that is made again shows
-        try:
-            await self._parts.gate.permit(ghosts, keys)
-        finally:
-            self._phase = Phase.SNAPSHOT
-            if self._parts.progress.phase is Phase.HELD:
-                self._parts.progress.phase = Phase.SNAPSHOT
+        await self._parts.gate.permit(ghosts, keys)
 
     def _find_position(self, decoder: SnapshotDecoder) -> None:
         """A source that renamed PSYNC tells the position inside of the snapshot only (rdb.c:rdbSaveInfoAuxFields)."""

@@ -144,15 +144,15 @@ class StreamFeed:
         """Goes back to behind *offset*, which is not before what was committed.
 
         Raises:
-            LinkLost: these bytes had to be let go of; the source has to send them again.
+            LinkLost: these bytes had to be let go of; the source has to send them again. Nothing has changed.
         """
-        self._rest = memoryview(b"")
-        self._held_since = 0.0
         if offset + self._shift < self._spool.released:
             raise LinkLost(
                 f"the stream behind offset {offset} is not held any more: a transaction was larger than the spool",
                 hint="the source is asked for it again; a spool directory with room avoids that",
             )
+        self._rest = memoryview(b"")
+        self._held_since = 0.0
         self._spool.seek(offset + self._shift)
         self._commands = self._progress.commands_settled
         self._splitter = self._begin(offset, db)

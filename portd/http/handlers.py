@@ -1,4 +1,4 @@
-"""Routes and answers. Every answer is made from memory, at once; none of them changes anything."""
+"""Routes and answers. Every answer is made from memory, at once, but a heap profile; none of them changes anything."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from prometheus_client.exposition import choose_encoder
 from portd.errors import REDACTED
 from portd.http import pages
 from portd.http.heap import answer_heap
+from portd.http.markup import PAGE_HEADERS
+from portd.http.origin import check_same_origin
 from portd.log import get_logger
 from portd.model import Phase
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+    from portd.http.origin import Names
     from portd.http.server import Observed
     from portd.memory.accounting import MemoryReport
 
@@ -39,15 +42,16 @@ MAX_BODY_BYTES = 1024  # no endpoint takes a body
 log = get_logger("http")
 
 
-def build_app(service: Observed, registry: CollectorRegistry, *, redact_keys: bool) -> web.Application:
+def build_app(service: Observed, registry: CollectorRegistry, names: Names, *, redact_keys: bool) -> web.Application:
     """The application with all routes."""
     answers = _Answers(service, registry, redact_keys=redact_keys)
-    app = web.Application(middlewares=[_plain_errors], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[_plain_errors, names.check], client_max_size=MAX_BODY_BYTES)
     app.router.add_get("/", answers.index)
     app.router.add_get("/status", answers.status)
     app.router.add_get("/metrics", answers.metrics)
     app.router.add_get("/debug/memory", answers.memory)
-    app.router.add_get("/debug/memory/heap", answers.heap)
+    app.router.add_get("/debug/memory/heap", answers.heap, allow_head=False)
+    app.router.add_post("/debug/memory/heap", answers.heap)
     app.router.add_get("/livez", answers.livez)
     app.router.add_get("/readyz", answers.readyz)
     return app
@@ -83,6 +87,7 @@ class _Answers:
 
     async def heap(self, request: web.Request) -> web.Response:
         _allow_parameters(request, "seconds", "debug", "format")
+        check_same_origin(request)
         return await answer_heap(self._service, request)
 
     async def livez(self, request: web.Request) -> web.Response:
@@ -164,7 +169,7 @@ def _json(data: dict[str, Any]) -> web.Response:
 
 
 def _html(page: str) -> web.Response:
-    headers = {"Content-Security-Policy": pages.CONTENT_POLICY, "Referrer-Policy": "no-referrer"}
+    headers = {"Content-Security-Policy": pages.CONTENT_POLICY, **PAGE_HEADERS}
     return web.Response(text=page, content_type="text/html", headers=headers)
 
 

@@ -17,8 +17,8 @@ __all__ = ["CONTENT_POLICY", "memory_page", "status_page"]
 
 _MOODS = {"streaming": "good", "failed": "bad", "stopped": "soft", "held": "bad"}
 _PROFILE = (
-    "<p><a href='/debug/memory/heap?seconds=3&amp;format=flame'>flame graph of 3 s</a>, "
-    "<a href='/debug/memory/heap?seconds=3&amp;debug=1'>as text</a>, or in a terminal</p>"
+    "<p><a href='memory/heap?seconds=3&amp;format=flame'>flame graph of 3 s</a>, "
+    "<a href='memory/heap?seconds=3&amp;debug=1'>as text</a>, or in a terminal</p>"
     "<p><code>go tool pprof -inuse_space HOST:PORT/debug/memory/heap</code></p>"
 )
 _UNEXPLAINED_BYTES = 10 << 20  # more than this of RSS that nobody accounts for is shown in red
@@ -56,7 +56,7 @@ def status_page(status: dict[str, Any], memory: MemoryReport) -> str:
         )
     limit = memory.ceiling_bytes
     body += card("Memory", memory_plot(memory.history, limit), note="the last minutes", wide=True)
-    return page(f"{phase} - portd", state, body)
+    return page("./", f"{phase} - portd", state, body)
 
 
 def _held(held: dict[str, Any] | None) -> str:
@@ -93,7 +93,7 @@ def memory_page(report: MemoryReport) -> str:
     body += card("Heap profile", _PROFILE, note="which lines hold the bytes", wide=not pipeline.lanes)
     if pipeline.largest_keys:
         body += card("Largest keys", _largest(pipeline.largest_keys), note="so far", wide=True)
-    return page("memory - portd", state, body)
+    return page("../", "memory - portd", state, body)
 
 
 def _refusals(now: list[dict[str, Any]]) -> str:

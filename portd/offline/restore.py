@@ -10,7 +10,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from portd.config import DEFAULT_LINK, Existing, OnRefusal
+from portd.choices import Existing, OnRefusal
+from portd.config import DEFAULT_LINK
 from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
-from portd.errors import InternalError, PortdError, TargetError, TargetLost
+from portd.errors import InternalError, LinkLost, PortdError, TargetError, TargetLost
 from portd.log import get_logger
 from portd.resp import request
 from portd.target.account import Account, Unconfirmed
@@ -25,7 +25,7 @@ from portd.target.epoch import FIELD, taken_over
 from portd.target.group import Culprit, Frame, Group, PieceSource, frame
 from portd.target.groupsize import GroupSize
 from portd.target.limiter import LagWatch, Limiter
-from portd.target.passing import Passage
+from portd.target.passing import Passage, Search
 from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
 from portd.target.settle import Outcome, inside, outcome
 from portd.target.transactions import CheckpointGuard, Transactions
@@ -395,13 +395,12 @@ class Applier:
             notes = await answer
             self._state.replies += replies + 1
             self._state.errors += len(notes)
-            self._size.note(
-                transactions.exec_seconds, group.size, group.commands, transactions.connection.round_trip_seconds
-            )
             result = outcome(notes, replies)
             if result.nil:  # somebody touched the checkpoint, or an older connection of ours was served late
                 raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")
             if result.committed:
+                round_trip = transactions.connection.round_trip_seconds
+                self._size.note(transactions.exec_seconds, group.size, group.commands, round_trip)
                 self._confirm(expected, len(result.failed) + transactions.take_unnoted())
                 await account.bury(inside(result.failed, around.head_commands, group.commands), group.locate)
                 if self._aged(time.monotonic() - sent):
@@ -505,27 +504,30 @@ class Applier:
             self._check_ready(abort_cause(result.aborted) or next(iter(result.queued.values()), result.aborted))
         failed = len(result.failed) + transactions.take_unnoted()
         inner = inside(result.failed, head_commands, passage.commands)
+        moved = bool(inner) and self._go_back()
         try:
-            if inner:
-                await self._look_again(passage, sorted(inner))
+            if moved:
+                await self._look_again(passage.search(sorted(inner)))
         finally:  # it has taken effect, whatever ends the search
-            self._confirm(expected, failed)
-            if inner:
-                self._rewind()
-        await account.bury(inner, passage.places)
+            self._confirm(expected, failed, moved=moved)
+            await account.bury(inner, passage.places)
 
-    async def _look_again(self, passage: Passage, numbers: list[int]) -> None:
-        """Reads a transaction again that took effect, to see what those commands were: nothing of it is held any more."""
-        search = passage.search(numbers)
+    def _go_back(self) -> bool:
+        """Lets the source begin before a transaction that took effect, of which nothing is held; False if it cannot."""
         try:
             self._rewind()
-            while not search.over:
-                piece = await self._source.next_piece(self._options.max_bytes, self._options.max_commands)
-                if piece is None:
-                    return
-                search.look(piece)
-        except PortdError as error:
+        except (LinkLost, TargetLost) as error:
             _log.warning("refused commands cannot be told exactly", error=str(error))
+            return False
+        return True
+
+    async def _look_again(self, search: Search) -> None:
+        """Takes pieces, to see what refused commands of them were."""
+        while not search.over:
+            piece = await self._source.next_piece(self._options.max_bytes, self._options.max_commands)
+            if piece is None:
+                return
+            search.look(piece)
 
     async def _check_passage(self, passage: Passage) -> None:
         """Gives a passage up whose transaction cannot be executed any more.
@@ -557,10 +559,12 @@ class Applier:
         self._progress.troubles.note(TARGET, code_of(text), presentable(text))
         await asyncio.sleep(self._backoff.next_wait())
 
-    def _confirm(self, done: Unconfirmed, failed: int) -> None:
-        """A group is in the target."""
+    def _confirm(self, done: Unconfirmed, failed: int, *, moved: bool = False) -> None:
+        """A group is in the target; the source goes to its end if it has been *moved* meanwhile."""
         self._backoff.reset()
         self._account.confirm(done, failed)
+        if moved:
+            self._source.rewind(done.position.offset, done.db)
         self._watch.look(caught_up=self.caught_up.is_set())
         self._source.release(done.position.offset)
 

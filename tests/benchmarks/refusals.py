@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from portd.kernel.replies import MAX_ELEMENT_NOTES
 from tests.benchmarks.load import cpu_seconds
 from tests.process import Portd
 from tests.servers import Server, find
@@ -113,9 +114,12 @@ def stream(binary: Binary, commands: int, kind: str, *, one_transaction: bool, p
             with Wire(source, timeout=PATIENCE_SECONDS) as wire:
                 wire.load(blocks(commands, one_transaction=one_transaction))
                 end = int(wire.call("INFO", "replication").split(b"master_repl_offset:")[1].split()[0])
-            cpu, started = cpu_seconds(portd.process.pid), time.perf_counter()
+            refused = (
+                min(commands // EVERY, MAX_ELEMENT_NOTES if one_transaction else commands) if kind != "none" else 0
+            )
+            race = Race(portd, letters, commands, refused, cpu_seconds(portd.process.pid), time.perf_counter())
             os.kill(target.pid, signal.SIGCONT)
-            return _until(portd, letters, end, commands, cpu, started, plain)
+            return race.until(end, plain)
 
 
 def refuse(wire: Wire, kind: str) -> None:
@@ -158,7 +162,7 @@ def snapshot(binary: Binary, keys: int, *, refused: bool, plain: float) -> Figur
         letters = source.directory / "letters.jsonl"
         started = time.perf_counter()
         with Portd(source, target, log_level="warning", dead_letters=letters) as portd:
-            return _until(portd, letters, 1, keys, 0.0, started, plain)
+            return Race(portd, letters, keys, keys // EVERY if refused else 0, 0.0, started).until(1, plain)
 
 
 def _key(number: int) -> bytes:
@@ -166,19 +170,40 @@ def _key(number: int) -> bytes:
     return pack("SADD", name, "a", "b", "c") if number % 2 else pack("SET", name, "v" * 32)
 
 
-def _until(portd: Portd, letters: Path, end: int, count: int, cpu: float, started: float, plain: float) -> Figures:
-    status = portd.until(lambda status: status["stream"]["checkpointed_offset"] >= end, PATIENCE_SECONDS)
-    per_second = count / (time.perf_counter() - started)
-    loop = status["loop"]
-    return Figures(
-        per_second=per_second,
-        share=per_second / plain if plain else 1.0,
-        cpu=cpu_seconds(portd.process.pid) - cpu,
-        held=loop["longest_seconds"],
-        held_own=loop["longest_own_seconds"],
-        letters=letters.read_bytes().count(b"\n"),
-        sent=sum(lane["replies"] for lane in status["target"]["lanes"]) / count,
-    )
+@dataclass(slots=True)
+class Race:
+    """What is measured from a moment on.
+
+    Attributes:
+        portd: that is looked at.
+        letters: its file.
+        count: commands or keys.
+        refused: how many of them are, and are told.
+        cpu: seconds it had spent then.
+        started: seconds of `time.perf_counter`.
+    """
+
+    portd: Portd
+    letters: Path
+    count: int
+    refused: int
+    cpu: float
+    started: float
+
+    def until(self, end: int, plain: float) -> Figures:
+        """Waits until the offset *end* is applied; *plain* is the speed of the same without refusals, 0 if this is it."""
+        self.portd.until(lambda status: status["stream"]["checkpointed_offset"] >= end, PATIENCE_SECONDS)
+        per_second = self.count / (time.perf_counter() - self.started)
+        status = self.portd.until(lambda status: sum(status["dead_letters"].values()) >= self.refused, PATIENCE_SECONDS)
+        return Figures(
+            per_second=per_second,
+            share=per_second / plain if plain else 1.0,
+            cpu=cpu_seconds(self.portd.process.pid) - self.cpu,
+            held=status["loop"]["longest_seconds"],
+            held_own=status["loop"]["longest_own_seconds"],
+            letters=self.letters.read_bytes().count(b"\n"),
+            sent=sum(lane["replies"] for lane in status["target"]["lanes"]) / self.count,
+        )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +23,7 @@ from portd.target.limiter import Limiter
 from tests.fencing import put_checkpoint, stand
 from tests.loops import both_loops
 from tests.proxy import Proxy
+from tests.relay import Relay, holding
 from tests.servers import Server, wait_for
 
 if TYPE_CHECKING:
@@ -330,57 +331,6 @@ async def test_killed_connections_double_nothing(target: Server) -> None:
     assert killed >= 30
 
 
-class Relay:
-    """Forwards connections to a server, and can hold back what a client sent last, even when that client has gone.
-
-    So bytes of a connection that was given up reach the server late, as when it was stalled.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.port = 0
-        self.held: list[asyncio.Event] = []  # set to let the bytes through
-        self.armed = b""  # the next bytes that contain this are held
-        self._upstream = port
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # aborted transports close their sockets in the loop's next turn
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        there_reader, there = await asyncio.open_connection("127.0.0.1", self._upstream)
-        self._writers += [writer, there]
-        self._tasks |= {task, asyncio.create_task(self._back(there_reader, writer))}
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
-                if self.armed and self.armed in data:
-                    self.armed = b""
-                    self.held.append(asyncio.Event())
-                    await self.held[-1].wait()
-                there.write(data)
-                await there.drain()
-
-    @staticmethod
-    async def _back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-
-
 @pytest.mark.parametrize("late", ["before", "between", "behind"])
 @both_loops
 async def test_late_execution_on_an_old_connection_doubles_nothing(target: Server, late: str) -> None:
@@ -393,27 +343,25 @@ async def test_late_execution_on_an_old_connection_doubles_nothing(target: Serve
         "plain", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-client|kill"]
     )
     options = ConnectionOptions(connect_seconds=5, silence_seconds=0.2, retry_first_seconds=0.005)
-    async with Relay(target.port) as relay:
+    with Relay(target.port) as relay:
         sync = Sync(target, stream := Stream(), url=f"redis://plain:pw@127.0.0.1:{relay.port}")
         sync.options = ApplierOptions(epoch=sync.epoch, connection=options)
         async with running(sync):
             stream.write("INCR", "n")
             await sync.caught_up()
-            relay.armed = b"EXEC"
+            first = relay.hold(holding(b"EXEC"))
             stream.write("INCR", "n")
-            await wait_for(lambda: len(relay.held) == 1)
+            await wait_for(first.caught.is_set)
             stream.write("INCR", "n")  # the second attempt is larger than the first
             if late != "behind":
-                relay.armed = b"EXEC" if late == "between" else b"MULTI"
-                await wait_for(lambda: len(relay.held) == 2)
-                relay.held[0].set()
+                second = relay.hold(holding(b"EXEC" if late == "between" else b"MULTI"))
+                await wait_for(second.caught.is_set)
+                first.release()
                 await wait_for(lambda: target.client().get("n") == b"2")
-                relay.held[1].set()
+                second.release()
             await sync.caught_up()
-            executed = target.info("commandstats")["cmdstat_exec"]["calls"]
-            relay.held[0].set()
-            if late == "behind":
-                await wait_for(lambda: target.info("commandstats")["cmdstat_exec"]["calls"] > executed)
+            first.release()
+            await wait_for(first.over.is_set)
         assert target.client().get("n") == b"3"
         assert sync.progress.stream.commands_applied == 3
 

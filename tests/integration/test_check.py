@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.config import Existing, Settings
+from portd.choices import Existing
+from portd.config import Settings
 from portd.preflight.findings import Finding, Level, Report
 from portd.preflight.run import check
 from portd.preflight.survey import write_rate

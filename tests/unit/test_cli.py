@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import portd
+from portd.choices import LogLevel
 from portd.cli.failures import cause, exit_code, leaves
 from portd.cli.options import show_default
 from portd.cli.reload import Changes, ConfigFile
-from portd.config import SETTINGS, LogLevel, Settings
+from portd.config import SETTINGS, Settings
 from portd.configload import load_settings
 from portd.errors import (
     ConfigError,
