@@ -37,7 +37,8 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
     source, target = settings.source_endpoint(), settings.target_endpoint()
     report = Report(source.display, target.display)
     here, there = await asyncio.gather(
-        _survey("source", source, settings, report), _survey("target", target, settings, report)
+        asyncio.create_task(_survey("source", source, settings, report), name="survey-source"),
+        asyncio.create_task(_survey("target", target, settings, report), name="survey-target"),
     )
     report.findings.sort(key=lambda finding: finding.subject.startswith("target"))
     rate = await write_rate(source, sample_seconds) if here is not None and here.info else None
