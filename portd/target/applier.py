@@ -61,6 +61,7 @@ class ApplierOptions:
         ages: the source hands the same bytes out differently later: a group that is refused for long is made again.
         connection: how connections are made.
         beside: what writes the lease anew where it is cleared away.
+        others: further keys of ours, whose owners write them again.
     """
 
     epoch: Epoch
@@ -71,6 +72,7 @@ class ApplierOptions:
     ages: bool = False
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
     beside: Callable[[], list[bytes]] | None = None
+    others: tuple[str, ...] = ()
 
     def restated(self) -> list[bytes]:
         """What writes our keys beside the checkpoint anew."""
@@ -127,6 +129,7 @@ class Applier:
         self._progress = progress
         self._options = options
         self._account = Account(key, start, progress, letters, self._options.caught_up_seconds)
+        self._account.keys += self._options.others
         self.caught_up = self._account.caught_up
         self.postponed = self._account.postponed
         self._claimed = False
@@ -478,7 +481,7 @@ class Applier:
         passage = Passage(connection, group.db, self._options.max_bytes)
         await transactions.opened()
         before = self._databases.selectable(group.db)
-        around = frame(self._account.key, b"", before=before, after=0, clear=True)
+        around = frame(self._account.key, b"", before=before, after=0, clear=self._account.keys)
         opened = connection.confirm([around.head], around.head_commands)
         received_at = group.received_at
         piece: Piece | None = None
