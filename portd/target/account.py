@@ -87,7 +87,7 @@ class Account:
         self, key: str, checkpoint: Checkpoint, progress: Progress, letters: DeadLetters, caught_up_seconds: float
     ) -> None:
         self.key = key
-        self.keys = (key, key + LEASE_SUFFIX, key + EPOCH_SUFFIX)
+        self.keys: tuple[str, ...] = (key, key + LEASE_SUFFIX, key + EPOCH_SUFFIX)
         self.checkpoint = checkpoint
         self.epoch = new_epoch()
         self.attempts: dict[int, Unconfirmed] = {}
@@ -136,7 +136,7 @@ class Account:
         )
         clear = () if restated is None else self.keys
         checkpoint = mine.render(self.key)
-        return frame(self.key, checkpoint, before=db, after=expected.db, clear=clear, restated=restated or ())
+        return frame(checkpoint, before=db, after=expected.db, clear=clear, restated=restated or ())
 
     def attempt(self, expected: Unconfirmed) -> None:
         """The EXEC of a group is about to be sent."""

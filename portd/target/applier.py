@@ -481,7 +481,7 @@ class Applier:
         passage = Passage(connection, group.db, self._options.max_bytes)
         await transactions.opened()
         before = self._databases.selectable(group.db)
-        around = frame(self._account.key, b"", before=before, after=0, clear=self._account.keys)
+        around = frame(b"", before=before, after=0, clear=self._account.keys)
         opened = connection.confirm([around.head], around.head_commands)
         received_at = group.received_at
         piece: Piece | None = None

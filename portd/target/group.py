@@ -281,13 +281,10 @@ class Frame:
     tail_commands: int
 
 
-def frame(
-    key: str, checkpoint: bytes, *, before: int, after: int, clear: Sequence[str], restated: Sequence[bytes] = ()
-) -> Frame:
+def frame(checkpoint: bytes, *, before: int, after: int, clear: Sequence[str], restated: Sequence[bytes] = ()) -> Frame:
     """The frame of a group; the connection is in db 0 before and behind it.
 
     Args:
-        key: of the checkpoint.
         checkpoint: DEL and HSET of it, as `Checkpoint.render` makes them.
         before: database in effect before the group; -1 when the group begins with a SELECT.
         after: database in effect behind it.
