@@ -286,14 +286,16 @@ async def gather(settings: Settings, checkpoint: Checkpoint, source: Identity, s
         TargetError: it cannot be asked.
     """
     key, prefix, mode = settings.checkpoint_name(), settings.checkpoint_key, settings.prune
+    compares = mode is Prune.PRUNE or (
+        mode is Prune.AUTO and checkpoint.sole and settings.spool_directory() is not None
+    )
     async with control(settings.target_endpoint(), "counting the target's keys") as client:
         facts = Facts(
             followed=followed_by(checkpoint),
             source=source,
             source_keys=source_keys,
             target_keys=sum((await foreign_keys(client, prefix, key)).values()),
-            removes=not checkpoint.first
-            and (mode in {Prune.PRUNE, Prune.FLUSH} or (mode is Prune.AUTO and checkpoint.sole)),
+            removes=not checkpoint.first and (compares or mode is Prune.FLUSH),
             at_once=mode is Prune.FLUSH,
         )
         hold = judge(facts, settings.prune_limit)
