@@ -96,7 +96,8 @@ class Settings:
     )
     checkpoint_key: str = option(
         "portd:checkpoint:",
-        "Prefix of the key in the target's database 0 that holds the checkpoint; the link's name is appended.",
+        "Prefix of the key in the target's database 0 that holds the checkpoint; the link's name is appended. Keys of the "
+        "source that begin with it are not copied, in any database.",
         group="Ends",
         min_length=1,
     )
@@ -200,6 +201,12 @@ class Settings:
         OnRefusal.CONTINUE,
         "When the target refuses a command for good: continue keeps a dead letter and goes on, stop ends the sync "
         "with exit code 65. Refusals that pass (out of memory, loading) are always waited out.",
+        group="What is done",
+    )
+    skip_messages: bool = option(
+        False,
+        "Leave out messages that clients of the source PUBLISH or SPUBLISH. Without it, who has subscribed at the target "
+        "receives them.",
         group="What is done",
     )
     verify_every: float = option(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PART_BYTES = 128 * 1024
 RENDERERS = {"text": render_text, "json": render_json, "html": render_html}
-URL_SCHEMES = ("redis://", "rediss://", "unix://")
+URL_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 
 
 class Format(StrEnum):

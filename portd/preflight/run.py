@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from portd.errors import PortdError
 from portd.preflight import access, capacity, compatibility, permissions, safety
 from portd.preflight.findings import Report, error
+from portd.preflight.names import own_names
 from portd.preflight.survey import Rate, Survey, Unreachable, survey, write_rate
 from portd.target.checkpoint import read_checkpoint
 from portd.target.connection import ConnectionOptions
@@ -44,6 +45,7 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
         )
         report.findings += permissions.unanswered("source", here)
         report.findings += _source(settings, source, here, rate)
+        report.findings += await own_names(source, settings)
     if there is not None and found is not None:
         report.findings += await _target_permissions(target, found, settings)
     if here is not None and there is not None and found is not None:
@@ -123,7 +125,7 @@ def _both(
         *compatibility.versions(here, found),
         *compatibility.commands(here, found),
         *compatibility.modules(here, found),
-        *compatibility.databases(here, there),
+        *compatibility.databases(settings, here, found),
         *safety.contents(settings, here, found, resumable=resumable),
         *capacity.target_memory(here, found),
         *capacity.clocks(here, there),
