@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from portd.choices import Existing, ExpiryGap, LogFormat, LogLevel, OnRefusal, Prune, StopAfter, VerifyMethod
-from portd.endpoint import Endpoint, Tls
+from portd.endpoint import Endpoint, Tls, read_secret
 from portd.errors import ConfigError
 from portd.units import GIB, KIB, MIB, show_size
 
@@ -540,19 +540,3 @@ def load(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> 
     from portd.configload import load_settings  # noqa: PLC0415 - 10 MB that a running sync does not need
 
     return load_settings(flags or {}, config)
-
-
-def read_secret(file: Path, what: str) -> str:
-    """The first line of a file.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    try:
-        with file.open(encoding="utf-8") as stream:
-            return stream.readline(64 * KIB).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(
-            f"{what} cannot be read from {file}: {reason}", hint="the file must be readable by the user portd runs as"
-        ) from None

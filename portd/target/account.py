@@ -6,6 +6,7 @@ import asyncio
 import time
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -46,6 +47,21 @@ class Unconfirmed:
     received_at: float
 
 
+@dataclass(slots=True)
+class Due:
+    """Dead letters that are not written yet.
+
+    Attributes:
+        numbers: of the commands, ascending.
+        refused: the replies, by number.
+        find: tells which commands numbers are.
+    """
+
+    numbers: list[int]
+    refused: Mapping[int, str]
+    find: Callable[[list[int]], list[Culprit]]
+
+
 class Account:
     """What one applier knows about its target.
 
@@ -73,6 +89,7 @@ class Account:
         self.epoch = new_epoch()
         self.attempts: dict[int, Unconfirmed] = {}
         self.excluded = array("Q")
+        self._letters_due: deque[Due] = deque()
         self.caught_up = asyncio.Event()
         self.postponed = Postponed(there=checkpoint.postponed)
         self._progress = progress
@@ -184,26 +201,37 @@ class Account:
                 self.excluded.insert(at, offset)
         self._progress.stream.commands_failed += commands
 
-    async def bury(self, refused: Mapping[int, str], find: Callable[[list[int]], list[Culprit]]) -> None:
-        """Keeps dead letters, some at a time, so that nobody else waits for long; at once when it is cancelled.
+    def keep(self, refused: Mapping[int, str], find: Callable[[list[int]], list[Culprit]]) -> None:
+        """Dead letters: `bury` writes them, while the target is at work.
 
         Args:
             refused: replies, by a number of the command.
             find: tells which commands ascending numbers are.
 
         Raises:
-            TargetRejected: the policy is to stop.
+            TargetRejected: the policy is to stop; the first one is written.
         """
-        numbers = sorted(refused)
-        for first in range(0, len(numbers), AT_ONCE):
-            self._bury(numbers[first : first + AT_ONCE], refused, find)
-            try:
-                await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                self._bury(numbers[first + AT_ONCE :], refused, find)
-                raise
+        if refused:
+            self._letters_due.append(Due(sorted(refused), refused, find))
+            if self._letters.stops:
+                self.bury_now()
 
-    def _bury(self, numbers: list[int], refused: Mapping[int, str], find: Callable[[list[int]], list[Culprit]]) -> None:
+    async def bury(self) -> None:
+        """Writes the dead letters that are due, some at a time, so that nobody waits for long."""
+        while self._letters_due:
+            self._bury_some()
+            await asyncio.sleep(0)
+
+    def bury_now(self) -> None:
+        """Writes all of them."""
+        while self._letters_due:
+            self._bury_some()
+
+    def _bury_some(self) -> None:
+        due = self._letters_due[0]
+        numbers, due.numbers = due.numbers[:AT_ONCE], due.numbers[AT_ONCE:]
+        if not due.numbers:
+            self._letters_due.popleft()
         self._letters.add_all(
             Letter(
                 phase="stream",
@@ -211,9 +239,9 @@ class Account:
                 key=culprit.key,
                 command=culprit.command,
                 offset=culprit.offset,
-                reply=presentable(refused[number]),
+                reply=presentable(due.refused[number]),
             )
-            for number, culprit in zip(numbers, find(numbers), strict=True)
+            for number, culprit in zip(numbers, due.find(numbers), strict=True)
         )
 
     def _show(self) -> None:

@@ -181,6 +181,7 @@ class Applier:
                     await while_connected(connection, self._work(connection))
                 finally:
                     connection.close()
+                    self._account.bury_now()
             except Disconnected as error:
                 lost = True
                 self._progress.last_error = str(error)
@@ -331,6 +332,7 @@ class Applier:
             if not group.pieces:
                 self._account.catch_up(self._source.waiting_since)
                 self._note_waiting()
+            await self._account.bury()
             piece = await self._source.next_piece(*self._room(group))
             if piece is None:
                 return False
@@ -407,6 +409,7 @@ class Applier:
             account.attempt(expected)
             answer = transactions.execute(data, replies)
             self._take_pending(self._growing)
+            await account.bury()
             notes = await answer
             self._state.replies += replies + 1
             self._state.errors += len(notes)
@@ -417,7 +420,7 @@ class Applier:
                 round_trip = transactions.connection.round_trip_seconds
                 self._size.note(transactions.exec_seconds, group.size, group.commands, round_trip)
                 self._confirm(expected, len(result.failed) + transactions.take_unnoted())
-                await account.bury(inside(result.failed, around.head_commands, group.commands), group.locate)
+                account.keep(inside(result.failed, around.head_commands, group.commands), group.locate)
                 if self._aged(time.monotonic() - sent):
                     self._rewind()
                 return
@@ -446,24 +449,25 @@ class Applier:
     async def _aborted(self, group: Group, around: Frame, result: Outcome) -> None:
         """Nothing of the group took effect: takes out what never will, and waits when it was refused for now."""
         cause = abort_cause(result.aborted)
-        verdicts = {classify(text): text for text in (*result.queued.values(), *([cause] if cause else []))}
+        of = {text: classify(text) for text in {*result.queued.values(), *([cause] if cause else [])}}
+        verdicts = {verdict: text for text, verdict in of.items()}
         if Verdict.FATAL in verdicts:
             raise fatal(verdicts[Verdict.FATAL])
         if Verdict.REJECTED in verdicts:
-            refused = {number: text for number, text in result.queued.items() if classify(text) is Verdict.REJECTED}
-            await self._leave_out(group, inside(refused, around.head_commands, group.commands))
+            refused = {number: text for number, text in result.queued.items() if of[text] is Verdict.REJECTED}
+            self._leave_out(group, inside(refused, around.head_commands, group.commands))
         elif Verdict.RETRY not in verdicts:
             raise TargetError(f"the target refuses transactions: {presentable(result.aborted)}")
         if Verdict.RETRY in verdicts:
             await self._wait(verdicts[Verdict.RETRY])
 
-    async def _leave_out(self, group: Group, refused: dict[int, str]) -> None:
+    def _leave_out(self, group: Group, refused: dict[int, str]) -> None:
         """Takes commands out of a group that can never be queued; all of them at once, however many they are."""
         numbers = sorted(refused)
         culprits = dict(zip(numbers, group.locate(numbers), strict=True))
         _check_select(culprits, refused)
         self._account.leave_out((each.offset for each in culprits.values()), group.leave_out(numbers))
-        await self._account.bury(refused, lambda wanted: [culprits[number] for number in wanted])
+        self._account.keep(refused, lambda wanted: [culprits[number] for number in wanted])
 
     async def _pass_on(self, transactions: Transactions, group: Group) -> bool:
         """Passes a transaction on that cannot be held; False when the source ended inside of it.
@@ -527,7 +531,7 @@ class Applier:
                 await self._look_again(passage.search(sorted(inner)))
         finally:  # it has taken effect, whatever ends the search
             self._confirm(expected, failed, moved=moved)
-            await account.bury(inner, passage.places)
+            account.keep(inner, passage.places)
 
     def _go_back(self) -> bool:
         """Lets the source begin before a transaction that took effect, of which nothing is held; False if it cannot."""
@@ -545,6 +549,7 @@ class Applier:
             if piece is None:
                 return
             search.look(piece)
+            await asyncio.sleep(0)
 
     async def _check_passage(self, passage: Passage) -> None:
         """Gives a passage up whose transaction cannot be executed any more.
@@ -560,7 +565,8 @@ class Applier:
             texts = {number: text for number, (_, text) in enumerate(refused)}
             _check_select(culprits, texts)
             self._account.leave_out((each.offset for each in culprits.values()), len(refused))
-            await self._account.bury(texts, lambda wanted: [culprits[number] for number in wanted])
+            self._account.keep(texts, lambda wanted: [culprits[number] for number in wanted])
+            await self._account.bury()
 
     # -- waiting and accounting
 

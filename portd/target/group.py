@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -238,16 +237,13 @@ class Group:
         Returns:
             How many it were.
         """
-        offsets = array("Q", self._offsets())
-        gone = {offsets[number] for number in numbers}
-        numbers = [number for number, offset in enumerate(offsets) if offset in gone]
-        kept = array("Q", (offset for offset in offsets if offset not in gone))
-        data = without(b"".join(self.data), numbers)
-        self._remains = Remains(data, kept.tobytes(), self.swaps)
+        data, offsets = without(b"".join(self.data), self._offsets(), numbers)
+        left = len(offsets) // 8
+        gone, self.counts.commands = self.commands - left, left
+        self._remains = Remains(data, offsets, self.swaps)
         del self.pieces[:-1]  # the last one tells where it ends
         self.size = len(data)
-        self.counts.commands -= len(numbers)
-        return len(numbers)
+        return gone
 
     def _offsets(self) -> bytes:
         return self._remains.offsets if self._remains else b"".join(piece.offsets for piece in self.pieces)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from portd.errors import DecodeError, TargetError, TargetLost, TargetRejected
 from portd.kernel.stream import Piece, StreamSplitter
 from portd.model import Position, Progress
 from portd.resp import request
+from portd.target.account import AT_ONCE
 from portd.target.applier import Applier, ApplierOptions
 from portd.target.checkpoint import Checkpoint, State, read_checkpoint
 from portd.target.connection import ConnectionOptions
@@ -518,11 +520,71 @@ async def test_large_transactions_are_passed_on(target: Server, mode: str) -> No
             (refused, 4, "NOSUCH", b"key")
         ]
     elif mode == "failed":
-        (letter,) = sync.letters.kept
-        assert letter.db == 4
-        assert refused - 5000 < letter.offset <= refused
+        assert [(letter.offset, letter.db, letter.command, letter.key) for letter in sync.letters.kept] == [
+            (refused, 4, "INCR", b"l")
+        ]
     else:
         assert sync.letters.kept == []
+
+
+@pytest.mark.parametrize("shape", ["commands", "large transaction"])
+@pytest.mark.parametrize("when", ["queued", "run"])
+@both_loops
+async def test_many_refused_commands_take_one_round(target: Server, when: str, shape: str) -> None:
+    """However many commands of a group are refused, it is sent once more at the most; each is named, the others apply."""
+    sync = Sync(target, stream := Stream(), max_bytes=20_000 if shape == "large transaction" else 1024 * 1024)
+    refused: list[tuple[int, int, str, bytes]] = []
+    async with running(sync):
+        stream.write("SET", "str", "x")
+        if shape != "commands":
+            stream.write("MULTI")
+        for number in range(3000):
+            if not number % 500:
+                stream.write("SELECT", number // 500)
+                stream.write("SET", "str", "x")
+            stream.write("INCR", "n")
+            command = "NOSUCH" if when == "queued" else "SADD"
+            if not number % 3:
+                refused.append((stream.write(command, "str", number), number // 500, command, b"str"))
+        if shape != "commands":
+            stream.write("EXEC")
+        await sync.caught_up()
+    assert [(letter.offset, letter.db, letter.command, letter.key) for letter in sync.letters.kept] == refused
+    assert [target.client(db=db).get("n") for db in range(6)] == [b"500"] * 6
+    progress = sync.progress.stream
+    assert (progress.commands_failed, progress.commands_applied) == (1000, 1 + 3000 + 12)
+    lost = sync.progress.lanes[0].link.losses
+    if shape == "large transaction":
+        assert lost == ({"refused": 1} if when == "queued" else {})
+    else:
+        assert lost == {}
+        assert sync.stream.rewinds == [FIRST]
+        assert sync.progress.lanes[0].replies < 2 * 4013 + 10 * progress.transactions
+
+
+@both_loops
+async def test_dead_letters_leave_room_for_others(target: Server) -> None:
+    """Letters are written some at a time: whoever waits for the loop gets a turn in between, and none is lost."""
+    sync = Sync(target, stream := Stream())
+    counts: list[int] = []
+
+    async def watch() -> None:
+        while True:
+            counts.append(len(sync.letters.kept))
+            await asyncio.sleep(0)
+
+    stream.write("SET", "str", "x")
+    stream.write("MULTI")
+    for number in range(4000):
+        stream.write("SADD", "str", number)
+    stream.write("EXEC")
+    watcher = asyncio.create_task(watch(), name="watch")
+    async with running(sync):
+        await sync.caught_up()
+    watcher.cancel()
+    counts.append(len(sync.letters.kept))
+    assert counts[-1] == 4000
+    assert max(after - before for before, after in itertools.pairwise(counts)) <= AT_ONCE
 
 
 @both_loops
