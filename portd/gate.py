@@ -270,15 +270,6 @@ def followed_by(checkpoint: Checkpoint) -> Identity:
     )
 
 
-async def look(settings: Settings, checkpoint: Checkpoint, source: Identity, source_keys: int | None) -> Hold | None:
-    """Whether a full sync from *source* would have to wait; asks the target.
-
-    Raises:
-        TargetError: it cannot be asked.
-    """
-    return judge(await gather(settings, checkpoint, source, source_keys), settings.prune_limit)
-
-
 async def gather(settings: Settings, checkpoint: Checkpoint, source: Identity, source_keys: int | None) -> Facts:
     """What a full sync from *source* would do; asks the target.
 
