@@ -140,7 +140,8 @@ class _Demo:
         took = status["stream"]["acknowledged_seconds"]
         peak = int((await self._ask("debug/memory"))["rss_peak_bytes"])
         process.terminate()
-        code = await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        async with asyncio.timeout(STOP_SECONDS):
+            code = await process.wait()
         if code != os.EX_OK:
             raise InternalError(f"portd sync ended with exit code {code} when it was told to stop")
         say(
@@ -259,6 +260,7 @@ async def _end(process: Process) -> None:
     if process.returncode is None:
         process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), END_SECONDS)
+            async with asyncio.timeout(END_SECONDS):
+                await process.wait()
         except TimeoutError:
             process.kill()

@@ -67,8 +67,21 @@ def of_keys(data: bytes, keys: Container[bytes]) -> tuple[bytes, int]:
         ValueError: the bytes are not RESP requests.
     """
 
-def without(data: bytes, numbers: list[int]) -> bytes:
-    """*data* without the commands of these numbers; see `find`, which raises the same."""
+def without(data: bytes, offsets: bytes, numbers: list[int]) -> tuple[bytes, bytes]:
+    """Leaves commands out of *data*, and all others of the same offset.
+
+    Args:
+        data: whole commands.
+        offsets: of each, packed native u64, as in ``Piece``.
+        numbers: of those to leave out, from 0 and in ascending order.
+
+    Returns:
+        What is left of both.
+
+    Raises:
+        IndexError: there are fewer commands.
+        ValueError: the bytes are not RESP requests.
+    """
 
 def singles(data: bytes, command: Command) -> tuple[bytes, int]:
     """An MSET as the SETs it is made of, and how many they are.

@@ -7,6 +7,7 @@ not their first argument.
 """
 
 cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport INT32_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memset
@@ -32,7 +33,7 @@ cdef dict PLACES = {
     b" CLIENT CLUSTER COMMAND REPLCONF WAIT WAITAOF INFO KEYS SCAN RANDOMKEY DBSIZE TIME AUTH HELLO RESET QUIT SYNC PSYNC"
     b" REPLICAOF SLAVEOF SAVE BGSAVE LASTSAVE BGREWRITEAOF SHUTDOWN FAILOVER MODULE LATENCY SLOWLOG COMMANDLOG MONITOR"
     b" SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE PUBSUB ROLE LOLWUT READONLY READWRITE"
-    b" ASKING SELECT",
+    b" ASKING SELECT PFSELFTEST",
     SECOND: b"XGROUP XINFO OBJECT BITOP MEMORY PFDEBUG DEBUG",
     COUNTED_FIRST: b"ZUNION ZINTER ZDIFF ZINTERCARD SINTERCARD LMPOP ZMPOP MSETEX",
     COUNTED_SECOND: b"EVAL EVALSHA EVAL_RO EVALSHA_RO FCALL FCALL_RO BLMPOP BZMPOP",
@@ -133,25 +134,42 @@ def of_keys(bytes data not None, keys not None):
     return b"".join(parts), count
 
 
-def without(bytes data not None, list numbers not None):
+def without(bytes data not None, bytes offsets not None, list numbers not None):
     cdef Walk walk
     cdef list parts = []
-    cdef const uint8_t* kept = <const uint8_t*> PyBytes_AS_STRING(data)
-    cdef int64_t number = 0
-    cdef int64_t wanted
+    cdef bytearray left = bytearray(PyBytes_GET_SIZE(offsets))
+    cdef const uint64_t* of = <const uint64_t*> PyBytes_AS_STRING(offsets)
+    cdef uint64_t* kept_of = <uint64_t*> PyByteArray_AS_STRING(left)
+    cdef Py_ssize_t total = PyBytes_GET_SIZE(offsets) // <Py_ssize_t> sizeof(uint64_t)
+    cdef Py_ssize_t kept_count = 0
+    cdef Py_ssize_t at = 0  # of the numbers
+    cdef Py_ssize_t count = len(numbers)
+    cdef Py_ssize_t number
+    cdef uint64_t gone = 0  # offset of the last one that was named
+    cdef bint any_gone = False
+    cdef Py_ssize_t wanted = numbers[0] if count else total  # the next number
+    cdef const uint8_t* run  # bytes that stay, not yet in the parts
+    if count and not 0 <= <Py_ssize_t> min(numbers) <= <Py_ssize_t> max(numbers) < total:
+        raise IndexError(total)
     _begin(&walk, data)
-    for wanted in numbers:
-        if wanted < number:
-            raise ValueError("numbers must ascend")
-        while number <= wanted:
-            if not _read(&walk):
-                raise IndexError(number)
-            number += 1
-        if walk.start > kept:
-            parts.append(PyBytes_FromStringAndSize(<const char*> kept, walk.start - kept))
-        kept = walk.next
-    parts.append(PyBytes_FromStringAndSize(<const char*> kept, walk.end - kept))
-    return b"".join(parts)
+    run = walk.next
+    for number in range(total):
+        if not _read(&walk):
+            raise IndexError(number)
+        while at < count and wanted < number:
+            at += 1
+            wanted = numbers[at] if at < count else total
+        if wanted < total and of[wanted] == of[number]:  # it, or one before it that belongs to it
+            gone, any_gone = of[number], True
+        if any_gone and of[number] == gone:
+            if walk.start > run:
+                parts.append(PyBytes_FromStringAndSize(<const char*> run, walk.start - run))
+            run = walk.next
+        else:
+            kept_of[kept_count] = of[number]
+            kept_count += 1
+    parts.append(PyBytes_FromStringAndSize(<const char*> run, walk.end - run))
+    return b"".join(parts), bytes(left[: kept_count * <Py_ssize_t> sizeof(uint64_t)])
 
 
 def singles(bytes data not None, Command command not None):

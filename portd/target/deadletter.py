@@ -8,9 +8,8 @@ from __future__ import annotations
 import base64
 import json
 import time
-from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as _quoted
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from portd.errors import REDACTED, ConfigError, SpoolError, TargetRejected, printable
 from portd.log import get_logger
@@ -27,12 +26,12 @@ _log = get_logger("target")
 DEFAULT_MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_READ: Final = 100_000  # letters whose keys are held at once
 LETTERS_HINT: Final = "name a file that --dead-letters wrote"
+UNSUPPORTED: Final = "unsupported"  # code of what was refused by ourselves
 LOGGED_EACH: Final = 10  # letters of one code that are logged one by one
 LOGGED_SECONDS: Final = 60.0  # between two lines about those that follow
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class Letter(NamedTuple):
     """One refusal.
 
     Attributes:
@@ -56,12 +55,13 @@ class Letter:
         """What it is counted under."""
         return code_of(self.reply)
 
-    def line(self, now: float, *, redact: bool = False) -> bytes:
+    def line(self, code: str, now: float, *, redact: bool = False) -> bytes:
         """The letter as a line of JSON.
 
         A key that is not UTF-8 is told as ``{"base64": ...}``, none where it is to be redacted.
 
         Args:
+            code: what it is counted under.
             now: unix time.
             redact: do not name the key.
         """
@@ -74,8 +74,8 @@ class Letter:
                 key = f'{{"base64":"{base64.b64encode(self.key).decode()}"}}'
         return (
             f'{{"time":{now:.3f},"phase":{_quoted(self.phase)},"db":{self.db},"key":{key},'
-            f'"command":{_quoted(self.command)},"offset":{self.offset},"code":{_quoted(self.code)},'
-            f'"reply":{_quoted(presentable(self.reply))}}}\n'
+            f'"command":{_quoted(self.command)},"offset":{self.offset},"code":{_quoted(code)},'
+            f'"reply":{_quoted(self.reply)}}}\n'
         ).encode()
 
 
@@ -165,11 +165,21 @@ class DeadLetters:
             self.progress.dead_letters[code] += 1
             self._log(letter, code, now)
             if self._path is not None:
-                self._put(lines, letter.line(now, redact=self._redact))
+                self._put(lines, letter.line(code, now, redact=self._redact))
             if self._stop:
                 self._write(lines)
                 raise self.refusal(letter)
         self._write(lines)
+
+    def count(self, code: str, number: int) -> None:
+        """Counts refusals that are not told one by one, for there are too many."""
+        self.progress.dead_letters[code] += number
+        self.unwritten += number
+
+    @property
+    def stops(self) -> bool:
+        """The policy: the first letter ends the sync."""
+        return self._stop
 
     def close(self) -> None:
         """Closes the file; idempotent."""
