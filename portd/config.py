@@ -9,14 +9,17 @@ budget is split is in `portd.memory.plan`.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from portd import ENV_PREFIX
 from portd.choices import Existing, ExpiryGap, LogFormat, LogLevel, OnRefusal, Prune, StopAfter, VerifyMethod
-from portd.endpoint import Endpoint, Tls
+from portd.endpoint import Endpoint, Tls, read_secret
 from portd.errors import ConfigError
 from portd.units import GIB, KIB, MIB, show_size
 
@@ -27,6 +30,8 @@ DEFAULT_LINK = "default"
 MIN_CHUNK_BYTES = 64 * KIB
 MAX_CHUNK_BYTES = 64 * MIB
 MAX_BUDGET_BYTES = 32 * MIB  # default ceiling of the budget; an explicit setting may go above
+# Variables that are not ours: what Kubernetes tells of a Service named portd, and what this project's tests read.
+_OTHERS = re.compile(ENV_PREFIX + r"(SERVICE_(HOST|PORT)|PORT(_[0-9]|$)|TESTS?_|FUZZ$)")
 REQUIRED: Any = dataclasses.MISSING
 
 
@@ -96,7 +101,8 @@ class Settings:
     )
     checkpoint_key: str = option(
         "portd:checkpoint:",
-        "Prefix of the key in the target's database 0 that holds the checkpoint; the link's name is appended.",
+        "Prefix of the key in the target's database 0 that holds the checkpoint; the link's name is appended. Keys of the "
+        "source that begin with it are not copied, in any database.",
         group="Ends",
         min_length=1,
     )
@@ -200,6 +206,12 @@ class Settings:
         OnRefusal.CONTINUE,
         "When the target refuses a command for good: continue keeps a dead letter and goes on, stop ends the sync "
         "with exit code 65. Refusals that pass (out of memory, loading) are always waited out.",
+        group="What is done",
+    )
+    skip_messages: bool = option(
+        False,
+        "Leave out messages that clients of the source PUBLISH or SPUBLISH. Without it, who has subscribed at the target "
+        "receives them.",
         group="What is done",
     )
     verify_every: float = option(
@@ -535,17 +547,19 @@ def load(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> 
     return load_settings(flags or {}, config)
 
 
-def read_secret(file: Path, what: str) -> str:
-    """The first line of a file.
+def check_variables(environment: Mapping[str, str]) -> None:
+    """Refuses ``PORTD_*`` variables that nothing reads: probably misspelt, and a default would hold in silence.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: there are some.
     """
-    try:
-        with file.open(encoding="utf-8") as stream:
-            return stream.readline(64 * KIB).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+    known = {f"{ENV_PREFIX}{name}".upper() for name in [*SETTINGS, "config"]}
+    unknown = sorted(
+        name for name in environment if name.startswith(ENV_PREFIX) and name not in known and not _OTHERS.match(name)
+    )
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
         raise ConfigError(
-            f"{what} cannot be read from {file}: {reason}", hint="the file must be readable by the user portd runs as"
-        ) from None
+            f"{', '.join(unknown)} is set in the environment, which is not a setting",
+            hint=f"did you mean {near[0]}?" if near else "docs/configuration.md lists all settings; unset it",
+        )

@@ -34,6 +34,7 @@ log = get_logger("control")
 LINE_BYTES: Final = 64 * 1024  # of a question or an answer
 SECONDS: Final = 10.0  # for either
 CLIENTS: Final = 8  # at a time
+CROWDED_SECONDS: Final = 1.0  # for those beyond
 PATH_BYTES: Final = 107  # unix(7): sun_path with its end
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid; unix(7): struct ucred
 
@@ -104,11 +105,14 @@ class ControlSocket:
         """One question and its answer."""
         self._clients += 1
         try:
-            async with asyncio.timeout(SECONDS):
-                if self._clients > CLIENTS:
-                    answer: Mapping[str, Any] = _refused("too many clients at a time", "try again")
-                else:
-                    answer = self._answer(await reader.readline(), _peer(writer))
+            crowded = self._clients > CLIENTS
+            async with asyncio.timeout(CROWDED_SECONDS if crowded else SECONDS):
+                line = await reader.readline()  # also of one that is refused: an unread line would cost it the answer
+                answer = (
+                    _refused("too many clients at a time", "try again")
+                    if crowded
+                    else self._answer(line, _peer(writer))
+                )
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
         except ValueError:  # readline's word for a line that is too long
@@ -119,7 +123,7 @@ class ControlSocket:
             self._clients -= 1
             writer.close()
 
-    def _answer(self, line: bytes, peer: Mapping[str, int]) -> Mapping[str, Any]:
+    def _answer(self, line: bytes, peer: Mapping[str, int]) -> dict[str, Any]:
         try:
             question = json.loads(line)
         except ValueError:

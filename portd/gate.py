@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
 from portd.choices import Prune
 from portd.errors import PortdError
-from portd.hold import Facts, Identity, Reason, judge, judge_removal
+from portd.hold import Facts, Identity, Reason, judge, judge_removal, judge_sample
 from portd.log import get_logger
 from portd.model import Held
 from portd.source.info import read_info
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from portd.config import Settings
-    from portd.hold import Hold
+    from portd.hold import Hold, Sample
     from portd.model import Progress
     from portd.source.info import SourceInfo
     from portd.target.checkpoint import Checkpoint
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 log = get_logger("sync")
 
 AGAIN_SECONDS: Final = 60.0  # longest wait before a source that is held back is looked at again
+COPY_SECONDS: Final = 600.0  # longest wait before it is asked for a snapshot again, where only that can tell
 HINT: Final = "if it is meant: portd ctl accept, or start with --accept-source; else mend the source or --source"
 
 
@@ -44,11 +46,13 @@ class HeldBack(Exception):
 
     Attributes:
         hold: why.
+        seen: who was found wanting by its snapshot; None for one that says enough of itself.
     """
 
-    def __init__(self, hold: Hold) -> None:
+    def __init__(self, hold: Hold, seen: Identity | None = None) -> None:
         super().__init__(hold.words)
         self.hold = hold
+        self.seen = seen
 
 
 class Gate:
@@ -71,6 +75,9 @@ class Gate:
         self._progress = progress
         self._stop = stop
         self._word = asyncio.Event()  # an operator's
+        self._found: Reason | None = None  # why a snapshot that was looked at had to wait
+        self._doubt: Facts | None = None  # about the full sync that was let in last
+        self._copies = Backoff(first_seconds=AGAIN_SECONDS / 2, limit_seconds=COPY_SECONDS)
 
     def accept(self) -> Held | None:
         """An operator says that what waits here is meant. Returns what waited; None when nothing does."""
@@ -83,6 +90,29 @@ class Gate:
     def passed(self) -> None:
         """A snapshot is applied, or the history goes on: what comes next is another question."""
         self.accepted = False
+        self._let_in()
+
+    def _let_in(self) -> None:
+        self._progress.held = self._found = None
+        self._copies.reset()
+
+    @property
+    def doubtful(self) -> bool:
+        """The snapshot of the full sync that was let in has to be looked at: `examine`."""
+        return self._doubt is not None and not self.accepted
+
+    def examine(self, sample: Sample) -> None:
+        """Looks at the beginning of that snapshot, before anything of it is written.
+
+        Raises:
+            HeldBack: it has to wait.
+        """
+        assert self._doubt is not None, "nothing is doubtful"
+        hold = judge_sample(self._doubt, sample, self._settings.prune_limit)
+        if hold is not None:
+            self._found = hold.reason
+            raise HeldBack(hold, self._doubt.source)
+        self._let_in()
 
     async def admit(self, replid: str) -> Reason | None:
         """Looks at a full sync that the source has agreed to.
@@ -100,20 +130,32 @@ class Gate:
         """
         hold = await self._look(replid)
         if hold is None:
-            return None
+            return self._found if self.accepted else None
         if not self.accepted:
             raise HeldBack(hold)
         log.warning("a full sync that would wait goes on", reason=hold.reason.value, why=hold.words)
         return hold.reason
 
-    async def wait(self, hold: Hold) -> None:
+    async def wait(self, held: HeldBack) -> None:
         """Waits until an operator accepts, or both ends are as they should be. The source is asked who it is now and then,
-        which costs it no fork.
+        which costs it no fork. Where only a snapshot tells, it is asked for another one when it has become another process
+        or history, and after some minutes.
 
         Raises:
             Stopped: a stop came first.
         """  # noqa: D205
-        await self._wait(hold, lambda: self._look(""))
+        seen = held.seen
+        if seen is None:
+            await self._wait(held.hold, lambda: self._look(""))
+            return
+        again_at = time.monotonic() + self._copies.next_wait()
+        await self._wait(held.hold, lambda: self._changed(held.hold, seen, again_at), tries=True)
+
+    async def _changed(self, hold: Hold, seen: Identity, again_at: float) -> Hold | None:
+        """None when the source may have become the one that is wanted."""
+        now = identify(self._settings, await read_info(self._settings.source_endpoint()), "")
+        other = seen.run_id != now.run_id or (now.replid not in {"", seen.replid} and now.replid2 != seen.replid)
+        return None if other or time.monotonic() >= again_at else hold
 
     async def permit(self, ghosts: int, keys: int) -> None:
         """Returns when *ghosts* of *keys* in the target may be removed, at once as a rule.
@@ -131,7 +173,10 @@ class Gate:
 
     # -- waiting
 
-    async def _wait(self, hold: Hold, look: Callable[[], Awaitable[Hold | None]] | None) -> None:
+    async def _wait(
+        self, hold: Hold, look: Callable[[], Awaitable[Hold | None]] | None, *, tries: bool = False
+    ) -> None:
+        """Waits for a word, a stop, or *look* to find nothing; where that only means another try, it stays shown as held."""
         self._word.clear()
         tasks = [
             asyncio.create_task(self._word.wait(), name="accept"),
@@ -150,6 +195,9 @@ class Gate:
                     return
                 if look is not None:
                     found = await self._look_again(look, hold)
+                    if found is None and tries:
+                        log.info("held: the source is asked for another snapshot", reason=hold.reason.value)
+                        return
                     if found is None:
                         log.warning("the source is what it was, the sync goes on", reason=hold.reason.value)
                         return
@@ -158,7 +206,8 @@ class Gate:
                         self._show(hold)
         finally:
             self.broken_off = self._stop.is_set() and not self.accepted
-            self._progress.held = None
+            if not tries or self.accepted or self._stop.is_set():
+                self._progress.held = None
             for task in tasks:
                 task.cancel()
 
@@ -184,17 +233,21 @@ class Gate:
     async def _look(self, replid: str) -> Hold | None:
         """Asks both ends. *replid* is what the source has announced; "" to go by what it says of itself."""
         settings = self._settings
+        self._doubt = None
         checkpoint = await read_checkpoint(settings.target_endpoint(), settings.checkpoint_name())
         info = await read_info(settings.source_endpoint())
         self._progress.source_info = info.shown() or self._progress.source_info
-        if checkpoint is None or checkpoint.first:
+        if checkpoint is None or (checkpoint.first and checkpoint.sole):
             return None  # the guard has looked at what is there; half a first snapshot is worth nothing
         source = identify(settings, info, replid)
         followed = followed_by(checkpoint)
         if checkpoint.state is State.SNAPSHOT and checkpoint.accepted and followed.continues(source):
             self.accepted = True  # and was broken off
             return None
-        return await look(settings, checkpoint, source, info.keys)
+        facts = await gather(settings, checkpoint, source, info.keys)
+        if facts.doubtful and not checkpoint.first:
+            self._doubt = facts
+        return judge(facts, settings.prune_limit)
 
 
 def identify(settings: Settings, info: SourceInfo, replid: str = "") -> Identity:
@@ -217,23 +270,27 @@ def followed_by(checkpoint: Checkpoint) -> Identity:
     )
 
 
-async def look(settings: Settings, checkpoint: Checkpoint, source: Identity, source_keys: int | None) -> Hold | None:
-    """Whether a full sync from *source* would have to wait; asks the target.
+async def gather(settings: Settings, checkpoint: Checkpoint, source: Identity, source_keys: int | None) -> Facts:
+    """What a full sync from *source* would do; asks the target.
 
     Raises:
         TargetError: it cannot be asked.
     """
     key, prefix, mode = settings.checkpoint_name(), settings.checkpoint_key, settings.prune
+    compares = mode is Prune.PRUNE or (
+        mode is Prune.AUTO and checkpoint.sole and settings.spool_directory() is not None
+    )
     async with control(settings.target_endpoint(), "counting the target's keys") as client:
-        keys = sum((await foreign_keys(client, prefix, key)).values())
         facts = Facts(
             followed=followed_by(checkpoint),
             source=source,
             source_keys=source_keys,
-            target_keys=keys,
-            removes=mode in {Prune.PRUNE, Prune.FLUSH} or (mode is Prune.AUTO and checkpoint.sole),
+            target_keys=sum((await foreign_keys(client, prefix, key)).values()),
+            removes=not checkpoint.first and (compares or mode is Prune.FLUSH),
+            at_once=mode is Prune.FLUSH,
         )
         hold = judge(facts, settings.prune_limit)
-        if hold is not None and hold.reason is Reason.SOURCE_EMPTY and mode is Prune.AUTO:
-            return None if await other_links(client, prefix, key) else hold  # then nothing is removed
-    return hold
+        empty = facts.source_keys is None if hold is None else hold.reason is Reason.SOURCE_EMPTY
+        if mode is Prune.AUTO and facts.removes and empty and await other_links(client, prefix, key):
+            return replace(facts, removes=False)  # their keys may not go, so none do
+    return facts

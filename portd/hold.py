@@ -7,12 +7,13 @@ mistake more often than not: a wrong address, a server that was started again wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
 _NO_HISTORY: Final = {"", "?", "0" * 40}  # what a server tells that never had a second one
 _SHOWN: Final = 8  # digits of an id in a message
+_TELLING: Final = 16  # keys of a sample: chance finds a quarter of so many once in ten thousand times
 
 
 class Reason(StrEnum):
@@ -69,6 +70,7 @@ class Facts:
         source_keys: in all databases; None where it does not tell.
         target_keys: in all databases, without our own.
         removes: keys that the snapshot lacks would be removed.
+        at_once: all of them, before the snapshot is read.
     """
 
     followed: Identity
@@ -76,6 +78,30 @@ class Facts:
     source_keys: int | None
     target_keys: int
     removes: bool
+    at_once: bool = False
+
+    @property
+    def doubtful(self) -> bool:
+        """The source has told too little of itself for a verdict: its snapshot has to be looked at."""
+        silent = self.removes and self.source_keys is None
+        return self.target_keys > 0 and (silent or not self.followed.continues(self.source))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What the beginning of a snapshot tells.
+
+    Attributes:
+        keys: those it has, or says that it has, so far: in the databases whose beginning was seen.
+        whole: that was all of it.
+        looked_for: keys that the target was asked for.
+        there: of them, those that it has.
+    """
+
+    keys: int
+    whole: bool
+    looked_for: int
+    there: int
 
 
 def judge(facts: Facts, limit: float) -> Hold | None:
@@ -109,6 +135,38 @@ def judge(facts: Facts, limit: float) -> Hold | None:
                 f"removed, and prune_limit is {limit:g} %",
             )
     return None
+
+
+def judge_sample(facts: Facts, sample: Sample, limit: float) -> Hold | None:
+    """Whether a doubtful full sync has to wait, before anything of its snapshot is written.
+
+    An address is believed when the data agrees: of what can be common to both, a quarter is. Keys come and go, but not all
+    of them between two full syncs; two servers of different use have few names in common. Where so many keys are new that
+    chance may have picked no other ones, nothing is said.
+
+    Args:
+        facts: see there.
+        sample: of the snapshot.
+        limit: per cent of the target's keys that may be removed.
+    """
+    keys = facts.source_keys
+    if keys is None and (sample.whole or facts.at_once):
+        hold = judge(replace(facts, source_keys=sample.keys), limit)
+        if hold is not None:
+            return hold
+    if facts.followed.continues(facts.source) or not sample.looked_for:
+        return None
+    known = sample.keys if sample.whole else keys
+    size = facts.target_keys if known is None else max(known, sample.looked_for)
+    expected = sample.looked_for * min(size, facts.target_keys) / size  # to be there, if all that can be common is
+    if 4 * sample.there >= expected or (expected < _TELLING and not sample.whole):
+        return None
+    return Hold(
+        Reason.SOURCE_CHANGED,
+        f"the target holds {facts.target_keys} keys of {_named(facts.followed)}, and has {sample.there} of "
+        f"{sample.looked_for} keys of the source {_named(facts.source)}: neither history nor process nor data is what was "
+        "followed",
+    )
 
 
 def judge_removal(ghosts: int, keys: int, limit: float) -> Hold | None:

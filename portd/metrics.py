@@ -300,6 +300,12 @@ def _stream(sources: Sources) -> Iterator[Metric]:
     }
     yield _counter("stream_commands_read_total", "Commands of the stream split off.", stream.commands_read)
     yield _counters("stream_commands_total", "What became of them.", "outcome", outcomes)
+    yield _counters(
+        "own_names_total",
+        "Keys of the snapshot, and commands of the stream, that were left out because they name keys of portd.",
+        "phase",
+        {"snapshot": sources.progress.snapshot.keys_own, "stream": stream.commands_own},
+    )
     yield _counter("stream_transactions_total", "Transactions the target committed for us.", stream.transactions)
     yield _gauge(
         "lag_bytes",

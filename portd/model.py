@@ -54,6 +54,7 @@ class SnapshotProgress:
     keys_filtered: int = 0  # left out on purpose (--existing skip, half-imported slots)
     keys_expired: int = 0  # expiry had passed when it was decoded
     keys_failed: int = 0  # refused by the target or not representable there: dead letters
+    keys_own: int = 0  # of those filtered: named like keys of portd
     keys_postponed: int = 0  # sent with a later expiry, until the stream has caught up
     started_at: float = 0.0  # time.time()
     finished_at: float = 0.0
@@ -78,6 +79,7 @@ class StreamProgress:
     commands_applied: int = 0
     commands_filtered: int = 0  # PING, REPLCONF and the like: dropped on purpose
     commands_failed: int = 0
+    commands_own: int = 0  # that named keys of portd: filtered, or passed on without these
     expiries_postponed: int = 0  # sent later than the source said, until the stream has caught up
     field_expiries_dropped: int = 0  # of hash fields, for a target without them
     transactions: int = 0  # group commits acknowledged

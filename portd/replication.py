@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from portd.config import Settings
-    from portd.hold import Hold
     from portd.kernel.snapshot import CurrentKey
     from portd.memory.ledger import Ledger
     from portd.memory.plan import MemoryPlan
@@ -170,7 +169,7 @@ class Replication:
                 transfer = await self._run_session(parts, transfer)
             except HeldBack as held:
                 transfer = None
-                await self._wait_held(held.hold)
+                await self._wait_held(held)
                 backoff.reset()
             except PortdError as error:
                 if not error.retriable or (isinstance(error, LinkLost) and not self._progress.source.connects):
@@ -188,7 +187,7 @@ class Replication:
                     return
                 backoff.reset()
 
-    async def _wait_held(self, hold: Hold) -> None:
+    async def _wait_held(self, held: HeldBack) -> None:
         """Until a full sync may be tried again, or a stop comes.
 
         Raises:
@@ -196,7 +195,7 @@ class Replication:
         """
         self._copying = False
         try:
-            await self.gate.wait(hold)
+            await self.gate.wait(held)
         except Stopped:
             self._end_held()
         else:
@@ -234,6 +233,7 @@ class Replication:
         self._keys_at_start = source.keys
         log.info("source", url=self._source.display, **progress.source_info)
         cluster.admit(self._source, source.cluster, one_shard=settings.one_shard)
+        self._require_databases(source.highest_database, capabilities.databases)
         patience = ConnectionOptions(
             connect_seconds=settings.connect_seconds,
             silence_seconds=settings.silence_seconds,
@@ -276,6 +276,21 @@ class Replication:
             postpones=postpones,
             beside=self._beside,
         )
+
+    def _require_databases(self, highest: int | None, there: int) -> None:
+        """Makes sure that the target has every database that holds keys, as far as both ends tell.
+
+        Raises:
+            ConfigError: it has not, and the policy is to stop.
+        """
+        if highest is None or not 0 < there <= highest:
+            return
+        told = f"the source has keys in database {highest}, the target has only {there} databases"
+        if self._letters.stops:
+            raise ConfigError(
+                told, hint=f"set databases to {highest + 1} or more at the target, or --on-refusal continue"
+            )
+        log.warning(told, hint="what belongs into databases that the target lacks becomes dead letters")
 
     async def _close_expiry_gap(self, capabilities: Capabilities) -> bool:
         """Chooses what keeps keys alive whose renewal comes late; whether near expiries are postponed."""

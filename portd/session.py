@@ -17,15 +17,16 @@ from portd.catchup import CatchUp
 from portd.choices import Existing, ExpiryGap, StopAfter
 from portd.errors import LinkLost, SourceBusy, SourceError
 from portd.gate import Stopped
+from portd.glimpse import Glimpse
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.model import Phase, Position
 from portd.resync import NotingSink, Resync
 from portd.scheduling import bulk_work
-from portd.snapshotcopy import SnapshotCopy
+from portd.snapshotcopy import SnapshotCopy, stream_database
 from portd.streamfeed import StreamFeed
 from portd.target.applier import Applier, ApplierOptions
-from portd.target.checkpoint import Checkpoint, write_checkpoint
+from portd.target.checkpoint import IMPORTS_SUFFIX, Checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions, Disconnected
 from portd.target.control import patiently
 from portd.target.deadletter import Letter
@@ -302,8 +303,8 @@ class Session:
         parts, transfer = self._parts, self._transfer
         progress, settings = parts.progress, parts.settings
         progress.phase = Phase.SNAPSHOT
-        key = settings.checkpoint_name()
-        epoch, patience = parts.epoch, parts.connection
+        key, epoch, patience = settings.checkpoint_name(), parts.epoch, parts.connection
+        await self._examine()
         self.resync = resync = Resync(settings, parts.target, parts.capabilities, parts.limiter, patience, epoch)
         await patiently(resync.begin, self._note_refusal)
         marker = Checkpoint.begin(transfer.position, progress.source_info.get("run_id", ""), sole=resync.sole)
@@ -312,15 +313,7 @@ class Session:
             source_replid2=progress.source_info.get("replid2", ""), source_address=settings.source_endpoint().display,
         )  # fmt: skip
         await patiently(partial(write_checkpoint, parts.target, key, marker, epoch, patience), self._note_refusal)
-        decoder = SnapshotDecoder(
-            parts.capabilities.dialect(),
-            chunk_bytes=parts.capabilities.chunk_bytes(settings.chunk_bytes),
-            batch_bytes=parts.capabilities.batch_bytes(parts.plan.batch_bytes),
-            command_bytes=settings.command_bytes,
-            command_elements=settings.command_elements,
-            skip_existing=settings.existing is Existing.SKIP,
-        )
-        decoder.postpone(snapshot_margin_ms(always=parts.holds), parts.shift_ms)
+        decoder = self._make_decoder()
         self.writers = Writers(parts.target, parts.budget, progress, parts.letters, self._writer_options())
         sink = NotingSink(self.writers, resync)
         self.copy = SnapshotCopy(parts.spool, decoder, sink, progress.snapshot, transfer, self._on_letter)
@@ -334,7 +327,8 @@ class Session:
                 self._decoded.set()
                 await self.writers.flush()
                 self.writers.close()
-            await resync.finish(decoder.statistics()["keys_failed"], self._permit)
+            counters = decoder.statistics()
+            await resync.finish(counters["keys_failed"] - counters["keys_lacking"], self._permit)
             progress.keys_pruned += resync.removed
         except BaseExceptionGroup as group:
             raise first_cause(group) from None
@@ -342,12 +336,11 @@ class Session:
             self.writers.discard()
             resync.close()
         self._note_dropped(decoder)
-        db = int(decoder.aux.get("repl-stream-db", "0"))
         self.drop_copy()
         self.writers = None
         position = self._transfer.position
         checkpoint = replace(
-            Checkpoint.following(position, max(db, 0), marker.source_run_id, marker.snapshot_id),
+            Checkpoint.following(position, stream_database(decoder.aux), marker.source_run_id, marker.snapshot_id),
             sole=marker.sole,
             source_replid2=marker.source_replid2,
             source_address=marker.source_address,
@@ -369,6 +362,20 @@ class Session:
         self._on_snapshot()
         self._begin_feed(index, position.offset, checkpoint.db, snapshot.started_at)
 
+    def _make_decoder(self) -> SnapshotDecoder:
+        parts, settings = self._parts, self._parts.settings
+        decoder = SnapshotDecoder(
+            parts.capabilities.dialect(),
+            chunk_bytes=parts.capabilities.chunk_bytes(settings.chunk_bytes),
+            batch_bytes=parts.capabilities.batch_bytes(parts.plan.batch_bytes),
+            command_bytes=settings.command_bytes,
+            command_elements=settings.command_elements,
+            skip_existing=settings.existing is Existing.SKIP,
+        )
+        decoder.spare(settings.checkpoint_key.encode())
+        decoder.postpone(snapshot_margin_ms(always=parts.holds), parts.shift_ms)
+        return decoder
+
     def drop_copy(self) -> None:
         """Lets go of the decoder and its buffers; what it has counted and found stays. Idempotent."""
         if self.copy is not None:
@@ -376,6 +383,17 @@ class Session:
             counters = self.copy.decoder.statistics()
             self._parts.progress.earlier.update({name: counters[name] for name in ("elements", "batches")})
             self.copy = None
+
+    async def _examine(self) -> None:
+        """Where the source has left a doubt whether it is the one that was followed, its snapshot has to tell.
+
+        Raises:
+            HeldBack: the full sync has to wait.
+        """
+        parts = self._parts
+        if parts.gate.doubtful:
+            glimpse = Glimpse(parts.spool, parts.capabilities.dialect(), parts.plan.spool_bytes // 4)
+            parts.gate.examine(await glimpse.read(parts.target))
 
     async def _permit(self, ghosts: int, keys: int) -> None:
         """Removing keys may have to wait; the stream waits in the spool meanwhile, and the link is kept."""
@@ -424,7 +442,12 @@ class Session:
             offset=offset,
             db=db,
             max_argument=parts.capabilities.proto_max_bulk_bytes,
-            forms=parts.capabilities.stream_forms(parts.progress.source_info),
+            forms=parts.capabilities.stream_forms(
+                parts.progress.source_info,
+                own=parts.settings.checkpoint_key,
+                publish=not parts.settings.skip_messages,
+                stops=parts.letters.stops,
+            ),
             horizon=Horizon(parts.shift_ms, since, always=parts.holds),
         )
 
@@ -447,6 +470,7 @@ class Session:
                 ages=parts.postpones,
                 connection=parts.connection,
                 beside=parts.lease.restated,
+                others=(parts.settings.checkpoint_key + IMPORTS_SUFFIX,),
             ),
         )
         applier = self.applier
@@ -518,7 +542,8 @@ class Session:
     # -- what the decoder found
 
     def _on_letter(self, letter: DeadLetter) -> None:
-        if self.resync is not None:
+        databases = self._parts.capabilities.databases
+        if self.resync is not None and (letter.db < databases or not databases):  # there is nothing to prune in others
             self.resync.note_letter(letter)
         self._parts.letters.add(
             Letter(
@@ -537,6 +562,16 @@ class Session:
         for name in ("idle", "freq", "field_ttl", "stream_meta", "meta"):
             if count := counters[f"{name}_dropped"]:
                 self._parts.progress.attributes_dropped[name.replace("_", "-")] += count
+        note_own(counters["keys_own"])
+
+
+def note_own(keys: int) -> None:
+    """Says that keys were left out because of their names."""
+    if keys:
+        log.warning(
+            "the source has keys named like those of portd: they are not copied", keys=keys,
+            hint="harmless when the source is itself the target of a portd; rename them, or set checkpoint_key, otherwise",
+        )  # fmt: skip
 
 
 def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

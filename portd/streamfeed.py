@@ -50,6 +50,7 @@ class StreamFeed:
         self._forms = forms
         self._max_argument = max_argument
         self._horizon = horizon or Horizon(0)
+        self._lacking: frozenset[int] = frozenset()
         self._rest = memoryview(b"")  # of the chunk that is being fed
         self._chunk = (0, 0)  # offsets before its first byte, and of its last one
         self._held_since = (
@@ -60,7 +61,14 @@ class StreamFeed:
         self._splitter = self._begin(offset, db)
 
     def _begin(self, offset: int, db: int) -> StreamSplitter:
-        return StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, max_argument=self._max_argument, **self._forms)
+        return StreamSplitter(
+            offset,
+            db,
+            piece_bytes=PIECE_BYTES,
+            max_argument=self._max_argument,
+            lacking=self._lacking,
+            **self._forms,
+        )
 
     async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece, waiting for it; None when the stream has ended.
@@ -88,7 +96,7 @@ class StreamFeed:
                 self._note_out(piece.end_offset)
                 if piece.overdue:
                     horizon.lag()
-                self._commands += piece.replies + piece.filtered
+                self._commands += piece.replies + piece.filtered + piece.refused
                 self._progress.commands_read = max(self._progress.commands_read, self._commands)
                 if piece.end_offset > self._counted:
                     self._progress.expiries_postponed += piece.postponed
@@ -139,6 +147,10 @@ class StreamFeed:
     def exclude(self, offset: int) -> None:
         """Leaves out the command that begins at *offset*, which is still to come; forgotten by `rewind`."""
         self._splitter.exclude(offset)
+
+    def lack(self, databases: frozenset[int]) -> None:
+        """The target does not have these; takes effect with the next `rewind`."""
+        self._lacking |= databases
 
     def rewind(self, offset: int, db: int) -> None:
         """Goes back to behind *offset*, which is not before what was committed.

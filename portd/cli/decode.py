@@ -14,8 +14,8 @@ import typer
 
 from portd import log
 from portd.cli.failures import report_plainly
-from portd.config import read_secret
-from portd.endpoint import Endpoint, Tls
+from portd.config import check_variables
+from portd.endpoint import Endpoint, Tls, read_secret
 from portd.errors import ConfigError, OutputClosed, PortdError
 from portd.files.outputs import STDOUT, Output
 from portd.kernel.events import EventHandler
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PART_BYTES = 128 * 1024
 RENDERERS = {"text": render_text, "json": render_json, "html": render_html}
-URL_SCHEMES = ("redis://", "rediss://", "unix://")
+URL_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 
 
 class Format(StrEnum):
@@ -188,6 +188,7 @@ def source_endpoint(source: str, password_file: Path | None, tls: Tls) -> Endpoi
     """
     if not source.startswith(URL_SCHEMES):
         return None
+    check_variables(os.environ)
     password = os.environ.get("PORTD_SOURCE_PASSWORD") or None
     if password_file is not None:
         password = read_secret(password_file, "password_file")

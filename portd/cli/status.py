@@ -16,6 +16,7 @@ from portd import configload, log
 from portd.cli.extra_flags import ENDS, flags
 from portd.cli.failures import report, report_plainly
 from portd.errors import PortdError
+from portd.text import hide_logins, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +65,9 @@ def _status(file: Path | None, given: Mapping[str, Any], *, as_json: bool, ask: 
     except (PortdError, ExceptionGroup) as error:
         raise typer.Exit(report(error)) from None
     except OSError as error:
-        typer.echo(f"portd: {ask} does not answer: {error}", err=True)
+        typer.echo(
+            f"portd: {hide_logins(ask, bare=True)} does not answer: {hide_logins(str(error), bare=True)}", err=True
+        )
         raise typer.Exit(os.EX_UNAVAILABLE) from None
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -156,4 +159,4 @@ def _show(found: Mapping[str, Any]) -> None:
         if process["last_error"]:
             lines["last error"] = process["last_error"]
     for name, value in lines.items():
-        typer.echo(f"{name:<16} {value}")
+        typer.echo(plain(f"{name:<16} {value}"))

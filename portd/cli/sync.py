@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EPILOG = (
     "Every option is also a variable, PORTD_SOURCE for --source, and a line of the TOML file, source = ...; "
     "docs/configuration.md explains them. Exit codes: 0 done or stopped, 64 usage, 65 bad data, 69 a server is "
-    "not there, 70 a bug, 74 disk, 75 another portd has the link, 77 a server refused us, 78 settings."
+    "not there, 70 a bug, 74 disk, 75 another portd has the link, or stopped while held, 77 a server refused us, 78 settings."
 )
 
 
@@ -36,7 +36,6 @@ def sync(file: Path | None, flags: Mapping[str, Any]) -> None:
     variables = {name.removeprefix(ENV_PREFIX).lower() for name in os.environ if name.startswith(ENV_PREFIX)}
     hand_over(
         settings,
-        configload.unknown_variables(os.environ),
         file.absolute() if file is not None else None,
         frozenset({*flags, *variables}),
     )

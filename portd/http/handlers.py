@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from portd.http.markup import PAGE_HEADERS
 from portd.http.origin import check_same_origin
 from portd.log import get_logger
 from portd.model import Phase
+from portd.text import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -165,7 +165,7 @@ def _prefers_html(request: web.Request) -> bool:
 
 
 def _json(data: dict[str, Any]) -> web.Response:
-    return web.Response(text=json.dumps(data, ensure_ascii=False) + "\n", content_type="application/json")
+    return web.Response(text=dumps(data) + "\n", content_type="application/json")
 
 
 def _html(page: str) -> web.Response:

@@ -21,7 +21,7 @@ from portd.log import get_logger
 from portd.model import Phase
 from portd.offline.fetch import Fetch
 from portd.offline.service import OfflineService
-from portd.snapshotcopy import SnapshotCopy
+from portd.snapshotcopy import SnapshotCopy, stream_database
 from portd.source import cluster
 from portd.spool import SpoolClosed
 
@@ -125,8 +125,8 @@ class Dump(OfflineService):
         self._snapshot_done = True
         if self._follow is not None:
             fetch.link.stream_begins(index)
-            db = int(recorder.decoder.aux.get("repl-stream-db", "0"))
-            await self._record(self._follow, fetch, transfer, max(db, 0))
+            db = stream_database(recorder.decoder.aux)
+            await self._record(self._follow, fetch, transfer, db)
 
     async def _record(self, path: Path, fetch: Fetch, transfer: Transfer, db: int) -> None:
         """Records the stream until a stop; the file ends with a whole command then."""

@@ -6,8 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from portd.errors import PortdError
+from portd.gate import gather
+from portd.hold import Facts, Identity, judge
 from portd.preflight import access, capacity, compatibility, permissions, safety
 from portd.preflight.findings import Report, error
+from portd.preflight.names import own_names
+from portd.preflight.safety import Held
 from portd.preflight.survey import Rate, Survey, Unreachable, survey, write_rate
 from portd.target.checkpoint import read_checkpoint
 from portd.target.connection import ConnectionOptions
@@ -45,10 +49,11 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
         )
         report.findings += permissions.unanswered("source", here)
         report.findings += _source(settings, source, here, rate)
+        report.findings += await own_names(source, settings)
     if there is not None and found is not None:
         report.findings += await _target_permissions(target, found, settings)
     if here is not None and there is not None and found is not None:
-        resumable = await _resumable(target, settings)
+        resumable = await _resumable(settings, here)
         report.findings += _both(settings, here, there, found, resumable=resumable)
     return report
 
@@ -96,12 +101,30 @@ async def _target_permissions(endpoint: Endpoint, found: Capabilities, settings:
         ]
 
 
-async def _resumable(endpoint: Endpoint, settings: Settings) -> bool | PortdError:
-    """A checkpoint of this link lies in the target; or why that cannot be told."""
+async def _resumable(settings: Settings, here: Survey) -> bool | Held | Facts | PortdError:
+    """A checkpoint of this link lies in the target, and perhaps a full sync would be held; or why that cannot be told.
+
+    Facts are of a full sync that is judged by its snapshot.
+    """
     try:
-        return await read_checkpoint(endpoint, settings.checkpoint_name()) is not None
+        checkpoint = await read_checkpoint(settings.target_endpoint(), settings.checkpoint_name())
+        if checkpoint is None or (checkpoint.first and checkpoint.sole):
+            return checkpoint is not None
+        info = here.info
+        source = Identity(
+            replid=info.get("master_replid", ""),
+            replid2=info.get("master_replid2", ""),
+            run_id=info.get("run_id", ""),
+            address=settings.source_endpoint().display,
+        )
+        facts = await gather(settings, checkpoint, source, sum(here.keys.values()) if info else None)
     except PortdError as problem:
         return problem
+    hold = judge(facts, settings.prune_limit)
+    if hold is None:
+        return facts if facts.doubtful and not checkpoint.first else True
+    partial = {source.replid, source.replid2} - {""} and checkpoint.position.replid in {source.replid, source.replid2}
+    return Held(hold, certain=not partial)
 
 
 def _source(settings: Settings, endpoint: Endpoint, here: Survey, rate: Rate | None) -> list[Finding]:
@@ -115,7 +138,7 @@ def _source(settings: Settings, endpoint: Endpoint, here: Survey, rate: Rate | N
 
 
 def _both(
-    settings: Settings, here: Survey, there: Survey, found: Capabilities, *, resumable: bool | PortdError
+    settings: Settings, here: Survey, there: Survey, found: Capabilities, *, resumable: bool | Held | Facts | PortdError
 ) -> list[Finding]:
     return [
         *safety.same_server(here, found),
@@ -124,7 +147,7 @@ def _both(
         *compatibility.versions(here, found),
         *compatibility.commands(here, found),
         *compatibility.modules(here, found),
-        *compatibility.databases(here, there),
+        *compatibility.databases(settings, here, found),
         *safety.contents(settings, here, found, resumable=resumable),
         *capacity.target_memory(here, found),
         *capacity.clocks(here, there),

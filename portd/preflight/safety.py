@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portd.errors import PortdError
+from portd.hold import Facts
 from portd.preflight.findings import error, fine, note, warning
 from portd.units import human_count
 
 if TYPE_CHECKING:
     from portd.config import Settings
+    from portd.hold import Hold
     from portd.preflight.findings import Finding
     from portd.preflight.survey import Survey
     from portd.target.capabilities import Capabilities
@@ -65,10 +68,23 @@ def roles(source: Survey, target: Capabilities) -> list[Finding]:
     return findings or [fine("roles", "two primaries")]
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A full sync of this source into this target would wait for an operator.
+
+    Attributes:
+        hold: why.
+        certain: the next start begins with a full sync: the source does not have the history.
+    """
+
+    hold: Hold
+    certain: bool
+
+
 def contents(
-    settings: Settings, source: Survey, target: Capabilities, *, resumable: bool | PortdError
+    settings: Settings, source: Survey, target: Capabilities, *, resumable: bool | Held | Facts | PortdError
 ) -> list[Finding]:
-    """What is in the target already; *resumable*: a checkpoint of this link is there, or why that is not known."""
+    """What is in the target already; *resumable*: a checkpoint of this link is there, what then, or why it is not known."""
     if isinstance(resumable, PortdError):
         return [
             error(
@@ -81,6 +97,8 @@ def contents(
         ]
     held, offered = sum(target.keys.values()), sum(source.keys.values())
     what = f"{human_count(held)} keys"
+    if isinstance(resumable, Held | Facts):
+        return [_waits(settings, resumable, what)]
     if resumable:
         return [
             fine("target.keys", f"{what}, and a checkpoint of link {settings.link}: a sync will resume or repeat it")
@@ -107,6 +125,52 @@ def contents(
             "make sure that this is meant",
         )
     ]
+
+
+def _waits(settings: Settings, found: Held | Facts, what: str) -> Finding:
+    return _held(settings, found, what) if isinstance(found, Held) else _doubtful(settings, found, what)
+
+
+def _held(settings: Settings, held: Held, what: str) -> Finding:
+    """A start that waits at its full sync, or would if the source cannot continue the stream."""
+    there = f"{what}, and a checkpoint of link {settings.link}"
+    if settings.accept_source:
+        return warning(
+            "target.keys",
+            f"{there}; {held.hold.words}",
+            "--accept-source is given: a full sync overwrites and removes without asking",
+            "make sure that this is meant",
+        )
+    if not held.certain:
+        return warning(
+            "target.keys",
+            f"{there}; {held.hold.words}",
+            f"a sync will resume; should it need a full sync instead, that is held ({held.hold.reason.value})",
+            "make sure that the source has its data",
+        )
+    return error(
+        "target.keys",
+        f"{there}; {held.hold.words}",
+        f"a sync begins with a full sync, and holds it before anything changes ({held.hold.reason.value})",
+        "check --source and its data; if it is meant, start with --accept-source, or portd ctl accept",
+    )
+
+
+def _doubtful(settings: Settings, facts: Facts, what: str) -> Finding:
+    """A start that cannot be judged by what the source says of itself."""
+    there = f"{what}, and a checkpoint of link {settings.link}"
+    if not facts.source.run_id:
+        return note(
+            "target.keys",
+            f"{there}; the source does not tell who it is",
+            "whether a sync resumes is not known; a full sync is held if its snapshot shows another server, or an empty one",
+        )
+    return warning(
+        "target.keys",
+        f"{there}; the source is another process with another history at the address that was followed",
+        "a sync begins with a full sync, and holds it if its snapshot shows other keys than those of the target",
+        "make sure that the source has its data",
+    )
 
 
 def failover(source: Survey) -> list[Finding]:

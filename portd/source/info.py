@@ -53,6 +53,7 @@ class SourceInfo:
         replicas: connected replicas, ours included.
         used_memory: bytes.
         keys: in all databases.
+        highest_database: that holds keys.
         output_limit: of the class replica.
         repl_timeout_seconds: how long the source waits for an ACK.
         diskless: snapshots are sent without a file.
@@ -73,6 +74,7 @@ class SourceInfo:
     replicas: int | None = None
     used_memory: int | None = None
     keys: int | None = None
+    highest_database: int | None = None
     output_limit: OutputLimit | None = None
     repl_timeout_seconds: int | None = None
     diskless: bool | None = None
@@ -157,6 +159,7 @@ def _understand(info: dict[str, str], config: dict[str, str], node: object, refu
     replica = info.get("role") in {"slave", "replica"}
     link = info.get("master_link_status")
     second = info.get("master_replid2", "")
+    keys = keys_by_database(info)
     return SourceInfo(
         family=None if version is None else "valkey" if valkey else "redis",
         version=version,
@@ -169,7 +172,8 @@ def _understand(info: dict[str, str], config: dict[str, str], node: object, refu
         backlog_bytes=_number(info, "repl_backlog_size") or _number(config, "repl-backlog-size"),
         replicas=_number(info, "connected_slaves"),
         used_memory=_number(info, "used_memory"),
-        keys=sum(keys_by_database(info).values()) if info else None,
+        keys=sum(keys.values()) if info else None,
+        highest_database=max(keys, default=None),
         output_limit=parse_output_limit(config.get("client-output-buffer-limit", "")),
         repl_timeout_seconds=_number(config, "repl-timeout"),
         diskless=None if "repl-diskless-sync" not in config else config["repl-diskless-sync"] == "yes",

@@ -11,15 +11,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from portd.model import Position
-from portd.target.checkpoint import new_epoch
-from portd.target.deadletter import Letter
-from portd.target.group import frame
+from portd.target.checkpoint import LEASE_SUFFIX, new_epoch
+from portd.target.deadletter import UNSUPPORTED, Letter
+from portd.target.epoch import EPOCH_SUFFIX
+from portd.target.group import Counts, frame
 from portd.target.postponed import Postponed
 from portd.target.replies import presentable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from portd.kernel.leftout import Refusal
     from portd.model import Progress
     from portd.target.checkpoint import Checkpoint
     from portd.target.deadletter import DeadLetters
@@ -36,15 +38,13 @@ class Unconfirmed:
     Attributes:
         position: behind the group.
         db: database in effect there.
-        commands: of the group.
-        filtered: commands that were dropped on purpose between them.
+        counts: of its commands.
         received_at: unix time at which its newest byte was received.
     """
 
     position: Position
     db: int
-    commands: int
-    filtered: int
+    counts: Counts
     received_at: float
 
 
@@ -74,6 +74,7 @@ class Account:
         caught_up_seconds: bytes received up to that long ago may be missing.
 
     Attributes:
+        keys: of ours in db 0.
         epoch: what our checkpoints carry.
         attempts: groups whose EXEC was sent and not answered, by the offset of their end. More than one when connections
             were lost; only one of them can have taken effect, since each watched the checkpoint.
@@ -86,6 +87,7 @@ class Account:
         self, key: str, checkpoint: Checkpoint, progress: Progress, letters: DeadLetters, caught_up_seconds: float
     ) -> None:
         self.key = key
+        self.keys: tuple[str, ...] = (key, key + LEASE_SUFFIX, key + EPOCH_SUFFIX)
         self.checkpoint = checkpoint
         self.epoch = new_epoch()
         self.attempts: dict[int, Unconfirmed] = {}
@@ -113,10 +115,9 @@ class Account:
         self.checkpoint = checkpoint
         self._show()
 
-    def expect(self, offset: int, db: int, counts: tuple[int, int], received_at: float) -> Unconfirmed:
-        """What a group that ends at *offset* would make true; *counts* are its commands and those dropped from it."""
-        commands, filtered = counts
-        return Unconfirmed(Position(self.checkpoint.position.replid, offset), db, commands, filtered, received_at)
+    def expect(self, offset: int, db: int, counts: Counts, received_at: float) -> Unconfirmed:
+        """What a group that ends at *offset* would make true."""
+        return Unconfirmed(Position(self.checkpoint.position.replid, offset), db, counts, received_at)
 
     def frame(self, db: int, expected: Unconfirmed, restated: Sequence[bytes] | None = None) -> Frame:
         """What goes around a group that begins with *db* in effect; see `portd.target.group.frame`.
@@ -133,9 +134,9 @@ class Account:
             time_ms=0,
             postponed=self.postponed.there,
         )
-        clear = restated is not None
+        clear = () if restated is None else self.keys
         checkpoint = mine.render(self.key)
-        return frame(self.key, checkpoint, before=db, after=expected.db, clear=clear, restated=restated or ())
+        return frame(checkpoint, before=db, after=expected.db, clear=clear, restated=restated or ())
 
     def attempt(self, expected: Unconfirmed) -> None:
         """The EXEC of a group is about to be sent."""
@@ -153,12 +154,18 @@ class Account:
         self.checkpoint = replace(self.checkpoint, position=Position(replid, offset), db=done.db)
         del self.excluded[: bisect_right(self.excluded, offset)]
         stream = self._progress.stream
-        stream.commands_applied += done.commands - failed
-        stream.commands_failed += failed
-        stream.commands_filtered += done.filtered
+        counts = done.counts
+        stream.commands_applied += counts.commands - failed
+        stream.commands_failed += failed + counts.dead
+        stream.commands_filtered += counts.filtered
+        stream.commands_own += counts.own
         stream.transactions += 1
         stream.acknowledged_seconds = max(0.0, time.time() - done.received_at)
         self._show()
+        for refusal in counts.refusals:
+            self._letters.add(letter_of(refusal))
+        if counts.dead > len(counts.refusals):
+            self._letters.count(UNSUPPORTED, counts.dead - len(counts.refusals))
         if stream.acknowledged_seconds <= self._caught_up_seconds:  # what is missing came after that
             self.caught_up.set()
         else:
@@ -246,3 +253,15 @@ class Account:
         stream.applied_offset = stream.checkpointed_offset = self.offset
         self._progress.position = self.checkpoint.position
         self._progress.expiries_to_correct = self.postponed.there
+
+
+def letter_of(refusal: Refusal) -> Letter:
+    """A command of the stream that cannot be written to this target."""
+    return Letter(
+        phase="stream",
+        db=refusal.db,
+        key=refusal.key,
+        command=refusal.command,
+        offset=refusal.offset,
+        reply=f"{UNSUPPORTED} {refusal.reason}",
+    )

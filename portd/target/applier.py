@@ -14,17 +14,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
-from portd.errors import InternalError, LinkLost, PortdError, TargetError, TargetLost
+from portd.errors import InternalError, LinkLost, PortdError, TargetBusy, TargetError, TargetLost
 from portd.log import get_logger
 from portd.resp import request
-from portd.target.account import Account, Unconfirmed
+from portd.target.account import Account, Unconfirmed, letter_of
 from portd.target.checkpoint import Checkpoint, State
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
-from portd.target.databases import count_databases, highest_database, selected
+from portd.target.databases import Databases
 from portd.target.epoch import FIELD, taken_over
 from portd.target.group import Culprit, Frame, Group, PieceSource, frame
 from portd.target.groupsize import GroupSize
 from portd.target.limiter import LagWatch, Limiter
+from portd.target.names import FilteredNames
 from portd.target.passing import Passage, Search
 from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
 from portd.target.settle import Outcome, inside, outcome
@@ -60,6 +61,7 @@ class ApplierOptions:
         ages: the source hands the same bytes out differently later: a group that is refused for long is made again.
         connection: how connections are made.
         beside: what writes the lease anew where it is cleared away.
+        others: further keys of ours, whose owners write them again.
     """
 
     epoch: Epoch
@@ -70,6 +72,7 @@ class ApplierOptions:
     ages: bool = False
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
     beside: Callable[[], list[bytes]] | None = None
+    others: tuple[str, ...] = ()
 
     def restated(self) -> list[bytes]:
         """What writes our keys beside the checkpoint anew."""
@@ -126,10 +129,13 @@ class Applier:
         self._progress = progress
         self._options = options
         self._account = Account(key, start, progress, letters, self._options.caught_up_seconds)
+        self._account.keys += self._options.others
         self.caught_up = self._account.caught_up
         self.postponed = self._account.postponed
         self._claimed = False
-        self._databases = 0  # of the target
+        self._letters = letters
+        self._names = FilteredNames()
+        self._databases = Databases(endpoint)
         self._growing = Group(start.db)
         self._broken: PortdError | None = None  # what the source will say behind the growing group
         self._since = 0.0  # unix time at which the oldest byte in flight was received; 0 when nothing is
@@ -205,8 +211,7 @@ class Applier:
         connection = await connect(self._endpoint, NAME, self._state.link, self._options.connection)
         try:
             async with asyncio.timeout(self._options.connection.silence_seconds):
-                if not self._databases:
-                    self._databases = await count_databases(connection)
+                self._databases.forget()
                 await (self._recover(connection) if self._claimed else self._claim(connection))
         except TimeoutError:
             connection.close()
@@ -298,6 +303,9 @@ class Applier:
         )
         while await self._gather(self._growing):
             group, self._growing = self._growing.split()
+            if await self._lacks(group.databases):
+                self._rewind()
+                continue
             self._sending(group)
             self._measure()
             if group.complete:
@@ -357,33 +365,43 @@ class Applier:
         return max(1, self._caps[0] - group.size), max(1, self._caps[1] - group.commands)
 
     def _is_full(self, group: Group) -> bool:
-        return group.size >= self._caps[0] or group.commands >= self._caps[1]
+        return group.size >= self._caps[0] or group.weight >= self._caps[1]
 
     def _take(self, piece: Piece) -> None:
         """Looks at a piece that the source handed out.
 
         Raises:
-            TargetError: it selects a database that the target does not have.
+            TargetRejected: it begins with what cannot be written there, and the policy is to stop before that.
         """
+        if piece.refusals and self._letters.stops:
+            raise self._letters.refusal(letter_of(piece.refusals[0]))
+        if piece.names or piece.own:
+            self._names.note(piece)
         if piece.getack and self.on_getack is not None:
             self.on_getack()
         self.postponed.note(piece)
-        highest = highest_database(piece.data)
-        if 0 < self._databases <= highest:
-            highest = -1 if piece.part else selected(piece.data)
-        if 0 < self._databases <= highest:
-            raise TargetError(
-                f"the source uses database {highest}, the target has only {self._databases}",
-                hint="raise `databases` in the target's settings and restart it",
-            )
+
+    async def _lacks(self, databases: set[int] | frozenset[int]) -> bool:
+        """Whether one of these turns out not to be there; the source of pieces is told, and must be rewound then.
+
+        Raises:
+            Disconnected: that cannot be asked for now.
+        """
+        try:
+            missing = await self._databases.find_missing(databases)
+        except (TargetBusy, TargetLost) as error:
+            raise Disconnected(f"{NAME}: {error.args[0]}", "databases") from None
+        if missing:
+            self._source.lack(missing)
+        return bool(missing)
 
     async def _commit(self, transactions: Transactions, group: Group) -> None:
         """Commits a group, however often it has to be sent, without the commands that cannot be queued."""
         account = self._account
         while True:
-            counts = (group.commands, group.filtered)
-            expected = account.expect(group.end_offset, group.db_after, counts, group.received_at)
-            around = account.frame(group.db, expected, self._options.restated() if group.swaps else None)
+            expected = account.expect(group.end_offset, group.db_after, group.counts, group.received_at)
+            before = self._databases.selectable(group.db)
+            around = account.frame(before, expected, self._options.restated() if group.swaps else None)
             data = [each for each in (around.head, *group.data, around.tail) if each]
             replies = around.head_commands + group.commands + around.tail_commands
             if not await self._turn(group, sum(map(len, data)), replies + TRANSACTION_COMMANDS):
@@ -462,7 +480,8 @@ class Applier:
         connection = transactions.connection
         passage = Passage(connection, group.db, self._options.max_bytes)
         await transactions.opened()
-        around = frame(self._account.key, b"", before=group.db, after=0, clear=True)
+        before = self._databases.selectable(group.db)
+        around = frame(b"", before=before, after=0, clear=self._account.keys)
         opened = connection.confirm([around.head], around.head_commands)
         received_at = group.received_at
         piece: Piece | None = None
@@ -479,6 +498,8 @@ class Applier:
                 return False
             received_at = self._source.received_at
             self._take(piece)
+            if await self._lacks(piece.databases):
+                raise Disconnected(f"{NAME}: a large transaction needs a database that is not there", "databases")
             await self._limiter.take(len(piece.data), piece.replies)
             passage.send(piece)
         await passage.settled()
@@ -487,8 +508,7 @@ class Applier:
             raise Disconnected(f"{NAME}: commands inside a large transaction have to be left out", "refused")
         if notes := await opened:
             self._check_ready(notes[0].text or "nil")
-        counts = (passage.commands, passage.filtered)
-        expected = self._account.expect(piece.end_offset, piece.db, counts, received_at)
+        expected = self._account.expect(piece.end_offset, piece.db, passage.counts, received_at)
         await self._execute_passage(transactions, passage, expected, around.head_commands)
         self._growing = Group(piece.db)
         return True
@@ -507,7 +527,7 @@ class Applier:
             account.refused(expected)
             self._check_ready(abort_cause(result.aborted) or next(iter(result.queued.values()), result.aborted))
         failed = len(result.failed) + transactions.take_unnoted()
-        inner = inside(result.failed, head_commands, passage.commands)
+        inner = inside(result.failed, head_commands, passage.counts.commands)
         moved = bool(inner) and self._go_back()
         try:
             if moved:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from portd.control import keys_by_database, parse_info, parse_pairs
+from portd.control import Refused, keys_by_database, parse_info, parse_pairs
 from portd.errors import ConfigError, TargetError, TargetLost, TargetNotEmpty
 from portd.log import get_logger
 from portd.model import LinkState, Position
@@ -37,6 +37,7 @@ from portd.resp import request
 from portd.target.connection import connect, text_of
 from portd.target.control import control
 from portd.target.epoch import EPOCH_SUFFIX, Fenced, check, write_once
+from portd.target.replies import code_of, wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -177,7 +178,16 @@ async def read_checkpoint(endpoint: Endpoint, key: str) -> Checkpoint | None:
         TargetError: it refuses, or the hash is not a checkpoint.
     """
     async with control(endpoint, "reading the checkpoint") as client:
+        return await _held(client, key)
+
+
+async def _held(client: Control, key: str) -> Checkpoint | None:
+    try:
         return Checkpoint.parse(await client.call("HGETALL", key))
+    except Refused as refusal:
+        if code_of(refusal.text) == "WRONGTYPE":
+            raise wrong_type(key) from None
+        raise
 
 
 async def write_checkpoint(
@@ -260,7 +270,7 @@ async def guard(
             f"source and target are the same server ({endpoint.display})", hint="check --source and --target"
         )
     async with control(endpoint, "looking for data in the target") as client:
-        checkpoint = Checkpoint.parse(await client.call("HGETALL", key))
+        checkpoint = await _held(client, key)
         if checkpoint is not None or existing != "refuse":
             return checkpoint
         foreign = await foreign_keys(client, prefix, key)
@@ -284,7 +294,7 @@ async def make_room(
         TargetError: it refuses, or cannot be reached.
     """
     async with control(endpoint, "looking for data in the target") as client:
-        if Checkpoint.parse(await client.call("HGETALL", key)) is not None:
+        if await _held(client, key) is not None:
             return False
         foreign = await foreign_keys(client, prefix, key)
     if foreign:

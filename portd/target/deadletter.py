@@ -26,6 +26,7 @@ _log = get_logger("target")
 DEFAULT_MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_READ: Final = 100_000  # letters whose keys are held at once
 LETTERS_HINT: Final = "name a file that --dead-letters wrote"
+UNSUPPORTED: Final = "unsupported"  # code of what was refused by ourselves
 LOGGED_EACH: Final = 10  # letters of one code that are logged one by one
 LOGGED_SECONDS: Final = 60.0  # between two lines about those that follow
 
@@ -169,6 +170,11 @@ class DeadLetters:
                 self._write(lines)
                 raise self.refusal(letter)
         self._write(lines)
+
+    def count(self, code: str, number: int) -> None:
+        """Counts refusals that are not told one by one, for there are too many."""
+        self.progress.dead_letters[code] += number
+        self.unwritten += number
 
     @property
     def stops(self) -> bool:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
 
 from portd.kernel.requests import find, without
 from portd.resp import request
-from portd.target.checkpoint import LEASE_SUFFIX
-from portd.target.epoch import EPOCH_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from portd.kernel.leftout import Refusal
     from portd.kernel.stream import Piece
+
+
+MOST_REFUSALS: Final = 1000  # of one transaction that are told one by one
 
 
 class PieceSource(Protocol):
@@ -48,8 +50,39 @@ class PieceSource(Protocol):
     def exclude(self, offset: int) -> None:
         """Leaves out the command that begins at *offset*, which is still to come. Told again after each `rewind`."""
 
+    def lack(self, databases: frozenset[int]) -> None:
+        """The target does not have these: commands in them are refused from the next `rewind` on."""
+
     def release(self, offset: int) -> None:
         """The target's checkpoint covers *offset*: what is before it will not be asked for again."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the commands of some pieces.
+
+    Attributes:
+        commands: that end in them.
+        filtered: dropped on purpose between them.
+        dead: that cannot be written to the target.
+        own: that named keys of ours.
+        refusals: of the dead ones, what and why; the first ones.
+    """
+
+    commands: int = 0
+    filtered: int = 0
+    dead: int = 0
+    own: int = 0
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        """Counts a piece."""
+        self.commands += piece.replies
+        self.filtered += piece.filtered
+        self.dead += piece.refused
+        self.own += piece.own
+        if piece.refusals:
+            self.refusals += piece.refusals[: MOST_REFUSALS - len(self.refusals)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +119,8 @@ class Group:
 
     Attributes:
         size: bytes of the pieces.
-        commands: commands that end in them.
-        filtered: commands that were dropped on purpose between them.
+        counts: of their commands.
+        databases: that they need, the one in effect before them among them.
         since: unix time at which the first piece was received.
         received_at: unix time at which the newest byte was received.
         taken_at: monotonic time at which the first piece was split off.
@@ -96,9 +129,9 @@ class Group:
     __slots__ = (
         "_received",
         "_remains",
-        "commands",
+        "counts",
+        "databases",
         "db",
-        "filtered",
         "pieces",
         "received_at",
         "since",
@@ -112,8 +145,8 @@ class Group:
         self._received: list[float] = []  # when, for each piece
         self._remains: Remains | None = None
         self.size = 0
-        self.commands = 0
-        self.filtered = 0
+        self.counts = Counts()
+        self.databases = {db} if db > 0 else set()
         self.since = 0.0
         self.received_at = 0.0
         self.taken_at = 0.0
@@ -123,11 +156,21 @@ class Group:
         self.pieces.append(piece)
         self._received.append(received_at)
         self.size += len(piece.data)
-        self.commands += piece.replies
-        self.filtered += piece.filtered
+        self.counts.add(piece)
+        self.databases |= piece.databases
         self.since = self.since or received_at
         self.taken_at = self.taken_at or time.monotonic()
         self.received_at = received_at
+
+    @property
+    def commands(self) -> int:
+        """Commands that end in them."""
+        return self.counts.commands
+
+    @property
+    def weight(self) -> int:
+        """Commands that were looked at for it."""
+        return self.counts.commands + self.counts.filtered + self.counts.dead
 
     @property
     def complete(self) -> bool:
@@ -194,7 +237,7 @@ class Group:
         """
         data, offsets = without(b"".join(self.data), self._offsets(), numbers)
         left = len(offsets) // 8
-        gone, self.commands = self.commands - left, left
+        gone, self.counts.commands = self.commands - left, left
         self._remains = Remains(data, offsets, self.swaps)
         del self.pieces[:-1]  # the last one tells where it ends
         self.size = len(data)
@@ -238,20 +281,17 @@ class Frame:
     tail_commands: int
 
 
-def frame(
-    key: str, checkpoint: bytes, *, before: int, after: int, clear: bool, restated: Sequence[bytes] = ()
-) -> Frame:
+def frame(checkpoint: bytes, *, before: int, after: int, clear: Sequence[str], restated: Sequence[bytes] = ()) -> Frame:
     """The frame of a group; the connection is in db 0 before and behind it.
 
     Args:
-        key: of the checkpoint.
         checkpoint: DEL and HSET of it, as `Checkpoint.render` makes them.
         before: database in effect before the group; -1 when the group begins with a SELECT.
         after: database in effect behind it.
-        clear: delete our keys first, so that SWAPDB inside takes no copy of them to another database.
+        clear: our keys, which are deleted first, so that SWAPDB inside takes no copy of them to another database.
         restated: what writes the others of our keys then.
     """
-    head = [request("DEL", key, key + LEASE_SUFFIX, key + EPOCH_SUFFIX)] if clear else []
+    head = [request("DEL", *clear)] if clear else []
     if before > 0:
         head.append(request("SELECT", before))
     tail = [*([request("SELECT", 0)] if after else ()), *restated]

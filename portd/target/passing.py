@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.kernel.requests import head
-from portd.target.group import Culprit, locate
+from portd.target.group import Counts, Culprit, locate
 from portd.target.replies import Verdict, classify
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ class Passage:
         limit: bytes of pieces that are held at most, one piece more or less.
 
     Attributes:
-        commands: sent so far.
-        filtered: dropped on purpose between them.
+        counts: of the commands sent so far, and of those left out between them.
         replies: queueing replies of them that are missing.
         incomplete: the target will never queue some of them: the transaction cannot be executed.
         trouble: a reply that says to try the whole transaction again later, "" when there is none.
@@ -44,8 +43,7 @@ class Passage:
     """
 
     def __init__(self, connection: Connection, db: int, limit: int) -> None:
-        self.commands = 0
-        self.filtered = 0
+        self.counts = Counts()
         self.replies = 0
         self.incomplete = False
         self.trouble = ""
@@ -70,13 +68,12 @@ class Passage:
     def send(self, piece: Piece) -> None:
         """Sends a piece; holds it until its commands are queued. Parts of a command bring no reply, and are not held."""
         cut = self._cutter.cut(piece)
-        self.filtered += piece.filtered
         if piece.replies:
-            self._numbers.append(self.commands)
+            self._numbers.append(self.counts.commands)
             self._places.append((struct.unpack_from("=Q", piece.offsets)[0], self.db))
-            self.commands += piece.replies
             self.replies += piece.replies
             self._held += len(piece.data)
+        self.counts.add(piece)
         self._connection.send([piece.data], piece.replies, partial(self._queued, piece, self.db, cut))
         self.db = piece.db
 

@@ -254,8 +254,7 @@ class Pruner:
             (answer,) = await connection.ask(scan)
             _check(answer, "been scanned")
             cursor, found = answer
-            if db == 0:
-                found = self._spare(found)
+            found = self._spare(db, found)
             names.add_names(db, found)
             self.progress.scanned += len(found)
             if names.full_bytes >= WRITE_BYTES:
@@ -263,11 +262,11 @@ class Pruner:
             if cursor == b"0":
                 return
 
-    def _spare(self, found: list[bytes]) -> list[bytes]:
-        """Leaves out keys of ours and of other links."""
+    def _spare(self, db: int, found: list[bytes]) -> list[bytes]:
+        """Leaves out keys of ours and of other links, and what is named like them."""
         prefix, own = self._options.prefix.encode(), self._options.own_key.encode()
         kept = [name for name in found if not name.startswith(prefix)]
-        if len(kept) < len(found):
+        if db == 0 and len(kept) < len(found):
             self.progress.others |= any(
                 name.startswith(prefix) and name != own and b":" not in name[len(prefix) :] for name in found
             )

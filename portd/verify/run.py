@@ -145,8 +145,10 @@ class Verification:
         keys = max(source.keys, target.keys, 1)
         bits = min(max(math.ceil(math.log2(keys / BUCKET_KEYS)), MIN_BITS), MAX_BITS)
         counters = all(end.family == "valkey" or end.version >= (7, 0, 0) for end in (source, target))
+        # Before, XREADGROUP moves a group without a word of it in the stream (t_stream.c:streamPropagateGroupID).
+        entries_read = source.version >= ((8, 0, 0) if source.family == "valkey" else (7, 4, 0))
         ignored = self._settings.checkpoint_key.encode()
-        return DigestOptions(bits, ignored, counters, secrets.token_bytes(SEED_BYTES))
+        return DigestOptions(bits, ignored, counters, entries_read, secrets.token_bytes(SEED_BYTES))
 
     async def _compare(
         self, source: LiveReader, target: LiveReader, digests: DigestOptions, report: Report, suspects: Suspects

@@ -17,7 +17,9 @@ from portd.preflight.findings import Finding, Level, Report
 from portd.preflight.run import check
 from portd.preflight.survey import write_rate
 from tests.datasets import fill_strings
+from tests.process import Portd
 from tests.servers import binaries, find, free_port, wait_for
+from tests.wire import Wire
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,6 +174,47 @@ async def test_contents_of_the_target(source: Server, target: Server) -> None:
     assert "wrong way round" in one(report, "target.keys").why
     report = await look(source, target, existing=Existing.REPLACE)
     assert (one(report, "target.keys").level, report.exit_code) == (Level.WARNING, 1)
+
+
+async def test_a_full_sync_that_would_be_held(servers: ServerFactory) -> None:
+    """Another source is an error, since a start would wait; fewer keys in the one that is followed are a warning."""
+    first, second, target = servers(), servers(), servers()
+    first.client().mset({f"key {number}": "1" for number in range(100)})
+    with Portd(first, target, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    finding = one(await look(first, target), "target.keys")
+    assert finding.level is Level.OK
+    assert "resume" in finding.what
+    finding = one(await look(second, target), "target.keys")
+    assert finding.level is Level.ERROR
+    assert "source-changed" in finding.why
+    finding = one(await look(second, target, accept_source=True), "target.keys")
+    assert finding.level is Level.WARNING
+    first.client().flushall()
+    finding = one(await look(first, target), "target.keys")
+    assert finding.level is Level.WARNING
+    assert "source-empty" in finding.why
+    with Wire(first) as wire:
+        wire.call("DEBUG", "CHANGE-REPL-ID")
+    finding = one(await look(first, target), "target.keys")
+    assert finding.level is Level.ERROR
+
+
+async def test_a_full_sync_that_its_snapshot_decides(source: Server, target: Server) -> None:
+    """Another process with another history at the address is a warning; a source that tells nothing is worth a note."""
+    source.client().mset({f"key {number}": "1" for number in range(100)})
+    with Portd(source, target, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    source.restart()
+    source.client().mset({f"other {number}": "1" for number in range(100)})
+    finding = one(await look(source, target), "target.keys")
+    assert finding.level is Level.WARNING
+    assert "another process" in finding.what
+    assert "holds it" in finding.why
+    with Wire(source) as wire:
+        wire.call("ACL", "SETUSER", "reader", "on", ">secret", "+ping", "+replconf", "+psync")
+    finding = one(await look(source, target, source=f"redis://reader:secret@127.0.0.1:{source.port}"), "target.keys")
+    assert (finding.level, "does not tell" in finding.what) == (Level.INFO, True)
 
 
 async def test_databases_of_the_target(source: Server, servers: ServerFactory) -> None:

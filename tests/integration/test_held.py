@@ -328,7 +328,7 @@ def test_a_link_beside_another_is_not_held_for_the_others_keys(servers: ServerFa
 
 
 def test_a_source_that_tells_nothing_is_known_by_history_and_address(servers: ServerFactory) -> None:
-    """Without +info: the same address is not held, another one is; what an empty one lacks is found behind its snapshot."""
+    """Without +info: the same address is not held, another one is; that one is empty is seen in its snapshot."""
     first, second, target = servers(), servers(), servers()
     for server in (first, second):
         with Wire(server) as wire:
@@ -343,7 +343,7 @@ def test_a_source_that_tells_nothing_is_known_by_history_and_address(servers: Se
     first.client().flushall()
     forget_history(first)
     with Portd(urls[0], target) as portd:
-        assert held(portd)["held"]["reason"] == "prune-limit"
+        assert held(portd)["held"]["reason"] == "source-empty"
         portd.terminate()
     with Portd(urls[1], target) as portd:
         assert held(portd)["held"]["reason"] == "source-changed"

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.compare import assert_equal
-from tests.datasets import fill_strings
+from tests.datasets import fill_big_hash, fill_strings
+from tests.integration.test_held import ctl
 from tests.process import Portd
+from tests.servers import find
 from tests.wire import Wire
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import ServerFactory
     from tests.servers import Server
 
@@ -71,23 +75,7 @@ def test_a_silent_source_that_lost_everything_removes_nothing(source: Server, ta
     assert names(target) == before
 
 
-def test_functions_stay_while_too_many_removals_wait(source: Server, target: Server) -> None:
-    """A snapshot that lacks most of the target's keys waits before libraries are removed, too."""
-    fill_strings(source, KEYS)
-    source.client().function_load(LIBRARY)
-    copy(source, target)
-    client = source.client()
-    client.flushall()
-    client.function_flush()
-    client.mset({b"other %d" % number: b"1" for number in range(KEYS)})
-    forget_history(source)
-    with Portd(source, target) as portd:
-        held(portd)
-        assert "mine" in str(target.client().function_list())
-        portd.terminate()
-
-
-def test_another_server_at_the_same_address_overwrites_nothing(servers: ServerFactory) -> None:
+def test_another_server_at_the_same_address_overwrites_nothing(servers: ServerFactory, tmp_path: Path) -> None:
     """History and process are other ones, the data is too, and the number of keys is not: nothing is written."""
     source, target = servers(), servers()
     fill_strings(source, KEYS)
@@ -97,11 +85,87 @@ def test_another_server_at_the_same_address_overwrites_nothing(servers: ServerFa
     source.client().mset({b"other %d" % number: b"1" for number in range(KEYS)})
     source.client().mset(dict.fromkeys(sorted(before)[:100], b"of the other"))
     values = target.client().mget(sorted(before)[:100])
-    with Portd(source, target) as portd:
+    path = tmp_path / "control.sock"
+    with Portd(source, target, control_socket=path) as portd:
         assert held(portd)["reason"] == "source-changed"
         assert names(target) == before
         assert target.client().mget(sorted(before)[:100]) == values
+        assert not source.client().info("replication")["connected_slaves"]
+        assert ctl("accept", "--socket", str(path)).returncode == 0
+        status = portd.until(lambda status: status["phase"] == "streaming")
+        assert status["full_syncs"]["source-changed"] == 1
+        assert status["held"] is None
+        assert portd.terminate() == os.EX_OK
+    assert_equal(source, target)
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["tells", "silent"])
+def test_the_one_that_was_followed_may_come_back(source: Server, target: Server, tells: bool) -> None:  # noqa: FBT001
+    """Held for what a snapshot shows, the sync goes on by itself once another process at the address has the data."""
+    fill_strings(source, KEYS)
+    source.client().save()
+    file, kept = source.directory / "dump.rdb", source.directory / "kept.rdb"
+    copy(source if tells else quiet(source), target)
+    source.terminate()
+    file.rename(kept)
+    source.start()
+    source.client().mset({b"other %d" % number: b"1" for number in range(KEYS)})
+    with Portd(source if tells else quiet(source), target) as portd:
+        assert held(portd)["reason"] == ("source-changed")
+        source.client().config_set("save", "")
+        source.terminate()
+        kept.rename(file)
+        source.start()
+        quiet(source)
+        portd.until(lambda status: status["phase"] == "streaming", timeout=120)
+        assert portd.status()["held"] is None  # type: ignore[index]  # it listens
         portd.terminate()
+    assert_equal(source, target)
+
+
+def test_a_big_key_first_does_not_hide_whose_data_it_is(servers: ServerFactory) -> None:
+    """A snapshot that begins with a value larger than what is looked at is judged by its name alone, and read from its start."""
+    source, target = servers(appendonly="yes", appendfsync="always"), servers()
+    fill_big_hash(source, b"big", 100_000)
+    source.client(db=3).set("small", "1")
+    copy(quiet(source), target)
+    source.restart()
+    source.client().hset("big", "more", "1")
+    assert "held" not in copy(quiet(source), target)
+    assert_equal(source, target)
+
+
+@pytest.mark.parametrize("name", ["redis7.0", "redis6.2"])
+@pytest.mark.parametrize("keys", [0, KEYS])
+def test_snapshots_of_other_servers_tell_as_well(servers: ServerFactory, name: str, keys: int) -> None:
+    """A counted transfer by way of the source's disk, an older format: nothing is written all the same."""
+    binary = find(name)
+    if binary is None:
+        pytest.skip(f"no {name} here")
+    source, target = servers(binary, repl_diskless_sync="no"), servers()
+    fill_strings(source, KEYS)
+    copy(quiet(source), target)
+    before = names(target)
+    source.terminate()
+    (source.directory / "dump.rdb").unlink(missing_ok=True)  # left by the transfer
+    source.start()
+    if keys:
+        source.client().mset({b"other %d" % number: b"x" * 200 for number in range(keys)})
+    with Portd(quiet(source), target) as portd:
+        assert held(portd)["reason"] == ("source-changed" if keys else "source-empty")
+        assert names(target) == before
+        assert portd.terminate() == os.EX_OK
+
+
+def test_nothing_waits_where_nothing_can_be_removed(source: Server, target: Server) -> None:
+    """Without a disk to compare keys on they stay, so an empty source does no harm."""
+    fill_strings(source, KEYS)
+    copy(source, target)
+    before = names(target)
+    source.client().flushall()
+    forget_history(source)
+    assert "held" not in copy(source, target, spool_dir="off")
+    assert names(target) == before
 
 
 def test_another_source_does_not_join_half_a_copy_in_a_shared_target(servers: ServerFactory) -> None:

@@ -168,6 +168,7 @@ def test_mistakes_have_exit_codes(words: list[str], code: int, message: str) -> 
     "words",
     [
         ["sync", "--source", "redis://:one@a", "--target", "redis://b", "--source", "redis://:two@a"],
+        ["sync", "--writers", "one", "--writers=two"],
         ["sync", "-c", "one", "--config", "two"],
         ["check", "--target=redis://:one@b", "--target=redis://:two@b"],
         ["verify", "--link", "one", "--link", "two"],

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from portd.hold import Facts, Hold, Identity, Reason, exceeds, judge, judge_removal
+from portd.hold import Facts, Hold, Identity, Reason, Sample, exceeds, judge, judge_removal, judge_sample
 
 FOLLOWED = Identity(replid="a" * 40, replid2="0" * 40, run_id="1" * 40, address="redis://a:6379")
 OTHER = Identity(replid="b" * 40, replid2="0" * 40, run_id="2" * 40, address="redis://b:6379")
@@ -98,3 +98,74 @@ def test_the_words_name_both_ends_and_the_figures() -> None:
     assert found is not None
     assert "997" in found.words
     assert "12.5 %" in found.words
+
+
+# -- what only the snapshot tells
+
+SAME_ADDRESS = replace(OTHER, address=FOLLOWED.address)
+
+
+def by_sample(looked_for: int, there: int, *, keys: int = 0, whole: bool = False, **changed: object) -> Reason | None:
+    """Why a sync from the known address would wait, with *there* of some keys of its snapshot in the target."""
+    facts = replace(FACTS, source=SAME_ADDRESS, **changed)  # type: ignore[arg-type]
+    assert facts.doubtful
+    found = judge_sample(facts, Sample(keys=keys, whole=whole, looked_for=looked_for, there=there), 10.0)
+    return found.reason if found else None
+
+
+def test_only_a_doubtful_source_is_looked_at() -> None:
+    """One that is known and tells its keys costs no look at its snapshot; nor does an empty target."""
+    assert not FACTS.doubtful
+    assert replace(FACTS, source=SAME_ADDRESS).doubtful
+    assert replace(FACTS, source_keys=None).doubtful
+    assert not replace(FACTS, source_keys=None, removes=False).doubtful
+    assert not replace(FACTS, source=SAME_ADDRESS, target_keys=0).doubtful
+
+
+@pytest.mark.parametrize(
+    ("looked_for", "there", "source_keys", "held"),
+    [
+        (500, 500, 1000, False),  # from an append-only file
+        (500, 200, 1000, False),  # keys come and go
+        (500, 30, 1000, True),
+        (500, 0, 1000, True),
+        (500, 0, None, True),
+        (500, 50, 10_000, False),  # all that can be common is
+        (500, 5, 10_000, True),
+        (500, 0, 1_000_000, False),  # half a key is to be expected
+        (500, 400, 1000, False),
+        (0, 0, 1000, False),  # nothing was seen
+    ],
+)
+def test_an_address_is_believed_when_the_data_agrees(
+    looked_for: int,
+    there: int,
+    source_keys: int | None,
+    held: bool,  # noqa: FBT001
+) -> None:
+    """Another process with another history at the same address is another source when its keys are other ones."""
+    assert by_sample(looked_for, there, source_keys=source_keys) is (Reason.SOURCE_CHANGED if held else None)
+
+
+def test_keys_of_others_in_the_target_prove_nothing() -> None:
+    """A source of 100 keys that are all there, in a target with 100,000 more."""
+    assert by_sample(100, 100, source_keys=100, target_keys=100_100, removes=False) is None
+    assert by_sample(100, 3, source_keys=100, target_keys=100_100, removes=False) is Reason.SOURCE_CHANGED
+
+
+def test_a_snapshot_that_was_seen_whole_tells_the_number_of_keys() -> None:
+    """A source that tells nothing is judged by it, whoever it is."""
+    silent = replace(FACTS, source_keys=None)
+    for keys, expected in [(0, Reason.SOURCE_EMPTY), (500, Reason.SOURCE_EMPTY), (950, None)]:
+        found = judge_sample(silent, Sample(keys=keys, whole=True, looked_for=keys, there=keys), 10.0)
+        assert (found.reason if found else None) is expected
+
+
+def test_what_a_snapshot_announces_counts_where_all_goes_at_once() -> None:
+    """Behind a flush it would be too late; elsewhere the number is exact behind the snapshot."""
+    some = Sample(keys=500, whole=False, looked_for=400, there=400)
+    silent = replace(FACTS, source_keys=None)
+    assert judge_sample(silent, some, 10.0) is None
+    found = judge_sample(replace(silent, at_once=True), some, 10.0)
+    assert found is not None
+    assert found.reason is Reason.SOURCE_EMPTY

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from portd.kernel.commandtable import CommandTable
 from portd.model import StreamProgress
 from portd.resp import request
 from portd.spool import Spool
@@ -33,14 +34,9 @@ def feed_of(directory: Path | None, progress: StreamProgress | None = None) -> I
         memory_bytes=16 * BUFFER_BYTES, directory=directory, max_disk_bytes=1 << 20, buffer_bytes=BUFFER_BYTES
     )
     forms: StreamForms = {
-        "pxat": True,
-        "entries_read": True,
-        "unlink": True,
-        "lacks": frozenset(),
-        "scripts": True,
-        "claims": True,
-        "dialect": None,
-    }
+        "pxat": True, "entries_read": True, "unlink": True,
+        "commands": CommandTable(), "databases": 0, "own": b"", "stops": False,
+    }  # fmt: skip
     try:
         yield spool, StreamFeed(spool, progress or StreamProgress(), index=0, offset=OFFSET, db=0, forms=forms)
     finally:
