@@ -19,7 +19,8 @@ from pydantic import BeforeValidator, Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from portd import ENV_PREFIX
-from portd.config import SECRETS, SETTINGS, Settings, check_variables, read_secret
+from portd.config import SECRETS, SETTINGS, Settings, check_variables
+from portd.endpoint import read_secret
 from portd.errors import ConfigError
 from portd.text import hide_logins
 from portd.units import parse_size

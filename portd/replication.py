@@ -14,17 +14,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.backoff import Backoff
-from portd.config import ExpiryGap, OnRefusal
-from portd.errors import ConfigError, LinkLost, LinkTaken, PortdError, TargetBusy, TargetError
+from portd.choices import ExpiryGap, OnRefusal, StopAfter
+from portd.errors import ConfigError, Interrupted, LinkLost, LinkTaken, PortdError, TargetBusy, TargetError
+from portd.gate import Gate, HeldBack, Stopped
 from portd.log import get_logger
 from portd.model import Phase
 from portd.pipeline import ByteBudget, FenceStatistics
 from portd.pipeline.queue import OWNER as QUEUE
-from portd.readings import FenceReading, KeyReading, LaneReading, PipelineReading, SpoolReading
-from portd.session import HistoryLost, Parts, Session, Stopped, first_cause, fresh
+from portd.readings import FenceReading, KeyReading, LaneReading, PipelineReading, SpoolReading, reading_of
+from portd.session import HistoryLost, Parts, Session, first_cause
 from portd.source import cluster
 from portd.source.handshake import HandshakeOptions
-from portd.source.info import read_info
+from portd.source.info import ask_keys, read_info
 from portd.source.link import Link, LinkOptions
 from portd.spool import Spool
 from portd.target import postponed
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from portd.kernel.snapshot import CurrentKey
     from portd.memory.ledger import Ledger
     from portd.memory.plan import MemoryPlan
-    from portd.model import Progress
+    from portd.model import Position, Progress
     from portd.source.handshake import Transfer
     from portd.target.capabilities import Capabilities
 
@@ -69,6 +70,8 @@ class Replication:
 
     Attributes:
         limiter: on the load of the target; it may be changed while the replication runs.
+        reached: what `stop_after` asks for is done.
+        gate: where full syncs wait for an operator.
     """
 
     def __init__(
@@ -79,11 +82,13 @@ class Replication:
         stop: asyncio.Event,
         beside: Callable[[], Coroutine[None, None, None]] | None = None,
     ) -> None:
+        self.reached = False
         self._beside = beside
         self._settings = settings
         self._plan = plan
         self._progress = progress
         self._stop = stop
+        self.gate = Gate(settings, progress, stop)
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
         self._spool = Spool(
@@ -117,6 +122,7 @@ class Replication:
         self._lease: Lease | None = None
         self._imports = False  # the target is in import mode because of us
         self._import_mode = ImportMode(self._target, settings.checkpoint_key, settings.link, progress)
+        self._keys_at_start: int | None = None  # of the source; good for a snapshot that begins at once
 
     async def run(self) -> None:
         """Replicates until told to stop or until ``stop_after`` is reached.
@@ -161,6 +167,10 @@ class Replication:
             done = self._progress.stream.transactions
             try:
                 transfer = await self._run_session(parts, transfer)
+            except HeldBack as held:
+                transfer = None
+                await self._wait_held(held)
+                backoff.reset()
             except PortdError as error:
                 if not error.retriable or (isinstance(error, LinkLost) and not self._progress.source.connects):
                     raise
@@ -176,6 +186,33 @@ class Replication:
                 if transfer is None:
                     return
                 backoff.reset()
+
+    async def _wait_held(self, held: HeldBack) -> None:
+        """Until a full sync may be tried again, or a stop comes.
+
+        Raises:
+            Interrupted: see `_end_held`.
+        """
+        self._copying = False
+        try:
+            await self.gate.wait(held)
+        except Stopped:
+            self._end_held()
+        else:
+            self._progress.phase = Phase.CONNECTING
+
+    def _end_held(self) -> None:
+        """A stop came while a full sync was held.
+
+        Raises:
+            Interrupted: an end was asked for that was not reached.
+        """
+        log.warning("stopped while held", hint="nothing was overwritten or removed; the next start looks again")
+        if self._settings.stop_after is not StopAfter.NONE:
+            raise Interrupted(
+                f"stopped while the sync was held, before --stop-after {self._settings.stop_after.value}",
+                hint="see the log for what it waited for",
+            )
 
     async def _pause(self, seconds: float) -> None:
         """Sleeps, unless a stop comes first."""
@@ -193,9 +230,15 @@ class Replication:
         log.info("target", url=self._target.display, **progress.target_info)
         source = await read_info(self._source)
         progress.source_info = source.shown()
+        self._keys_at_start = source.keys
         log.info("source", url=self._source.display, **progress.source_info)
         cluster.admit(self._source, source.cluster, one_shard=settings.one_shard)
-        patience = ConnectionOptions(connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds)
+        self._require_databases(source.highest_database, capabilities.databases)
+        patience = ConnectionOptions(
+            connect_seconds=settings.connect_seconds,
+            silence_seconds=settings.silence_seconds,
+            troubles=progress.troubles,
+        )
         self._lease = Lease(
             self._target,
             settings.checkpoint_name(),
@@ -226,12 +269,28 @@ class Replication:
             limiter=self.limiter,
             letters=self._letters,
             stop=self._stop,
+            gate=self.gate,
             lease=self._lease,
             epoch=epoch,
             connection=replace(self._lease.options(), imports=self._imports),
             postpones=postpones,
             beside=self._beside,
         )
+
+    def _require_databases(self, highest: int | None, there: int) -> None:
+        """Makes sure that the target has every database that holds keys, as far as both ends tell.
+
+        Raises:
+            ConfigError: it has not, and the policy is to stop.
+        """
+        if highest is None or not 0 < there <= highest:
+            return
+        told = f"the source has keys in database {highest}, the target has only {there} databases"
+        if self._letters.stops:
+            raise ConfigError(
+                told, hint=f"set databases to {highest + 1} or more at the target, or --on-refusal continue"
+            )
+        log.warning(told, hint="what belongs into databases that the target lacks becomes dead letters")
 
     async def _close_expiry_gap(self, capabilities: Capabilities) -> bool:
         """Chooses what keeps keys alive whose renewal comes late; whether near expiries are postponed."""
@@ -270,6 +329,8 @@ class Replication:
         checkpoint = None
         reason = "backlog"  # the source refused to continue the session before
         self._spool.reset()
+        self._progress.phase = Phase.CONNECTING
+        self._progress.stream.following = False
         parts = await self._recognise_target(parts)
         if self._session is not None:  # nothing of that one changes the checkpoint any more that is read now
             parts = replace(parts, epoch=await parts.lease.begin())
@@ -278,14 +339,21 @@ class Replication:
             position = checkpoint.position if checkpoint and checkpoint.state is State.STREAM else None
             reason = "first" if checkpoint is None else "interrupted" if position is None else "backlog"
             self._copying = False  # an attempt that does not get as far costs no fork
-            transfer = await self._link.connect(position)
+            transfer = await self._connect(position)
+            if transfer is None:
+                log.info("stopped before anything was copied")
+                return None
         if transfer.full:
             checkpoint = None
+            self._copying = True
+            reason = await self._admit(transfer, reason)
             self._progress.full_syncs[reason] += 1
-            fresh(self._progress.snapshot)
+            self._progress.begin_snapshot()
             self._progress.snapshot.bytes_total = transfer.length
+            self._progress.snapshot.keys_total = await self._count_keys()
             log.info("full sync", reason=reason, replid=transfer.position.replid, offset=transfer.position.offset)
         else:
+            self.gate.passed()
             self._progress.partial_syncs += 1
             log.info("partial sync", replid=transfer.position.replid, offset=transfer.position.offset)
         self._progress.position = transfer.position
@@ -294,6 +362,7 @@ class Replication:
         self._session = Session(parts, transfer, checkpoint, on_snapshot=self._copied, spacing=spacing)
         try:
             await self._session.run()
+            self.reached = self._session.reached
         except HistoryLost as lost:
             self._spacing = self._fork_wait()
             log.warning(
@@ -303,12 +372,26 @@ class Replication:
             )
             return lost.transfer
         except Stopped:
-            log.info("stopped inside a snapshot", hint="it starts over with the next start")
+            if self.gate.broken_off:
+                self._end_held()
+            log.warning("stopped inside a snapshot", hint="the target is not complete; the next start begins it anew")
         finally:
-            if self._session.copy is not None:
-                self._largest = self._session.copy.largest.read()
-                self._session.copy = None  # its decoder's buffers
+            self._session.drop_copy()
+            self._largest = self._session.largest or self._largest
         return None
+
+    async def _admit(self, transfer: Transfer, reason: str) -> str:
+        """The full sync that the source has agreed to may begin; why it does.
+
+        Raises:
+            HeldBack: it has to wait.
+            PortdError: an end cannot be asked.
+        """
+        try:
+            return await self.gate.admit(transfer.position.replid) or reason
+        except BaseException:
+            self._link.close()  # the source need not keep a snapshot for us
+            raise
 
     async def _recognise_target(self, parts: Parts) -> Parts:
         """Asks the target again who it is: since the session before it may have become another process, or version."""
@@ -324,7 +407,26 @@ class Replication:
         self._progress.target_info = capabilities.shown()
         return replace(parts, capabilities=capabilities)
 
+    async def _connect(self, position: Position | None) -> Transfer | None:
+        """Makes the link, which waits for the source's snapshot for as long as that takes; None at a stop."""
+        connecting = asyncio.create_task(self._link.connect(position), name="connect")
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait({connecting, stop}, return_when=asyncio.FIRST_COMPLETED)
+            return connecting.result() if connecting.done() else None
+        finally:
+            stop.cancel()
+            connecting.cancel()
+            await asyncio.wait({connecting})
+
+    async def _count_keys(self) -> int | None:
+        """Keys in all databases of the source, for how much is done of a snapshot that begins."""
+        told = self._keys_at_start
+        self._keys_at_start = None
+        return told if told is not None else await ask_keys(self._source)
+
     def _copied(self) -> None:
+        self.gate.passed()
         self._copying = False
         self._copied_at = time.monotonic()
 
@@ -397,6 +499,7 @@ class Replication:
         copy = session.copy if session else None
         queue = session.writers.statistics().queue if session and session.writers else None
         current = copy.decoder.current if copy else None
+        largest = (session.largest if session else None) or self._largest
         return PipelineReading(
             budget_bytes=budget.limit,
             budget_used_bytes=budget.used,
@@ -407,44 +510,21 @@ class Replication:
             fences=[_fence(fence) for fence in queue.fences[:MOST_FENCES]] if queue else [],
             open_fences=len(queue.fences) if queue else 0,
             lanes=[
-                LaneReading(lane.index, lane.link.connected, lane.in_flight_bytes, lane.in_flight_batches)
+                reading_of(LaneReading, lane, lane=lane.index, connected=lane.link.connected)
                 for lane in self._progress.lanes
             ],
             current_key=_shown(current) if current else None,
-            largest_keys=[_shown(key) for key in (copy.largest.read() if copy else self._largest)],
-            spool=SpoolReading(
-                memory_bytes=spool.memory_bytes,
-                disk_bytes=spool.disk_bytes,
-                peak_memory_bytes=spool.peak_memory_bytes,
-                peak_disk_bytes=spool.peak_disk_bytes,
-                memory_limit_bytes=spool.memory_limit,
-                disk_limit_bytes=spool.disk_limit,
-                segments=spool.segments,
-                spilling=spool.spilling,
-            ),
+            largest_keys=[_shown(key) for key in (copy.largest.read() if copy else largest)],
+            spool=reading_of(SpoolReading, spool),
         )
 
 
 def _shown(key: CurrentKey) -> KeyReading:
-    return KeyReading(
-        db=key.db,
-        key=_text(key.key),
-        type=key.type,
-        elements_done=key.elements_done,
-        elements_total=key.elements_total,
-        bytes_done=key.bytes_done,
-    )
+    return reading_of(KeyReading, key, key=_text(key.key))
 
 
 def _fence(fence: FenceStatistics) -> FenceReading:
-    return FenceReading(
-        db=fence.db,
-        key=_text(fence.key),
-        gate=fence.gate.value,
-        chunks=fence.chunks,
-        chunks_done=fence.chunks_done,
-        closing=fence.closing,
-    )
+    return reading_of(FenceReading, fence, key=_text(fence.key), gate=fence.gate.value)
 
 
 def _text(key: bytes) -> str:

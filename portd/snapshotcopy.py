@@ -10,7 +10,7 @@ from portd.errors import DecodeError, TruncatedSnapshot
 from portd.source.cluster import only_one_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from portd.kernel.batch import Batch
     from portd.kernel.snapshot import CurrentKey, DeadLetter, SnapshotDecoder
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LARGEST_KEYS = 10
 LARGE_KEY_BYTES = 1 << 20  # keys below this are never among the largest worth telling
+LONGEST_NUMBER = 10  # digits of a database number that can be one
 TURN_SECONDS = 0.001  # decoding longer than this without a pause would keep ACKs and pages waiting
 
 
@@ -48,6 +49,19 @@ class LargestKeys:
     def read(self) -> list[CurrentKey]:
         """Largest first."""
         return list(self._found)
+
+
+def stream_database(aux: Mapping[str, str]) -> int:
+    """The database in effect where the stream behind a snapshot begins, from its AUX fields.
+
+    Returns:
+        0 where the snapshot does not tell: the source selects one then. -1 where it tells no number: nothing is known,
+        and a command before any SELECT is an error.
+    """
+    text = aux.get("repl-stream-db", "0")
+    if text.startswith("-"):  # a primary that has not selected any
+        return 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) < LONGEST_NUMBER else -1
 
 
 class SnapshotCopy:
@@ -163,6 +177,7 @@ class SnapshotCopy:
         progress.keys_expired = counters["keys_expired"]
         progress.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
         self._refused = counters["keys_failed"]
+        progress.keys_own = counters["keys_own"]
         progress.keys_postponed = counters["keys_postponed"]
         if (current := self.decoder.current) is not None:
             self.largest.note(current)

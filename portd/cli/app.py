@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from portd import __version__
+from portd.cli.once import Command
 from portd.text import hide_logins
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ COMMANDS: Final = {
     "check": ("portd.cli.check", "check_command"),
     "verify": ("portd.cli.verify", "verify_command"),
     "decode": ("portd.cli.decode", "decode"),
+    "ctl": ("portd.cli.ctl", "ctl"),
     "status": ("portd.cli.status", "status_command"),
     "dump": ("portd.cli.dump", "dump"),
     "restore": ("portd.cli.restore", "restore_command"),
@@ -95,7 +97,9 @@ def build(names: Iterable[str]) -> typer.Typer:
     for name in names:
         where, command = COMMANDS[name]
         module = import_module(where)
-        app.command(name, epilog=getattr(module, "EPILOG", None), hidden=name in _HIDDEN)(getattr(module, command))
+        app.command(name, cls=Command, epilog=getattr(module, "EPILOG", None), hidden=name in _HIDDEN)(
+            getattr(module, command)
+        )
     return app
 
 

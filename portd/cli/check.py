@@ -29,7 +29,7 @@ EPILOG = (
 )
 SAMPLE_SECONDS = 2.0  # over which the write rate is measured
 _STYLES = {Level.OK: "green", Level.INFO: "cyan", Level.WARNING: "yellow", Level.ERROR: "bold red"}
-_NAMES = (*ENDS, "one_shard", "existing", "spool_dir", "spool_max_bytes")
+_NAMES = (*ENDS, "one_shard", "existing", "prune", "prune_limit", "accept_source", "spool_dir", "spool_max_bytes")
 _OWN = {
     "as_json": (Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")], False),
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")], False),

@@ -14,8 +14,8 @@ import typer
 
 from portd import log
 from portd.cli.failures import report_plainly
-from portd.config import check_variables, read_secret
-from portd.endpoint import Endpoint, Tls
+from portd.config import check_variables
+from portd.endpoint import Endpoint, Tls, read_secret
 from portd.errors import ConfigError, OutputClosed, PortdError
 from portd.files.outputs import STDOUT, Output
 from portd.kernel.events import EventHandler

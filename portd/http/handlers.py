@@ -14,6 +14,7 @@ from portd.http.heap import answer_heap
 from portd.http.markup import PAGE_HEADERS
 from portd.http.origin import check_same_origin
 from portd.log import get_logger
+from portd.model import Phase
 from portd.text import dumps
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ ENDPOINTS = {
     "/debug/memory": "where the memory is: HTML for a browser, JSON otherwise, or ?format=html|json",
     "/debug/memory/heap": "heap profile for go tool pprof; ?seconds=N, ?debug=1 as text, ?format=flame",
     "/livez": "200 while all parts run",
-    "/readyz": "200 once the snapshot is applied",
+    "/readyz": "200 while the target has the snapshot and both ends are connected",
 }
 MAX_BODY_BYTES = 1024  # no endpoint takes a body
 
@@ -95,12 +96,10 @@ class _Answers:
 
     async def readyz(self, request: web.Request) -> web.Response:
         _allow_parameters(request)
-        if self._service.ready():
-            return _health("ready", "", good=True)
-        status = self._service.status()
-        done = status.get("snapshot", {}).get("done")
-        share = f", {done:.0%} of the snapshot decoded" if done is not None else ""
-        return _health("ready", f"not ready: {status.get('phase', 'starting')}{share}", good=False)
+        standing = self._service.standing()
+        done = None if standing.ready else self._service.status().get("snapshot", {}).get("done")
+        share = f", {done:.0%} of it is" if standing.phase is Phase.SNAPSHOT and done is not None else ""
+        return _health("ready", f"not ready: {standing.phase}, {standing.reason}{share}", good=standing.ready)
 
     def _report(self) -> MemoryReport:
         report = self._service.memory()

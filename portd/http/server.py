@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from portd.memory.accounting import MemoryReport
     from portd.memory.heap import HeapRecorder
+    from portd.standing import Standing
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -49,8 +50,8 @@ class Observed(Protocol):
     def heap(self) -> HeapRecorder:
         """What records heap profiles."""
 
-    def ready(self) -> bool:
-        """The snapshot is applied: the target may be read."""
+    def standing(self) -> Standing:
+        """Phase, and whether the target may be read."""
 
     def alive(self) -> bool:
         """All parts that should run do run."""

@@ -9,7 +9,7 @@ cimport cython
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint16_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from portd.errors import DecodeError
 
@@ -43,6 +43,15 @@ cdef class CommandHandler(StreamCommands):
         cdef bint takes_meta
         if self.wanted is not None and not self._is_wanted(key):
             self.keys_left_out += 1
+            return P_SKIP
+        if self.own_size and key.size >= self.own_size and memcmp(key.name, self.own_name, self.own_size) == 0:
+            self.keys_left_out += 1
+            self.keys_own += 1
+            return P_SKIP
+        if self.lacking:
+            self.keys_failed += 1
+            self.keys_lacking += 1
+            self.refuse(key, layout_of(key.encoding).name.decode(), "database: the target does not have it")
             return P_SKIP
         if key.idle >= 0 and self.dialect.takes_lfu:
             self.idle_dropped += 1

@@ -11,6 +11,7 @@ cdef class Dialect:
     cdef readonly frozenset commands
     cdef readonly str maxmemory_policy
     cdef readonly uint64_t max_bulk_bytes
+    cdef readonly int databases     # 0: not known
     cdef bint takes_lfu             # FREQ has an effect there
     cdef readonly bint pxat                  # SET .. PXAT
     cdef bint hsetex

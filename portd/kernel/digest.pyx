@@ -154,7 +154,7 @@ cdef class DigestHandler(Handler):
     cdef int plan(self, Key* key) except -1:
         cdef Py_ssize_t n = len(self.ignored)
         cdef int collection = layout_of(key.encoding).collection
-        if n and key.db == 0 and key.size >= n and memcmp(key.name, <const char*>self.ignored, n) == 0:
+        if n and key.size >= n and memcmp(key.name, <const char*>self.ignored, n) == 0:
             self.keys_left_out += 1
             return P_SKIP
         if key.expire_ms >= 0 and key.expire_ms <= self.now_ms:

@@ -9,16 +9,23 @@ from portd.kernel.piecebuffer cimport PieceBuffer
 
 cdef enum Kind:  # what becomes of a command; those from FUNCTION on are edited argument by argument
     FORWARD = 0  # goes on as it came
-    DROP  # left out and counted
-    EXCLUDED  # left out because the caller said so
-    REFUSE  # would change what our connection to the target is
+    DROP  # noise: left out and counted, as the next five are
+    FILTERED  # not for the target: counted, and its name is told
+    OWN  # names keys that are ours alone
+    EXCLUDED  # the caller said so
+    REFUSED  # cannot be written there: a dead letter
     MULTI
     EXEC
+    DISCARD
     SELECT
     SWAPDB
+    BLOCKING  # waits for data: refused
+    STRANGE  # of a name that nobody knows: refused
     MOVES  # takes an expiry from one key to another, goes on as it came
+    FLUSHES  # removes what is in one or all databases, goes on as it came
     REPLCONF
     PUBLISH
+    SPARED  # goes on without the keys that are ours
     DEL  # goes on as UNLINK; edited only when it is large
     FUNCTION
     FUNCTION_RESTORE

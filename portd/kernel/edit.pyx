@@ -217,7 +217,7 @@ cdef class Editor:
 
     cdef inline bint passes(self) noexcept:
         """Whether there is a command on its way, and its bytes go on."""
-        return self.part.kind >= 0 and self.part.kind != DROP and self.part.kind != EXCLUDED
+        return self.part.kind >= 0 and not DROP <= self.part.kind <= REFUSED
 
     cdef int _next_argument(self) except -1:
         """Passes on the header of the next argument, or all of it when it must be looked at."""

@@ -36,13 +36,10 @@ cdef dict WHYS = {
         "raise proto-max-bulk-len at the target to what it is at the source, and start again: nothing is lost",
     ),
     NAME_TOO_LONG: ("command name longer than any known", RESYNC),
-    EMPTY_COMMAND: ("empty command", RESYNC),
-    REFUSED: (
-        "a command that must never reach the target",
-        "only writes belong into a replication stream: look at what the source was fed",
+    LATE_DISCARD: (
+        "DISCARD of a transaction whose beginning has gone on already",
+        "no server sends it: look at what the source was fed, and start again: the transaction is left out then",
     ),
-    NESTED_MULTI: ("MULTI inside of a transaction", RESYNC),
-    STRAY_EXEC: ("EXEC without MULTI", RESYNC),
     NOT_A_DATABASE: ("malformed SELECT", RESYNC),
     NO_DATABASE: ("a command before any SELECT, and no database is known", "sync again"),
     SELECT_EXCLUDED: (
@@ -84,11 +81,11 @@ cdef class PieceBuffer:
         self.bad_offset = self.base + index + 1
         return BAD
 
-    cdef object error(self, int64_t db, str type_name):
+    cdef object error(self, int64_t db):
         """What ``bad`` noted, as an error to raise."""
         message, hint = WHYS[self.bad_why]
         kind = LimitExceeded if self.bad_why in LIMITS else DecodeError
-        return kind(message, offset=self.bad_offset, db=db, type=type_name, hint=hint)
+        return kind(message, offset=self.bad_offset, db=db, hint=hint)
 
     cdef bint line_ends(self, Py_ssize_t index) noexcept:
         """Whether CRLF stands at window *index*."""

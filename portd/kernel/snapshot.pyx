@@ -98,6 +98,13 @@ cdef class SnapshotDecoder(KeyReader):
             raise TypeError("only commands can be restricted")
         self.letters.wanted = keys
 
+    def spare(self, bytes prefix not None):
+        if self.letters is None:
+            raise TypeError("only commands can be spared")
+        self.letters.own = prefix
+        self.letters.own_name = prefix
+        self.letters.own_size = len(prefix)
+
     def next_output(self):
         return self.next_batch()
 
@@ -165,6 +172,8 @@ cdef class SnapshotDecoder(KeyReader):
             "keys_postponed": 0,
             "keys_filtered": self.keys_filtered + self.out.keys_left_out,
             "keys_failed": self.out.keys_failed,
+            "keys_own": self.letters.keys_own if self.letters is not None else 0,
+            "keys_lacking": self.letters.keys_lacking if self.letters is not None else 0,
             "window_used": self.stop - self.start,
             "window_capacity": self.capacity,
             "blob_capacity": self.blob_capacity,

@@ -1,11 +1,11 @@
 """The stream splitter: replication stream bytes in, pieces of raw commands out. No I/O, no asyncio."""
 
-from collections.abc import Collection
 from typing import Final, Self, final
 
 from typing_extensions import Buffer
 
-from portd.kernel.snapshot import Dialect
+from portd.kernel.commandtable import CommandTable
+from portd.kernel.leftout import Refusal
 
 @final
 class Piece:
@@ -25,9 +25,14 @@ class Piece:
         db: database in effect after the piece.
         boundary: the piece ends where a checkpoint may stand (outside a source transaction, no command cut).
         part: the last command continues in the next piece (only when it is larger than the piece size).
-        filtered: commands dropped on purpose (PING, REPLCONF, PUBLISH of sentinel hello ...), without MULTI and EXEC
-            and without excluded ones.
-        swaps: a SWAPDB is inside; the applier must keep its checkpoint safe.
+        filtered: commands dropped on purpose (PING, REPLCONF, PUBLISH of sentinel hello, what does not write, what is on
+            names of ours alone), without MULTI and EXEC and without excluded ones.
+        names: of them, the names of those that are no noise; a few at the most.
+        own: commands that named keys of ours: filtered ones, and those that went on without these keys.
+        refused: commands that cannot be written to this target.
+        refusals: of them, what and why; a few hundred at the most. A large one is told with its first part.
+        databases: what SELECT and SWAPDB in ``data`` name; now and then one too many.
+        swaps: a SWAPDB, FLUSHALL or FLUSHDB is inside; the applier must keep its checkpoint, lease and epoch safe.
         getack: REPLCONF GETACK was among the dropped commands: the source wants an ACK now.
         moves: a command inside takes an expiry from one key to another (RENAME, COPY, MOVE, SWAPDB).
         postponed: expiry times that are later than the source said.
@@ -51,6 +56,16 @@ class Piece:
     def part(self) -> bool: ...
     @property
     def filtered(self) -> int: ...
+    @property
+    def names(self) -> frozenset[str]: ...
+    @property
+    def own(self) -> int: ...
+    @property
+    def refused(self) -> int: ...
+    @property
+    def refusals(self) -> tuple[Refusal, ...]: ...
+    @property
+    def databases(self) -> frozenset[int]: ...
     @property
     def swaps(self) -> bool: ...
     @property
@@ -84,10 +99,12 @@ class StreamSplitter:
             came, with PEXPIREAT behind.
         entries_read: the target knows XGROUP .. ENTRIESREAD (7.0). Otherwise that is left out.
         unlink: the target knows UNLINK, and our user may run it: DEL goes on as UNLINK.
-        lacks: names of the forms that the target does not know, see `portd.kernel.forms.FORMS`; ValueError for others.
-        scripts: it takes EVAL. Otherwise what only a script can do goes on as it came.
-        claims: the source removes a pending entry whose message was deleted when it is claimed (7.0).
-        dialect: what the target takes as the payload of RESTORE; None: any, they go on as they came.
+        commands: what goes on, and in which form; None: whatever the build does not know as something else than a write,
+            as to a target that knows all.
+        databases: how many the target has; 0: not known. Commands in others are refused.
+        lacking: more databases that it does not have.
+        own: prefix of names that are ours alone, in every database; b"": there are none.
+        stops: a piece ends before a refused command where it can, so that what is before it can be applied alone.
     """
 
     def __new__(
@@ -100,10 +117,11 @@ class StreamSplitter:
         pxat: bool = ...,
         entries_read: bool = ...,
         unlink: bool = ...,
-        lacks: Collection[str] = ...,
-        scripts: bool = ...,
-        claims: bool = ...,
-        dialect: Dialect | None = ...,
+        commands: CommandTable | None = ...,
+        databases: int = ...,
+        lacking: frozenset[int] = ...,
+        own: bytes = ...,
+        stops: bool = ...,
     ) -> Self: ...
     def feed(self, data: Buffer, now_ms: int) -> int:
         """Copies bytes into the window; returns how many fitted (0 when ``next_piece`` must run first).
@@ -147,8 +165,8 @@ class StreamSplitter:
         """Counters and owned bytes.
 
         Keys: ``window_used`` ``window_capacity`` ``output_capacity`` ``owned_bytes`` (all that is allocated);
-        ``commands`` (of the source, MULTI and EXEC not counted; = passed on + filtered + excluded), ``filtered``
-        ``excluded`` ``transactions`` ``postponed`` ``lost``; ``relative_kept`` (expiries that could not be made absolute: the key of a large
+        ``commands`` (of the source, MULTI and EXEC not counted; = passed on + filtered + excluded + refused), ``filtered``
+        ``excluded`` ``refused`` ``own`` ``transactions`` ``postponed`` ``lost``; ``relative_kept`` (expiries that could not be made absolute: the key of a large
         command is larger than a piece and the target is older than PXAT, or it is a RESTORE).
         """
 

@@ -21,7 +21,7 @@ from portd.log import get_logger
 from portd.model import Phase
 from portd.offline.fetch import Fetch
 from portd.offline.service import OfflineService
-from portd.snapshotcopy import SnapshotCopy
+from portd.snapshotcopy import SnapshotCopy, stream_database
 from portd.source import cluster
 from portd.spool import SpoolClosed
 
@@ -125,8 +125,8 @@ class Dump(OfflineService):
         self._snapshot_done = True
         if self._follow is not None:
             fetch.link.stream_begins(index)
-            db = int(recorder.decoder.aux.get("repl-stream-db", "0"))
-            await self._record(self._follow, fetch, transfer, max(db, 0))
+            db = stream_database(recorder.decoder.aux)
+            await self._record(self._follow, fetch, transfer, db)
 
     async def _record(self, path: Path, fetch: Fetch, transfer: Transfer, db: int) -> None:
         """Records the stream until a stop; the file ends with a whole command then."""
@@ -160,20 +160,18 @@ class Dump(OfflineService):
 
     async def _next(self, fetch: Fetch) -> memoryview | None:
         """The next bytes of the stream; None at a stop. A lost link is made again where it broke."""
-        while True:
-            read = asyncio.ensure_future(fetch.spool.read())
-            stop = asyncio.ensure_future(self._stop.wait())
-            try:
-                await asyncio.wait({read, stop}, return_when=asyncio.FIRST_COMPLETED)
-                if not read.done():
-                    read.cancel()
-                    return None
-                return read.result().data
-            except SpoolClosed:
-                return None
-            finally:
-                stop.cancel()
-                read.cancel()
+        if (chunk := fetch.spool.read_nowait()) is not None:
+            return chunk.data
+        read = asyncio.create_task(fetch.spool.read(), name="dump-read")
+        stop = asyncio.create_task(self._stop.wait(), name="dump-stop")
+        try:
+            await asyncio.wait({read, stop}, return_when=asyncio.FIRST_COMPLETED)
+            return read.result().data if read.done() else None
+        except SpoolClosed:
+            return None
+        finally:
+            stop.cancel()
+            read.cancel()
 
 
 def _write_all(descriptor: int, data: memoryview, path: Path) -> int:

@@ -10,7 +10,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from portd.config import DEFAULT_LINK, Existing, OnRefusal
+from portd.choices import Existing, OnRefusal
+from portd.config import DEFAULT_LINK
 from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input
@@ -22,7 +23,8 @@ from portd.offline.filefeed import FileFeed
 from portd.offline.service import OfflineService
 from portd.pipeline import ByteBudget
 from portd.resp import request
-from portd.session import first_cause
+from portd.session import first_cause, note_own
+from portd.snapshotcopy import stream_database
 from portd.target.applier import Applier, ApplierOptions
 from portd.target.checkpoint import Checkpoint, guard, make_room, write_checkpoint
 from portd.target.connection import ConnectionOptions
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from portd.config import Settings
     from portd.files.inputs import Input
     from portd.kernel.snapshot import DeadLetter
-    from portd.target.capabilities import Capabilities
+    from portd.target.capabilities import Capabilities, StreamForms
     from portd.target.eviction import Eviction
 
 log = get_logger("restore")
@@ -85,7 +87,9 @@ class Restore(OfflineService):
         self._epoch = Epoch.of(self._checkpoint_key)  # until the link is taken
         self._eviction: Eviction | None = None
         self._connection = ConnectionOptions(
-            connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds
+            troubles=self.progress.troubles,
+            connect_seconds=settings.connect_seconds,
+            silence_seconds=settings.silence_seconds,
         )
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
@@ -168,7 +172,7 @@ class Restore(OfflineService):
             await self._apply(feed)
         if self._follow is not None:
             position = self._position
-            forms = capabilities.stream_forms(self._written_by)
+            forms = self._forms(capabilities)
             self.progress.attributes_dropped = self.progress.dropped()
             self.progress.stream = type(self.progress.stream)()
             await self._apply(
@@ -193,6 +197,7 @@ class Restore(OfflineService):
             command_elements=settings.command_elements,
             skip_existing=skip_existing,
         )
+        decoder.spare(settings.checkpoint_key.encode())
         if self._wanted is not None:
             decoder.restrict(self._wanted)
         window = max(self._plan.batch_bytes, self._plan.queue_bytes // (2 * settings.writers))
@@ -246,6 +251,7 @@ class Restore(OfflineService):
         snapshot.keys_announced = counters["keys_announced"]
         snapshot.keys_read = counters["keys"]
         snapshot.keys_expired = counters["keys_expired"]
+        snapshot.keys_own = counters["keys_own"]
         snapshot.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
         self._refused = counters["keys_failed"]
         snapshot.keys_filtered += counters["keys_filtered"] - self._filtered
@@ -285,16 +291,25 @@ class Restore(OfflineService):
             self._position = Position(replid, int(offset))
         if "valkey-ver" not in aux and "redis-ver" in aux:
             self._written_by = {"family": "redis", "version": aux["redis-ver"]}
-        db = aux.get("repl-stream-db", "0")
-        self._db = int(db) if db.isdecimal() else 0
+        self._db = stream_database(aux)
+        note_own(counters["keys_own"])
 
     # -- commands
+
+    def _forms(self, capabilities: Capabilities) -> StreamForms:
+        settings = self._settings
+        return capabilities.stream_forms(
+            self._written_by,
+            own=settings.checkpoint_key,
+            publish=not settings.skip_messages,
+            stops=self._letters.stops,
+        )
 
     def _feed(self, source: Input, rest: bytes, skip: int, capabilities: Capabilities) -> FileFeed:
         return FileFeed(
             self._paths,
             self.progress.stream,
-            capabilities.stream_forms(self._written_by),
+            self._forms(capabilities),
             skip=skip,
             opened=(source, rest),
         )

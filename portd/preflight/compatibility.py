@@ -169,17 +169,19 @@ def cluster(settings: Settings, source: Survey, target: Capabilities) -> list[Fi
     return findings or [fine("cluster", "both ends are standalone servers")]
 
 
-def databases(source: Survey, target: Survey) -> list[Finding]:
+def databases(settings: Settings, source: Survey, target: Capabilities) -> list[Finding]:
     """Whether the target has every database that the source uses."""
-    count, used = target.number("databases"), source.keys
-    if count is None or not used:
-        return [note("target.databases", "not known" if count is None else f"{count}; the source is empty")]
+    count, used = target.databases, source.keys
+    if not count or not used:
+        return [note("target.databases", f"{count}; the source is empty" if count else "not known")]
     if max(used) >= count:
         return [
             error(
                 "target.databases",
                 f"the source uses database {max(used)}, the target has {count}",
-                "SELECT fails on the target, and nothing of that database can be written",
+                "a sync refuses to start"
+                if settings.on_refusal == "stop"
+                else "keys and commands of databases that the target lacks become dead letters",
                 f"set databases to {max(used) + 1} or more in the target's configuration and restart it",
             )
         ]

@@ -14,25 +14,26 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
-from portd.errors import InternalError, PortdError, TargetError, TargetLost
+from portd.errors import InternalError, LinkLost, PortdError, TargetBusy, TargetError, TargetLost
 from portd.log import get_logger
-from portd.model import LaneState
 from portd.resp import request
-from portd.target.account import Account, Unconfirmed
+from portd.target.account import Account, Unconfirmed, letter_of
 from portd.target.checkpoint import Checkpoint, State
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
-from portd.target.databases import count_databases, highest_database, selected
+from portd.target.databases import Databases
 from portd.target.epoch import FIELD, taken_over
 from portd.target.group import Culprit, Frame, Group, PieceSource, frame
 from portd.target.groupsize import GroupSize
 from portd.target.limiter import LagWatch, Limiter
-from portd.target.passing import Passage
+from portd.target.names import FilteredNames
+from portd.target.passing import Passage, Search
 from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
-from portd.target.settle import Outcome, outcome
+from portd.target.settle import Outcome, inside, outcome
 from portd.target.transactions import CheckpointGuard, Transactions
+from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from portd.endpoint import Endpoint
     from portd.kernel.stream import Piece
@@ -55,7 +56,7 @@ class ApplierOptions:
         max_bytes: a group takes no further piece at this size; the target executes it in one go. How large groups are
             below that, `portd.target.groupsize` decides.
         max_commands: nor at this many commands.
-        caught_up_seconds: a lag up to this is small.
+        caught_up_seconds: bytes received up to that long ago may be missing, and the target has caught up all the same.
         limiter: what is asked before a group is sent.
         ages: the source hands the same bytes out differently later: a group that is refused for long is made again.
         connection: how connections are made.
@@ -105,7 +106,7 @@ class Applier:
         options: see there.
 
     Attributes:
-        caught_up: set while the lag is small or everything received is applied.
+        caught_up: set while the target has all that was received, but for what came a moment ago.
         postponed: expiries in the target that are to be set back.
         on_getack: called when the source asked for an acknowledgement.
     """
@@ -129,7 +130,9 @@ class Applier:
         self.caught_up = self._account.caught_up
         self.postponed = self._account.postponed
         self._claimed = False
-        self._databases = 0  # of the target
+        self._letters = letters
+        self._names = FilteredNames()
+        self._databases = Databases(endpoint)
         self._growing = Group(start.db)
         self._broken: PortdError | None = None  # what the source will say behind the growing group
         self._since = 0.0  # unix time at which the oldest byte in flight was received; 0 when nothing is
@@ -137,8 +140,7 @@ class Applier:
             self._options.connection.retry_first_seconds, self._options.connection.retry_limit_seconds
         )
         progress.stream.waiting_since = 0.0
-        self._state = LaneState(0)
-        progress.lanes[:] = [self._state]
+        (self._state,) = progress.take_lanes(1)
         self._size = GroupSize(self._options.max_bytes, self._options.max_commands)
         self._caps = (0, 0)  # bytes and commands of the group that grows
         self._limiter = self._options.limiter
@@ -150,6 +152,10 @@ class Applier:
     def checkpoint(self) -> Checkpoint:
         """The newest checkpoint known to be in the target."""
         return self._account.checkpoint
+
+    async def reach(self, offset: int) -> None:
+        """Waits until the target has everything up to *offset*."""
+        await self._account.reach(offset)
 
     def adopt(self, replid: str) -> None:
         """The source continues under another id (a failover): checkpoints carry it from now on."""
@@ -175,9 +181,11 @@ class Applier:
                     await while_connected(connection, self._work(connection))
                 finally:
                     connection.close()
+                    self._account.bury_now()
             except Disconnected as error:
                 lost = True
                 self._progress.last_error = str(error)
+                self._progress.troubles.note_loss(error.reason, str(error))
                 self._state.link.losses[error.reason] += 1
                 _log.warning(
                     "applier has no connection", target=self._endpoint.display, reason=error.reason,
@@ -200,8 +208,7 @@ class Applier:
         connection = await connect(self._endpoint, NAME, self._state.link, self._options.connection)
         try:
             async with asyncio.timeout(self._options.connection.silence_seconds):
-                if not self._databases:
-                    self._databases = await count_databases(connection)
+                self._databases.forget()
                 await (self._recover(connection) if self._claimed else self._claim(connection))
         except TimeoutError:
             connection.close()
@@ -279,7 +286,7 @@ class Applier:
     def _rewind(self) -> None:
         """Lets the source begin behind the checkpoint, and drops what was taken from it."""
         self._source.rewind(self._account.offset, self._account.checkpoint.db)
-        for offset in sorted(self._account.excluded):
+        for offset in self._account.excluded:
             self._source.exclude(offset)
         self._growing = Group(self._account.checkpoint.db)
         self._broken = None
@@ -293,6 +300,9 @@ class Applier:
         )
         while await self._gather(self._growing):
             group, self._growing = self._growing.split()
+            if await self._lacks(group.databases):
+                self._rewind()
+                continue
             self._sending(group)
             self._measure()
             if group.complete:
@@ -309,7 +319,7 @@ class Applier:
         self._note_waiting()
 
     def _note_waiting(self) -> None:
-        self._progress.stream.waiting_since = self._since or self._growing.since
+        self._progress.stream.waiting_since = self._since or self._growing.since or self._source.waiting_since
 
     async def _gather(self, group: Group) -> bool:
         """Waits for something to commit and takes what is there, up to the caps; False when the source has ended."""
@@ -320,8 +330,9 @@ class Applier:
             if self._broken is not None:
                 raise self._broken
             if not group.pieces:
-                self._account.catch_up()
+                self._account.catch_up(self._source.waiting_since)
                 self._note_waiting()
+            await self._account.bury()
             piece = await self._source.next_piece(*self._room(group))
             if piece is None:
                 return False
@@ -351,34 +362,45 @@ class Applier:
         return max(1, self._caps[0] - group.size), max(1, self._caps[1] - group.commands)
 
     def _is_full(self, group: Group) -> bool:
-        return group.size >= self._caps[0] or group.commands >= self._caps[1]
+        return group.size >= self._caps[0] or group.weight >= self._caps[1]
 
     def _take(self, piece: Piece) -> None:
         """Looks at a piece that the source handed out.
 
         Raises:
-            TargetError: it selects a database that the target does not have.
+            TargetRejected: it begins with what cannot be written there, and the policy is to stop before that.
         """
+        if piece.refusals and self._letters.stops:
+            raise self._letters.refusal(letter_of(piece.refusals[0]))
+        if piece.names or piece.own:
+            self._names.note(piece)
         if piece.getack and self.on_getack is not None:
             self.on_getack()
         self.postponed.note(piece)
-        highest = highest_database(piece.data)
-        if 0 < self._databases <= highest:
-            highest = -1 if piece.part else selected(piece.data)
-        if 0 < self._databases <= highest:
-            raise TargetError(
-                f"the source uses database {highest}, the target has only {self._databases}",
-                hint="raise `databases` in the target's settings and restart it",
-            )
+
+    async def _lacks(self, databases: set[int] | frozenset[int]) -> bool:
+        """Whether one of these turns out not to be there; the source of pieces is told, and must be rewound then.
+
+        Raises:
+            Disconnected: that cannot be asked for now.
+        """
+        try:
+            missing = await self._databases.find_missing(databases)
+        except (TargetBusy, TargetLost) as error:
+            raise Disconnected(f"{NAME}: {error.args[0]}", "databases") from None
+        if missing:
+            self._source.lack(missing)
+        return bool(missing)
 
     async def _commit(self, transactions: Transactions, group: Group) -> None:
-        """Commits a group, however often it has to be sent; when a command has to be left out, rewinds instead."""
+        """Commits a group, however often it has to be sent, without the commands that cannot be queued."""
         account = self._account
-        expected = account.expect(group.end_offset, group.db_after, (group.commands, group.filtered), group.received_at)
-        around = account.frame(group.db, expected, self._options.restated() if group.swaps else None)
-        data = [each for each in (around.head, *(piece.data for piece in group.pieces), around.tail) if each]
-        replies = around.head_commands + group.commands + around.tail_commands
         while True:
+            expected = account.expect(group.end_offset, group.db_after, group.counts, group.received_at)
+            before = self._databases.selectable(group.db)
+            around = account.frame(before, expected, self._options.restated() if group.swaps else None)
+            data = [each for each in (around.head, *group.data, around.tail) if each]
+            replies = around.head_commands + group.commands + around.tail_commands
             if not await self._turn(group, sum(map(len, data)), replies + TRANSACTION_COMMANDS):
                 self._rewind()
                 return
@@ -387,24 +409,23 @@ class Applier:
             account.attempt(expected)
             answer = transactions.execute(data, replies)
             self._take_pending(self._growing)
+            await account.bury()
             notes = await answer
             self._state.replies += replies + 1
             self._state.errors += len(notes)
-            self._size.note(
-                transactions.exec_seconds, group.size, group.commands, transactions.connection.round_trip_seconds
-            )
             result = outcome(notes, replies)
             if result.nil:  # somebody touched the checkpoint, or an older connection of ours was served late
                 raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")
             if result.committed:
+                round_trip = transactions.connection.round_trip_seconds
+                self._size.note(transactions.exec_seconds, group.size, group.commands, round_trip)
                 self._confirm(expected, len(result.failed) + transactions.take_unnoted())
-                account.bury(result, around.head_commands, group.commands, group.locate)
+                account.keep(inside(result.failed, around.head_commands, group.commands), group.locate)
                 if self._aged(time.monotonic() - sent):
                     self._rewind()
                 return
             account.refused(expected)
-            if not await self._aborted(group, around, result):
-                return
+            await self._aborted(group, around, result)
             if self._aged(time.time() - self._since):
                 self._rewind()
                 return
@@ -425,27 +446,28 @@ class Applier:
         """What has waited this long is taken from the source again: expiries that became due are to be postponed."""
         return self._options.ages and seconds > self._options.caught_up_seconds
 
-    async def _aborted(self, group: Group, around: Frame, result: Outcome) -> bool:
-        """Nothing of the group took effect; tells whether to send it again as it is (after a wait)."""
+    async def _aborted(self, group: Group, around: Frame, result: Outcome) -> None:
+        """Nothing of the group took effect: takes out what never will, and waits when it was refused for now."""
         cause = abort_cause(result.aborted)
-        texts = [*result.queued.values(), *([cause] if cause else [])]
-        verdicts = {classify(text): text for text in texts}
+        of = {text: classify(text) for text in {*result.queued.values(), *([cause] if cause else [])}}
+        verdicts = {verdict: text for text, verdict in of.items()}
         if Verdict.FATAL in verdicts:
             raise fatal(verdicts[Verdict.FATAL])
-        refused: list[tuple[Culprit, str]] = []
-        for number, text in result.queued.items():
-            if classify(text) is Verdict.REJECTED:
-                if not 0 <= number - around.head_commands < group.commands:
-                    raise TargetError(f"the target refuses the checkpoint: {presentable(text)}")
-                refused.append((group.locate(number - around.head_commands), text))
-        if refused:
-            self._account.leave_out(refused)
-            self._rewind()
-            return False
-        if Verdict.RETRY not in verdicts:
+        if Verdict.REJECTED in verdicts:
+            refused = {number: text for number, text in result.queued.items() if of[text] is Verdict.REJECTED}
+            self._leave_out(group, inside(refused, around.head_commands, group.commands))
+        elif Verdict.RETRY not in verdicts:
             raise TargetError(f"the target refuses transactions: {presentable(result.aborted)}")
-        await self._wait(verdicts[Verdict.RETRY])
-        return True
+        if Verdict.RETRY in verdicts:
+            await self._wait(verdicts[Verdict.RETRY])
+
+    def _leave_out(self, group: Group, refused: dict[int, str]) -> None:
+        """Takes commands out of a group that can never be queued; all of them at once, however many they are."""
+        numbers = sorted(refused)
+        culprits = dict(zip(numbers, group.locate(numbers), strict=True))
+        _check_select(culprits, refused)
+        self._account.leave_out((each.offset for each in culprits.values()), group.leave_out(numbers))
+        self._account.keep(refused, lambda wanted: [culprits[number] for number in wanted])
 
     async def _pass_on(self, transactions: Transactions, group: Group) -> bool:
         """Passes a transaction on that cannot be held; False when the source ended inside of it.
@@ -455,7 +477,8 @@ class Applier:
         connection = transactions.connection
         passage = Passage(connection, group.db, self._options.max_bytes)
         await transactions.opened()
-        around = frame(self._account.key, b"", before=group.db, after=0, clear=True)
+        before = self._databases.selectable(group.db)
+        around = frame(self._account.key, b"", before=before, after=0, clear=True)
         opened = connection.confirm([around.head], around.head_commands)
         received_at = group.received_at
         piece: Piece | None = None
@@ -466,20 +489,23 @@ class Applier:
         del pieces
         while piece is None or not piece.boundary:
             await passage.room()
-            self._check_passage(passage)
+            await self._check_passage(passage)
             piece = await self._source.next_piece(self._options.max_bytes, self._options.max_commands)
             if piece is None:
                 return False
             received_at = self._source.received_at
             self._take(piece)
+            if await self._lacks(piece.databases):
+                raise Disconnected(f"{NAME}: a large transaction needs a database that is not there", "databases")
             await self._limiter.take(len(piece.data), piece.replies)
             passage.send(piece)
         await passage.settled()
-        self._check_passage(passage)
+        await self._check_passage(passage)
+        if passage.incomplete:
+            raise Disconnected(f"{NAME}: commands inside a large transaction have to be left out", "refused")
         if notes := await opened:
             self._check_ready(notes[0].text or "nil")
-        counts = (passage.commands, passage.filtered)
-        expected = self._account.expect(piece.end_offset, piece.db, counts, received_at)
+        expected = self._account.expect(piece.end_offset, piece.db, passage.counts, received_at)
         await self._execute_passage(transactions, passage, expected, around.head_commands)
         self._growing = Group(piece.db)
         return True
@@ -497,18 +523,50 @@ class Applier:
         if result.aborted:
             account.refused(expected)
             self._check_ready(abort_cause(result.aborted) or next(iter(result.queued.values()), result.aborted))
-        self._confirm(expected, len(result.failed) + transactions.take_unnoted())
-        account.bury(result, head_commands, passage.commands, passage.place)
+        failed = len(result.failed) + transactions.take_unnoted()
+        inner = inside(result.failed, head_commands, passage.counts.commands)
+        moved = bool(inner) and self._go_back()
+        try:
+            if moved:
+                await self._look_again(passage.search(sorted(inner)))
+        finally:  # it has taken effect, whatever ends the search
+            self._confirm(expected, failed, moved=moved)
+            account.keep(inner, passage.places)
 
-    def _check_passage(self, passage: Passage) -> None:
-        """Gives a passage up whose transaction cannot be executed any more."""
+    def _go_back(self) -> bool:
+        """Lets the source begin before a transaction that took effect, of which nothing is held; False if it cannot."""
+        try:
+            self._rewind()
+        except (LinkLost, TargetLost) as error:
+            _log.warning("refused commands cannot be told exactly", error=str(error))
+            return False
+        return True
+
+    async def _look_again(self, search: Search) -> None:
+        """Takes pieces, to see what refused commands of them were."""
+        while not search.over:
+            piece = await self._source.next_piece(self._options.max_bytes, self._options.max_commands)
+            if piece is None:
+                return
+            search.look(piece)
+            await asyncio.sleep(0)
+
+    async def _check_passage(self, passage: Passage) -> None:
+        """Gives a passage up whose transaction cannot be executed any more.
+
+        One of which commands were refused goes on to its end, so that all of them are known when it is sent again.
+        """
         if passage.fatal:
             raise fatal(passage.fatal)
         if passage.trouble:
             self._check_ready(passage.trouble)
-        if passage.refused:
-            self._account.leave_out(passage.refused)
-            raise Disconnected(f"{NAME}: a command inside a large transaction has to be left out", "refused")
+        if refused := passage.take_refused():
+            culprits = {number: culprit for number, (culprit, _) in enumerate(refused)}
+            texts = {number: text for number, (_, text) in enumerate(refused)}
+            _check_select(culprits, texts)
+            self._account.leave_out((each.offset for each in culprits.values()), len(refused))
+            self._account.keep(texts, lambda wanted: [culprits[number] for number in wanted])
+            await self._account.bury()
 
     # -- waiting and accounting
 
@@ -521,11 +579,28 @@ class Applier:
         self._trouble(text)
         if code_of(text) in RECONNECT_CODES:
             raise Disconnected(f"{NAME}: the target is not ready: {presentable(text)}", code_of(text).lower())
+        self._progress.troubles.note(TARGET, code_of(text), presentable(text))
         await asyncio.sleep(self._backoff.next_wait())
 
-    def _confirm(self, done: Unconfirmed, failed: int) -> None:
-        """A group is in the target."""
+    def _confirm(self, done: Unconfirmed, failed: int, *, moved: bool = False) -> None:
+        """A group is in the target; the source goes to its end if it has been *moved* meanwhile."""
         self._backoff.reset()
         self._account.confirm(done, failed)
+        if moved:
+            self._source.rewind(done.position.offset, done.db)
         self._watch.look(caught_up=self.caught_up.is_set())
         self._source.release(done.position.offset)
+
+
+def _check_select(culprits: Mapping[int, Culprit], refused: Mapping[int, str]) -> None:
+    """Commands behind a SELECT that was left out would land in another database.
+
+    Raises:
+        TargetError: one was refused.
+    """
+    for number, culprit in culprits.items():
+        if culprit.command == "SELECT":
+            raise TargetError(
+                f"the target refuses a SELECT of the stream: {presentable(refused[number])}",
+                hint="give it as many databases as the source has, and let portd's user select them (+select)",
+            )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from portd.errors import ConfigError, TargetRefused
-from portd.kernel.forms import lacking
+from portd.kernel.commandtable import CommandTable
+from portd.kernel.forms import Forms, lacking
 from portd.kernel.snapshot import Dialect
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ USEFUL_COMMANDS: Final = {
     " target is a script are refused",
     "scan": "the guard counts checkpoints of other links as data",
     "config": "limits of the target are not known and defaults are assumed",
-    "command": "only the commands portd knows are asked for",
+    "command": "only commands portd knows go on from the stream, those of modules become dead letters",
     "client|list": "snapshots go in transactions: a tenth slower",
     "client|kill": "snapshots go in transactions: a tenth slower",
 }
@@ -54,10 +55,10 @@ class StreamForms(TypedDict):
     pxat: bool
     entries_read: bool
     unlink: bool
-    lacks: frozenset[str]
-    scripts: bool
-    claims: bool
-    dialect: Dialect | None
+    commands: CommandTable
+    databases: int
+    own: bytes
+    stops: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,8 @@ class Capabilities:
         proto_max_bulk_bytes: largest argument it takes.
         keys: keys by database.
         io_threads: threads that read from connections; 1 when not known.
+        databases: how many it has; 0 when not known.
+        flags: whether each of its commands writes, by lower-case name; empty where it does not tell.
     """
 
     family: str
@@ -103,6 +106,8 @@ class Capabilities:
     proto_max_bulk_bytes: int
     keys: dict[int, int]
     io_threads: int = 1
+    databases: int = 0
+    flags: Mapping[bytes, bool] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -121,6 +126,7 @@ class Capabilities:
             commands=self.commands,
             maxmemory_policy=self.maxmemory_policy,
             max_bulk_bytes=self.proto_max_bulk_bytes,
+            databases=self.databases,
         )
 
     @property
@@ -146,21 +152,31 @@ class Capabilities:
         """SET takes PXAT."""
         return self.family == "valkey" or self.version >= (6, 2, 0)
 
-    def stream_forms(self, source: Mapping[str, str]) -> StreamForms:
+    def stream_forms(
+        self, source: Mapping[str, str], *, own: str, publish: bool = True, stops: bool = False
+    ) -> StreamForms:
         """What the stream splitter needs to know.
 
         Args:
             source: ``family`` and ``version`` of what wrote the stream, as `Progress.source_info` has them; without them
                 it is taken to be new.
+            own: prefix of keys that are ours alone.
+            publish: messages go on.
+            stops: the first refusal ends the sync.
         """
         return {
             "pxat": self.pxat,
             "entries_read": self.family == "valkey" or self.version >= (7, 0, 0),
             "unlink": "unlink" in self.commands,
-            "lacks": lacking(self.family, self.version),
-            "scripts": "eval" in self.commands,
-            "claims": _removes_claimed(source),
-            "dialect": self.dialect(),
+            "commands": CommandTable(
+                self.flags,
+                publish=publish,
+                forms=Forms(lacking(self.family, self.version), "eval" in self.commands, _removes_claimed(source)),
+                dialect=self.dialect(),
+            ),
+            "databases": self.databases,
+            "own": own.encode(),
+            "stops": stops,
         }
 
     def shown(self) -> dict[str, str]:
@@ -174,6 +190,7 @@ class Capabilities:
             "commands": str(len(self.commands)),
             "forbidden": " ".join(sorted(self.forbidden)),
             "modules": " ".join(sorted(self.modules)),
+            "databases": str(self.databases or "unknown"),
             "maxmemory": str(self.maxmemory),
             "maxmemory_policy": self.maxmemory_policy,
         }

@@ -35,6 +35,7 @@ from portd.target.connection import Connection, ConnectionOptions, Disconnected,
 from portd.target.control import control
 from portd.target.epoch import FIELD, PLAIN, Epochs, check, taken_over
 from portd.target.eviction import Eviction, tag_of
+from portd.target.replies import code_of, wrong_type
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
@@ -254,7 +255,9 @@ class Lease:
             request("HGET", self._epochs.key, FIELD),
             request("HGET", self._epochs.key, PLAIN),
         )
-        for answer in answers:
+        for key, answer in zip(("", self.key, *(2 * (self._epochs.key,))), answers, strict=True):
+            if code_of(text_of(answer)) == "WRONGTYPE":
+                raise wrong_type(key)
             check(answer, LEASE)
         holder = Holder.parse(answers[1])
         # Where the source is the target of another portd, that one's lease is copied with everything else.
@@ -327,6 +330,7 @@ class Lease:
                     await self._recognise(self._connection)
                 await while_connected(self._connection, self._renew(self._connection, backoff))
             except (Disconnected, TargetBusy) as error:
+                self._options.note(error)
                 _log.debug("lease is not renewed", error=str(error))
             finally:
                 if self._connection is not None:

@@ -84,6 +84,14 @@ def is_refusal(text: str) -> bool:
     return code_of(text) in REFUSAL_CODES or text.startswith("ERR unknown command")
 
 
+def wrong_type(key: str) -> TargetError:
+    """The error where a key that is ours alone holds something that we did not write."""
+    return TargetError(
+        f"the target's key {key!r} is portd's own and holds something else",
+        hint=f"somebody wrote it: delete the key {key!r} in database 0 of the target",
+    )
+
+
 def fatal(text: str, who: str = "the target") -> TargetError:
     """The error that ends a sync because of a fatal reply of *who*."""
     if is_refusal(text):

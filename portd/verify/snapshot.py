@@ -37,7 +37,7 @@ class DigestOptions:
 
     Attributes:
         bucket_bits: log2 of the number of buckets.
-        ignored: prefix of keys of database 0 that do not count.
+        ignored: prefix of keys that do not count: a sync does not copy them.
         stream_counters: both ends keep the counters of streams that came with Redis 7.0.
         entries_read: the source tells how many entries a group has read. One that does not leaves it stale at its own replicas, too.
         seed: of the digests.

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.config import Existing, Settings
+from portd.choices import Existing
+from portd.config import Settings
 from portd.preflight.findings import Finding, Level, Report
 from portd.preflight.run import check
 from portd.preflight.survey import write_rate
 from tests.datasets import fill_strings
+from tests.process import Portd
 from tests.servers import binaries, find, free_port, wait_for
+from tests.wire import Wire
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,6 +174,30 @@ async def test_contents_of_the_target(source: Server, target: Server) -> None:
     assert "wrong way round" in one(report, "target.keys").why
     report = await look(source, target, existing=Existing.REPLACE)
     assert (one(report, "target.keys").level, report.exit_code) == (Level.WARNING, 1)
+
+
+async def test_a_full_sync_that_would_be_held(servers: ServerFactory) -> None:
+    """Another source is an error, since a start would wait; fewer keys in the one that is followed are a warning."""
+    first, second, target = servers(), servers(), servers()
+    first.client().mset({f"key {number}": "1" for number in range(100)})
+    with Portd(first, target, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    finding = one(await look(first, target), "target.keys")
+    assert finding.level is Level.OK
+    assert "resume" in finding.what
+    finding = one(await look(second, target), "target.keys")
+    assert finding.level is Level.ERROR
+    assert "source-changed" in finding.why
+    finding = one(await look(second, target, accept_source=True), "target.keys")
+    assert finding.level is Level.WARNING
+    first.client().flushall()
+    finding = one(await look(first, target), "target.keys")
+    assert finding.level is Level.WARNING
+    assert "source-empty" in finding.why
+    with Wire(first) as wire:
+        wire.call("DEBUG", "CHANGE-REPL-ID")
+    finding = one(await look(first, target), "target.keys")
+    assert finding.level is Level.ERROR
 
 
 async def test_databases_of_the_target(source: Server, servers: ServerFactory) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.kernel.forms import lacking
+from portd.kernel.commandtable import CommandTable
+from portd.kernel.forms import Forms, lacking
 from portd.kernel.stream import StreamSplitter
 from tests.commands import run
 from tests.compare import compare
@@ -317,7 +318,8 @@ def test_the_forms_of_redis_4_do_what_the_commands_do(newest: Server, servers: S
     lines = [line for line in TRAFFIC.strip().splitlines() if not re.match(r"X|\w+ (stream|claims|autoclaims)", line)]
     write(newest, "\n".join(lines))
     (file,) = newest.directory.glob("appendonlydir/*.incr.aof")
-    splitter = StreamSplitter(0, 0, pxat=False, entries_read=False, unlink=True, lacks=lacking("redis", (4, 0)))
+    table = CommandTable(forms=Forms(lacking("redis", (4, 0)), True, False))
+    splitter = StreamSplitter(0, 0, pxat=False, entries_read=False, unlink=True, commands=table)
     splitter.feed(file.read_bytes(), 0)
     (piece,) = drain(splitter)
     assert not re.search(rb"\nPXAT\r|ABSTTL|\nZPOP", piece.data)

@@ -26,6 +26,7 @@ from portd.metrics import Sources, build_registry
 from portd.model import LaneState, Phase, Position, Progress
 from portd.pace import Pace
 from portd.readings import KeyReading, PipelineReading
+from portd.standing import Standing, look
 from tests.servers import wait_for
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ class Observed:
         """What records heap profiles."""
         return self.recorder
 
-    def ready(self) -> bool:
-        """The snapshot is applied."""
-        return self.progress.phase is Phase.STREAMING
+    def standing(self) -> Standing:
+        """Phase, and whether the target may be read."""
+        return look(self.progress)
 
     def alive(self) -> bool:
         """All parts run."""
@@ -120,11 +121,13 @@ async def get(server: HttpServer, path: str, method: str = "GET", **headers: str
 
 
 async def test_health_follows_the_service(server: HttpServer, service: Observed) -> None:
-    """/livez tells whether the parts run, /readyz whether the snapshot is applied, with the reason when not."""
+    """/livez tells whether the parts run, /readyz whether the target may be read, with the reason when not."""
     assert (await get(server, "livez"))[0] == 200
     status, text, _ = await get(server, "readyz")
-    assert (status, text) == (503, "not ready: snapshot, 25% of the snapshot decoded\n")
+    reason = "the snapshot is not applied yet, and the target is not connected"
+    assert (status, text) == (503, f"not ready: snapshot, {reason}, 25% of it is\n")
     service.progress.phase, service.is_alive = Phase.STREAMING, False
+    service.progress.lanes[1].link.connected = True
     assert (await get(server, "readyz"))[:2] == (200, "ready\n")
     assert (await get(server, "livez"))[0] == 503
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from portd.kernel.commandtable import CommandTable
 from portd.kernel.crc64 import crc64
-from portd.kernel.forms import FORMS, NONE, lacking
+from portd.kernel.forms import FORMS, NONE, Forms, lacking
 from portd.kernel.snapshot import Dialect
 from portd.kernel.stream import StreamSplitter
 from tests.oracle.resp import drain, pack
@@ -117,17 +120,28 @@ ROWS = [
 LOST = {"HSETEX h PXAT 99 FIELDS 2 a 1 b 2": 2, "HPEXPIREAT h 99 FIELDS 2 a b": 2, "HEXPIRE h 99 NX FIELDS 2 a b": 2}
 
 
-def splitter_for(release: tuple[str, tuple[int, int]], **options: object) -> StreamSplitter:
+def splitter_for(
+    release: tuple[str, tuple[int, int]],
+    *,
+    flags: dict[bytes, bool] | None = None,
+    scripts: bool = True,
+    claims: bool = True,
+    dialect: Dialect | None = None,
+    **options: Any,
+) -> StreamSplitter:
     """For a target of a release; without UNLINK, with scripts, of a new source."""
     family, version = release
     valkey = family == "valkey"
-    forms: dict[str, object] = {
-        "pxat": valkey or version >= (6, 2),
-        "entries_read": valkey or version >= (7, 0),
-        "lacks": lacking(family, version),
-        "claims": True,
-    }
-    return StreamSplitter(0, 0, **(forms | options))  # type: ignore[arg-type]
+    forms = Forms(lacking(family, version), scripts, claims)
+    table = CommandTable(flags, forms=forms, dialect=dialect)
+    return StreamSplitter(
+        0,
+        0,
+        pxat=valkey or version >= (6, 2),
+        entries_read=valkey or version >= (7, 0),
+        commands=table,
+        **options,
+    )
 
 
 def becomes(splitter: StreamSplitter, command: list[bytes], step: int) -> list[list[bytes]]:
@@ -256,7 +270,7 @@ def test_the_copy_of_another_form_moves_expiries() -> None:
 def test_unknown_forms_are_refused() -> None:
     """A name that is not in the table is a mistake of the caller."""
     with pytest.raises(ValueError, match="no such form: SET EVERYTHING"):
-        StreamSplitter(0, 0, lacks={"SET EVERYTHING"})
+        Forms({"SET EVERYTHING"}, True, True)
 
 
 def test_the_newest_releases_lack_only_what_the_other_family_has() -> None:
