@@ -25,8 +25,9 @@ from portd.resync import NotingSink, Resync
 from portd.scheduling import bulk_work
 from portd.snapshotcopy import SnapshotCopy, stream_database
 from portd.streamfeed import StreamFeed
-from portd.target.applier import Applier, ApplierOptions
-from portd.target.checkpoint import Checkpoint, write_checkpoint
+from portd.target.applier import Applier
+from portd.target.applying import ApplierOptions
+from portd.target.checkpoint import IMPORTS_SUFFIX, Checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions, Disconnected
 from portd.target.control import patiently
 from portd.target.deadletter import Letter
@@ -470,6 +471,7 @@ class Session:
                 ages=parts.postpones,
                 connection=parts.connection,
                 beside=parts.lease.restated,
+                others=(parts.settings.checkpoint_key + IMPORTS_SUFFIX,),
             ),
         )
         applier = self.applier
