@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from portd.target.capabilities import EVICTING_COMMANDS
+
 if TYPE_CHECKING:
     from tests.servers import Server
 
 PAGE = Path(__file__).parents[1] / "docs/operations.md"
-ENDS_CONNECTIONS = ("+client|kill", "+client|list")
+ENDS_CONNECTIONS = tuple(f"+{name}" for name in EVICTING_COMMANDS)
 
 
 def documented() -> list[list[str]]:

@@ -41,7 +41,12 @@ USEFUL_COMMANDS: Final = {
     "command": "only commands portd knows go on from the stream, those of modules become dead letters",
     "client|list": "snapshots go in transactions: a tenth slower",
     "client|kill": "snapshots go in transactions: a tenth slower",
+    "client|setname": "snapshots go in transactions: a tenth slower",
+    "client|id": "snapshots go in transactions: a tenth slower",
 }
+
+# To end the connections of others, which must have names, and not the one that asks.
+EVICTING_COMMANDS: Final = ("client|list", "client|kill", "client|setname", "client|id")
 
 
 OLDEST_REDIS: Final = (4, 0)  # HSET with several fields, UNLINK, scripts whose effects are replicated
@@ -132,7 +137,7 @@ class Capabilities:
     @property
     def evicts(self) -> bool:
         """Our user may end connections."""
-        return {"client|list", "client|kill"} <= self.commands
+        return self.commands.issuperset(EVICTING_COMMANDS)
 
     def batch_bytes(self, wanted: int) -> int:
         """What a lane sends in one go: a transaction is executed without a break, which other clients notice."""

@@ -30,6 +30,7 @@ from portd.errors import LinkTaken, TargetBusy, TargetError, TargetRefused
 from portd.log import get_logger
 from portd.model import LinkState
 from portd.resp import request
+from portd.target.capabilities import EVICTING_COMMANDS
 from portd.target.checkpoint import LEASE_SUFFIX, run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control
@@ -199,7 +200,7 @@ class Lease:
                 await connection.ask(request("UNWATCH"))
                 raise TargetRefused(
                     f"the link {self._link!r} was written over connections that only CLIENT KILL makes sure to have ended",
-                    hint="allow +client|list +client|kill to portd's user on the target",
+                    hint=f"allow {' '.join(f'+{name}' for name in EVICTING_COMMANDS)} to portd's user on the target",
                 )
             if await self._write(connection, lease=True, epoch=epoch):
                 return

@@ -68,6 +68,8 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "armset": (_KEY, "0", "v"),
     "client|list": (),
     "client|kill": ("ID", "1"),
+    "client|setname": ("portd-probe",),
+    "client|id": (),
 }
 
 

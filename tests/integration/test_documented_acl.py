@@ -6,20 +6,24 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from portd.target.capabilities import NEEDED_COMMANDS, USEFUL_COMMANDS
 from tests.compare import assert_equal
 from tests.datasets import fill_every_encoding
-from tests.permissions import documented
+from tests.permissions import ENDS_CONNECTIONS, documented
 from tests.process import Portd
 
 if TYPE_CHECKING:
     from tests.servers import Server
 
 
-def test_the_documented_users_can_do_a_whole_sync(source: Server, target: Server) -> None:
-    """With the two users of the document every encoding arrives, and the start misses no permission."""
+@pytest.mark.parametrize("more", [(), ENDS_CONNECTIONS], ids=["least", "more"])
+def test_the_documented_users_can_do_a_whole_sync(source: Server, target: Server, more: tuple[str, ...]) -> None:
+    """With the two users of the document every encoding arrives; the start misses what the document tells to add, if at all."""
     on_source, on_target = documented()
-    for server, words in ((source, on_source), (target, on_target)):
+    assert set(on_target).isdisjoint(ENDS_CONNECTIONS)
+    for server, words in ((source, on_source), (target, [*on_target, *more])):
         client: Any = server.client()
         client.execute_command(*words)
     fill_every_encoding(source)
@@ -28,7 +32,8 @@ def test_the_documented_users_can_do_a_whole_sync(source: Server, target: Server
         status = portd.until(lambda status: status["ready"])
         assert json.loads(portd.get("status"))["dead_letters"] == {}
         forbidden = set(status["target"]["info"]["forbidden"].split())
-        assert not forbidden & {*NEEDED_COMMANDS, *USEFUL_COMMANDS}
+        missing = forbidden & {*NEEDED_COMMANDS, *USEFUL_COMMANDS}
+        assert missing == {word[1:] for word in ENDS_CONNECTIONS if word not in more}
         portd.terminate()
         assert portd.wait() == os.EX_OK, portd.log()
     assert_equal(source, target)

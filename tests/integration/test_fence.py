@@ -211,7 +211,7 @@ def test_a_user_who_may_not_end_connections(source: Server, target: Server) -> N
         with Portd(source.url, f"redis://{login}127.0.0.1:{target.port}") as other:
             assert other.wait() == os.EX_NOPERM, other.log()
             assert "only CLIENT KILL" in other.log()
-            assert "allow +client|list +client|kill" in other.log()
+            assert "allow +client|list +client|kill +client|setname +client|id" in other.log()
         portd.start()
         streaming(portd)
         assert portd.terminate() == os.EX_OK
