@@ -4,8 +4,8 @@
 from libc.stdint cimport uint8_t
 
 from portd.kernel.edit cimport (
-    DEL, DROP, EXEC, EXPIRE, EXPIREAT, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, PEXPIRE, PEXPIREAT, PSETEX,
-    PUBLISH, REFUSE, REPLCONF, RESTORE, RESTORE_ASKING, SELECT, SET, SETEX, SWAPDB, XGROUP,
+    DEL, DROP, EVAL, EVALSHA, EXEC, EXPIRE, EXPIREAT, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, PEXPIRE, PEXPIREAT, PSETEX,
+    PUBLISH, REFUSE, REPLCONF, RESTORE, RESTORE_ASKING, SCRIPT, SELECT, SET, SETEX, SWAPDB, XGROUP,
 )
 from portd.kernel.resp cimport load_word
 
@@ -16,9 +16,9 @@ cdef int fill_names(Names* names) except -1:
     cdef int row = 0
     cdef int size
     kinds = {
-        # noise, and what concerns the source's own topology, settings or scripts: streams of sources up to 6.2, of
-        # cluster nodes that move slots, of hosted servers
-        DROP: b"PING SCRIPT TRIMSLOTS CLUSTER DEBUG MIGRATE ASKING CONFIG ACL OPINFO",
+        # noise, and what concerns the source's own topology or settings: streams of cluster nodes that move slots, of
+        # hosted servers
+        DROP: b"PING TRIMSLOTS CLUSTER DEBUG MIGRATE ASKING CONFIG ACL OPINFO",
         # would turn our connection into one that does not answer commands in order
         REFUSE: b"PSYNC SYNC REPLICAOF SLAVEOF MONITOR SUBSCRIBE PSUBSCRIBE SSUBSCRIBE QUIT RESET HELLO AUTH CLIENT"
         b" SHUTDOWN FAILOVER DISCARD WATCH",
@@ -30,6 +30,9 @@ cdef int fill_names(Names* names) except -1:
         REPLCONF: b"REPLCONF",
         PUBLISH: b"PUBLISH SPUBLISH",
         DEL: b"DEL",
+        EVAL: b"EVAL",
+        EVALSHA: b"EVALSHA",
+        SCRIPT: b"SCRIPT",
         FUNCTION: b"FUNCTION",
         XGROUP: b"XGROUP",
         SET: b"SET",

@@ -20,4 +20,5 @@ cdef class Dialect:
     cdef bint entries_read          # XGROUP CREATE .. ENTRIESREAD, XSETID .. ENTRIESADDED
     cdef bint create_consumer
     cdef bint unlink
+    cdef bint scripts               # SCRIPT LOAD
     cdef bint takes(self, int encoding) noexcept

@@ -43,6 +43,7 @@ cdef class Dialect:
         self.entries_read = valkey or server_version >= (7, 0)
         self.create_consumer = valkey or server_version >= (6, 2)
         self.unlink = "unlink" in commands
+        self.scripts = "script" in commands
 
     cdef bint takes(self, int encoding) noexcept:
         """RESTORE of this encoding is understood (rdb.c:rdbIsObjectType and rdbLoadObject of the target's release)."""

@@ -19,6 +19,9 @@ cdef enum Kind:  # what becomes of a command; those from FUNCTION on are edited 
     REPLCONF
     PUBLISH
     DEL  # goes on as UNLINK; edited only when it is large
+    EVAL  # goes on as it came, and is noted
+    EVALSHA
+    SCRIPT  # noted, and left out as DROP
     FUNCTION
     XGROUP
     SET

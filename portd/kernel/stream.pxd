@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from portd.kernel.edit cimport Editor
 from portd.kernel.piecebuffer cimport Cut, PieceBuffer
+from portd.kernel.scripts cimport ScriptNotes
 
 
 cdef struct Tally:  # what is known behind the last command consumed; copied to go back to an earlier one
@@ -43,11 +44,16 @@ cdef class Piece:
     cdef readonly bint moves
     cdef readonly bint overdue
     cdef readonly int64_t postponed
+    cdef readonly tuple bodies
+    cdef readonly tuple loaded
+    cdef readonly tuple digests
+    cdef readonly bint flushed
 
 
 cdef class StreamSplitter:
     cdef PieceBuffer buffer
     cdef Editor editor
+    cdef ScriptNotes scripts
     cdef Scan scan
     cdef Tally tally
     cdef Tally totals  # of the pieces handed out; its state fields mean nothing

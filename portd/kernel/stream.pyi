@@ -28,6 +28,10 @@ class Piece:
         moves: a command inside takes an expiry from one key to another (RENAME, COPY, MOVE, SWAPDB).
         postponed: expiry times that are later than the source said.
         overdue: one of them had passed when it was received: the stream lags by that much at least.
+        bodies: texts of scripts that it brings, by EVAL or SCRIPT LOAD; none that is larger than a piece.
+        loaded: those that came by SCRIPT LOAD, which is dropped.
+        digests: SHA1 digests, as lower-case hexadecimal digits, of texts that an EVALSHA inside takes for known.
+        flushed: the source forgot its scripts somewhere inside, by SCRIPT FLUSH, which is dropped.
     """
 
     @property
@@ -56,6 +60,14 @@ class Piece:
     def overdue(self) -> bool: ...
     @property
     def postponed(self) -> int: ...
+    @property
+    def bodies(self) -> tuple[bytes, ...]: ...
+    @property
+    def loaded(self) -> tuple[bytes, ...]: ...
+    @property
+    def digests(self) -> tuple[bytes, ...]: ...
+    @property
+    def flushed(self) -> bool: ...
     def __len__(self) -> int:
         """Bytes of ``data``."""
 
@@ -101,7 +113,8 @@ class StreamSplitter:
     def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece; None when more bytes are needed.
 
-        A piece goes up to the first command boundary at or after *max_bytes* (or ``piece_bytes``) or *max_commands*. It
+        A piece goes up to the first command boundary at or after *max_bytes* (or ``piece_bytes``) or *max_commands*, or
+        the 64th different script. It
         does not end inside of a transaction when it can end before its MULTI, and it takes an EXEC that is next. A
         large command gets pieces of its own, of up to ``piece_bytes`` each.
 

@@ -21,14 +21,15 @@ from libc.string cimport memcmp, memmove
 from portd.kernel.arguments cimport expires_before, restores_before, restores_relative, sets_expiry, tells_entries_read
 from portd.kernel.commandnames cimport Names, classify, fill_names
 from portd.kernel.edit cimport (
-    DEL, DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, PEXPIRE,
-    PEXPIREAT, PSETEX, PUBLISH, REFUSE, REPLCONF, RESTORE, RESTORE_ASKING, SELECT, SET, SETEX, SWAPDB, XGROUP, Editor,
+    DEL, DROP, EVAL, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, PEXPIRE,
+    PEXPIREAT, PSETEX, PUBLISH, REFUSE, REPLCONF, RESTORE, RESTORE_ASKING, SCRIPT, SELECT, SET, SETEX, SWAPDB, XGROUP, Editor,
 )
 from portd.kernel.piecebuffer cimport (
     BAD, EMPTY_COMMAND, FULL, LARGE, MORE, NAME_TOO_LONG, NESTED_MULTI, NO_DATABASE, NO_LINE_END, NOT_A_DATABASE, REFUSED,
     SELECT_EXCLUDED, STRAY_EXEC, TOO_MANY_ARGUMENTS, WHOLE, PieceBuffer, count_reply, keep, produced, read_header,
 )
 from portd.kernel.resp cimport NEVER_MS, SMALL, is_word, read_number
+from portd.kernel.scripts cimport ScriptNotes
 
 
 cdef enum:
@@ -79,6 +80,7 @@ cdef class StreamSplitter:
             raise ValueError(f"offset and max_argument must not be negative, piece_bytes not below {LEAST_PIECE}")
         self.buffer = PieceBuffer(offset, piece_bytes, <uint64_t> min(max_argument, LARGEST_ARGUMENT))
         self.editor = Editor(self.buffer, pxat)
+        self.scripts = ScriptNotes(self.buffer)
         self.entries_read = entries_read
         self.unlink = unlink
         self.tally.db = max(db, -1)
@@ -96,6 +98,7 @@ cdef class StreamSplitter:
         cdef int status
         self.marked = False
         buffer.begin_piece()
+        self.scripts.begin()
         status = self._gather(start, min(max(max_bytes, 1), buffer.piece_bytes), max(max_commands, 1))
         if self.marked and self.editor.part.kind < 0 and self.marked_cut.head > start:
             back = True
@@ -181,6 +184,10 @@ cdef class StreamSplitter:
         piece.moves = tally.moves or tally.swaps
         piece.overdue = tally.overdue
         piece.postponed = tally.postponed
+        piece.bodies = tuple(self.scripts.bodies)
+        piece.loaded = tuple(self.scripts.loaded)
+        piece.digests = tuple(self.scripts.digests)
+        piece.flushed = self.scripts.flushed
         self.totals.commands += tally.commands
         self.totals.filtered += tally.filtered
         self.totals.excluded += tally.excluded
@@ -197,7 +204,7 @@ cdef class StreamSplitter:
         cdef int status
         if self.editor.part.kind >= 0:
             return self._go_on(buffer.piece_bytes)
-        while produced(buffer) < max_bytes and buffer.cut.replies < max_commands:
+        while produced(buffer) < max_bytes and buffer.cut.replies < max_commands and not self.scripts.full:
             status = self._scan_command()
             if status == WHOLE:
                 status = self._take()
@@ -228,6 +235,9 @@ cdef class StreamSplitter:
             return self._unlink()
         if kind >= FUNCTION:
             return self._edit(kind)
+        if EVAL <= kind <= SCRIPT:
+            self.scripts.note(kind, self._arguments(), self.scan.argc)
+            kind = DROP if kind == SCRIPT else kind
         self._take_whole(kind)
         self.scan.next = self.scan.argc = 0
         return WHOLE
@@ -281,6 +291,10 @@ cdef class StreamSplitter:
         cdef int kind = self._kind_at_head(True)
         if kind < 0:
             return -kind
+        if EVAL <= kind <= SCRIPT:
+            if self.scripts.note(kind, self._arguments(), self.scan.argc) == MORE:
+                return MORE
+            kind = DROP if kind == SCRIPT else kind
         self._begin_edit(kind, True)
         return self._go_on(self.buffer.piece_bytes)
 
@@ -397,7 +411,7 @@ cdef class StreamSplitter:
             return kind
         if self.exclusion_count > 0 and self._is_excluded(buffer.base + buffer.cut.head + 1):
             return -self._bad_command(SELECT_EXCLUDED) if kind == SELECT else EXCLUDED
-        if self.tally.db < 0 and kind != DROP and kind != SELECT:
+        if self.tally.db < 0 and kind != DROP and kind != SCRIPT and kind != SELECT:
             return -self._bad_command(NO_DATABASE)
         return kind
 
