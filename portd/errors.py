@@ -129,9 +129,17 @@ class TargetLost(TargetError):
 
 
 class TargetBusy(TargetError):
-    """The target refuses for now (``-OOM``, ``-LOADING``, ``-MISCONF`` and the like); the same bytes go again later."""
+    """The target refuses for now (``-OOM``, ``-LOADING``, ``-MISCONF`` and the like); the same bytes go again later.
+
+    Attributes:
+        code: of the reply, "" where there was none.
+    """
 
     retriable = True
+
+    def __init__(self, message: str, *, hint: str | None = None, code: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
 
 
 class TargetRejected(TargetError):

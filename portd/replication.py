@@ -191,7 +191,12 @@ class Replication:
         log.info("source", url=self._source.display, **progress.source_info)
         patience = ConnectionOptions(connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds)
         self._lease = Lease(
-            self._target, settings.checkpoint_name(), settings.link, run_id=capabilities.run_id, connection=patience
+            self._target,
+            settings.checkpoint_name(),
+            settings.link,
+            run_id=capabilities.run_id,
+            connection=patience,
+            evicts=capabilities.evicts,
         )
         epoch = await self._lease.acquire(takeover=settings.takeover)
         await guard(

@@ -299,7 +299,7 @@ class Session:
         decoder = SnapshotDecoder(
             parts.capabilities.dialect(),
             chunk_bytes=parts.capabilities.chunk_bytes(settings.chunk_bytes),
-            batch_bytes=parts.plan.batch_bytes,
+            batch_bytes=parts.capabilities.batch_bytes(parts.plan.batch_bytes),
             command_bytes=settings.command_bytes,
             command_elements=settings.command_elements,
             skip_existing=settings.existing is Existing.SKIP,
@@ -371,6 +371,7 @@ class Session:
         lanes = parts.settings.writers
         return WriterOptions(
             epoch=parts.epoch,
+            eviction=parts.lease.eviction,
             writers=lanes,
             seats=parts.capabilities.io_threads,
             window_bytes=max(parts.plan.batch_bytes, parts.plan.queue_bytes // (2 * lanes)),

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from portd.files.inputs import Input
     from portd.kernel.snapshot import DeadLetter
     from portd.target.capabilities import Capabilities
+    from portd.target.eviction import Eviction
 
 log = get_logger("restore")
 
@@ -82,6 +83,7 @@ class Restore(OfflineService):
         self._link = LINK if settings.link == DEFAULT_LINK else f"{LINK}-{settings.link}"
         self._checkpoint_key = settings.checkpoint_key + self._link
         self._epoch = Epoch.of(self._checkpoint_key)  # until the link is taken
+        self._eviction: Eviction | None = None
         self._connection = ConnectionOptions(
             connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds
         )
@@ -130,8 +132,11 @@ class Restore(OfflineService):
             progress.target_info = capabilities.shown()
             log.info("target", url=self._target.display, **progress.target_info)
             key, run_id = self._checkpoint_key, capabilities.run_id
-            lease = Lease(self._target, key, self._link, run_id=run_id, connection=self._connection)
-            self._epoch = await lease.acquire()
+            lease = Lease(
+                self._target, key, self._link, run_id=run_id, connection=self._connection, evicts=capabilities.evicts
+            )
+            self._epoch, self._eviction = await lease.acquire(), lease.eviction
+            self._connection = lease.options()
             try:
                 async with asyncio.TaskGroup() as group:
                     keeper = group.create_task(lease.keep(), name="lease")
@@ -181,7 +186,7 @@ class Restore(OfflineService):
         decoder = SnapshotDecoder(
             capabilities.dialect(),
             chunk_bytes=capabilities.chunk_bytes(settings.chunk_bytes),
-            batch_bytes=self._plan.batch_bytes,
+            batch_bytes=capabilities.batch_bytes(self._plan.batch_bytes),
             command_bytes=settings.command_bytes,
             command_elements=settings.command_elements,
             skip_existing=skip_existing,
@@ -191,6 +196,7 @@ class Restore(OfflineService):
         window = max(self._plan.batch_bytes, self._plan.queue_bytes // (2 * settings.writers))
         options = WriterOptions(
             epoch=self._epoch,
+            eviction=self._eviction,
             writers=settings.writers,
             seats=capabilities.io_threads,
             window_bytes=window,

@@ -90,6 +90,7 @@ class Connection(asyncio.Protocol):
         self.counter = ReplyCounter()
         self.sent_replies = 0  # replies that all that was sent will bring
         self.gap_seconds = 0.0  # before the newest replies: since the ones before them, or since something was sent
+        self.named = False  # the target shows it by its name
         self.client_id = 0  # as the target numbers its connections; 0 when it does not tell
         self.round_trip_seconds = math.inf  # the shortest that a question took
         self._silence = silence_seconds
@@ -387,6 +388,7 @@ async def _log_in(connection: Connection, endpoint: Endpoint, options: Connectio
         questions += [request("CONFIG", "SET", "import-mode", "yes"), request("CLIENT", "IMPORT-SOURCE", "ON")]
     answers = await connection.ask(*questions)  # all of it may be forbidden
     _check_login(connection, endpoint, answers[0], login=False)
+    connection.named = not text_of(answers[0])
     connection.client_id = answers[1] if isinstance(answers[1], int) else 0
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 EPOCH_SUFFIX: Final = ":epoch"  # of the key beside a checkpoint: a hash, as that is, for the same permissions
 FIELD: Final = "epoch"  # in it
+PLAIN: Final = "plain"  # in it: 1 while data is written outside of transactions (`portd.target.eviction`)
 OPENING_ELSEWHERE: Final = 5  # commands that open a transaction in another database than 0
 
 
@@ -37,15 +38,18 @@ class Epochs:
         checkpoint_key: of the link.
         link: its name, for messages.
         process: random, of the process.
+        plain: it writes outside of transactions as well.
 
     Attributes:
         key: where the epoch stands, in db 0.
         link: see above.
+        plain: see above.
     """
 
-    def __init__(self, checkpoint_key: str, link: str = "", process: str = "") -> None:
+    def __init__(self, checkpoint_key: str, link: str = "", process: str = "", *, plain: bool = False) -> None:
         self.key = checkpoint_key + EPOCH_SUFFIX
         self.link = link
+        self.plain = plain
         self._process = process or secrets.token_hex(8)
         self._made = 0
 
@@ -117,7 +121,7 @@ class Epoch:
 
     def stated(self) -> bytes:
         """The command that writes it as it is."""
-        return request("HSET", self.key, FIELD, self.value)
+        return request("HSET", self.key, FIELD, self.value, PLAIN, int(self._epochs.plain))
 
     def renewed(self) -> bytes:
         """The command that voids what lost connections have left."""
@@ -171,7 +175,7 @@ class Fenced:
             commands = (*commands, epoch.successor.stated())
         while True:
             if self._opened is None or self._db != db:
-                discard = [] if self._opened is None else [request("DISCARD")]
+                discard = [] if self._opened is None else [request("EXEC")]
                 self._opened = (await self._connection.ask(*discard, *self._opening(db)))[len(discard) :]
             opened, self._opened = self._opened, None
             self._db = db
@@ -191,10 +195,10 @@ class Fenced:
             # Nothing happened: a renewal of ours, or somebody else's epoch. The next look tells.
 
     async def leave(self) -> None:
-        """Gives the open transaction up, so that the connection, in db 0, can be used for something else."""
+        """Ends the open transaction, which is empty, so that the connection, in db 0, can be used for something else."""
         if self._opened is not None:
             self._opened = None
-            await self._connection.ask(request("DISCARD"), request("SELECT", 0))
+            await self._connection.ask(request("EXEC"), request("SELECT", 0))
             self._db = 0
 
     def _opening(self, db: int) -> list[bytes]:
@@ -264,7 +268,7 @@ def check(answer: object, what: str) -> None:
         return
     text = abort_cause(text) or text
     if classify(text) is Verdict.RETRY:
-        raise TargetBusy(f"the target refuses {what} for now: {code_of(text)}")
+        raise TargetBusy(f"the target refuses {what} for now: {code_of(text)}", code=code_of(text))
     kind = TargetRefused if is_refusal(text) else TargetError
     raise kind(
         f"the target refuses {what}: {presentable(text)}", hint="docs/operations.md lists what portd's user needs"

@@ -1,35 +1,38 @@
 """One lane: a connection to the target that takes batches from the queue and sees them acknowledged.
 
-A lane sends one transaction at a time, fenced by the epoch (`portd.target.epoch`); the next one is opened while EXEC runs.
-So what a lost connection has left takes effect before a new one begins, or never. While one lane's transaction is
-executed, another lane's is on its way: two keep a near target busy. Everything that was taken from the queue stays in
-the budget until it is acknowledged.
+Where our user may end connections (`portd.target.eviction`), a lane sends ahead of the replies, up to its window. Elsewhere
+it sends one transaction at a time, fenced by the epoch (`portd.target.epoch`), with the next one opened while EXEC runs,
+and two lanes keep a near target busy. Either way, nothing that a lost connection has left takes effect behind what is
+sent over a new one. What was taken from the queue stays in the budget until it is acknowledged; what has to be sent again
+goes before anything new.
 
-Ordered chunks of big keys come as a run, which one lane serves to its end. Appending is not idempotent: after a lost
-connection the length of a list says whether the last transaction took effect.
+Ordered chunks of big keys come as a run, which one lane serves to its end, in transactions. Appending is not idempotent:
+after a lost connection the length of a list says whether the last transaction took effect.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
-from portd.errors import InternalError, TargetBusy, TargetError, TargetLost, printable
+from portd.errors import InternalError, TargetBusy, TargetError, TargetLost, TargetRefused, printable
 from portd.log import get_logger
 from portd.pipeline import QueueClosed, Run
 from portd.resp import request
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.deadletter import Letter
-from portd.target.epoch import renew
+from portd.target.epoch import FIELD, check, renew
 from portd.target.groupsize import NEAR_SECONDS, GroupSize
 from portd.target.limiter import Limiter
 from portd.target.load import Load
 from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
 from portd.target.settle import Outcome, outcome
-from portd.target.transactions import Transactions
+from portd.target.transactions import Pipeline, Transactions
 from portd.target.wire import split
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from portd.pipeline import BatchQueue
     from portd.target.deadletter import DeadLetters
     from portd.target.epoch import Epoch
+    from portd.target.eviction import Eviction
     from portd.target.seats import Seats
 
 _log = get_logger("target")
@@ -57,6 +61,7 @@ class WriterOptions:
 
     Attributes:
         epoch: what every transaction is fenced by.
+        eviction: how lost connections are ended on the target; None where our user may not.
         writers: number of lanes.
         window_bytes: how much one lane sends ahead of the replies.
         skip_existing: existing keys are left alone; must agree with the decoder's setting.
@@ -67,6 +72,7 @@ class WriterOptions:
     """
 
     epoch: Epoch
+    eviction: Eviction | None = None
     writers: int = 4
     window_bytes: int = DEFAULT_WINDOW_BYTES
     skip_existing: bool = False
@@ -110,13 +116,18 @@ class Lane:
         self._letters = letters
         self._seats = seats
         self._seated = False
-        self._connected = False  # once: a connection that follows has to void what the one before left
+        self._full = False  # had to wait for room in the window
+        self._connects = 0  # a connection that follows another one has to void what that left
+        self._wire = asyncio.Lock()  # held from a SELECT to what is sent behind it
         self._backoff = Backoff(options.connection.retry_first_seconds, options.connection.retry_limit_seconds)
         self._size = GroupSize(options.window_bytes, GROUP_COMMANDS)
-        self._load: Load | None = None  # taken and not acknowledged
+        self._in_flight: deque[Load] = deque()  # sent ahead, in order
+        self._again: deque[Load] = deque()  # of those, what has to be sent again
+        self._load: Load | None = None  # in hand: not sent yet, or in a transaction
         self._next: Batch | None = None  # taken, for the load behind it
         self._run: Run | None = None  # that is served
         self._streaming = False  # a part of a command was sent and is not held any more
+        self._changed = asyncio.Event()  # something was acknowledged, or has to be sent again
 
     async def run(self) -> None:
         """Serves the queue until it is closed and everything taken from it is acknowledged.
@@ -148,24 +159,45 @@ class Lane:
 
     def discard(self) -> None:
         """Lets go of all batches; `run` has ended."""
+        self._in_flight.clear()
+        self._again.clear()
         self._load = self._next = self._run = None
 
     # -- connection
 
     async def _connect(self) -> Connection:
-        connection = await connect(self._endpoint, self.name, self._state.link, self._options.connection)
+        self._connects += 1
+        name = f"{self.name}.{self._connects}"
+        connection = await connect(self._endpoint, name, self._state.link, self._options.connection)
         try:
             await self._recognise(connection)
-            if self._connected:
-                await renew(connection, self._options.epoch)
-            self._connected = True
+            await self._fence(connection)
         except TargetBusy as error:
             connection.close()
-            raise Disconnected(f"{self.name}: {error}", "busy") from None
+            raise Disconnected(f"{self.name}: {error}", error.code.lower() or "busy") from None
         except BaseException:
             connection.close()
             raise
         return connection
+
+    async def _fence(self, connection: Connection) -> None:
+        """Voids what connections before this one have left, and makes sure that we may write.
+
+        Whoever takes the link from now on finds this connection by its name, and ends it.
+        """
+        epoch, eviction = self._options.epoch, self._options.eviction
+        if self._connects > 1:
+            await renew(connection, epoch)
+            if eviction is not None:
+                await eviction.ours(connection, f"portd-{self.name}.")
+        elif eviction is not None:
+            if not connection.named:
+                raise TargetRefused(
+                    "the target does not let us name a connection", hint="allow +client|setname to portd's user"
+                )
+            (found,) = await connection.ask(request("HGET", epoch.key, FIELD))
+            check(found, "the epoch")
+            epoch.check(found)
 
     async def _recognise(self, connection: Connection) -> None:
         """Makes sure that this is the process that holds what was acknowledged.
@@ -191,29 +223,61 @@ class Lane:
             )
 
     def _lose(self, lost: Disconnected) -> None:
+        """Prepares to send everything again that was not acknowledged."""
         self._letters.progress.last_error = str(lost)
         self._state.link.losses[lost.reason] += 1
-        batches = len(self._load.deliveries) if self._load else 0
+        loads = [*self._in_flight, *([self._load] if self._load else [])]
+        batches = sum(len(load.deliveries) for load in loads)
         _log.warning("lane lost its connection", lane=self._state.index, reason=lost.reason, batches=batches)
+        self._again.extendleft(reversed(self._in_flight))
+        self._in_flight.clear()
+        for load in self._again:
+            load.trouble = ""  # it was waited for already
 
     # -- taking
 
     async def _serve(self, connection: Connection) -> None:
         """Takes items until the queue is closed; everything is acknowledged then."""
-        transactions = Transactions(connection, self._options.epoch, db=self._load.db if self._load else 0)
+        if self._options.eviction is None:
+            await self._take_all(connection, None)
+            return
+        pipeline = Pipeline(connection)
+        async with asyncio.TaskGroup() as group:
+            repeat = group.create_task(self._repeat(pipeline), name=f"{self.name}-repeat")
+            await self._take_all(connection, pipeline)
+            await self._quiet()
+            repeat.cancel()
+
+    async def _take_all(self, connection: Connection, pipeline: Pipeline | None) -> None:
+        """Load after load, ahead of the replies where there is a pipeline."""
+        transactions: Transactions | None = None
         try:
-            if self._load is not None and self._load.sent and await self._took_effect(transactions, self._load):
-                self._finish(self._load)
             while (load := await self._gather(connection)) is not None:
-                first = load.deliveries[0]
-                if first.batch.part:
-                    await self._pass_on(transactions, load)
-                elif first.asks_existence:
-                    await self._ask_existence(transactions, load)
-                else:
-                    await self._commit(transactions, load)
+                if pipeline is not None and not load.alone:
+                    if transactions is not None:
+                        await transactions.leave()
+                        transactions = None
+                    await self._send(pipeline, load)
+                    continue
+                if transactions is None:
+                    await self._quiet()
+                    if pipeline is not None:
+                        await pipeline.opened()
+                    transactions = Transactions(connection, self._options.epoch, db=load.db)
+                await self._serve_load(transactions, load)
         finally:
             self._stand()
+
+    async def _serve_load(self, transactions: Transactions, load: Load) -> None:
+        """Does what is to be done next about the load in hand."""
+        if load.sent and await self._took_effect(transactions, load):
+            self._finish(load)
+        elif load.deliveries[0].batch.part:
+            await self._pass_on(transactions, load)
+        elif load.deliveries[0].asks_existence:
+            await self._ask_existence(transactions, load)
+        else:
+            await self._commit(transactions, load)
 
     async def _gather(self, connection: Connection) -> Load | None:
         """What is sent next: what has to be sent again, chunks of the run, or batches. None at the end."""
@@ -307,51 +371,111 @@ class Lane:
         self._state.in_flight_bytes += size
         self._state.in_flight_batches += batches
 
+    # -- ahead of the replies
+
+    async def _send(self, pipeline: Pipeline, load: Load) -> None:
+        """Sends the load in hand, once there is room for it."""
+        await self._options.limiter.take(load.size, load.operations)
+        await self._room()
+        async with self._wire:
+            await pipeline.opened(load.db)
+            self._load, load.sent, load.sent_at = None, True, time.monotonic()
+            self._in_flight.append(load)
+            pipeline.execute(load.data, load.replies, partial(self._arrived, pipeline.connection, load.replies))
+
+    async def _room(self) -> None:
+        """Waits until the load in hand may be on its way, too, and nothing has to be sent again."""
+        while self._again or (self._in_flight and self._state.in_flight_bytes > self._options.window_bytes):
+            self._full = True
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _quiet(self) -> None:
+        """Waits until nothing is on its way ahead of the replies."""
+        while self._in_flight or self._again:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _arrived(self, connection: Connection, replies: int, notes: Sequence[Note]) -> None:
+        """All replies of the oldest load are in."""
+        load = self._in_flight.popleft()
+        self._seats.note(time.monotonic() - load.sent_at, connection.round_trip_seconds, full=self._full)
+        self._full = False
+        self._state.replies += replies
+        self._answered(load, notes, resent=False)
+        if load.deliveries:
+            self._again.append(load)
+        self._changed.set()
+
+    def _answered(self, load: Load, notes: Sequence[Note], *, resent: bool) -> None:
+        """Settles commands that were executed one by one; what is left is to be sent again."""
+        self._state.errors += len(notes)
+        self._settle(load, {note.reply: note.text for note in notes if note.text is not None}, resent=resent)
+
+    async def _repeat(self, pipeline: Pipeline) -> None:
+        """Sends again what has to be, one load at a time, for as long as it takes."""
+        while True:
+            while self._again:
+                load = self._again[0]
+                if load.trouble:
+                    await self._wait(load.trouble)
+                await self._options.limiter.take(load.size, load.operations)
+                replies = load.replies
+                async with self._wire:
+                    await pipeline.opened(load.db)
+                    answer = pipeline.connection.confirm(load.data, replies)
+                notes = await answer
+                self._state.replies += replies
+                self._answered(load, notes, resent=True)
+                if not load.deliveries:
+                    self._again.popleft()
+            self._changed.set()
+            self._changed.clear()
+            await self._changed.wait()
+
     # -- one transaction
 
     async def _commit(self, transactions: Transactions, load: Load) -> None:
-        """Sends a load, and settles what its answers settle; what is left of it is sent again."""
+        """Sends the load in hand as a transaction, and settles it; what is left of it stays in hand."""
         connection = transactions.connection
         size, replies = load.size, load.replies
-        await self._options.limiter.take(size, max(replies, sum(each.batch.keys for each in load.deliveries)))
+        await self._options.limiter.take(size, load.operations)
         await transactions.opened(load.db)
         sent_at = time.monotonic()
         resent, load.sent = load.sent, True
         notes = await transactions.execute(load.data, replies)
-        self._seats.note(time.monotonic() - sent_at, connection.round_trip_seconds)
+        self._seats.note(time.monotonic() - sent_at, connection.round_trip_seconds, full=True)
         self._size.note(transactions.exec_seconds, size, replies, connection.round_trip_seconds)
         self._state.replies += replies + TRANSACTION_COMMANDS
         self._state.errors += len(notes)
         result = outcome(notes, replies)
+        load.sent = not result.committed and resent
         if result.committed:
-            await self._committed(load, result, resent=resent)
-            return
-        load.sent = resent
-        if not result.nil:  # else somebody wrote the epoch: the next look tells who
-            await self._aborted(load, result)
+            self._settle(load, result.failed, resent=resent)
+        elif not result.nil:  # else somebody wrote the epoch: the next look tells who
+            self._aborted(load, result)
+        if load.deliveries and load.trouble:
+            await self._wait(load.trouble)
 
-    async def _committed(self, load: Load, result: Outcome, *, resent: bool) -> None:
-        """The transaction ran; commands that failed in it are refused, or go again."""
-        trouble = ""
-        load.sent = False
-        if not result.failed:
+    def _settle(self, load: Load, failed: dict[int, str], *, resent: bool) -> None:
+        """Commands were executed, and some failed: they are refused, or the load keeps them to be sent again."""
+        load.trouble = ""
+        if not failed:
             self._finish(load)
             self._backoff.reset()
             return
-        for delivery, settled in load.settle(result.failed, skip_existing=self._options.skip_existing, resent=resent):
+        for delivery, settled in load.settle(failed, skip_existing=self._options.skip_existing, resent=resent):
             if settled.fatal:
                 raise fatal(settled.fatal)
             for command, text in settled.refused:
                 self._refuse(delivery.batch, command.title, command.key, text)
-            trouble = trouble or settled.trouble
+            load.trouble = load.trouble or settled.trouble
         self._over(load)
-        if trouble:
-            await self._wait(trouble)
-        else:
+        if not load.trouble:
             self._backoff.reset()
 
-    async def _aborted(self, load: Load, result: Outcome) -> None:
-        """Nothing ran. Leaves out what is refused for good, waits out what will pass."""
+    def _aborted(self, load: Load, result: Outcome) -> None:
+        """Nothing ran. Leaves out what is refused for good; the rest is to be sent again."""
         cause = abort_cause(result.aborted)
         verdicts = {classify(text): text for text in (*result.queued.values(), *([cause] if cause else []))}
         if Verdict.FATAL in verdicts:
@@ -359,9 +483,8 @@ class Lane:
         refused = {number: text for number, text in result.queued.items() if classify(text) is Verdict.REJECTED}
         for delivery, command, text in load.leave_out(refused):
             self._refuse(delivery.batch, command.title, command.key, text)
-        if Verdict.RETRY in verdicts:
-            await self._wait(verdicts[Verdict.RETRY])
-        elif not refused:
+        load.trouble = verdicts.get(Verdict.RETRY, "")
+        if not load.trouble and not refused:
             raise TargetError(f"the target refuses transactions: {presentable(cause or result.aborted)}")
         self._over(load)
 
@@ -379,7 +502,7 @@ class Lane:
             failed = min(delivery.failed, batch.keys) if not batch.fence else delivery.failed
             filtered = min(delivery.filtered, batch.keys - failed) if not batch.fence else 0
             self._queue.acknowledge(batch, self.name, failed=failed, filtered=filtered)
-        if not load.deliveries:
+        if not load.deliveries and load is self._load:
             self._load = None
 
     async def _ask_existence(self, transactions: Transactions, load: Load) -> None:

@@ -26,14 +26,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portd.backoff import Backoff
 from portd.control import parse_pairs
-from portd.errors import LinkTaken, TargetBusy, TargetError
+from portd.errors import LinkTaken, TargetBusy, TargetError, TargetRefused
 from portd.log import get_logger
 from portd.model import LinkState
 from portd.resp import request
 from portd.target.checkpoint import LEASE_SUFFIX, run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control
-from portd.target.epoch import FIELD, Epochs, check, taken_over
+from portd.target.epoch import FIELD, PLAIN, Epochs, check, taken_over
+from portd.target.eviction import Eviction, tag_of
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
@@ -105,9 +106,11 @@ class Lease:
         link: its name.
         run_id: of the target process; "" when it does not tell.
         connection: how connections are made.
+        evicts: our user may end connections.
 
     Attributes:
         key: of the lease.
+        eviction: how connections that write are ended; None where our user may not.
         fresh: there was no epoch when the link was taken: nobody has written through it yet.
     """
 
@@ -119,6 +122,7 @@ class Lease:
         *,
         run_id: str = "",
         connection: ConnectionOptions | None = None,
+        evicts: bool = False,
     ) -> None:
         self.key = checkpoint_key + LEASE_SUFFIX
         self._endpoint = endpoint
@@ -128,13 +132,14 @@ class Lease:
         self._me = Holder.me()
         self.fresh = False
         self._client = 0  # id of the connection that the lease names
-        self._epochs = Epochs(checkpoint_key, link, self._me.token)
+        self.eviction = Eviction(link, self._me.token) if evicts else None
+        self._epochs = Epochs(checkpoint_key, link, self._me.token, plain=evicts)
         self._options = connection or ConnectionOptions()
         self._connection: Connection | None = None
 
     def options(self, options: ConnectionOptions | None = None) -> ConnectionOptions:
         """Options for connections that write: they carry our token in their names."""
-        return replace(options or self._options, tag=f"@{self._link}.{self._me.token}")
+        return replace(options or self._options, tag=tag_of(self._link, self._me.token))
 
     # -- taking
 
@@ -153,8 +158,9 @@ class Lease:
             async with asyncio.timeout(LEASE_SECONDS * 2):
                 await self._recognise(connection)
                 epoch = self._epochs.new()
-                if await self._take(connection, epoch, takeover=takeover) is not None:
-                    await self._evict(connection)
+                await self._take(connection, epoch, takeover=takeover)
+                if self.eviction is not None:
+                    await self.eviction.others(connection)
         except TimeoutError:
             connection.close()
             raise TargetBusy("the target does not answer while the lease is taken") from None
@@ -163,11 +169,16 @@ class Lease:
             raise
         return epoch
 
-    async def _take(self, connection: Connection, epoch: Epoch, *, takeover: bool) -> Holder | None:
-        """Writes lease and epoch; returns who had the link before."""
+    async def _take(self, connection: Connection, epoch: Epoch, *, takeover: bool) -> None:
+        """Writes lease and epoch.
+
+        Raises:
+            LinkTaken: another process has the link.
+            TargetRefused: somebody may have left data on its way that only the end of his connections stops.
+        """
         self._taken_run_id = self._run_id
         while True:
-            holder, found = await self._look(connection)
+            holder, found, plain = await self._look(connection)
             self.fresh = found is None
             if holder is None or holder.token == self._me.token:
                 pass
@@ -181,8 +192,14 @@ class Lease:
                         hint="stop it, use another --link, or start with --takeover, which ends it",
                     )
                 _log.warning("taking the link over", link=self._link, holder=str(holder))
+            if plain and self.eviction is None:
+                await connection.ask(request("UNWATCH"))
+                raise TargetRefused(
+                    f"the link {self._link!r} was written over connections that only CLIENT KILL makes sure to have ended",
+                    hint="allow +client|list +client|kill to portd's user on the target",
+                )
             if await self._write(connection, lease=True, epoch=epoch):
-                return holder
+                return
 
     async def begin(self) -> Epoch:
         """Begins a new epoch: whatever this process has sent for the session before takes no effect any more.
@@ -197,6 +214,8 @@ class Lease:
                 await self._recognise(connection)
                 epoch = self._epochs.new()
                 await self._claim(connection, epoch=epoch)
+                if self.eviction is not None:
+                    await self.eviction.ours(connection)
         except TimeoutError:
             raise TargetBusy("the target does not answer while the lease is taken") from None
         finally:
@@ -210,7 +229,7 @@ class Lease:
             LinkTaken: another process has the link, or had it since.
         """
         while True:
-            holder, found = await self._look(connection)
+            holder, found, _ = await self._look(connection)
             self._check_ours(holder, found)
             if epoch is None and not self._epochs.are_ours(found):
                 epoch = self._epochs.new()
@@ -227,19 +246,20 @@ class Lease:
         if foreign or (holder is not None and holder.token != self._me.token):
             raise taken_over(self._link)
 
-    async def _look(self, connection: Connection) -> tuple[Holder | None, bytes | None]:
-        """Who has the lease, and the epoch; both are watched."""
+    async def _look(self, connection: Connection) -> tuple[Holder | None, bytes | None, bool]:
+        """Who has the lease, the epoch, and whether data was written outside of transactions; all is watched."""
         answers = await connection.ask(
             request("WATCH", self.key, self._epochs.key),
             request("HGETALL", self.key),
             request("HGET", self._epochs.key, FIELD),
+            request("HGET", self._epochs.key, PLAIN),
         )
         for answer in answers:
             check(answer, LEASE)
         holder = Holder.parse(answers[1])
         # Where the source is the target of another portd, that one's lease is copied with everything else.
         is_copy = holder is not None and "" != holder.run_id != self._run_id != ""
-        return None if is_copy else holder, answers[2]
+        return None if is_copy else holder, answers[2], answers[3] == b"1"
 
     async def _recognise(self, connection: Connection) -> None:
         """Notes which process the target is now."""
@@ -290,18 +310,6 @@ class Lease:
                 return False
         return False
 
-    async def _evict(self, connection: Connection) -> None:
-        """Ends the writing connections of whoever had the link, where we may: it learns sooner that it is not his."""
-        (clients,) = await connection.ask(request("CLIENT", "LIST"))
-        if text_of(clients):
-            return
-        mark, mine = f"@{self._link}.".encode(), self._me.token.encode()
-        for line in clients.splitlines():
-            facts = dict(word.split(b"=", 1) for word in line.split() if b"=" in word)
-            name = facts.get(b"name", b"")
-            if mark in name and not name.endswith(mine):
-                await connection.ask(request("CLIENT", "KILL", "ID", facts[b"id"]))
-
     # -- keeping
 
     async def keep(self) -> None:
@@ -329,7 +337,7 @@ class Lease:
     async def _renew(self, connection: Connection, backoff: Backoff) -> None:
         known = 0  # client id that the lease is known to carry
         while True:
-            holder, found = await self._look(connection)
+            holder, found, _ = await self._look(connection)
             self._check_ours(holder, found)
             if holder is not None and self._epochs.are_ours(found) and known == connection.client_id:
                 await self._execute(connection, self._expiry())
@@ -349,10 +357,12 @@ class Lease:
             async with asyncio.timeout(RENEW_SECONDS):
                 connection = await connect(self._endpoint, "lease", LinkState(), self._options)
                 try:
-                    holder, _ = await self._look(connection)
-                    if holder is not None and holder.token == self._me.token:
-                        keys = (self.key, self._epochs.key) if forget else (self.key,)
-                        await self._execute(connection, request("DEL", *keys))
+                    holder, found, _ = await self._look(connection)
+                    if holder is not None and holder.token == self._me.token and self._epochs.are_ours(found):
+                        if self.eviction is not None:
+                            await self.eviction.ours(connection)
+                        last = ("DEL", self._epochs.key) if forget else ("HSET", self._epochs.key, PLAIN, 0)
+                        await self._execute(connection, request("DEL", self.key), request(*last))
                 finally:
                     connection.close()
         except (TargetError, TimeoutError) as error:

@@ -47,12 +47,16 @@ class Load:
         deliveries: in order; those that are settled leave.
         ordered: chunks of a run: appending is neither idempotent nor commutative.
         sent: it may have taken effect.
+        sent_at: seconds of `time.monotonic`.
+        trouble: why it is to be sent again, "" when it is not.
     """
 
     db: int
     deliveries: list[Delivery] = field(default_factory=list)
     ordered: bool = False
     sent: bool = False
+    sent_at: float = 0.0
+    trouble: str = ""
 
     def add(self, batch: Batch) -> None:
         """Puts a batch behind the others."""
@@ -72,6 +76,16 @@ class Load:
     def replies(self) -> int:
         """What that brings."""
         return sum(each.replies for each in self.deliveries)
+
+    @property
+    def operations(self) -> int:
+        """What it counts for against a limit: its commands, or its keys where a command writes several."""
+        return max(self.replies, sum(each.batch.keys for each in self.deliveries))
+
+    @property
+    def alone(self) -> bool:
+        """It is sent when nothing else is on its way: it is a question, or needs a transaction."""
+        return self.ordered or self.deliveries[0].asks_existence
 
     def by_delivery(self, errors: dict[int, str]) -> list[tuple[Delivery, dict[int, str]]]:
         """Errors by number of the command in the load, as errors by number in each delivery that has some."""

@@ -65,6 +65,8 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "command": (),
     "watch": (_KEY,),
     "armset": (_KEY, "0", "v"),
+    "client|list": (),
+    "client|kill": ("ID", "1"),
 }
 
 
@@ -173,7 +175,7 @@ async def _permissions(connection: Connection, key: str) -> tuple[set[str], set[
         return set(), {"multi"}
     names = [name for name in {*NEEDED_COMMANDS, *USEFUL_COMMANDS, *_ARGUMENTS} if name in _ARGUMENTS]
     answers = await connection.ask(
-        *(request(name, *(key if word == _KEY else word for word in _ARGUMENTS[name])) for name in names)
+        *(request(*name.split("|"), *(key if word == _KEY else word for word in _ARGUMENTS[name])) for name in names)
     )
     allowed = {"multi", "exec"}
     forbidden: set[str] = set()

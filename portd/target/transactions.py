@@ -18,14 +18,13 @@ from portd.target.replies import Verdict, classify, code_of, fatal, presentable
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from portd.kernel.replies import Note
     from portd.target.connection import Connection
     from portd.target.epoch import Epoch
 
 EXEC: Final = request("EXEC")
-DISCARD: Final = request("DISCARD")
 MULTI: Final = request("MULTI")
 
 
@@ -157,6 +156,11 @@ class Transactions:
         text = next((note.text for note in notes if note.text is not None), "")
         return self.connection.value(number), text
 
+    async def leave(self) -> None:
+        """Ends the open transaction, which is empty; the connection is in db 0 and free for something else."""
+        await self.opened()
+        self._abandon()
+
     def take_unnoted(self) -> int:
         """How many errors in the last EXEC were too many to be told one by one."""
         counter = self.connection.counter
@@ -181,8 +185,8 @@ class Transactions:
         return [self.connection.value(self._number + number) for number in range(len(self._questions) - 1)]
 
     def _abandon(self) -> None:
-        """Gives the open transaction up; what guarded it is watched no more."""
-        self.connection.confirm([DISCARD], 1)
+        """Ends the open transaction, which is empty; what guarded it is watched no more."""
+        self.connection.confirm([EXEC], 1)
 
     def _refused(self, text: str) -> None:
         verdict = classify(text)
@@ -191,11 +195,50 @@ class Transactions:
         if verdict is Verdict.FATAL:
             raise fatal(text)
         if "DB index" in text:
-            raise TargetError(
-                f"the target has no database {self._db}: {presentable(text)}",
-                hint="raise `databases` in the target's settings",
-            )
+            raise no_database(self._db, text)
         raise TargetError(
             f"the target refuses transactions: {presentable(text)}",
             hint="portd's user needs +multi +exec +watch +hget on the target, and ~<checkpoint key>*",
         )
+
+
+class Pipeline:
+    """Commands outside of transactions, as many on their way as one likes.
+
+    For connections that whoever takes the link ends on the target; see `portd.target.eviction`.
+
+    Args:
+        connection: nothing else may be sent on it meanwhile; in db 0.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._db = 0
+
+    async def opened(self, db: int = 0) -> None:
+        """Makes *db* the connection's database. Waits for the answer: nothing may follow a SELECT that failed.
+
+        Raises:
+            Disconnected: the target is not ready, or the connection is lost.
+            TargetError: there is no such database.
+        """
+        if db == self._db:
+            return
+        notes = await self.connection.confirm([request("SELECT", db)], 1)
+        if notes:
+            text = notes[0].text or "nil"
+            if classify(text) is Verdict.RETRY:
+                raise Disconnected(f"the target is not ready: {presentable(text)}", code_of(text).lower())
+            raise no_database(db, text)
+        self._db = db
+
+    def execute(self, data: Sequence[bytes], replies: int, done: Callable[[Sequence[Note]], None]) -> None:
+        """Sends commands; *done* gets the notes on their replies."""
+        self.connection.send(data, replies, done)
+
+
+def no_database(db: int, text: str) -> TargetError:
+    """The error for a SELECT that was refused."""
+    return TargetError(
+        f"the target has no database {db}: {presentable(text)}", hint="raise `databases` in the target's settings"
+    )

@@ -56,7 +56,8 @@ class Writers:
         self.queue = BatchQueue(budget, progress.snapshot)
         self._states = [LaneState(index) for index in range(options.writers)]
         progress.lanes[:] = self._states
-        seats = Seats(options.writers, options.seats)
+        # One transaction is executed while another one is on its way.
+        seats = Seats(options.writers, options.seats if options.eviction is not None else 2 * options.seats)
         self._lanes = [Lane(state, endpoint, self.queue, seats, letters, options) for state in self._states]
 
     async def run(self) -> None:

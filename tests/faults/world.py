@@ -259,7 +259,7 @@ class World:
         if code != os.EX_OK:
             raise Failure(f"portd ended with {code}\n{self.portd.log()[-4000:]}")
         found = await asyncio.to_thread(self.differences)
-        self.target.client().delete("portd:checkpoint:default")
+        self.target.client().delete("portd:checkpoint:default", "portd:checkpoint:default:epoch")
         if self.source.binary.name == self.target.binary.name:  # other versions print scores in other ways
             found += await self._compare_digests()
         if found:

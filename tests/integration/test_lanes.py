@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,7 @@ from portd.resp import request
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
 from portd.target.epoch import Epoch
+from portd.target.eviction import Eviction, tag_of
 from portd.target.lane import WriterOptions
 from portd.target.wire import split
 from portd.target.writers import Writers
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 FAST = ConnectionOptions(connect_seconds=2, retry_first_seconds=0.005, retry_limit_seconds=0.05)
 FENCES = itertools.count(1)
+LINK, TOKEN = "tests", "0123456789abcdef"  # of connections that an eviction ends
 
 
 class Load:
@@ -55,7 +58,9 @@ class Load:
 
     def make(self, endpoint: Endpoint, **options: Any) -> Writers:
         """Writers under the epoch of this load."""
-        wanted = WriterOptions(epoch=self.epoch, **{"connection": FAST, **options})
+        options = {"connection": FAST, "eviction": Eviction(LINK, TOKEN), **options}
+        options["connection"] = replace(options["connection"], tag=tag_of(LINK, TOKEN))
+        wanted = WriterOptions(epoch=self.epoch, **options)
         return Writers(endpoint, self.budget, self.progress, self.letters, wanted)
 
     async def put(self, batches: Iterable[Batch]) -> None:

@@ -1,4 +1,4 @@
-"""Which lanes take batches: two for a near target, more where the distance is what bounds the sync."""
+"""Which lanes take batches: one for a near target, more where the distance is what bounds the sync."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ FAR = 0.05  # seconds there and back
 
 @pytest.fixture(autouse=True)
 def decide_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every note is a decision; one seat is the fewest."""
+    """Every note is a decision."""
     monkeypatch.setattr(module, "DECIDE_SECONDS", 0.0)
-    monkeypatch.setattr(module, "SEATS_A_THREAD", 1)
 
 
 @both_loops
@@ -51,30 +50,26 @@ async def test_a_seat_given_to_a_cancelled_lane_goes_on() -> None:
 
 @both_loops
 async def test_distance_brings_seats_and_waiting_takes_them_away() -> None:
-    """A transaction that spends its time on the way wants more lanes; one that waits at the target wants fewer."""
+    """A full window that spends its time on the way wants more lanes; one that waits at the target wants fewer."""
     seats = Seats(3)
     await seats.take()
     others = [asyncio.ensure_future(seats.take()) for _ in range(2)]
+    seats.note(1.2 * FAR, FAR, full=False)
+    assert seats.count == 1
     for _ in range(5):
-        seats.note(1.2 * FAR, FAR)
+        seats.note(1.2 * FAR, FAR, full=True)
     await asyncio.gather(*others)
     assert seats.count == 3
     for _ in range(5):
-        seats.note(10 * FAR, FAR)
+        seats.note(10 * FAR, FAR, full=True)
     assert seats.count == 1
     assert seats.crowded
 
 
-def test_a_near_target_has_the_fewest_whatever_it_does() -> None:
+def test_a_near_target_has_one_lane_whatever_it_does() -> None:
     """Round trips on a machine or in a rack are no distance."""
     seats = Seats(4)
     for _ in range(5):
-        seats.note(0.0002, 0.0001)
-        seats.note(0.02, 0.0001)
+        seats.note(0.0002, 0.0001, full=True)
+        seats.note(0.02, 0.0001, full=True)
     assert seats.count == 1
-
-
-def test_each_thread_of_the_target_has_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one transaction is executed, another one is on its way; never more than there are lanes."""
-    monkeypatch.undo()
-    assert [Seats(4).count, Seats(8, 3).count, Seats(1).count] == [2, 6, 1]
