@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from portd.readings import CgroupReading, OwnerReading, PipelineReading
 
 # Label values that are shown with zero before they happen; others appear when they do.
-FULL_SYNC_REASONS = ("first", "interrupted", "backlog")
+FULL_SYNC_REASONS = ("first", "interrupted", "backlog", "script")
 LOSS_REASONS = (  # portd.source.losses.Reason
     "eof",
     "reset",

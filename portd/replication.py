@@ -8,6 +8,7 @@ the spool is between them. A new session begins from the checkpoint in the targe
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from portd.backoff import Backoff
 from portd.config import ExpiryGap, OnRefusal
-from portd.errors import ConfigError, LinkLost, LinkTaken, PortdError, TargetBusy, TargetError
+from portd.errors import ConfigError, LinkLost, LinkTaken, PortdError, ScriptMissing, TargetBusy, TargetError
 from portd.log import get_logger
 from portd.model import Phase
 from portd.pipeline import ByteBudget, FenceStatistics
@@ -34,9 +35,11 @@ from portd.target.lane import lane_name
 from portd.target.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
+from portd.target.scriptbook import ScriptBook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
+    from pathlib import Path
 
     from portd.config import Settings
     from portd.kernel.snapshot import CurrentKey
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 
 log = get_logger("sync")
 
+SCRIPTS = "portd-scripts-"  # files with what the source calls by its SHA1
 MOST_FENCES = 20  # shown on a page
 FULL_SYNC_SECONDS = 60.0  # longest wait between full syncs that follow one another: each one costs the source a fork
 LEAVE_SECONDS = 2.0  # for turning import mode off at the end
@@ -106,10 +110,12 @@ class Replication:
             stop=settings.on_refusal is OnRefusal.STOP,
             redact=settings.redact_keys,
         )
+        self._scripts = ScriptBook(_script_path(settings))
         self._session: Session | None = None
         self._forks = Backoff(first_seconds=1.0, limit_seconds=FULL_SYNC_SECONDS)
         self._copied_at = 0.0  # time.monotonic() of the last snapshot that was applied; 0 when it has been looked at
         self._spacing = 0.0  # of the next session
+        self._afresh = False  # the checkpoint in the target is worth nothing: a script was lost
         self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
         self._largest: list[CurrentKey] = []
         self._lease: Lease | None = None
@@ -157,13 +163,14 @@ class Replication:
             try:
                 transfer = await self._run_session(parts, transfer)
             except PortdError as error:
+                self._afresh = isinstance(error, ScriptMissing)
                 if not error.retriable or (isinstance(error, LinkLost) and not self._progress.source.connects):
                     raise
                 self._progress.last_error = str(error)
                 self._progress.phase = Phase.CONNECTING
                 if self._progress.stream.transactions > done:  # it worked for a while
                     backoff.reset()
-                wait = self._fork_wait() if self._copying else backoff.next_wait()
+                wait = self._fork_wait() if self._copying or self._afresh else backoff.next_wait()
                 log.warning("session ended", error=str(error), retry_seconds=round(wait, 1))
                 transfer = None
                 await self._pause(wait)
@@ -219,6 +226,7 @@ class Replication:
             budget=self._budget,
             limiter=self.limiter,
             letters=self._letters,
+            scripts=self._scripts,
             stop=self._stop,
             lease=self._lease,
             epoch=epoch,
@@ -271,6 +279,8 @@ class Replication:
             checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
             position = checkpoint.position if checkpoint and checkpoint.state is State.STREAM else None
             reason = "first" if checkpoint is None else "interrupted" if position is None else "backlog"
+            if self._afresh:
+                position, reason = None, "script"
             self._copying = False  # an attempt that does not get as far costs no fork
             transfer = await self._link.connect(position)
         if transfer.full:
@@ -336,6 +346,7 @@ class Replication:
             self._lease.close()
         self._spool.close()
         self._letters.close()
+        self._scripts.close()
 
     # -- what the pages show
 
@@ -356,6 +367,7 @@ class Replication:
                 owner, partial(budget.held, owner), peak=partial(budget.peak, owner), limit=plan.queue_bytes
             )
         ledger.register("applier", self._applier_bytes)
+        ledger.register("scripts", self._scripts.held_bytes)
         ledger.register("pruning", self._pruning_bytes)
 
     def _applier_bytes(self) -> int:
@@ -417,6 +429,14 @@ class Replication:
                 spilling=spool.spilling,
             ),
         )
+
+
+def _script_path(settings: Settings) -> Path | None:
+    """Where the scripts of this link are kept, for the next start to find."""
+    directory = settings.spool_directory()
+    link = f"{settings.target_endpoint().display} {settings.checkpoint_name()}"
+    name = hashlib.sha1(link.encode(), usedforsecurity=False).hexdigest()[:12]
+    return directory / f"{SCRIPTS}{name}" if directory is not None else None
 
 
 def _shown(key: CurrentKey) -> KeyReading:

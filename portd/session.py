@@ -29,6 +29,7 @@ from portd.target.control import patiently
 from portd.target.deadletter import Letter
 from portd.target.lane import WriterOptions
 from portd.target.postponed import Horizon, Postponed, Sweeper, shift_of, snapshot_margin_ms
+from portd.target.scripts import Scripts
 from portd.target.writers import Writers
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from portd.target.epoch import Epoch
     from portd.target.lease import Lease
     from portd.target.limiter import Limiter
+    from portd.target.scriptbook import ScriptBook
 
 log = get_logger("sync")
 
@@ -82,6 +84,7 @@ class Parts:
         budget: bounds queue and lanes.
         limiter: bounds the load on the target.
         letters: receives refusals.
+        scripts: texts that the source may call by their SHA1.
         stop: set when the sync is to end in order.
         lease: on the link.
         epoch: fences every write of a snapshot, and its successor those of the stream behind it; a stream that is
@@ -101,6 +104,7 @@ class Parts:
     budget: ByteBudget
     limiter: Limiter
     letters: DeadLetters
+    scripts: ScriptBook
     stop: asyncio.Event
     lease: Lease
     epoch: Epoch
@@ -307,7 +311,9 @@ class Session:
         decoder.postpone(snapshot_margin_ms(always=parts.holds), parts.shift_ms)
         self.writers = Writers(parts.target, parts.budget, progress, parts.letters, self._writer_options())
         sink = NotingSink(self.writers, resync)
-        self.copy = SnapshotCopy(parts.spool, decoder, sink, progress.snapshot, transfer, self._on_letter)
+        self.copy = SnapshotCopy(
+            parts.spool, decoder, sink, progress.snapshot, transfer, self._on_letter, parts.scripts.add
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.writers.run(), name="writers")
@@ -414,6 +420,7 @@ class Session:
                 ages=parts.postpones,
                 connection=parts.connection,
                 beside=parts.lease.restated,
+                scripts=Scripts.of(parts.scripts, parts.capabilities),
             ),
         )
         applier = self.applier

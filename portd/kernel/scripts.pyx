@@ -16,7 +16,8 @@ from portd.kernel.resp cimport SMALL, is_word
 
 
 cdef enum:
-    MOST = 64  # texts and digests that are noted in one piece
+    MOST = 32  # texts and digests that are noted in one piece
+    TEXT_BYTES = 128 * 1024  # of a text that is noted, when a piece is not smaller
     DIGEST = 40  # hexadecimal digits of a SHA1
 
 
@@ -68,10 +69,10 @@ cdef class ScriptNotes:
         return MORE if status == MORE else WHOLE
 
     cdef int _note_body(self, const uint8_t** cursor, bint loaded) except -1:
-        """Notes the text at *cursor*; one that is larger than a piece is not held."""
+        """Notes the text at *cursor*, unless it is too large."""
         cdef const uint8_t* text = NULL
         cdef Py_ssize_t size = 0
-        cdef int status = self._read(cursor, self.buffer.piece_bytes, &text, &size)
+        cdef int status = self._read(cursor, min(self.buffer.piece_bytes, <Py_ssize_t> TEXT_BYTES), &text, &size)
         if status != WHOLE:
             return status
         if size != len(self.last) or memcmp(text, <const char*> self.last, size):

@@ -28,7 +28,7 @@ class Piece:
         moves: a command inside takes an expiry from one key to another (RENAME, COPY, MOVE, SWAPDB).
         postponed: expiry times that are later than the source said.
         overdue: one of them had passed when it was received: the stream lags by that much at least.
-        bodies: texts of scripts that it brings, by EVAL or SCRIPT LOAD; none that is larger than a piece.
+        bodies: texts of scripts that it brings, by EVAL or SCRIPT LOAD; none above 128 KiB, or a piece.
         loaded: those that came by SCRIPT LOAD, which is dropped.
         digests: SHA1 digests, as lower-case hexadecimal digits, of texts that an EVALSHA inside takes for known.
         flushed: the source forgot its scripts somewhere inside, by SCRIPT FLUSH, which is dropped.
@@ -114,7 +114,7 @@ class StreamSplitter:
         """The next piece; None when more bytes are needed.
 
         A piece goes up to the first command boundary at or after *max_bytes* (or ``piece_bytes``) or *max_commands*, or
-        the 64th different script. It
+        the 32nd different script. It
         does not end inside of a transaction when it can end before its MULTI, and it takes an EXEC that is next. A
         large command gets pieces of its own, of up to ``piece_bytes`` each.
 

@@ -32,6 +32,8 @@ from portd.target.lane import WriterOptions
 from portd.target.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
+from portd.target.scriptbook import ScriptBook
+from portd.target.scripts import Scripts
 from portd.target.writers import Writers
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ class Restore(OfflineService):
         self._db = 0
         self._length = 0  # of the snapshot, bytes
         self._refused = self._filtered = 0  # keys that the decoder gave up or left out, so far
+        self._scripts = ScriptBook()
         self._wanted = read_keys(only) if only is not None else None
 
     async def run(self) -> None:
@@ -164,13 +167,14 @@ class Restore(OfflineService):
                 hint="restore the whole file instead of --only-letters",
             )
         if feed is not None:
-            await self._apply(feed)
+            await self._apply(feed, capabilities)
         if self._follow is not None:
             position = self._position
             forms = capabilities.stream_forms()
             self.progress.stream = type(self.progress.stream)()
             await self._apply(
                 FileFeed([str(self._follow)], self.progress.stream, forms, offset=position.offset, db=self._db),
+                capabilities,
                 position,
             )
 
@@ -250,6 +254,8 @@ class Restore(OfflineService):
         self._filtered = counters["keys_filtered"]
         for letter in decoder.take_dead_letters():
             self._on_letter(letter)
+        for text in decoder.take_scripts():
+            self._scripts.add(text)
 
     def _on_letter(self, letter: DeadLetter) -> None:
         self._letters.add(
@@ -295,7 +301,7 @@ class Restore(OfflineService):
             opened=(source, rest),
         )
 
-    async def _apply(self, feed: FileFeed, position: Position | None = None) -> None:
+    async def _apply(self, feed: FileFeed, capabilities: Capabilities, position: Position | None = None) -> None:
         """Applies commands to the end of the files.
 
         Raises:
@@ -310,7 +316,8 @@ class Restore(OfflineService):
         # Nothing of the snapshot, or of the file before, takes effect behind it.
         await write_checkpoint(self._target, key, checkpoint, epoch, connection, closes=True)
         epoch = self._epoch = epoch.successor
-        options = ApplierOptions(epoch=epoch, limiter=self._limiter, connection=connection)
+        scripts = Scripts.of(self._scripts, capabilities)
+        options = ApplierOptions(epoch=epoch, limiter=self._limiter, connection=connection, scripts=scripts)
         applier = Applier(self._target, feed, checkpoint, self._checkpoint_key, progress, self._letters, options)
         try:
             await applier.run()

@@ -159,7 +159,9 @@ class Account:
             self._progress.stream.commands_failed += 1
             self._bury(culprit, text)
 
-    def bury(self, result: Outcome, head_commands: int, commands: int, find: Callable[[int], Culprit]) -> None:
+    def bury(
+        self, result: Outcome, head_commands: int, commands: int, find: Callable[[int], Culprit], *, scripts: int = 0
+    ) -> None:
         """Commands that ran and failed: keeps dead letters.
 
         Args:
@@ -167,12 +169,15 @@ class Account:
             head_commands: of ours, before the group.
             commands: of the group.
             find: tells which command of the group a number is.
+            scripts: commands of ours at the very beginning that are about scripts.
 
         Raises:
             TargetRejected: the policy is to stop.
             TargetError: a command of ours failed.
         """
         for number, text in result.failed.items():
+            if number < scripts:  # what needed it has failed too, and is told
+                continue
             if not 0 <= number - head_commands < commands:
                 raise TargetError(f"the target refuses the checkpoint: {presentable(text)}")
             self._bury(find(number - head_commands), text)

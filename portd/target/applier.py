@@ -28,6 +28,8 @@ from portd.target.groupsize import GroupSize
 from portd.target.limiter import LagWatch, Limiter
 from portd.target.passing import Passage
 from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
+from portd.target.scriptbook import ScriptBook
+from portd.target.scripts import Scripts, lacked, load_refused, missing_script
 from portd.target.settle import Outcome, outcome
 from portd.target.transactions import CheckpointGuard, Transactions
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 _log = get_logger("target")
 
 NAME: Final = "applier"
+MOST_SCRIPTS: Final = 32  # texts that go with one group, before the piece that reaches it
 TRANSACTION_COMMANDS: Final = 4  # WATCH, HGET, MULTI and EXEC around a group
 
 
@@ -60,6 +63,7 @@ class ApplierOptions:
         ages: the source hands the same bytes out differently later: a group that is refused for long is made again.
         connection: how connections are made.
         beside: what writes the lease anew where it is cleared away.
+        scripts: what is known of the source's scripts.
     """
 
     epoch: Epoch
@@ -70,6 +74,7 @@ class ApplierOptions:
     ages: bool = False
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
     beside: Callable[[], list[bytes]] | None = None
+    scripts: Scripts = field(default_factory=lambda: Scripts(ScriptBook()))
 
     def restated(self) -> list[bytes]:
         """What writes our keys beside the checkpoint anew."""
@@ -131,6 +136,7 @@ class Applier:
         self._claimed = False
         self._databases = 0  # of the target
         self._growing = Group(start.db)
+        self._lacked = False  # a script that was not there has left the target without what it does
         self._broken: PortdError | None = None  # what the source will say behind the growing group
         self._since = 0.0  # unix time at which the oldest byte in flight was received; 0 when nothing is
         self._backoff = Backoff(
@@ -159,6 +165,7 @@ class Applier:
         """Applies until the source ends; everything that can be applied is checkpointed then.
 
         Raises:
+            ScriptMissing: the stream needs a script that nobody knows: a full sync makes up for it.
             TargetLost: the target lost its data or went back to an older checkpoint: sync anew from what it has.
             TargetError: it refuses everything, or another portd writes to this link.
             TargetRejected: a command was refused and the policy is to stop.
@@ -291,6 +298,8 @@ class Applier:
         transactions = Transactions(
             connection, CheckpointGuard(self._account.key, self._account.epoch, self._options.epoch)
         )
+        if self._lacked:
+            await self._disown(transactions)
         while await self._gather(self._growing):
             group, self._growing = self._growing.split()
             self._sending(group)
@@ -351,7 +360,7 @@ class Applier:
         return max(1, self._caps[0] - group.size), max(1, self._caps[1] - group.commands)
 
     def _is_full(self, group: Group) -> bool:
-        return group.size >= self._caps[0] or group.commands >= self._caps[1]
+        return group.size >= self._caps[0] or group.commands >= self._caps[1] or group.scripts >= MOST_SCRIPTS
 
     def _take(self, piece: Piece) -> None:
         """Looks at a piece that the source handed out.
@@ -362,6 +371,7 @@ class Applier:
         if piece.getack and self.on_getack is not None:
             self.on_getack()
         self.postponed.note(piece)
+        self._options.scripts.note(piece)
         highest = highest_database(piece.data)
         if 0 < self._databases <= highest:
             highest = -1 if piece.part else selected(piece.data)
@@ -375,7 +385,8 @@ class Applier:
         """Commits a group, however often it has to be sent; when a command has to be left out, rewinds instead."""
         account = self._account
         expected = account.expect(group.end_offset, group.db_after, (group.commands, group.filtered), group.received_at)
-        around = account.frame(group.db, expected, self._options.restated() if group.swaps else None)
+        scripts = await self._options.scripts.before(self._endpoint, group.pieces)
+        around = account.frame(group.db, expected, self._options.restated() if group.swaps else None).behind(scripts)
         data = [each for each in (around.head, *(piece.data for piece in group.pieces), around.tail) if each]
         replies = around.head_commands + group.commands + around.tail_commands
         while True:
@@ -397,8 +408,11 @@ class Applier:
             if result.nil:  # somebody touched the checkpoint, or an older connection of ours was served late
                 raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")
             if result.committed:
+                self._lacked |= lacked(result)
                 self._confirm(expected, len(result.failed) + transactions.take_unnoted())
-                account.bury(result, around.head_commands, group.commands, group.locate)
+                if self._lacked:
+                    await self._disown(transactions)
+                account.bury(result, around.head_commands, group.commands, group.locate, scripts=around.scripts)
                 if self._aged(time.monotonic() - sent):
                     self._rewind()
                 return
@@ -435,6 +449,8 @@ class Applier:
         refused: list[tuple[Culprit, str]] = []
         for number, text in result.queued.items():
             if classify(text) is Verdict.REJECTED:
+                if number < around.scripts:
+                    raise load_refused(text)
                 if not 0 <= number - around.head_commands < group.commands:
                     raise TargetError(f"the target refuses the checkpoint: {presentable(text)}")
                 refused.append((group.locate(number - around.head_commands), text))
@@ -462,7 +478,7 @@ class Applier:
         pieces, group.pieces = group.pieces, []
         for piece in pieces:
             await self._limiter.take(len(piece.data), piece.replies)
-            passage.send(piece)
+            await self._send_on(passage, piece)
         del pieces
         while piece is None or not piece.boundary:
             await passage.room()
@@ -473,7 +489,7 @@ class Applier:
             received_at = self._source.received_at
             self._take(piece)
             await self._limiter.take(len(piece.data), piece.replies)
-            passage.send(piece)
+            await self._send_on(passage, piece)
         await passage.settled()
         self._check_passage(passage)
         if notes := await opened:
@@ -483,6 +499,11 @@ class Applier:
         await self._execute_passage(transactions, passage, expected, around.head_commands)
         self._growing = Group(piece.db)
         return True
+
+    async def _send_on(self, passage: Passage, piece: Piece) -> None:
+        """Sends a piece of a large transaction, and the scripts it needs before it."""
+        passage.give(await self._options.scripts.before(self._endpoint, [piece]), piece.end_offset - len(piece.data))
+        passage.send(piece)
 
     async def _execute_passage(
         self, transactions: Transactions, passage: Passage, expected: Unconfirmed, head_commands: int
@@ -497,8 +518,28 @@ class Applier:
         if result.aborted:
             account.refused(expected)
             self._check_ready(abort_cause(result.aborted) or next(iter(result.queued.values()), result.aborted))
+        self._lacked |= lacked(result)
         self._confirm(expected, len(result.failed) + transactions.take_unnoted())
-        account.bury(result, head_commands, passage.commands, passage.place)
+        if self._lacked:
+            await self._disown(transactions)
+        account.bury(result, head_commands, passage.sent, passage.place)
+
+    async def _disown(self, transactions: Transactions) -> None:
+        """Writes into the checkpoint that the data beside it is worth nothing by itself.
+
+        A script was forgotten between our question and the transaction that ran it, whose other commands took effect.
+
+        Raises:
+            ScriptMissing: always, once that is in the target.
+        """
+        await transactions.opened()
+        mine = replace(self._account.checkpoint, state=State.SNAPSHOT, time_ms=0)
+        result = outcome(await transactions.execute(mine.commands(self._account.key), 2), 2)
+        if result.nil:
+            raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")
+        if result.aborted:
+            self._check_ready(abort_cause(result.aborted) or next(iter(result.queued.values()), result.aborted))
+        raise missing_script()
 
     def _check_passage(self, passage: Passage) -> None:
         """Gives a passage up whose transaction cannot be executed any more."""

@@ -30,6 +30,7 @@ USEFUL_COMMANDS: Final = {
     "hpexpireat": "expiry times of hash fields are lost in large hashes",
     "hsetex": "expiry times of hash fields take two commands instead of one",
     "eval": "elements larger than the memory for them cannot be added to sorted sets",
+    "script": "scripts of the source are not there for clients that move, and EVALSHA of a source cannot be followed",
     "scan": "the guard counts checkpoints of other links as data",
     "config": "limits of the target are not known and defaults are assumed",
     "command": "only the commands portd knows are asked for",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from portd.resp import request
@@ -76,12 +76,24 @@ class Group:
         size: bytes of the pieces.
         commands: commands that end in them.
         filtered: commands that were dropped on purpose between them.
+        scripts: texts that may have to go in front of them.
         since: unix time at which the first piece was received.
         received_at: unix time at which the newest byte was received.
         taken_at: monotonic time at which the first piece was split off.
     """
 
-    __slots__ = ("_received", "commands", "db", "filtered", "pieces", "received_at", "since", "size", "taken_at")
+    __slots__ = (
+        "_received",
+        "commands",
+        "db",
+        "filtered",
+        "pieces",
+        "received_at",
+        "scripts",
+        "since",
+        "size",
+        "taken_at",
+    )
 
     def __init__(self, db: int) -> None:
         self.db = db
@@ -90,6 +102,7 @@ class Group:
         self.size = 0
         self.commands = 0
         self.filtered = 0
+        self.scripts = 0
         self.since = 0.0
         self.received_at = 0.0
         self.taken_at = 0.0
@@ -101,6 +114,7 @@ class Group:
         self.size += len(piece.data)
         self.commands += piece.replies
         self.filtered += piece.filtered
+        self.scripts += len(piece.digests) + len(piece.loaded)
         self.since = self.since or received_at
         self.taken_at = self.taken_at or time.monotonic()
         self.received_at = received_at
@@ -187,6 +201,7 @@ class Frame:
     Attributes:
         head: commands before it.
         head_commands: how many.
+        scripts: how many of them, at the beginning, are about scripts.
         tail: commands behind it; the last one writes the checkpoint.
         tail_commands: how many.
     """
@@ -195,6 +210,14 @@ class Frame:
     head_commands: int
     tail: bytes
     tail_commands: int
+    scripts: int = 0
+
+    def behind(self, scripts: Sequence[bytes]) -> Frame:
+        """The same with commands about scripts in front of it."""
+        if not scripts:
+            return self
+        head = b"".join((*scripts, self.head))
+        return replace(self, head=head, head_commands=self.head_commands + len(scripts), scripts=len(scripts))
 
 
 def frame(

@@ -41,11 +41,13 @@ class Passage:
         trouble: a reply that says to try the whole transaction again later, "" when there is none.
         fatal: a reply after which nothing can go on, "" when there is none.
         db: database in effect behind the last piece.
+        given: commands of ours between them.
     """
 
     def __init__(self, connection: Connection, db: int, limit: int) -> None:
         self.commands = 0
         self.filtered = 0
+        self.given = 0
         self.replies = 0
         self.refused: list[tuple[Culprit, str]] = []
         self.trouble = ""
@@ -73,13 +75,27 @@ class Passage:
             self._cut = None
         self.filtered += piece.filtered
         if piece.replies:
-            self._numbers.append(self.commands)
+            self._numbers.append(self.sent)
             self._places.append((struct.unpack_from("=Q", piece.offsets)[0], self.db))
             self.commands += piece.replies
             self.replies += piece.replies
             self._held += len(piece.data)
         self._connection.send([piece.data], piece.replies, partial(self._queued, piece, self.db, cut))
         self.db = piece.db
+
+    @property
+    def sent(self) -> int:
+        """Commands sent so far, ours among them."""
+        return self.commands + self.given
+
+    def give(self, scripts: Sequence[bytes], offset: int) -> None:
+        """Sends commands about scripts, in front of the piece behind *offset*."""
+        if scripts:
+            self._numbers.append(self.sent)
+            self._places.append((offset, self.db))
+            self.given += len(scripts)
+            self.replies += len(scripts)
+            self._connection.send(scripts, len(scripts), partial(self._gave, len(scripts)))
 
     async def room(self) -> None:
         """Waits until another piece may be sent, or it is of no use any more."""
@@ -114,6 +130,16 @@ class Passage:
                 self.fatal = self.fatal or text or "nil"
             else:
                 self.refused.append((self._culprit(piece, number, db, cut), text or "nil"))
+
+    def _gave(self, count: int, notes: Sequence[Note]) -> None:
+        """The target has answered commands about scripts."""
+        self.replies -= count
+        self._changed.set()
+        for _, _, text in notes:
+            if classify(text or "nil") is Verdict.RETRY:
+                self.trouble = self.trouble or text or "nil"
+            else:
+                self.fatal = self.fatal or text or "nil"
 
     @staticmethod
     def _culprit(piece: Piece, number: int, db: int, cut: Command | None) -> Culprit:

@@ -64,6 +64,8 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "config": ("GET", "maxmemory"),
     "command": (),
     "watch": (_KEY,),
+    "script": ("LOAD", "return 1"),
+    "script|flush": (),
     "armset": (_KEY, "0", "v"),
     "client|list": (),
     "client|kill": ("ID", "1"),
