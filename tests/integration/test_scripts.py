@@ -47,9 +47,9 @@ def streaming(portd: Portd) -> dict[str, Any]:
     return portd.until(lambda status: status["phase"] == "streaming")
 
 
-def strings(server: Server) -> dict[bytes, bytes | None]:
+def strings(server: Server) -> dict[Any, Any]:
     """All keys, which are strings here; the comparison for others needs commands that the oldest servers lack."""
-    client = server.client()
+    client: Any = server.client()
     return {key: client.get(key) for key in client.scan_iter() if not key.startswith(b"portd:")}
 
 
