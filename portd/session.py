@@ -20,10 +20,11 @@ from portd.log import get_logger
 from portd.model import Phase, Position, SnapshotProgress
 from portd.resync import NotingSink, Resync
 from portd.scheduling import bulk_work
+from portd.shapes import whole
 from portd.snapshotcopy import SnapshotCopy
 from portd.streamfeed import StreamFeed
 from portd.target.applier import Applier, ApplierOptions
-from portd.target.checkpoint import Checkpoint, write_checkpoint
+from portd.target.checkpoint import MOST_OFFSET, Checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.control import patiently
 from portd.target.deadletter import Letter
@@ -360,12 +361,13 @@ class Session:
         if self._transfer.announced:
             return
         replid, offset = decoder.aux.get("repl-id", ""), decoder.aux.get("repl-offset", "")
-        if not (replid and offset.isdecimal()):
+        position = whole(offset, MOST_OFFSET)
+        if not replid or position is None:
             raise SourceError(
                 "the source told its position neither before nor inside of the snapshot",
                 hint="give the name of the real PSYNC command with --psync-command",
             )
-        self._transfer = replace(self._transfer, position=Position(replid, int(offset)))
+        self._transfer = replace(self._transfer, position=Position(replid, position))
         self._replid = replid
 
     def _note_refusal(self, text: str) -> None:

@@ -23,8 +23,9 @@ from portd.offline.service import OfflineService
 from portd.pipeline import ByteBudget
 from portd.resp import request
 from portd.session import first_cause
+from portd.shapes import whole
 from portd.target.applier import Applier, ApplierOptions
-from portd.target.checkpoint import Checkpoint, guard, make_room, write_checkpoint
+from portd.target.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, write_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter, read_keys
 from portd.target.epoch import Epoch, write_once
@@ -285,8 +286,9 @@ class Restore(OfflineService):
         )  # fmt: skip
         aux = decoder.aux
         replid, offset = aux.get("repl-id", ""), aux.get("repl-offset", "")
-        if len(replid) == len(UNKNOWN_REPLID) and offset.isdecimal():
-            self._position = Position(replid, int(offset))
+        number = whole(offset, MOST_OFFSET)
+        if len(replid) == len(UNKNOWN_REPLID) and number is not None:
+            self._position = Position(replid, number)
         db = aux.get("repl-stream-db", "0")
         self._db = int(db) if db.isdecimal() else 0
 

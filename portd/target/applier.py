@@ -27,7 +27,17 @@ from portd.target.group import Culprit, Frame, Group, PieceSource, frame
 from portd.target.groupsize import GroupSize
 from portd.target.limiter import LagWatch, Limiter
 from portd.target.passing import Passage
-from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
+from portd.target.replies import (
+    RECONNECT_CODES,
+    WRONG_TYPE,
+    Verdict,
+    abort_cause,
+    classify,
+    code_of,
+    fatal,
+    presentable,
+    wrong_type,
+)
 from portd.target.scriptbook import ScriptBook
 from portd.target.scripts import Scripts, lacked, load_refused, missing_script
 from portd.target.settle import Outcome, outcome
@@ -279,6 +289,8 @@ class Applier:
             raise Disconnected(f"{NAME}: the target is not ready: {text}", code_of(text).lower())
         if verdict is Verdict.FATAL:
             raise fatal(text)
+        if code_of(text) == WRONG_TYPE:
+            raise wrong_type(self._account.key)
         raise TargetError(
             f"the target refuses the checkpoint: {text}", hint=f"portd's user needs to write {self._account.key!r}"
         )

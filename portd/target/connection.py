@@ -20,6 +20,7 @@ from portd.control import Answers
 from portd.errors import InternalError, PortdError, TargetError, TargetLost
 from portd.kernel.replies import Note, ReplyCounter
 from portd.resp import request
+from portd.shapes import STRANGE, Conversation
 from portd.target.replies import PROTOCOL_ERROR, Verdict, classify, code_of, fatal, login_refused, presentable
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._expected: deque[Expected] = deque()
         self._question: Answers | None = None
+        self._conversation = Conversation()
         self._lost: asyncio.Future[PortdError] = self._loop.create_future()
         self._reason: PortdError | None = None
         self._paused = False
@@ -251,6 +253,9 @@ class Connection(asyncio.Protocol):
         transport.writelines(commands)
         self.link.bytes_sent += sum(map(len, commands))
         answers = await question.future
+        if complaint := self._conversation.complaint(commands, answers):
+            self.fail(TargetError(f"the target {complaint}", hint=STRANGE))
+            await self.watch()
         self.round_trip_seconds = min(self.round_trip_seconds, time.monotonic() - asked)
         return answers
 

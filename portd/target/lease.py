@@ -30,6 +30,7 @@ from portd.errors import LinkTaken, TargetBusy, TargetError, TargetRefused
 from portd.log import get_logger
 from portd.model import LinkState
 from portd.resp import request
+from portd.shapes import whole
 from portd.target.checkpoint import LEASE_SUFFIX, run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 _log = get_logger("target")
 
+MOST_PID: Final = 2**31 - 1  # of a process; no server has numbered as many connections
 LEASE_SECONDS: Final = 15.0  # without renewal, the link is free
 RENEW_SECONDS: Final = 1.0
 LEASE: Final = "the lease"  # for messages
@@ -81,7 +83,7 @@ class Holder:
         text = parse_pairs(answer)
         values: dict[str, Any] = {each.name: text.get(each.name, "") for each in fields(cls)}
         for name in ("pid", "client"):
-            values[name] = int(values[name]) if values[name].isdecimal() else 0
+            values[name] = whole(values[name], MOST_PID) or 0
         return cls(**values)
 
     def words(self) -> list[str]:
@@ -254,8 +256,8 @@ class Lease:
             request("HGET", self._epochs.key, FIELD),
             request("HGET", self._epochs.key, PLAIN),
         )
-        for answer in answers:
-            check(answer, LEASE)
+        for answer, key in zip(answers, ("", self.key, self._epochs.key, self._epochs.key), strict=True):
+            check(answer, LEASE, key)
         holder = Holder.parse(answers[1])
         # Where the source is the target of another portd, that one's lease is copied with everything else.
         is_copy = holder is not None and "" != holder.run_id != self._run_id != ""

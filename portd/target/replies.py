@@ -31,6 +31,7 @@ FATAL_CODES: Final = frozenset({"NOAUTH", "WRONGPASS", "MOVED", "ASK"})
 # The connection that said this will not recover: a replica was promoted elsewhere, or the server is starting.
 RECONNECT_CODES: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "BUSY"})
 
+WRONG_TYPE: Final = "WRONGTYPE"
 # What a server says before it closes the connection (networking.c:setProtocolError).
 PROTOCOL_ERROR: Final = "ERR Protocol error"
 
@@ -77,6 +78,14 @@ def already_applied(text: str) -> bool:
     Covers ``XADD`` with an ID that is there already, and ``XGROUP CREATE`` of a group that is.
     """
     return code_of(text) == "BUSYGROUP" or (code_of(text) == "ERR" and "equal or smaller" in text)
+
+
+def wrong_type(key: str) -> TargetError:
+    """The error for a key with a name of ours that holds something else."""
+    return TargetError(
+        f"the key {key!r} in the target is not what portd writes: it is no hash",
+        hint=f"look at what it is; then delete it there (DEL {key}), or choose another --checkpoint-key",
+    )
 
 
 def is_refusal(text: str) -> bool:

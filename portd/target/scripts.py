@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from portd import shapes
 from portd.errors import ScriptMissing, TargetRefused
 from portd.resp import request
 from portd.target.control import control
@@ -90,8 +89,7 @@ async def _make_sure(endpoint: Endpoint, digests: Sequence[bytes]) -> None:
     """Asks the target whether it has these texts."""
     async with control(endpoint, "looking for scripts") as client:
         answer = await client.call("SCRIPT", "EXISTS", *digests)
-    known = shapes.numbers(answer, "SCRIPT EXISTS", len(digests))
-    missing = [digest for digest, there in zip(digests, known, strict=True) if not there]
+    missing = [digest for digest, there in zip(digests, answer, strict=False) if not there]
     if missing:
         raise missing_script(missing[0].decode())
 

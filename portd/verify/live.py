@@ -10,8 +10,9 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.control import parse_info
+from portd.control import keys_by_database, parse_info
 from portd.errors import ConfigError, PortdError, TargetRefused
+from portd.shapes import whole
 from portd.target.capabilities import rdb_version_of
 from portd.target.replies import is_refusal, login_refused
 from portd.verify.wire import Refused, Wire
@@ -97,14 +98,16 @@ class LiveReader:
                 raise login_refused(self._wire.where, str(error)) from None
             raise _refused(f"{self._wire.where} does not let us ask", error) from None
         self.family = "valkey" if "valkey_version" in info else "redis"
-        numbers = [int(part) for part in info[f"{self.family}_version"].split(".") if part.isdecimal()]
+        version = info.get(f"{self.family}_version", "")
+        numbers = [number for part in version.split(".") if (number := whole(part)) is not None]
         major, minor, patch = [*numbers, 0, 0, 0][:3]
         self.version = major, minor, patch
         self.name = f"{self.family} {major}.{minor}.{patch}"
         self.run_id = info.get("run_id", "")
         self.exact_ttl = self.family == "valkey" or self.version >= (7, 0, 0)
-        self.databases = [int(name[2:]) for name in info if name.startswith("db") and name[2:].isdigit()]
-        self.keys = sum(int(info[f"db{db}"].partition("keys=")[2].partition(",")[0]) for db in self.databases)
+        keys = keys_by_database(info)
+        self.databases = list(keys)
+        self.keys = sum(keys.values())
 
     @property
     def magic(self) -> bytes:
@@ -118,7 +121,7 @@ class LiveReader:
         Raises:
             LinkLost: the connection ended.
         """
-        return int(parse_info(await self._wire.ask("INFO", "replication")).get("master_repl_offset", "0"))
+        return whole(parse_info(await self._wire.ask("INFO", "replication")).get("master_repl_offset", "")) or 0
 
     async def scan(self, db: int) -> AsyncIterator[list[bytes]]:
         """All names of a database. A name may come twice while the server rearranges its tables."""
@@ -158,8 +161,13 @@ class LiveReader:
             return None
         found = {}
         for library in libraries:
-            fields = dict(zip(library[::2], library[1::2], strict=True))
-            found[fields[b"library_name"]] = fields[b"library_code"]
+            fields = {
+                name: each for name, each in zip(library[::2], library[1::2], strict=False) if isinstance(name, bytes)
+            }
+            name, code = fields.get(b"library_name"), fields.get(b"library_code")
+            if not (isinstance(name, bytes) and isinstance(code, bytes)):
+                raise self._wire.strange("answers FUNCTION LIST without names or code")
+            found[name] = code
         return found
 
     def close(self) -> None:
@@ -194,6 +202,8 @@ class LiveReader:
                 size = await wire.bulk()
             except Refused as error:
                 raise _refused(f"{wire.where} does not let us read keys", error) from None
+            if 0 <= size <= FOOTER_BYTES:
+                raise wire.strange(f"answers DUMP with {size} bytes")
             if size >= 0:
                 await self._pass(db, name, expiry, size, decoder, sink, after)
 
@@ -234,13 +244,13 @@ class LiveReader:
         for selecting in selects:
             if selecting:
                 await self._reply("SELECT")
-            expiry = int(await self._reply(command))
+            expiry = await self._reply(command)
             if not self.exact_ttl and expiry >= 0:
                 expiry += time.time_ns() // 1_000_000
             usage = 0
             if usable:
                 try:
-                    usage = await wire.reply() or 0
+                    usage = await wire.answer("MEMORY USAGE") or 0
                 except Refused:
                     self._usage = False  # then every key is read, whatever its size
             found.append((expiry, usage))
@@ -248,6 +258,6 @@ class LiveReader:
 
     async def _reply(self, command: str) -> Any:
         try:
-            return await self._wire.reply()
+            return await self._wire.answer(command)
         except Refused as error:
             raise _refused(f"{self._wire.where} refuses {command}", error) from None
