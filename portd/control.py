@@ -146,8 +146,8 @@ class Control(asyncio.Protocol):
             self.close()  # answers that come now would be taken for those to the next questions
             raise
         if complaint := self._conversation.complaint(commands, found):
-            self.close()
-            raise ConnectionAbortedError(f"it {complaint}")
+            self._fail(error := ConnectionAbortedError(f"it {complaint}"))
+            raise error
         if isinstance(found[0], hiredis.ReplyError) and str(found[0]).startswith(NO_ROOM):
             raise _turned_away(str(found[0]))
         return found

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from portd.endpoint import Endpoint
     from portd.model import LinkState
 
+WORDLESS: Final = "ERR"  # what an error is taken for that says nothing
 NO_NOTES: Final[tuple[Note, ...]] = ()
 ResultT = TypeVar("ResultT")
 
@@ -449,4 +450,4 @@ def _cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def text_of(answer: object) -> str:
     """An error reply read by `Connection.ask` as it may be shown; "" when it is not an error."""
-    return presentable(str(answer)) if isinstance(answer, hiredis.ReplyError) else ""
+    return presentable(str(answer)) or WORDLESS if isinstance(answer, hiredis.ReplyError) else ""
