@@ -12,11 +12,11 @@ import dataclasses
 import os
 import tempfile
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from portd.endpoint import Endpoint, Tls
+from portd.choices import Existing, ExpiryGap, LogFormat, LogLevel, OnRefusal, Prune, StopAfter, VerifyMethod
+from portd.endpoint import Endpoint, Tls, read_secret
 from portd.errors import ConfigError
 from portd.units import GIB, KIB, MIB, show_size
 
@@ -28,75 +28,6 @@ MIN_CHUNK_BYTES = 64 * KIB
 MAX_CHUNK_BYTES = 64 * MIB
 MAX_BUDGET_BYTES = 32 * MIB  # default ceiling of the budget; an explicit setting may go above
 REQUIRED: Any = dataclasses.MISSING
-
-
-class Existing(StrEnum):
-    """What to do when the target holds data at the first sync."""
-
-    REFUSE = "refuse"
-    REPLACE = "replace"
-    SKIP = "skip"
-    FLUSH = "flush"
-
-
-class Prune(StrEnum):
-    """What becomes of keys in the target that a full sync does not bring."""
-
-    AUTO = "auto"
-    PRUNE = "prune"
-    FLUSH = "flush"
-    LEAVE = "leave"
-
-
-class StopAfter(StrEnum):
-    """When a sync is over."""
-
-    NONE = "none"
-    SNAPSHOT = "snapshot"
-    CAUGHT_UP = "caught-up"
-
-
-class OnRefusal(StrEnum):
-    """What one refused command does to the sync."""
-
-    CONTINUE = "continue"
-    STOP = "stop"
-
-
-class ExpiryGap(StrEnum):
-    """What keeps keys alive whose renewal comes late."""
-
-    AUTO = "auto"
-    IMPORT_MODE = "import-mode"
-    POSTPONE = "postpone"
-    HOLD = "hold"
-    OFF = "off"
-
-
-class VerifyMethod(StrEnum):
-    """How a verification reads the keys of an end."""
-
-    AUTO = "auto"  # PSYNC, or SCAN where that is not allowed
-    PSYNC = "psync"  # a snapshot, as a replica gets it
-    SCAN = "scan"  # SCAN and DUMP of every key
-
-
-class LogFormat(StrEnum):
-    """How an event becomes a line."""
-
-    AUTO = "auto"
-    CONSOLE = "console"
-    LOGFMT = "logfmt"
-    JSON = "json"
-
-
-class LogLevel(StrEnum):
-    """The least important event that is written."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 def option(default: Any, description: str, *, group: str, unit: str = "", secret: bool = False, **limits: Any) -> Any:
@@ -165,9 +96,16 @@ class Settings:
     )
     checkpoint_key: str = option(
         "portd:checkpoint:",
-        "Prefix of the key in the target's database 0 that holds the checkpoint; the link's name is appended.",
+        "Prefix of the key in the target's database 0 that holds the checkpoint; the link's name is appended. Keys of the "
+        "source that begin with it are not copied, in any database.",
         group="Ends",
         min_length=1,
+    )
+    one_shard: bool = option(
+        False,
+        "The source is a node of a cluster, and its share of the keys is all that is wanted. Without it such a source is refused: "
+        "the other shards would be missing.",
+        group="Ends",
     )
     takeover: bool = option(
         False,
@@ -237,15 +175,38 @@ class Settings:
         "held nothing else when its first sync began and has no other link's checkpoint, and leaves any other.",
         group="What is done",
     )
+    prune_limit: float = option(
+        10.0,
+        "Most of the target's keys that a full sync may remove without an operator, in per cent; every key of a target "
+        "never goes without one. A full sync that would remove more, or that comes from another server than the one "
+        "that was followed, is held: docs/operations.md tells what then.",
+        group="What is done",
+        unit="per cent",
+        ge=0,
+        le=100,
+    )
+    accept_source: bool = option(
+        False,
+        "Let the first full sync of this start overwrite and remove what it finds, also when it would be held. For one "
+        "start: keep it out of files and units.",
+        group="What is done",
+    )
     stop_after: StopAfter = option(
         StopAfter.NONE,
-        "End with exit code 0 once the snapshot is applied, or once the stream has caught up; none keeps following.",
+        "End with exit code 0 once the snapshot is applied, or once the target has caught up with the source; none keeps "
+        "following. Stopped before that, it ends with 75.",
         group="What is done",
     )
     on_refusal: OnRefusal = option(
         OnRefusal.CONTINUE,
         "When the target refuses a command for good: continue keeps a dead letter and goes on, stop ends the sync "
         "with exit code 65. Refusals that pass (out of memory, loading) are always waited out.",
+        group="What is done",
+    )
+    skip_messages: bool = option(
+        False,
+        "Leave out messages that clients of the source PUBLISH or SPUBLISH. Without it, who has subscribed at the target "
+        "receives them.",
         group="What is done",
     )
     verify_every: float = option(
@@ -381,6 +342,22 @@ class Settings:
         group="What is seen",
         unit="host:port",
     )
+    control_socket: Path | Literal["off"] | None = option(
+        None,
+        "Unix socket that portd ctl talks to; only its owner and root may. Unset: portd-LINK.sock in "
+        "$RUNTIME_DIRECTORY where systemd gives one, else none.",
+        group="What is seen",
+        unit="path",
+    )
+    http_hosts: str = option(
+        "",
+        "Further names, with commas between them, by which clients may ask for these pages, such as the name that a proxy passes on or "
+        "Prometheus uses. Requests for others than these, loopback and the host of --http are refused (421), so that no page in a "
+        "browser can read them under a name of its own. Where --http is 0.0.0.0 or [::], every address will do.",
+        group="What is seen",
+        unit="names",
+        pattern=r"^[A-Za-z0-9_.:\[\], -]*$",
+    )
     log_format: LogFormat = option(
         LogFormat.AUTO,
         "auto is console on a terminal and logfmt (key=value) elsewhere.",
@@ -482,6 +459,10 @@ class Settings:
             )
         return host.removeprefix("[").removesuffix("]"), int(port)
 
+    def http_names(self) -> list[str]:
+        """The further names by which HTTP may be asked."""
+        return [name.strip(" []") for name in self.http_hosts.split(",") if name.strip(" []")]
+
     def spool_directory(self) -> Path | None:
         """The directory to make the spool's own directory in; None when nothing may be spilled."""
         if self.spool_dir == "off":
@@ -492,6 +473,13 @@ class Settings:
             if given := os.environ.get(name):
                 return Path(given.split(":")[0])
         return Path(tempfile.gettempdir())
+
+    def control_path(self) -> Path | None:
+        """Where the control socket is; None when there is none."""
+        if self.control_socket is None:
+            given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+            return Path(given) / control_name(self.link) if given else None
+        return None if self.control_socket == "off" else Path(self.control_socket)
 
     def checkpoint_name(self) -> str:
         """The key in the target's database 0 that holds this link's checkpoint."""
@@ -537,6 +525,11 @@ SETTINGS: dict[str, dataclasses.Field[Any]] = {each.name: each for each in datac
 SECRETS = tuple(name for name, each in SETTINGS.items() if each.metadata["secret"])
 
 
+def control_name(link: str) -> str:
+    """File name of a link's control socket, unless it is set."""
+    return f"portd-{link}.sock"
+
+
 def default(name: str) -> Any:
     """What a setting is when nobody sets it; `REQUIRED` where somebody must."""
     return SETTINGS[name].default
@@ -547,19 +540,3 @@ def load(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> 
     from portd.configload import load_settings  # noqa: PLC0415 - 10 MB that a running sync does not need
 
     return load_settings(flags or {}, config)
-
-
-def read_secret(file: Path, what: str) -> str:
-    """The first line of a file.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    try:
-        with file.open(encoding="utf-8") as stream:
-            return stream.readline(64 * KIB).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(
-            f"{what} cannot be read from {file}: {reason}", hint="the file must be readable by the user portd runs as"
-        ) from None

@@ -19,8 +19,10 @@ from pydantic import BeforeValidator, Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from portd import ENV_PREFIX
-from portd.config import SECRETS, SETTINGS, Settings, read_secret
+from portd.config import SECRETS, SETTINGS, Settings
+from portd.endpoint import read_secret
 from portd.errors import ConfigError
+from portd.text import hide_logins
 from portd.units import parse_size
 
 if TYPE_CHECKING:
@@ -95,18 +97,19 @@ def read_toml(file: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read, is not TOML, or names a setting that does not exist.
     """
+    shown = hide_logins(str(file), bare=True)
     try:
         with file.open("rb") as stream:
             values = {name.replace("-", "_"): value for name, value in tomllib.load(stream).items()}
     except OSError as error:
-        raise ConfigError(f"the file {file} cannot be read: {error.strerror}", hint="check --config") from None
+        raise ConfigError(f"the file {shown} cannot be read: {error.strerror}", hint="check --config") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"the file {file} is not TOML: {error}", hint='settings are lines such as writers = 4 or link = "eu-1"'
+            f"the file {shown} is not TOML: {error}", hint='settings are lines such as writers = 4 or link = "eu-1"'
         ) from None
     for name in values:
         if name not in SETTINGS:
-            raise ConfigError(f"the file {file} sets {name}, which is not a setting", hint=_similar(name))
+            raise ConfigError(f"the file {shown} sets {name}, which is not a setting", hint=_similar(name))
     return values
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
 DEFAULT_PORT = 6379
+SECRET_BYTES = 64 * 1024  # read of a file that holds one
 KEEPALIVE_IDLE_SECONDS = 15  # quiet time before the kernel probes the peer
 KEEPALIVE_INTERVAL_SECONDS = 5  # between probes
 KEEPALIVE_PROBES = 3  # unanswered probes that end the connection
@@ -313,3 +314,19 @@ def _tune(transport: asyncio.Transport) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def read_secret(file: Path, what: str) -> str:
+    """The first line of a file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        with file.open(encoding="utf-8") as stream:
+            return stream.readline(SECRET_BYTES).rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(
+            f"{what} cannot be read from {file}: {reason}", hint="the file must be readable by the user portd runs as"
+        ) from None

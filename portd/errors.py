@@ -53,9 +53,17 @@ class LinkLost(SourceError):
 
 
 class SourceBusy(SourceError):
-    """The source cannot serve a replica now (``-LOADING``, ``-NOMASTERLINK``, a failed fork)."""
+    """The source cannot serve a replica now (``-LOADING``, ``-NOMASTERLINK``, a failed fork).
+
+    Attributes:
+        code: first word of its reply; empty when it sent none that is a code.
+    """
 
     retriable = True
+
+    def __init__(self, message: str, *, hint: str | None = None, code: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
 
 
 class HandshakeError(SourceError):

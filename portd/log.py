@@ -13,6 +13,8 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from portd.text import MASK, hide_logins, plain
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping
     from typing import TextIO
@@ -38,8 +40,6 @@ with _absent("rich", "better_exceptions", "colorama"):
     import structlog.dev
 
 _SECRET_KEY = re.compile(r"pass(word|wd)?$|secret|auth$|token|credential", re.IGNORECASE)
-_URL_LOGIN = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*@")
-_MASK = "***"
 _SYSLOG_LEVELS = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # sd-daemon(3)
 
 
@@ -80,12 +80,12 @@ def configure(style: str = "auto", level: str = "info", stream: TextIO | None = 
 
 
 def mask_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replaces values whose name says secret, and logins inside URLs."""
+    """Replaces values whose name says secret, logins inside URLs, and control characters, which a server may have said."""
     for name, value in event.items():
         if _SECRET_KEY.search(name):
-            event[name] = _MASK
-        elif isinstance(value, str) and "://" in value:
-            event[name] = _URL_LOGIN.sub(_MASK + "@", value)
+            event[name] = MASK
+        elif isinstance(value, str):
+            event[name] = plain(hide_logins(value))
     return event
 
 

@@ -16,7 +16,9 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from portd import __version__
+from portd.hold import Reason
 from portd.model import Phase, Progress, SourceOutlook, TargetLimit, VerifyProgress
+from portd.standing import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from portd.readings import CgroupReading, OwnerReading, PipelineReading
 
 # Label values that are shown with zero before they happen; others appear when they do.
-FULL_SYNC_REASONS = ("first", "interrupted", "backlog", "script")
+HOLD_REASONS = tuple(reason.value for reason in Reason)
+FULL_SYNC_REASONS = ("first", "interrupted", "backlog", "script", "source-changed", "source-empty")
 LOSS_REASONS = (  # portd.source.losses.Reason
     "eof",
     "reset",
@@ -39,6 +42,7 @@ LOSS_REASONS = (  # portd.source.losses.Reason
     "closed",
 )
 DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported")
+SPOOL_BLOCKS = ("disk full", "disk limit", "disk error")  # portd.spool.overflow
 VERIFY_RESULTS = ("equal", "different", "undecided", "failed", "abandoned")
 VERIFY_OUTCOMES = ("equal", "missing", "extra", "different", "undecided")
 DROPPED_ATTRIBUTES = ("idle", "freq", "field-ttl", "stream-meta", "meta")
@@ -92,7 +96,8 @@ class MetricsCollector(Collector):
         yield from _memory(sources.owners(), sources.cgroup())
 
 
-def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+def _gauge(name: str, text: str, value: float | None) -> GaugeMetricFamily:
+    """One figure; no sample where it is None: not known."""
     return GaugeMetricFamily(f"portd_{name}", text, value=value)
 
 
@@ -121,8 +126,23 @@ def _service(progress: Progress) -> Iterator[Metric]:
     info.add_metric([__version__, platform.python_version()], 1)
     yield info
     yield _gauge("started_timestamp_seconds", "When this sync began, unix time.", progress.started_at)
-    phases = {phase.value: float(phase is progress.phase) for phase in Phase}
+    standing = look(progress)
+    phases = {phase.value: float(phase is standing.phase) for phase in Phase}
     yield _gauges("phase", "1 for the phase the sync is in, 0 for the others.", "phase", phases)
+    yield _gauge("ready", "1 while /readyz says that the target may be read.", standing.ready)
+    refusals = CounterMetricFamily(
+        "portd_refusals_total", "Refusals that pass by themselves, by side and code.", labels=["side", "code"]
+    )
+    for (side, code), count in progress.troubles.counts().items():
+        refusals.add_metric([side, code], count)
+    yield refusals
+    held = progress.held.reason if progress.held else ""
+    yield _gauges(
+        "held",
+        "1 while a full sync waits for an operator, before it overwrites or removes anything.",
+        "reason",
+        {reason: float(reason == held) for reason in HOLD_REASONS},
+    )
     yield _counters(
         "full_syncs_total", "Full syncs begun, by reason.", "reason", progress.full_syncs, FULL_SYNC_REASONS
     )
@@ -142,7 +162,7 @@ def _service(progress: Progress) -> Iterator[Metric]:
 
 
 def _expiries(progress: Progress) -> Iterator[Metric]:
-    postponed = {"snapshot": progress.snapshot.keys_postponed, "stream": progress.stream.expiries_postponed}
+    postponed = {"snapshot": progress.snapshots_total("keys_postponed"), "stream": progress.stream.expiries_postponed}
     yield _counters(
         "expiries_postponed_total",
         "Expiry times sent later than they are, since they might pass before the target has caught up.",
@@ -153,6 +173,11 @@ def _expiries(progress: Progress) -> Iterator[Metric]:
         "expiries_corrected_total",
         "Of them, those set back behind the lag; the others were renewed or deleted by the source.",
         progress.expiries_corrected,
+    )
+    yield _counter(
+        "import_mode_losses_total",
+        "Times the target's import mode was found switched off while this sync needed it, and was put back.",
+        progress.import_mode_losses,
     )
     yield _gauge(
         "expiries_waiting",
@@ -223,13 +248,15 @@ def _snapshot(progress: Progress, decoder: Mapping[str, int]) -> Iterator[Metric
     yield _gauge("snapshot_read_bytes", "Bytes of the snapshot received.", snapshot.bytes_read)
     yield _gauge("snapshot_decoded_bytes", "Bytes of the snapshot decoded.", snapshot.bytes_decoded)
     yield _gauge("snapshot_announced_keys", "Keys the snapshot says it has; a hint.", snapshot.keys_announced)
-    yield _counter("snapshot_keys_read_total", "Keys decoded.", snapshot.keys_read)
-    outcomes = {
-        "applied": snapshot.keys_applied,
-        "filtered": snapshot.keys_filtered,
-        "expired": snapshot.keys_expired,
-        "failed": snapshot.keys_failed,
-    }
+    yield _gauge(
+        "snapshot_source_keys",
+        "Keys in all databases of the source when the snapshot began; absent where it does not tell.",
+        snapshot.keys_total,
+    )
+    yield _gauge("snapshot_settled_keys", "Keys of this snapshot whose fate is known.", snapshot.keys_settled)
+    yield _counter("snapshot_keys_read_total", "Keys decoded, in all snapshots.", progress.snapshots_total("keys_read"))
+    names = ("applied", "filtered", "expired", "failed")
+    outcomes = {name: progress.snapshots_total(f"keys_{name}") for name in names}
     yield _counters("snapshot_keys_total", "What became of the keys; adds up to those read.", "outcome", outcomes)
     yield _gauge(
         "snapshot_started_timestamp_seconds", "When the snapshot began, unix time; 0 for never.", snapshot.started_at
@@ -250,11 +277,11 @@ def _snapshot(progress: Progress, decoder: Mapping[str, int]) -> Iterator[Metric
         "attributes_dropped_total",
         "Things the target cannot keep, such as the idle time of a big key, by kind.",
         "attribute",
-        progress.attributes_dropped,
+        progress.dropped(),
         DROPPED_ATTRIBUTES,
     )
-    yield _counter("decoder_elements_total", "Elements of values decoded one by one.", decoder.get("elements", 0))
-    yield _counter("decoder_batches_total", "Batches made.", decoder.get("batches", 0))
+    for name, text in (("elements", "Elements of values decoded one by one."), ("batches", "Batches made.")):
+        yield _counter(f"decoder_{name}_total", text, progress.earlier[name] + decoder.get(name, 0))
 
 
 def _stream(sources: Sources) -> Iterator[Metric]:
@@ -273,22 +300,35 @@ def _stream(sources: Sources) -> Iterator[Metric]:
     }
     yield _counter("stream_commands_read_total", "Commands of the stream split off.", stream.commands_read)
     yield _counters("stream_commands_total", "What became of them.", "outcome", outcomes)
+    yield _counters(
+        "own_names_total",
+        "Keys of the snapshot, and commands of the stream, that were left out because they name keys of portd.",
+        "phase",
+        {"snapshot": sources.progress.snapshot.keys_own, "stream": stream.commands_own},
+    )
     yield _counter("stream_transactions_total", "Transactions the target committed for us.", stream.transactions)
     yield _gauge(
         "lag_bytes",
-        "Bytes of the stream received and not yet applied.",
-        max(0, stream.read_offset - stream.applied_offset) if stream.applied_offset else 0,
+        "Bytes of the stream received and not yet applied; absent where portd_lag_seconds is.",
+        sources.progress.lag_bytes,
     )
     yield _gauge(
-        "lag_seconds", "Age of the oldest byte received and not yet acknowledged by the target.", stream.waiting_seconds
+        "lag_seconds",
+        "Age of the oldest byte received and not yet acknowledged by the target; absent where it is not known: until the "
+        "snapshot is applied, and while the source is away.",
+        sources.progress.lag_seconds,
     )
     yield _gauge(
-        "caught_up_timestamp_seconds", "When the lag was first small, unix time; 0 for not yet.", stream.caught_up_at
+        "caught_up_timestamp_seconds",
+        "When the target had first caught up, unix time; 0 for not yet.",
+        stream.caught_up_at,
     )
 
 
 def _lanes(progress: Progress) -> Iterator[Metric]:
-    lanes = {str(lane.index): lane for lane in progress.lanes}
+    lanes = {
+        str(lane.index): lane for lane in sorted((*progress.lanes, *progress.resting), key=lambda lane: lane.index)
+    }
     columns: list[tuple[str, str, dict[str, float]]] = [
         ("connects_total", "Connections made.", {name: lane.link.connects for name, lane in lanes.items()}),
         ("losses_total", "Connections lost.", {name: lane.link.losses.total() for name, lane in lanes.items()}),
@@ -373,6 +413,15 @@ def _pipeline(pipeline: PipelineReading) -> Iterator[Metric]:
     yield _gauge("spool_disk_peak_bytes", "The most of them.", spool.peak_disk_bytes)
     yield _gauge("spool_segments", "Files of the spool.", spool.segments)
     yield _gauge("spool_spilling", "1 while received bytes go to disk.", spool.spilling)
+    yield _gauges(
+        "spool_blocked",
+        "1 for why nothing can be spilled now; all are 0 while it can.",
+        "reason",
+        {reason: float(reason == spool.blocked) for reason in SPOOL_BLOCKS},
+    )
+    yield _gauge(
+        "spool_full", "1 while the source is not read, because there is room neither in memory nor on disk.", spool.full
+    )
 
 
 def _memory(owners: Sequence[OwnerReading], cgroup: CgroupReading | None) -> Iterator[Metric]:

@@ -12,16 +12,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from portd.troubles import Troubles
+
 
 class Phase(StrEnum):
-    """Where a sync stands."""
+    """Where a sync stands; what follows from what is in `portd.standing`."""
 
     STARTING = "starting"  # reading settings, probing both ends
-    CONNECTING = "connecting"  # handshake with the source, or waiting to try again
+    CONNECTING = "connecting"  # an end is not connected: handshake, or waiting to try again
+    HELD = "held"  # a full sync waits until an operator says that it is meant
     WAITING = "waiting"  # full sync agreed, the source prepares its snapshot
     SNAPSHOT = "snapshot"  # snapshot bytes are decoded and applied
-    CATCHING_UP = "catching-up"  # stream is applied, lag not yet small
-    STREAMING = "streaming"  # lag is small
+    CATCHING_UP = "catching-up"  # stream is applied, lag not small
+    STREAMING = "streaming"  # the target has caught up, and the lag is small
     DRAINING = "draining"  # told to stop: finishing what was read
     STOPPED = "stopped"
     FAILED = "failed"
@@ -42,20 +45,31 @@ class SnapshotProgress:
     bytes_read: int = 0  # snapshot bytes received
     bytes_total: int | None = None  # announced size; None for a diskless transfer
     bytes_decoded: int = 0
-    keys_announced: int = 0  # sum of RESIZEDB hints; may be wrong
+    keys_announced: int = 0  # sum of RESIZEDB hints of the databases seen so far; may be wrong
+    keys_total: int | None = (
+        None  # in all databases of the source when the snapshot began; None where it may not be asked
+    )
     keys_read: int = 0  # keys the decoder has seen; = applied + filtered + expired + failed once all is acknowledged
     keys_applied: int = 0
     keys_filtered: int = 0  # left out on purpose (--existing skip, half-imported slots)
     keys_expired: int = 0  # expiry had passed when it was decoded
     keys_failed: int = 0  # refused by the target or not representable there: dead letters
+    keys_own: int = 0  # of those filtered: named like keys of portd
     keys_postponed: int = 0  # sent with a later expiry, until the stream has caught up
     started_at: float = 0.0  # time.time()
     finished_at: float = 0.0
+
+    @property
+    def keys_settled(self) -> int:
+        """Keys whose fate is known."""
+        return self.keys_applied + self.keys_filtered + self.keys_expired + self.keys_failed
 
 
 @dataclass(slots=True)
 class StreamProgress:
     """The command stream being followed. Offsets are replication offsets of the source."""
+
+    following: bool = False  # the target has all up to applied_offset, and what follows is brought to it
 
     read_offset: int = 0  # last byte received
     decoded_offset: int = 0  # last byte split into commands
@@ -65,11 +79,13 @@ class StreamProgress:
     commands_applied: int = 0
     commands_filtered: int = 0  # PING, REPLCONF and the like: dropped on purpose
     commands_failed: int = 0
+    commands_own: int = 0  # that named keys of portd: filtered, or passed on without these
     expiries_postponed: int = 0  # sent later than the source said, until the stream has caught up
+    field_expiries_dropped: int = 0  # of hash fields, for a target without them
     transactions: int = 0  # group commits acknowledged
     acknowledged_seconds: float = 0.0  # receipt to acknowledgement of the newest acknowledged byte
     waiting_since: float = 0.0  # time.time() when the oldest byte was received that the target has not acknowledged
-    caught_up_at: float = 0.0  # time.time() when lag was first small; 0 = never
+    caught_up_at: float = 0.0  # time.time() when the target had first caught up; 0 = never
 
     @property
     def commands_settled(self) -> int:
@@ -82,11 +98,6 @@ class StreamProgress:
         if not self.waiting_since or self.read_offset <= self.applied_offset:
             return 0.0
         return max(0.0, time.time() - self.waiting_since)
-
-    @property
-    def lag_seconds(self) -> float:
-        """The same; when nothing waits, what the newest acknowledged byte took."""
-        return self.waiting_seconds or self.acknowledged_seconds
 
 
 @dataclass(slots=True)
@@ -178,25 +189,47 @@ class VerifyProgress:
         return max(0.0, self.finished_at - self.started_at)
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A full sync waits for an operator; see `portd.hold`."""
+
+    reason: str  # one of `portd.hold.Reason`
+    words: str  # the same for people
+    since: float  # time.time()
+
+
 @dataclass(slots=True)
 class Progress:
-    """All that is known about a running sync; one instance, owned by the service."""
+    """All that is known about a running sync; one instance, owned by the service.
+
+    *phase* is that of the work on the target's side. What a sync is said to be in follows from it, from both ends and from
+    whether it is to stop: `portd.standing.look`.
+    """
 
     phase: Phase = Phase.STARTING
+    stopping: bool = False  # told to stop: what was read is being finished
+    preparing: bool = False  # a full sync is agreed on, and the source prepares its snapshot
+    held: Held | None = None  # why nothing is overwritten or removed now
     started_at: float = field(default_factory=time.time)
     position: Position | None = None  # last checkpoint known
     full_syncs: Counter[str] = field(default_factory=Counter)  # reason -> times
     partial_syncs: int = 0
     expiries_corrected: int = 0  # postponed ones that a sweep set back
     expiries_to_correct: bool = False  # postponed ones may be in the target
+    import_mode_losses: int = 0  # times somebody switched the target's import mode off while we needed it
     keys_pruned: int = 0  # removed from the target, since the source did not have them any more
     snapshot: SnapshotProgress = field(default_factory=SnapshotProgress)
+    earlier: Counter[str] = field(
+        default_factory=Counter
+    )  # counters of snapshots before that one; `portd.model.EARLIER`
     stream: StreamProgress = field(default_factory=StreamProgress)
     verify: VerifyProgress = field(default_factory=VerifyProgress)
     source: LinkState = field(default_factory=LinkState)
     outlook: SourceOutlook = field(default_factory=SourceOutlook)
     loop: LoopState = field(default_factory=LoopState)
-    lanes: list[LaneState] = field(default_factory=list)
+    lanes: list[LaneState] = field(default_factory=list)  # that are in use
+    resting: list[LaneState] = field(default_factory=list)  # that were: their counters go on when they are needed again
+    troubles: Troubles = field(default_factory=Troubles)
     limit: TargetLimit = field(default_factory=TargetLimit)
     dead_letters: Counter[str] = field(default_factory=Counter)  # error code -> times
     attributes_dropped: Counter[str] = field(
@@ -205,3 +238,56 @@ class Progress:
     last_error: str = ""
     source_info: dict[str, str] = field(default_factory=dict)  # server, version, role ... for /status
     target_info: dict[str, str] = field(default_factory=dict)
+
+    def begin_snapshot(self) -> None:
+        """A full sync begins: what the one before it has counted is put aside, so that no total ever falls."""
+        for name in EARLIER:
+            self.earlier[name] += getattr(self.snapshot, name)
+        begun = SnapshotProgress(started_at=time.time())
+        for name in begun.__dataclass_fields__:
+            setattr(self.snapshot, name, getattr(begun, name))
+        self.stream.following = False
+
+    def snapshots_total(self, name: str) -> int:
+        """A counter of `SnapshotProgress` over all snapshots of this process."""
+        return int(self.earlier[name] + getattr(self.snapshot, name))
+
+    def take_lanes(self, count: int) -> list[LaneState]:
+        """Puts the first *count* lanes to use, and no others; counters go on where they were."""
+        known = {lane.index: lane for lane in (*self.resting, *self.lanes)}
+        self.lanes[:] = [known.pop(index) if index in known else LaneState(index) for index in range(count)]
+        self.resting[:] = known.values()
+        for lane in (*self.lanes, *self.resting):
+            lane.link.connected = False
+            lane.in_flight_bytes = lane.in_flight_batches = 0
+        return list(self.lanes)
+
+    @property
+    def source_there(self) -> bool:
+        """The source is connected, or none is needed: a file is read."""
+        return self.source.connected or not self.source.connects
+
+    @property
+    def lag_bytes(self) -> int | None:
+        """Bytes received and not acknowledged by the target; None where that says nothing about both ends.
+
+        That is so until the snapshot is applied, and while the source is away: what it writes then is not known.
+        """
+        stream = self.stream
+        known = stream.following and self.source.connected
+        return max(0, stream.read_offset - stream.applied_offset) if known else None
+
+    @property
+    def lag_seconds(self) -> float | None:
+        """Age of the oldest byte that was received and is not acknowledged by the target, 0 when there is none.
+
+        None where it is not known; see `lag_bytes`.
+        """
+        return None if self.lag_bytes is None else self.stream.waiting_seconds
+
+    def dropped(self) -> Counter[str]:
+        """What was applied without something that the target cannot keep, by kind, snapshot and stream together."""
+        return self.attributes_dropped + Counter({"field-ttl": self.stream.field_expiries_dropped})
+
+
+EARLIER = ("keys_read", "keys_applied", "keys_filtered", "keys_expired", "keys_failed", "keys_postponed")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from portd.model import Progress
 
 WINDOW_SECONDS = 10.0
+ALMOST = 0.999  # of a snapshot that is decoded, and not yet applied to its end
 MIN_GAP_SECONDS = 0.25  # samples closer together than this would make the rates jump
 
 
@@ -36,11 +37,11 @@ class PaceReading:
     Attributes:
         received_bytes: from the source.
         decoded_bytes: of the snapshot.
-        keys: of the snapshot, read.
+        keys: of the snapshot, whose fate is known: applied, or left out.
         commands: of the stream, applied.
         stream_bytes: of the stream, applied.
-        eta_seconds: until the snapshot is decoded; None when its size is not known or nothing moves.
-        done: share of the snapshot, 0 to 1; None when its size is not known.
+        eta_seconds: until the snapshot is applied; None when its size is not known or nothing moves.
+        done: share of the snapshot, 0 to 1; None when its size is not known. 1 only when all of it is applied.
     """
 
     received_bytes: float
@@ -102,20 +103,24 @@ class Pace:
             at=at,
             read=self._progress.source.bytes_received,
             decoded=snapshot.bytes_decoded,
-            keys=snapshot.keys_read,
+            keys=snapshot.keys_settled,
             commands=stream.commands_applied,
             applied=stream.applied_offset,
         )
 
     def _rest(self, decoded: float, keys: float) -> tuple[float | None, float | None]:
-        """Share done and seconds left: by bytes when the size is known, else by the announced number of keys."""
+        """Share done and seconds left: by bytes where the size is known, else by the source's keys, else by the hints.
+
+        Hints come with each database: where the source may not be asked, they grow until the last one has begun. Bytes are
+        decoded a little before they are applied: by as much as queue and lanes may hold.
+        """
         snapshot = self._progress.snapshot
         if snapshot.finished_at:
             return 1.0, 0.0
         if snapshot.bytes_total:
             past, whole, rate = snapshot.bytes_decoded, snapshot.bytes_total, decoded
-        elif snapshot.keys_announced:
-            past, whole, rate = snapshot.keys_read, max(snapshot.keys_announced, snapshot.keys_read), keys
+        elif told := snapshot.keys_total or snapshot.keys_announced:
+            past, whole, rate = snapshot.keys_settled, max(told, snapshot.keys_read), keys
         else:
             return None, None
-        return min(1.0, past / whole), (max(0, whole - past) / rate if rate > 0 else None)
+        return min(ALMOST, past / whole), (max(0, whole - past) / rate if rate > 0 else None)

@@ -5,7 +5,17 @@ Plain data, so that those who fill them and those who show them need not know on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+ReadingT = TypeVar("ReadingT")
+
+
+def reading_of(kind: type[ReadingT], part: object, **others: Any) -> ReadingT:
+    """A reading made of a part's statistics: every field is the one of that name, unless it is among *others*."""
+    names = [each.name for each in fields(kind)]  # type: ignore[arg-type]  # a dataclass
+    values: dict[str, Any] = {name: others[name] if name in others else getattr(part, name) for name in names}
+    return kind(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,7 @@ class SpoolReading:
         disk_limit_bytes: what *disk_bytes* may reach; 0 when nothing may be spilled.
         segments: files.
         spilling: some bytes are on disk or go there.
+        full: there is room for no more: the source is not read.
         blocked: why nothing can be spilled now; empty when it can.
     """
 
@@ -111,6 +122,7 @@ class SpoolReading:
     disk_limit_bytes: int = 0
     segments: int = 0
     spilling: bool = False
+    full: bool = False
     blocked: str = ""
 
 

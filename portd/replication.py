@@ -15,27 +15,39 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.backoff import Backoff
-from portd.config import ExpiryGap, OnRefusal
-from portd.errors import ConfigError, LinkLost, LinkTaken, PortdError, ScriptMissing, TargetBusy, TargetError
+from portd.choices import ExpiryGap, OnRefusal, StopAfter
+from portd.errors import (
+    ConfigError,
+    Interrupted,
+    LinkLost,
+    LinkTaken,
+    PortdError,
+    ScriptMissing,
+    TargetBusy,
+    TargetError,
+)
+from portd.gate import Gate, HeldBack, Stopped
 from portd.log import get_logger
 from portd.model import Phase
 from portd.pipeline import ByteBudget, FenceStatistics
 from portd.pipeline.queue import OWNER as QUEUE
-from portd.readings import FenceReading, KeyReading, LaneReading, PipelineReading, SpoolReading
-from portd.session import HistoryLost, Parts, Session, Stopped, first_cause, fresh
+from portd.readings import FenceReading, KeyReading, LaneReading, PipelineReading, SpoolReading, reading_of
+from portd.session import HistoryLost, Parts, Session, first_cause
+from portd.source import cluster
 from portd.source.handshake import HandshakeOptions
-from portd.source.info import read_info
+from portd.source.info import ask_keys, read_info
 from portd.source.link import Link, LinkOptions
 from portd.spool import Spool
-from portd.target import importmode, postponed
+from portd.target import postponed
 from portd.target.checkpoint import State, guard, read_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
-from portd.target.lane import lane_name
+from portd.target.importmode import ImportMode
 from portd.target.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
 from portd.target.scriptbook import ScriptBook
+from portd.target.writing import lane_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -45,9 +57,10 @@ if TYPE_CHECKING:
     from portd.kernel.snapshot import CurrentKey
     from portd.memory.ledger import Ledger
     from portd.memory.plan import MemoryPlan
-    from portd.model import Progress
+    from portd.model import Position, Progress
     from portd.source.handshake import Transfer
     from portd.target.capabilities import Capabilities
+    from portd.target.checkpoint import Checkpoint
 
 log = get_logger("sync")
 
@@ -71,6 +84,8 @@ class Replication:
 
     Attributes:
         limiter: on the load of the target; it may be changed while the replication runs.
+        reached: what `stop_after` asks for is done.
+        gate: where full syncs wait for an operator.
     """
 
     def __init__(
@@ -81,11 +96,13 @@ class Replication:
         stop: asyncio.Event,
         beside: Callable[[], Coroutine[None, None, None]] | None = None,
     ) -> None:
+        self.reached = False
         self._beside = beside
         self._settings = settings
         self._plan = plan
         self._progress = progress
         self._stop = stop
+        self.gate = Gate(settings, progress, stop)
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
         self._spool = Spool(
@@ -120,6 +137,8 @@ class Replication:
         self._largest: list[CurrentKey] = []
         self._lease: Lease | None = None
         self._imports = False  # the target is in import mode because of us
+        self._import_mode = ImportMode(self._target, settings.checkpoint_key, settings.link, progress)
+        self._keys_at_start: int | None = None  # of the source; good for a snapshot that begins at once
 
     async def run(self) -> None:
         """Replicates until told to stop or until ``stop_after`` is reached.
@@ -130,9 +149,11 @@ class Replication:
         try:
             parts = await self._prepare()
             async with asyncio.TaskGroup() as group:
-                keeper = group.create_task(self._lease.keep(), name="lease") if self._lease else None
+                keepers = [group.create_task(self._lease.keep(), name="lease")] if self._lease else []
+                if self._imports:
+                    keepers.append(group.create_task(self._import_mode.keep(), name="import mode"))
                 await self._follow(parts)
-                if keeper is not None:
+                for keeper in keepers:
                     keeper.cancel()
         except BaseExceptionGroup as group:
             cause = first_cause(group)
@@ -147,7 +168,7 @@ class Replication:
         if self._imports:
             try:
                 async with asyncio.timeout(LEAVE_SECONDS):
-                    await importmode.leave(self._target)
+                    await self._import_mode.leave()
             except (TargetError, TimeoutError) as error:
                 reason = str(error) or "it does not answer"
                 log.warning("target stays in import mode", error=reason, hint="CONFIG SET import-mode no ends it")
@@ -162,6 +183,10 @@ class Replication:
             done = self._progress.stream.transactions
             try:
                 transfer = await self._run_session(parts, transfer)
+            except HeldBack as held:
+                transfer = None
+                await self._wait_held(held)
+                backoff.reset()
             except PortdError as error:
                 self._afresh = isinstance(error, ScriptMissing)
                 if not error.retriable or (isinstance(error, LinkLost) and not self._progress.source.connects):
@@ -179,6 +204,33 @@ class Replication:
                     return
                 backoff.reset()
 
+    async def _wait_held(self, held: HeldBack) -> None:
+        """Until a full sync may be tried again, or a stop comes.
+
+        Raises:
+            Interrupted: see `_end_held`.
+        """
+        self._copying = False
+        try:
+            await self.gate.wait(held)
+        except Stopped:
+            self._end_held()
+        else:
+            self._progress.phase = Phase.CONNECTING
+
+    def _end_held(self) -> None:
+        """A stop came while a full sync was held.
+
+        Raises:
+            Interrupted: an end was asked for that was not reached.
+        """
+        log.warning("stopped while held", hint="nothing was overwritten or removed; the next start looks again")
+        if self._settings.stop_after is not StopAfter.NONE:
+            raise Interrupted(
+                f"stopped while the sync was held, before --stop-after {self._settings.stop_after.value}",
+                hint="see the log for what it waited for",
+            )
+
     async def _pause(self, seconds: float) -> None:
         """Sleeps, unless a stop comes first."""
         try:
@@ -195,8 +247,15 @@ class Replication:
         log.info("target", url=self._target.display, **progress.target_info)
         source = await read_info(self._source)
         progress.source_info = source.shown()
+        self._keys_at_start = source.keys
         log.info("source", url=self._source.display, **progress.source_info)
-        patience = ConnectionOptions(connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds)
+        cluster.admit(self._source, source.cluster, one_shard=settings.one_shard)
+        self._require_databases(source.highest_database, capabilities.databases)
+        patience = ConnectionOptions(
+            connect_seconds=settings.connect_seconds,
+            silence_seconds=settings.silence_seconds,
+            troubles=progress.troubles,
+        )
         self._lease = Lease(
             self._target,
             settings.checkpoint_name(),
@@ -228,6 +287,7 @@ class Replication:
             letters=self._letters,
             scripts=self._scripts,
             stop=self._stop,
+            gate=self.gate,
             lease=self._lease,
             epoch=epoch,
             connection=replace(self._lease.options(), imports=self._imports),
@@ -235,11 +295,26 @@ class Replication:
             beside=self._beside,
         )
 
+    def _require_databases(self, highest: int | None, there: int) -> None:
+        """Makes sure that the target has every database that holds keys, as far as both ends tell.
+
+        Raises:
+            ConfigError: it has not, and the policy is to stop.
+        """
+        if highest is None or not 0 < there <= highest:
+            return
+        told = f"the source has keys in database {highest}, the target has only {there} databases"
+        if self._letters.stops:
+            raise ConfigError(
+                told, hint=f"set databases to {highest + 1} or more at the target, or --on-refusal continue"
+            )
+        log.warning(told, hint="what belongs into databases that the target lacks becomes dead letters")
+
     async def _close_expiry_gap(self, capabilities: Capabilities) -> bool:
         """Chooses what keeps keys alive whose renewal comes late; whether near expiries are postponed."""
         wanted, postpones = self._settings.expiry_gap, False
         if wanted in {ExpiryGap.AUTO, ExpiryGap.IMPORT_MODE}:
-            self._imports = await importmode.enter(self._target, capabilities)
+            self._imports = await self._import_mode.enter(capabilities)
         if wanted in {ExpiryGap.POSTPONE, ExpiryGap.HOLD} or (wanted is ExpiryGap.AUTO and not self._imports):
             postpones = await postponed.usable(self._target, capabilities, self._settings.checkpoint_name())
         closed = (
@@ -259,6 +334,16 @@ class Replication:
             log.info("expiry gap", closed_by=closed)
         return postpones
 
+    def _place(self, checkpoint: Checkpoint | None) -> tuple[Position | None, str]:
+        """Where the stream may go on, None for nowhere; and why a full sync comes, should the source agree to nothing else."""
+        if self._afresh:
+            return None, "script"
+        if checkpoint is None:
+            return None, "first"
+        if checkpoint.state is not State.STREAM:
+            return None, "interrupted"
+        return checkpoint.position, "backlog"
+
     async def _run_session(self, parts: Parts, transfer: Transfer | None) -> Transfer | None:
         """One session.
 
@@ -272,24 +357,30 @@ class Replication:
         checkpoint = None
         reason = "backlog"  # the source refused to continue the session before
         self._spool.reset()
+        self._progress.phase = Phase.CONNECTING
+        self._progress.stream.following = False
         parts = await self._recognise_target(parts)
         if self._session is not None:  # nothing of that one changes the checkpoint any more that is read now
             parts = replace(parts, epoch=await parts.lease.begin())
         if transfer is None:
             checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
-            position = checkpoint.position if checkpoint and checkpoint.state is State.STREAM else None
-            reason = "first" if checkpoint is None else "interrupted" if position is None else "backlog"
-            if self._afresh:
-                position, reason = None, "script"
+            position, reason = self._place(checkpoint)
             self._copying = False  # an attempt that does not get as far costs no fork
-            transfer = await self._link.connect(position)
+            transfer = await self._connect(position)
+            if transfer is None:
+                log.info("stopped before anything was copied")
+                return None
         if transfer.full:
             checkpoint = None
+            self._copying = True
+            reason = await self._admit(transfer, reason)
             self._progress.full_syncs[reason] += 1
-            fresh(self._progress.snapshot)
+            self._progress.begin_snapshot()
             self._progress.snapshot.bytes_total = transfer.length
+            self._progress.snapshot.keys_total = await self._count_keys()
             log.info("full sync", reason=reason, replid=transfer.position.replid, offset=transfer.position.offset)
         else:
+            self.gate.passed()
             self._progress.partial_syncs += 1
             log.info("partial sync", replid=transfer.position.replid, offset=transfer.position.offset)
         self._progress.position = transfer.position
@@ -298,6 +389,7 @@ class Replication:
         self._session = Session(parts, transfer, checkpoint, on_snapshot=self._copied, spacing=spacing)
         try:
             await self._session.run()
+            self.reached = self._session.reached
         except HistoryLost as lost:
             self._spacing = self._fork_wait()
             log.warning(
@@ -307,12 +399,26 @@ class Replication:
             )
             return lost.transfer
         except Stopped:
-            log.info("stopped inside a snapshot", hint="it starts over with the next start")
+            if self.gate.broken_off:
+                self._end_held()
+            log.warning("stopped inside a snapshot", hint="the target is not complete; the next start begins it anew")
         finally:
-            if self._session.copy is not None:
-                self._largest = self._session.copy.largest.read()
-                self._session.copy = None  # its decoder's buffers
+            self._session.drop_copy()
+            self._largest = self._session.largest or self._largest
         return None
+
+    async def _admit(self, transfer: Transfer, reason: str) -> str:
+        """The full sync that the source has agreed to may begin; why it does.
+
+        Raises:
+            HeldBack: it has to wait.
+            PortdError: an end cannot be asked.
+        """
+        try:
+            return await self.gate.admit(transfer.position.replid) or reason
+        except BaseException:
+            self._link.close()  # the source need not keep a snapshot for us
+            raise
 
     async def _recognise_target(self, parts: Parts) -> Parts:
         """Asks the target again who it is: since the session before it may have become another process, or version."""
@@ -328,7 +434,26 @@ class Replication:
         self._progress.target_info = capabilities.shown()
         return replace(parts, capabilities=capabilities)
 
+    async def _connect(self, position: Position | None) -> Transfer | None:
+        """Makes the link, which waits for the source's snapshot for as long as that takes; None at a stop."""
+        connecting = asyncio.create_task(self._link.connect(position), name="connect")
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait({connecting, stop}, return_when=asyncio.FIRST_COMPLETED)
+            return connecting.result() if connecting.done() else None
+        finally:
+            stop.cancel()
+            connecting.cancel()
+            await asyncio.wait({connecting})
+
+    async def _count_keys(self) -> int | None:
+        """Keys in all databases of the source, for how much is done of a snapshot that begins."""
+        told = self._keys_at_start
+        self._keys_at_start = None
+        return told if told is not None else await ask_keys(self._source)
+
     def _copied(self) -> None:
+        self.gate.passed()
         self._copying = False
         self._copied_at = time.monotonic()
 
@@ -403,6 +528,7 @@ class Replication:
         copy = session.copy if session else None
         queue = session.writers.statistics().queue if session and session.writers else None
         current = copy.decoder.current if copy else None
+        largest = (session.largest if session else None) or self._largest
         return PipelineReading(
             budget_bytes=budget.limit,
             budget_used_bytes=budget.used,
@@ -413,21 +539,12 @@ class Replication:
             fences=[_fence(fence) for fence in queue.fences[:MOST_FENCES]] if queue else [],
             open_fences=len(queue.fences) if queue else 0,
             lanes=[
-                LaneReading(lane.index, lane.link.connected, lane.in_flight_bytes, lane.in_flight_batches)
+                reading_of(LaneReading, lane, lane=lane.index, connected=lane.link.connected)
                 for lane in self._progress.lanes
             ],
             current_key=_shown(current) if current else None,
-            largest_keys=[_shown(key) for key in (copy.largest.read() if copy else self._largest)],
-            spool=SpoolReading(
-                memory_bytes=spool.memory_bytes,
-                disk_bytes=spool.disk_bytes,
-                peak_memory_bytes=spool.peak_memory_bytes,
-                peak_disk_bytes=spool.peak_disk_bytes,
-                memory_limit_bytes=spool.memory_limit,
-                disk_limit_bytes=spool.disk_limit,
-                segments=spool.segments,
-                spilling=spool.spilling,
-            ),
+            largest_keys=[_shown(key) for key in (copy.largest.read() if copy else largest)],
+            spool=reading_of(SpoolReading, spool),
         )
 
 
@@ -440,25 +557,11 @@ def _script_path(settings: Settings) -> Path | None:
 
 
 def _shown(key: CurrentKey) -> KeyReading:
-    return KeyReading(
-        db=key.db,
-        key=_text(key.key),
-        type=key.type,
-        elements_done=key.elements_done,
-        elements_total=key.elements_total,
-        bytes_done=key.bytes_done,
-    )
+    return reading_of(KeyReading, key, key=_text(key.key))
 
 
 def _fence(fence: FenceStatistics) -> FenceReading:
-    return FenceReading(
-        db=fence.db,
-        key=_text(fence.key),
-        gate=fence.gate.value,
-        chunks=fence.chunks,
-        chunks_done=fence.chunks_done,
-        closing=fence.closing,
-    )
+    return reading_of(FenceReading, fence, key=_text(fence.key), gate=fence.gate.value)
 
 
 def _text(key: bytes) -> str:

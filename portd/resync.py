@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from portd.config import Existing, Prune
+from portd.choices import Existing, Prune
 from portd.errors import SpoolError
 from portd.log import get_logger
 from portd.resp import request
@@ -15,6 +15,8 @@ from portd.target.epoch import write_once
 from portd.target.prune import PruneOptions, Pruner
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from portd.config import Settings
     from portd.endpoint import Endpoint
     from portd.kernel.batch import Batch
@@ -42,6 +44,7 @@ class Resync:
     Attributes:
         sole: nothing but this link's data is in the target, as far as can be known; set by `begin`.
         removed: ghosts removed, after `finish`.
+        first: no full sync of this link has ended yet; set by `begin`.
         postponed: expiries of an earlier sync may be in the target that are to be set back; set by `begin`.
     """
 
@@ -55,6 +58,7 @@ class Resync:
         epoch: Epoch,
     ) -> None:
         self.sole = False
+        self.first = False
         self.removed = 0
         self.postponed = False
         self._settings = settings
@@ -76,6 +80,7 @@ class Resync:
         settings = self._settings
         mode = settings.prune
         checkpoint = await read_checkpoint(self._target, settings.checkpoint_name())
+        self.first = checkpoint is None or checkpoint.first
         if mode is Prune.FLUSH:
             functions = "function" in self._capabilities.commands
             await flush(self._target, self._epoch, self._connection, functions=functions)
@@ -155,11 +160,12 @@ class Resync:
         if self._pruner is not None:
             self._pruner.note_key(letter.db, letter.key)
 
-    async def finish(self, letters: int) -> None:
+    async def finish(self, letters: int, permit: Callable[[int, int], Awaitable[None]]) -> None:
         """Removes the ghosts; all of the snapshot is acknowledged, and nothing else is sent.
 
         Args:
             letters: dead letters that the decoder counted.
+            permit: told how many keys of how many are to be removed; returns when they may.
 
         Raises:
             PortdError: see `Pruner.run`.
@@ -170,7 +176,7 @@ class Resync:
         if letters > self._letters:  # some were counted and not kept: their keys are not known
             self._give_up("more dead letters than could be kept")
             return
-        found = await pruner.run()
+        found = await pruner.run(None if self.first else permit)
         self.removed = found.removed
         if found.others and self._settings.prune is Prune.AUTO:
             log.warning(

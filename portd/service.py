@@ -9,7 +9,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from portd.errors import InternalError
+from portd.choices import StopAfter
+from portd.controlsocket import ControlSocket, Refusal
+from portd.errors import InternalError, Interrupted
 from portd.log import get_logger
 from portd.loopwatch import LoopWatch
 from portd.memory.accounting import Accounting
@@ -20,12 +22,16 @@ from portd.model import Phase, Progress
 from portd.pace import Pace
 from portd.replication import Replication
 from portd.source.forecast import Forecast
+from portd.standing import look
 from portd.verify.schedule import Schedule
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from portd.config import Settings
     from portd.http.server import HttpServer
     from portd.memory.accounting import MemoryReport
+    from portd.standing import Standing
 
 log = get_logger("service")
 
@@ -56,6 +62,8 @@ class Service:
         self._accounting.pipeline = self._replication.reading
         self._forecast = Forecast(settings.source_endpoint(), self.progress)
         self._http = self._make_http()
+        path = settings.control_path()
+        self._control = ControlSocket(path, {"accept": self._accept}) if path is not None else None
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -63,6 +71,7 @@ class Service:
 
         Raises:
             ExceptionGroup: of the errors that ended it.
+            Interrupted: it was stopped before it had reached what `stop_after` says.
         """
         if self._task is not None:
             raise InternalError("the service runs already")
@@ -71,6 +80,8 @@ class Service:
             if self._http is not None:
                 await self._http.start()
                 log.info("pages", url=self._http.url)
+            if self._control is not None:
+                await self._control.start()
             self._accounting.settle()
             self._loop_watch.start()  # nobody waits for the loop before
             if self._settings.heap_profile:
@@ -87,6 +98,9 @@ class Service:
                 await self._watch_stop(self._task)
                 forecast.cancel()
             self.progress.phase = Phase.STOPPED
+            self._check_reached()
+        except Interrupted:
+            raise
         except BaseException as error:
             self.progress.phase = Phase.FAILED
             if not isinstance(error, asyncio.CancelledError):
@@ -103,17 +117,19 @@ class Service:
             self._accounting.close()
             self._heap.close()
             self._replication.close()
+            if self._control is not None:
+                self._control.close()
             if self._http is not None:
                 self._http.close()
 
     async def _watch_stop(self, task: asyncio.Task[None]) -> None:
         """Returns when *task* is over; once a stop was asked for, it has `drain_seconds` left."""
-        stopped = asyncio.ensure_future(self._stop.wait())
+        stopped = asyncio.create_task(self._stop.wait(), name="stop")
         try:
             await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return
-            self.progress.phase = Phase.DRAINING
+            self.progress.stopping = True
             begun = time.monotonic()
             await asyncio.wait({task}, timeout=self._settings.drain_seconds)
             if not task.done():
@@ -124,6 +140,17 @@ class Service:
                 task.cancel()
         finally:
             stopped.cancel()
+
+    def _check_reached(self) -> None:
+        """A stop is an answer to a sync that goes on for ever, not to one that was to reach something.
+
+        Raises:
+            Interrupted: it has not.
+        """
+        wanted = self._settings.stop_after
+        if wanted is not StopAfter.NONE and not self._replication.reached:
+            what = "the snapshot was applied" if wanted is StopAfter.SNAPSHOT else "the target had caught up"
+            raise Interrupted(f"stopped before {what}", hint="start it again: it goes on from the target's checkpoint")
 
     def request_stop(self) -> None:
         """Asks to apply what was read, to checkpoint and to end; returns at once."""
@@ -136,6 +163,18 @@ class Service:
     def limit(self, name: str, value: int) -> None:
         """Lets a limit on the load of the target take effect; *name* is that of the setting."""
         self._replication.limiter.change_setting(name, value)
+
+    def _accept(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002 - it takes none
+        """An operator lets a held sync go on.
+
+        Raises:
+            Refusal: none is held.
+        """
+        held = self._replication.gate.accept()
+        if held is None:
+            phase = look(self.progress).phase.value
+            raise Refusal(f"nothing is held: the sync is {phase}", "a word in advance is the flag --accept-source")
+        return {"link": self._settings.link, "reason": held.reason, "text": f"accepted, the sync goes on: {held.words}"}
 
     def status(self) -> dict[str, Any]:
         """Plain data for ``/status`` and the status page."""
@@ -151,11 +190,9 @@ class Service:
         """What records heap profiles."""
         return self._heap
 
-    def ready(self) -> bool:
-        """The snapshot is applied: the target may be read."""
-        return self.progress.phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING} or (
-            self.progress.phase is Phase.CONNECTING and self.progress.stream.checkpointed_offset > 0
-        )
+    def standing(self) -> Standing:
+        """Phase, and whether the target may be read."""
+        return look(self.progress)
 
     def alive(self) -> bool:
         """The replication runs."""
@@ -178,4 +215,5 @@ class Service:
                 decoder=self._replication.decoder_counters,
             )
         )
-        return HttpServer(self, registry, address, redact_keys=self._settings.redact_keys)
+        settings = self._settings
+        return HttpServer(self, registry, address, redact_keys=settings.redact_keys, hosts=settings.http_names())

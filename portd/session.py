@@ -13,32 +13,38 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.backoff import Backoff
-from portd.config import Existing, ExpiryGap, StopAfter
-from portd.errors import LinkLost, SourceError
+from portd.catchup import CatchUp
+from portd.choices import Existing, ExpiryGap, StopAfter
+from portd.errors import LinkLost, SourceBusy, SourceError
+from portd.gate import Stopped
+from portd.glimpse import Glimpse
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
-from portd.model import Phase, Position, SnapshotProgress
+from portd.model import Phase, Position
 from portd.resync import NotingSink, Resync
 from portd.scheduling import bulk_work
 from portd.shapes import whole
-from portd.snapshotcopy import SnapshotCopy
+from portd.snapshotcopy import SnapshotCopy, stream_database
 from portd.streamfeed import StreamFeed
-from portd.target.applier import Applier, ApplierOptions
+from portd.target.applier import Applier
+from portd.target.applieroptions import ApplierOptions
 from portd.target.checkpoint import MOST_OFFSET, Checkpoint, write_checkpoint
-from portd.target.connection import ConnectionOptions
+from portd.target.connection import ConnectionOptions, Disconnected
 from portd.target.control import patiently
 from portd.target.deadletter import Letter
-from portd.target.lane import WriterOptions
 from portd.target.postponed import Horizon, Postponed, Sweeper, shift_of, snapshot_margin_ms
 from portd.target.scripts import Scripts
 from portd.target.writers import Writers
+from portd.target.writing import WriterOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from portd.config import Settings
     from portd.endpoint import Endpoint
-    from portd.kernel.snapshot import DeadLetter
+    from portd.errors import TargetBusy
+    from portd.gate import Gate
+    from portd.kernel.snapshot import CurrentKey, DeadLetter
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
     from portd.pipeline import ByteBudget
@@ -66,10 +72,6 @@ class HistoryLost(Exception):
         self.transfer = transfer
 
 
-class Stopped(Exception):
-    """There is nothing to drain."""
-
-
 @dataclass(slots=True)
 class Parts:
     """What outlives a session; built once by the replication.
@@ -87,6 +89,7 @@ class Parts:
         letters: receives refusals.
         scripts: texts that the source may call by their SHA1.
         stop: set when the sync is to end in order.
+        gate: where removals wait that are too many.
         lease: on the link.
         epoch: fences every write of a snapshot, and its successor those of the stream behind it; a stream that is
             continued is fenced by the epoch itself.
@@ -107,6 +110,7 @@ class Parts:
     letters: DeadLetters
     scripts: ScriptBook
     stop: asyncio.Event
+    gate: Gate
     lease: Lease
     epoch: Epoch
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
@@ -146,6 +150,7 @@ class Session:
         spacing: float = 0.0,
     ) -> None:
         self.copy: SnapshotCopy | None = None
+        self.largest: list[CurrentKey] = []  # of a snapshot that is over
         self.writers: Writers | None = None
         self.resync: Resync | None = None
         self.feed: StreamFeed | None = None
@@ -157,7 +162,11 @@ class Session:
         self._spacing = spacing
         self._epoch = parts.epoch  # of what is written now
         self._replid = transfer.position.replid
-        self._phase = Phase.CONNECTING  # of the target's side, which goes on while the link is made again
+        self.reached = False  # what `stop_after` asks for: all that follows is finishing
+        self._linked = asyncio.Event()  # the link is connected
+        self._linked.set()
+        self._relinked = asyncio.Event()  # it was made again since the target was last known to have caught up
+        self._caught_up = asyncio.Event()  # once
         self._input_ended = asyncio.Event()
         self._decoded = asyncio.Event()  # the snapshot is in the spool to its end
         parts.spool.watch(self._let_go)
@@ -198,6 +207,7 @@ class Session:
             try:
                 await link.run()
             except LinkLost as error:
+                self._linked.clear()
                 if self._input_ended.is_set():
                     return
                 log.warning(
@@ -226,7 +236,8 @@ class Session:
                 if not error.retriable:
                     raise
                 progress.last_error = str(error)
-                log.warning("source is not there", error=str(error), attempt=backoff.attempts)
+                if not isinstance(error, SourceBusy):  # the link has noted that
+                    log.warning("source is not there", error=str(error), attempt=backoff.attempts)
                 continue
             if self._input_ended.is_set():  # meanwhile: nothing more may come into the spool
                 link.close()
@@ -234,11 +245,14 @@ class Session:
             if transfer.full:
                 raise HistoryLost(transfer)
             self._spacing = 0.0  # its backlog is large enough
-            progress.phase = self._phase
+            if progress.phase is Phase.STREAMING:  # what was written meanwhile is still to come
+                progress.phase = Phase.CATCHING_UP
             progress.partial_syncs += 1
             self._adopt(transfer.position.replid)
             if self.feed is not None:
                 self.feed.lag(lost_at)
+            self._linked.set()
+            self._relinked.set()
             log.info("link continues", replid=transfer.position.replid, offset=transfer.position.offset)
             return
 
@@ -280,6 +294,7 @@ class Session:
             if not self._transfer.full:
                 log.info("snapshot was applied by an earlier start", offset=self._checkpoint.position.offset)
             await self._sweeper(Postponed(there=self._checkpoint.postponed)).finish(self._checkpoint.epoch)
+            self.reached = True
             return
         if not self._transfer.full:
             self._begin_feed(
@@ -293,28 +308,24 @@ class Session:
     async def _apply_snapshot(self) -> None:
         parts, transfer = self._parts, self._transfer
         progress, settings = parts.progress, parts.settings
-        self._phase = progress.phase = Phase.SNAPSHOT
-        key = settings.checkpoint_name()
-        epoch, patience = parts.epoch, parts.connection
+        progress.phase = Phase.SNAPSHOT
+        key, epoch, patience = settings.checkpoint_name(), parts.epoch, parts.connection
+        await self._examine()
         self.resync = resync = Resync(settings, parts.target, parts.capabilities, parts.limiter, patience, epoch)
         await patiently(resync.begin, self._note_refusal)
         marker = Checkpoint.begin(transfer.position, progress.source_info.get("run_id", ""), sole=resync.sole)
-        marker = replace(marker, postponed=parts.postpones or resync.postponed)
+        marker = replace(
+            marker, postponed=parts.postpones or resync.postponed, first=resync.first, accepted=parts.gate.accepted,
+            source_replid2=progress.source_info.get("replid2", ""), source_address=settings.source_endpoint().display,
+        )  # fmt: skip
         await patiently(partial(write_checkpoint, parts.target, key, marker, epoch, patience), self._note_refusal)
-        decoder = SnapshotDecoder(
-            parts.capabilities.dialect(),
-            chunk_bytes=parts.capabilities.chunk_bytes(settings.chunk_bytes),
-            batch_bytes=parts.capabilities.batch_bytes(parts.plan.batch_bytes),
-            command_bytes=settings.command_bytes,
-            command_elements=settings.command_elements,
-            skip_existing=settings.existing is Existing.SKIP,
-        )
-        decoder.postpone(snapshot_margin_ms(always=parts.holds), parts.shift_ms)
+        decoder = self._make_decoder()
         self.writers = Writers(parts.target, parts.budget, progress, parts.letters, self._writer_options())
         sink = NotingSink(self.writers, resync)
         self.copy = SnapshotCopy(
             parts.spool, decoder, sink, progress.snapshot, transfer, self._on_letter, parts.scripts.add
         )
+        self.copy.refuse_node = None if settings.one_shard else settings.source_endpoint().display
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.writers.run(), name="writers")
@@ -324,7 +335,8 @@ class Session:
                 self._decoded.set()
                 await self.writers.flush()
                 self.writers.close()
-            await resync.finish(decoder.statistics()["keys_failed"])
+            counters = decoder.statistics()
+            await resync.finish(counters["keys_failed"] - counters["keys_lacking"], self._permit)
             progress.keys_pruned += resync.removed
         except BaseExceptionGroup as group:
             raise first_cause(group) from None
@@ -332,12 +344,14 @@ class Session:
             self.writers.discard()
             resync.close()
         self._note_dropped(decoder)
-        db = int(decoder.aux.get("repl-stream-db", "0"))
-        self.copy = self.writers = None
+        self.drop_copy()
+        self.writers = None
         position = self._transfer.position
         checkpoint = replace(
-            Checkpoint.following(position, max(db, 0), marker.source_run_id, marker.snapshot_id),
+            Checkpoint.following(position, stream_database(decoder.aux), marker.source_run_id, marker.snapshot_id),
             sole=marker.sole,
+            source_replid2=marker.source_replid2,
+            source_address=marker.source_address,
             postponed=resync.postponed or progress.snapshot.keys_postponed > 0,
         )
         run_id = parts.capabilities.run_id
@@ -356,6 +370,43 @@ class Session:
         self._on_snapshot()
         self._begin_feed(index, position.offset, checkpoint.db, snapshot.started_at)
 
+    def _make_decoder(self) -> SnapshotDecoder:
+        parts, settings = self._parts, self._parts.settings
+        decoder = SnapshotDecoder(
+            parts.capabilities.dialect(),
+            chunk_bytes=parts.capabilities.chunk_bytes(settings.chunk_bytes),
+            batch_bytes=parts.capabilities.batch_bytes(parts.plan.batch_bytes),
+            command_bytes=settings.command_bytes,
+            command_elements=settings.command_elements,
+            skip_existing=settings.existing is Existing.SKIP,
+        )
+        decoder.spare(settings.checkpoint_key.encode())
+        decoder.postpone(snapshot_margin_ms(always=parts.holds), parts.shift_ms)
+        return decoder
+
+    def drop_copy(self) -> None:
+        """Lets go of the decoder and its buffers; what it has counted and found stays. Idempotent."""
+        if self.copy is not None:
+            self.largest = self.copy.largest.read()
+            counters = self.copy.decoder.statistics()
+            self._parts.progress.earlier.update({name: counters[name] for name in ("elements", "batches")})
+            self.copy = None
+
+    async def _examine(self) -> None:
+        """Where the source has left a doubt whether it is the one that was followed, its snapshot has to tell.
+
+        Raises:
+            HeldBack: the full sync has to wait.
+        """
+        parts = self._parts
+        if parts.gate.doubtful:
+            glimpse = Glimpse(parts.spool, parts.capabilities.dialect(), parts.plan.spool_bytes // 4)
+            parts.gate.examine(await glimpse.read(parts.target))
+
+    async def _permit(self, ghosts: int, keys: int) -> None:
+        """Removing keys may have to wait; the stream waits in the spool meanwhile, and the link is kept."""
+        await self._parts.gate.permit(ghosts, keys)
+
     def _find_position(self, decoder: SnapshotDecoder) -> None:
         """A source that renamed PSYNC tells the position inside of the snapshot only (rdb.c:rdbSaveInfoAuxFields)."""
         if self._transfer.announced:
@@ -370,9 +421,10 @@ class Session:
         self._transfer = replace(self._transfer, position=Position(replid, position))
         self._replid = replid
 
-    def _note_refusal(self, text: str) -> None:
-        self._parts.progress.last_error = text
-        log.warning("target refuses for now", error=text)
+    def _note_refusal(self, error: TargetBusy | Disconnected) -> None:
+        self._parts.progress.last_error = str(error)
+        if not self._parts.connection.note(error):
+            log.warning("target is not there, it is tried again", error=str(error))
 
     def _writer_options(self) -> WriterOptions:
         parts = self._parts
@@ -399,7 +451,12 @@ class Session:
             offset=offset,
             db=db,
             max_argument=parts.capabilities.proto_max_bulk_bytes,
-            forms=parts.capabilities.stream_forms(),
+            forms=parts.capabilities.stream_forms(
+                parts.progress.source_info,
+                own=parts.settings.checkpoint_key,
+                publish=not parts.settings.skip_messages,
+                stops=parts.letters.stops,
+            ),
             horizon=Horizon(parts.shift_ms, since, always=parts.holds),
         )
 
@@ -408,11 +465,11 @@ class Session:
         assert feed is not None
         assert self._checkpoint is not None
         progress = parts.progress
-        self._phase = progress.phase = Phase.CATCHING_UP
+        progress.phase = Phase.CATCHING_UP
         self.applier = Applier(
             parts.target,
             feed,
-            replace(self._checkpoint, position=Position(self._replid, self._checkpoint.position.offset)),
+            self._followed(self._checkpoint),
             parts.settings.checkpoint_name(),
             progress,
             parts.letters,
@@ -450,6 +507,19 @@ class Session:
         log.info("stream ended", offset=progress.stream.checkpointed_offset)
         if not parts.holds or parts.settings.stop_after is not StopAfter.NONE:
             await sweeper.finish(applier.checkpoint.epoch)
+        self.reached = self._caught_up.is_set()
+
+    def _followed(self, known: Checkpoint) -> Checkpoint:
+        """The checkpoint with what the source is by now: it continued that history, whatever its name was then."""
+        info, position = self._parts.progress.source_info, known.position
+        before = known.source_replid2 if self._replid == position.replid else position.replid
+        return replace(
+            known,
+            position=Position(self._replid, position.offset),
+            source_run_id=info.get("run_id", known.source_run_id),
+            source_replid2=info.get("replid2", before),
+            source_address=self._parts.settings.source_endpoint().display,
+        )
 
     def _sweeper(self, postponed: Postponed) -> Sweeper:
         parts = self._parts
@@ -458,25 +528,31 @@ class Session:
 
     async def _watch_caught_up(self, applier: Applier) -> None:
         """Keeps the phase; ends the input where catching up is all that is wanted."""
-        progress = self._parts.progress
-        await applier.caught_up.wait()
-        progress.stream.caught_up_at = progress.stream.caught_up_at or time.time()
-        self._phase = Phase.STREAMING
-        if progress.phase is Phase.CATCHING_UP:
-            progress.phase = Phase.STREAMING
-        log.info("caught up", offset=progress.stream.applied_offset)
-        if self._parts.settings.stop_after is StopAfter.CAUGHT_UP:
-            self._end_input()
+        parts, stream = self._parts, self._parts.progress.stream
+        catching_up = CatchUp(parts.link.endpoint, parts.spool, stream, applier, self._linked)
+        while True:
+            self._relinked.clear()
+            source_offset = await catching_up.wait()
+            if self._relinked.is_set():
+                continue
+            stream.caught_up_at = stream.caught_up_at or time.time()
+            parts.progress.phase = Phase.STREAMING
+            self._caught_up.set()
+            told = "unknown" if source_offset is None else source_offset
+            log.info("caught up", offset=stream.applied_offset, source_offset=told)
+            if parts.settings.stop_after is StopAfter.CAUGHT_UP:
+                self._end_input()
+            await self._relinked.wait()
 
     async def _run_beside(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
-        assert self.applier is not None
-        await self.applier.caught_up.wait()
+        await self._caught_up.wait()
         await work()
 
     # -- what the decoder found
 
     def _on_letter(self, letter: DeadLetter) -> None:
-        if self.resync is not None:
+        databases = self._parts.capabilities.databases
+        if self.resync is not None and (letter.db < databases or not databases):  # there is nothing to prune in others
             self.resync.note_letter(letter)
         self._parts.letters.add(
             Letter(
@@ -495,13 +571,16 @@ class Session:
         for name in ("idle", "freq", "field_ttl", "stream_meta", "meta"):
             if count := counters[f"{name}_dropped"]:
                 self._parts.progress.attributes_dropped[name.replace("_", "-")] += count
+        note_own(counters["keys_own"])
 
 
-def fresh(progress: SnapshotProgress) -> None:
-    """Counters of a snapshot that begins."""
-    begun = SnapshotProgress(started_at=time.time())
-    for name in begun.__dataclass_fields__:
-        setattr(progress, name, getattr(begun, name))
+def note_own(keys: int) -> None:
+    """Says that keys were left out because of their names."""
+    if keys:
+        log.warning(
+            "the source has keys named like those of portd: they are not copied", keys=keys,
+            hint="harmless when the source is itself the target of a portd; rename them, or set checkpoint_key, otherwise",
+        )  # fmt: skip
 
 
 def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

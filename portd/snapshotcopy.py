@@ -7,9 +7,10 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from portd.errors import DecodeError, TruncatedSnapshot
+from portd.source.cluster import only_one_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from portd.kernel.batch import Batch
     from portd.kernel.snapshot import CurrentKey, DeadLetter, SnapshotDecoder
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 LARGEST_KEYS = 10
 LARGE_KEY_BYTES = 1 << 20  # keys below this are never among the largest worth telling
+LONGEST_NUMBER = 10  # digits of a database number that can be one
 TURN_SECONDS = 0.001  # decoding longer than this without a pause would keep ACKs and pages waiting
 
 
@@ -49,6 +51,19 @@ class LargestKeys:
         return list(self._found)
 
 
+def stream_database(aux: Mapping[str, str]) -> int:
+    """The database in effect where the stream behind a snapshot begins, from its AUX fields.
+
+    Returns:
+        0 where the snapshot does not tell: the source selects one then. -1 where it tells no number: nothing is known,
+        and a command before any SELECT is an error.
+    """
+    text = aux.get("repl-stream-db", "0")
+    if text.startswith("-"):  # a primary that has not selected any
+        return 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) < LONGEST_NUMBER else -1
+
+
 class SnapshotCopy:
     """Moves one snapshot from the spool to the lanes.
 
@@ -61,6 +76,10 @@ class SnapshotCopy:
         on_letter: told of every value that cannot reach the target.
         on_script: told of every text of a script that the source has cached.
         begin: spool index of the first byte.
+
+    Attributes:
+        refuse_node: the source as shown to the operator, when it may not be a node of a cluster. Nothing that such a
+            snapshot holds reaches the sink.
     """
 
     def __init__(
@@ -77,6 +96,7 @@ class SnapshotCopy:
     ) -> None:
         self.largest = LargestKeys()
         self.decoder = decoder
+        self.refuse_node: str | None = None
         self._spool = spool
         self._sink = sink
         self._progress = progress
@@ -93,6 +113,7 @@ class SnapshotCopy:
             Spool index of the first byte of the stream; the spool reads from there next.
 
         Raises:
+            ConfigError: it is of a cluster node, see `refuse_node`.
             DecodeError: corrupt bytes, a wrong checksum, or no end mark where it belongs.
             LinkLost: the spool ended before the snapshot did.
         """
@@ -114,12 +135,18 @@ class SnapshotCopy:
         while data:
             data = data[self.decoder.feed(data) :]
             while (batch := self.decoder.next_batch()) is not None:
+                self._look_for_shards()
                 await self._sink.put(batch)
                 if time.perf_counter() - turn > TURN_SECONDS:
                     await asyncio.sleep(0)
                     turn = time.perf_counter()
+            self._look_for_shards()
             if self.decoder.ended:
                 return
+
+    def _look_for_shards(self) -> None:
+        if self.refuse_node is not None and self.decoder.of_cluster_node:
+            raise only_one_shard(self.refuse_node)
 
     async def _pass_end_mark(self, end: int) -> int:
         """A diskless transfer repeats its 40-byte mark behind the snapshot; a counted one must have used its length."""
@@ -153,6 +180,7 @@ class SnapshotCopy:
         progress.keys_expired = counters["keys_expired"]
         progress.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
         self._refused = counters["keys_failed"]
+        progress.keys_own = counters["keys_own"]
         progress.keys_postponed = counters["keys_postponed"]
         if (current := self.decoder.current) is not None:
             self.largest.note(current)

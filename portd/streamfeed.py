@@ -50,13 +50,25 @@ class StreamFeed:
         self._forms = forms
         self._max_argument = max_argument
         self._horizon = horizon or Horizon(0)
+        self._lacking: frozenset[int] = frozenset()
         self._rest = memoryview(b"")  # of the chunk that is being fed
+        self._chunk = (0, 0)  # offsets before its first byte, and of its last one
+        self._held_since = (
+            0.0  # unix time of the oldest byte that was read and is in no piece yet; 0 when there is none
+        )
         self._counted = offset  # pieces up to here are in the counters: a rewind does not count them twice
         self._commands = progress.commands_settled  # behind the last piece handed out
         self._splitter = self._begin(offset, db)
 
     def _begin(self, offset: int, db: int) -> StreamSplitter:
-        return StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, max_argument=self._max_argument, **self._forms)
+        return StreamSplitter(
+            offset,
+            db,
+            piece_bytes=PIECE_BYTES,
+            max_argument=self._max_argument,
+            lacking=self._lacking,
+            **self._forms,
+        )
 
     async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece, waiting for it; None when the stream has ended.
@@ -81,12 +93,14 @@ class StreamFeed:
                 self._splitter.postpone(horizon.ms(), horizon.shift_ms)
             piece = self._splitter.next_piece(max_bytes, max_commands)
             if piece is not None:
+                self._note_out(piece.end_offset)
                 if piece.overdue:
                     horizon.lag()
-                self._commands += piece.replies + piece.filtered
+                self._commands += piece.replies + piece.filtered + piece.refused
                 self._progress.commands_read = max(self._progress.commands_read, self._commands)
                 if piece.end_offset > self._counted:
                     self._progress.expiries_postponed += piece.postponed
+                    self._progress.field_expiries_dropped += piece.lost
                     self._counted = piece.end_offset
                     self._progress.decoded_offset = piece.end_offset
                 return piece
@@ -96,6 +110,17 @@ class StreamFeed:
                 self._begin_chunk(chunk)
             else:
                 return None
+
+    @property
+    def waiting_since(self) -> float:
+        """Unix time at which the oldest byte was received that is in no piece yet, in the spool or here; 0 for none."""
+        return self._held_since or self._spool.waiting_since
+
+    def _note_out(self, offset: int) -> None:
+        """A piece that ends at *offset* is handed out."""
+        before, end = self._chunk
+        if offset >= before:
+            self._held_since = 0.0 if offset >= end else self.received_at
 
     def lag(self, since: float) -> None:
         """What comes next was held back since unix time *since*."""
@@ -109,6 +134,8 @@ class StreamFeed:
 
     def _begin_chunk(self, chunk: Chunk) -> None:
         self._rest = chunk.data
+        self._chunk = chunk.start - self._shift, chunk.end - self._shift
+        self._held_since = self._held_since or chunk.received_at
         self.received_at = chunk.received_at
         self._horizon.received(chunk.received_at)
         self._feed()
@@ -121,18 +148,23 @@ class StreamFeed:
         """Leaves out the command that begins at *offset*, which is still to come; forgotten by `rewind`."""
         self._splitter.exclude(offset)
 
+    def lack(self, databases: frozenset[int]) -> None:
+        """The target does not have these; takes effect with the next `rewind`."""
+        self._lacking |= databases
+
     def rewind(self, offset: int, db: int) -> None:
         """Goes back to behind *offset*, which is not before what was committed.
 
         Raises:
-            LinkLost: these bytes had to be let go of; the source has to send them again.
+            LinkLost: these bytes had to be let go of; the source has to send them again. Nothing has changed.
         """
-        self._rest = memoryview(b"")
         if offset + self._shift < self._spool.released:
             raise LinkLost(
                 f"the stream behind offset {offset} is not held any more: a transaction was larger than the spool",
                 hint="the source is asked for it again; a spool directory with room avoids that",
             )
+        self._rest = memoryview(b"")
+        self._held_since = 0.0
         self._spool.seek(offset + self._shift)
         self._commands = self._progress.commands_settled
         self._splitter = self._begin(offset, db)

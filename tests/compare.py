@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from portd.target.postponed import LEAST_SHIFT_MS, LINK_MS
-from tests.reading import READERS, read_field_expiries, read_functions, read_stream_state
+from tests.reading import (
+    READERS,
+    read_field_expiries,
+    read_functions,
+    read_old_stream_state,
+    read_stream_state,
+)
 from tests.wire import Argument, Wire
 
 if TYPE_CHECKING:
@@ -58,6 +64,7 @@ class End:
     absolute_ttl: bool  # PEXPIRETIME
     field_ttl: bool  # HPEXPIRETIME
     functions: bool
+    full_streams: bool  # XINFO STREAM FULL
     policy: str
 
     @classmethod
@@ -70,6 +77,7 @@ class End:
             absolute_ttl=binary.at_least(redis=(7, 0), valkey=(0,)),
             field_ttl=binary.at_least(redis=(7, 4), valkey=(9, 0)),
             functions=binary.at_least(redis=(7, 0), valkey=(0,)),
+            full_streams=binary.at_least(redis=(6, 0), valkey=(0,)),
             policy=wire.call("CONFIG", "GET", "maxmemory-policy")[1].decode(),
         )
 
@@ -307,7 +315,10 @@ class Comparison:
         return f"field expiry {what}" if what else ""
 
     def _streams(self, key: bytes) -> list[str]:
-        one, other = (read_stream_state(end.wire, key, times=self._consumer_times) for end in self.ends)
+        if all(end.full_streams for end in self.ends):
+            one, other = (read_stream_state(end.wire, key, times=self._consumer_times) for end in self.ends)
+        else:
+            one, other = (read_old_stream_state(end.wire, key) for end in self.ends)
         lost = [name for name in one.keys() ^ other.keys() if name[-2] in {"group", "consumer"}]
         found = [f"stream {_path(name)} is only on one end" for name in sorted(lost, key=repr)]
         for name in sorted(one.keys() & other.keys(), key=repr):

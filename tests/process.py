@@ -95,8 +95,8 @@ class Portd:
         self.wait()
 
     def log(self) -> str:
-        """Everything it logged."""
-        return self.log_path.read_text(errors="replace")
+        """Everything it logged; "" before it was started."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def get(self, page: str, accept: str = "application/json") -> str:
         """One page, as text.

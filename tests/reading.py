@@ -121,11 +121,28 @@ def read_stream_state(wire: Wire, key: bytes, *, times: bool) -> dict[tuple[Any,
     return state
 
 
+def read_old_stream_state(wire: Wire, key: bytes) -> dict[tuple[Any, ...], Any]:
+    """The same as far as Redis 5.0 tells it; delivery times are not among it."""
+    answer = pairs(wire.call("XINFO", "STREAM", key))
+    state: dict[tuple[Any, ...], Any] = {("itself", name): answer[name] for name in (b"length", b"last-generated-id")}
+    for flat in wire.call("XINFO", "GROUPS", key):
+        group = pairs(flat)
+        path = ("group", group[b"name"])
+        state[path] = "exists"
+        state[*path, b"last-delivered-id"] = group[b"last-delivered-id"]
+        state[*path, "pending"] = {each[0]: each[1:] for each in _pending(wire, key, group[b"name"])}
+        for consumer in map(pairs, wire.call("XINFO", "CONSUMERS", key, group[b"name"])):
+            state[*path, "consumer", consumer[b"name"]] = consumer[b"pending"]
+    return state
+
+
 def _pending(wire: Wire, key: bytes, group: bytes) -> list[tuple[Any, ...]]:
     """(id, consumer, deliveries) of each pending entry, in pages."""
     found: list[tuple[Any, ...]] = []
     start = b"-"
     while part := wire.call("XPENDING", key, group, start, "+", ELEMENTS_AT_ONCE):
         found += [(each[0], each[1], each[3]) for each in part]
+        if len(part) < ELEMENTS_AT_ONCE:
+            break  # Redis 5.0 knows no open interval
         start = b"(" + part[-1][0] if part[-1][0] != b"18446744073709551615-18446744073709551615" else b"+"
     return found

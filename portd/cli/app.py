@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from portd import __version__
+from portd.cli.once import Command
+from portd.text import hide_logins
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 # Where each command is, in the order of the help. Only the one that is asked for is loaded: a daemon that was killed is to
 # be back at once.
@@ -21,6 +25,7 @@ COMMANDS: Final = {
     "check": ("portd.cli.check", "check_command"),
     "verify": ("portd.cli.verify", "verify_command"),
     "decode": ("portd.cli.decode", "decode"),
+    "ctl": ("portd.cli.ctl", "ctl"),
     "status": ("portd.cli.status", "status_command"),
     "dump": ("portd.cli.dump", "dump"),
     "restore": ("portd.cli.restore", "restore_command"),
@@ -29,6 +34,33 @@ COMMANDS: Final = {
 }
 _HIDDEN: Final = {"reference"}
 _CLICK_USAGE = 2  # what click exits with when an option is wrong; elsewhere in portd sysexits.h is followed
+
+
+class _Commands(TyperGroup):
+    """The commands; what it says of a wrong command line shows no password, wherever on it one stands."""
+
+    def make_context(self, *words: Any, **options: Any) -> Any:
+        """Reads what stands before the command."""
+        with _discreet():
+            return super().make_context(*words, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Reads the rest, and runs the command."""
+        with _discreet():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _discreet() -> Iterator[None]:
+    """Takes logins out of usage errors, and words that nobody knows: a password may be among them."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(message := getattr(error, "message", None), str) and hasattr(error, "format_message"):
+            if message.startswith("Got unexpected extra argument"):
+                message = "Got unexpected extra arguments; they may be secret, so they are not shown"
+            error.message = hide_logins(message, bare=True)  # type: ignore[attr-defined]  # of typer's own click
+        raise
 
 
 def _version(wanted: bool) -> None:
@@ -49,6 +81,7 @@ def build(names: Iterable[str]) -> typer.Typer:
     """The command line with these commands."""
     app = typer.Typer(
         name="portd",
+        cls=_Commands,
         help=(
             "Copies a live Redis or Valkey server into another one and keeps it there.\n\n"
             "It connects to the source as a replica does, writes the snapshot into the target with several connections, "
@@ -64,7 +97,9 @@ def build(names: Iterable[str]) -> typer.Typer:
     for name in names:
         where, command = COMMANDS[name]
         module = import_module(where)
-        app.command(name, epilog=getattr(module, "EPILOG", None), hidden=name in _HIDDEN)(getattr(module, command))
+        app.command(name, cls=Command, epilog=getattr(module, "EPILOG", None), hidden=name in _HIDDEN)(
+            getattr(module, command)
+        )
     return app
 
 

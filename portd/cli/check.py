@@ -15,6 +15,7 @@ from portd.cli.extra_flags import ENDS, flags
 from portd.cli.failures import report, report_plainly
 from portd.errors import OutputError, PortdError
 from portd.preflight.findings import Level
+from portd.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,7 @@ EPILOG = (
 )
 SAMPLE_SECONDS = 2.0  # over which the write rate is measured
 _STYLES = {Level.OK: "green", Level.INFO: "cyan", Level.WARNING: "yellow", Level.ERROR: "bold red"}
-_NAMES = (*ENDS, "existing", "spool_dir", "spool_max_bytes")
+_NAMES = (*ENDS, "one_shard", "existing", "prune", "prune_limit", "accept_source", "spool_dir", "spool_max_bytes")
 _OWN = {
     "as_json": (Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")], False),
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")], False),
@@ -91,10 +92,10 @@ def _show(found: Report, *, quiet: bool) -> None:
     shown = [each for each in found.findings if not quiet or each.level in {Level.WARNING, Level.ERROR}]
     if not sys.stdout.isatty():
         for each in shown:
-            print(f"{each.level:<8} {each.subject}: {each.what}")
+            print(plain(f"{each.level:<8} {each.subject}: {each.what}"))
             for name, text in (("why", each.why), ("do", each.action)):
                 if text:
-                    print(f"         {name}: {text}")
+                    print(plain(f"         {name}: {text}"))
         print(_summary(found))
         return
     from rich.console import Console  # noqa: PLC0415 - only for terminals
@@ -105,10 +106,12 @@ def _show(found: Report, *, quiet: bool) -> None:
     for name, ratio in (("", None), ("looked at", 3), ("found", 6), ("why it matters, and what to do", 9)):
         table.add_column(name, ratio=ratio, overflow="fold")
     for each in shown:
-        advice = Text(each.why)
+        advice = Text(plain(each.why))
         if each.action:
-            advice.append(("\n" if each.why else "") + each.action, style="bold")
-        table.add_row(Text(each.level.value, style=_STYLES[each.level]), Text(each.subject), Text(each.what), advice)
+            advice.append(plain(("\n" if each.why else "") + each.action), style="bold")
+        table.add_row(
+            Text(each.level.value, style=_STYLES[each.level]), Text(each.subject), Text(plain(each.what)), advice
+        )
     console = Console()
     console.print(table)
     console.print(_summary(found), style=_STYLES[found.worst])

@@ -14,8 +14,7 @@ import typer
 
 from portd import log
 from portd.cli.failures import report_plainly
-from portd.config import read_secret
-from portd.endpoint import Endpoint, Tls
+from portd.endpoint import Endpoint, Tls, read_secret
 from portd.errors import ConfigError, OutputClosed, PortdError
 from portd.files.outputs import STDOUT, Output
 from portd.kernel.events import EventHandler
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 PART_BYTES = 128 * 1024
 RENDERERS = {"text": render_text, "json": render_json, "html": render_html}
-URL_SCHEMES = ("redis://", "rediss://", "unix://")
+URL_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 
 
 class Format(StrEnum):

@@ -137,13 +137,16 @@ class _Demo:
 
         end = await offset_of(source)
         status = await self._until(process, lambda s: s["stream"]["applied_offset"] >= end, "the last write arrived")
-        lag = status["stream"]["lag_seconds"]
+        took = status["stream"]["acknowledged_seconds"]
         peak = int((await self._ask("debug/memory"))["rss_peak_bytes"])
         process.terminate()
-        code = await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        async with asyncio.timeout(STOP_SECONDS):
+            code = await process.wait()
         if code != os.EX_OK:
             raise InternalError(f"portd sync ended with exit code {code} when it was told to stop")
-        say(f"\nAll writes have arrived, lag {human_seconds(lag)}; the sync stopped as told, exit code 0.")
+        say(
+            f"\nAll writes have arrived, the last one after {human_seconds(took)}; the sync stopped as told, exit code 0."
+        )
         return peak
 
     async def _start_sync(self) -> Process:
@@ -257,6 +260,7 @@ async def _end(process: Process) -> None:
     if process.returncode is None:
         process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), END_SECONDS)
+            async with asyncio.timeout(END_SECONDS):
+                await process.wait()
         except TimeoutError:
             process.kill()

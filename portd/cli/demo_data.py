@@ -86,7 +86,8 @@ class LiveWriter:
             await pipe.execute()
             self.written += LIVE_COMMANDS
             try:
-                await asyncio.wait_for(self._stop.wait(), LIVE_PAUSE_SECONDS)
+                async with asyncio.timeout(LIVE_PAUSE_SECONDS):
+                    await self._stop.wait()
             except TimeoutError:
                 continue  # the pause is over
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from portd.log import get_logger
 from portd.memory.process import resident
 from portd.model import Phase
+from portd.standing import look
 from portd.units import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
@@ -39,19 +40,29 @@ def make_display(progress: Progress, pace: Pace, every_seconds: float) -> Displa
 
 def one_line(progress: Progress, rates: PaceReading) -> str:
     """The state of a sync in one line."""
-    phase, snapshot, stream = progress.phase, progress.snapshot, progress.stream
+    standing, snapshot = look(progress), progress.snapshot
+    phase, refused = standing.phase, _refused(progress)
     if phase in {Phase.SNAPSHOT, Phase.WAITING}:
         share = f"{rates.done:.0%}, " if rates.done is not None else ""
         left = f", {human_seconds(rates.eta_seconds)} left" if rates.eta_seconds is not None else ""
         return (
-            f"{phase}: {share}{human_bytes(snapshot.bytes_decoded)}, {human_count(snapshot.keys_read)} keys, "
-            f"{human_count(rates.keys)} keys/s{left}"
+            f"{phase}: {share}{human_bytes(snapshot.bytes_decoded)}, {human_count(snapshot.keys_settled)} keys, "
+            f"{human_count(rates.keys)} keys/s{left}{refused}"
         )
     if phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING}:
-        behind = max(0, stream.read_offset - stream.applied_offset) if stream.applied_offset else 0
-        lag = f"lag {human_seconds(stream.lag_seconds)}, {human_bytes(behind)}"
-        return f"{phase}: {lag}, {human_count(rates.commands)} commands/s"
-    return str(phase)
+        lag = lag_text(progress.lag_seconds, progress.lag_bytes)
+        return f"{phase}: {lag}{human_count(rates.commands)} commands/s{refused}"
+    return f"{phase}: {standing.reason}{refused}" if phase in {Phase.CONNECTING, Phase.HELD} else f"{phase}{refused}"
+
+
+def lag_text(seconds: float | None, behind: int | None) -> str:
+    """The lag, and a comma; nothing where there is none to tell: a file is written, or read."""
+    return "" if seconds is None or behind is None else f"lag {human_seconds(seconds)}, {human_bytes(behind)}, "
+
+
+def _refused(progress: Progress) -> str:
+    """What a server refuses at this moment."""
+    return "".join(f", {side} refuses: {code}" for side, code, _ in progress.troubles.current())
 
 
 class LogDisplay:
@@ -72,7 +83,7 @@ class LogDisplay:
 
     def update(self) -> None:
         """Logs a line if one is due."""
-        phase = self._progress.phase
+        phase = look(self._progress).phase
         factor = STREAMING_FACTOR if phase is Phase.STREAMING else 1
         due = self._every > 0 and time.monotonic() - self._last >= self._every * factor
         if phase is self._phase and not due:
@@ -82,11 +93,13 @@ class LogDisplay:
         events: dict[str, object] = {"phase": phase.value}
         if phase in {Phase.WAITING, Phase.SNAPSHOT}:
             events |= {"bytes": snapshot.bytes_decoded, "bytes_total": snapshot.bytes_total}
-            events |= {"keys": snapshot.keys_read, "keys_per_second": round(rates.keys)}
+            events |= {"keys": snapshot.keys_settled, "keys_per_second": round(rates.keys)}
             events |= {"eta_seconds": None if rates.eta_seconds is None else round(rates.eta_seconds)}
         elif phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING, Phase.STOPPED}:
-            events |= {"offset": stream.applied_offset, "lag_bytes": max(0, stream.read_offset - stream.applied_offset)}
-            events |= {"lag_seconds": round(stream.lag_seconds, 3), "commands_per_second": round(rates.commands)}
+            lag_bytes, lag = self._progress.lag_bytes, self._progress.lag_seconds
+            events["offset"] = stream.applied_offset
+            events |= {} if lag is None else {"lag_bytes": lag_bytes, "lag_seconds": round(lag, 3)}
+            events["commands_per_second"] = round(rates.commands)
         log.info("progress", **events, rss_bytes=resident().rss_bytes)
 
     def close(self) -> None:
@@ -111,7 +124,7 @@ class TerminalDisplay:
     def update(self) -> None:
         """Draws the line anew."""
         rates = self._pace.read()
-        share = rates.done if self._progress.phase in {Phase.WAITING, Phase.SNAPSHOT} else 1.0
+        share = rates.done if look(self._progress).phase in {Phase.WAITING, Phase.SNAPSHOT} else 1.0
         text = f"{one_line(self._progress, rates)}, {human_bytes(resident().rss_bytes)} resident"
         self._bar.update(
             self._task,

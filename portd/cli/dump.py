@@ -36,6 +36,10 @@ def dump(
     follow: Annotated[
         bool, typer.Option("--follow", help="Go on with the stream, into FILE.stream, until stopped.")
     ] = False,
+    one_shard: Annotated[
+        bool,
+        typer.Option("--one-shard", help="The server is a node of a cluster, and its keys are all that is wanted."),
+    ] = False,
     password_file: PasswordFile = None,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
@@ -57,13 +61,14 @@ def dump(
             raise ConfigError("--source is not a URL", hint="write redis://host:port, rediss:// or unix:///path")
         if follow and output == STDOUT:
             raise ConfigError("--follow needs a file", hint="name one with --output; the stream goes to FILE.stream")
-        code = run_dump(endpoint, output, Path(f"{output}.stream") if follow else None, progress_seconds)
+        stream = Path(f"{output}.stream") if follow else None
+        code = run_dump(endpoint, output, stream, progress_seconds, one_shard=one_shard)
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     raise typer.Exit(code)
 
 
-def run_dump(endpoint: Endpoint, path: str, follow: Path | None, progress_seconds: float) -> int:
+def run_dump(endpoint: Endpoint, path: str, follow: Path | None, progress_seconds: float, *, one_shard: bool) -> int:
     """Dumps into *path*; the exit code.
 
     Raises:
@@ -73,4 +78,4 @@ def run_dump(endpoint: Endpoint, path: str, follow: Path | None, progress_second
     from portd.offline.dump import Dump  # noqa: PLC0415 - the same
 
     with Output(path) as output:
-        return run_blocking(lambda: Dump(endpoint, output, follow), Watching(progress_seconds))
+        return run_blocking(lambda: Dump(endpoint, output, follow, one_shard=one_shard), Watching(progress_seconds))

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from portd.errors import PortdError
+from portd.text import hide_logins, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,5 +57,5 @@ def report(error: BaseException) -> int:
 
 def report_plainly(error: PortdError) -> int:
     """Says what is wrong before there is a log; returns the exit code."""
-    print(f"portd: {error}", file=sys.stderr)
+    print(f"portd: {plain(hide_logins(str(error)))}", file=sys.stderr)
     return error.exit_code

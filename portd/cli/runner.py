@@ -22,6 +22,7 @@ from portd.log import configure, get_logger
 from portd.memory.process import tune_malloc
 from portd.model import Phase
 from portd.pace import Pace
+from portd.standing import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,7 +234,7 @@ class Supervisor:
     def _tick(self) -> None:
         now = asyncio.get_running_loop().time()
         self._display.update()
-        if self._service.progress.phase is not Phase.STARTING or now - self._started >= READY_SECONDS:
+        if look(self._service.progress).phase is not Phase.STARTING or now - self._started >= READY_SECONDS:
             self._notifier.ready()
         if now - self._status_at >= STATUS_SECONDS:
             self._status_at = now

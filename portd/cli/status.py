@@ -16,6 +16,7 @@ from portd import configload, log
 from portd.cli.extra_flags import ENDS, flags
 from portd.cli.failures import report, report_plainly
 from portd.errors import PortdError
+from portd.text import hide_logins, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from portd.config import Settings
 
 EPILOG = (
-    "Exit codes: 0 the link has a checkpoint, 1 it has none, 69 the target (or --ask) cannot be reached, 77 it refuses us, "
-    "78 settings."
+    "Exit codes: 0 the target is complete up to the checkpoint, 1 there is none, 69 the target (or --ask) cannot be reached, "
+    "75 not complete: a full sync is under way, or was broken off, 77 it refuses us, 78 settings."
 )
 NO_SOURCE = "unix:///no-source-is-needed"  # settings want one, this command does not
 ASK_SECONDS = 5.0
@@ -64,16 +65,24 @@ def _status(file: Path | None, given: Mapping[str, Any], *, as_json: bool, ask: 
     except (PortdError, ExceptionGroup) as error:
         raise typer.Exit(report(error)) from None
     except OSError as error:
-        typer.echo(f"portd: {ask} does not answer: {error}", err=True)
+        typer.echo(
+            f"portd: {hide_logins(ask, bare=True)} does not answer: {hide_logins(str(error), bare=True)}", err=True
+        )
         raise typer.Exit(os.EX_UNAVAILABLE) from None
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
         _show(found)
-    raise typer.Exit(0 if found["checkpoint"] else 1)
+    raise typer.Exit(_exit_code(found["checkpoint"]))
 
 
 status_command = flags(_status, _NAMES, _OWN)
+
+
+def _exit_code(checkpoint: Mapping[str, Any] | None) -> int:
+    if checkpoint is None:
+        return 1
+    return os.EX_OK if checkpoint["state"] == "stream" else os.EX_TEMPFAIL
 
 
 async def _look(settings: Settings) -> dict[str, Any]:
@@ -95,6 +104,7 @@ async def _look(settings: Settings) -> dict[str, Any]:
             "written_seconds_ago": round(time.time() - checkpoint.time_ms / 1000, 3),
             "epoch": checkpoint.epoch,
             "source_run_id": checkpoint.source_run_id,
+            "source_address": checkpoint.source_address,
             "snapshot_id": checkpoint.snapshot_id,
             "sole": checkpoint.sole,
             "postponed": checkpoint.postponed,
@@ -125,6 +135,7 @@ def _show(found: Mapping[str, Any]) -> None:
             "state": "the target is complete up to" if whole else "a full sync is under way, or was broken off, from",
             "position": f"{checkpoint['replid']} {checkpoint['offset']}, database {checkpoint['db']}",
             "written": f"{written:%Y-%m-%d %H:%M:%S} UTC, {checkpoint['written_seconds_ago']:.0f} s ago",
+            "followed": checkpoint["source_address"] or "unknown",
             "source run id": checkpoint["source_run_id"] or "unknown",
             "alone in target": "yes" if checkpoint["sole"] else "no, or not known: other data is left alone",
         }
@@ -133,13 +144,19 @@ def _show(found: Mapping[str, Any]) -> None:
     lines["held by"] = f"process {holder['pid']} on {holder['host']}" if holder else "nobody"
     if process is not None:
         stream = process["stream"]
+        seconds = stream["lag_seconds"]
+        refused = [f"{each['side']} {each['code']}, {each['seconds']:.0f} s" for each in process["refusals"]["now"]]
         lines |= {
             "phase": process["phase"],
-            "lag": f"{stream['lag_seconds']:.3f} s, {stream['lag_bytes']} bytes",
+            "ready": "yes" if process["ready"] else f"no: {process['reason']}",
+            "lag": "not known" if seconds is None else f"{seconds:.3f} s, {stream['lag_bytes']} bytes",
+            **({"refuses for now": "; ".join(refused)} if refused else {}),
             "full syncs": ", ".join(f"{count} ({reason})" for reason, count in process["full_syncs"].items()) or "none",
             "dead letters": str(sum(process["dead_letters"].values())),
         }
+        if held := process["held"]:
+            lines["waits for"] = f"an operator ({held['reason']}): {held['words']}"
         if process["last_error"]:
             lines["last error"] = process["last_error"]
     for name, value in lines.items():
-        typer.echo(f"{name:<16} {value}")
+        typer.echo(plain(f"{name:<16} {value}"))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EPILOG = (
     "Every option is also a variable, PORTD_SOURCE for --source, and a line of the TOML file, source = ...; "
     "docs/configuration.md explains them. Exit codes: 0 done or stopped, 64 usage, 65 bad data, 69 a server is "
-    "not there, 70 a bug, 74 disk, 75 another portd has the link, 77 a server refused us, 78 settings."
+    "not there, 70 a bug, 74 disk, 75 another portd has the link, or stopped while held, 77 a server refused us, 78 settings."
 )
 
 

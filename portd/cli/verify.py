@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +15,7 @@ from portd.cli.extra_flags import ENDS, flags
 from portd.cli.failures import report, report_plainly
 from portd.errors import ConfigError, PortdError, printable
 from portd.files.outputs import STDOUT, Output
+from portd.text import dumps, plain
 from portd.units import parse_size
 from portd.verify.options import Method, Options
 
@@ -29,7 +29,7 @@ EPILOG = (
     "some keys could not be decided, 64 usage, 65 bad data, 69 an end is not there, 74 disk, 77 an end refused us, "
     "78 settings. docs/verify.md tells how it works and what it costs the servers."
 )
-_NAMES = (*ENDS, "spool_dir", "silence_seconds", "log_level")
+_NAMES = (*ENDS, "one_shard", "spool_dir", "silence_seconds", "log_level")
 _DEFAULTS = Options()
 _OWN: dict[str, tuple[Any, Any]] = {
     "method": (
@@ -186,11 +186,11 @@ class _Printer:
             self._file.commit()
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        text = json.dumps(line, ensure_ascii=False)
+        text = dumps(line)
         if self._file is not None:
             self._file.write(text.encode() + b"\n")
         if self._as_json:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        self._screen.write(text.encode() + b"\n")
+        self._screen.write(plain(text).encode() + b"\n")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from portd.errors import ConfigError, DecodeError, InputError
+from portd.text import hide_logins
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -103,6 +104,7 @@ def open_input(path: str) -> Input:
         InputError: it is not there, a directory, or not readable.
         ConfigError: zstd is not installed.
     """
+    shown = hide_logins(path, bare=True)  # perhaps it was meant to be a URL
     if path == STDIN:
         if sys.stdin.isatty():
             raise InputError("standard input is a terminal", hint="redirect a file into it, or give a file name")
@@ -111,11 +113,11 @@ def open_input(path: str) -> Input:
     try:
         raw = Path(path).open("rb", buffering=0)  # noqa: SIM115 - `Input` closes it
     except IsADirectoryError:
-        raise InputError(f"{path} is a directory", hint=_directory_hint(Path(path))) from None
+        raise InputError(f"{shown} is a directory", hint=_directory_hint(Path(path))) from None
     except OSError as error:
-        raise InputError(f"{path} cannot be opened: {_reason(error)}", hint="check the path and its owner") from None
+        raise InputError(f"{shown} cannot be opened: {_reason(error)}", hint="check the path and its owner") from None
     try:
-        return Input(path, raw, _decompressed(path, raw))
+        return Input(shown, raw, _decompressed(path, raw))
     except BaseException:
         raw.close()
         raise

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import OutputClosed, OutputError
+from portd.text import hide_logins
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,9 +42,9 @@ class Output:
             self._name = "standard output"
             self._descriptor = os.dup(sys.stdout.fileno())
             return
-        self._name = path
+        self._name = hide_logins(path, bare=True)  # perhaps it was meant to be a URL
         if self._path.is_dir():
-            raise OutputError(f"{path} is a directory", hint="name a file in it")
+            raise OutputError(f"{self._name} is a directory", hint="name a file in it")
         if self._path.exists() and not self._path.is_file():  # a device or a pipe is written to, not replaced
             try:
                 self._descriptor = os.open(self._path, os.O_WRONLY)

@@ -82,7 +82,7 @@ async def flame_page(profile: HeapProfile, names: FunctionNames, comments: Itera
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>heap - portd</title><style>{_STYLE}</style></head><body>"
-        '<h1>portd: bytes in use by stack</h1><p><a href="/debug/memory">memory</a></p>'
+        '<h1>portd: bytes in use by stack</h1><p><a href="../memory">memory</a></p>'
         f'{notes}<p id="picked">click a frame to widen it, the top one to go back</p>'
         f'<svg class="flame" height="{depth * _ROW}">{"".join(drawn)}</svg>'
         f"<script>{_SCRIPT}</script></body></html>\n"

@@ -1,8 +1,7 @@
-"""Routes and answers. Every answer is made from memory, at once; none of them changes anything."""
+"""Routes and answers. Every answer is made from memory, at once, but a heap profile; none of them changes anything."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,18 @@ from prometheus_client.exposition import choose_encoder
 from portd.errors import REDACTED
 from portd.http import pages
 from portd.http.heap import answer_heap
+from portd.http.markup import PAGE_HEADERS
+from portd.http.origin import check_same_origin
 from portd.log import get_logger
+from portd.model import Phase
+from portd.text import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from prometheus_client import CollectorRegistry
 
+    from portd.http.origin import Names
     from portd.http.server import Observed
     from portd.memory.accounting import MemoryReport
 
@@ -31,22 +35,23 @@ ENDPOINTS = {
     "/debug/memory": "where the memory is: HTML for a browser, JSON otherwise, or ?format=html|json",
     "/debug/memory/heap": "heap profile for go tool pprof; ?seconds=N, ?debug=1 as text, ?format=flame",
     "/livez": "200 while all parts run",
-    "/readyz": "200 once the snapshot is applied",
+    "/readyz": "200 while the target has the snapshot and both ends are connected",
 }
 MAX_BODY_BYTES = 1024  # no endpoint takes a body
 
 log = get_logger("http")
 
 
-def build_app(service: Observed, registry: CollectorRegistry, *, redact_keys: bool) -> web.Application:
+def build_app(service: Observed, registry: CollectorRegistry, names: Names, *, redact_keys: bool) -> web.Application:
     """The application with all routes."""
     answers = _Answers(service, registry, redact_keys=redact_keys)
-    app = web.Application(middlewares=[_plain_errors], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[_plain_errors, names.check], client_max_size=MAX_BODY_BYTES)
     app.router.add_get("/", answers.index)
     app.router.add_get("/status", answers.status)
     app.router.add_get("/metrics", answers.metrics)
     app.router.add_get("/debug/memory", answers.memory)
-    app.router.add_get("/debug/memory/heap", answers.heap)
+    app.router.add_get("/debug/memory/heap", answers.heap, allow_head=False)
+    app.router.add_post("/debug/memory/heap", answers.heap)
     app.router.add_get("/livez", answers.livez)
     app.router.add_get("/readyz", answers.readyz)
     return app
@@ -82,6 +87,7 @@ class _Answers:
 
     async def heap(self, request: web.Request) -> web.Response:
         _allow_parameters(request, "seconds", "debug", "format")
+        check_same_origin(request)
         return await answer_heap(self._service, request)
 
     async def livez(self, request: web.Request) -> web.Response:
@@ -90,12 +96,10 @@ class _Answers:
 
     async def readyz(self, request: web.Request) -> web.Response:
         _allow_parameters(request)
-        if self._service.ready():
-            return _health("ready", "", good=True)
-        status = self._service.status()
-        done = status.get("snapshot", {}).get("done")
-        share = f", {done:.0%} of the snapshot decoded" if done is not None else ""
-        return _health("ready", f"not ready: {status.get('phase', 'starting')}{share}", good=False)
+        standing = self._service.standing()
+        done = None if standing.ready else self._service.status().get("snapshot", {}).get("done")
+        share = f", {done:.0%} of it is" if standing.phase is Phase.SNAPSHOT and done is not None else ""
+        return _health("ready", f"not ready: {standing.phase}, {standing.reason}{share}", good=standing.ready)
 
     def _report(self) -> MemoryReport:
         report = self._service.memory()
@@ -161,11 +165,11 @@ def _prefers_html(request: web.Request) -> bool:
 
 
 def _json(data: dict[str, Any]) -> web.Response:
-    return web.Response(text=json.dumps(data, ensure_ascii=False) + "\n", content_type="application/json")
+    return web.Response(text=dumps(data) + "\n", content_type="application/json")
 
 
 def _html(page: str) -> web.Response:
-    headers = {"Content-Security-Policy": pages.CONTENT_POLICY, "Referrer-Policy": "no-referrer"}
+    headers = {"Content-Security-Policy": pages.CONTENT_POLICY, **PAGE_HEADERS}
     return web.Response(text=page, content_type="text/html", headers=headers)
 
 

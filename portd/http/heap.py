@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 
 from portd.http import flame
+from portd.http.markup import PAGE_HEADERS
 from portd.memory.heap import MAX_SECONDS, HeapBusy
 from portd.memory.heapformat import as_pprof, as_text, describe
 
@@ -42,7 +43,7 @@ async def _written(kind: str, profile: HeapProfile, names: FunctionNames, commen
         return web.Response(text=await as_text(profile, names, comments))
     if kind == "flame":
         page = await flame.flame_page(profile, names, comments)
-        headers = {"Content-Security-Policy": flame.CONTENT_POLICY, "Referrer-Policy": "no-referrer"}
+        headers = {"Content-Security-Policy": flame.CONTENT_POLICY, **PAGE_HEADERS}
         return web.Response(text=page, content_type="text/html", headers=headers)
     return web.Response(
         body=await as_pprof(profile, names, comments),

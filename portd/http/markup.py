@@ -28,16 +28,20 @@ CONTENT_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
+# Our own pages learn that we sent a browser there (`portd.http.origin`), others do not.
+PAGE_HEADERS = {"Referrer-Policy": "same-origin"}
+
 
 def esc(value: object) -> str:
     """Text, safe between tags and in quoted attributes."""
     return html.escape(str(value))
 
 
-def page(title: str, state: str, body: str) -> str:
+def page(root: str, title: str, state: str, body: str) -> str:
     """A whole document.
 
     Args:
+        root: of all pages as seen from this one: `./`, `../`. Links are relative, so that a proxy may serve them below a path.
         title: of the window.
         state: HTML beside the name, replaced while the page is open.
         body: HTML of the cards, replaced while the page is open.
@@ -49,8 +53,8 @@ def page(title: str, state: str, body: str) -> str:
         f"<title>{esc(title)}</title><style>{STYLE}</style></head><body>"
         f'<header><h1>portd</h1><span id="state">{state}</span>'
         '<span id="stale" class="bad">no answer, trying again</span>'
-        '<nav><a href="/">status</a><a href="/debug/memory">memory</a><a href="/metrics">metrics</a>'
-        '<a href="/status">json</a></nav></header>\n'
+        f'<nav><a href="{root}">status</a><a href="{root}debug/memory">memory</a><a href="{root}metrics">metrics</a>'
+        f'<a href="{root}status">json</a></nav></header>\n'
         f'<main id="main">\n{body}</main>\n'
         f"<footer>portd {esc(__version__)}</footer><script>{SCRIPT}</script></body></html>\n"
     )

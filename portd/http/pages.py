@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTENT_POLICY", "memory_page", "status_page"]
 
-_MOODS = {"streaming": "good", "failed": "bad", "stopped": "soft"}
+_MOODS = {"streaming": "good", "failed": "bad", "stopped": "soft", "held": "bad"}
 _PROFILE = (
-    "<p><a href='/debug/memory/heap?seconds=3&amp;format=flame'>flame graph of 3 s</a>, "
-    "<a href='/debug/memory/heap?seconds=3&amp;debug=1'>as text</a>, or in a terminal</p>"
+    "<p><a href='memory/heap?seconds=3&amp;format=flame'>flame graph of 3 s</a>, "
+    "<a href='memory/heap?seconds=3&amp;debug=1'>as text</a>, or in a terminal</p>"
     "<p><code>go tool pprof -inuse_space HOST:PORT/debug/memory/heap</code></p>"
 )
 _UNEXPLAINED_BYTES = 10 << 20  # more than this of RSS that nobody accounts for is shown in red
@@ -32,15 +32,16 @@ def status_page(status: dict[str, Any], memory: MemoryReport) -> str:
         memory: for the figures and the plot.
     """
     phase, snapshot, stream = status["phase"], status["snapshot"], status["stream"]
-    state = f"{badge(phase, _MOODS.get(phase, 'wait'))} <span class='soft'>link {esc(status['link'])}, up {_for(status)}</span>"
-    body = _route(status)
+    state = f"{badge(phase, _MOODS.get(phase, 'wait'))}{_refusals(status['refusals']['now'])}"
+    state += f" <span class='soft'>{_unready(status)}link {esc(status['link'])}, up {_for(status)}</span>"
+    body = _route(status) + _held(status.get("held"))
     body += tiles(
         [
             (human_count(snapshot["keys_applied"]), "keys applied"),
             _speed(phase, snapshot, stream),
-            (f"{human_seconds(stream['lag_seconds'])}", f"lag, {human_bytes(stream['lag_bytes'])}"),
+            _lag(stream),
             (human_bytes(memory.rss_bytes), f"resident, {human_bytes(memory.rss_peak_bytes)} at the peak"),
-            (human_bytes(memory.pipeline.spool.disk_bytes), "spooled to disk"),
+            _spooled(memory.pipeline.spool),
             (human_count(sum(status["dead_letters"].values())), "dead letters"),
         ]
     )
@@ -55,7 +56,16 @@ def status_page(status: dict[str, Any], memory: MemoryReport) -> str:
         )
     limit = memory.ceiling_bytes
     body += card("Memory", memory_plot(memory.history, limit), note="the last minutes", wide=True)
-    return page(f"{phase} - portd", state, body)
+    return page("./", f"{phase} - portd", state, body)
+
+
+def _held(held: dict[str, Any] | None) -> str:
+    """Why nothing goes on; nothing when it does."""
+    if not held:
+        return ""
+    words = f"{held['words']}. Nothing is overwritten or removed."
+    way = "<p>If it is meant: <code>portd ctl accept</code>, or start with <code>--accept-source</code>.</p>"
+    return card("Held", f"<p>{esc(words)}</p>{way}", note=held["reason"], wide=True)
 
 
 def memory_page(report: MemoryReport) -> str:
@@ -68,7 +78,7 @@ def memory_page(report: MemoryReport) -> str:
             (human_bytes(report.pss_bytes) if report.pss_bytes is not None else "?", "proportional (PSS)"),
             _cgroup(report),
             (human_bytes(pipeline.budget_used_bytes), f"of a budget of {human_bytes(pipeline.budget_bytes)}"),
-            (human_bytes(pipeline.spool.disk_bytes), "spooled to disk"),
+            _spooled(pipeline.spool),
         ]
     )
     body += card("The last minutes", memory_plot(report.history, report.ceiling_bytes), wide=True)
@@ -83,7 +93,27 @@ def memory_page(report: MemoryReport) -> str:
     body += card("Heap profile", _PROFILE, note="which lines hold the bytes", wide=not pipeline.lanes)
     if pipeline.largest_keys:
         body += card("Largest keys", _largest(pipeline.largest_keys), note="so far", wide=True)
-    return page("memory - portd", state, body)
+    return page("../", "memory - portd", state, body)
+
+
+def _refusals(now: list[dict[str, Any]]) -> str:
+    """A badge for each refusal that has not passed."""
+    return "".join(" " + badge(f"{each['side']} refuses: {each['code']}", "bad") for each in now)
+
+
+def _unready(status: dict[str, Any]) -> str:
+    return "" if status["ready"] else f"not ready: {esc(status['reason'])}; "
+
+
+def _lag(stream: dict[str, Any]) -> tuple[str, str]:
+    if stream["lag_seconds"] is None:
+        return "?", "lag, not known now"
+    return human_seconds(stream["lag_seconds"]), f"lag, {human_bytes(stream['lag_bytes'])}"
+
+
+def _spooled(spool: SpoolReading) -> tuple[str, str]:
+    blocked = f", blocked: {spool.blocked}" if spool.blocked else ""
+    return human_bytes(spool.disk_bytes), f"spooled to disk{blocked}"
 
 
 def _for(status: dict[str, Any]) -> str:
@@ -125,9 +155,10 @@ def _snapshot(snapshot: dict[str, Any]) -> str:
     percent = f"{share:.0%}, " if share is not None else ""
     line = f"<p>{percent}{human_bytes(snapshot['bytes_decoded'])}{whole} decoded</p>"
     rows = [("read", snapshot["keys_read"])]
+    rows += [("in the source", snapshot["keys_total"])] if snapshot["keys_total"] is not None else []
     rows += [(name, snapshot[f"keys_{name}"]) for name in ("applied", "filtered", "expired", "failed")]
     return (
-        bar(share, "snapshot decoded") + line + table(["keys", "#count"], ((esc(n), human_count(c)) for n, c in rows))
+        bar(share, "snapshot applied") + line + table(["keys", "#count"], ((esc(n), human_count(c)) for n, c in rows))
     )
 
 
@@ -135,8 +166,8 @@ def _stream(stream: dict[str, Any]) -> str:
     rows = []
     for name in ("read", "decoded", "applied", "checkpointed"):
         offset = stream[f"{name}_offset"]
-        behind = max(0, stream["read_offset"] - offset) if offset else 0
-        rows.append((esc(name), human_count(offset), human_bytes(behind)))
+        behind = human_bytes(max(0, stream["read_offset"] - offset)) if stream["lag_bytes"] is not None else "?"
+        rows.append((esc(name), human_count(offset), behind))
     counts = ", ".join(
         f"{human_count(stream[f'commands_{name}'])} {name}" for name in ("applied", "filtered", "failed")
     )
@@ -199,6 +230,10 @@ def _events(status: dict[str, Any]) -> str:
     ]
     rows += [(f"full sync: {esc(why)}", human_count(count)) for why, count in sorted(status["full_syncs"].items())]
     rows.append(("partial syncs", human_count(status["partial_syncs"])))
+    rows += [
+        (f"refused for now: {esc(where)}", human_count(count))
+        for where, count in sorted(status["refusals"]["total"].items())
+    ]
     rows += [
         (f"dead letters: {esc(code)}", human_count(count)) for code, count in sorted(status["dead_letters"].items())
     ]
@@ -269,7 +304,8 @@ def _pipeline(report: MemoryReport) -> str:
 
 def _spool_mood(spool: SpoolReading) -> str:
     if spool.blocked:
-        return f" <span class='bad'>{esc(spool.blocked)}</span>"
+        full = ", the source is not read" if spool.full else ""
+        return f" <span class='bad'>{esc(spool.blocked)}{full}</span>"
     return " <span class='wait'>spilling</span>" if spool.spilling else ""
 
 

@@ -1,5 +1,8 @@
 """The HTTP listener: bounded in connections and request size, closed at once.
 
+When all connections are taken, the one that has waited longest without a request under way makes room: connections that say
+nothing keep nobody out.
+
 The pages have no login; see docs/operations.md before listening on anything but loopback.
 """
 
@@ -16,13 +19,16 @@ from portd.errors import ConfigError
 from portd.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Collection, Iterator
 
     from aiohttp import web
     from prometheus_client import CollectorRegistry
 
     from portd.memory.accounting import MemoryReport
     from portd.memory.heap import HeapRecorder
+    from portd.standing import Standing
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MAX_CONNECTIONS = 64
 MAX_LINE_BYTES = 4096  # of a request: method, path and query
@@ -44,8 +50,8 @@ class Observed(Protocol):
     def heap(self) -> HeapRecorder:
         """What records heap profiles."""
 
-    def ready(self) -> bool:
-        """The snapshot is applied: the target may be read."""
+    def standing(self) -> Standing:
+        """Phase, and whether the target may be read."""
 
     def alive(self) -> bool:
         """All parts that should run do run."""
@@ -59,6 +65,7 @@ class HttpServer:
         registry: what `/metrics` exposes.
         address: host and port; port 0 picks a free one.
         redact_keys: show no key names.
+        hosts: names in `Host` headers that are ours, too; see `portd.http.origin`.
     """
 
     def __init__(
@@ -68,11 +75,14 @@ class HttpServer:
         address: tuple[str, int],
         *,
         redact_keys: bool = False,
+        hosts: Collection[str] = (),
     ) -> None:
         self._service = service
         self._registry = registry
         self._address = address
         self._redact_keys = redact_keys
+        self._hosts = hosts
+        self._idle: dict[object, None] = {}  # connections without a request under way, the longest idle first
         self._listener: asyncio.Server | None = None
         self._web: web.Server | None = None
 
@@ -94,10 +104,18 @@ class HttpServer:
             from aiohttp import web  # noqa: PLC0415 - 10 MB, not needed when http is off
 
             from portd.http.handlers import build_app  # noqa: PLC0415 - loads aiohttp
+            from portd.http.origin import Names  # noqa: PLC0415 - the same
 
         # What reaches this logger are requests that are not HTTP; they got their 400, a traceback helps nobody.
         logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
-        app = build_app(self._service, self._registry, redact_keys=self._redact_keys)
+        names = Names(self._address[0], self._hosts)
+        app = build_app(self._service, self._registry, names, redact_keys=self._redact_keys)
+
+        @web.middleware
+        async def note_activity(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._note_activity(request, handler)
+
+        app.middlewares.insert(0, note_activity)
         runner = web.AppRunner(
             app,
             access_log=None,
@@ -136,11 +154,37 @@ class HttpServer:
             for connection in self._web.connections:
                 connection.force_close()
             self._web = None
+        self._idle.clear()
 
     def _connection(self) -> asyncio.BaseProtocol:
-        if self._web is None or len(self._web.connections) >= MAX_CONNECTIONS:
+        if self._web is None or not self._has_room(self._web):
             return _Refusal()
-        return self._web()
+        connection = self._web()
+        self._idle[connection] = None
+        return connection
+
+    def _has_room(self, served: web.Server) -> bool:
+        """Whether one more connection can be served; the one that is idle for longest is dropped for it."""
+        connections = served.connections
+        there = set(connections)
+        self._idle = {each: None for each in self._idle if each in there}
+        if len(connections) < MAX_CONNECTIONS:
+            return True
+        longest = next(iter(self._idle), None)
+        for connection in connections:
+            if connection is longest:
+                connection.force_close()
+                del self._idle[longest]
+                return True
+        return False
+
+    async def _note_activity(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A connection with a request under way is not idle; behind it, it is the one that was active last."""
+        self._idle.pop(request.protocol, None)
+        try:
+            return await handler(request)
+        finally:
+            self._idle[request.protocol] = None
 
 
 class _Refusal(asyncio.Protocol):

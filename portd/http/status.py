@@ -8,15 +8,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from portd import __version__
-from portd.model import Phase
+from portd.standing import look
 
 if TYPE_CHECKING:
     from portd.config import Settings
     from portd.model import LaneState, LinkState, Progress, SourceOutlook, VerifyProgress
     from portd.pace import Pace
-
-# The snapshot is applied and the checkpoint written: what /readyz waits for.
-READY_PHASES = frozenset({Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING})
+    from portd.troubles import Troubles
 
 
 def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, Any]:
@@ -31,12 +29,14 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
     now = time.time()
     shown = settings.shown()
     snapshot, stream = progress.snapshot, progress.stream
-    lag_bytes = max(0, stream.read_offset - stream.applied_offset) if stream.applied_offset else 0
+    standing = look(progress)
     return {
         "version": __version__,
         "link": settings.link,
-        "phase": progress.phase.value,
-        "ready": progress.phase in READY_PHASES,
+        "phase": standing.phase.value,
+        "ready": standing.ready,
+        "reason": standing.reason,
+        "held": asdict(progress.held) if progress.held else None,
         "uptime_seconds": round(now - progress.started_at, 1),
         "source": {
             "url": shown["source"],
@@ -63,6 +63,7 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
         "expiries_to_correct": progress.expiries_to_correct,
         "snapshot": {
             **asdict(snapshot),
+            "keys_settled": snapshot.keys_settled,
             "done": rates.done,
             "eta_seconds": rates.eta_seconds,
             "keys_per_second": round(rates.keys),
@@ -70,15 +71,16 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
         },
         "stream": {
             **asdict(stream),
-            "lag_bytes": lag_bytes,
-            "lag_seconds": stream.lag_seconds,
+            "lag_bytes": progress.lag_bytes,
+            "lag_seconds": progress.lag_seconds,
             "commands_per_second": round(rates.commands),
             "bytes_per_second": round(rates.stream_bytes),
         },
         "loop": asdict(progress.loop),
         "verify": _verify(progress.verify),
         "dead_letters": dict(progress.dead_letters),
-        "attributes_dropped": dict(progress.attributes_dropped),
+        "attributes_dropped": dict(progress.dropped()),
+        "refusals": _refusals(progress.troubles),
         "last_error": progress.last_error,
         "settings": shown,
     }
@@ -108,6 +110,22 @@ def _verify(verify: VerifyProgress) -> dict[str, Any]:
         "functions": verify.functions,
         "error": verify.error,
     }
+
+
+def _refusals(troubles: Troubles) -> dict[str, Any]:
+    """Refusals that pass: those that have not, and how many there were of each."""
+    now = troubles.clock()
+    current = [
+        {
+            "side": side,
+            "code": code,
+            "text": trouble.text,
+            "seconds": round(now - trouble.since, 1),
+            "count": trouble.count,
+        }
+        for side, code, trouble in troubles.current()
+    ]
+    return {"now": current, "total": {f"{side} {code}": n for (side, code), n in troubles.counts().items() if n}}
 
 
 def _outlook(outlook: SourceOutlook) -> dict[str, Any] | None:

@@ -10,6 +10,11 @@ cdef class CommandHandler(StreamCommands):
     cdef int64_t horizon_ms
     cdef int64_t shift_ms
     cdef frozenset wanted               # (db, key) of the keys to write; None for all of them
+    cdef bytes own                      # prefix of names that are ours alone; b"": there are none
+    cdef const unsigned char* own_name  # the same
+    cdef Py_ssize_t own_size
+    cdef uint64_t keys_own              # of those left out
+    cdef uint64_t keys_lacking          # of those that failed: the target does not have their database
     cdef bint expired                   # the key that was begun
     cdef uint64_t fences                # big keys so far
 

@@ -46,6 +46,15 @@ cdef class CommandHandler(StreamCommands):
         if self.wanted is not None and not self._is_wanted(key):
             self.keys_left_out += 1
             return P_SKIP
+        if self.own_size and key.size >= self.own_size and memcmp(key.name, self.own_name, self.own_size) == 0:
+            self.keys_left_out += 1
+            self.keys_own += 1
+            return P_SKIP
+        if self.lacking:
+            self.keys_failed += 1
+            self.keys_lacking += 1
+            self.refuse(key, layout_of(key.encoding).name.decode(), "database: the target does not have it")
+            return P_SKIP
         if key.idle >= 0 and self.dialect.takes_lfu:
             self.idle_dropped += 1
             key.idle = -1
@@ -159,6 +168,7 @@ cdef class CommandHandler(StreamCommands):
         cdef uint64_t crc
         cdef int older
         cdef int byte = key.byte
+        cdef bint inline_expiry
         cdef bytes rewritten
         cdef Lost lost
         self._close_run()
@@ -182,13 +192,23 @@ cdef class CommandHandler(StreamCommands):
                 self.key = key
                 self.stream_dropped("idempotent producers")
                 self.key = NULL
+        if not self.dialect.absttl:             # Redis 4.0: PEXPIREAT behind says when, nothing says how idle
+            self.idle_dropped += key.idle >= 0
+            self.freq_dropped += key.freq >= 0
+            key.idle = key.freq = -1
         payload = meta_n + 1 + n + 10
-        arguments += (not self.skip_existing) + (key.expire_ms >= 0) + 2 * (key.idle >= 0) + 2 * (key.freq >= 0)
+        inline_expiry = key.expire_ms >= 0 and (self.dialect.absttl or self.skip_existing)
+        arguments += (not self.skip_existing) + (inline_expiry and self.dialect.absttl) + 2 * (key.idle >= 0) + 2 * (key.freq >= 0)
         self.out.reserve(payload + key.size + 256)
         self.out.array(arguments)
         self.out.raw(b"$7\r\nRESTORE\r\n", 13)
         self.out.bulk(key.name, key.size)
-        self.out.number(self._expiry(key) if key.expire_ms >= 0 else 0)
+        if not inline_expiry:
+            self.out.number(0)
+        elif self.dialect.absttl:
+            self.out.number(self._expiry(key))
+        else:                                   # a key that is there must keep its expiry
+            self.out.number(max(self._expiry(key) - self.now_ms, 1))
         self.out.bulk_head(payload)
         # Type byte and value as they came, then the RDB version the target is to believe, then CRC64 (rdb.c, cluster.c:
         # createDumpPayload).
@@ -206,7 +226,7 @@ cdef class CommandHandler(StreamCommands):
         self.out.crlf()
         if not self.skip_existing:
             self.out.raw(b"$7\r\nREPLACE\r\n", 13)
-        if key.expire_ms >= 0:
+        if inline_expiry and self.dialect.absttl:
             self.out.raw(b"$6\r\nABSTTL\r\n", 12)
         if key.idle >= 0:
             self.out.raw(b"$8\r\nIDLETIME\r\n", 14)
@@ -215,6 +235,8 @@ cdef class CommandHandler(StreamCommands):
             self.out.raw(b"$4\r\nFREQ\r\n", 10)
             self.out.number(key.freq)
         self.replies += 1
+        if key.expire_ms >= 0 and not inline_expiry:
+            self._expire(key)
         return self._cut_if_full()
 
     # -- values told by elements ---------------------------------------------------------------------------------------

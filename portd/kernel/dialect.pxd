@@ -11,6 +11,7 @@ cdef class Dialect:
     cdef readonly frozenset commands
     cdef readonly str maxmemory_policy
     cdef readonly uint64_t max_bulk_bytes
+    cdef readonly int databases     # 0: not known
     cdef bint takes_lfu             # FREQ has an effect there
     cdef readonly bint pxat                  # SET .. PXAT
     cdef bint hsetex
@@ -19,6 +20,7 @@ cdef class Dialect:
     cdef bint arrays
     cdef bint entries_read          # XGROUP CREATE .. ENTRIESREAD, XSETID .. ENTRIESADDED
     cdef bint create_consumer
+    cdef bint absttl                # RESTORE .. ABSTTL
     cdef bint unlink
     cdef bint scripts               # SCRIPT LOAD
     cdef bint takes(self, int encoding) noexcept

@@ -24,6 +24,7 @@ cdef class Dialect:
         frozenset commands not None,
         str maxmemory_policy not None,
         uint64_t max_bulk_bytes=MAX_BULK_BYTES,
+        int databases=0,
     ):
         self.valkey = valkey
         self.rdb_version = rdb_version
@@ -34,6 +35,7 @@ cdef class Dialect:
         self.commands = commands
         self.maxmemory_policy = maxmemory_policy
         self.max_bulk_bytes = max_bulk_bytes
+        self.databases = databases
         self.takes_lfu = "lfu" in maxmemory_policy
         self.pxat = valkey or server_version >= (6, 2)
         self.hsetex = "hsetex" in commands
@@ -42,6 +44,7 @@ cdef class Dialect:
         self.arrays = "armset" in commands
         self.entries_read = valkey or server_version >= (7, 0)
         self.create_consumer = valkey or server_version >= (6, 2)
+        self.absttl = valkey or server_version >= (5, 0)
         self.unlink = "unlink" in commands
         self.scripts = "script" in commands
 

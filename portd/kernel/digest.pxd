@@ -40,6 +40,7 @@ cdef class DigestHandler(Handler):
     cdef Py_ssize_t names_capacity
     cdef uint64_t names_base            # offset of names[0]
     cdef bytes ignored                  # prefix of keys of database 0 that do not count
+    cdef bint entries_read
     cdef bint counters
     cdef Hash seed
     cdef int db

@@ -19,6 +19,7 @@ class DigestHandler(Handler):
         bucket_records: records of a piece.
         ignored: keys of database 0 that begin with it are left out; empty leaves none out.
         stream_counters: entries added, highest deleted id and entries read by groups count; they exist since Redis 7.0.
+        entries_read: of them, the entries read by groups.
         seed: digests can only be compared under the same seed.
     """
 
@@ -29,6 +30,7 @@ class DigestHandler(Handler):
         bucket_records: int = ...,
         ignored: bytes = ...,
         stream_counters: bool = ...,
+        entries_read: bool = ...,
         seed: bytes = ...,
     ) -> None: ...
 

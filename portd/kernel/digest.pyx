@@ -88,7 +88,7 @@ cdef class DigestHandler(Handler):
 
     def __cinit__(
         self, *, int bucket_bits=0, Py_ssize_t bucket_records=200, bytes ignored=b"", bint stream_counters=True,
-        bytes seed=b"",
+        bytes seed=b"", bint entries_read=True,
     ):
         if not 0 <= bucket_bits <= 12 or bucket_records < 1:
             raise ValueError("at most 4096 buckets, of at least one record")
@@ -97,6 +97,7 @@ cdef class DigestHandler(Handler):
         self.bucket_bytes = bucket_records * sizeof(Record)
         self.ignored = ignored
         self.counters = stream_counters
+        self.entries_read = stream_counters and entries_read
         self.seed = hash_bytes(Hash(0, 0), <const char*>seed, len(seed))
         self.chunks = deque()
         self.buckets = <Bucket*>PyMem_Calloc(1 << bucket_bits, sizeof(Bucket))
@@ -153,7 +154,7 @@ cdef class DigestHandler(Handler):
     cdef int plan(self, Key* key) except -1:
         cdef Py_ssize_t n = len(self.ignored)
         cdef int collection = layout_of(key.encoding).collection
-        if n and key.db == 0 and key.size >= n and memcmp(key.name, <const char*>self.ignored, n) == 0:
+        if n and key.size >= n and memcmp(key.name, <const char*>self.ignored, n) == 0:
             self.keys_left_out += 1
             return P_SKIP
         if key.expire_ms >= 0 and key.expire_ms <= self.now_ms:
@@ -380,7 +381,7 @@ cdef class DigestHandler(Handler):
         self._close_group()
         self.in_group = True
         self.group_hash = hash_pair(hash_bytes(self.seed, name.p, name.n), hash_numbers(self.seed, ms, seq))
-        if self.counters:
+        if self.entries_read:
             self.group_hash = hash_numbers(self.group_hash, <uint64_t>max(entries_read, -1), 6)
         self.group_total.a = self.group_total.b = 0
         return 0

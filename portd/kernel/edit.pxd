@@ -3,26 +3,35 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from portd.kernel.dialect cimport Dialect
 from portd.kernel.piecebuffer cimport PieceBuffer
 
 
 cdef enum Kind:  # what becomes of a command; those from FUNCTION on are edited argument by argument
     FORWARD = 0  # goes on as it came
-    DROP  # left out and counted
-    EXCLUDED  # left out because the caller said so
-    REFUSE  # would change what our connection to the target is
+    DROP  # noise: left out and counted, as the next five are
+    FILTERED  # not for the target: counted, and its name is told
+    OWN  # names keys that are ours alone
+    EXCLUDED  # the caller said so
+    REFUSED  # cannot be written there: a dead letter
     MULTI
     EXEC
+    DISCARD
     SELECT
     SWAPDB
+    BLOCKING  # waits for data: refused
+    STRANGE  # of a name that nobody knows: refused
     MOVES  # takes an expiry from one key to another, goes on as it came
+    FLUSHES  # removes what is in one or all databases, goes on as it came
     REPLCONF
     PUBLISH
+    SPARED  # goes on without the keys that are ours
     DEL  # goes on as UNLINK; edited only when it is large
     EVAL  # goes on as it came, and is noted
     EVALSHA
     SCRIPT  # noted, and left out as DROP
     FUNCTION
+    FUNCTION_RESTORE
     XGROUP
     SET
     SETEX
@@ -51,11 +60,17 @@ cdef struct Part:  # the command that is passed on argument by argument
     bint ignores_next  # the next argument belongs to an option
     bint late  # PEXPIREAT behind the command makes its expiry absolute
     int64_t expires_at  # unix ms to say behind the command; 0: nothing to say
+    bint bare  # a RESTORE without options but REPLACE, whose expiry is said behind it
+    int64_t payload  # number of the argument that may need another footer; 0: there is none
+    bint footed  # that argument is at the head, and long enough for a footer
+    uint64_t crc  # of as much of it as was passed on
 
 
 cdef class Editor:
     cdef PieceBuffer buffer
     cdef bint pxat
+    cdef Dialect dialect  # of the target; None: payloads go on as they came
+    cdef bint conditions  # PEXPIREAT takes NX, XX, GT and LT
     cdef Part part
     cdef uint8_t* key  # of a ``late`` part
     cdef Py_ssize_t key_size  # -1: it was too large to keep
@@ -68,12 +83,15 @@ cdef class Editor:
     cdef bint overdue  # one of them had passed when it was received
 
     cdef int begin(self, int kind, int64_t argc, Py_ssize_t end, bint large, bint relative) except -1
+    cdef int resume(self, int64_t argc, int64_t index) noexcept
+    cdef int64_t postpone_from(self, int64_t at, int64_t now_ms) noexcept
     cdef int advance(self, Py_ssize_t limit) except -1
     cdef bint passes(self) noexcept
     cdef int64_t postpone(self, int64_t at) noexcept
     cdef int _write_beginning(self, Py_ssize_t end) except -1
     cdef int _consume(self, Py_ssize_t end) except -1
     cdef int _pass_bytes(self, Py_ssize_t limit) except -1
+    cdef int _pass_payload(self, Py_ssize_t limit) except -1
     cdef int _next_argument(self) except -1
     cdef bint _looks_at(self, uint64_t size) noexcept
     cdef int _look(self, Py_ssize_t payload, Py_ssize_t size, Py_ssize_t end) except -1

@@ -23,6 +23,8 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
+from portd.kernel.crc64 cimport crc64_update
+from portd.kernel.payload cimport FOOTER, accepts, write_footer
 from portd.kernel.piecebuffer cimport (
     BAD, FULL, MORE, NOT_A_TIME, WHOLE, PieceBuffer, count_reply, keep, produced, read_header,
 )
@@ -35,9 +37,11 @@ cdef enum:
 
 @cython.final
 cdef class Editor:
-    def __cinit__(self, PieceBuffer buffer, bint pxat):
+    def __cinit__(self, PieceBuffer buffer, bint pxat, bint conditions, Dialect dialect):
         self.buffer = buffer
         self.pxat = pxat
+        self.conditions = conditions
+        self.dialect = dialect
         self.part.kind = -1
         self.key_size = -1
 
@@ -60,6 +64,8 @@ cdef class Editor:
         part.argc = argc
         part.index = 1
         part.kept = 5 if kind == XGROUP else argc
+        if kind in (EXPIRE, PEXPIRE) and not self.conditions:
+            part.kept = 3
         part.offset = buffer.base + buffer.cut.head + 1
         part.left = 0
         part.now_ms = buffer.received_at(buffer.cut.head)
@@ -70,9 +76,30 @@ cdef class Editor:
         part.ignores_next = False
         # the options of a large RESTORE come too late to say ABSTTL; PEXPIREAT is known to any target
         part.late = kind in (SET, SETEX, PSETEX, RESTORE, RESTORE_ASKING) and (not self.pxat or large and kind >= RESTORE)
+        part.bare = kind >= RESTORE and self.dialect is not None and not self.dialect.absttl
+        if part.bare:
+            part.late = part.relative = True
+            part.kept = 4
+        part.payload = 0
+        if self.dialect is not None and self.dialect.footer:
+            part.payload = 3 if kind >= RESTORE else 2 if kind == FUNCTION_RESTORE else 0
+        part.footed = False
         part.expires_at = 0
         self.key_size = -1
         return self._write_beginning(end)
+
+    cdef int resume(self, int64_t argc, int64_t index) noexcept:
+        """Starts to pass the rest of the command at the head on, whose beginning was written; *index* arguments are done."""
+        cdef Part* part = &self.part
+        part.kind = FORWARD
+        part.argc = part.kept = argc
+        part.index = index
+        part.offset = self.buffer.base + self.buffer.cut.head + 1
+        part.left = 0
+        part.relative = part.ignores_next = part.late = part.bare = part.footed = False
+        part.payload = 0
+        part.expires_at = 0
+        return 0
 
     cdef int _write_beginning(self, Py_ssize_t end) except -1:
         """Passes on what stands before window index *end*, or writes another count and name instead."""
@@ -83,13 +110,15 @@ cdef class Editor:
         if kind in (SETEX, PSETEX) and here:
             argc, name = 5, "SET"
         elif kind == EXPIRE or kind == PEXPIRE:
-            name = "PEXPIREAT"
+            argc, name = min(argc, self.part.kept), "PEXPIREAT"
         elif kind == HEXPIRE or kind == HPEXPIRE:
             name = "HPEXPIREAT"
         elif kind == GETEX:  # PEXPIREAT answers less, and any target has it
             argc, name = 3, "PEXPIREAT"
         elif kind == EXPIREAT or kind == PEXPIREAT:
             argc, name = 3, "PEXPIREAT"
+        elif self.part.bare:
+            argc, name = 5, "RESTORE"
         elif kind == RESTORE_ASKING or (kind == RESTORE and here):
             argc, name = argc + (here and self.part.relative), "RESTORE"
         elif kind == FUNCTION:
@@ -127,6 +156,8 @@ cdef class Editor:
         cdef PieceBuffer buffer = self.buffer
         cdef Part* part = &self.part
         cdef Py_ssize_t available = buffer.tail - buffer.cut.head
+        if part.footed:
+            return self._pass_payload(limit)
         cdef Py_ssize_t size = <Py_ssize_t> min(part.left - 2, available)
         if size < part.left - 2 and size < min(PART_BYTES, buffer.piece_bytes):
             return MORE
@@ -144,6 +175,39 @@ cdef class Editor:
         part.index += 1
         return WHOLE
 
+    cdef int _pass_payload(self, Py_ssize_t limit) except -1:
+        """The same for a payload; its footer is replaced when the target does not take it."""
+        cdef PieceBuffer buffer = self.buffer
+        cdef Part* part = &self.part
+        cdef Py_ssize_t available = buffer.tail - buffer.cut.head
+        cdef Py_ssize_t body = <Py_ssize_t> part.left - 2 - FOOTER
+        cdef Py_ssize_t size = min(body, available)
+        cdef uint8_t[FOOTER] footer
+        if size < body and size < min(PART_BYTES, buffer.piece_bytes):
+            return MORE
+        size = min(size, max(limit - produced(buffer), 0))
+        part.crc = crc64_update(part.crc, buffer.window + buffer.cut.head, size)
+        self._consume(buffer.cut.head + size)
+        part.left -= size
+        if size < body:
+            return FULL if produced(buffer) >= limit else MORE
+        if buffer.tail - buffer.cut.head < FOOTER + 2:
+            return MORE
+        if not buffer.line_ends(buffer.cut.head + FOOTER):
+            return BAD
+        if not accepts(self.dialect, buffer.window + buffer.cut.head):
+            write_footer(self.dialect, part.crc, footer)
+            buffer.skip(buffer.cut.head)
+            buffer.append(footer, FOOTER)
+            buffer.skip(buffer.cut.head + FOOTER)
+            self._consume(buffer.cut.head + 2)
+        else:
+            self._consume(buffer.cut.head + FOOTER + 2)
+        part.left = 0
+        part.footed = False
+        part.index += 1
+        return WHOLE
+
     cdef inline int _consume(self, Py_ssize_t end) except -1:
         """Consumes bytes up to window index *end*; they go on unless the command, or its argument, is left out."""
         if not self.passes() or self.part.index >= self.part.kept:
@@ -153,7 +217,7 @@ cdef class Editor:
 
     cdef inline bint passes(self) noexcept:
         """Whether there is a command on its way, and its bytes go on."""
-        return self.part.kind >= 0 and self.part.kind != DROP and self.part.kind != EXCLUDED
+        return self.part.kind >= 0 and not DROP <= self.part.kind <= REFUSED
 
     cdef int _next_argument(self) except -1:
         """Passes on the header of the next argument, or all of it when it must be looked at."""
@@ -170,6 +234,8 @@ cdef class Editor:
             if part.kind == FUNCTION and part.index == 2:
                 buffer.write_word("REPLACE")
             part.left = <int64_t> announced + 2
+            part.footed = part.index == part.payload and announced > FOOTER
+            part.crc = 0
             part.ignores_next = False
             self._consume(payload)
             return WHOLE
@@ -211,7 +277,11 @@ cdef class Editor:
             return WHOLE
         elif part.kind >= RESTORE and part.index > 3:
             if is_word(self.buffer.window + payload, size, "ABSTTL"):
-                part.expires_at = 0  # the TTL was absolute
+                part.relative = False
+                part.expires_at = part.expires_at if part.bare else 0  # the TTL was absolute
+            if part.bare:
+                self.buffer.skip(end)
+                return WHOLE
         else:
             return self._look_at_time(payload, size, end)
         keep(self.buffer, end)
@@ -253,6 +323,11 @@ cdef class Editor:
         cdef int64_t at
         if not read_number(buffer.window + payload, size, NEVER_MS // part.unit, &number):
             return self.buffer.bad(NOT_A_TIME, payload)
+        if part.bare:  # options say later what it means
+            part.expires_at = number
+            buffer.write_number(0)
+            buffer.skip(end)
+            return WHOLE
         # 0 would mean "no expiry" to RESTORE, and is refused by the others
         at = max(number * part.unit + (part.now_ms if part.relative else 0), 1)
         if part.kind == SET:
@@ -276,6 +351,11 @@ cdef class Editor:
             buffer.write_number(at)
             buffer.skip(end)
         return WHOLE
+
+    cdef int64_t postpone_from(self, int64_t at, int64_t now_ms) noexcept:
+        """The same for a command that was received at *now_ms* and is not the part."""
+        self.part.now_ms = now_ms
+        return self.postpone(at)
 
     cdef int64_t postpone(self, int64_t at) noexcept:
         """When an expiry at unix ms *at* is to take place on the target."""
@@ -304,6 +384,7 @@ cdef class Editor:
         cdef Part* part = &self.part
         cdef bint passes = self.passes()
         cdef bint adds_absttl = part.kind >= RESTORE and part.relative and not part.late
+        cdef bint bare = part.bare
         cdef bint adds_mkstream = part.kind == XGROUP and part.argc == 8  # it may stand on either side of ENTRIESREAD
         part.kind = -1
         if not passes:
@@ -311,7 +392,11 @@ cdef class Editor:
         count_reply(buffer, part.offset)
         if adds_mkstream:
             buffer.write_word("MKSTREAM")
-        if part.expires_at == 0:
+        if bare:
+            buffer.write_word("REPLACE")  # if there was a condition, it was met
+            if part.expires_at > 0:
+                part.expires_at = self.postpone(max(part.expires_at + (part.now_ms if part.relative else 0), 1))
+        if part.expires_at <= 0:
             if adds_absttl:
                 buffer.write_word("ABSTTL")
         elif not part.late:

@@ -19,6 +19,7 @@ from portd.kernel.writer cimport NUMBER_BYTES, RespWriter, portd_format_i64, por
 cdef extern from "native/text.h" nogil:
     bint portd_json_plain(const unsigned char* p, size_t n)
     bint portd_json_number(const unsigned char* p, size_t n)
+    bint portd_has_control(const unsigned char* p, size_t n)
     bint portd_utf8(const unsigned char* p, size_t n)
     size_t portd_json_escape(char* out, const unsigned char* p, size_t n)
     size_t portd_base64(char* out, const unsigned char* p, size_t n)
@@ -137,23 +138,32 @@ cdef class LineWriter(Handler):
         return 0
 
     cdef int _csv_text(self, RespWriter out, const unsigned char* p, Py_ssize_t n) except -1:
-        """A cell (RFC 4180): quoted where it must be, ``base64:`` and base64 where it is not UTF-8."""
+        """A cell (RFC 4180): quoted where it must be, ``base64:`` and base64 where it is not UTF-8 or holds controls.
+
+        What a spreadsheet would take for a formula begins with an apostrophe, and so does what begins with one.
+        """
         cdef Py_ssize_t i
+        cdef bint mark = n > 0 and p[0] in b"=+-@\t\r'" and not portd_json_number(p, n)
         cdef Py_ssize_t quotes = 0
         cdef bint special = False
         cdef char* to
-        if not portd_utf8(p, n) or (n >= 7 and p[:7] == b"base64:"):
+        if not portd_utf8(p, n) or portd_has_control(p, n) or (n >= 7 and p[:7] == b"base64:"):
             out.raw(b"base64:", 7)
             return self._base64(out, p, n)
         for i in range(n):
             quotes += p[i] == b'"'
             special |= p[i] < 0x20 or p[i] == b"," or p[i] == b'"'
         if not special:
+            if mark:
+                out.raw(b"'", 1)
             return out.raw(p, n)
-        out.reserve(n + quotes + 2)
+        out.reserve(n + quotes + 3)
         to = out.buffer + out.used
         to[0] = b'"'
         to += 1
+        if mark:
+            to[0] = b"'"
+            to += 1
         for i in range(n):
             if p[i] == b'"':
                 to[0] = b'"'

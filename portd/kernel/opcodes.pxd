@@ -13,6 +13,7 @@ cdef class OpcodeReader(StreamReader):
     cdef bytes meta                     # KEY_META of the next key
     cdef uint64_t keys_announced
     cdef uint64_t modules_aux
+    cdef uint64_t slot_infos        # of a Redis cluster node, one for each slot with keys
 
     cdef int _magic(self) except -1
     cdef int _trailer(self) except -1

@@ -152,7 +152,11 @@ cdef class OpcodeReader(StreamReader):
             r = self._number(c, &a)
             if r == R_OK:
                 r = self._number(c, &b)
-            return self._number(c, &d) if r == R_OK else r
+            if r == R_OK:
+                r = self._number(c, &d)
+            if r == R_OK:
+                self.slot_infos += 1
+            return r
         if op == 0xF7:                              # MODULE_AUX: id, tag 2, when, items
             r = self._number(c, &a)
             if r == R_OK:

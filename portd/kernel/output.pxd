@@ -15,6 +15,7 @@ cdef class CommandOutput(Handler):
     cdef Py_ssize_t chunk_bytes
     # the batch being filled
     cdef int db
+    cdef bint lacking                   # the target does not have it
     cdef int64_t replies
     cdef int64_t keys
     cdef int kind

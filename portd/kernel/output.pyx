@@ -65,7 +65,7 @@ cdef class CommandOutput(Handler):
         batch = Batch.__new__(Batch)
         batch.data = self.out.take()
         batch.replies = self.replies
-        batch.db = self.db
+        batch.db = 0 if self.lacking else self.db      # functions are the same in all of them
         batch.keys = self.keys
         batch.kind = self.kind
         batch.fence = self.fence if self.kind != WHOLE else 0
@@ -106,6 +106,7 @@ cdef class CommandOutput(Handler):
         self._close_run()
         self.cut(False)
         self.db = db
+        self.lacking = 0 < self.dialect.databases <= db
         return 0
 
     cdef int finish(self) except -1:

@@ -8,6 +8,7 @@ from portd.kernel.resp cimport LINE_CUT, LINE_LONG, LINE_READ, read_length
 
 cdef enum Status:
     MORE = 1  # bytes are missing
+    EMPTY  # bytes that are no command, and that a replica passes over
     WHOLE  # a command, or what was asked for of it, was read
     LARGE  # the command is larger than a piece; its name is here
     FULL  # the piece is as large as it may be
@@ -22,10 +23,7 @@ cdef enum Why:  # what is wrong with them
     TOO_MANY_ARGUMENTS
     ARGUMENT_TOO_LARGE
     NAME_TOO_LONG
-    EMPTY_COMMAND
-    REFUSED
-    NESTED_MULTI
-    STRAY_EXEC
+    LATE_DISCARD
     NOT_A_DATABASE
     NO_DATABASE
     SELECT_EXCLUDED
@@ -64,7 +62,7 @@ cdef class PieceBuffer:
     cdef Py_ssize_t offsets_capacity
 
     cdef int bad(self, int why, Py_ssize_t index) noexcept
-    cdef object error(self, int64_t db, str type_name)
+    cdef object error(self, int64_t db)
     cdef bint line_ends(self, Py_ssize_t index) noexcept
 
     cdef Py_ssize_t fill(self, object data, int64_t now_ms) except -1
@@ -79,6 +77,7 @@ cdef class PieceBuffer:
     cdef int write_argument(self, const void* data, Py_ssize_t size) except -1
     cdef int write_word(self, const char* word) except -1
     cdef int write_number(self, int64_t number) except -1
+    cdef int write_negative(self, int64_t number) except -1
     cdef int _append_header(self, char mark, int64_t number) except -1
     cdef int grow_offsets(self) except -1
     cdef void begin_piece(self) noexcept

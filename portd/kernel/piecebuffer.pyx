@@ -36,13 +36,10 @@ cdef dict WHYS = {
         "raise proto-max-bulk-len at the target to what it is at the source, and start again: nothing is lost",
     ),
     NAME_TOO_LONG: ("command name longer than any known", RESYNC),
-    EMPTY_COMMAND: ("empty command", RESYNC),
-    REFUSED: (
-        "a command that must never reach the target",
-        "only writes belong into a replication stream: look at what the source was fed",
+    LATE_DISCARD: (
+        "DISCARD of a transaction whose beginning has gone on already",
+        "no server sends it: look at what the source was fed, and start again: the transaction is left out then",
     ),
-    NESTED_MULTI: ("MULTI inside of a transaction", RESYNC),
-    STRAY_EXEC: ("EXEC without MULTI", RESYNC),
     NOT_A_DATABASE: ("malformed SELECT", RESYNC),
     NO_DATABASE: ("a command before any SELECT, and no database is known", "sync again"),
     SELECT_EXCLUDED: (
@@ -84,11 +81,11 @@ cdef class PieceBuffer:
         self.bad_offset = self.base + index + 1
         return BAD
 
-    cdef object error(self, int64_t db, str type_name):
+    cdef object error(self, int64_t db):
         """What ``bad`` noted, as an error to raise."""
         message, hint = WHYS[self.bad_why]
         kind = LimitExceeded if self.bad_why in LIMITS else DecodeError
-        return kind(message, offset=self.bad_offset, db=db, type=type_name, hint=hint)
+        return kind(message, offset=self.bad_offset, db=db, hint=hint)
 
     cdef bint line_ends(self, Py_ssize_t index) noexcept:
         """Whether CRLF stands at window *index*."""
@@ -228,6 +225,13 @@ cdef class PieceBuffer:
         cdef char text[20]
         cdef Py_ssize_t start = print_number(number, text, 20)
         return self.write_argument(text + start, 20 - start)
+
+    cdef int write_negative(self, int64_t number) except -1:
+        """Writes minus *number*, which is more than 0."""
+        cdef char text[21]
+        cdef Py_ssize_t start = print_number(number, text, 21) - 1
+        text[start] = c"-"
+        return self.write_argument(text + start, 21 - start)
 
     cdef int _append_header(self, char mark, int64_t number) except -1:
         cdef char text[24]

@@ -58,6 +58,11 @@ class SnapshotDecoder:
         """
     def restrict(self, keys: frozenset[tuple[int, bytes]]) -> None:
         """Writes only these keys, given as database and name; others count as ``keys_filtered``, functions are left out."""
+    def spare(self, prefix: bytes) -> None:
+        """Leaves out keys whose names begin with *prefix*, in any database: they are ours alone in the target.
+
+        They count as ``keys_own`` and as ``keys_filtered``.
+        """
     def next_output(self) -> object:
         """The same for any handler: decodes until it has something to hand out; None when bytes run out."""
     def finish(self) -> None:
@@ -84,12 +89,16 @@ class SnapshotDecoder:
     def aux(self) -> dict[str, str]:
         """AUX fields seen so far, by name (``redis-ver``, ``repl-stream-db``, ...)."""
     @property
+    def of_cluster_node(self) -> bool:
+        """What was seen so far is written by cluster nodes only: Redis from 7.4 on by opcodes, Valkey from 8.0 on by AUX fields."""
+    @property
     def current(self) -> CurrentKey | None:
         """The key being decoded, None between keys."""
     def statistics(self) -> dict[str, int]:
         """Counters and owned bytes: see docs/architecture.
 
-        Keys: ``keys`` ``keys_announced`` ``keys_expired`` ``keys_postponed`` ``keys_filtered`` ``keys_failed`` ``elements`` ``batches``
+        Keys: ``keys`` ``keys_announced`` ``keys_expired`` ``keys_postponed`` ``keys_filtered`` ``keys_own`` (of those)
+        ``keys_failed`` ``keys_lacking`` (of those: their database is not there) ``elements`` ``batches``
         ``window_used`` ``window_capacity`` ``blob_capacity`` ``output_used`` ``output_capacity`` ``scratch_capacity``
         ``idle_dropped`` ``freq_dropped`` ``field_ttl_dropped`` ``stream_meta_dropped`` ``functions`` ``db``.
         """
@@ -148,6 +157,7 @@ class Dialect:
         commands: lower-case names of the commands the target has and we may run.
         maxmemory_policy: as CONFIG GET says; "" when unknown.
         max_bulk_bytes: largest argument the target takes (proto-max-bulk-len); larger values and elements are left out.
+        databases: how many it has; 0: not known. Keys of others are dead letters.
     """
 
     def __init__(
@@ -162,6 +172,7 @@ class Dialect:
         commands: frozenset[str],
         maxmemory_policy: str,
         max_bulk_bytes: int = ...,
+        databases: int = ...,
     ) -> None: ...
     @property
     def valkey(self) -> bool: ...
@@ -179,6 +190,8 @@ class Dialect:
     def maxmemory_policy(self) -> str: ...
     @property
     def max_bulk_bytes(self) -> int: ...
+    @property
+    def databases(self) -> int: ...
     @property
     def footer(self) -> int: ...
     @property

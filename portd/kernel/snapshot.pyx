@@ -27,6 +27,8 @@ from portd.kernel.window cimport DEFAULT_CHUNK, ITEMS, ST_CHECKSUM, ST_END, ST_H
 
 DEFAULT_CHUNK_BYTES = DEFAULT_CHUNK
 
+cdef frozenset CLUSTER_FIELDS = frozenset({"slot-info", "cluster-slot-states"})    # AUX names of Valkey, rdb.c
+
 
 @cython.final
 cdef class CurrentKey:
@@ -96,6 +98,13 @@ cdef class SnapshotDecoder(KeyReader):
             raise TypeError("only commands can be restricted")
         self.letters.wanted = keys
 
+    def spare(self, bytes prefix not None):
+        if self.letters is None:
+            raise TypeError("only commands can be spared")
+        self.letters.own = prefix
+        self.letters.own_name = prefix
+        self.letters.own_size = len(prefix)
+
     def next_output(self):
         return self.next_batch()
 
@@ -134,6 +143,10 @@ cdef class SnapshotDecoder(KeyReader):
         return dict(self.aux_fields)
 
     @property
+    def of_cluster_node(self):
+        return self.slot_infos > 0 or self.slots is not None or not CLUSTER_FIELDS.isdisjoint(self.aux_fields)
+
+    @property
     def current(self):
         cdef CurrentKey current
         if self.state <= ST_HEAD or self.state >= ST_CHECKSUM or self.key.encoding == E_NONE:
@@ -159,6 +172,8 @@ cdef class SnapshotDecoder(KeyReader):
             "keys_postponed": 0,
             "keys_filtered": self.keys_filtered + self.out.keys_left_out,
             "keys_failed": self.out.keys_failed,
+            "keys_own": self.letters.keys_own if self.letters is not None else 0,
+            "keys_lacking": self.letters.keys_lacking if self.letters is not None else 0,
             "window_used": self.stop - self.start,
             "window_capacity": self.capacity,
             "blob_capacity": self.blob_capacity,

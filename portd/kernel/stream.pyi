@@ -4,14 +4,18 @@ from typing import Final, Self, final
 
 from typing_extensions import Buffer
 
+from portd.kernel.commandtable import CommandTable
+from portd.kernel.leftout import Refusal
+
 @final
 class Piece:
     """Raw commands of the stream, as they go between our MULTI and the checkpoint.
 
     Commands go on byte for byte, except: relative expiries are made absolute, FUNCTION LOAD is given REPLACE,
-    RESTORE-ASKING becomes RESTORE, expiry times before the horizon of ``postpone`` are later, options that the target does
-    not know are left out, DEL becomes UNLINK. In the ``late`` form of an expiry, PEXPIREAT behind the command counts as a command of its own,
-    with the same offset.
+    RESTORE-ASKING becomes RESTORE, expiry times before the horizon of ``postpone`` are later, DEL becomes UNLINK, and what the
+    target does not know takes another form (`portd.kernel.forms`). A command may become several, such as one with PEXPIREAT
+    behind it: each counts as a command of its own, with the same offset, and they are never in different pieces unless
+    the command is larger than one.
 
     Attributes:
         data: RESP bytes; the source's MULTI, EXEC, PING and REPLCONF are left out, SELECT stays in. May be empty.
@@ -21,12 +25,18 @@ class Piece:
         db: database in effect after the piece.
         boundary: the piece ends where a checkpoint may stand (outside a source transaction, no command cut).
         part: the last command continues in the next piece (only when it is larger than the piece size).
-        filtered: commands dropped on purpose (PING, REPLCONF, PUBLISH of sentinel hello ...), without MULTI and EXEC
-            and without excluded ones.
-        swaps: a SWAPDB is inside; the applier must keep its checkpoint safe.
+        filtered: commands dropped on purpose (PING, REPLCONF, PUBLISH of sentinel hello, what does not write, what is on
+            names of ours alone), without MULTI and EXEC and without excluded ones.
+        names: of them, the names of those that are no noise; a few at the most.
+        own: commands that named keys of ours: filtered ones, and those that went on without these keys.
+        refused: commands that cannot be written to this target.
+        refusals: of them, what and why; a few hundred at the most. A large one is told with its first part.
+        databases: what SELECT and SWAPDB in ``data`` name; now and then one too many.
+        swaps: a SWAPDB, FLUSHALL or FLUSHDB is inside; the applier must keep its checkpoint, lease and epoch safe.
         getack: REPLCONF GETACK was among the dropped commands: the source wants an ACK now.
         moves: a command inside takes an expiry from one key to another (RENAME, COPY, MOVE, SWAPDB).
         postponed: expiry times that are later than the source said.
+        lost: expiry times of hash fields that the target cannot hold: the fields live for ever there.
         overdue: one of them had passed when it was received: the stream lags by that much at least.
         bodies: texts of scripts that it brings, by EVAL or SCRIPT LOAD; none above 128 KiB, or a piece.
         loaded: those that came by SCRIPT LOAD, which is dropped.
@@ -51,6 +61,16 @@ class Piece:
     @property
     def filtered(self) -> int: ...
     @property
+    def names(self) -> frozenset[str]: ...
+    @property
+    def own(self) -> int: ...
+    @property
+    def refused(self) -> int: ...
+    @property
+    def refusals(self) -> tuple[Refusal, ...]: ...
+    @property
+    def databases(self) -> frozenset[int]: ...
+    @property
     def swaps(self) -> bool: ...
     @property
     def getack(self) -> bool: ...
@@ -60,6 +80,8 @@ class Piece:
     def overdue(self) -> bool: ...
     @property
     def postponed(self) -> int: ...
+    @property
+    def lost(self) -> int: ...
     @property
     def bodies(self) -> tuple[bytes, ...]: ...
     @property
@@ -89,6 +111,12 @@ class StreamSplitter:
             came, with PEXPIREAT behind.
         entries_read: the target knows XGROUP .. ENTRIESREAD (7.0). Otherwise that is left out.
         unlink: the target knows UNLINK, and our user may run it: DEL goes on as UNLINK.
+        commands: what goes on, and in which form; None: whatever the build does not know as something else than a write,
+            as to a target that knows all.
+        databases: how many the target has; 0: not known. Commands in others are refused.
+        lacking: more databases that it does not have.
+        own: prefix of names that are ours alone, in every database; b"": there are none.
+        stops: a piece ends before a refused command where it can, so that what is before it can be applied alone.
     """
 
     def __new__(
@@ -101,6 +129,11 @@ class StreamSplitter:
         pxat: bool = ...,
         entries_read: bool = ...,
         unlink: bool = ...,
+        commands: CommandTable | None = ...,
+        databases: int = ...,
+        lacking: frozenset[int] = ...,
+        own: bytes = ...,
+        stops: bool = ...,
     ) -> Self: ...
     def feed(self, data: Buffer, now_ms: int) -> int:
         """Copies bytes into the window; returns how many fitted (0 when ``next_piece`` must run first).
@@ -126,8 +159,8 @@ class StreamSplitter:
         """From now on, expiry times before unix time *horizon_ms* go on *shift_ms* later; a shift of 0 ends it.
 
         With a shift, PEXPIREAT also loses its conditions: a source sends it only when they were met, and GT would not be
-        met by an expiry that was postponed. Not postponed are times of hash fields, and an absolute one of a RESTORE
-        larger than a piece.
+        met by an expiry that was postponed. Not postponed are times of hash fields, and an absolute one of a RESTORE or
+        MSETEX larger than a piece.
         """
     def exclude(self, offset: int) -> None:
         """Drops the command that begins at *offset* when it comes by: it was refused for good.
@@ -145,8 +178,8 @@ class StreamSplitter:
         """Counters and owned bytes.
 
         Keys: ``window_used`` ``window_capacity`` ``output_capacity`` ``owned_bytes`` (all that is allocated);
-        ``commands`` (of the source, MULTI and EXEC not counted; = passed on + filtered + excluded), ``filtered``
-        ``excluded`` ``transactions`` ``postponed``; ``relative_kept`` (expiries that could not be made absolute: the key of a large
+        ``commands`` (of the source, MULTI and EXEC not counted; = passed on + filtered + excluded + refused), ``filtered``
+        ``excluded`` ``refused`` ``own`` ``transactions`` ``postponed`` ``lost``; ``relative_kept`` (expiries that could not be made absolute: the key of a large
         command is larger than a piece and the target is older than PXAT, or it is a RESTORE).
         """
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from portd.errors import UnsupportedRdb
 from portd.files.inputs import open_input
+from portd.log import get_logger
 from portd.offline.fetch import Fetch
 from portd.snapshotcopy import SnapshotCopy
+from portd.source import cluster
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from portd.files.outputs import Output
     from portd.kernel.snapshot import SnapshotDecoder
     from portd.source.handshake import Transfer
+
+log = get_logger("decode")
 
 
 def decode_file(path: str, decoder: SnapshotDecoder, output: Output) -> None:
@@ -64,7 +68,7 @@ class _OutputSink:
 
 
 async def decode_source(endpoint: Endpoint, decoder: SnapshotDecoder, output: Output) -> None:
-    """Decodes the snapshot of a live source.
+    """Decodes the snapshot of a live source; of a cluster node, the log says that it is one shard.
 
     Raises:
         PortdError: the source is not there or refuses, or the output cannot be written.
@@ -79,3 +83,5 @@ async def decode_source(endpoint: Endpoint, decoder: SnapshotDecoder, output: Ou
         await fetch.run(consume)
     finally:
         fetch.close()
+    if decoder.of_cluster_node or await cluster.ask(endpoint):
+        log.warning("the source is a node of a cluster: what was shown is one shard", url=endpoint.display)

@@ -21,7 +21,8 @@ from portd.log import get_logger
 from portd.model import Phase
 from portd.offline.fetch import Fetch
 from portd.offline.service import OfflineService
-from portd.snapshotcopy import SnapshotCopy
+from portd.snapshotcopy import SnapshotCopy, stream_database
+from portd.source import cluster
 from portd.spool import SpoolClosed
 
 if TYPE_CHECKING:
@@ -68,10 +69,12 @@ class Dump(OfflineService):
         endpoint: the source.
         output: takes the snapshot.
         follow: file that takes the stream; None ends with the snapshot.
+        one_shard: the source may be a node of a cluster.
     """
 
-    def __init__(self, endpoint: Endpoint, output: Output, follow: Path | None) -> None:
+    def __init__(self, endpoint: Endpoint, output: Output, follow: Path | None, *, one_shard: bool = False) -> None:
         super().__init__()
+        self._one_shard = one_shard
         self._endpoint = endpoint
         self._output = output
         self._follow = follow
@@ -83,11 +86,12 @@ class Dump(OfflineService):
         """Dumps, and follows until it is asked to stop.
 
         Raises:
+            ConfigError: the source is a node of a cluster, and that is not meant.
             SourceError: no connection, a refusal, or a link that was lost inside the snapshot.
             Interrupted: it was told to stop before the snapshot was whole.
             OutputError: the disk is full or failed.
         """
-        work = asyncio.create_task(self._fetch.run(self._consume), name="dump")
+        work = asyncio.create_task(self._work(), name="dump")
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         try:
             await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -101,11 +105,16 @@ class Dump(OfflineService):
             self._fetch.close()
         self.progress.phase = Phase.STOPPED
 
+    async def _work(self) -> None:
+        cluster.admit(self._endpoint, await cluster.ask(self._endpoint), one_shard=self._one_shard)
+        await self._fetch.run(self._consume)
+
     async def _consume(self, fetch: Fetch, transfer: Transfer) -> None:
         progress = fetch.progress
         progress.phase = Phase.SNAPSHOT
         progress.snapshot.started_at = time.time()
         recorder = SnapshotRecorder(fetch, self._output, transfer)
+        recorder.refuse_node = None if self._one_shard else self._endpoint.display
         index = await recorder.run()
         await asyncio.to_thread(self._output.commit)
         progress.snapshot.finished_at = time.time()
@@ -116,8 +125,8 @@ class Dump(OfflineService):
         self._snapshot_done = True
         if self._follow is not None:
             fetch.link.stream_begins(index)
-            db = int(recorder.decoder.aux.get("repl-stream-db", "0"))
-            await self._record(self._follow, fetch, transfer, max(db, 0))
+            db = stream_database(recorder.decoder.aux)
+            await self._record(self._follow, fetch, transfer, db)
 
     async def _record(self, path: Path, fetch: Fetch, transfer: Transfer, db: int) -> None:
         """Records the stream until a stop; the file ends with a whole command then."""
@@ -151,20 +160,18 @@ class Dump(OfflineService):
 
     async def _next(self, fetch: Fetch) -> memoryview | None:
         """The next bytes of the stream; None at a stop. A lost link is made again where it broke."""
-        while True:
-            read = asyncio.ensure_future(fetch.spool.read())
-            stop = asyncio.ensure_future(self._stop.wait())
-            try:
-                await asyncio.wait({read, stop}, return_when=asyncio.FIRST_COMPLETED)
-                if not read.done():
-                    read.cancel()
-                    return None
-                return read.result().data
-            except SpoolClosed:
-                return None
-            finally:
-                stop.cancel()
-                read.cancel()
+        if (chunk := fetch.spool.read_nowait()) is not None:
+            return chunk.data
+        read = asyncio.create_task(fetch.spool.read(), name="dump-read")
+        stop = asyncio.create_task(self._stop.wait(), name="dump-stop")
+        try:
+            await asyncio.wait({read, stop}, return_when=asyncio.FIRST_COMPLETED)
+            return read.result().data if read.done() else None
+        except SpoolClosed:
+            return None
+        finally:
+            stop.cancel()
+            read.cancel()
 
 
 def _write_all(descriptor: int, data: memoryview, path: Path) -> int:

@@ -48,6 +48,7 @@ class FileFeed:
         db: int = 0,
     ) -> None:
         self.received_at = time.time()
+        self.waiting_since = 0.0  # nobody writes to a file meanwhile
         self.size: int | None = None  # bytes of commands, known at the end
         self._paths = list(paths)
         self._progress = progress
@@ -67,6 +68,7 @@ class FileFeed:
             rest = self._filter.feed(rest)
             self._rest = memoryview(rest)
             self._read = len(rest)
+        self._lacking: frozenset[int] = frozenset()
         self._splitter = StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, **forms)
 
     async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
@@ -93,7 +95,8 @@ class FileFeed:
                 if piece.end_offset > self._counted:
                     self._counted = piece.end_offset
                     self._progress.read_offset = self._progress.decoded_offset = piece.end_offset
-                    self._progress.commands_read += piece.replies + piece.filtered
+                    self._progress.commands_read += piece.replies + piece.filtered + piece.refused
+                    self._progress.field_expiries_dropped += piece.lost
                 return piece
             if not self._rest:
                 return None
@@ -134,6 +137,10 @@ class FileFeed:
         """Leaves out the command that begins at *offset*."""
         self._splitter.exclude(offset)
 
+    def lack(self, databases: frozenset[int]) -> None:
+        """The target does not have these; takes effect with the next `rewind`."""
+        self._lacking |= databases
+
     def rewind(self, offset: int, db: int) -> None:
         """Goes back to behind *offset*.
 
@@ -160,7 +167,7 @@ class FileFeed:
                 )
             self._rest = data[left:] if len(data) > left else memoryview(b"")
             left -= min(left, len(data))
-        self._splitter = StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, **self._forms)
+        self._splitter = StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, lacking=self._lacking, **self._forms)
 
     def release(self, offset: int) -> None:
         """Nothing is held."""

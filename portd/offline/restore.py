@@ -10,7 +10,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from portd.config import DEFAULT_LINK, Existing, OnRefusal
+from portd.choices import Existing, OnRefusal
+from portd.config import DEFAULT_LINK
 from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input
@@ -22,20 +23,22 @@ from portd.offline.filefeed import FileFeed
 from portd.offline.service import OfflineService
 from portd.pipeline import ByteBudget
 from portd.resp import request
-from portd.session import first_cause
+from portd.session import first_cause, note_own
 from portd.shapes import whole
-from portd.target.applier import Applier, ApplierOptions
+from portd.snapshotcopy import stream_database
+from portd.target.applier import Applier
+from portd.target.applieroptions import ApplierOptions
 from portd.target.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, write_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter, read_keys
 from portd.target.epoch import Epoch, write_once
-from portd.target.lane import WriterOptions
 from portd.target.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
 from portd.target.scriptbook import ScriptBook
 from portd.target.scripts import Scripts
 from portd.target.writers import Writers
+from portd.target.writing import WriterOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from portd.config import Settings
     from portd.files.inputs import Input
     from portd.kernel.snapshot import DeadLetter
-    from portd.target.capabilities import Capabilities
+    from portd.target.capabilities import Capabilities, StreamForms
     from portd.target.eviction import Eviction
 
 log = get_logger("restore")
@@ -88,10 +91,13 @@ class Restore(OfflineService):
         self._epoch = Epoch.of(self._checkpoint_key)  # until the link is taken
         self._eviction: Eviction | None = None
         self._connection = ConnectionOptions(
-            connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds
+            troubles=self.progress.troubles,
+            connect_seconds=settings.connect_seconds,
+            silence_seconds=settings.silence_seconds,
         )
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
+        self._written_by: dict[str, str] = {}  # family and version, where the snapshot tells them
         self._length = 0  # of the snapshot, bytes
         self._refused = self._filtered = 0  # keys that the decoder gave up or left out, so far
         self._scripts = ScriptBook()
@@ -171,7 +177,8 @@ class Restore(OfflineService):
             await self._apply(feed, capabilities)
         if self._follow is not None:
             position = self._position
-            forms = capabilities.stream_forms()
+            forms = self._forms(capabilities)
+            self.progress.attributes_dropped = self.progress.dropped()
             self.progress.stream = type(self.progress.stream)()
             await self._apply(
                 FileFeed([str(self._follow)], self.progress.stream, forms, offset=position.offset, db=self._db),
@@ -196,6 +203,7 @@ class Restore(OfflineService):
             command_elements=settings.command_elements,
             skip_existing=skip_existing,
         )
+        decoder.spare(settings.checkpoint_key.encode())
         if self._wanted is not None:
             decoder.restrict(self._wanted)
         window = max(self._plan.batch_bytes, self._plan.queue_bytes // (2 * settings.writers))
@@ -249,6 +257,7 @@ class Restore(OfflineService):
         snapshot.keys_announced = counters["keys_announced"]
         snapshot.keys_read = counters["keys"]
         snapshot.keys_expired = counters["keys_expired"]
+        snapshot.keys_own = counters["keys_own"]
         snapshot.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
         self._refused = counters["keys_failed"]
         snapshot.keys_filtered += counters["keys_filtered"] - self._filtered
@@ -289,16 +298,27 @@ class Restore(OfflineService):
         number = whole(offset, MOST_OFFSET)
         if len(replid) == len(UNKNOWN_REPLID) and number is not None:
             self._position = Position(replid, number)
-        db = aux.get("repl-stream-db", "0")
-        self._db = int(db) if db.isdecimal() else 0
+        if "valkey-ver" not in aux and "redis-ver" in aux:
+            self._written_by = {"family": "redis", "version": aux["redis-ver"]}
+        self._db = stream_database(aux)
+        note_own(counters["keys_own"])
 
     # -- commands
+
+    def _forms(self, capabilities: Capabilities) -> StreamForms:
+        settings = self._settings
+        return capabilities.stream_forms(
+            self._written_by,
+            own=settings.checkpoint_key,
+            publish=not settings.skip_messages,
+            stops=self._letters.stops,
+        )
 
     def _feed(self, source: Input, rest: bytes, skip: int, capabilities: Capabilities) -> FileFeed:
         return FileFeed(
             self._paths,
             self.progress.stream,
-            capabilities.stream_forms(),
+            self._forms(capabilities),
             skip=skip,
             opened=(source, rest),
         )
@@ -331,6 +351,7 @@ class Restore(OfflineService):
         log.info(
             "commands applied", commands=stream.commands_applied, filtered=stream.commands_filtered,
             failed=stream.commands_failed, bytes=end - position.offset, seconds=round(time.time() - begun, 3),
+            dropped=dict(progress.dropped()) or None,
         )  # fmt: skip
         if feed.size is not None and end - position.offset < feed.size:
             raise DecodeError(

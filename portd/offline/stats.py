@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from portd.text import dumps
 from portd.units import human_bytes, human_count
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def render_json(stats: Stats) -> str:
         "expiries": [{"ttl": name, **_named(counts)} for name, counts in stats.expiries()],
         **{what: [each | {"key": _json_key(each["key"])} for each in found[what]] for what in ("biggest", "longest")},
     }
-    return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+    return dumps(document, indent=1) + "\n"
 
 
 def render_text(stats: Stats) -> str:

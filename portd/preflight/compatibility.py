@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from portd.kernel.forms import FORMS, NONE, SCRIPT, lacking
 from portd.preflight.findings import error, fine, note, warning
+from portd.target.capabilities import OLDEST_REDIS as OLDEST_TARGET
 from portd.target.capabilities import rdb_version_of
 
 if TYPE_CHECKING:
+    from portd.config import Settings
     from portd.preflight.findings import Finding
     from portd.preflight.survey import Survey
     from portd.target.capabilities import Capabilities
@@ -50,6 +53,15 @@ def versions(source: Survey, target: Capabilities) -> list[Finding]:
                 "try a sync with --stop-after snapshot into an empty server first, or upgrade portd",
             )
         )
+    if target.too_old:
+        findings.append(
+            error(
+                "target.version",
+                target.name,
+                f"portd writes to Redis {'.'.join(map(str, OLDEST_TARGET))} or newer",
+                "upgrade the target",
+            )
+        )
     lost = _lost_features(source, target)
     findings += [
         warning(
@@ -84,6 +96,27 @@ def _lost_features(source: Survey, target: Capabilities) -> list[tuple[str, str]
     return found
 
 
+def commands(source: Survey, target: Capabilities) -> list[Finding]:
+    """Commands that the source may send and the target does not know, and what becomes of them."""
+    if source.version is None or source.family is None:
+        return [note("target.commands", "which commands the source sends is not known")]
+    lacking_there = lacking(target.family, target.version) - lacking(source.family, source.version)
+    forms = [form for form in FORMS if form.name in lacking_there]
+    scripts = "eval" in target.commands
+    refused = [form.name for form in forms if form.becomes == NONE or (form.becomes == SCRIPT and not scripts)]
+    if refused:
+        return [
+            warning(
+                "target.commands",
+                f"{target.name} has no other form of {'; '.join(refused)}",
+                "where the source's clients use them, they become dead letters",
+                "upgrade the target, or make sure that nobody uses them" + ("" if scripts else "; scripts need +eval"),
+            )
+        ]
+    names = "; ".join(form.name for form in forms)
+    return [fine("target.commands", f"rewritten for {target.name}: {names}" if names else "all of them are known")]
+
+
 def modules(source: Survey, target: Capabilities) -> list[Finding]:
     """Modules that the target lacks."""
     missing = sorted(source.modules - target.modules)
@@ -99,7 +132,7 @@ def modules(source: Survey, target: Capabilities) -> list[Finding]:
     return [fine("target.modules", ", ".join(sorted(source.modules)) or "the source has none")]
 
 
-def cluster(source: Survey, target: Capabilities) -> list[Finding]:
+def cluster(settings: Settings, source: Survey, target: Capabilities) -> list[Finding]:
     """Cluster mode of either end."""
     findings = []
     if target.cluster_enabled:
@@ -111,29 +144,44 @@ def cluster(source: Survey, target: Capabilities) -> list[Finding]:
                 "use a standalone server",
             )
         )
-    if source.info.get("cluster_enabled") == "1":
+    if source.cluster:
+        what = "the source is a node of a cluster"
+        why = "a sync copies the slots of this node only, and slots that move meanwhile are lost"
         findings.append(
             warning(
                 "source.cluster",
-                "the source is a node of a cluster",
-                "one sync copies the slots of this node only, and slots that move meanwhile are lost",
-                "run one sync for each primary, with --link of its own, and do not reshard meanwhile",
+                what,
+                why,
+                "do not reshard meanwhile; a sync for each primary, with --link of its own, copies all",
+            )
+            if settings.one_shard
+            else error("source.cluster", what, why, "--one-shard, if the keys of this node are all that is wanted")
+        )
+    elif source.cluster is None:
+        findings.append(
+            note(
+                "source.cluster",
+                "whether the source is a node of a cluster is not told",
+                "such a source is refused",
+                "",
             )
         )
     return findings or [fine("cluster", "both ends are standalone servers")]
 
 
-def databases(source: Survey, target: Survey) -> list[Finding]:
+def databases(settings: Settings, source: Survey, target: Capabilities) -> list[Finding]:
     """Whether the target has every database that the source uses."""
-    count, used = target.number("databases"), source.keys
-    if count is None or not used:
-        return [note("target.databases", "not known" if count is None else f"{count}; the source is empty")]
+    count, used = target.databases, source.keys
+    if not count or not used:
+        return [note("target.databases", f"{count}; the source is empty" if count else "not known")]
     if max(used) >= count:
         return [
             error(
                 "target.databases",
                 f"the source uses database {max(used)}, the target has {count}",
-                "SELECT fails on the target, and nothing of that database can be written",
+                "a sync refuses to start"
+                if settings.on_refusal == "stop"
+                else "keys and commands of databases that the target lacks become dead letters",
                 f"set databases to {max(used) + 1} or more in the target's configuration and restart it",
             )
         ]

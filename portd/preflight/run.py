@@ -6,8 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from portd.errors import PortdError
+from portd.gate import look
+from portd.hold import Identity
 from portd.preflight import access, capacity, compatibility, permissions, safety
 from portd.preflight.findings import Report, error
+from portd.preflight.names import own_names
+from portd.preflight.safety import Held
 from portd.preflight.survey import Rate, Survey, Unreachable, survey, write_rate
 from portd.target.checkpoint import read_checkpoint
 from portd.target.connection import ConnectionOptions
@@ -33,7 +37,8 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
     source, target = settings.source_endpoint(), settings.target_endpoint()
     report = Report(source.display, target.display)
     here, there = await asyncio.gather(
-        _survey("source", source, settings, report), _survey("target", target, settings, report)
+        asyncio.create_task(_survey("source", source, settings, report), name="survey-source"),
+        asyncio.create_task(_survey("target", target, settings, report), name="survey-target"),
     )
     report.findings.sort(key=lambda finding: finding.subject.startswith("target"))
     rate = await write_rate(source, sample_seconds) if here is not None and here.info else None
@@ -44,10 +49,11 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
         )
         report.findings += permissions.unanswered("source", here)
         report.findings += _source(settings, source, here, rate)
+        report.findings += await own_names(source, settings)
     if there is not None and found is not None:
         report.findings += await _target_permissions(target, found, settings)
     if here is not None and there is not None and found is not None:
-        resumable = await _resumable(target, settings)
+        resumable = await _resumable(settings, here)
         report.findings += _both(settings, here, there, found, resumable=resumable)
     return report
 
@@ -95,12 +101,26 @@ async def _target_permissions(endpoint: Endpoint, found: Capabilities, settings:
         ]
 
 
-async def _resumable(endpoint: Endpoint, settings: Settings) -> bool | PortdError:
-    """A checkpoint of this link lies in the target; or why that cannot be told."""
+async def _resumable(settings: Settings, here: Survey) -> bool | Held | PortdError:
+    """A checkpoint of this link lies in the target, and perhaps a full sync would be held; or why that cannot be told."""
     try:
-        return await read_checkpoint(endpoint, settings.checkpoint_name()) is not None
+        checkpoint = await read_checkpoint(settings.target_endpoint(), settings.checkpoint_name())
+        if checkpoint is None or checkpoint.first:
+            return checkpoint is not None
+        info = here.info
+        source = Identity(
+            replid=info.get("master_replid", ""),
+            replid2=info.get("master_replid2", ""),
+            run_id=info.get("run_id", ""),
+            address=settings.source_endpoint().display,
+        )
+        hold = await look(settings, checkpoint, source, sum(here.keys.values()) if info else None)
     except PortdError as problem:
         return problem
+    if hold is None:
+        return True
+    partial = {source.replid, source.replid2} - {""} and checkpoint.position.replid in {source.replid, source.replid2}
+    return Held(hold, certain=not partial)
 
 
 def _source(settings: Settings, endpoint: Endpoint, here: Survey, rate: Rate | None) -> list[Finding]:
@@ -114,15 +134,16 @@ def _source(settings: Settings, endpoint: Endpoint, here: Survey, rate: Rate | N
 
 
 def _both(
-    settings: Settings, here: Survey, there: Survey, found: Capabilities, *, resumable: bool | PortdError
+    settings: Settings, here: Survey, there: Survey, found: Capabilities, *, resumable: bool | Held | PortdError
 ) -> list[Finding]:
     return [
         *safety.same_server(here, found),
         *safety.roles(here, found),
-        *compatibility.cluster(here, found),
+        *compatibility.cluster(settings, here, found),
         *compatibility.versions(here, found),
+        *compatibility.commands(here, found),
         *compatibility.modules(here, found),
-        *compatibility.databases(here, there),
+        *compatibility.databases(settings, here, found),
         *safety.contents(settings, here, found, resumable=resumable),
         *capacity.target_memory(here, found),
         *capacity.clocks(here, there),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portd.errors import PortdError
@@ -10,6 +11,7 @@ from portd.units import human_count
 
 if TYPE_CHECKING:
     from portd.config import Settings
+    from portd.hold import Hold
     from portd.preflight.findings import Finding
     from portd.preflight.survey import Survey
     from portd.target.capabilities import Capabilities
@@ -65,10 +67,23 @@ def roles(source: Survey, target: Capabilities) -> list[Finding]:
     return findings or [fine("roles", "two primaries")]
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A full sync of this source into this target would wait for an operator.
+
+    Attributes:
+        hold: why.
+        certain: the next start begins with a full sync: the source does not have the history.
+    """
+
+    hold: Hold
+    certain: bool
+
+
 def contents(
-    settings: Settings, source: Survey, target: Capabilities, *, resumable: bool | PortdError
+    settings: Settings, source: Survey, target: Capabilities, *, resumable: bool | Held | PortdError
 ) -> list[Finding]:
-    """What is in the target already; *resumable*: a checkpoint of this link is there, or why that is not known."""
+    """What is in the target already; *resumable*: a checkpoint of this link is there, what then, or why it is not known."""
     if isinstance(resumable, PortdError):
         return [
             error(
@@ -81,6 +96,8 @@ def contents(
         ]
     held, offered = sum(target.keys.values()), sum(source.keys.values())
     what = f"{human_count(held)} keys"
+    if isinstance(resumable, Held):
+        return [_held(settings, resumable, what)]
     if resumable:
         return [
             fine("target.keys", f"{what}, and a checkpoint of link {settings.link}: a sync will resume or repeat it")
@@ -107,6 +124,31 @@ def contents(
             "make sure that this is meant",
         )
     ]
+
+
+def _held(settings: Settings, held: Held, what: str) -> Finding:
+    """A start that waits at its full sync, or would if the source cannot continue the stream."""
+    there = f"{what}, and a checkpoint of link {settings.link}"
+    if settings.accept_source:
+        return warning(
+            "target.keys",
+            f"{there}; {held.hold.words}",
+            "--accept-source is given: a full sync overwrites and removes without asking",
+            "make sure that this is meant",
+        )
+    if not held.certain:
+        return warning(
+            "target.keys",
+            f"{there}; {held.hold.words}",
+            f"a sync will resume; should it need a full sync instead, that is held ({held.hold.reason.value})",
+            "make sure that the source has its data",
+        )
+    return error(
+        "target.keys",
+        f"{there}; {held.hold.words}",
+        f"a sync begins with a full sync, and holds it before anything changes ({held.hold.reason.value})",
+        "check --source and its data; if it is meant, start with --accept-source, or portd ctl accept",
+    )
 
 
 def failover(source: Survey) -> list[Finding]:

@@ -11,6 +11,7 @@ from portd.control import Refused, checked, keys_by_database, open_control, pars
 from portd.errors import ConfigError
 from portd.resp import request
 from portd.shapes import whole
+from portd.source.cluster import QUESTION, is_node
 from portd.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Survey:
         refused: commands we may not run, upper case.
         clock_ahead: seconds that the end's clock is ahead of ours; None when TIME is refused.
         clock_error: seconds by which that may be wrong: half of the round trip.
+        cluster: it is a node of a cluster; None when that is not told.
         user: who we are there; None when that is not told.
         certificate_days: until the TLS certificate expires; None without TLS or when it is not verified.
         tls_version: such as TLSv1.3; None without TLS.
@@ -58,6 +60,7 @@ class Survey:
     refused: frozenset[str] = frozenset()
     clock_ahead: float | None = None
     clock_error: float = 0.0
+    cluster: bool | None = None
     user: str | None = None
     certificate_days: float | None = None
     tls_version: str | None = None
@@ -147,12 +150,14 @@ async def _ask_all(asker: _Asker) -> Survey:
         config |= parse_pairs(reply)
     ahead, uncertain = await _clock(asker)
     user = await asker.ask("ACL", "WHOAMI") if info else None
+    node = is_node(info, None if info else await asker.answer(QUESTION))
     return Survey(
         info=info,
         config=config,
         refused=frozenset(asker.refused),
         clock_ahead=ahead,
         clock_error=uncertain,
+        cluster=node,
         user=user.decode("utf-8", "replace") if user else None,
     )
 
@@ -175,6 +180,11 @@ class _Asker:
                 raise Unreachable("it wants a password", refused=True) from None
             self.refused.add(" ".join(words[:2] if words[0] in {"CONFIG", "ACL"} else words[:1]))
             return None
+
+    async def answer(self, question: bytes) -> object:
+        """The reply to a question of which nothing is said when it is refused."""
+        (reply,) = await self._control.ask(question)
+        return reply
 
 
 async def _dial(endpoint: Endpoint, connect_seconds: float) -> tuple[float | None, str | None]:

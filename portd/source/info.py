@@ -6,15 +6,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from portd.control import NO_ROOM, Refused, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
+from portd.log import get_logger
 from portd.resp import request
 from portd.shapes import whole
+from portd.source.cluster import QUESTION, is_node
 from portd.source.losses import connect_error
 from portd.source.refusals import refused as refusal
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
 
-_SECTIONS = ("server", "replication", "persistence", "memory", "modules", "keyspace")
+_log = get_logger("source")
+
+_SECTIONS = ("server", "replication", "persistence", "memory", "modules", "keyspace", "cluster")
 _CONFIG = ("client-output-buffer-limit", "repl-backlog-size", "repl-timeout", "repl-diskless-sync")
 
 
@@ -43,16 +47,19 @@ class SourceInfo:
         run_id: changes with every start of the process.
         role: `primary` or `replica`.
         replid: replication id.
+        replid2: the one before a promotion.
         offset: replication offset now.
         link_up: of a replica: whether its own link is up.
         backlog_bytes: size of the backlog, or what it will be.
         replicas: connected replicas, ours included.
         used_memory: bytes.
         keys: in all databases.
+        highest_database: that holds keys.
         output_limit: of the class replica.
         repl_timeout_seconds: how long the source waits for an ACK.
         diskless: snapshots are sent without a file.
         modules: loaded modules.
+        cluster: it is a node of a cluster.
         refused: what was not allowed to ask, such as `INFO`.
     """
 
@@ -61,22 +68,36 @@ class SourceInfo:
     run_id: str | None = None
     role: str | None = None
     replid: str | None = None
+    replid2: str | None = None
     offset: int | None = None
     link_up: bool | None = None
     backlog_bytes: int | None = None
     replicas: int | None = None
     used_memory: int | None = None
     keys: int | None = None
+    highest_database: int | None = None
     output_limit: OutputLimit | None = None
     repl_timeout_seconds: int | None = None
     diskless: bool | None = None
     modules: tuple[str, ...] = ()
+    cluster: bool | None = None
     refused: frozenset[str] = field(default_factory=frozenset)
 
     def shown(self) -> dict[str, str]:
         """For `Progress.source_info`: what is known, as text."""
-        names = ("family", "version", "role", "run_id", "replid", "keys", "used_memory", "backlog_bytes", "diskless")
-        known = {name: getattr(self, name) for name in names}
+        names = (
+            "family",
+            "version",
+            "role",
+            "run_id",
+            "replid",
+            "replid2",
+            "keys",
+            "used_memory",
+            "backlog_bytes",
+            "diskless",
+        )
+        known = {name: getattr(self, name) for name in names} | {"cluster": self.cluster or None}
         return {name: str(value) for name, value in known.items() if value is not None}
 
 
@@ -91,14 +112,15 @@ async def read_info(endpoint: Endpoint) -> SourceInfo:
     """
     questions = [request("INFO", section) for section in _SECTIONS]
     questions += [request("CONFIG", "GET", name) for name in _CONFIG]
+    questions += [QUESTION]
     refused = set()
     info: dict[str, str] = {}
     config: dict[str, str] = {}
     try:
         async with open_control(endpoint) as control:
-            answers = await control.ask(*questions)
+            *answers, node = await control.ask(*questions)
     except Refused:  # the link will say what is wrong with user and password
-        return _understand({}, {}, frozenset({"INFO", "CONFIG GET"}))
+        return _understand({}, {}, None, frozenset({"INFO", "CONFIG GET"}))
     except OSError as error:  # TimeoutError is one
         if str(error).startswith(NO_ROOM):
             raise refusal("INFO", f"-{error}".encode()) from None
@@ -113,30 +135,51 @@ async def read_info(endpoint: Endpoint) -> SourceInfo:
             config |= parse_pairs(answer)
         else:
             refused.add("CONFIG GET")
-    return _understand(info, config, frozenset(refused))
+    return _understand(info, config, node, frozenset(refused))
 
 
-def _understand(info: dict[str, str], config: dict[str, str], refused: frozenset[str]) -> SourceInfo:
+async def ask_info(endpoint: Endpoint, section: str) -> dict[str, str]:
+    """One section of INFO; empty where our user may not ask, and where the source does not answer."""
+    try:
+        async with open_control(endpoint) as control:
+            return parse_info(await control.call("INFO", section))
+    except (Refused, OSError) as error:
+        _log.debug("source does not tell", section=section, error=str(error))
+        return {}
+
+
+async def ask_keys(endpoint: Endpoint) -> int | None:
+    """Keys in all databases of the source; None where it does not tell."""
+    info = await ask_info(endpoint, "keyspace")
+    return sum(keys_by_database(info).values()) if info else None
+
+
+def _understand(info: dict[str, str], config: dict[str, str], node: object, refused: frozenset[str]) -> SourceInfo:
     valkey = info.get("valkey_version") if info.get("server_name") == "valkey" else None
     version = valkey or info.get("redis_version")
     replica = info.get("role") in {"slave", "replica"}
     link = info.get("master_link_status")
+    second = info.get("master_replid2", "")
+    keys = keys_by_database(info)
     return SourceInfo(
         family=None if version is None else "valkey" if valkey else "redis",
         version=version,
         run_id=info.get("run_id"),
         role=None if "role" not in info else "replica" if replica else "primary",
         replid=info.get("master_replid"),
+        replid2=second if second.strip("0") else None,
         offset=_number(info, "master_repl_offset"),
         link_up=None if link is None else link == "up",
         backlog_bytes=_number(info, "repl_backlog_size") or _number(config, "repl-backlog-size"),
         replicas=_number(info, "connected_slaves"),
         used_memory=_number(info, "used_memory"),
-        keys=sum(keys_by_database(info).values()) if info else None,
+        keys=sum(keys.values()) if info else None,
+        highest_database=max(keys, default=None),
         output_limit=parse_output_limit(config.get("client-output-buffer-limit", "")),
         repl_timeout_seconds=_number(config, "repl-timeout"),
         diskless=None if "repl-diskless-sync" not in config else config["repl-diskless-sync"] == "yes",
         modules=tuple(parse_fields(module).get("name", "?") for module in info.get("module", "").split()),
+        cluster=is_node(info, node),
         refused=refused,
     )
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from portd.errors import InternalError, SourceBusy, SourceError
 from portd.log import get_logger
-from portd.model import Phase, Position
+from portd.model import Position
 from portd.resp import request
 from portd.source.connection import Connection
 from portd.source.handshake import Handshake, HandshakeOptions, State, Transfer
 from portd.source.losses import Reason, SourceLost, connect_error
+from portd.troubles import SOURCE
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
@@ -56,16 +57,19 @@ class Link:
     Args:
         endpoint: the source.
         spool: receives the snapshot (with its end mark) and the stream.
-        progress: `source` is kept up to date, and `phase` while connecting; `snapshot.bytes_read`, `bytes_total` and
+        progress: `source` is kept up to date, and `preparing` while the source makes its snapshot; `snapshot.bytes_read`, `bytes_total` and
             `stream.read_offset` too.
         options: timeouts and the like.
+
+    Attributes:
+        endpoint: the source.
     """
 
     def __init__(
         self, endpoint: Endpoint, spool: Spool, progress: Progress, *, options: LinkOptions | None = None
     ) -> None:
         self.accepted: frozenset[str] = frozenset()  # handshake requests that the source took, of the last connection
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._spool = spool
         self._progress = progress
         self._options = options or LinkOptions()
@@ -99,6 +103,8 @@ class Link:
             self.close()
             if isinstance(error, SourceError):
                 self._count(error)
+            if isinstance(error, SourceBusy):
+                self._progress.troubles.note(SOURCE, error.code, str(error.args[0]))
             raise
         self._transfer = transfer
         self._begin_index = self._spool.written
@@ -118,7 +124,7 @@ class Link:
         return transfer
 
     async def _connect(self, position: Position | None) -> Transfer:
-        endpoint, options = self._endpoint, self._options
+        endpoint, options = self.endpoint, self._options
         handshake = Handshake(endpoint.auth_command(), position, options.handshake)
         where = endpoint.display
         connection: Connection | None = None
@@ -129,7 +135,6 @@ class Link:
             connection = Connection(handshake, source, where, options.silence_seconds, self._on_handshake)
             return connection
 
-        self._progress.phase = Phase.CONNECTING
         try:
             async with asyncio.timeout(options.connect_seconds) as self._deadline:
                 try:
@@ -151,8 +156,7 @@ class Link:
         """From PSYNC on the source may take its time; it shows life with newlines, which `silence_seconds` watches."""
         if state in {State.PSYNC, State.HEADER} and self._deadline is not None:
             self._deadline.reschedule(None)
-        if state is State.HEADER:
-            self._progress.phase = Phase.WAITING
+        self._progress.preparing = state is State.HEADER
         self._progress.source.connected = state in {State.HEADER, State.DONE}
 
     # --------------------------------------------------------------- running
@@ -166,7 +170,7 @@ class Link:
         """
         connection, transfer = self._connection, self._transfer
         if connection is None or transfer is None:
-            raise SourceLost(Reason.CLOSED, self._endpoint.display)
+            raise SourceLost(Reason.CLOSED, self.endpoint.display)
         if self._running:
             raise InternalError("the link runs already")
         self._running = True
@@ -179,7 +183,7 @@ class Link:
             reason = await connection.lost
         finally:
             self.close()
-        error = SourceLost(reason, self._endpoint.display)
+        error = SourceLost(reason, self.endpoint.display)
         self._count(error)
         raise error
 
@@ -261,6 +265,7 @@ class Link:
             self._connection.end(Reason.CLOSED)
             self._connection = None
         self._running = False
+        self._progress.preparing = False
         self._progress.source.connected = False
 
     # ----------------------------------------------------------------- timer

@@ -84,7 +84,7 @@ def refused(command: str, line: bytes, *, psync: str = "PSYNC", secret: bool = F
     code, _, sentence = text.partition(" ")
     busy = _BUSY.get(code) or _find(_BUSY_SENTENCES, sentence)
     if busy is not None:
-        return SourceBusy(busy[0], hint=busy[1])
+        return SourceBusy(busy[0], hint=busy[1], code=code)
     message, hint = _for_good(command, code, sentence.lower(), psync)
     shown = code if secret else text[:SHOWN_BYTES]
     return HandshakeError(f"{message} ({shown[:SHOWN_BYTES]})", hint=hint)

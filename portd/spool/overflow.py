@@ -47,12 +47,14 @@ class Segment:
         number: names the file; never used twice.
         start: absolute index of its first byte.
         end: absolute index behind the last byte that is certain to be in it.
+        received_at: unix time at which its first byte was received.
         size: bytes of the file, those being written included.
     """
 
     number: int
     start: int
     end: int
+    received_at: float
     size: int = 0
 
 
@@ -130,6 +132,10 @@ class Overflow:
         """Whether the byte at *index* can be loaded."""
         return bool(self._segments) and self._segments[0].start <= index < self._segments[-1].end
 
+    def received_at(self, index: int) -> float:
+        """Unix time at which the file's first byte was received that holds *index*."""
+        return next(segment for segment in self._segments if index < segment.end).received_at
+
     # --------------------------------------------------------------- writing
 
     def accepts(self, blocks: Sequence[Block]) -> int:
@@ -149,7 +155,7 @@ class Overflow:
 
     def write(self, blocks: Sequence[Block], done: Callable[[bool], None]) -> None:
         """Appends blocks, as many as `accepts` said; they must not change until *done* is called with the outcome."""
-        segment = self._segment_for(blocks[0].start)
+        segment = self._segment_for(blocks[0])
         size = sum(map(stored_bytes, blocks))
         offset = segment.size
         segment.size += size
@@ -162,9 +168,10 @@ class Overflow:
             partial(self._written, segment, size, blocks[-1].end, done),
         )
 
-    def _segment_for(self, start: int) -> Segment:
+    def _segment_for(self, block: Block) -> Segment:
+        start = block.start
         if not self._segments or self._segments[-1].size >= self._segment_bytes:
-            self._segments.append(Segment(self._next_number, start, start))
+            self._segments.append(Segment(self._next_number, start, start, block.span_at(start)[1]))
             self._next_number += 1
         assert self._segments[-1].end == start, "a gap between blocks on disk"
         return self._segments[-1]

@@ -244,6 +244,20 @@ class Spool:
         return self._cursor
 
     @property
+    def waiting_since(self) -> float:
+        """Unix time at which the byte at `cursor` was received, 0 when all was read.
+
+        Of one that is on disk it may be that of an older byte of the same file.
+        """
+        cursor = self._cursor
+        if cursor == self._written:
+            return 0.0
+        if self._disk is None or not self._disk.holds(cursor):
+            return self._memory_block(cursor).span_at(cursor)[1]
+        loaded = next((block for block in self._loaded if block.start <= cursor < block.end), None)
+        return loaded.span_at(cursor)[1] if loaded is not None else self._disk.received_at(cursor)
+
+    @property
     def released(self) -> int:
         """Index of the first byte that can be sought."""
         return self._released
@@ -287,9 +301,9 @@ class Spool:
         buffer_bytes = self._pool.buffer_bytes
         return SpoolStatistics(
             memory_bytes=self._pool.allocated * buffer_bytes,
-            memory_limit=self._pool.limit * buffer_bytes,
+            memory_limit_bytes=self._pool.limit * buffer_bytes,
             disk_bytes=disk.bytes if disk else 0,
-            disk_limit=disk.max_bytes if disk else 0,
+            disk_limit_bytes=disk.max_bytes if disk else 0,
             peak_memory_bytes=self._pool.peak_allocated * buffer_bytes,
             peak_disk_bytes=disk.peak_bytes if disk else 0,
             written=self._written,

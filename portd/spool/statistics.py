@@ -11,9 +11,9 @@ class SpoolStatistics:
 
     Attributes:
         memory_bytes: buffers allocated, used or spare.
-        memory_limit: `memory_bytes` never exceeds this.
+        memory_limit_bytes: `memory_bytes` never exceeds this.
         disk_bytes: segment files, record headers included.
-        disk_limit: 0 when nothing may be spilled.
+        disk_limit_bytes: 0 when nothing may be spilled.
         peak_memory_bytes: most of `memory_bytes` so far.
         peak_disk_bytes: most of `disk_bytes` so far.
         written: bytes received.
@@ -26,9 +26,9 @@ class SpoolStatistics:
     """
 
     memory_bytes: int
-    memory_limit: int
+    memory_limit_bytes: int
     disk_bytes: int
-    disk_limit: int
+    disk_limit_bytes: int
     peak_memory_bytes: int
     peak_disk_bytes: int
     written: int

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from portd.errors import TargetError
 from portd.model import Position
 from portd.target.checkpoint import new_epoch
-from portd.target.deadletter import Letter
-from portd.target.group import frame
+from portd.target.deadletter import UNSUPPORTED, Letter
+from portd.target.group import Counts, frame
 from portd.target.postponed import Postponed
 from portd.target.replies import presentable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from portd.kernel.leftout import Refusal
     from portd.model import Progress
     from portd.target.checkpoint import Checkpoint
     from portd.target.deadletter import DeadLetters
     from portd.target.group import Culprit, Frame
-    from portd.target.settle import Outcome
+
+
+AT_ONCE: Final = 512  # dead letters that are kept before others get their turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +37,29 @@ class Unconfirmed:
     Attributes:
         position: behind the group.
         db: database in effect there.
-        commands: of the group.
-        filtered: commands that were dropped on purpose between them.
+        counts: of its commands.
         received_at: unix time at which its newest byte was received.
     """
 
     position: Position
     db: int
-    commands: int
-    filtered: int
+    counts: Counts
     received_at: float
+
+
+@dataclass(slots=True)
+class Due:
+    """Dead letters that are not written yet.
+
+    Attributes:
+        numbers: of the commands, ascending.
+        refused: the replies, by number.
+        find: tells which commands numbers are.
+    """
+
+    numbers: list[int]
+    refused: Mapping[int, str]
+    find: Callable[[list[int]], list[Culprit]]
 
 
 class Account:
@@ -52,14 +70,14 @@ class Account:
         checkpoint: the newest one known to be in the target.
         progress: ``stream`` and ``position`` are kept up to date.
         letters: receives refusals.
-        caught_up_seconds: a lag up to this is small.
+        caught_up_seconds: bytes received up to that long ago may be missing.
 
     Attributes:
         epoch: what our checkpoints carry.
         attempts: groups whose EXEC was sent and not answered, by the offset of their end. More than one when connections
             were lost; only one of them can have taken effect, since each watched the checkpoint.
-        excluded: offsets of refused commands that the checkpoint does not cover.
-        caught_up: set while the lag is small or everything received is applied.
+        excluded: offsets of refused commands that the checkpoint does not cover, ascending.
+        caught_up: set while the target has all that was received, but for what came a moment ago.
         postponed: what there may be in the target of expiries that are to be set back.
     """
 
@@ -70,12 +88,14 @@ class Account:
         self.checkpoint = checkpoint
         self.epoch = new_epoch()
         self.attempts: dict[int, Unconfirmed] = {}
-        self.excluded: set[int] = set()
+        self.excluded = array("Q")
+        self._letters_due: deque[Due] = deque()
         self.caught_up = asyncio.Event()
         self.postponed = Postponed(there=checkpoint.postponed)
         self._progress = progress
         self._letters = letters
         self._caught_up_seconds = caught_up_seconds
+        self._awaited: list[tuple[int, asyncio.Future[None]]] = []  # offsets that somebody waits for
 
     @property
     def offset(self) -> int:
@@ -84,17 +104,17 @@ class Account:
 
     def adopt(self, replid: str) -> None:
         """The source continues under another id: checkpoints carry it from now on."""
-        self.checkpoint = replace(self.checkpoint, position=Position(replid, self.offset))
+        before = self.checkpoint.position.replid
+        self.checkpoint = replace(self.checkpoint, position=Position(replid, self.offset), source_replid2=before)
 
     def open(self, checkpoint: Checkpoint) -> None:
         """The checkpoint is in the target and ours."""
         self.checkpoint = checkpoint
         self._show()
 
-    def expect(self, offset: int, db: int, counts: tuple[int, int], received_at: float) -> Unconfirmed:
-        """What a group that ends at *offset* would make true; *counts* are its commands and those dropped from it."""
-        commands, filtered = counts
-        return Unconfirmed(Position(self.checkpoint.position.replid, offset), db, commands, filtered, received_at)
+    def expect(self, offset: int, db: int, counts: Counts, received_at: float) -> Unconfirmed:
+        """What a group that ends at *offset* would make true."""
+        return Unconfirmed(Position(self.checkpoint.position.replid, offset), db, counts, received_at)
 
     def frame(self, db: int, expected: Unconfirmed, restated: Sequence[bytes] | None = None) -> Frame:
         """What goes around a group that begins with *db* in effect; see `portd.target.group.frame`.
@@ -129,72 +149,116 @@ class Account:
         replid = self.checkpoint.position.replid  # it may have changed since the group was sent
         offset = done.position.offset
         self.checkpoint = replace(self.checkpoint, position=Position(replid, offset), db=done.db)
-        self.excluded = {excluded for excluded in self.excluded if excluded > offset}
+        del self.excluded[: bisect_right(self.excluded, offset)]
         stream = self._progress.stream
-        stream.commands_applied += done.commands - failed
-        stream.commands_failed += failed
-        stream.commands_filtered += done.filtered
+        counts = done.counts
+        stream.commands_applied += counts.commands - failed
+        stream.commands_failed += failed + counts.dead
+        stream.commands_filtered += counts.filtered
+        stream.commands_own += counts.own
         stream.transactions += 1
         stream.acknowledged_seconds = max(0.0, time.time() - done.received_at)
         self._show()
-        if stream.acknowledged_seconds <= self._caught_up_seconds:
-            self.catch_up()
+        for refusal in counts.refusals:
+            self._letters.add(letter_of(refusal))
+        if counts.dead > len(counts.refusals):
+            self._letters.count(UNSUPPORTED, counts.dead - len(counts.refusals))
+        if stream.acknowledged_seconds <= self._caught_up_seconds:  # what is missing came after that
+            self.caught_up.set()
         else:
             self.caught_up.clear()
+        if self._awaited:
+            self._tell_reached()
 
-    def catch_up(self) -> None:
-        """The lag is small, or everything received is applied."""
-        if not self.caught_up.is_set():
-            self.caught_up.set()
-            self._progress.stream.caught_up_at = self._progress.stream.caught_up_at or time.time()
-
-    def leave_out(self, refused: list[tuple[Culprit, str]]) -> None:
-        """Commands that can never be queued: keeps dead letters, and notes to exclude them.
-
-        Raises:
-            TargetRejected: the policy is to stop.
-        """
-        for culprit, text in refused:
-            self.excluded.add(culprit.offset)
-            self._progress.stream.commands_failed += 1
-            self._bury(culprit, text)
-
-    def bury(
-        self, result: Outcome, head_commands: int, commands: int, find: Callable[[int], Culprit], *, scripts: int = 0
-    ) -> None:
-        """Commands that ran and failed: keeps dead letters.
+    def catch_up(self, waiting_since: float) -> None:
+        """All that was taken is applied.
 
         Args:
-            result: with errors by number in the transaction.
-            head_commands: of ours, before the group.
-            commands: of the group.
-            find: tells which command of the group a number is.
-            scripts: commands of ours at the very beginning that are about scripts.
+            waiting_since: unix time at which the oldest byte was received that was not; 0 when there is none.
+        """
+        if not waiting_since or time.time() - waiting_since <= self._caught_up_seconds:
+            self.caught_up.set()
+
+    async def reach(self, offset: int) -> None:
+        """Waits until the target has everything up to *offset*."""
+        if offset <= self.offset:
+            return
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaited.append((offset, reached))
+        await reached
+
+    def _tell_reached(self) -> None:
+        for offset, reached in self._awaited:
+            if offset <= self.offset and not reached.done():
+                reached.set_result(None)
+        self._awaited = [(offset, reached) for offset, reached in self._awaited if not reached.done()]
+
+    def leave_out(self, offsets: Iterable[int], commands: int) -> None:
+        """Commands that can never be queued, and begin at *offsets*: notes to exclude them, and that they failed."""
+        for offset in offsets:
+            at = bisect_left(self.excluded, offset)
+            if at == len(self.excluded) or self.excluded[at] != offset:
+                self.excluded.insert(at, offset)
+        self._progress.stream.commands_failed += commands
+
+    def keep(self, refused: Mapping[int, str], find: Callable[[list[int]], list[Culprit]]) -> None:
+        """Dead letters: `bury` writes them, while the target is at work.
+
+        Args:
+            refused: replies, by a number of the command.
+            find: tells which commands ascending numbers are.
 
         Raises:
-            TargetRejected: the policy is to stop.
-            TargetError: a command of ours failed.
+            TargetRejected: the policy is to stop; the first one is written.
         """
-        for number, text in result.failed.items():
-            if number < scripts:  # what needed it has failed too, and is told
-                continue
-            if not 0 <= number - head_commands < commands:
-                raise TargetError(f"the target refuses the checkpoint: {presentable(text)}")
-            self._bury(find(number - head_commands), text)
+        if refused:
+            self._letters_due.append(Due(sorted(refused), refused, find))
+            if self._letters.stops:
+                self.bury_now()
 
-    def _bury(self, culprit: Culprit, text: str) -> None:
-        letter = Letter(
-            phase="stream",
-            db=culprit.db,
-            key=culprit.key,
-            command=culprit.command,
-            offset=culprit.offset,
-            reply=presentable(text),
+    async def bury(self) -> None:
+        """Writes the dead letters that are due, some at a time, so that nobody waits for long."""
+        while self._letters_due:
+            self._bury_some()
+            await asyncio.sleep(0)
+
+    def bury_now(self) -> None:
+        """Writes all of them."""
+        while self._letters_due:
+            self._bury_some()
+
+    def _bury_some(self) -> None:
+        due = self._letters_due[0]
+        numbers, due.numbers = due.numbers[:AT_ONCE], due.numbers[AT_ONCE:]
+        if not due.numbers:
+            self._letters_due.popleft()
+        self._letters.add_all(
+            Letter(
+                phase="stream",
+                db=culprit.db,
+                key=culprit.key,
+                command=culprit.command,
+                offset=culprit.offset,
+                reply=presentable(due.refused[number]),
+            )
+            for number, culprit in zip(numbers, due.find(numbers), strict=True)
         )
-        self._letters.add(letter)
 
     def _show(self) -> None:
         stream = self._progress.stream
+        stream.following = True
         stream.applied_offset = stream.checkpointed_offset = self.offset
         self._progress.position = self.checkpoint.position
         self._progress.expiries_to_correct = self.postponed.there
+
+
+def letter_of(refusal: Refusal) -> Letter:
+    """A command of the stream that cannot be written to this target."""
+    return Letter(
+        phase="stream",
+        db=refusal.db,
+        key=refusal.key,
+        command=refusal.command,
+        offset=refusal.offset,
+        reply=f"{UNSUPPORTED} {refusal.reason}",
+    )

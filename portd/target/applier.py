@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
-from portd.errors import InternalError, PortdError, TargetError, TargetLost
+from portd.errors import InternalError, LinkLost, PortdError, TargetBusy, TargetError, TargetLost
 from portd.log import get_logger
-from portd.model import LaneState
 from portd.resp import request
-from portd.target.account import Account, Unconfirmed
+from portd.target.account import Account, Unconfirmed, letter_of
+from portd.target.applieroptions import ApplierOptions, ApplierStatistics
 from portd.target.checkpoint import Checkpoint, State
-from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
-from portd.target.databases import count_databases, highest_database, selected
+from portd.target.connection import Connection, Disconnected, connect, text_of, while_connected
+from portd.target.databases import Databases, check_select
 from portd.target.epoch import FIELD, taken_over
-from portd.target.group import Culprit, Frame, Group, PieceSource, frame
+from portd.target.group import Frame, Group, PieceSource, frame
 from portd.target.groupsize import GroupSize
-from portd.target.limiter import LagWatch, Limiter
-from portd.target.passing import Passage
+from portd.target.limiter import LagWatch
+from portd.target.names import FilteredNames
+from portd.target.passing import Passage, Search
 from portd.target.replies import (
     RECONNECT_CODES,
     WRONG_TYPE,
@@ -38,10 +39,10 @@ from portd.target.replies import (
     presentable,
     wrong_type,
 )
-from portd.target.scriptbook import ScriptBook
-from portd.target.scripts import Scripts, lacked, load_refused, missing_script
-from portd.target.settle import Outcome, outcome
+from portd.target.scripts import disown, lacked, load_refused, missing_script
+from portd.target.settle import Outcome, inside, outcome
 from portd.target.transactions import CheckpointGuard, Transactions
+from portd.troubles import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,60 +51,12 @@ if TYPE_CHECKING:
     from portd.kernel.stream import Piece
     from portd.model import Progress
     from portd.target.deadletter import DeadLetters
-    from portd.target.epoch import Epoch
 
 _log = get_logger("target")
 
 NAME: Final = "applier"
 MOST_SCRIPTS: Final = 32  # texts that go with one group, before the piece that reaches it
 TRANSACTION_COMMANDS: Final = 4  # WATCH, HGET, MULTI and EXEC around a group
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApplierOptions:
-    """How the stream is applied.
-
-    Attributes:
-        epoch: what every transaction is fenced by, beside the checkpoint.
-        max_bytes: a group takes no further piece at this size; the target executes it in one go. How large groups are
-            below that, `portd.target.groupsize` decides.
-        max_commands: nor at this many commands.
-        caught_up_seconds: a lag up to this is small.
-        limiter: what is asked before a group is sent.
-        ages: the source hands the same bytes out differently later: a group that is refused for long is made again.
-        connection: how connections are made.
-        beside: what writes the lease anew where it is cleared away.
-        scripts: what is known of the source's scripts.
-    """
-
-    epoch: Epoch
-    max_bytes: int = 1024 * 1024
-    max_commands: int = 4096
-    caught_up_seconds: float = 1.0
-    limiter: Limiter = field(default_factory=Limiter)
-    ages: bool = False
-    connection: ConnectionOptions = field(default_factory=ConnectionOptions)
-    beside: Callable[[], list[bytes]] | None = None
-    scripts: Scripts = field(default_factory=lambda: Scripts(ScriptBook()))
-
-    def restated(self) -> list[bytes]:
-        """What writes our keys beside the checkpoint anew."""
-        return [*(self.beside() if self.beside is not None else ()), self.epoch.stated()]
-
-
-@dataclass(frozen=True, slots=True)
-class ApplierStatistics:
-    """A moment of the applier.
-
-    Attributes:
-        in_flight_bytes: of the group whose EXEC is not answered.
-        growing_bytes: of the next one.
-        excluded: commands left out that the checkpoint does not cover yet.
-    """
-
-    in_flight_bytes: int
-    growing_bytes: int
-    excluded: int
 
 
 class Applier:
@@ -120,7 +73,7 @@ class Applier:
         options: see there.
 
     Attributes:
-        caught_up: set while the lag is small or everything received is applied.
+        caught_up: set while the target has all that was received, but for what came a moment ago.
         postponed: expiries in the target that are to be set back.
         on_getack: called when the source asked for an acknowledgement.
     """
@@ -144,7 +97,9 @@ class Applier:
         self.caught_up = self._account.caught_up
         self.postponed = self._account.postponed
         self._claimed = False
-        self._databases = 0  # of the target
+        self._letters = letters
+        self._names = FilteredNames()
+        self._databases = Databases(endpoint)
         self._growing = Group(start.db)
         self._lacked = False  # a script that was not there has left the target without what it does
         self._broken: PortdError | None = None  # what the source will say behind the growing group
@@ -153,8 +108,7 @@ class Applier:
             self._options.connection.retry_first_seconds, self._options.connection.retry_limit_seconds
         )
         progress.stream.waiting_since = 0.0
-        self._state = LaneState(0)
-        progress.lanes[:] = [self._state]
+        (self._state,) = progress.take_lanes(1)
         self._size = GroupSize(self._options.max_bytes, self._options.max_commands)
         self._caps = (0, 0)  # bytes and commands of the group that grows
         self._limiter = self._options.limiter
@@ -166,6 +120,10 @@ class Applier:
     def checkpoint(self) -> Checkpoint:
         """The newest checkpoint known to be in the target."""
         return self._account.checkpoint
+
+    async def reach(self, offset: int) -> None:
+        """Waits until the target has everything up to *offset*."""
+        await self._account.reach(offset)
 
     def adopt(self, replid: str) -> None:
         """The source continues under another id (a failover): checkpoints carry it from now on."""
@@ -192,9 +150,11 @@ class Applier:
                     await while_connected(connection, self._work(connection))
                 finally:
                     connection.close()
+                    self._account.bury_now()
             except Disconnected as error:
                 lost = True
                 self._progress.last_error = str(error)
+                self._progress.troubles.note_loss(error.reason, str(error))
                 self._state.link.losses[error.reason] += 1
                 _log.warning(
                     "applier has no connection", target=self._endpoint.display, reason=error.reason,
@@ -217,8 +177,7 @@ class Applier:
         connection = await connect(self._endpoint, NAME, self._state.link, self._options.connection)
         try:
             async with asyncio.timeout(self._options.connection.silence_seconds):
-                if not self._databases:
-                    self._databases = await count_databases(connection)
+                self._databases.forget()
                 await (self._recover(connection) if self._claimed else self._claim(connection))
         except TimeoutError:
             connection.close()
@@ -298,7 +257,7 @@ class Applier:
     def _rewind(self) -> None:
         """Lets the source begin behind the checkpoint, and drops what was taken from it."""
         self._source.rewind(self._account.offset, self._account.checkpoint.db)
-        for offset in sorted(self._account.excluded):
+        for offset in self._account.excluded:
             self._source.exclude(offset)
         self._growing = Group(self._account.checkpoint.db)
         self._broken = None
@@ -314,6 +273,9 @@ class Applier:
             await self._disown(transactions)
         while await self._gather(self._growing):
             group, self._growing = self._growing.split()
+            if await self._lacks(group.databases):
+                self._rewind()
+                continue
             self._sending(group)
             self._measure()
             if group.complete:
@@ -330,7 +292,7 @@ class Applier:
         self._note_waiting()
 
     def _note_waiting(self) -> None:
-        self._progress.stream.waiting_since = self._since or self._growing.since
+        self._progress.stream.waiting_since = self._since or self._growing.since or self._source.waiting_since
 
     async def _gather(self, group: Group) -> bool:
         """Waits for something to commit and takes what is there, up to the caps; False when the source has ended."""
@@ -341,8 +303,9 @@ class Applier:
             if self._broken is not None:
                 raise self._broken
             if not group.pieces:
-                self._account.catch_up()
+                self._account.catch_up(self._source.waiting_since)
                 self._note_waiting()
+            await self._account.bury()
             piece = await self._source.next_piece(*self._room(group))
             if piece is None:
                 return False
@@ -372,36 +335,47 @@ class Applier:
         return max(1, self._caps[0] - group.size), max(1, self._caps[1] - group.commands)
 
     def _is_full(self, group: Group) -> bool:
-        return group.size >= self._caps[0] or group.commands >= self._caps[1] or group.scripts >= MOST_SCRIPTS
+        return group.size >= self._caps[0] or group.weight >= self._caps[1] or group.scripts >= MOST_SCRIPTS
 
     def _take(self, piece: Piece) -> None:
         """Looks at a piece that the source handed out.
 
         Raises:
-            TargetError: it selects a database that the target does not have.
+            TargetRejected: it begins with what cannot be written there, and the policy is to stop before that.
         """
+        if piece.refusals and self._letters.stops:
+            raise self._letters.refusal(letter_of(piece.refusals[0]))
+        if piece.names or piece.own:
+            self._names.note(piece)
         if piece.getack and self.on_getack is not None:
             self.on_getack()
         self.postponed.note(piece)
         self._options.scripts.note(piece)
-        highest = highest_database(piece.data)
-        if 0 < self._databases <= highest:
-            highest = -1 if piece.part else selected(piece.data)
-        if 0 < self._databases <= highest:
-            raise TargetError(
-                f"the source uses database {highest}, the target has only {self._databases}",
-                hint="raise `databases` in the target's settings and restart it",
-            )
+
+    async def _lacks(self, databases: set[int] | frozenset[int]) -> bool:
+        """Whether one of these turns out not to be there; the source of pieces is told, and must be rewound then.
+
+        Raises:
+            Disconnected: that cannot be asked for now.
+        """
+        try:
+            missing = await self._databases.find_missing(databases)
+        except (TargetBusy, TargetLost) as error:
+            raise Disconnected(f"{NAME}: {error.args[0]}", "databases") from None
+        if missing:
+            self._source.lack(missing)
+        return bool(missing)
 
     async def _commit(self, transactions: Transactions, group: Group) -> None:
-        """Commits a group, however often it has to be sent; when a command has to be left out, rewinds instead."""
+        """Commits a group, however often it has to be sent, without the commands that cannot be queued."""
         account = self._account
-        expected = account.expect(group.end_offset, group.db_after, (group.commands, group.filtered), group.received_at)
         scripts = await self._options.scripts.before(self._endpoint, group.pieces)
-        around = account.frame(group.db, expected, self._options.restated() if group.swaps else None).behind(scripts)
-        data = [each for each in (around.head, *(piece.data for piece in group.pieces), around.tail) if each]
-        replies = around.head_commands + group.commands + around.tail_commands
         while True:
+            expected = account.expect(group.end_offset, group.db_after, group.counts, group.received_at)
+            before = self._databases.selectable(group.db)
+            around = account.frame(before, expected, self._options.restated() if group.swaps else None).behind(scripts)
+            data = [each for each in (around.head, *group.data, around.tail) if each]
+            replies = around.head_commands + group.commands + around.tail_commands
             if not await self._turn(group, sum(map(len, data)), replies + TRANSACTION_COMMANDS):
                 self._rewind()
                 return
@@ -410,27 +384,27 @@ class Applier:
             account.attempt(expected)
             answer = transactions.execute(data, replies)
             self._take_pending(self._growing)
+            await account.bury()
             notes = await answer
             self._state.replies += replies + 1
             self._state.errors += len(notes)
-            self._size.note(
-                transactions.exec_seconds, group.size, group.commands, transactions.connection.round_trip_seconds
-            )
             result = outcome(notes, replies)
             if result.nil:  # somebody touched the checkpoint, or an older connection of ours was served late
                 raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")
             if result.committed:
+                round_trip = transactions.connection.round_trip_seconds
+                self._size.note(transactions.exec_seconds, group.size, group.commands, round_trip)
+                failed = {number: text for number, text in result.failed.items() if number >= around.scripts}
                 self._lacked |= lacked(result)
-                self._confirm(expected, len(result.failed) + transactions.take_unnoted())
+                self._confirm(expected, len(failed) + transactions.take_unnoted())
                 if self._lacked:
                     await self._disown(transactions)
-                account.bury(result, around.head_commands, group.commands, group.locate, scripts=around.scripts)
+                account.keep(inside(failed, around.head_commands, group.commands), group.locate)
                 if self._aged(time.monotonic() - sent):
                     self._rewind()
                 return
             account.refused(expected)
-            if not await self._aborted(group, around, result):
-                return
+            await self._aborted(group, around, result)
             if self._aged(time.time() - self._since):
                 self._rewind()
                 return
@@ -451,29 +425,30 @@ class Applier:
         """What has waited this long is taken from the source again: expiries that became due are to be postponed."""
         return self._options.ages and seconds > self._options.caught_up_seconds
 
-    async def _aborted(self, group: Group, around: Frame, result: Outcome) -> bool:
-        """Nothing of the group took effect; tells whether to send it again as it is (after a wait)."""
+    async def _aborted(self, group: Group, around: Frame, result: Outcome) -> None:
+        """Nothing of the group took effect: takes out what never will, and waits when it was refused for now."""
         cause = abort_cause(result.aborted)
-        texts = [*result.queued.values(), *([cause] if cause else [])]
-        verdicts = {classify(text): text for text in texts}
+        of = {text: classify(text) for text in {*result.queued.values(), *([cause] if cause else [])}}
+        verdicts = {verdict: text for text, verdict in of.items()}
         if Verdict.FATAL in verdicts:
             raise fatal(verdicts[Verdict.FATAL])
-        refused: list[tuple[Culprit, str]] = []
-        for number, text in result.queued.items():
-            if classify(text) is Verdict.REJECTED:
-                if number < around.scripts:
-                    raise load_refused(text)
-                if not 0 <= number - around.head_commands < group.commands:
-                    raise TargetError(f"the target refuses the checkpoint: {presentable(text)}")
-                refused.append((group.locate(number - around.head_commands), text))
-        if refused:
-            self._account.leave_out(refused)
-            self._rewind()
-            return False
-        if Verdict.RETRY not in verdicts:
+        if Verdict.REJECTED in verdicts:
+            refused = {number: text for number, text in result.queued.items() if of[text] is Verdict.REJECTED}
+            if refused and min(refused) < around.scripts:
+                raise load_refused(refused[min(refused)])
+            self._leave_out(group, inside(refused, around.head_commands, group.commands))
+        elif Verdict.RETRY not in verdicts:
             raise TargetError(f"the target refuses transactions: {presentable(result.aborted)}")
-        await self._wait(verdicts[Verdict.RETRY])
-        return True
+        if Verdict.RETRY in verdicts:
+            await self._wait(verdicts[Verdict.RETRY])
+
+    def _leave_out(self, group: Group, refused: dict[int, str]) -> None:
+        """Takes commands out of a group that can never be queued; all of them at once, however many they are."""
+        numbers = sorted(refused)
+        culprits = dict(zip(numbers, group.locate(numbers), strict=True))
+        check_select(culprits, refused)
+        self._account.leave_out((each.offset for each in culprits.values()), group.leave_out(numbers))
+        self._account.keep(refused, lambda wanted: [culprits[number] for number in wanted])
 
     async def _pass_on(self, transactions: Transactions, group: Group) -> bool:
         """Passes a transaction on that cannot be held; False when the source ended inside of it.
@@ -483,7 +458,8 @@ class Applier:
         connection = transactions.connection
         passage = Passage(connection, group.db, self._options.max_bytes)
         await transactions.opened()
-        around = frame(self._account.key, b"", before=group.db, after=0, clear=True)
+        before = self._databases.selectable(group.db)
+        around = frame(self._account.key, b"", before=before, after=0, clear=True)
         opened = connection.confirm([around.head], around.head_commands)
         received_at = group.received_at
         piece: Piece | None = None
@@ -494,27 +470,30 @@ class Applier:
         del pieces
         while piece is None or not piece.boundary:
             await passage.room()
-            self._check_passage(passage)
+            await self._check_passage(passage)
             piece = await self._source.next_piece(self._options.max_bytes, self._options.max_commands)
             if piece is None:
                 return False
             received_at = self._source.received_at
             self._take(piece)
+            if await self._lacks(piece.databases):
+                raise Disconnected(f"{NAME}: a large transaction needs a database that is not there", "databases")
             await self._limiter.take(len(piece.data), piece.replies)
             await self._send_on(passage, piece)
         await passage.settled()
-        self._check_passage(passage)
+        await self._check_passage(passage)
+        if passage.incomplete:
+            raise Disconnected(f"{NAME}: commands inside a large transaction have to be left out", "refused")
         if notes := await opened:
             self._check_ready(notes[0].text or "nil")
-        counts = (passage.commands, passage.filtered)
-        expected = self._account.expect(piece.end_offset, piece.db, counts, received_at)
+        expected = self._account.expect(piece.end_offset, piece.db, passage.counts, received_at)
         await self._execute_passage(transactions, passage, expected, around.head_commands)
         self._growing = Group(piece.db)
         return True
 
     async def _send_on(self, passage: Passage, piece: Piece) -> None:
         """Sends a piece of a large transaction, and the scripts it needs before it."""
-        passage.give(await self._options.scripts.before(self._endpoint, [piece]), piece.end_offset - len(piece.data))
+        passage.give(await self._options.scripts.before(self._endpoint, [piece]))
         passage.send(piece)
 
     async def _execute_passage(
@@ -530,38 +509,61 @@ class Applier:
         if result.aborted:
             account.refused(expected)
             self._check_ready(abort_cause(result.aborted) or next(iter(result.queued.values()), result.aborted))
+        errors = passage.without_ours(result.failed, head_commands)
         self._lacked |= lacked(result)
-        self._confirm(expected, len(result.failed) + transactions.take_unnoted())
+        failed = len(errors) + transactions.take_unnoted()
+        inner = inside(errors, head_commands, passage.counts.commands)
+        moved = bool(inner) and not self._lacked and self._go_back()
+        try:
+            if moved:
+                await self._look_again(passage.search(sorted(inner)))
+        finally:  # it has taken effect, whatever ends the search
+            self._confirm(expected, failed, moved=moved)
+            if not self._lacked:
+                account.keep(inner, passage.places)
         if self._lacked:
             await self._disown(transactions)
-        account.bury(result, head_commands, passage.sent, passage.place)
 
     async def _disown(self, transactions: Transactions) -> None:
-        """Writes into the checkpoint that the data beside it is worth nothing by itself.
-
-        A script was forgotten between our question and the transaction that ran it, whose other commands took effect.
-
-        Raises:
-            ScriptMissing: always, once that is in the target.
-        """
-        await transactions.opened()
-        mine = replace(self._account.checkpoint, state=State.SNAPSHOT, time_ms=0)
-        result = outcome(await transactions.execute(mine.commands(self._account.key), 2), 2)
-        if result.nil:
-            raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")
-        if result.aborted:
-            self._check_ready(abort_cause(result.aborted) or next(iter(result.queued.values()), result.aborted))
+        """A script was forgotten between our question and the transaction that ran it: raises that, told to the target."""
+        text = await disown(transactions, self._account.checkpoint, self._account.key)
+        self._check_ready(text)
         raise missing_script()
 
-    def _check_passage(self, passage: Passage) -> None:
-        """Gives a passage up whose transaction cannot be executed any more."""
+    def _go_back(self) -> bool:
+        """Lets the source begin before a transaction that took effect, of which nothing is held; False if it cannot."""
+        try:
+            self._rewind()
+        except (LinkLost, TargetLost) as error:
+            _log.warning("refused commands cannot be told exactly", error=str(error))
+            return False
+        return True
+
+    async def _look_again(self, search: Search) -> None:
+        """Takes pieces, to see what refused commands of them were."""
+        while not search.over:
+            piece = await self._source.next_piece(self._options.max_bytes, self._options.max_commands)
+            if piece is None:
+                return
+            search.look(piece)
+            await asyncio.sleep(0)
+
+    async def _check_passage(self, passage: Passage) -> None:
+        """Gives a passage up whose transaction cannot be executed any more.
+
+        One of which commands were refused goes on to its end, so that all of them are known when it is sent again.
+        """
         if passage.fatal:
             raise fatal(passage.fatal)
         if passage.trouble:
             self._check_ready(passage.trouble)
-        if passage.refused:
-            self._account.leave_out(passage.refused)
-            raise Disconnected(f"{NAME}: a command inside a large transaction has to be left out", "refused")
+        if refused := passage.take_refused():
+            culprits = {number: culprit for number, (culprit, _) in enumerate(refused)}
+            texts = {number: text for number, (_, text) in enumerate(refused)}
+            check_select(culprits, texts)
+            self._account.leave_out((each.offset for each in culprits.values()), len(refused))
+            self._account.keep(texts, lambda wanted: [culprits[number] for number in wanted])
+            await self._account.bury()
 
     # -- waiting and accounting
 
@@ -574,11 +576,14 @@ class Applier:
         self._trouble(text)
         if code_of(text) in RECONNECT_CODES:
             raise Disconnected(f"{NAME}: the target is not ready: {presentable(text)}", code_of(text).lower())
+        self._progress.troubles.note(TARGET, code_of(text), presentable(text))
         await asyncio.sleep(self._backoff.next_wait())
 
-    def _confirm(self, done: Unconfirmed, failed: int) -> None:
-        """A group is in the target."""
+    def _confirm(self, done: Unconfirmed, failed: int, *, moved: bool = False) -> None:
+        """A group is in the target; the source goes to its end if it has been *moved* meanwhile."""
         self._backoff.reset()
         self._account.confirm(done, failed)
+        if moved:
+            self._source.rewind(done.position.offset, done.db)
         self._watch.look(caught_up=self.caught_up.is_set())
         self._source.release(done.position.offset)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, TypedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from portd.errors import ConfigError, TargetRefused
+from portd.kernel.commandtable import CommandTable
+from portd.kernel.forms import Forms, lacking
 from portd.kernel.snapshot import Dialect
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Commands that a sync cannot do without, on the target: the least ACL.
 # The stream brings whatever the source's users write, so `+@write` or the like comes on top. `CLIENT SETNAME`, `ID` and
@@ -29,16 +34,18 @@ USEFUL_COMMANDS: Final = {
     "function": "function libraries are not copied",
     "hpexpireat": "expiry times of hash fields are lost in large hashes",
     "hsetex": "expiry times of hash fields take two commands instead of one",
-    "eval": "elements larger than the memory for them cannot be added to sorted sets",
+    "eval": "elements larger than the memory for them cannot be added to sorted sets, and commands whose form for an older"
+    " target is a script are refused",
     "script": "scripts of the source are not there for clients that move, and EVALSHA of a source cannot be followed",
     "scan": "the guard counts checkpoints of other links as data",
     "config": "limits of the target are not known and defaults are assumed",
-    "command": "only the commands portd knows are asked for",
+    "command": "only commands portd knows go on from the stream, those of modules become dead letters",
     "client|list": "snapshots go in transactions: a tenth slower",
     "client|kill": "snapshots go in transactions: a tenth slower",
 }
 
 
+OLDEST_REDIS: Final = (4, 0)  # HSET with several fields, UNLINK, scripts whose effects are replicated
 TRANSACTION_BYTES: Final = 64 * 1024  # of a snapshot, where it goes in transactions
 RESTORE_ROOM_BYTES: Final = 64 * 1024  # of an argument of RESTORE, for what stands around the value
 
@@ -49,6 +56,10 @@ class StreamForms(TypedDict):
     pxat: bool
     entries_read: bool
     unlink: bool
+    commands: CommandTable
+    databases: int
+    own: bytes
+    stops: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +85,8 @@ class Capabilities:
         proto_max_bulk_bytes: largest argument it takes.
         keys: keys by database.
         io_threads: threads that read from connections; 1 when not known.
+        databases: how many it has; 0 when not known.
+        flags: whether each of its commands writes, by lower-case name; empty where it does not tell.
     """
 
     family: str
@@ -94,6 +107,8 @@ class Capabilities:
     proto_max_bulk_bytes: int
     keys: dict[int, int]
     io_threads: int = 1
+    databases: int = 0
+    flags: Mapping[bytes, bool] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -112,6 +127,7 @@ class Capabilities:
             commands=self.commands,
             maxmemory_policy=self.maxmemory_policy,
             max_bulk_bytes=self.proto_max_bulk_bytes,
+            databases=self.databases,
         )
 
     @property
@@ -128,16 +144,40 @@ class Capabilities:
         return min(wanted, self.proto_max_bulk_bytes - RESTORE_ROOM_BYTES)
 
     @property
+    def too_old(self) -> bool:
+        """It lacks what a sync is built on."""
+        return self.family == "redis" and self.version[:2] < OLDEST_REDIS
+
+    @property
     def pxat(self) -> bool:
         """SET takes PXAT."""
         return self.family == "valkey" or self.version >= (6, 2, 0)
 
-    def stream_forms(self) -> StreamForms:
-        """What the stream splitter needs to know."""
+    def stream_forms(
+        self, source: Mapping[str, str], *, own: str, publish: bool = True, stops: bool = False
+    ) -> StreamForms:
+        """What the stream splitter needs to know.
+
+        Args:
+            source: ``family`` and ``version`` of what wrote the stream, as `Progress.source_info` has them; without them
+                it is taken to be new.
+            own: prefix of keys that are ours alone.
+            publish: messages go on.
+            stops: the first refusal ends the sync.
+        """
         return {
             "pxat": self.pxat,
             "entries_read": self.family == "valkey" or self.version >= (7, 0, 0),
             "unlink": "unlink" in self.commands,
+            "commands": CommandTable(
+                self.flags,
+                publish=publish,
+                forms=Forms(lacking(self.family, self.version), "eval" in self.commands, _removes_claimed(source)),
+                dialect=self.dialect(),
+            ),
+            "databases": self.databases,
+            "own": own.encode(),
+            "stops": stops,
         }
 
     def shown(self) -> dict[str, str]:
@@ -151,6 +191,7 @@ class Capabilities:
             "commands": str(len(self.commands)),
             "forbidden": " ".join(sorted(self.forbidden)),
             "modules": " ".join(sorted(self.modules)),
+            "databases": str(self.databases or "unknown"),
             "maxmemory": str(self.maxmemory),
             "maxmemory_policy": self.maxmemory_policy,
         }
@@ -159,9 +200,14 @@ class Capabilities:
         """Makes sure that a sync into this target can work.
 
         Raises:
-            ConfigError: it is a cluster node or a read-only replica.
+            ConfigError: it is a cluster node, a read-only replica, or older than any that can be written to.
             TargetRefused: commands are missing, or our user may not run them.
         """
+        if self.too_old:
+            raise ConfigError(
+                f"the target is {self.name}, and portd writes to Redis {'.'.join(map(str, OLDEST_REDIS))} or newer",
+                hint="upgrade the target; an older server can be the source of a sync",
+            )
         if self.cluster_enabled:
             raise ConfigError(
                 "the target is a cluster node",
@@ -176,6 +222,12 @@ class Capabilities:
                 hint="grant them: ACL SETUSER <user> ~* +@write +@transaction "
                 + " ".join(f"+{name}" for name in missing),
             )
+
+
+def _removes_claimed(source: Mapping[str, str]) -> bool:
+    """Whether XCLAIM removes a pending entry whose message was deleted: since Redis 7.0 (t_stream.c:xclaimCommand)."""
+    major = source.get("version", "").partition(".")[0]
+    return source.get("family") != "redis" or not major.isdecimal() or int(major) >= 7
 
 
 def rdb_version_of(family: str, version: tuple[int, int, int]) -> int:

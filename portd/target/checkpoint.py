@@ -10,8 +10,12 @@ A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set othe
 ``epoch``             who writes: a random id of the process and a counter
 ``time_ms``           unix time of the write
 ``source_run_id``     the source process that was read
+``source_replid2``    the history before that one, where the source was promoted
+``source_address``    where the source was, without credentials
 ``snapshot_id``       the full sync this data came from
 ``sole``              1 when nothing but this link's data was there when its first sync began
+``first``             1 beside ``snapshot`` while no full sync of this link has ended
+``accepted``          1 beside ``snapshot`` when an operator said that this source is meant (`portd.hold`)
 ``postponed``         1 when expiries may be in the target that were sent later than they are (`portd.target.postponed`)
 ====================  ==============================================================================
 """
@@ -54,6 +58,8 @@ CHECKPOINT: Final = "the checkpoint"  # for messages
 FLUSHALL: Final = "FLUSHALL"  # the same
 MOST_OFFSET: Final = 2**60  # sums with it still fit
 MOST_TIME: Final = 2**53  # unix ms, as far as floats count
+IMPORTS_SUFFIX: Final = ":imports"  # behind the prefix alone, and no link's name: which links need import mode
+SCAN_COUNT: Final = 1000  # keys the target looks at in one command: well below a millisecond
 FEW_KEYS: Final = 64  # a target with more keys than this holds more than checkpoints
 _PROCESS: Final = secrets.token_hex(8)
 _count = itertools.count(1)
@@ -79,6 +85,10 @@ class Checkpoint:
     snapshot_id: str = ""
     sole: bool = False
     postponed: bool = False
+    source_replid2: str = ""
+    source_address: str = ""
+    first: bool = False
+    accepted: bool = False
 
     @classmethod
     def begin(
@@ -107,6 +117,8 @@ class Checkpoint:
             *("db", self.db, "epoch", self.epoch, "time_ms", self.time_ms or int(time.time() * 1000)),
             *("source_run_id", self.source_run_id, "snapshot_id", self.snapshot_id, "sole", int(self.sole)),
             *("postponed", int(self.postponed)),
+            *("source_replid2", self.source_replid2, "source_address", self.source_address),
+            *("first", int(self.first), "accepted", int(self.accepted)),
         ]
 
     def commands(self, key: str) -> list[bytes]:
@@ -140,6 +152,10 @@ class Checkpoint:
                     snapshot_id=text.get("snapshot_id", ""),
                     sole=text.get("sole") == "1",
                     postponed=text.get("postponed") == "1",
+                    source_replid2=text.get("source_replid2", ""),
+                    source_address=text.get("source_address", ""),
+                    first=text.get("first") == "1",
+                    accepted=text.get("accepted") == "1",
                 )
         except (KeyError, ValueError):
             raise TargetError(
@@ -165,21 +181,6 @@ def _number(text: Mapping[str, str], name: str, most: int) -> int:
     return number
 
 
-async def _read(client: Control, key: str) -> Checkpoint | None:
-    """The checkpoint, None when there is none.
-
-    Raises:
-        Refused: the target refuses.
-        TargetError: the key is not a checkpoint.
-    """
-    try:
-        return Checkpoint.parse(await client.call("HGETALL", key))
-    except Refused as refusal:
-        if code_of(refusal.text) == WRONG_TYPE:
-            raise wrong_type(key) from None
-        raise
-
-
 def new_epoch() -> str:
     """Who writes from now on: differs between processes, and between sessions of one process."""
     return f"{_PROCESS}-{next(_count)}"
@@ -193,7 +194,16 @@ async def read_checkpoint(endpoint: Endpoint, key: str) -> Checkpoint | None:
         TargetError: it refuses, or the hash is not a checkpoint.
     """
     async with control(endpoint, "reading the checkpoint") as client:
-        return await _read(client, key)
+        return await _held(client, key)
+
+
+async def _held(client: Control, key: str) -> Checkpoint | None:
+    try:
+        return Checkpoint.parse(await client.call("HGETALL", key))
+    except Refused as refusal:
+        if code_of(refusal.text) == WRONG_TYPE:
+            raise wrong_type(key) from None
+        raise
 
 
 async def write_checkpoint(
@@ -276,7 +286,7 @@ async def guard(
             f"source and target are the same server ({endpoint.display})", hint="check --source and --target"
         )
     async with control(endpoint, "looking for data in the target") as client:
-        checkpoint = await _read(client, key)
+        checkpoint = await _held(client, key)
         if checkpoint is not None or existing != "refuse":
             return checkpoint
         foreign = await foreign_keys(client, prefix, key)
@@ -300,7 +310,7 @@ async def make_room(
         TargetError: it refuses, or cannot be reached.
     """
     async with control(endpoint, "looking for data in the target") as client:
-        if await _read(client, key) is not None:
+        if await _held(client, key) is not None:
             return False
         foreign = await foreign_keys(client, prefix, key)
     if foreign:
@@ -329,15 +339,32 @@ async def flush(endpoint: Endpoint, epoch: Epoch, connection: ConnectionOptions,
 
 
 async def foreign_keys(client: Control, prefix: str, key: str) -> dict[int, int]:
-    """Keys that are not checkpoints, leases or epochs, by database; *key* is our checkpoint."""
+    """Keys that are not checkpoints, nor beside them, by database; *key* is our checkpoint."""
     sizes = keys_by_database(parse_info(await client.call("INFO", "keyspace")))
-    beside = [key + suffix for suffix in (LEASE_SUFFIX, EPOCH_SUFFIX)]
+    beside = [key + LEASE_SUFFIX, key + EPOCH_SUFFIX, prefix + IMPORTS_SUFFIX]
     if sizes.get(0, 0) <= len(beside) and await client.call("EXISTS", *beside) == sizes.get(0):  # needs no +scan
         return {db: count for db, count in sizes.items() if db}
     if 0 < sizes.get(0, 0) <= FEW_KEYS:
-        pattern = "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in prefix) + "*"
-        sizes[0] -= await _count_keys(client, pattern)
+        sizes[0] -= await _count_keys(client, _pattern(prefix))
+    elif 0 in sizes:
+        sizes[0] -= await client.call("EXISTS", key, *beside)
     return {db: count for db, count in sizes.items() if count > 0}
+
+
+async def other_links(client: Control, prefix: str, key: str) -> bool:
+    """Another link than that of *key* has its checkpoint here. Looks at every key of db 0 in the worst case."""
+    cursor = b"0"
+    while True:
+        cursor, keys = await client.call("SCAN", cursor, "MATCH", _pattern(prefix), "COUNT", SCAN_COUNT)
+        if any(name != key.encode() and b":" not in name[len(prefix.encode()) :] for name in keys):
+            return True
+        if cursor == b"0":
+            return False
+
+
+def _pattern(prefix: str) -> str:
+    """What matches names that begin so."""
+    return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in prefix) + "*"
 
 
 async def _count_keys(client: Control, pattern: str) -> int:

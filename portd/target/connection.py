@@ -11,17 +11,18 @@ import asyncio
 import math
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import hiredis
 
 from portd.control import Answers
-from portd.errors import InternalError, PortdError, TargetError, TargetLost
+from portd.errors import InternalError, PortdError, TargetBusy, TargetError, TargetLost
 from portd.kernel.replies import Note, ReplyCounter
 from portd.resp import request
 from portd.shapes import STRANGE, Conversation
 from portd.target.replies import PROTOCOL_ERROR, Verdict, classify, code_of, fatal, login_refused, presentable
+from portd.troubles import TARGET, Troubles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -57,6 +58,7 @@ class ConnectionOptions:
         retry_limit_seconds: longest wait between attempts.
         tag: behind the connection's name as the target shows it.
         imports: the target is in import mode, and this connection is the importer.
+        troubles: where refusals that pass are noted.
     """
 
     connect_seconds: float = 10.0
@@ -65,6 +67,14 @@ class ConnectionOptions:
     retry_limit_seconds: float = 5.0
     tag: str = ""
     imports: bool = False
+    troubles: Troubles = field(default_factory=Troubles)
+
+    def note(self, error: Disconnected | TargetBusy) -> bool:
+        """Notes a refusal that passes; False when *error* is none, but the end of a connection."""
+        if isinstance(error, TargetBusy):
+            self.troubles.note(TARGET, error.code, str(error.args[0]))
+            return True
+        return self.troubles.note_loss(error.reason, str(error.args[0]))
 
 
 @dataclass(slots=True, eq=False)

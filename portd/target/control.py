@@ -10,7 +10,7 @@ from portd.backoff import Backoff
 from portd.control import Refused, open_control
 from portd.errors import TargetBusy, TargetError, TargetLost, TargetRefused
 from portd.target.connection import Disconnected
-from portd.target.replies import Verdict, classify, is_refusal, login_refused, presentable
+from portd.target.replies import Verdict, classify, code_of, is_refusal, login_refused, presentable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -47,7 +47,9 @@ async def control(endpoint: Endpoint, what: str) -> AsyncIterator[Control]:
         ) from None
 
 
-async def patiently(action: Callable[[], Awaitable[ResultT]], note: Callable[[str], None]) -> ResultT:
+async def patiently(
+    action: Callable[[], Awaitable[ResultT]], note: Callable[[TargetBusy | Disconnected], None]
+) -> ResultT:
     """Does *action*, again and again while the target refuses for now (out of memory, loading, too few replicas).
 
     The same when a data connection of its own is lost.
@@ -64,14 +66,14 @@ async def patiently(action: Callable[[], Awaitable[ResultT]], note: Callable[[st
         try:
             return await action()
         except (TargetBusy, Disconnected) as error:
-            note(str(error))
+            note(error)
             await asyncio.sleep(backoff.next_wait())
 
 
 def _translate(refusal: Refused, who: str, what: str) -> TargetError:
     text = presentable(refusal.text)
     if classify(refusal.text) is Verdict.RETRY:
-        return TargetBusy(f"{who} refuses for now while {what}: {text}")
+        return TargetBusy(f"{who} refuses for now while {what}: {text}", code=code_of(text))
     if refusal.login:
         return login_refused(who, text)
     if is_refusal(text):

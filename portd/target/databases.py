@@ -1,27 +1,37 @@
-"""How many databases a target has, and which ones a piece of the stream selects.
+"""How many databases a target has, and which of them can be selected.
 
 A SELECT that fails inside a transaction does not stop it: the commands behind it would take effect in the wrong
-database. So the numbers are compared before anything is sent.
+database. So none is sent in one that was not seen to work outside of one.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from portd.errors import TargetError
+from portd.log import get_logger
 from portd.resp import request
 from portd.target.connection import text_of
-from portd.target.replies import Verdict, classify
-from portd.target.wire import split
+from portd.target.control import control
+from portd.target.replies import Verdict, classify, code_of, fatal, presentable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from portd.endpoint import Endpoint
     from portd.target.connection import Connection
+    from portd.target.group import Culprit
+
+_log = get_logger("target")
 
 MOST: Final = 1 << 24  # more databases than any server is told to have
-_SELECT: Final = b"$6\r\nSELECT\r\n$"
+HINT: Final = "raise `databases` in the target's settings and restart it; what belongs there is refused until then"
 
 
 async def count_databases(connection: Connection) -> int:
     """The number of databases that can be selected; the connection is in db 0 afterwards. Asks by bisection.
+
+    A database that our user may not select counts as one: it is there.
 
     Returns:
         0 when it cannot be told now.
@@ -35,32 +45,76 @@ async def count_databases(connection: Connection) -> int:
         if text and classify(text) is not Verdict.REJECTED:
             low = -1
             break
-        if text:
+        if text and code_of(text) != "NOPERM":
             high = number
             first.clear()
         else:
             low = number
     await connection.ask(request("SELECT", 0))
-    return low + 1
+    return low + 1 if high < MOST else 0
 
 
-def highest_database(data: bytes) -> int:
-    """The highest database that a piece of the stream may select, -1 when none.
+class Databases:
+    """What one applier knows about the databases of its target.
 
-    Servers write their SELECT in one form. The same bytes inside a value are counted as well, so that a number that is
-    too high has to be looked at again with `selected`.
+    Args:
+        endpoint: the target.
     """
-    highest, position = -1, data.find(_SELECT)
-    while position >= 0:
-        start = data.find(b"\n", position + len(_SELECT)) + 1
-        number = data[start : data.find(b"\r", start)] if start else b""
-        if number.isdigit():
-            highest = max(highest, int(number))
-        position = data.find(_SELECT, position + len(_SELECT))
-    return highest
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._there = {0}
+        self._missing: set[int] = set()
+
+    def forget(self) -> None:
+        """The target may be another process by now, with fewer databases."""
+        self._there = {0}
+
+    def selectable(self, db: int) -> int:
+        """The database itself, 0 when it cannot be selected; what is not known (-1) stays so."""
+        return db if db < 0 or db in self._there else 0
+
+    async def find_missing(self, wanted: Iterable[int]) -> frozenset[int]:
+        """Asks for those of *wanted* that nothing is known about.
+
+        Returns:
+            Those that turn out not to be there, once.
+
+        Raises:
+            TargetLost: the target cannot be reached.
+            TargetBusy: it refuses for now.
+            TargetError: it refuses everything.
+        """
+        asked = [db for db in wanted if db >= 0 and db not in self._there and db not in self._missing]
+        if not asked:
+            return frozenset()
+        missing = set()
+        async with control(self._endpoint, "looking for its databases") as client:
+            for db, answer in zip(asked, await client.ask(*(request("SELECT", db) for db in asked)), strict=True):
+                text = text_of(answer)
+                verdict = classify(text) if text else None
+                if verdict is Verdict.FATAL:
+                    raise fatal(text)
+                if verdict is Verdict.RETRY:
+                    await client.call("SELECT", db)  # says the same again, as an error
+                if text:
+                    missing.add(db)
+                    _log.warning("target lacks a database", db=db, reply=presentable(text), hint=HINT)
+                else:
+                    self._there.add(db)
+        self._missing |= missing
+        return frozenset(missing)
 
 
-def selected(data: bytes) -> int:
-    """The highest database that a piece, which begins with a command, does select; -1 when none."""
-    numbers = [int(each.second) for each in split(data) if each.name == b"SELECT" and each.second.isdigit()]
-    return max(numbers, default=-1)
+def check_select(culprits: Mapping[int, Culprit], refused: Mapping[int, str]) -> None:
+    """Commands behind a SELECT that was left out would land in another database.
+
+    Raises:
+        TargetError: one was refused.
+    """
+    for number, culprit in culprits.items():
+        if culprit.command == "SELECT":
+            raise TargetError(
+                f"the target refuses a SELECT of the stream: {presentable(refused[number])}",
+                hint="give it as many databases as the source has, and let portd's user select them (+select)",
+            )

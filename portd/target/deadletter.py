@@ -8,14 +8,15 @@ from __future__ import annotations
 import base64
 import json
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from json.encoder import encode_basestring_ascii as _quoted
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from portd.errors import REDACTED, ConfigError, SpoolError, TargetRejected, printable
 from portd.log import get_logger
 from portd.target.replies import code_of, presentable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from io import FileIO
     from pathlib import Path
 
@@ -25,11 +26,12 @@ _log = get_logger("target")
 DEFAULT_MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_READ: Final = 100_000  # letters whose keys are held at once
 LETTERS_HINT: Final = "name a file that --dead-letters wrote"
-LOGGED_EACH: Final = 10  # letters of one code that are logged one by one; after that each power of two
+UNSUPPORTED: Final = "unsupported"  # code of what was refused by ourselves
+LOGGED_EACH: Final = 10  # letters of one code that are logged one by one
+LOGGED_SECONDS: Final = 60.0  # between two lines about those that follow
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class Letter(NamedTuple):
     """One refusal.
 
     Attributes:
@@ -53,23 +55,28 @@ class Letter:
         """What it is counted under."""
         return code_of(self.reply)
 
-    def fields(self, *, redact: bool = False) -> dict[str, Any]:
-        """What a JSON line holds. A key that is not UTF-8 is told as ``{"base64": ...}``, none where it is to be redacted."""
-        try:
-            key: str | dict[str, str] = self.key.decode()
-        except UnicodeDecodeError:
-            key = {"base64": base64.b64encode(self.key).decode()}
-        redacted = {"key": REDACTED, "redacted": True} if redact and self.key else {}
-        return {
-            "phase": self.phase,
-            "db": self.db,
-            "key": key,
-            **redacted,
-            "command": self.command,
-            "offset": self.offset,
-            "code": self.code,
-            "reply": presentable(self.reply),
-        }
+    def line(self, code: str, now: float, *, redact: bool = False) -> bytes:
+        """The letter as a line of JSON.
+
+        A key that is not UTF-8 is told as ``{"base64": ...}``, none where it is to be redacted.
+
+        Args:
+            code: what it is counted under.
+            now: unix time.
+            redact: do not name the key.
+        """
+        if redact and self.key:
+            key = f'{_quoted(REDACTED)},"redacted":true'
+        else:
+            try:
+                key = _quoted(self.key.decode())
+            except UnicodeDecodeError:
+                key = f'{{"base64":"{base64.b64encode(self.key).decode()}"}}'
+        return (
+            f'{{"time":{now:.3f},"phase":{_quoted(self.phase)},"db":{self.db},"key":{key},'
+            f'"command":{_quoted(self.command)},"offset":{self.offset},"code":{_quoted(code)},'
+            f'"reply":{_quoted(self.reply)}}}\n'
+        ).encode()
 
 
 def read_keys(path: Path) -> frozenset[tuple[int, bytes]]:
@@ -131,6 +138,7 @@ class DeadLetters:
         self._redact = redact
         self._file: FileIO | None = None
         self._size = 0
+        self._logged_at: dict[str, float] = {}  # unix time of the last line about a code
         self.unwritten = 0  # letters that the file did not take
         if path is not None:
             try:
@@ -140,22 +148,38 @@ class DeadLetters:
                 raise self._unwritable(error) from None
 
     def add(self, letter: Letter) -> None:
-        """Keeps a letter.
+        """Keeps a letter; see `add_all`."""
+        self.add_all((letter,))
+
+    def add_all(self, letters: Iterable[Letter]) -> None:
+        """Keeps letters, with one write to the file.
 
         Raises:
-            TargetRejected: the policy is to stop.
+            TargetRejected: the policy is to stop; the first one is kept.
             SpoolError: the file cannot be written.
         """
-        self.progress.dead_letters[letter.code] += 1
-        self._log(letter, self.progress.dead_letters[letter.code])
-        self._write(letter)
-        if self._stop:
-            key = f", key {self._shown(letter)}" if letter.key else ""
-            raise TargetRejected(
-                f"the target refused {letter.command} (db {letter.db}{key}, {letter.phase} offset {letter.offset}): "
-                f"{presentable(letter.reply)}",
-                hint="with --on-refusal continue such commands are kept as dead letters and the sync goes on",
-            )
+        lines: list[bytes] = []
+        now = time.time()
+        for letter in letters:
+            code = letter.code
+            self.progress.dead_letters[code] += 1
+            self._log(letter, code, now)
+            if self._path is not None:
+                self._put(lines, letter.line(code, now, redact=self._redact))
+            if self._stop:
+                self._write(lines)
+                raise self.refusal(letter)
+        self._write(lines)
+
+    def count(self, code: str, number: int) -> None:
+        """Counts refusals that are not told one by one, for there are too many."""
+        self.progress.dead_letters[code] += number
+        self.unwritten += number
+
+    @property
+    def stops(self) -> bool:
+        """The policy: the first letter ends the sync."""
+        return self._stop
 
     def close(self) -> None:
         """Closes the file; idempotent."""
@@ -163,30 +187,39 @@ class DeadLetters:
             self._file.close()
             self._file = None
 
-    def _write(self, letter: Letter) -> None:
-        if self._path is None:
-            return
-        line = (
-            json.dumps(
-                {"time": round(time.time(), 3), **letter.fields(redact=self._redact)}, separators=(",", ":")
-            ).encode()
-            + b"\n"
+    def refusal(self, letter: Letter) -> TargetRejected:
+        """The error with which a letter ends the sync."""
+        key = f", key {self._shown(letter)}" if letter.key else ""
+        return TargetRejected(
+            f"the target refused {letter.command} (db {letter.db}{key}, {letter.phase} offset {letter.offset}): "
+            f"{presentable(letter.reply)}",
+            hint="with --on-refusal continue such commands are kept as dead letters and the sync goes on",
         )
+
+    def _put(self, lines: list[bytes], line: bytes) -> None:
+        """Adds a line to those that will be written, if the file takes it."""
         if self._file is None or self._size + len(line) > self._max_bytes:
             self.unwritten += 1
             return
+        self._size += len(line)
+        lines.append(line)
+
+    def _write(self, lines: list[bytes]) -> None:
+        rest = memoryview(b"".join(lines))
         try:
-            self._file.write(line)
+            while rest and self._file is not None:
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             raise self._unwritable(error) from None
-        self._size += len(line)
 
     def _shown(self, letter: Letter) -> str:
         return REDACTED if self._redact and letter.key else printable(letter.key)
 
-    def _log(self, letter: Letter, number: int) -> None:
-        if number > LOGGED_EACH and number & (number - 1):
+    def _log(self, letter: Letter, code: str, now: float) -> None:
+        number = self.progress.dead_letters[code]
+        if number > LOGGED_EACH and 0 <= now - self._logged_at.get(code, 0.0) < LOGGED_SECONDS:
             return
+        self._logged_at[code] = now
         _log.warning(
             "refused by the target",
             phase=letter.phase,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import struct
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Protocol
 
+from portd.kernel.requests import find, without
 from portd.resp import request
 from portd.target.checkpoint import LEASE_SUFFIX
 from portd.target.epoch import EPOCH_SUFFIX
-from portd.target.wire import split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from portd.kernel.leftout import Refusal
     from portd.kernel.stream import Piece
+
+
+MOST_REFUSALS: Final = 1000  # of one transaction that are told one by one
 
 
 class PieceSource(Protocol):
@@ -24,6 +27,10 @@ class PieceSource(Protocol):
     @property
     def received_at(self) -> float:
         """Unix time at which the last byte of the last piece handed out was received."""
+
+    @property
+    def waiting_since(self) -> float:
+        """Unix time at which the oldest byte was received that was not handed out; 0 when there is none."""
 
     async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece; waits for it. Cancelling it may lose a piece: the applier rewinds then.
@@ -45,8 +52,39 @@ class PieceSource(Protocol):
     def exclude(self, offset: int) -> None:
         """Leaves out the command that begins at *offset*, which is still to come. Told again after each `rewind`."""
 
+    def lack(self, databases: frozenset[int]) -> None:
+        """The target does not have these: commands in them are refused from the next `rewind` on."""
+
     def release(self, offset: int) -> None:
         """The target's checkpoint covers *offset*: what is before it will not be asked for again."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the commands of some pieces.
+
+    Attributes:
+        commands: that end in them.
+        filtered: dropped on purpose between them.
+        dead: that cannot be written to the target.
+        own: that named keys of ours.
+        refusals: of the dead ones, what and why; the first ones.
+    """
+
+    commands: int = 0
+    filtered: int = 0
+    dead: int = 0
+    own: int = 0
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        """Counts a piece."""
+        self.commands += piece.replies
+        self.filtered += piece.filtered
+        self.dead += piece.refused
+        self.own += piece.own
+        if piece.refusals:
+            self.refusals += piece.refusals[: MOST_REFUSALS - len(self.refusals)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +104,15 @@ class Culprit:
     key: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What is left of pieces when commands were taken out."""
+
+    data: bytes
+    offsets: bytes
+    swaps: bool
+
+
 class Group:
     """Pieces that go into one transaction.
 
@@ -74,8 +121,8 @@ class Group:
 
     Attributes:
         size: bytes of the pieces.
-        commands: commands that end in them.
-        filtered: commands that were dropped on purpose between them.
+        counts: of their commands.
+        databases: that they need, the one in effect before them among them.
         scripts: texts that may have to go in front of them.
         since: unix time at which the first piece was received.
         received_at: unix time at which the newest byte was received.
@@ -84,9 +131,10 @@ class Group:
 
     __slots__ = (
         "_received",
-        "commands",
+        "_remains",
+        "counts",
+        "databases",
         "db",
-        "filtered",
         "pieces",
         "received_at",
         "scripts",
@@ -99,9 +147,10 @@ class Group:
         self.db = db
         self.pieces: list[Piece] = []
         self._received: list[float] = []  # when, for each piece
+        self._remains: Remains | None = None
         self.size = 0
-        self.commands = 0
-        self.filtered = 0
+        self.counts = Counts()
+        self.databases = {db} if db > 0 else set()
         self.scripts = 0
         self.since = 0.0
         self.received_at = 0.0
@@ -112,12 +161,22 @@ class Group:
         self.pieces.append(piece)
         self._received.append(received_at)
         self.size += len(piece.data)
-        self.commands += piece.replies
-        self.filtered += piece.filtered
+        self.counts.add(piece)
+        self.databases |= piece.databases
         self.scripts += len(piece.digests) + len(piece.loaded)
         self.since = self.since or received_at
         self.taken_at = self.taken_at or time.monotonic()
         self.received_at = received_at
+
+    @property
+    def commands(self) -> int:
+        """Commands that end in them."""
+        return self.counts.commands
+
+    @property
+    def weight(self) -> int:
+        """Commands that were looked at for it."""
+        return self.counts.commands + self.counts.filtered + self.counts.dead
 
     @property
     def complete(self) -> bool:
@@ -162,36 +221,53 @@ class Group:
     @property
     def swaps(self) -> bool:
         """Databases are swapped inside."""
-        return any(piece.swaps for piece in self.pieces)
+        return self._remains.swaps if self._remains else any(piece.swaps for piece in self.pieces)
 
-    def locate(self, number: int) -> Culprit:
-        """Which command the *number*-th one (from 0) is."""
-        db, cut = self.db, b""
-        for piece in self.pieces:
-            if number < piece.replies:
-                return locate(cut + piece.data, piece.offsets, number, db)
-            number -= piece.replies
-            cut = cut + piece.data if piece.part else b""
-            db = piece.db
-        raise IndexError(number)
+    @property
+    def data(self) -> list[bytes]:
+        """The bytes of its commands."""
+        return [self._remains.data] if self._remains else [piece.data for piece in self.pieces]
+
+    def locate(self, numbers: list[int]) -> list[Culprit]:
+        """Which commands these are, by number from 0 and in ascending order."""
+        return locate(b"".join(self.data), self._offsets(), numbers, self.db)
+
+    def leave_out(self, numbers: list[int]) -> int:
+        """Takes commands out, by number, and what else was made of the same command of the source.
+
+        Args:
+            numbers: in ascending order.
+
+        Returns:
+            How many it were.
+        """
+        data, offsets = without(b"".join(self.data), self._offsets(), numbers)
+        left = len(offsets) // 8
+        gone, self.counts.commands = self.commands - left, left
+        self._remains = Remains(data, offsets, self.swaps)
+        del self.pieces[:-1]  # the last one tells where it ends
+        self.size = len(data)
+        return gone
+
+    def _offsets(self) -> bytes:
+        return self._remains.offsets if self._remains else b"".join(piece.offsets for piece in self.pieces)
 
 
-def locate(data: bytes, offsets: bytes, number: int, db: int) -> Culprit:
-    """Which command the *number*-th one (from 0) is.
+def locate(data: bytes, offsets: bytes, numbers: list[int], db: int) -> list[Culprit]:
+    """Which commands these are.
 
     Args:
         data: whole commands.
         offsets: of each, as in `Piece`.
-        number: which one is wanted.
+        numbers: which ones are wanted, from 0 and in ascending order.
         db: database in effect before the first.
     """
-    (offset,) = struct.unpack_from("=Q", offsets, 8 * number)
-    for index, command in enumerate(split(data)):
-        if index == number:
-            return Culprit(offset, db, command.title, command.key)
-        if command.name == b"SELECT" and command.second.isdigit():
-            db = int(command.second)
-    raise IndexError(number)
+    of = memoryview(offsets).cast("Q")
+    commands = find(data, numbers, db)
+    return [
+        Culprit(of[number], command.db, command.title, command.key)
+        for number, command in zip(numbers, commands, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

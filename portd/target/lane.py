@@ -15,25 +15,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
 from portd.errors import InternalError, TargetBusy, TargetError, TargetLost, TargetRefused, printable
+from portd.kernel.requests import split
 from portd.log import get_logger
 from portd.pipeline import QueueClosed, Run
 from portd.resp import request
-from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
+from portd.target.connection import Connection, Disconnected, connect, text_of, while_connected
 from portd.target.deadletter import Letter
 from portd.target.epoch import FIELD, check, renew
 from portd.target.groupsize import NEAR_SECONDS, GroupSize
-from portd.target.limiter import Limiter
 from portd.target.load import Load
 from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
 from portd.target.settle import Outcome, outcome
 from portd.target.transactions import Pipeline, Transactions
-from portd.target.wire import split
+from portd.target.writing import lane_name
+from portd.troubles import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,50 +41,17 @@ if TYPE_CHECKING:
     from portd.endpoint import Endpoint
     from portd.kernel.batch import Batch
     from portd.kernel.replies import Note
+    from portd.kernel.requests import Command
     from portd.model import LaneState
     from portd.pipeline import BatchQueue
     from portd.target.deadletter import DeadLetters
-    from portd.target.epoch import Epoch
-    from portd.target.eviction import Eviction
     from portd.target.seats import Seats
+    from portd.target.writing import WriterOptions
 
 _log = get_logger("target")
 
-DEFAULT_WINDOW_BYTES: Final = 512 * 1024
 GROUP_COMMANDS: Final = 4096  # in one transaction at the most; each may add hundreds of elements
-TRANSACTION_COMMANDS: Final = 4  # WATCH, GET, MULTI and EXEC around a load
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriterOptions:
-    """How the snapshot is written.
-
-    Attributes:
-        epoch: what every transaction is fenced by.
-        eviction: how lost connections are ended on the target; None where our user may not.
-        writers: number of lanes.
-        window_bytes: how much one lane sends ahead of the replies.
-        skip_existing: existing keys are left alone; must agree with the decoder's setting.
-        seats: threads of the target that read from connections.
-        run_id: the target process the snapshot began with; "" when it is not known.
-        limiter: what all lanes ask before they send.
-        connection: how connections are made.
-    """
-
-    epoch: Epoch
-    eviction: Eviction | None = None
-    writers: int = 4
-    window_bytes: int = DEFAULT_WINDOW_BYTES
-    skip_existing: bool = False
-    seats: int = 1
-    run_id: str = ""
-    limiter: Limiter = field(default_factory=Limiter)
-    connection: ConnectionOptions = field(default_factory=ConnectionOptions)
-
-
-def lane_name(index: int) -> str:
-    """What a lane is called: its connection, and its share of the budget."""
-    return f"lane-{index}"
+TRANSACTION_COMMANDS: Final = 4  # WATCH, HGET, MULTI and EXEC around a load
 
 
 class Lane:
@@ -225,6 +192,7 @@ class Lane:
     def _lose(self, lost: Disconnected) -> None:
         """Prepares to send everything again that was not acknowledged."""
         self._letters.progress.last_error = str(lost)
+        self._letters.progress.troubles.note_loss(lost.reason, str(lost))
         self._state.link.losses[lost.reason] += 1
         loads = [*self._in_flight, *([self._load] if self._load else [])]
         batches = sum(len(load.deliveries) for load in loads)
@@ -467,8 +435,7 @@ class Lane:
         for delivery, settled in load.settle(failed, skip_existing=self._options.skip_existing, resent=resent):
             if settled.fatal:
                 raise fatal(settled.fatal)
-            for command, text in settled.refused:
-                self._refuse(delivery.batch, command.title, command.key, text)
+            self._refuse_all(delivery.batch, settled.refused)
             load.trouble = load.trouble or settled.trouble
         self._over(load)
         if not load.trouble:
@@ -481,8 +448,8 @@ class Lane:
         if Verdict.FATAL in verdicts:
             raise fatal(verdicts[Verdict.FATAL])
         refused = {number: text for number, text in result.queued.items() if classify(text) is Verdict.REJECTED}
-        for delivery, command, text in load.leave_out(refused):
-            self._refuse(delivery.batch, command.title, command.key, text)
+        for delivery, commands in load.leave_out(refused):
+            self._refuse_all(delivery.batch, commands)
         load.trouble = verdicts.get(Verdict.RETRY, "")
         if not load.trouble and not refused:
             raise TargetError(f"the target refuses transactions: {presentable(cause or result.aborted)}")
@@ -526,7 +493,7 @@ class Lane:
 
         Everything else is sent again: it is idempotent, or refuses a second time by itself.
         """
-        first = next(split(load.deliveries[0].data), None) if load.ordered else None
+        first = next(iter(split(load.deliveries[0].data)), None) if load.ordered else None
         if first is None or first.name != b"RPUSH":
             return False
         while True:
@@ -602,11 +569,20 @@ class Lane:
         self._note(text)
         if code_of(text) in RECONNECT_CODES:
             raise Disconnected(f"{self.name}: the target is not ready: {presentable(text)}", code_of(text).lower())
+        self._letters.progress.troubles.note(TARGET, code_of(text), presentable(text))
         await asyncio.sleep(self._backoff.next_wait())
 
     def _note(self, text: str) -> None:
         """Shows operators the newest error."""
         self._letters.progress.last_error = f"{self.name}: {presentable(text)}"
+
+    def _refuse_all(self, batch: Batch, commands: list[tuple[Command, str]]) -> None:
+        """Keeps dead letters of commands of one batch; only the first one of a big key."""
+        if batch.fence:
+            for command, text in commands:
+                self._refuse(batch, command.title, command.key, text)
+        else:
+            self._letters.add_all([_letter(batch, command.title, command.key, text) for command, text in commands])
 
     def _refuse(self, batch: Batch, command: str, key: bytes, text: str) -> None:
         """Keeps a dead letter; only the first one of a big key."""
@@ -614,8 +590,8 @@ class Lane:
             if self._queue.failed(batch):
                 return
             self._queue.fail(batch)
-        self._letters.add(
-            Letter(
-                phase="snapshot", db=batch.db, key=key, command=command, offset=batch.offset, reply=presentable(text)
-            )
-        )
+        self._letters.add(_letter(batch, command, key, text))
+
+
+def _letter(batch: Batch, command: str, key: bytes, text: str) -> Letter:
+    return Letter(phase="snapshot", db=batch.db, key=key, command=command, offset=batch.offset, reply=presentable(text))

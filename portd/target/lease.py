@@ -256,7 +256,7 @@ class Lease:
             request("HGET", self._epochs.key, FIELD),
             request("HGET", self._epochs.key, PLAIN),
         )
-        for answer, key in zip(answers, ("", self.key, self._epochs.key, self._epochs.key), strict=True):
+        for key, answer in zip(("", self.key, *(2 * (self._epochs.key,))), answers, strict=True):
             check(answer, LEASE, key)
         holder = Holder.parse(answers[1])
         # Where the source is the target of another portd, that one's lease is copied with everything else.
@@ -329,6 +329,7 @@ class Lease:
                     await self._recognise(self._connection)
                 await while_connected(self._connection, self._renew(self._connection, backoff))
             except (Disconnected, TargetBusy) as error:
+                self._options.note(error)
                 _log.debug("lease is not renewed", error=str(error))
             finally:
                 if self._connection is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from portd.target.settle import Settlement, settle, without
 
 if TYPE_CHECKING:
     from portd.kernel.batch import Batch
-    from portd.target.wire import Command
+    from portd.kernel.requests import Command
 
 
 @dataclass(slots=True, eq=False)
@@ -90,13 +91,13 @@ class Load:
     def by_delivery(self, errors: dict[int, str]) -> list[tuple[Delivery, dict[int, str]]]:
         """Errors by number of the command in the load, as errors by number in each delivery that has some."""
         found: list[tuple[Delivery, dict[int, str]]] = []
-        first = 0
+        numbers = sorted(errors)
+        first = begin = 0
         for delivery in self.deliveries:
-            end = first + delivery.replies
-            mine = {number - first: text for number, text in errors.items() if first <= number < end}
-            if mine:
-                found.append((delivery, mine))
-            first = end
+            end = bisect_left(numbers, first + delivery.replies, begin)
+            if end > begin:
+                found.append((delivery, {number - first: errors[number] for number in numbers[begin:end]}))
+            first, begin = first + delivery.replies, end
         return found
 
     def settle(self, errors: dict[int, str], *, skip_existing: bool, resent: bool) -> list[tuple[Delivery, Settlement]]:
@@ -109,20 +110,20 @@ class Load:
             delivery.filtered += outcome.filtered
             delivery.data, delivery.replies = outcome.again, outcome.again_replies
             settled.append((delivery, outcome))
-        touched = [delivery for delivery, _ in settled]
+        touched = {id(delivery) for delivery, _ in settled}
         for delivery in self.deliveries:
-            if delivery not in touched:
+            if id(delivery) not in touched:
                 delivery.data, delivery.replies = b"", 0
         return settled
 
-    def leave_out(self, refused: dict[int, str]) -> list[tuple[Delivery, Command, str]]:
+    def leave_out(self, refused: dict[int, str]) -> list[tuple[Delivery, list[tuple[Command, str]]]]:
         """Commands that the target never queues: they go, the others stay to be sent again."""
-        gone: list[tuple[Delivery, Command, str]] = []
+        gone: list[tuple[Delivery, list[tuple[Command, str]]]] = []
         for delivery, mine in self.by_delivery(refused):
-            left = without(delivery.data, mine)
+            left = without(delivery.data, delivery.replies, mine)
             delivery.data, delivery.replies = left.data, left.replies
             delivery.failed += left.failed
-            gone += [(delivery, command, text) for command, text in left.refused]
+            gone.append((delivery, left.refused))
         return gone
 
     def take_over(self) -> list[Delivery]:

@@ -333,7 +333,8 @@ class Sweeper:
             finally:
                 connection.close()
         except (Disconnected, TargetBusy) as error:
-            _log.warning("setting postponed expiries back was interrupted and is taken up again", error=str(error))
+            if not self._options.note(error):
+                _log.warning("setting postponed expiries back was interrupted and is taken up again", error=str(error))
             await asyncio.sleep(backoff.next_wait())
         except LinkTaken:
             raise
@@ -389,5 +390,5 @@ def _check(answer: object) -> None:
     if not text:
         return
     if classify(text) is Verdict.RETRY:
-        raise TargetBusy(f"the target is not ready: {code_of(text)}")
+        raise TargetBusy(f"the target is not ready: {code_of(text)}", code=code_of(text))
     raise TargetError(f"the target refuses to be swept: {presentable(text)}")

@@ -7,7 +7,7 @@ are queued. The accepted RESTORE footer is found by restoring a byte whose expir
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from portd.control import checked, keys_by_database, parse_fields, parse_info, parse_pairs
 from portd.kernel.crc64 import crc64
@@ -17,10 +17,11 @@ from portd.shapes import whole
 from portd.target.capabilities import NEEDED_COMMANDS, USEFUL_COMMANDS, Capabilities, rdb_version_of
 from portd.target.connection import ConnectionOptions, connect, text_of
 from portd.target.control import control
+from portd.target.databases import count_databases
 from portd.target.replies import code_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from portd.control import Control
     from portd.endpoint import Endpoint
@@ -80,7 +81,7 @@ async def probe(endpoint: Endpoint, options: ConnectionOptions | None = None) ->
     Raises:
         TargetLost: it cannot be reached; retriable.
         TargetBusy: it is loading, or busy; retriable.
-        ConfigError: it is a cluster node, or a read-only replica.
+        ConfigError: it is a cluster node, a read-only replica, or too old.
         TargetRefused: it refuses the credentials, or our user may not do what a sync does.
     """
     capabilities = await inspect(endpoint, options)
@@ -97,7 +98,7 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
         TargetError: it refuses to tell anything.
     """
     async with control(endpoint, "probing the target") as client:
-        info, limits, listed = await _told(client)
+        info, limits, flags = await _told(client)
     connection = await connect(endpoint, "probe", LinkState(), options or ConnectionOptions())
     try:
         key = f"portd:probe:{secrets.token_hex(8)}"
@@ -105,10 +106,11 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
     finally:
         connection.close()  # with its transaction, which is thereby discarded
     family, version = _identify(info)
-    commands = (listed | has) - forbidden
+    commands = ({name.decode("utf-8", "replace") for name in flags} | has) - forbidden
     connection = await connect(endpoint, "probe", LinkState(), options or ConnectionOptions())
     try:
         accepted = await _footer(connection, key, family) if "restore" in commands else 0
+        databases = await count_databases(connection)
     finally:
         connection.close()
     known = rdb_version_of(family, version)
@@ -133,6 +135,8 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
         proto_max_bulk_bytes=_number(limits, "proto-max-bulk-len", DEFAULT_BULK_BYTES),
         io_threads=max(1, _number(limits, "io-threads", 1)),
         keys=keys_by_database(info),
+        databases=databases,
+        flags=flags,
     )
 
 
@@ -153,15 +157,14 @@ def _identify(info: Mapping[str, str]) -> tuple[str, tuple[int, int, int]]:
     return family, (major, minor, patch)
 
 
-async def _told(client: Control) -> tuple[dict[str, str], dict[str, str], set[str]]:
-    """What the target says of itself, its settings that bound what we may send, and the names of its commands.
+async def _told(client: Control) -> tuple[dict[str, str], dict[str, str], dict[bytes, bool]]:
+    """What the target says of itself, its settings that bound what we may send, and which of its commands write.
 
-    Settings are empty where CONFIG is forbidden or renamed, names where COMMAND is.
+    Settings are empty where CONFIG is forbidden or renamed, commands where COMMAND is.
     """
     questions = [request("INFO", section) for section in _SECTIONS]
     questions += [request("CONFIG", "GET", name) for name in _LIMITS]
-    # COMMAND LIST is much shorter than COMMAND, and exists since 7.0.
-    *answers, names = await client.ask(*questions, request("COMMAND", "LIST"))
+    *answers, commands = await client.ask(*questions, request("COMMAND"))
     info: dict[str, str] = {}
     for answer in answers[: len(_SECTIONS)]:
         info |= parse_info(checked(answer))
@@ -169,10 +172,13 @@ async def _told(client: Control) -> tuple[dict[str, str], dict[str, str], set[st
     for answer in answers[len(_SECTIONS) :]:
         if not text_of(answer):
             limits |= parse_pairs(answer)
-    if text_of(names):
-        (commands,) = await client.ask(request("COMMAND"))
-        names = [] if text_of(commands) else [command[0] for command in commands]
-    return info, limits, {name.decode("utf-8", "replace").lower() for name in names}
+    rows = [] if text_of(commands) else commands
+    return info, limits, {row[0].lower(): _writes(row) for row in rows}
+
+
+def _writes(row: Sequence[Any]) -> bool:
+    """Whether a command is flagged as writing in its row of COMMAND's reply, or one of its subcommands is (7.0)."""
+    return b"write" in row[2] or (len(row) > 9 and any(_writes(each) for each in row[9]))
 
 
 async def _permissions(connection: Connection, key: str) -> tuple[set[str], set[str]]:

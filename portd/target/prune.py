@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
@@ -28,6 +29,7 @@ from portd.target.limiter import Limiter
 from portd.target.replies import Verdict, classify, code_of, presentable
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from portd.endpoint import Endpoint
@@ -75,12 +77,14 @@ class PruneProgress:
     Attributes:
         hashed: keys of the snapshot.
         scanned: keys of the target, checkpoints left out.
-        removed: keys that the snapshot does not have.
+        ghosts: keys that the snapshot does not have.
+        removed: of them, those that are gone.
         others: another link has a checkpoint in this target.
     """
 
     hashed: int = 0
     scanned: int = 0
+    ghosts: int = 0
     removed: int = 0
     others: bool = False
 
@@ -109,6 +113,7 @@ class Pruner:
         self._names: KeyBuckets | None = None
         self._compared_bytes = 0
         self._scanned = False
+        self._counted = 0  # buckets
         self._next_bucket = 0
 
     def close(self) -> None:
@@ -147,8 +152,11 @@ class Pruner:
 
     # -- behind it
 
-    async def run(self) -> PruneProgress:
+    async def run(self, permit: Callable[[int, int], Awaitable[None]] | None = None) -> PruneProgress:
         """Removes what the snapshot does not have; nothing else may write to the target meanwhile.
+
+        Args:
+            permit: told the number of ghosts and of all keys before the first one is removed; returns when they may.
 
         Raises:
             SpoolError: the disk failed.
@@ -160,33 +168,54 @@ class Pruner:
         self.progress.hashed = hashes.keys
         await asyncio.to_thread(self._hash_file.append, hashes.take_rest())
         self._hashes = None
+        await self._connected(self._look)
+        if self.progress.ghosts:
+            if permit is not None:  # no connection is kept while an operator is waited for
+                await permit(self.progress.ghosts, self.progress.scanned)
+            await self._connected(self._remove_ghosts)
+        return self.progress
+
+    async def _connected(self, work: Callable[[Connection], Awaitable[None]]) -> None:
+        """Does *work*, and takes it up again with another connection when one is lost."""
         backoff = Backoff.quick()
         while True:
             try:
                 connection = await connect(self._endpoint, "prune", LinkState(), self._options.connection)
                 try:
-                    await while_connected(connection, self._work(connection))
+                    await while_connected(connection, self._begin(connection, work))
                 finally:
                     connection.close()
             except (Disconnected, TargetBusy) as error:
-                _log.warning("pruning was interrupted and is taken up again", error=str(error))
+                if not self._options.connection.note(error):
+                    _log.warning("pruning was interrupted and is taken up again", error=str(error))
                 await asyncio.sleep(backoff.next_wait())
             else:
-                return self.progress
+                return
 
-    async def _work(self, connection: Connection) -> None:
-        """All of it; the names of an earlier scan are used again when it was complete."""
+    async def _begin(self, connection: Connection, work: Callable[[Connection], Awaitable[None]]) -> None:
         await self._recognise(connection)
+        await work(connection)
+
+    async def _look(self, connection: Connection) -> None:
+        """Finds and counts the ghosts; what is complete of an attempt before is used again."""
         if not self._scanned:
             await self._scan(connection)
-            await connection.ask(request("SELECT", 0))
             self._scanned = True
         if self.progress.others and not self._options.shared:
             return
+        while self._counted < BUCKETS:
+            await self._compare(self._counted, self._count)
+            self._counted += 1
+
+    async def _count(self, block: bytes) -> None:
+        self.progress.ghosts += len(names_of(block))
+
+    async def _remove_ghosts(self, connection: Connection) -> None:
+        """Removes them."""
         fenced = Fenced(connection, self._options.epoch)
         await renew(connection, self._options.epoch)  # what a lost connection has left is void
         while self._next_bucket < BUCKETS:
-            await self._compare(fenced, self._next_bucket)
+            await self._compare(self._next_bucket, partial(self._remove, fenced))
             self._next_bucket += 1
 
     async def _recognise(self, connection: Connection) -> None:
@@ -228,8 +257,7 @@ class Pruner:
             (answer,) = await connection.ask(scan)
             _check(answer, "been scanned")
             cursor, found = answer
-            if db == 0:
-                found = self._spare(found)
+            found = self._spare(db, found)
             names.add_names(db, found)
             self.progress.scanned += len(found)
             if names.full_bytes >= WRITE_BYTES:
@@ -237,18 +265,18 @@ class Pruner:
             if cursor == b"0":
                 return
 
-    def _spare(self, found: list[bytes]) -> list[bytes]:
-        """Leaves out keys of ours and of other links."""
+    def _spare(self, db: int, found: list[bytes]) -> list[bytes]:
+        """Leaves out keys of ours and of other links, and what is named like them."""
         prefix, own = self._options.prefix.encode(), self._options.own_key.encode()
         kept = [name for name in found if not name.startswith(prefix)]
-        if len(kept) < len(found):
+        if db == 0 and len(kept) < len(found):
             self.progress.others |= any(
                 name.startswith(prefix) and name != own and b":" not in name[len(prefix) :] for name in found
             )
         return kept
 
-    async def _compare(self, fenced: Fenced, bucket: int) -> None:
-        """Removes from one bucket what the snapshot does not have."""
+    async def _compare(self, bucket: int, take: Callable[[bytes], Awaitable[None]]) -> None:
+        """Lets *take* have blocks of names: what of one bucket the snapshot does not have."""
         assert self._name_file is not None
         place = self._name_file.head(bucket)
         if place == NOWHERE:
@@ -262,7 +290,7 @@ class Pruner:
             while left and at != NOWHERE:  # more keys than may be held at once: billions in all
                 more, at = await self._load(at)
                 left = more.missing(left)
-            await self._remove(fenced, left)
+            await take(left)
         self._compared_bytes = 0
 
     async def _load(self, place: int) -> tuple[HashSet, int]:
@@ -293,7 +321,7 @@ def _check(answer: object, what: str) -> None:
     if not text:
         return
     if classify(text) is Verdict.RETRY:
-        raise TargetBusy(f"the target is not ready: {code_of(text)}")
+        raise TargetBusy(f"the target is not ready: {code_of(text)}", code=code_of(text))
     raise TargetError(
         f"the target has not {what}: {presentable(text)}",
         hint="pruning needs +info +select +scan and +unlink on all keys; or set prune to leave",

@@ -80,17 +80,17 @@ def already_applied(text: str) -> bool:
     return code_of(text) == "BUSYGROUP" or (code_of(text) == "ERR" and "equal or smaller" in text)
 
 
-def wrong_type(key: str) -> TargetError:
-    """The error for a key with a name of ours that holds something else."""
-    return TargetError(
-        f"the key {key!r} in the target is not what portd writes: it is no hash",
-        hint=f"look at what it is; then delete it there (DEL {key}), or choose another --checkpoint-key",
-    )
-
-
 def is_refusal(text: str) -> bool:
     """Whether an error reply is about what our user may do, or about a command that is not there."""
     return code_of(text) in REFUSAL_CODES or text.startswith("ERR unknown command")
+
+
+def wrong_type(key: str) -> TargetError:
+    """The error where a key that is ours alone holds something that we did not write."""
+    return TargetError(
+        f"the target's key {key!r} is portd's own and holds something else",
+        hint=f"somebody wrote it: delete the key {key!r} in database 0 of the target",
+    )
 
 
 def fatal(text: str, who: str = "the target") -> TargetError:

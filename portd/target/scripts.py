@@ -9,12 +9,16 @@ every text again behind a snapshot.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import ScriptMissing, TargetRefused
 from portd.resp import request
+from portd.target.checkpoint import State
+from portd.target.connection import Disconnected
 from portd.target.control import control
-from portd.target.replies import code_of
+from portd.target.replies import abort_cause, code_of
+from portd.target.settle import outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,8 +26,10 @@ if TYPE_CHECKING:
     from portd.endpoint import Endpoint
     from portd.kernel.stream import Piece
     from portd.target.capabilities import Capabilities
+    from portd.target.checkpoint import Checkpoint
     from portd.target.scriptbook import ScriptBook
     from portd.target.settle import Outcome
+    from portd.target.transactions import Transactions
 
 NOSCRIPT: Final = "NOSCRIPT"
 HINT: Final = "grant it: ACL SETUSER <user> +script +eval +evalsha"
@@ -114,3 +120,29 @@ def _refused(why: str) -> TargetRefused:
 def load_refused(text: str) -> TargetRefused:
     """The error for a SCRIPT command of ours that was refused with *text*."""
     return _refused(f"the target refuses SCRIPT ({code_of(text)})")
+
+
+async def disown(transactions: Transactions, checkpoint: Checkpoint, key: str) -> str:
+    """Writes into the checkpoint that the data beside it is worth nothing by itself.
+
+    For when a script was forgotten between our question and the transaction that ran it, whose other commands took effect.
+
+    Args:
+        transactions: the applier's.
+        checkpoint: the newest one.
+        key: of it.
+
+    Returns:
+        Why the target refuses that, "" when it does not.
+
+    Raises:
+        Disconnected: somebody else wrote the checkpoint.
+    """
+    await transactions.opened()
+    mine = replace(checkpoint, state=State.SNAPSHOT, time_ms=0)
+    result = outcome(await transactions.execute(mine.commands(key), 2), 2)
+    if result.nil:
+        raise Disconnected("the checkpoint was touched while it was disowned", "contended")
+    if result.aborted:
+        return abort_cause(result.aborted) or next(iter(result.queued.values()), result.aborted)
+    return ""

@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from portd.errors import InternalError
-from portd.resp import request
-from portd.target.replies import Verdict, already_applied, classify, code_of
-from portd.target.wire import Command, split
+from portd.errors import InternalError, TargetError
+from portd.kernel.requests import find, of_keys, singles
+from portd.target.replies import Verdict, already_applied, classify, code_of, presentable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from portd.kernel.replies import Note
+    from portd.kernel.requests import Command
 
 
 @dataclass(slots=True)
@@ -71,27 +71,39 @@ def settle(data: bytes, notes: Sequence[Note], *, resent: bool, skip_existing: b
 
 def _judge(data: bytes, errors: dict[int, str], settlement: Settlement) -> None:
     """Sorts *errors*, by number of the command, into *settlement*."""
-    commands = list(split(data))
-    if max(errors) >= len(commands):
-        raise InternalError(f"a batch of {len(commands)} commands was answered with an error to number {max(errors)}")
+    commands = _find(data, errors)
     verdicts = {number: classify(text) for number, text in errors.items()}
     settlement.fatal = next((errors[number] for number, verdict in verdicts.items() if verdict is Verdict.FATAL), "")
     settlement.trouble = next((errors[number] for number, verdict in verdicts.items() if verdict is Verdict.RETRY), "")
     waiting = {commands[number].key for number, verdict in verdicts.items() if verdict is Verdict.RETRY}
-    again = [data[command.start : command.end] for command in commands if command.key in waiting]
+    again, replies = of_keys(data, waiting) if waiting else (b"", 0)
+    parts = [again]
     refused: set[bytes] = set()
     for number, verdict in verdicts.items():
         command = commands[number]
         if verdict is not Verdict.REJECTED or command.key in waiting:
             continue
         if command.keys > 1:  # one key of an MSET was refused, and with it all
-            again += singles(data, command)
+            alone, count = singles(data, command)
+            parts.append(alone)
+            replies += count
         elif command.key not in refused:
             refused.add(command.key)
             settlement.refused.append((command, errors[number]))
             settlement.failed += command.keys
-    settlement.again = b"".join(again)
-    settlement.again_replies = len(again)
+    settlement.again = b"".join(parts)
+    settlement.again_replies = replies
+
+
+def _find(data: bytes, errors: dict[int, str]) -> dict[int, Command]:
+    """The commands that errors are about, by number."""
+    numbers = sorted(errors)
+    try:
+        return dict(zip(numbers, find(data, numbers), strict=True))
+    except IndexError as error:
+        raise InternalError(
+            f"a batch of {error.args[0]} commands was answered with an error to number {numbers[-1]}"
+        ) from None
 
 
 @dataclass(slots=True)
@@ -111,34 +123,32 @@ class Remainder:
     failed: int = 0
 
 
-def without(data: bytes, errors: dict[int, str]) -> Remainder:
-    """Leaves commands out, by number; an MSET, of which one key was refused, is taken apart instead."""
-    left = Remainder()
-    kept: list[bytes] = []
+def without(data: bytes, replies: int, errors: dict[int, str]) -> Remainder:
+    """Leaves commands out of *data*, by number; an MSET, of which one key was refused, is taken apart instead.
+
+    Args:
+        data: whole commands.
+        replies: how many.
+        errors: with which they were refused.
+    """
+    left = Remainder(replies=replies)
+    parts: list[bytes] = []
+    kept = 0
     refused: set[bytes] = set()
-    for number, command in enumerate(split(data)):
-        if number not in errors:
-            kept.append(data[command.start : command.end])
-        elif command.keys > 1:
-            kept += singles(data, command)
+    for number, command in _find(data, errors).items():
+        parts.append(data[kept : command.start])
+        kept = command.end
+        left.replies -= 1
+        if command.keys > 1:
+            alone, count = singles(data, command)
+            parts.append(alone)
+            left.replies += count
         elif command.key not in refused:
             refused.add(command.key)
             left.refused.append((command, errors[number]))
             left.failed += command.keys
-    left.data, left.replies = b"".join(kept), len(kept)
+    left.data = b"".join((*parts, data[kept:]))
     return left
-
-
-def singles(data: bytes, command: Command) -> list[bytes]:
-    """An MSET as the SETs it is made of."""
-    words: list[bytes] = []
-    position = data.index(b"\r\n", command.start) + 2
-    while position < command.end:
-        header = data.index(b"\r\n", position)
-        size = int(data[position + 1 : header])
-        words.append(data[header + 2 : header + 2 + size])
-        position = header + 2 + size + 2
-    return [request("SET", words[index], words[index + 1]) for index in range(1, len(words), 2)]
 
 
 @dataclass(slots=True)
@@ -178,3 +188,20 @@ def outcome(notes: Sequence[Note], commands: int) -> Outcome:
         else:
             result.aborted = text
     return result
+
+
+def inside(errors: dict[int, str], head_commands: int, commands: int) -> dict[int, str]:
+    """Errors by number in a transaction, as errors by number of the commands in it that are not ours.
+
+    Args:
+        errors: replies.
+        head_commands: of ours, before the others.
+        commands: the others.
+
+    Raises:
+        TargetError: a command of ours is among them.
+    """
+    for number, text in errors.items():
+        if not 0 <= number - head_commands < commands:
+            raise TargetError(f"the target refuses the checkpoint: {presentable(text)}")
+    return {number - head_commands: text for number, text in errors.items()}

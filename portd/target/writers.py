@@ -6,9 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from portd.model import LaneState
 from portd.pipeline import BatchQueue
-from portd.target.lane import Lane, WriterOptions
+from portd.target.lane import Lane
 from portd.target.seats import Seats
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from portd.model import Progress
     from portd.pipeline import ByteBudget, QueueStatistics
     from portd.target.deadletter import DeadLetters
+    from portd.target.writing import WriterOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,7 @@ class Writers:
     ) -> None:
         self._budget = budget
         self.queue = BatchQueue(budget, progress.snapshot)
-        self._states = [LaneState(index) for index in range(options.writers)]
-        progress.lanes[:] = self._states
+        self._states = progress.take_lanes(options.writers)
         # One transaction is executed while another one is on its way.
         seats = Seats(options.writers, options.seats if options.eviction is not None else 2 * options.seats)
         self._lanes = [Lane(state, endpoint, self.queue, seats, letters, options) for state in self._states]

@@ -35,6 +35,7 @@ GONE: Final = -2
 KEY_META: Final = 0xF3  # stands before the type byte where a value has metadata (Redis 8.6)
 END: Final = b"\xff" + bytes(8)  # end mark, and a checksum that says that there is none
 RELATIVE_TTL_TOLERANCE_MS: Final = 100  # where only PTTL exists, the expiry follows from two clocks' readings
+_ELSEWHERE: Final = ("MOVED ", "CLUSTERDOWN Hash slot not served")  # cluster.c:clusterRedirectClient
 
 _HINT = (
     "verify needs +info +select +dump +pexpiretime +pttl +memory|usage on both ends, +scan where PSYNC is not allowed"
@@ -66,6 +67,7 @@ class LiveReader:
         version: in the numbering of its family.
         family: `redis` or `valkey`.
         run_id: of the process.
+        one_shard: it is a node of a cluster: other keys are elsewhere.
         exact_ttl: expiry times can be asked for to the millisecond.
         databases: numbers of the databases that hold keys.
         keys: in all of them.
@@ -93,6 +95,7 @@ class LiveReader:
         try:
             info = parse_info(await self._wire.ask("INFO", "server"))
             info |= parse_info(await self._wire.ask("INFO", "keyspace"))
+            info |= parse_info(await self._wire.ask("INFO", "cluster"))
         except Refused as error:
             if str(error).startswith("NOAUTH"):
                 raise login_refused(self._wire.where, str(error)) from None
@@ -104,6 +107,7 @@ class LiveReader:
         self.version = major, minor, patch
         self.name = f"{self.family} {major}.{minor}.{patch}"
         self.run_id = info.get("run_id", "")
+        self.one_shard = info.get("cluster_enabled", "0") != "0"
         self.exact_ttl = self.family == "valkey" or self.version >= (7, 0, 0)
         keys = keys_by_database(info)
         self.databases = list(keys)
@@ -244,17 +248,30 @@ class LiveReader:
         for selecting in selects:
             if selecting:
                 await self._reply("SELECT")
-            expiry = await self._reply(command)
+            expiry = await self._expiry(command)
             if not self.exact_ttl and expiry >= 0:
                 expiry += time.time_ns() // 1_000_000
             usage = 0
             if usable:
                 try:
                     usage = await wire.answer("MEMORY USAGE") or 0
-                except Refused:
-                    self._usage = False  # then every key is read, whatever its size
+                except Refused as error:
+                    if not self._is_elsewhere(error):
+                        self._usage = False  # then every key is read, whatever its size
             found.append((expiry, usage))
         return found
+
+    async def _expiry(self, command: str) -> int:
+        """The reply to PEXPIRETIME or PTTL; a key of another shard does not exist here."""
+        try:
+            return int(await self._wire.answer(command))
+        except Refused as error:
+            if self._is_elsewhere(error):
+                return GONE
+            raise _refused(f"{self._wire.where} refuses {command}", error) from None
+
+    def _is_elsewhere(self, refusal: Refused) -> bool:
+        return self.one_shard and str(refusal).startswith(_ELSEWHERE)
 
     async def _reply(self, command: str) -> Any:
         try:

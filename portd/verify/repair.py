@@ -1,13 +1,19 @@
-"""Copies differing keys from the source to the target, and removes extra ones."""
+"""Copies differing keys from the source to the target, and removes extra ones.
+
+Every write is a transaction that takes effect only while the key is as it was when the transaction was opened, and no
+process has taken the link meanwhile: a repair that arrives late undoes nothing.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
-from portd.errors import TargetRejected
+from portd.errors import TargetBusy, TargetRejected
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
+from portd.resp import request
+from portd.target.epoch import FIELD
 from portd.verify.live import END, pour
 from portd.verify.settle import BATCH_KEYS
 from portd.verify.wire import Refused
@@ -31,12 +37,17 @@ class Repairer:
         source: open.
         target: an open connection of our own.
         dialect: what the target understands.
+        epoch_key: of the link whose sync may run meanwhile.
     """
 
-    def __init__(self, source: LiveReader, target: Wire, dialect: Dialect) -> None:
+    def __init__(self, source: LiveReader, target: Wire, dialect: Dialect, epoch_key: str) -> None:
         self._source = source
         self._target = target
         self._dialect = dialect
+        self._epoch_key = epoch_key
+        self._epoch: object = None  # as it was when the repair began
+        self._queued = 0  # replies of queueing that the open transaction brings
+        self._open = False  # a transaction is
 
     async def run(self, keys: Suspects) -> None:
         """Repairs them all.
@@ -44,7 +55,9 @@ class Repairer:
         Raises:
             LinkLost: an end went away.
             TargetRejected: the target refuses a command.
+            TargetBusy: a process took the link meanwhile.
         """
+        await self._begin()
         for batch in keys.batches(BATCH_KEYS):
             self._source.too_large.clear()
             for each in batch:
@@ -60,14 +73,15 @@ class Repairer:
             LinkLost: an end went away.
             TargetRejected: the target refuses a command.
         """
+        await self._begin()
         here = await self._source.functions()
         if here is None or there is None:
             return
         for name in there.keys() - here.keys():
-            await self._ask("FUNCTION", "DELETE", name)
+            await self._write(request("FUNCTION", "DELETE", name))
         for name, code in here.items():
             if there.get(name) != code:
-                await self._ask("FUNCTION", "LOAD", "REPLACE", code)
+                await self._write(request("FUNCTION", "LOAD", "REPLACE", code))
 
     async def _repair(self, each: Suspect) -> None:
         """Removes it from the target, or writes it as the source has it."""
@@ -77,34 +91,75 @@ class Repairer:
             held.append(cast("Batch", output))
 
         async def write() -> None:
-            while held:
-                await self._write(held.popleft())
+            while held and not changed:
+                batch = held.popleft()
+                if not await self._write(batch.data, batch.replies, batch.db, each.name, part=batch.part):
+                    changed.append(True)
+            held.clear()
 
         key = (each.db, each.name)
+        changed: list[bool] = []  # by somebody else, since its transaction was opened: it is looked at again
         decoder = SnapshotDecoder(self._dialect)
         pour(decoder, self._source.magic, take)
         await self._source.tell([key], decoder, take, write)
         pour(decoder, END, take)
         await write()
         if not decoder.statistics()["keys"] and key not in self._source.too_large:
-            await self._target.select(each.db)
-            await self._ask("DEL", each.name)
+            await self._write(request("DEL", each.name), 1, each.db, each.name)
 
-    async def _write(self, batch: Batch) -> None:
-        await self._target.select(batch.db)
-        self._target.write(batch.data)
-        for _ in range(batch.replies):
-            try:
-                await self._target.reply()
-            except Refused as error:
-                raise TargetRejected(
-                    f"the target refuses to be repaired: {error}", hint="see the permissions in docs/operations.md"
-                ) from None
+    async def _begin(self) -> None:
+        """Notes who has the link."""
+        await self._target.select(0)
+        self._epoch = await self._ask("HGET", self._epoch_key, FIELD)
 
-    async def _ask(self, *words: bytes | str) -> None:
+    async def _write(self, data: bytes, replies: int = 1, db: int = 0, key: bytes = b"", *, part: bool = False) -> bool:
+        """Writes in one transaction; *part*: the command goes on in the next one, inside the same transaction.
+
+        Returns:
+            False when the key was changed by somebody else since the transaction was opened; nothing was written then.
+        """
+        if not self._open:
+            await self._open_transaction(db, key)
+        self._queued += replies
+        self._target.write(data)
+        if part:
+            return True
+        self._target.send("EXEC")
+        queued, self._queued, self._open = self._queued, 0, False
+        for _ in range(queued):
+            await self._reply()
+        executed = await self._target.executed()
+        for answer in executed or ():
+            if isinstance(answer, Refused):
+                raise _rejected(answer)
+        return executed is not None
+
+    async def _open_transaction(self, db: int, key: bytes) -> None:
+        await self._target.select(0)
+        await self._ask("WATCH", self._epoch_key)
+        if await self._ask("HGET", self._epoch_key, FIELD) != self._epoch:
+            raise TargetBusy(
+                "a portd took the link during the repair; nothing more is written",
+                hint="start the verification again when it has caught up",
+            )
+        await self._target.select(db)
+        if key:
+            await self._ask("WATCH", key)
+        await self._ask("MULTI")
+        self._open = True
+
+    async def _ask(self, *words: bytes | str) -> object:
+        self._target.send(*words)
+        return await self._reply()
+
+    async def _reply(self) -> object:
         try:
-            await self._target.ask(*words)
+            return await self._target.reply()
         except Refused as error:
-            raise TargetRejected(
-                f"the target refuses to be repaired: {error}", hint="grant +del, and +function where libraries differ"
-            ) from None
+            raise _rejected(error) from None
+
+
+def _rejected(error: Refused) -> TargetRejected:
+    return TargetRejected(
+        f"the target refuses to be repaired: {error}", hint="see the permissions in docs/operations.md"
+    )

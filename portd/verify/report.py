@@ -38,14 +38,16 @@ class EndReport:
     unreadable: int = 0  # too large or too strange to be compared as a whole
     bytes: int = 0
     seconds: float = 0.0
+    one_shard: bool = False  # a node of a cluster: keys of other shards were not seen
 
     def text(self) -> str:
         """One line."""
         rate = f" at {human_bytes(self.bytes / self.seconds)}/s" if self.seconds > 0 else ""
         extra = f", {human_count(self.expired)} expired" if self.expired else ""
         extra += f", {human_count(self.unreadable)} not compared as a whole" if self.unreadable else ""
+        shard = ", one shard of a cluster" if self.one_shard else ""
         return (
-            f"{self.server}: {human_count(self.keys)} keys by {self.method}, {human_bytes(self.bytes)} in "
+            f"{self.server}{shard}: {human_count(self.keys)} keys by {self.method}, {human_bytes(self.bytes)} in "
             f"{human_seconds(self.seconds)}{rate}{extra}"
         )
 
@@ -88,6 +90,11 @@ class Report:
     functions: str = ""  # how function libraries differ; "" when they do not
 
     @property
+    def shards(self) -> str:
+        """Which ends are nodes of clusters, so that only one shard was seen there: source, target, both; "" for none."""
+        return " and ".join(name for name, end in (("source", self.source), ("target", self.target)) if end.one_shard)
+
+    @property
     def exit_code(self) -> int:
         """0 equal, 1 different, 75 (EX_TEMPFAIL) when some keys could not be decided."""
         if self.different or self.functions:
@@ -104,6 +111,7 @@ class Report:
         ends = {
             name: {
                 "server": end.server,
+                "one_shard": end.one_shard,
                 "method": end.method,
                 "keys": end.keys,
                 "expired": end.expired,
@@ -145,5 +153,5 @@ class Report:
             kinds = ", ".join(f"{human_count(count)} {kind}" for kind, count in sorted(self.kinds.items()))
             lines.append(f"DIFFERENT: {human_count(self.different)} keys ({kinds})")
         elif self.exit_code == os.EX_OK:
-            lines.append("EQUAL")
+            lines.append(f"EQUAL, as far as one shard goes ({self.shards})" if self.shards else "EQUAL")
         return "\n".join(lines)

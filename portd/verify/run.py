@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 from portd.errors import ConfigError
 from portd.kernel.digest import compare
 from portd.log import get_logger
+from portd.source.cluster import only_one_shard
 from portd.spool.directory import SEGMENT_SUFFIX, PrivateDirectory
+from portd.target.epoch import EPOCH_SUFFIX
 from portd.target.probe import inspect
 from portd.verify.live import RELATIVE_TTL_TOLERANCE_MS, LiveReader
 from portd.verify.options import Method
@@ -70,7 +72,7 @@ class Verification:
         """Compares them.
 
         Raises:
-            ConfigError: both ends are one server, or an end does not let us ask what is needed.
+            ConfigError: both ends are one server, a single shard is to repair the target, or an end does not let us ask what is needed.
             SourceError: an end went away, or refuses PSYNC.
             DecodeError: an end sent what cannot be understood.
             SpoolError: the disk is full.
@@ -95,7 +97,10 @@ class Verification:
         source, target = await self._readers()
         if source.run_id and source.run_id == target.run_id:
             raise ConfigError("source and target are the same server", hint="check both addresses")
-        report = Report(EndReport(source.name), EndReport(target.name))
+        if self._options.repair and source.one_shard and not self._settings.one_shard:
+            raise only_one_shard(self._source.display)  # what other shards hold would be removed as extra
+        here, there = (EndReport(end.name, one_shard=end.one_shard) for end in (source, target))
+        report = Report(here, there)
         digests = self._digests(source, target)
         report.functions = await _compare_functions(source, target)
         suspects = self._new_suspects()
@@ -140,8 +145,10 @@ class Verification:
         keys = max(source.keys, target.keys, 1)
         bits = min(max(math.ceil(math.log2(keys / BUCKET_KEYS)), MIN_BITS), MAX_BITS)
         counters = all(end.family == "valkey" or end.version >= (7, 0, 0) for end in (source, target))
+        # Before, XREADGROUP moves a group without a word of it in the stream (t_stream.c:streamPropagateGroupID).
+        entries_read = source.version >= ((8, 0, 0) if source.family == "valkey" else (7, 4, 0))
         ignored = self._settings.checkpoint_key.encode()
-        return DigestOptions(bits, ignored, counters, secrets.token_bytes(SEED_BYTES))
+        return DigestOptions(bits, ignored, counters, entries_read, secrets.token_bytes(SEED_BYTES))
 
     async def _compare(
         self, source: LiveReader, target: LiveReader, digests: DigestOptions, report: Report, suspects: Suspects
@@ -181,7 +188,7 @@ class Verification:
         wire = Wire(self._target, self._settings.connect_seconds, self._settings.silence_seconds)
         self._stack.callback(wire.close)
         await wire.open()
-        repairer = Repairer(source, wire, found.dialect())
+        repairer = Repairer(source, wire, found.dialect(), self._settings.checkpoint_name() + EPOCH_SUFFIX)
         if report.functions:
             await repairer.repair_functions(await target.functions())
             report.functions = await _compare_functions(source, target)

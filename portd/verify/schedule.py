@@ -122,4 +122,5 @@ class Schedule:
         state.functions = report.functions
         tell = log.warning if result == "different" else log.info
         seconds = round(time.time() - state.started_at, 1)
-        tell("compared both ends", result=result, **state.keys, functions=report.functions, seconds=seconds)
+        shards = {"one_shard": report.shards} if report.shards else {}
+        tell("compared both ends", result=result, **state.keys, functions=report.functions, seconds=seconds, **shards)

@@ -117,7 +117,8 @@ class Settler:
         """One look at some keys."""
         keys = [(each.db, each.name) for each in batch]
         (source, source_names), (target, target_names) = await asyncio.gather(
-            self._read(self._source, keys), self._read(self._target, keys)
+            asyncio.create_task(self._read(self._source, keys), name="look-source"),
+            asyncio.create_task(self._read(self._target, keys), name="look-target"),
         )
         _, found = compare(source, target, self._tolerance)
         now: dict[NamedKey, tuple[int, int, int]] = {}

@@ -37,14 +37,16 @@ class DigestOptions:
 
     Attributes:
         bucket_bits: log2 of the number of buckets.
-        ignored: prefix of keys of database 0 that do not count.
+        ignored: prefix of keys that do not count: a sync does not copy them.
         stream_counters: both ends keep the counters of streams that came with Redis 7.0.
+        entries_read: the source tells how many entries a group has read. One that does not leaves it stale at its own replicas, too.
         seed: of the digests.
     """
 
     bucket_bits: int
     ignored: bytes
     stream_counters: bool
+    entries_read: bool
     seed: bytes
 
     def handler(self, *, buckets: bool = True) -> DigestHandler:
@@ -53,6 +55,7 @@ class DigestOptions:
             bucket_bits=self.bucket_bits if buckets else 0,
             ignored=self.ignored,
             stream_counters=self.stream_counters,
+            entries_read=self.entries_read,
             seed=self.seed,
         )
 

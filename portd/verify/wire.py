@@ -171,6 +171,25 @@ class Wire(asyncio.Protocol):
             raise self.strange(NO_RESP)
         return rest
 
+    async def executed(self) -> list[Any] | None:
+        """The reply to EXEC, with errors of its commands as `Refused` objects in it; None when it did nothing.
+
+        Raises:
+            Refused: the transaction was refused.
+        """
+        line = await self._line()
+        if line[:1] == b"-":
+            raise Refused(line[1:].decode("utf-8", "replace"))
+        if line == b"*-1":
+            return None
+        found: list[Any] = []
+        for _ in range(int(line[1:])):
+            try:
+                found.append(await self.reply())
+            except Refused as error:
+                found.append(error)
+        return found
+
     async def bulk(self) -> int:
         """The length of the bulk reply whose bytes come next, -1 for nil; then read it with `pieces` and `end_bulk`."""
         line = await self._line()

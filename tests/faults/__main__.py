@@ -1,4 +1,8 @@
-"""`python -m tests.faults --seconds N --seed S`: faults of all kinds against a running portd, then both ends compared."""
+"""Faults of all kinds against a running portd, then both ends compared.
+
+`python -m tests.faults --seconds N --seed S` strikes at random while the sync goes on; `--late N` delivers bytes late, N
+times, see `tests.faults.late`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import time
 from pathlib import Path
 
 from tests.faults.kinds import KINDS
+from tests.faults.late import run_deck
 from tests.faults.run import Run
 from tests.faults.sampler import Sampler
 from tests.faults.world import Failure, World
@@ -33,6 +38,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--target", default="", help="binary")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds without faults between two of them")
     parser.add_argument("--sample", type=Path, help="JSON lines file for memory and open files of portd")
+    parser.add_argument("--late", type=int, metavar="N", help="the deck of late bytes instead: N strikes")
+    parser.add_argument("--delay", type=float, default=0.0, help="with --late: some deliveries are later by up to this")
     parser.add_argument("--quiet", action="store_true", help="only the table at the end")
     return parser.parse_args()
 
@@ -62,9 +69,18 @@ async def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run_late(options: argparse.Namespace) -> int:
+    report = run_deck(
+        options.late, options.seed, only=options.only, delay_seconds=options.delay, tell=not options.quiet
+    )
+    print(f"seed {options.seed}\n{report.table()}")
+    return int(bool(report.failures))
+
+
 def main() -> int:
     """Runs what the arguments say; 0 when nothing was lost or doubled."""
-    return asyncio.run(_run(_arguments()))
+    options = _arguments()
+    return asyncio.run(_run(options)) if options.late is None else _run_late(options)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,8 @@ class World:
         self.target_proxy = await stack.enter_async_context(Proxy(self.target.port))
         self.traffic = Traffic(self.source, seed=self._seed, rate=self._rate, expiring=self._expiring)
         self.ledger = Ledger(self.source)
-        options = {"silence_seconds": SILENCE_SECONDS, "connect_seconds": SILENCE_SECONDS, "chunk_bytes": 64 * 1024}
+        options: dict[str, object] = {"prune_limit": 100}  # a FLUSHALL of the traffic may be in a gap of the stream
+        options |= {"silence_seconds": SILENCE_SECONDS, "connect_seconds": SILENCE_SECONDS, "chunk_bytes": 64 * 1024}
         self.portd = Portd(
             self.source_proxy.url, self.target_proxy.url, progress_seconds=0, **{**options, **self._options}
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,7 +16,9 @@ from portd.errors import DecodeError, ScriptMissing, TargetError, TargetLost, Ta
 from portd.kernel.stream import Piece, StreamSplitter
 from portd.model import Position, Progress
 from portd.resp import request
-from portd.target.applier import Applier, ApplierOptions
+from portd.target.account import AT_ONCE
+from portd.target.applier import Applier
+from portd.target.applieroptions import ApplierOptions
 from portd.target.checkpoint import Checkpoint, State, read_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter
@@ -25,10 +29,11 @@ from portd.target.scripts import Scripts
 from tests.fencing import put_checkpoint, stand
 from tests.loops import both_loops
 from tests.proxy import Proxy
+from tests.relay import Relay, holding
 from tests.servers import Server, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from tests.conftest import ServerFactory
 
@@ -43,18 +48,21 @@ class Stream:
 
     Args:
         piece_bytes: size of pieces.
+        settings: of the splitter.
     """
 
-    def __init__(self, piece_bytes: int = 4096) -> None:
+    def __init__(self, piece_bytes: int = 4096, **settings: Any) -> None:
         self.bytes = bytearray()
         self.released = FIRST
         self.rewinds: list[int] = []
         self.received_at = 0.0
+        self.waiting_since = 0.0
         self._piece_bytes = piece_bytes
+        self._settings: dict[str, Any] = dict(settings)
         self._fed = 0
         self._ended = False
         self._more = asyncio.Event()
-        self._splitter = StreamSplitter(FIRST, 0, piece_bytes=piece_bytes)
+        self._splitter = StreamSplitter(FIRST, 0, piece_bytes=piece_bytes, **settings)
 
     def write(self, *words: bytes | str | int) -> int:
         """Appends a command; returns the replication offset of its first byte."""
@@ -99,11 +107,15 @@ class Stream:
         assert offset >= self.released, "what was released cannot be read again"
         self.rewinds.append(offset)
         self._fed = offset - FIRST
-        self._splitter = StreamSplitter(offset, db, piece_bytes=self._piece_bytes)
+        self._splitter = StreamSplitter(offset, db, piece_bytes=self._piece_bytes, **self._settings)
 
     def exclude(self, offset: int) -> None:
         """See `PieceSource`."""
         self._splitter.exclude(offset)
+
+    def lack(self, databases: frozenset[int]) -> None:
+        """See `PieceSource`."""
+        self._settings["lacking"] = self._settings.get("lacking", frozenset()) | databases
 
     def release(self, offset: int) -> None:
         """See `PieceSource`."""
@@ -159,10 +171,11 @@ class Letters(DeadLetters):
         super().__init__(progress, stop=stop)
         self.kept: list[Letter] = []
 
-    def add(self, letter: Letter) -> None:
-        """Keeps and goes on as ever."""
-        self.kept.append(letter)
-        super().add(letter)
+    def add_all(self, letters: Iterable[Letter]) -> None:
+        """Keeps them."""
+        letters = list(letters)
+        self.kept += letters
+        super().add_all(letters)
 
 
 @contextlib.asynccontextmanager
@@ -184,6 +197,12 @@ async def running(sync: Sync, seconds: float = 30) -> AsyncIterator[Sync]:
     assert (found.position, found.state) == (Position(REPLID, sync.stream.end), State.STREAM)
     assert found.epoch == sync.applier.checkpoint.epoch != sync.start.epoch
     assert sync.stream.released in {sync.stream.end, FIRST}
+
+
+def data_of(target: Server, db: int = 0) -> set[bytes]:
+    """Names in a database of the target, ours left out."""
+    client: Any = target.client(db=db)
+    return {name for name in client.keys("*") if not name.startswith(KEY.encode())}
 
 
 async def reaches(sync: Sync, offset: int) -> None:
@@ -229,7 +248,6 @@ async def test_applies_and_checkpoints(binary: Any, servers: ServerFactory) -> N
     assert sync.progress.stream.commands_applied == 300 + 43 + 60
     assert sync.progress.stream.commands_filtered == 2
     assert sync.progress.stream.transactions >= 1
-    assert sync.progress.stream.caught_up_at > 0
     assert sync.applier.caught_up.is_set()
     assert sync.progress.position == Position(REPLID, stream.end)
 
@@ -331,57 +349,6 @@ async def test_killed_connections_double_nothing(target: Server) -> None:
     assert killed >= 30
 
 
-class Relay:
-    """Forwards connections to a server, and can hold back what a client sent last, even when that client has gone.
-
-    So bytes of a connection that was given up reach the server late, as when it was stalled.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.port = 0
-        self.held: list[asyncio.Event] = []  # set to let the bytes through
-        self.armed = b""  # the next bytes that contain this are held
-        self._upstream = port
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # aborted transports close their sockets in the loop's next turn
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        there_reader, there = await asyncio.open_connection("127.0.0.1", self._upstream)
-        self._writers += [writer, there]
-        self._tasks |= {task, asyncio.create_task(self._back(there_reader, writer))}
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
-                if self.armed and self.armed in data:
-                    self.armed = b""
-                    self.held.append(asyncio.Event())
-                    await self.held[-1].wait()
-                there.write(data)
-                await there.drain()
-
-    @staticmethod
-    async def _back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-
-
 @pytest.mark.parametrize("late", ["before", "between", "behind"])
 @both_loops
 async def test_late_execution_on_an_old_connection_doubles_nothing(target: Server, late: str) -> None:
@@ -394,27 +361,25 @@ async def test_late_execution_on_an_old_connection_doubles_nothing(target: Serve
         "plain", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-client|kill"]
     )
     options = ConnectionOptions(connect_seconds=5, silence_seconds=0.2, retry_first_seconds=0.005)
-    async with Relay(target.port) as relay:
+    with Relay(target.port) as relay:
         sync = Sync(target, stream := Stream(), url=f"redis://plain:pw@127.0.0.1:{relay.port}")
         sync.options = ApplierOptions(epoch=sync.epoch, connection=options)
         async with running(sync):
             stream.write("INCR", "n")
             await sync.caught_up()
-            relay.armed = b"EXEC"
+            first = relay.hold(holding(b"EXEC"))
             stream.write("INCR", "n")
-            await wait_for(lambda: len(relay.held) == 1)
+            await wait_for(first.caught.is_set)
             stream.write("INCR", "n")  # the second attempt is larger than the first
             if late != "behind":
-                relay.armed = b"EXEC" if late == "between" else b"MULTI"
-                await wait_for(lambda: len(relay.held) == 2)
-                relay.held[0].set()
+                second = relay.hold(holding(b"EXEC" if late == "between" else b"MULTI"))
+                await wait_for(second.caught.is_set)
+                first.release()
                 await wait_for(lambda: target.client().get("n") == b"2")
-                relay.held[1].set()
+                second.release()
             await sync.caught_up()
-            executed = target.info("commandstats")["cmdstat_exec"]["calls"]
-            relay.held[0].set()
-            if late == "behind":
-                await wait_for(lambda: target.info("commandstats")["cmdstat_exec"]["calls"] > executed)
+            first.release()
+            await wait_for(first.over.is_set)
         assert target.client().get("n") == b"3"
         assert sync.progress.stream.commands_applied == 3
 
@@ -558,11 +523,71 @@ async def test_large_transactions_are_passed_on(target: Server, mode: str) -> No
             (refused, 4, "NOSUCH", b"key")
         ]
     elif mode == "failed":
-        (letter,) = sync.letters.kept
-        assert letter.db == 4
-        assert refused - 5000 < letter.offset <= refused
+        assert [(letter.offset, letter.db, letter.command, letter.key) for letter in sync.letters.kept] == [
+            (refused, 4, "INCR", b"l")
+        ]
     else:
         assert sync.letters.kept == []
+
+
+@pytest.mark.parametrize("shape", ["commands", "large transaction"])
+@pytest.mark.parametrize("when", ["queued", "run"])
+@both_loops
+async def test_many_refused_commands_take_one_round(target: Server, when: str, shape: str) -> None:
+    """However many commands of a group are refused, it is sent once more at the most; each is named, the others apply."""
+    sync = Sync(target, stream := Stream(), max_bytes=20_000 if shape == "large transaction" else 1024 * 1024)
+    refused: list[tuple[int, int, str, bytes]] = []
+    async with running(sync):
+        stream.write("SET", "str", "x")
+        if shape != "commands":
+            stream.write("MULTI")
+        for number in range(3000):
+            if not number % 500:
+                stream.write("SELECT", number // 500)
+                stream.write("SET", "str", "x")
+            stream.write("INCR", "n")
+            command = "NOSUCH" if when == "queued" else "SADD"
+            if not number % 3:
+                refused.append((stream.write(command, "str", number), number // 500, command, b"str"))
+        if shape != "commands":
+            stream.write("EXEC")
+        await sync.caught_up()
+    assert [(letter.offset, letter.db, letter.command, letter.key) for letter in sync.letters.kept] == refused
+    assert [target.client(db=db).get("n") for db in range(6)] == [b"500"] * 6
+    progress = sync.progress.stream
+    assert (progress.commands_failed, progress.commands_applied) == (1000, 1 + 3000 + 12)
+    lost = sync.progress.lanes[0].link.losses
+    if shape == "large transaction":
+        assert lost == ({"refused": 1} if when == "queued" else {})
+    else:
+        assert lost == {}
+        assert sync.stream.rewinds == [FIRST]
+        assert sync.progress.lanes[0].replies < 2 * 4013 + 10 * progress.transactions
+
+
+@both_loops
+async def test_dead_letters_leave_room_for_others(target: Server) -> None:
+    """Letters are written some at a time: whoever waits for the loop gets a turn in between, and none is lost."""
+    sync = Sync(target, stream := Stream())
+    counts: list[int] = []
+
+    async def watch() -> None:
+        while True:
+            counts.append(len(sync.letters.kept))
+            await asyncio.sleep(0)
+
+    stream.write("SET", "str", "x")
+    stream.write("MULTI")
+    for number in range(4000):
+        stream.write("SADD", "str", number)
+    stream.write("EXEC")
+    watcher = asyncio.create_task(watch(), name="watch")
+    async with running(sync):
+        await sync.caught_up()
+    watcher.cancel()
+    counts.append(len(sync.letters.kept))
+    assert counts[-1] == 4000
+    assert max(after - before for before, after in itertools.pairwise(counts)) <= AT_ONCE
 
 
 @both_loops
@@ -631,7 +656,7 @@ async def test_checkpoint_survives_flush_and_swap(target: Server) -> None:
             assert target.client(db=1).exists(KEY) == 0
             stream.write("FLUSHALL")
             await sync.caught_up()
-            assert target.client().dbsize() == 1
+            assert data_of(target) == set()
     assert target.client(db=1).dbsize() == 0
 
 
@@ -740,24 +765,107 @@ async def test_restarted_target_is_continued(servers: ServerFactory) -> None:
 
 
 @both_loops
-async def test_missing_database_stops_before_damage(servers: ServerFactory) -> None:
-    """A SELECT that would fail is noticed before anything behind it is written to the wrong database."""
+async def test_commands_of_a_missing_database_land_nowhere(servers: ServerFactory) -> None:
+    """A SELECT is tried before a transaction needs it; what is behind one that fails are dead letters, the rest goes on."""
     target = servers(databases=5)
-    sync = Sync(target, stream := Stream())
-    stream.write("SELECT", 4)
-    stream.write("SET", "k", "*2\r\n$6\r\nSELECT\r\n$2\r\n77\r\n")  # a value that looks like a SELECT
-    stream.write("SELECT", 5)
-    stream.write("SET", "misplaced", "x")
-    with pytest.raises(TargetError, match="database 5, the target has only 5"):
-        async with running(sync):
-            pass
-    assert target.client(db=4).exists("misplaced") == 0
     sync = Sync(target, stream := Stream())
     async with running(sync):
         stream.write("SELECT", 4)
-        stream.write("SET", "k", "*2\r\n$6\r\nSELECT\r\n$2\r\n77\r\n")
+        stream.write("SET", "k", "*2\r\n$6\r\nSELECT\r\n$2\r\n77\r\n")  # a value that looks like a SELECT
+        stream.write("select", 5)
+        misplaced = stream.write("SET", "misplaced", "x")
+        stream.write("SWAPDB", 0, 20)
+        stream.write("SELECT", 0)
+        stream.write("SET", "behind", "x")
+        stream.write("SWAPDB", 1, 2)
+        stream.write("SET", "last", "x")
         await sync.caught_up()
-    assert target.client(db=4).exists("k") == 1
+    found = {db: data_of(target, db) for db in range(5)}
+    assert found == {0: {b"behind", b"last"}, 1: set(), 2: set(), 3: set(), 4: {b"k"}}
+    assert [(letter.db, letter.command, letter.key) for letter in sync.letters.kept] == [
+        (5, "SET", b"misplaced"),
+        (5, "SWAPDB", b""),
+    ]
+    assert sync.letters.kept[0].offset == misplaced
+    done = sync.progress.stream
+    assert (done.commands_applied, done.commands_failed, done.commands_filtered) == (6, 2, 1)
+
+
+@both_loops
+async def test_a_checkpoint_in_a_missing_database(servers: ServerFactory) -> None:
+    """A stream that goes on there, as after a snapshot that says so, writes nothing anywhere until another is selected."""
+    target = servers(databases=5)
+    sync = Sync(target, stream := Stream())
+    sync.start = replace(sync.start, db=20)
+    stream.rewind(FIRST, 20)
+    async with running(sync):
+        stream.write("SET", "k", "x")
+        stream.write("FLUSHALL")
+        await sync.caught_up()
+        assert sync.applier.checkpoint.db == 20
+        stream.write("SELECT", 1)
+        stream.write("SET", "k", "x")
+        await sync.caught_up()
+    assert data_of(target) == set()
+    assert target.client(db=1).get("k") == b"x"
+    assert [letter.command for letter in sync.letters.kept] == ["SET"]
+
+
+@both_loops
+async def test_a_large_transaction_into_a_missing_database(servers: ServerFactory) -> None:
+    """One that is passed on as it comes is begun again without it."""
+    target = servers(databases=5)
+    sync = Sync(target, stream := Stream(), max_bytes=20_000)
+    async with running(sync):
+        stream.write("MULTI")
+        for number in range(30):
+            stream.write("SET", f"k{number}", "x" * 2000)
+        stream.write("SELECT", 7)
+        stream.write("SET", "misplaced", "x" * 9000)
+        stream.write("SELECT", 3)
+        stream.write("SET", "k", "x")
+        stream.write("EXEC")
+        await sync.caught_up()
+    assert len(data_of(target)) == 30
+    assert target.client(db=3).keys("*") == [b"k"]
+    assert [(letter.db, letter.key) for letter in sync.letters.kept] == [(7, b"misplaced")]
+
+
+@both_loops
+async def test_the_policy_to_stop_stops_before_a_missing_database(servers: ServerFactory) -> None:
+    """What stands before it is applied and checkpointed, nothing behind it is."""
+    target = servers(databases=5)
+    sync = Sync(target, stream := Stream(databases=5, stops=True), stop=True)
+    stream.write("SET", "before", "x")
+    end = stream.end
+    stream.write("SELECT", 5)
+    stream.write("SET", "misplaced", "x")
+    with pytest.raises(TargetRejected, match=r"db 5, key 'misplaced'"):
+        async with running(sync):
+            pass
+    found = await read_checkpoint(sync.endpoint, KEY)
+    assert found is not None
+    assert end <= found.position.offset < stream.end
+    assert data_of(target) == {b"before"}
+
+
+@both_loops
+async def test_a_target_that_comes_back_with_fewer_databases(servers: ServerFactory) -> None:
+    """What was selected before has to be tried again."""
+    target = servers(databases=16)
+    sync = Sync(target, stream := Stream())
+    async with running(sync):
+        stream.write("SELECT", 9)
+        stream.write("SET", "k", "x")
+        await sync.caught_up()
+        target.client(db=9).flushdb()
+        target.client().save()
+        target.config["databases"] = 5
+        target.restart(crash=True)
+        stream.write("SET", "misplaced", "x")
+        await sync.caught_up()
+    assert data_of(target) == set()
+    assert [(letter.db, letter.key) for letter in sync.letters.kept] == [(9, b"misplaced")]
 
 
 @both_loops

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.config import Existing, Settings
+from portd.choices import Existing
+from portd.config import Settings
 from portd.preflight.findings import Finding, Level, Report
 from portd.preflight.run import check
 from portd.preflight.survey import write_rate
 from tests.datasets import fill_strings
-from tests.servers import free_port, wait_for
+from tests.process import Portd
+from tests.servers import binaries, find, free_port, wait_for
+from tests.wire import Wire
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +64,30 @@ async def test_two_good_servers_pass(matrix: Pair) -> None:
     assert any("function libraries" in each.what for each in report.findings if each.level is Level.WARNING) == (
         older and newer
     )
+
+
+async def test_commands_without_another_form_are_named(matrix: Pair) -> None:
+    """Those that only the source's release knows and that nothing else does on the target's; the rest is fine."""
+    source, target = matrix
+    found = one(await look(source, target), "target.commands")
+    radius = source.binary.at_least(redis=(6, 2), valkey=(0,)) and not target.binary.at_least(redis=(6, 2), valkey=(0,))
+    polygon = source.binary.at_least(valkey=(9, 0)) and not target.binary.at_least(valkey=(9, 0))
+    assert ("GEOSEARCHSTORE BYBOX or ANY" in found.what) == radius
+    assert ("GEOSEARCHSTORE BYPOLYGON" in found.what) == polygon
+    assert found.level is (Level.WARNING if radius or polygon else Level.OK)
+
+
+async def test_a_user_without_scripts_is_told_what_takes_them(servers: ServerFactory) -> None:
+    """Where EVAL is forbidden, commands whose other form is a script become dead letters."""
+    older = find("redis6.2")
+    if older is None or not binaries()[0].valkey:
+        pytest.skip("takes Redis 6.2 and a Valkey")
+    source, target = servers(binaries()[0]), servers(older)
+    client_of(target).acl_setuser("weak", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-eval"])
+    found = one(await look(source, target, target=f"redis://weak:pw@127.0.0.1:{target.port}"), "target.commands")
+    assert found.level is Level.WARNING
+    assert "XCLAIM of deleted messages" in found.what
+    assert "+eval" in found.action
 
 
 async def test_a_user_without_psync_is_told(binary: Any, servers: ServerFactory) -> None:
@@ -149,6 +176,30 @@ async def test_contents_of_the_target(source: Server, target: Server) -> None:
     assert (one(report, "target.keys").level, report.exit_code) == (Level.WARNING, 1)
 
 
+async def test_a_full_sync_that_would_be_held(servers: ServerFactory) -> None:
+    """Another source is an error, since a start would wait; fewer keys in the one that is followed are a warning."""
+    first, second, target = servers(), servers(), servers()
+    first.client().mset({f"key {number}": "1" for number in range(100)})
+    with Portd(first, target, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    finding = one(await look(first, target), "target.keys")
+    assert finding.level is Level.OK
+    assert "resume" in finding.what
+    finding = one(await look(second, target), "target.keys")
+    assert finding.level is Level.ERROR
+    assert "source-changed" in finding.why
+    finding = one(await look(second, target, accept_source=True), "target.keys")
+    assert finding.level is Level.WARNING
+    first.client().flushall()
+    finding = one(await look(first, target), "target.keys")
+    assert finding.level is Level.WARNING
+    assert "source-empty" in finding.why
+    with Wire(first) as wire:
+        wire.call("DEBUG", "CHANGE-REPL-ID")
+    finding = one(await look(first, target), "target.keys")
+    assert finding.level is Level.ERROR
+
+
 async def test_databases_of_the_target(source: Server, servers: ServerFactory) -> None:
     """A database that the target does not have is an error."""
     client_of(source, 9).set("k", "v")
@@ -194,7 +245,8 @@ async def test_cluster_nodes(source: Server, servers: ServerFactory) -> None:
     """A cluster node is no target, and as a source it is only a part of the data."""
     node = servers(cluster_enabled=True)
     assert one(await look(source, node), "target.cluster").level is Level.ERROR
-    assert one(await look(node, source), "source.cluster").level is Level.WARNING
+    assert one(await look(node, source), "source.cluster").level is Level.ERROR
+    assert one(await look(node, source, one_shard=True), "source.cluster").level is Level.WARNING
 
 
 async def test_buffers_against_the_write_rate(servers: ServerFactory, target: Server) -> None:

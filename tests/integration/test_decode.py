@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import csv
 import gzip
+import io
 import json
 import os
 import signal
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import ServerFactory
-    from tests.servers import Binary
+    from tests.servers import Binary, Server
 
 SOME = Snapshot(
     False,
@@ -214,3 +217,30 @@ def test_long_elements_take_no_more_memory(tmp_path: Path) -> None:
     assert code == os.EX_OK
     assert peak < 80_000  # KiB
     assert text(json.loads(out.read_bytes())["value"]) == value
+
+
+NASTY = "\x1b]0;title\x07\x9b31m\x7f\r"
+
+
+@pytest.mark.parametrize("form", ["jsonl", "keys", "csv"])
+def test_no_name_speaks_to_the_terminal(source: Server, form: str) -> None:
+    """Whatever names and values hold, no control character but the ends of lines is written, and nothing is lost."""
+    client = source.client()
+    client.set(f"key{NASTY}", f"value{NASTY}")
+    client.hset("hash", f"field{NASTY}", f"value{NASTY}")
+    out = run("decode", source.url, "--format", form).out.decode()
+    assert not [letter for letter in out if (ord(letter) < 0x20 and letter != "\n") or 0x7F <= ord(letter) < 0xA0], out
+    if form == "csv":
+        assert base64.b64encode(f"value{NASTY}".encode()).decode() in out
+    else:
+        assert f"key{NASTY}" in [json.loads(line).get("key") for line in out.splitlines()]
+
+
+def test_no_cell_is_a_formula(source: Server) -> None:
+    """What a spreadsheet would compute begins with an apostrophe, which is one to take away; numbers stay numbers."""
+    names = ["=1+1", "+49", "-x", "@x", "\t=1", "'quoted", "-5", "-1.5e3", "plain", '=a,"b"', "a=b", "-"]
+    source.client().sadd("set", *names)
+    out = run("decode", source.url, "--format", "csv").out.decode()
+    cells = [row["member"] for row in csv.DictReader(io.StringIO(out, newline=""))]
+    assert sorted(cell.removeprefix("'") for cell in cells) == sorted(names)
+    assert {cell for cell in cells if cell[0] in "=+-@\t"} == {"-5", "-1.5e3"}

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from portd.target.capabilities import NEEDED_COMMANDS, USEFUL_COMMANDS
 from tests.compare import assert_equal
 from tests.datasets import fill_every_encoding
+from tests.permissions import documented
 from tests.process import Portd
 
 if TYPE_CHECKING:
     from tests.servers import Server
-
-PAGE = Path(__file__).parents[2] / "docs/operations.md"
-
-
-def documented() -> list[list[str]]:
-    """The words of the ACL SETUSER lines, the source's first."""
-    return [line.split() for line in re.findall(r"^(ACL SETUSER .+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)]
 
 
 def test_the_documented_users_can_do_a_whole_sync(source: Server, target: Server) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from portd.kernel.requests import head
 from tests.compare import compare
 from tests.datasets import fill_every_encoding
 from tests.oracle.drive import SMALL, TINY, Limits
@@ -17,7 +18,7 @@ from tests.oracle.rdb import decode
 from tests.oracle.rdbwrite import encode
 from tests.oracle.real import apply, saved, spec_of
 from tests.oracle.strategies import snapshots
-from tests.wire import Wire
+from tests.wire import Wire, pack
 
 if TYPE_CHECKING:
     from tests.conftest import Pair, ServerFactory
@@ -101,3 +102,40 @@ def test_every_encoding_between_real_servers(matrix: Pair) -> None:
     )  # what commands cannot carry to older versions
     found = [line for line in compare(matrix.source, matrix.target) if not any(words in line for words in tolerated)]
     assert found == []
+
+
+# Of these COMMAND tells no key, since the subcommand decides whether there is one; or a channel; or they are no commands.
+UNTOLD = {"OBJECT", "XINFO", "XGROUP", "MEMORY", "PFDEBUG", "DEBUG"}
+CHANNELS = {"SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE"}
+TRAPS = {"HOST:", "POST"}
+# Arguments of commands whose first key is not their first argument; ``k`` is the key.
+KEYED = [
+    "ZUNION 2 k b", "ZINTER 2 k b", "ZDIFF 2 k b", "ZINTERCARD 2 k b", "SINTERCARD 2 k b", "LMPOP 1 k LEFT",
+    "ZMPOP 1 k MIN", "MSETEX 1 k v", "EVAL s 2 k b a", "EVALSHA s 1 k", "EVAL_RO s 1 k", "EVALSHA_RO s 1 k", "FCALL f 1 k",
+    "FCALL_RO f 1 k", "BLMPOP 0 1 k LEFT", "BZMPOP 0 1 k MIN", "XREAD COUNT 1 STREAMS k 0", "XGROUP CREATE k g 0",
+    "XREADGROUP GROUP g c STREAMS k >", "XINFO STREAM k", "OBJECT FREQ k", "BITOP AND k b", "MEMORY USAGE k",
+    "MIGRATE host 1 k 0 1", "ZUNIONSTORE k 2 a b", "SORT k STORE b", "GEORADIUS k 0 0 1 m STORE b", "MSETNX k 1 b 2",
+]  # fmt: skip
+
+
+def test_first_keys_are_where_servers_say(binary: Binary, servers: ServerFactory) -> None:
+    """The key that a letter names is the one that COMMAND and COMMAND GETKEYS tell, for every command of every server."""
+    server = servers(binary)
+    with Wire(server) as wire:
+        table = {row[0].decode().upper(): row for row in wire.call("COMMAND")}
+        for name, row in table.items():
+            first, movable = row[3], "movablekeys" in str(row[2])
+            found = head(pack(name, "k", "v", "w")).key
+            if first == 1 and not movable and name not in CHANNELS:
+                assert found == b"k", name
+            elif not first and not movable and not (len(row) > 9 and row[9]) and name not in UNTOLD | TRAPS:
+                assert found == b"", name
+        for words in KEYED:
+            command = words.split()
+            if command[0] in table:
+                reply = wire.many([("COMMAND", "GETKEYS", *command)], errors=True)[0]
+                assert "no key arguments" in str(reply) or b"k" in reply, (
+                    words,
+                    reply,
+                )  # Redis 5.0 does not know MEMORY's
+                assert head(pack(*command)).key == b"k", words

@@ -16,7 +16,7 @@ import uvloop
 from portd.endpoint import Endpoint, Tls
 from portd.errors import HandshakeError, InternalError, SourceBusy, SourceError
 from portd.kernel.crc64 import crc64
-from portd.model import Phase, Position, Progress
+from portd.model import Position, Progress
 from portd.source.handshake import HandshakeOptions
 from portd.source.info import read_info
 from portd.source.link import Link, LinkOptions, Transfer
@@ -158,7 +158,7 @@ async def test_full_sync_then_stream(binary: Binary, servers: ServerFactory, *, 
         transfer = await each.begin()
         assert transfer.full
         assert diskless == (transfer.length is None) == (transfer.mark is not None)
-        assert each.progress.phase in {Phase.CONNECTING, Phase.WAITING}  # the header may come with the answer to PSYNC
+        assert not each.progress.preparing  # the header has come
         assert each.progress.source.connected
         data = await each.snapshot(transfer)
         assert b"before" in data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,10 @@ import pytest
 from tests.commands import run
 from tests.process import Portd
 from tests.servers import free_port
+from tests.wire import Argument, Wire
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tests.conftest import ServerFactory
@@ -114,6 +117,36 @@ def test_a_key_that_our_user_may_not_write_is_a_dead_letter(source: Server, targ
         assert status["dead_letters"] == {"NOPERM": 2}
         assert "private2" in portd.log()
         assert target.client().mget("ok1", "ok2", "private1", "private2") == [b"1", b"2", None, None]
+
+
+def test_letters_of_a_large_transaction_name_key_database_and_offset(
+    source: Server, target: Server, tmp_path: Path
+) -> None:
+    """Nothing of a transaction is held that is larger than a group: what failed in it is read again."""
+    letters = tmp_path / "letters.jsonl"
+    source.client(db=3).rpush("list", "x")
+    with Portd(source, target, dead_letters=letters) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        target.client(db=3).delete("list")
+        target.client(db=3).set("list", "no list any more")
+        with Wire(source, db=3) as wire:
+            fill: list[Sequence[Argument]] = [("SET", f"key{number}", "v" * 100) for number in range(40_000)]
+            fill[31_415] = ("EVAL", "return redis.call('RPUSH', KEYS[1], 'y')", 1, "list")
+            fill[38_000] = ("RPUSH", "list", "z")
+            wire.many([("MULTI",), *fill, ("EXEC",)])
+        portd.until_applied(source)
+        source.client().set("last", "1")
+        status = portd.until_applied(source)
+        assert status["dead_letters"] == {"WRONGTYPE": 2}
+        stream = status["stream"]
+        assert stream["commands_read"] == (
+            stream["commands_applied"] + stream["commands_failed"] + stream["commands_filtered"]
+        )
+        assert portd.terminate() == 0, portd.log()
+    found = [json.loads(line) for line in letters.read_text().splitlines()]
+    assert [(each["command"], each["key"], each["db"]) for each in found] == [("RPUSH", "list", 3)] * 2
+    assert found[1]["offset"] - found[0]["offset"] > 6_000 * 100
+    assert target.client(db=3).dbsize() == 40_000 - 2 + 1
 
 
 def test_keys_that_may_not_be_seen_are_told_nowhere(source: Server, target: Server, tmp_path: Path) -> None:

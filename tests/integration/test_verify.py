@@ -23,6 +23,7 @@ from portd.verify.run import verify
 from tests import commands
 from tests.compare import assert_equal
 from tests.datasets import fill_every_encoding, fill_mixed
+from tests.process import Portd
 from tests.servers import wait_for
 
 if TYPE_CHECKING:
@@ -344,3 +345,39 @@ def test_output_that_cannot_be_written_is_an_error(
     assert b"Traceback" not in ended.stderr
     assert not list(tmp_path.iterdir())
     assert stat.S_ISCHR(os.stat("/dev/full").st_mode), "a device is not replaced by a file"  # noqa: PTH116
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["replica", "portd"])
+async def test_groups_that_were_read_are_equal(
+    binary: Binary, servers: ServerFactory, tmp_path: Path, *, native: bool
+) -> None:
+    """What a source does not tell of a group's reading is no difference, be the target fed by itself or by a sync."""
+    if not binary.at_least(redis=(5, 0), valkey=(0,)):
+        pytest.skip("needs streams")
+    source, target = servers(binary), servers(binary)
+    client = client_of(source)
+    portd = None if native else Portd(source, target).start()
+    if native:
+        target.replicate(source)
+        await wait_for(lambda: target.info("replication")["master_link_status"] == "up")
+    elif portd is not None:
+        await wait_for(lambda: (portd.status() or {"phase": ""})["phase"] == "streaming")
+    try:
+        for number in range(3):
+            client.xadd("stream", {"a": number})
+        more = ["ENTRIESREAD", "0"] if binary.at_least(redis=(7, 0), valkey=(0,)) else []
+        client.execute_command("XGROUP", "CREATE", "stream", "known", "0", *more)
+        client.xgroup_create("stream", "unknown", "0")
+        for group in ("known", "unknown"):
+            client.xreadgroup(group, "consumer", {"stream": ">"}, count=2)
+        if portd is not None:
+            await asyncio.to_thread(portd.until_applied, source)
+        else:
+            await wait_for(
+                lambda: len({end.info("replication")["master_repl_offset"] for end in (source, target)}) == 1
+            )
+        report, found = await run(source, target, tmp_path)
+    finally:
+        if portd is not None:
+            portd.__exit__(None, None, None)
+    assert (report.exit_code, found) == (os.EX_OK, {})

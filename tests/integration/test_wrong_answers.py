@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from portd.choices import StopAfter
 from portd.cli.failures import cause, exit_code
-from portd.config import Settings, StopAfter
+from portd.config import Settings
 from portd.errors import PortdError
 from portd.preflight.run import check as preflight
 from portd.service import Service

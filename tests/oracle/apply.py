@@ -160,6 +160,7 @@ class Target:
         flags = set()
         while words:
             word = words.pop(0).upper()
+            _check(word == b"REPLACE" or self.spec.since(redis=(5, 0)), "syntax error")
             if word in (b"IDLETIME", b"FREQ"):
                 number = int(words.pop(0))
                 _check(number >= 0 and (word == b"IDLETIME" or number <= 255), f"Invalid {word.decode()} value")

@@ -107,6 +107,7 @@ class Spec:
 
 VALKEY_9 = Spec("valkey-9.1", True, 80, 80, (9, 1), _SINCE_7 | _FIELD_TTL | _HSETEX)
 VALKEY_8 = Spec("valkey-8.0", True, 11, 11, (8, 0), _SINCE_7)
+REDIS_4 = Spec("redis-4.0", False, 8, 8, (4, 0), frozenset(name for name in _SINCE_5 if not name.startswith("x")))
 REDIS_6 = Spec("redis-6.2", False, 9, 9, (6, 2), _SINCE_5)
 REDIS_6_0 = Spec("redis-6.0", False, 9, 9, (6, 0), _SINCE_5)
 REDIS_7_0 = Spec("redis-7.0", False, 10, 10, (7, 0), _SINCE_7)

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 NEVER = (2**63 - 1) // 4
 DROPPED = {b"PING", b"REPLCONF", b"SCRIPT", b"TRIMSLOTS", b"CLUSTER", b"DEBUG", b"MIGRATE", b"ASKING", b"CONFIG"}
 DROPPED |= {b"ACL", b"OPINFO"}
-REFUSED = {b"PSYNC", b"SYNC", b"REPLICAOF", b"SLAVEOF", b"MONITOR", b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"}
-REFUSED |= {b"QUIT", b"RESET", b"HELLO", b"AUTH", b"CLIENT", b"SHUTDOWN", b"FAILOVER", b"DISCARD", b"WATCH"}
+DROPPED |= {b"PSYNC", b"SYNC", b"REPLICAOF", b"SLAVEOF", b"MONITOR", b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"}
+DROPPED |= {b"QUIT", b"RESET", b"HELLO", b"AUTH", b"CLIENT", b"SHUTDOWN", b"FAILOVER", b"WATCH", b"KEYS", b"BGSAVE"}
+FUNCTIONS = {b"LOAD", b"DELETE", b"FLUSH", b"RESTORE"}
 UNITS = {b"EX": 1000, b"EXAT": 1000, b"PX": 1, b"PXAT": 1}
 
 
@@ -93,20 +94,25 @@ def _length(data: bytes, at: int, mark: bytes, limit: int) -> tuple[int, int] | 
 
 
 def parse_one(data: bytes, at: int, max_argument: int) -> tuple[list[bytes], int] | None:
-    """The arguments of the command at *at* and the index behind it; None when it is cut."""
-    read = _length(data, at, b"*", 2**31 - 1)
-    if read is None:
+    """The arguments of the command at *at* and the index behind it, none of what replicas pass over; None when it is cut."""
+    if data[at : at + 1] == b"\n" or data[at : at + 2] == b"\r\n":
+        return [], data.index(b"\n", at) + 1
+    below = data[at : at + 2] == b"*-"
+    read = _length(b"*" + data[at + 2 :] if below else data, 0 if below else at, b"*", 2**64 if below else 2**31 - 1)
+    if read is None or data[at:] == b"\r":
         return None
     argc, behind = read
-    if argc == 0:
-        raise BadStreamError(at)
+    if below:
+        if argc == 0:
+            raise BadStreamError(at)
+        return [], at + 1 + behind
     argv: list[bytes] = []
     while len(argv) < argc:
         read = _length(data, behind, b"$", max_argument)
         if read is None:
             return None
         size, payload = read
-        if not argv and not 0 < size <= 512:
+        if not argv and size > 512:
             raise BadStreamError(at)
         if len(data) < payload + size + 2:
             return None
@@ -302,7 +308,8 @@ class Oracle:
         try:
             while (read := parse_one(data, at, self.max_argument)) is not None:
                 argv, behind = read
-                self._take(Command(argv, data[at:behind], self.offset + at + 1, self.offset + behind))
+                if argv:
+                    self._take(Command(argv, data[at:behind], self.offset + at + 1, self.offset + behind))
                 at = behind
                 outcome.end_offset = self.offset + at
                 if not outcome.in_transaction:
@@ -316,15 +323,11 @@ class Oracle:
 
     def _take(self, command: Command) -> None:
         outcome, name, argv = self.outcome, command.name, command.argv
-        if name in REFUSED:
-            raise ValueError
-        if name in (b"MULTI", b"EXEC"):
-            if len(argv) > 1 or (name == b"MULTI") == outcome.in_transaction:
-                raise ValueError
+        if name in (b"MULTI", b"EXEC") and len(argv) == 1 and (name == b"MULTI") != outcome.in_transaction:
             outcome.in_transaction = name == b"MULTI"
         elif name == b"SELECT" and (len(argv) != 2 or not 0 <= number(argv[1]) < 2**31):
             raise ValueError
-        elif name in DROPPED or (name in (b"PUBLISH", b"SPUBLISH") and argv[1:2] == [b"__sentinel__:hello"]):
+        elif self._is_dropped(argv) or (name in (b"PUBLISH", b"SPUBLISH") and argv[1:2] == [b"__sentinel__:hello"]):
             outcome.getacks += name == b"REPLCONF" and argv[1:2] != [] and argv[1].upper() == b"GETACK"
             self._leave_out(command)
         elif command.first in self.excluded:
@@ -333,6 +336,12 @@ class Oracle:
             self._leave_out(command)
         else:
             self._send(command)
+
+    def _is_dropped(self, argv: list[bytes]) -> bool:
+        name = argv[0].upper()
+        if name == b"FUNCTION":
+            return len(argv) == 1 or argv[1].upper() not in FUNCTIONS
+        return name in DROPPED or name in (b"MULTI", b"EXEC")
 
     def _leave_out(self, command: Command) -> None:
         if command.first in self.excluded:
@@ -346,7 +355,7 @@ class Oracle:
             outcome.db = number(command.argv[1])
         if outcome.db < 0:
             raise ValueError
-        outcome.swaps += command.name == b"SWAPDB"
+        outcome.swaps += command.name in (b"SWAPDB", b"FLUSHALL", b"FLUSHDB")
         large = len(command.raw) > self.piece_bytes
         how = How(self.now_ms(command.first), self.pxat, self.entries_read, self.unlink, large)
         commands = rewrite(command.argv, how)

@@ -45,6 +45,47 @@ def test_modules_stay_small() -> None:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES, path
 
 
+def unnamed_tasks(code: str) -> list[int]:
+    """Lines of *code* that make a task without a name: straight, or because asyncio wraps a coroutine."""
+    lines = []
+    for call in ast.walk(ast.parse(code)):
+        if not isinstance(call, ast.Call):
+            continue
+        name = ast.unparse(call.func).rpartition(".")[2]
+        named = any(keyword.arg == "name" for keyword in call.keywords)
+        wrapped = any(
+            isinstance(given, ast.Call) and not ast.unparse(given.func).endswith("create_task") for given in call.args
+        )
+        if (
+            (name == "create_task" and not named)
+            or name in {"ensure_future", "wait_for"}  # the latter wraps coroutines up to Python 3.11
+            or (name in {"gather", "shield", "as_completed"} and wrapped)
+        ):
+            lines.append(call.lineno)
+    return lines
+
+
+def test_every_task_has_a_name() -> None:
+    """What hangs is found by its name, in the debug log of asyncio and in a dump of all tasks."""
+    found = {path: unnamed_tasks(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
+    assert {path: lines for path, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [
+        ("asyncio.create_task(work())\ngroup.create_task(work(), name='x')", [1]),
+        ("asyncio.ensure_future(work())", [1]),
+        ("from asyncio import wait_for\nawait wait_for(work(), 1)", [2]),
+        ("await asyncio.gather(work(), group.create_task(work(), name='x'))", [1]),
+        ("await asyncio.gather(first, asyncio.create_task(work(), name='x'))", []),
+    ],
+)
+def test_tasks_without_a_name_are_seen(code: str, lines: list[int]) -> None:
+    """The test above would see each way to make one."""
+    assert unnamed_tasks(code) == lines
+
+
 @pytest.mark.parametrize(
     ("statement", "unwanted"),
     [

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import portd
+from portd.choices import LogLevel
 from portd.cli.failures import cause, exit_code, leaves
 from portd.cli.options import show_default
 from portd.cli.reload import Changes, ConfigFile
-from portd.config import SETTINGS, LogLevel, Settings
+from portd.config import SETTINGS, Settings
 from portd.configload import load_settings
 from portd.errors import (
     ConfigError,
@@ -59,6 +60,7 @@ class Service:
         return self.what != "dead"
     async def run(self):
         self.progress.phase = Phase.STREAMING
+        self.progress.stream.following = self.progress.source.connected = True
         print("running", flush=True)
         if self.what == "refuse":
             raise ExceptionGroup("g", [LinkLost("gone"), ExceptionGroup("h", [DecodeError("bad", hint="mend it")])])
@@ -160,6 +162,38 @@ def test_mistakes_have_exit_codes(words: list[str], code: int, message: str) -> 
     shown = portd_command(*words)
     assert (shown.returncode, "Traceback" in shown.stderr) == (code, False)
     assert message in shown.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sync", "--source", "redis://:one@a", "--target", "redis://b", "--source", "redis://:two@a"],
+        ["sync", "--writers", "one", "--writers=two"],
+        ["sync", "-c", "one", "--config", "two"],
+        ["check", "--target=redis://:one@b", "--target=redis://:two@b"],
+        ["verify", "--link", "one", "--link", "two"],
+        ["status", "--ask", "one", "--ask", "two"],
+        ["dump", "--output", "one", "--output", "two"],
+        ["restore", "--target", "redis://:one@b", "file", "--target", "redis://:two@b"],
+        ["decode", "--format", "json", "--format", "csv", "file"],
+        ["demo", "--keys", "1", "--keys", "2"],
+        ["ctl", "accept", "--link", "one", "--link", "two"],
+    ],
+    ids=" ".join,
+)
+def test_a_flag_has_one_value(words: list[str]) -> None:
+    """The last of several does not win in silence, in no command; what was given is not shown, it may be a secret."""
+    shown = portd_command(*words)
+    assert shown.returncode == os.EX_USAGE
+    assert "given twice" in re.sub(r"[^a-z]+", " ", shown.stderr)
+    assert "two" not in shown.stderr
+
+
+def test_a_flag_may_be_repeated() -> None:
+    """Twice the same is no contradiction."""
+    shown = portd_command("sync", "--takeover", "--takeover", "--link", "a", "--link", "a")
+    assert shown.returncode == os.EX_CONFIG
+    assert "source is not set" in shown.stderr
 
 
 def test_variables_are_settings() -> None:

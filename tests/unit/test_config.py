@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from portd.config import MAX_CHUNK_BYTES, SETTINGS, Existing, load
+from portd.choices import Existing
+from portd.config import MAX_CHUNK_BYTES, SETTINGS, load
 from portd.configload import unknown_variables
 from portd.errors import ConfigError
 from portd.units import GIB, KIB, MIB, human_bytes, human_seconds, parse_size, show_size

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
+import re
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 import aiohttp
 import pytest
@@ -23,9 +26,13 @@ from portd.metrics import Sources, build_registry
 from portd.model import LaneState, Phase, Position, Progress
 from portd.pace import Pace
 from portd.readings import KeyReading, PipelineReading
+from portd.standing import Standing, look
+from tests.servers import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+
+    from portd.memory.heap import HeapProfile
 
 EVIL = "<script>alert(1)</script>&\"'"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -64,9 +71,9 @@ class Observed:
         """What records heap profiles."""
         return self.recorder
 
-    def ready(self) -> bool:
-        """The snapshot is applied."""
-        return self.progress.phase is Phase.STREAMING
+    def standing(self) -> Standing:
+        """Phase, and whether the target may be read."""
+        return look(self.progress)
 
     def alive(self) -> bool:
         """All parts run."""
@@ -93,10 +100,10 @@ async def server(service: Observed) -> AsyncIterator[HttpServer]:
 
 
 @asynccontextmanager
-async def listening(service: Observed, **options: Any) -> AsyncIterator[HttpServer]:
+async def listening(service: Observed, address: str = "127.0.0.1", **options: Any) -> AsyncIterator[HttpServer]:
     """Starts a server on a free port and closes it."""
     registry = build_registry(Sources(progress=service.progress, pipeline=PipelineReading, owners=list))
-    found = HttpServer(service, registry, ("127.0.0.1", 0), **options)
+    found = HttpServer(service, registry, (address, 0), **options)
     await found.start()
     try:
         yield found
@@ -114,11 +121,13 @@ async def get(server: HttpServer, path: str, method: str = "GET", **headers: str
 
 
 async def test_health_follows_the_service(server: HttpServer, service: Observed) -> None:
-    """/livez tells whether the parts run, /readyz whether the snapshot is applied, with the reason when not."""
+    """/livez tells whether the parts run, /readyz whether the target may be read, with the reason when not."""
     assert (await get(server, "livez"))[0] == 200
     status, text, _ = await get(server, "readyz")
-    assert (status, text) == (503, "not ready: snapshot, 25% of the snapshot decoded\n")
+    reason = "the snapshot is not applied yet, and the target is not connected"
+    assert (status, text) == (503, f"not ready: snapshot, {reason}, 25% of it is\n")
     service.progress.phase, service.is_alive = Phase.STREAMING, False
+    service.progress.lanes[1].link.connected = True
     assert (await get(server, "readyz"))[:2] == (200, "ready\n")
     assert (await get(server, "livez"))[0] == 503
 
@@ -245,13 +254,44 @@ async def test_head_is_answered(server: HttpServer) -> None:
     assert (await get(server, "livez", "HEAD"))[:2] == (200, "")
 
 
-async def test_connections_are_bounded_and_closed(server: HttpServer) -> None:
-    """One connection too many gets a 503; close drops all of them and may be called again."""
+async def test_silent_connections_keep_nobody_out(server: HttpServer) -> None:
+    """Who says nothing, or half of a request, makes room for who asks, the longest idle first."""
     port = int(server.url.rsplit(":", 1)[1].strip("/"))
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS)]
-    reader, writer = held[0]
-    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    for _, writer in held[1::2]:
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: loc")
+    asked, writer = held[0]
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await asked.readline()).startswith(b"HTTP/1.1 200")
+    for _ in range(MAX_CONNECTIONS + 10):
+        assert (await get(server, "livez"))[0] == 200
+    assert await asyncio.wait_for(held[1][0].read(), 5) == b""
+    for _, writer in held:
+        writer.close()
+
+
+async def test_connections_are_bounded_and_closed(service: Observed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every connection has a request under way, one more gets a 503; close drops all and may be called again."""
+    waiting = asyncio.Event()
+    asked = 0
+
+    async def wait(seconds: float | None = None) -> HeapProfile:
+        nonlocal asked
+        asked += 1
+        await waiting.wait()
+        raise AssertionError
+
+    monkeypatch.setattr(service.recorder, "take", wait)
+    async with listening(service) as server:
+        await _fill_and_close(server, lambda: asked == MAX_CONNECTIONS)
+
+
+async def _fill_and_close(server: HttpServer, full: Callable[[], bool]) -> None:
+    port = int(server.url.rsplit(":", 1)[1].strip("/"))
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS)]
+    for _, writer in held:
+        writer.write(b"GET /debug/memory/heap HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await wait_for(full)
     reader_over, writer_over = await asyncio.open_connection("127.0.0.1", port)
     assert (await reader_over.read()).startswith(b"HTTP/1.1 503")
     server.close()
@@ -262,6 +302,95 @@ async def test_connections_are_bounded_and_closed(server: HttpServer) -> None:
         writer.close()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8899", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8899", 200),
+        ("LOCALHOST.:1", 200),
+        ("metrics.example:80", 200),
+        ("evil.example", 421),
+        ("evil.example:8899", 421),
+        ("localhost.evil.example", 421),
+        ("192.0.2.7:8899", 421),
+        ("[::1", 421),
+        ("localhost@evil.example", 421),
+    ],
+)
+async def test_only_our_names_are_answered(service: Observed, host: str, status: int) -> None:
+    """A page that gives its own name our address reads nothing: its requests carry that name."""
+    async with listening(service, hosts=["Metrics.example"]) as server:
+        for path in ("", "status", "metrics", "debug/memory", "debug/memory/heap?seconds=0.01&debug=1", "livez"):
+            found, text, _ = await get(server, path, Host=host)
+            assert found == status, (path, text)
+            assert status == 200 or ("--http-hosts" in text and EVIL not in text)
+
+
+async def test_an_open_listener_answers_to_addresses_and_not_to_names(service: Observed) -> None:
+    """Where every address is listened on, each of them is ours; a name still has to be listed."""
+    async with listening(service, address="0.0.0.0") as server:
+        url = f"http://127.0.0.1:{server.url.rsplit(':', 1)[1]}"
+        async with aiohttp.ClientSession() as session:
+            for host, status in (("192.0.2.7:8899", 200), ("[2001:db8::1]", 200), ("evil.example", 421)):
+                async with session.get(url + "status", headers={"Host": host}) as reply:
+                    assert reply.status == status, host
+
+
+async def test_who_names_no_host_is_no_browser(server: HttpServer) -> None:
+    """HTTP/1.0 without a Host header, as simple health checks have it, is answered."""
+    port = int(server.url.rsplit(":", 1)[1].strip("/"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /livez HTTP/1.0\r\n\r\n")
+    assert b" 200 " in await reader.readline()
+    writer.close()
+
+
+FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("GET", {}, 200),  # go tool pprof, curl
+        ("POST", {}, 200),
+        ("GET", {"Sec-Fetch-Site": "same-origin", "User-Agent": FIREFOX}, 200),
+        ("GET", {"Sec-Fetch-Site": "none", "User-Agent": FIREFOX}, 200),
+        ("GET", {"Sec-Fetch-Site": "cross-site", "User-Agent": FIREFOX}, 403),
+        ("GET", {"Sec-Fetch-Site": "same-site", "User-Agent": FIREFOX}, 403),
+        ("POST", {"Sec-Fetch-Site": "cross-site", "User-Agent": FIREFOX}, 403),
+        ("POST", {"Origin": "http://evil.example", "User-Agent": FIREFOX}, 403),
+        ("POST", {"Origin": "null", "User-Agent": FIREFOX}, 403),
+        ("POST", {"Origin": "http://HOST", "User-Agent": FIREFOX}, 200),
+        ("GET", {"Referer": "http://evil.example/x", "User-Agent": FIREFOX}, 403),
+        ("GET", {"Referer": "http://HOST/debug/memory", "User-Agent": FIREFOX}, 200),
+        ("GET", {"User-Agent": FIREFOX}, 403),
+    ],
+)
+async def test_no_other_page_starts_a_recording(
+    server: HttpServer, method: str, headers: dict[str, str], status: int
+) -> None:
+    """A browser records for our own pages only; what is no browser may ask."""
+    own = server.url.removeprefix("http://").strip("/")
+    given = {name: value.replace("HOST", own) for name, value in headers.items()}
+    found, text, _ = await get(server, "debug/memory/heap?seconds=0.01&debug=1", method, **given)
+    assert found == status, text
+
+
+async def test_links_work_below_a_path(server: HttpServer) -> None:
+    """A proxy may serve the pages below a path: every link of every page leads to a page, from there too."""
+    pages = {"": "", "debug/memory": "?format=html", "debug/memory/heap": "?seconds=0.01&format=flame"}
+    for path, query in pages.items():
+        _, text, _ = await get(server, path + query)
+        links = re.findall(r"""href=["']([^"']+)""", text)
+        assert links, path
+        for link in links:
+            below = urljoin(f"http://proxy/ops/portd/{path}", link)
+            assert below.startswith("http://proxy/ops/portd/"), (path, link)
+            there = html.unescape(below.removeprefix("http://proxy/ops/portd/")).replace("seconds=3", "seconds=0.01")
+            assert (await get(server, there))[0] == 200, (path, link)
 
 
 async def test_a_taken_port_is_told(service: Observed) -> None:

@@ -119,3 +119,15 @@ def test_the_journal_gets_priorities(tmp_path: Path) -> None:
     with path.open("w") as errors:
         subprocess.run([sys.executable, "-c", code], stderr=errors, check=True)
     assert path.read_text() == "<4>level=warning part=x event=careful n=1\n"
+
+
+@pytest.mark.parametrize("style", ["console", "logfmt", "json"])
+def test_controls_of_a_server_do_not_reach_the_log(stream: io.StringIO, style: str) -> None:
+    """A version, a reply or a name with escape sequences is written as text."""
+    log.configure(style, "info", stream)
+    log.get_logger("sync").info("source", version="7.0\x1b]0;title\x07\x9b31m", error="-ERR \x1b[2J")
+    line = stream.getvalue()
+    assert "7.0" in line
+    assert not [letter for letter in line if (ord(letter) < 0x20 and letter != "\n") or 0x7F <= ord(letter) < 0xA0], (
+        line
+    )

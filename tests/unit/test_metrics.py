@@ -10,16 +10,21 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from portd.metrics import LOSS_REASONS, MetricsCollector, Sources, build_registry
+from portd.config import load
+from portd.http.status import describe
+from portd.metrics import LOSS_REASONS, SPOOL_BLOCKS, MetricsCollector, Sources, build_registry
 from portd.model import LaneState, Phase, Progress
+from portd.pace import Pace
 from portd.readings import CgroupReading, OwnerReading, PipelineReading, SpoolReading
 from portd.source.losses import Reason
+from portd.spool.overflow import DISK_ERROR, DISK_FULL, DISK_LIMIT
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
+NOT_KNOWN_YET = {"portd_lag_bytes", "portd_lag_seconds", "portd_snapshot_source_keys"}
 UNITS = re.compile(
-    r"_(bytes|ops|seconds|info|phase|connected|waiting|batches|fences|keys|segments|spilling|running|result)$"
+    r"_(bytes|ops|seconds|info|phase|connected|waiting|batches|fences|keys|segments|spilling|running|result|ready|blocked|full|held)$"
 )
 
 
@@ -51,7 +56,7 @@ def test_every_series_is_there_before_anything_happened() -> None:
         assert value(families, "portd_snapshot_keys_total", outcome=outcome) == 0
     for reason in LOSS_REASONS:
         assert value(families, "portd_source_losses_total", reason=reason) == 0
-    assert all(family.samples for family in families.values())
+    assert {name for name, family in families.items() if not family.samples} == NOT_KNOWN_YET
 
 
 def test_loss_reasons_are_those_of_the_link() -> None:
@@ -70,6 +75,7 @@ def test_the_counters_are_read_at_scrape() -> None:
     """A scrape shows what the parts have counted by then."""
     progress = Progress()
     progress.stream.read_offset, progress.stream.applied_offset = 1500, 1000
+    progress.stream.following = progress.source.connected = True
     progress.source.losses["reset"] += 3
     progress.dead_letters["WRONGTYPE"] += 2
     progress.full_syncs["first"] += 1
@@ -107,7 +113,7 @@ def test_the_exposition_can_be_parsed_and_has_the_process() -> None:
 
 def test_lag_grows_while_nothing_is_acknowledged() -> None:
     """A target that has stopped answering makes the lag grow, whatever the last acknowledgement said."""
-    progress = Progress()
+    progress = following()
 
     def lag() -> float:
         return value(collect(progress), "portd_lag_seconds")
@@ -116,7 +122,77 @@ def test_lag_grows_while_nothing_is_acknowledged() -> None:
     assert lag() == 0
     progress.stream.read_offset, progress.stream.waiting_since = 10, time.time() - 42
     assert lag() == pytest.approx(42, abs=5)
-    assert progress.stream.lag_seconds == pytest.approx(42, abs=5)
     progress.stream.applied_offset = 10
     assert lag() == 0
-    assert progress.stream.lag_seconds == 0.5
+
+
+def test_what_is_not_known_is_absent() -> None:
+    """No lag is told until the snapshot is applied, nor while the source is away: 0 would be a lie."""
+    progress = following()
+    assert samples_of(progress, "portd_lag_seconds") == samples_of(progress, "portd_lag_bytes") == [0]
+    progress.source.connected = False
+    assert samples_of(progress, "portd_lag_seconds") == samples_of(progress, "portd_lag_bytes") == []
+    progress.source.connected = True
+    progress.begin_snapshot()
+    assert samples_of(progress, "portd_lag_seconds") == samples_of(progress, "portd_lag_bytes") == []
+
+
+def test_lag_is_one_figure() -> None:
+    """/status and /metrics mean the same by it."""
+    progress = following()
+    progress.stream.read_offset, progress.stream.waiting_since = 10, time.time() - 42
+    progress.stream.acknowledged_seconds = 7.0
+    status = describe(progress, Pace(progress), load({"source": "redis://one", "target": "redis://two"}))
+    assert samples_of(progress, "portd_lag_seconds") == [pytest.approx(status["stream"]["lag_seconds"], abs=5)]
+    progress.stream.applied_offset = 10
+    status = describe(progress, Pace(progress), load({"source": "redis://one", "target": "redis://two"}))
+    assert samples_of(progress, "portd_lag_seconds") == [status["stream"]["lag_seconds"]] == [0]
+
+
+def test_counters_go_on_over_snapshots_and_lanes() -> None:
+    """A second full sync, and lanes that rest and come back, make no counter fall."""
+    progress = Progress()
+    first, _ = progress.take_lanes(2)
+    first.replies, progress.snapshot.keys_read, progress.snapshot.keys_applied = 5, 10, 9
+    progress.begin_snapshot()
+    progress.take_lanes(1)
+    progress.snapshot.keys_read = 1
+    families = collect(progress)
+    assert value(families, "portd_snapshot_keys_read_total") == 11
+    assert value(families, "portd_snapshot_keys_total", outcome="applied") == 9
+    assert value(families, "portd_lane_replies_total", lane="0") == 5
+    assert value(families, "portd_lane_replies_total", lane="1") == 0
+
+
+def test_what_blocks_the_spool_is_a_series() -> None:
+    """A full disk can be alerted on, by reason."""
+    pipeline = PipelineReading(spool=SpoolReading(blocked="disk full", full=True))
+    families = collect(Progress(), pipeline)
+    assert value(families, "portd_spool_blocked", reason="disk full") == 1
+    assert value(families, "portd_spool_blocked", reason="disk limit") == 0
+    assert value(families, "portd_spool_full") == 1
+    assert set(SPOOL_BLOCKS) == {DISK_FULL, DISK_LIMIT, DISK_ERROR}
+
+
+def test_codes_of_refusals_are_a_closed_set() -> None:
+    """A server that makes codes up makes no new series."""
+    progress = Progress()
+    before = len(collect(progress)["portd_refusals"].samples)
+    for number in range(100):
+        progress.troubles.note("target", f"MADEUP{number}", "x")
+    families = collect(progress)
+    assert len(families["portd_refusals"].samples) == before
+    assert value(families, "portd_refusals_total", side="target", code="other") == 100
+
+
+def following() -> Progress:
+    """A sync that follows the stream, with nothing missing in the target."""
+    progress = Progress(phase=Phase.STREAMING)
+    progress.stream.following = progress.source.connected = True
+    progress.source.connects = 1
+    return progress
+
+
+def samples_of(progress: Progress, name: str) -> list[float]:
+    """All samples of one family."""
+    return [sample.value for sample in collect(progress)[name].samples]

@@ -26,7 +26,7 @@ def test_rates_are_those_of_the_last_seconds() -> None:
     assert pace.read().keys == 0
     for second in range(60):
         clock.now += 1
-        progress.snapshot.keys_read += 1000 if second >= 40 else 10
+        progress.snapshot.keys_applied += 1000 if second >= 40 else 10
         pace.sample()
     assert pace.read().keys == pytest.approx(1000, rel=0.01)
 
@@ -48,10 +48,21 @@ def test_the_time_left_follows_keys_where_only_they_are_announced() -> None:
     progress.snapshot.keys_announced = 100
     pace = Pace(progress, clock)
     clock.now += 1
-    progress.snapshot.keys_read = 20
+    progress.snapshot.keys_read, progress.snapshot.keys_applied = 30, 20  # ten are on their way
     assert (pace.read().done, pace.read().eta_seconds) == (0.2, 4.0)
-    progress.snapshot.keys_read = 150  # the hint was wrong
-    assert pace.read().done == 1.0
+    progress.snapshot.keys_read = progress.snapshot.keys_applied = 150  # the hint was wrong
+    assert pace.read().done == 0.999  # all of it is decoded, and its end is still to come
+
+
+def test_the_total_is_that_of_all_databases() -> None:
+    """Hints come with each database as it begins; the source has told how many keys there are in all."""
+    progress, clock = Progress(), Clock()
+    progress.snapshot.keys_announced, progress.snapshot.keys_total = 100, 1000
+    pace = Pace(progress, clock)
+    clock.now += 1
+    progress.snapshot.keys_read, progress.snapshot.keys_applied = 150, 50
+    progress.snapshot.keys_filtered, progress.snapshot.keys_expired, progress.snapshot.keys_failed = 30, 15, 5
+    assert (pace.read().done, pace.read().eta_seconds) == (0.1, 9.0)
 
 
 def test_unknown_stays_unknown() -> None:
@@ -69,10 +80,10 @@ def test_unknown_stays_unknown() -> None:
 def test_a_new_full_sync_does_not_count_backwards() -> None:
     """Counters that begin again show no negative rate, and the stream's first offset is no progress."""
     progress, clock = Progress(), Clock()
-    progress.snapshot.keys_read = 5000
+    progress.snapshot.keys_read = progress.snapshot.keys_applied = 5000
     pace = Pace(progress, clock)
     clock.now += 1
-    progress.snapshot.keys_read = 10
+    progress.snapshot.keys_read = progress.snapshot.keys_applied = 10
     progress.stream.applied_offset = 10**12
     reading = pace.read()
     assert (reading.keys, reading.stream_bytes) == (0, 0)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.oracle.apply import Stored, Target
-from tests.oracle.dialects import REDIS_6, REDIS_7_0, REDIS_7_4, REDIS_8_10, SPECS, VALKEY_8, VALKEY_9, Spec
+from tests.oracle.dialects import REDIS_4, REDIS_6, REDIS_7_0, REDIS_7_4, REDIS_8_10, SPECS, VALKEY_8, VALKEY_9, Spec
 from tests.oracle.drive import SMALL, TINY, Limits, run
 from tests.oracle.expect import check
 from tests.oracle.model import (
@@ -53,6 +53,25 @@ def test_every_type_reaches_every_target(kind: int, limits: Limits) -> None:
             check(decode(data), run(data, spec, limits=limits))
 
     check_one()
+
+
+def test_redis_4_keeps_every_expiry() -> None:
+    """RESTORE takes no ABSTTL there, and no idle time: PEXPIREAT says when a value expires, what is idle is counted."""
+    kinds: dict[int, Value] = {
+        0: b"text",
+        14: ListValue([b"a", b"b"]),
+        2: SetValue({b"a", b"b"}),
+        5: ZsetValue({b"a": 1.5}),
+        4: HashValue({b"f": b"v"}),
+    }
+    entries = [Entry(0, b"key:%d" % kind, kind, value, FAR_MS, idle=kind) for kind, value in kinds.items()]
+    entries += [Entry(0, b"for ever:%d" % kind, kind, value) for kind, value in kinds.items()]
+    data = encode(Snapshot(False, 9, entries))
+    done = run(data, REDIS_4)  # refuses other options
+    for entry in entries:
+        stored = done.target.databases[0][entry.key]
+        assert (stored.value, stored.expire_ms) == (entry.value, entry.expire_ms)
+    assert done.statistics()["idle_dropped"] == len(kinds)
 
 
 def one_of_each() -> Snapshot:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from portd.kernel.stream import StreamSplitter
@@ -11,7 +13,7 @@ NOW = 1_700_000_000_000
 
 
 def rewritten(
-    *commands: list[bytes], now_ms: int = NOW, piece_bytes: int = 4096, step: int = 4096, **forms: bool
+    *commands: list[bytes], now_ms: int = NOW, piece_bytes: int = 4096, step: int = 4096, **forms: Any
 ) -> list[list[bytes]]:
     """What a stream turns into, as lists of arguments."""
     splitter = StreamSplitter(0, 0, piece_bytes=piece_bytes, **forms)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from portd.errors import DecodeError
+from portd.kernel.commandtable import CommandTable
 from portd.kernel.stream import Piece, StreamSplitter
 from tests.oracle.resp import Follower, Oracle, compare, drain, pack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BASE = 1000  # replication offset of the byte before the streams here
 MUCH = 1 << 30
@@ -123,6 +127,19 @@ def test_a_piece_of_dropped_commands_only_is_returned() -> None:
         [b"CONFIG", b"SET", b"a", b"b"],
         [b"ACL", b"SETUSER", b"x"],
         [b"opinfo", b"x"],
+        [b"FUNCTION", b"KILL"],
+        [b"FUNCTION"],
+        [b"MONITOR"],
+        [b"watch", b"k"],
+        [b"CLIENT", b"KILL", b"x"],
+        [b"BGSAVE"],
+        [b"keys", b"*"],
+        [b"LATENCY", b"RESET"],
+        [b"MODULE", b"LOAD", b"x"],
+        [b"WAIT", b"1", b"0"],
+        [b"EXEC"],
+        [b"DISCARD"],
+        [b"MULTI", b"x"],
     ],
     ids=lambda command: b" ".join(command[:2]).decode(),
 )
@@ -146,7 +163,8 @@ def test_what_concerns_the_source_alone_is_dropped_and_counted(command: list[byt
         [b"GETEX", b"k", b"PERSIST"],
         [b"RESTORE", b"k", b"0"],
         [b"FUNCTION", b"FLUSH"],
-        [b"FUNCTION"],
+        [b"FUNCTION", b"DELETE", b"f"],
+        [b"FUNCTION", b"restore", b"f"],
         [b"FUNCTION", b"LOAD", b"REPLACE", b"#!lua"],
         [b"MULTIX"],
         [b"x"],
@@ -332,20 +350,301 @@ def test_impossible_settings_are_refused(arguments: tuple[int, int], settings: d
         StreamSplitter(*arguments, **settings)
 
 
-def test_buffers_are_visible_to_tracemalloc_and_freed() -> None:
+@pytest.mark.parametrize("table", [lambda: None, lambda: CommandTable({b"get": False})], ids=["any", "of the target"])
+def test_buffers_are_visible_to_tracemalloc_and_freed(table: Callable[[], CommandTable | None]) -> None:
     """Owned bytes are allocated where /debug/memory sees them, are as many as said, and go with the splitter."""
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        splitter = StreamSplitter(BASE, 0)
+        splitter = StreamSplitter(BASE, 0, commands=table())
         splitter.feed(pack([b"SET", b"k", b"v"]) * 9 + pack([b"PING"]) + pack([b"SETEX", b"k", b"9", b"v"]), 0)
         assert len(drain(splitter)) == 1
         owned = splitter.statistics()["owned_bytes"]
-        assert abs(tracemalloc.get_traced_memory()[0] - before - owned) < 4096
+        assert abs(tracemalloc.get_traced_memory()[0] - before - owned) < 8192
         del splitter
         assert tracemalloc.get_traced_memory()[0] - before < 4096
     finally:
         tracemalloc.stop()
+
+
+NOTHINGS = [b"\n", b"\r\n", b"*0\r\n", b"*-1\r\n", b"*-9999\r\n", b"\n\r\n*0\r\n"]
+
+
+@pytest.mark.parametrize("step", [1, 3, 10_000])
+@pytest.mark.parametrize("nothing", NOTHINGS, ids=repr)
+def test_what_is_no_command_is_passed_over(nothing: bytes, step: int) -> None:
+    """Before, between, behind and inside of transactions, as replicas do it; the bytes count as part of the stream."""
+    first, second = pack([b"INCR", b"a"]), pack([b"INCR", b"b"])
+    data = nothing.join([b"", first, pack([b"MULTI"]), first, second, pack([b"EXEC"]), second, b""])
+    follower = Follower(StreamSplitter(BASE, 0))
+    for at in range(0, len(data), step):
+        follower.feed(data[at : at + step])
+    got = follower.outcome
+    assert (got.error, got.end_offset, got.filtered) == (-1, BASE + len(data), 0)
+    assert got.data == first + first + second + second
+    assert got.offsets[0] == BASE + 1 + len(nothing)
+
+
+@pytest.mark.parametrize(
+    ("stream", "wanted", "names"),
+    [
+        ("MULTI | SET a 1 | MULTI | SET b 2 | EXEC | SET c 3", ["SET a 1", "SET b 2", "SET c 3"], {"MULTI"}),
+        ("SET a 1 | EXEC | SET b 2", ["SET a 1", "SET b 2"], {"EXEC"}),
+        ("SET a 1 | DISCARD | SET b 2", ["SET a 1", "SET b 2"], {"DISCARD"}),
+        ("SET a 1 | MULTI | SET b 2 | GET x | DISCARD | SET c 3", ["SET a 1", "SET c 3"], {"DISCARD", "GET"}),
+        ("MULTI | SET b 2 | DISCARD | EXEC | SET c 3", ["SET c 3"], {"DISCARD", "EXEC"}),
+        ("MULTI x | SET b 2 | EXEC | SET c 3", ["SET b 2", "SET c 3"], {"MULTI", "EXEC"}),
+        ("WATCH a | MULTI | WATCH b | SET b 2 | EXEC", ["SET b 2"], {"WATCH"}),
+    ],
+)
+def test_transactions_that_no_server_sends(stream: str, wanted: list[str], names: set[str]) -> None:
+    """What is there twice or alone is passed over and named; what was discarded is not applied."""
+    commands = [word.encode().split() for word in stream.split(" | ")]
+    (piece,) = split(*commands)
+    assert piece.data == b"".join(pack(each.encode().split()) for each in wanted)
+    assert piece.names == names
+    assert piece.boundary
+    assert piece.end_offset == BASE + sum(len(pack(each)) for each in commands)
+    assert piece.replies == len(wanted)
+
+
+def test_a_discard_behind_what_has_gone_on_is_an_error() -> None:
+    """What was handed out cannot be taken back; read again from the beginning, the transaction is left out."""
+    splitter = StreamSplitter(BASE, 0)
+    splitter.feed(pack([b"MULTI"]) + pack([b"INCR", b"a"]), 0)
+    assert splitter.next_piece(MUCH, MUCH) is not None
+    splitter.feed(pack([b"DISCARD"]), 0)
+    with pytest.raises(DecodeError, match="DISCARD"):
+        splitter.next_piece(MUCH, MUCH)
+
+
+# ------------------------------------------------------------------------------------------- databases of the target
+
+
+def refusals(piece: Piece) -> list[tuple[str, int, bytes]]:
+    """Commands, databases and keys that a piece left out as dead letters."""
+    return [(each.command, each.db, each.key) for each in piece.refusals]
+
+
+@pytest.mark.parametrize("settings", [{"databases": 16}, {"lacking": frozenset({20, 16})}], ids=["count", "set"])
+def test_commands_in_a_database_that_is_not_there_are_refused(settings: dict[str, Any]) -> None:
+    """Neither they nor the SELECT go on, in any letter case; what is the same in every database does."""
+    (piece,) = split(
+        [b"select", b"20"], [b"SET", b"k", b"x"], [b"DEL", b"a", b"b"], [b"FLUSHDB"], [b"FLUSHALL"], [b"PUBLISH", b"c", b"m"],
+        [b"EVAL", b"return 1", b"0"], [b"SWAPDB", b"1", b"2"], [b"SELECT", b"3"], [b"SET", b"k", b"y"],
+        **settings,
+    )  # fmt: skip
+    assert piece.data == b"".join(
+        pack(each.split()) for each in (b"FLUSHALL", b"PUBLISH c m", b"SWAPDB 1 2", b"SELECT 3", b"SET k y")
+    )
+    assert refusals(piece) == [("SET", 20, b"k"), ("DEL", 20, b"a"), ("FLUSHDB", 20, b""), ("EVAL", 20, b"")]
+    assert (piece.refused, piece.filtered, piece.db) == (4, 1, 3)
+    assert piece.databases == {1, 2, 3}
+    assert piece.refusals[0].offset == BASE + 1 + len(pack([b"SELECT", b"20"]))
+
+
+@pytest.mark.parametrize("swap", [b"swapdb 0 20", b"SWAPDB 20 0", b"SWAPDB 20 21"])
+def test_a_swap_with_a_database_that_is_not_there_is_refused(swap: bytes) -> None:
+    """It alone is; what follows is in the database that was selected before."""
+    (piece,) = split([b"SET", b"a", b"1"], swap.split(), [b"SET", b"b", b"2"], databases=16)
+    assert piece.data == pack([b"SET", b"a", b"1"]) + pack([b"SET", b"b", b"2"])
+    assert refusals(piece) == [("SWAPDB", 0, b"")]
+    assert not piece.swaps
+
+
+def test_a_stream_that_begins_in_a_database_that_is_not_there() -> None:
+    """As one that continues behind a checkpoint in it does."""
+    (piece,) = split([b"SET", b"a", b"1"], [b"SELECT", b"0"], [b"SET", b"b", b"2"], db=20, databases=16)
+    assert piece.data == pack([b"SELECT", b"0"]) + pack([b"SET", b"b", b"2"])
+    assert refusals(piece) == [("SET", 20, b"a")]
+
+
+def test_refusals_are_bounded_and_counted() -> None:
+    """A million of them are not held."""
+    (piece,) = split(*[[b"SET", b"k", b"v"]] * 5000, db=20, databases=16)
+    assert (piece.refused, len(piece.refusals)) == (5000, 256)
+
+
+@pytest.mark.parametrize("framed", [False, True])
+def test_a_piece_may_end_before_a_refused_command(framed: bool) -> None:  # noqa: FBT001
+    """What stands before it, or before the transaction that it is in, goes alone."""
+    middle = [[b"SELECT", b"20"], [b"SET", b"k", b"x"]]
+    if framed:
+        middle = [[b"MULTI"], [b"SET", b"q", b"1"], *middle, [b"EXEC"]]
+    pieces = split([b"SET", b"a", b"1"], *middle, [b"SELECT", b"0"], [b"SET", b"b", b"1"], databases=16, stops=True)
+    assert not pieces[0].refusals
+    assert pieces[0].data == pack([b"SET", b"a", b"1"])
+    assert pieces[0].boundary
+    assert refusals(pieces[1]) == [("SET", 20, b"k")]
+    large = split(
+        [b"SET", b"a", b"1"], [b"SELECT", b"20"], [b"SET", b"k", b"x" * 900], databases=16, stops=True, piece_bytes=256
+    )
+    assert not large[0].refusals
+    assert large[1].refusals
+
+
+def test_a_large_command_in_a_database_that_is_not_there() -> None:
+    """No part of it goes on."""
+    pieces = split([b"SET", b"k", b"v" * 4000], [b"SELECT", b"0"], db=20, databases=16, piece_bytes=256)
+    assert b"".join(piece.data for piece in pieces) == pack([b"SELECT", b"0"])
+    assert [each for piece in pieces for each in refusals(piece)] == [("SET", 20, b"k")]
+    assert sum(piece.refused for piece in pieces) == 1
+    assert not any(piece.part for piece in pieces)
+
+
+# ------------------------------------------------------------------------------------------------------ names of ours
+
+OURS = b"portd:checkpoint:"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        b"SET portd:checkpoint:default:lease x",
+        b"HSET portd:checkpoint:a b c",
+        b"DEL portd:checkpoint:a portd:checkpoint:a:lease",
+        b"PEXPIRE portd:checkpoint:a 5000",
+        b"XGROUP CREATE portd:checkpoint:a g $",
+        b"RENAME portd:checkpoint:a portd:checkpoint:b",
+        b"EVAL script 1 portd:checkpoint:a argument",
+        b"MSETEX 1 portd:checkpoint:a v EX 5",
+        b"BITOP AND portd:checkpoint:a portd:checkpoint:b",
+        b"X.UNKNOWN portd:checkpoint:a",
+    ],
+)
+@pytest.mark.parametrize("step", [1, 50, 10_000])
+def test_commands_on_our_names_are_filtered(command: bytes, step: int) -> None:
+    """Whatever the command is, and wherever its bytes are cut; its neighbours go on."""
+    one = pack([b"SET", b"portd", b"1"])
+    data = one + pack(command.split()) + one + pack([b"SET", b"k", b"portd:checkpoint:a"])
+    follower = Follower(StreamSplitter(BASE, 0, own=OURS))
+    for at in range(0, len(data), step):
+        follower.feed(data[at : at + step])
+    assert follower.outcome.data == one + one + pack([b"SET", b"k", b"portd:checkpoint:a"])
+    assert follower.outcome.filtered == 1
+    assert follower.splitter.statistics()["own"] == 1
+
+
+@pytest.mark.parametrize("db", [0, 7])
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        (b"DEL a portd:checkpoint:a b", b"UNLINK a b"),
+        (b"unlink portd:checkpoint:a b", b"UNLINK b"),
+        (b"MSET a 1 portd:checkpoint:a 2 b 3", b"MSET a 1 b 3"),
+        (b"MSETNX portd:checkpoint:a portd:checkpoint:b b 3", b"MSETNX b 3"),
+    ],
+)
+def test_our_names_among_others_are_left_out(command: bytes, wanted: bytes, db: int) -> None:
+    """Where a command does the same to each of its keys; in any database, for SWAPDB and MOVE carry keys over."""
+    (piece,) = split(command.split(), db=db, own=OURS, unlink=True)
+    assert piece.data == pack(wanted.split())
+    assert (piece.replies, piece.own, piece.filtered, piece.refused) == (1, 1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        b"RENAME a portd:checkpoint:a",
+        b"RENAME portd:checkpoint:a a",
+        b"COPY a portd:checkpoint:a",
+        b"SUNIONSTORE a b portd:checkpoint:a",
+        b"SORT a BY nosort STORE portd:checkpoint:a",
+        b"GEORADIUS a 1 2 3 m STOREDIST portd:checkpoint:a",
+        b"ZUNIONSTORE a 2 b portd:checkpoint:a",
+        b"EVAL script 2 a portd:checkpoint:a",
+        b"BITOP NOT a portd:checkpoint:a",
+        b"LMOVE portd:checkpoint:a b LEFT LEFT",
+        b"JSON.MSET a $ 1 portd:checkpoint:a $ 1",
+    ],
+)
+def test_commands_that_mix_our_names_with_others_are_refused(command: bytes) -> None:
+    """What they would do to the other key cannot be told from the stream: a dead letter, not silence."""
+    (piece,) = split(command.split(), own=OURS)
+    assert (piece.data, piece.refused) == (b"", 1)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        b"SET a portd:checkpoint:a",
+        b"HSET a portd:checkpoint:a 1",
+        b"EVAL portd:checkpoint:a 1 a portd:checkpoint:b",
+        b"MSET a portd:checkpoint:a",
+        b"SADD a portd:checkpoint:a",
+        b"SET portd:checkpoint 1",
+        b"SET xportd:checkpoint:a 1",
+        b"ZUNIONSTORE a 1 b portd:checkpoint:a",
+        b"PUBLISH portd:checkpoint:a x",
+    ],
+)
+def test_our_names_where_no_key_stands_are_anything(command: bytes) -> None:
+    """Values, members and channels go on byte for byte."""
+    (piece,) = split(command.split(), own=OURS)
+    assert (piece.data, piece.own) == (pack(command.split()), 0)
+
+
+@pytest.mark.parametrize("behind", [[], [[b"INCR", b"c"]]], ids=["last", "before others"])
+def test_our_names_in_a_transaction_that_is_read_twice(behind: list[list[bytes]]) -> None:
+    """A piece that goes back to before a transaction does not forget that our names stand in it."""
+    splitter = StreamSplitter(BASE, 0, own=OURS)
+    lease = [[b"INCR", b"b"], [b"SET", b"portd:checkpoint:a:lease", b"x"]]
+    splitter.feed(b"".join(pack(each) for each in ([b"INCR", b"a"], [b"MULTI"], *lease, *behind)), 0)
+    first, second = drain(splitter)
+    assert first.data == pack([b"INCR", b"a"])
+    assert second.data == b"".join(pack(each) for each in ([b"INCR", b"b"], *behind))
+    assert (first.own, second.own) == (0, 1)
+
+
+def test_a_large_command_on_a_name_of_ours_is_filtered() -> None:
+    """No part of it goes on."""
+    pieces = split([b"SET", b"portd:checkpoint:a", b"v" * 4000], [b"SET", b"k", b"v"], own=OURS, piece_bytes=256)
+    assert b"".join(piece.data for piece in pieces) == pack([b"SET", b"k", b"v"])
+    assert sum(piece.own for piece in pieces) == sum(piece.filtered for piece in pieces) == 1
+
+
+# -------------------------------------------------------------------------------------------------- what goes on at all
+
+
+def test_what_a_target_tells_decides() -> None:
+    """Module commands that it flags as writing pass, those that it does not are filtered and named."""
+    table = CommandTable({b"json.set": True, b"json.get": False, b"get": False, b"a.name-longer-than-16-bytes": True})
+    (piece,) = split(
+        [b"JSON.SET", b"k", b"$", b"1"], [b"json.get", b"k"], [b"NOT.THERE", b"k"], [b"GET", b"k"],
+        [b"A.Name-Longer-Than-16-Bytes", b"k"],
+        commands=table,
+    )  # fmt: skip
+    assert piece.data == (
+        pack([b"JSON.SET", b"k", b"$", b"1"])
+        + pack([b"NOT.THERE", b"k"])
+        + pack([b"A.Name-Longer-Than-16-Bytes", b"k"])
+    )
+    assert piece.names == {"JSON.GET", "GET"}
+    assert piece.filtered == 2
+
+
+def test_a_target_that_tells_nothing() -> None:
+    """The build's own lists decide; a name that is in none is a dead letter, for it could do anything."""
+    table = CommandTable({})
+    (piece,) = split([b"HSET", b"k", b"f", b"v"], [b"KEYS", b"*"], [b"NOT.KNOWN", b"k"], commands=table)
+    assert piece.data == pack([b"HSET", b"k", b"f", b"v"])
+    assert piece.names == {"KEYS"}
+    assert refusals(piece) == [("NOT.KNOWN", 0, b"k")]
+
+
+@pytest.mark.parametrize("name", [b"BLPOP", b"bzpopmin", b"XREADGROUP"])
+def test_commands_that_wait_are_refused(name: bytes) -> None:
+    """Servers send what they did, so that one in a stream was put there."""
+    (piece,) = split([name, b"k", b"0"])
+    assert (piece.data, piece.refused) == (b"", 1)
+
+
+def test_messages_may_be_left_out() -> None:
+    """PUBLISH goes on only where that is wanted."""
+    message = [b"PUBLISH", b"c", b"m"]
+    assert split(message)[0].data == pack(message)
+    assert split(message, commands=CommandTable(publish=False))[0].data == b""
+    assert split([b"spublish", *message[1:]], commands=CommandTable({b"publish": True}, publish=False))[0].data == b""
 
 
 TEXT = b"return redis.call('incr', KEYS[1])"

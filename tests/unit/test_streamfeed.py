@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
+from portd.kernel.commandtable import CommandTable
 from portd.model import StreamProgress
 from portd.resp import request
 from portd.spool import Spool
@@ -31,7 +33,10 @@ def feed_of(directory: Path | None, progress: StreamProgress | None = None) -> I
     spool = Spool(
         memory_bytes=16 * BUFFER_BYTES, directory=directory, max_disk_bytes=1 << 20, buffer_bytes=BUFFER_BYTES
     )
-    forms: StreamForms = {"pxat": True, "entries_read": True, "unlink": True}
+    forms: StreamForms = {
+        "pxat": True, "entries_read": True, "unlink": True,
+        "commands": CommandTable(), "databases": 0, "own": b"", "stops": False,
+    }  # fmt: skip
     try:
         yield spool, StreamFeed(spool, progress or StreamProgress(), index=0, offset=OFFSET, db=0, forms=forms)
     finally:
@@ -139,3 +144,45 @@ async def test_counts_what_comes_again_once() -> None:
                 counts.append(piece.replies)
                 assert progress.commands_read == 300
             assert sum(counts) == 280
+
+
+async def test_what_is_not_handed_out_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest byte counts: in the spool, in a command that is not whole, and again after a rewind; 0 only for none."""
+    now = 100.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    with feed_of(None) as (spool, feed):
+        assert feed.waiting_since == 0
+        receive(spool, COMMANDS[0])
+        assert feed.waiting_since == 100
+        assert ready(feed) == COMMANDS[0]
+        assert feed.waiting_since == 0
+        now = 101.0
+        receive(spool, COMMANDS[1] + COMMANDS[2][:30])
+        assert ready(feed) == COMMANDS[1]
+        assert feed.waiting_since == 101  # the beginning of a command, though the applier has nothing to do
+        now = 102.0
+        receive(spool, COMMANDS[2][30:60])
+        assert ready(feed) == b""
+        assert feed.waiting_since == 101
+        receive(spool, COMMANDS[2][60:])
+        assert ready(feed) == COMMANDS[2]
+        assert feed.waiting_since == 0
+        feed.rewind(OFFSET, 0)
+        assert feed.waiting_since == 100
+
+
+async def test_what_is_on_disk_waits_too(tmp_path: Path) -> None:
+    """Bytes that are not in memory are not there at once, and have not gone either."""
+    begun = time.time()
+    with feed_of(tmp_path) as (spool, feed):
+        for command in COMMANDS:
+            await wait_for(lambda: not spool.full)
+            receive(spool, command)
+        taken = ready(feed)
+        assert spool.cursor < spool.written, "all of it was in memory"
+        assert begun <= feed.waiting_since <= time.time()
+        while len(taken) < sum(map(len, COMMANDS)):
+            piece = await feed.next_piece(MUCH, MUCH)
+            assert piece is not None
+            taken += piece.data + ready(feed)
+        assert feed.waiting_since == 0

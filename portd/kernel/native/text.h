@@ -50,6 +50,19 @@ static inline int portd_utf8(const unsigned char *p, size_t n) {
     return 1;
 }
 
+/* Nonzero where a control character of C1 (U+0080 to U+009F) begins, which terminals obey. */
+static inline int portd_c1(const unsigned char *p, size_t n) { return p[0] == 0xC2 && n > 1 && p[1] < 0xA0; }
+
+/* Nonzero when UTF-8 holds a control character beside tabs and ends of lines. */
+static inline int portd_has_control(const unsigned char *p, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = p[i];
+        if (c == 0x7F || portd_c1(p + i, n - i)) return 1;
+        if (c < 0x20 && c != '\t' && c != '\n' && !(c == '\r' && n - i > 1 && p[i + 1] == '\n')) return 1;
+    }
+    return 0;
+}
+
 static const char portd_hex[] = "0123456789abcdef";
 
 /* Escapes into out, or only counts when out is NULL; returns the size. */
@@ -61,7 +74,8 @@ static inline size_t portd_json_escape(char *out, const unsigned char *p, size_t
         if (letter) {
             if (out) out[size] = '\\', out[size + 1] = letter;
             size += 2;
-        } else if (c < 0x20) {
+        } else if (c < 0x20 || c == 0x7F || portd_c1(p + i, n - i)) {
+            if (c == 0xC2) c = p[++i];
             if (out) {
                 memcpy(out + size, "\\u00", 4);
                 out[size + 4] = portd_hex[c >> 4];

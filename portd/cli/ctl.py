@@ -1,0 +1,62 @@
+"""`portd ctl`: a word to a sync that runs, through its control socket."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from portd.config import DEFAULT_LINK, control_name
+
+EPILOG = "Exit codes: 0 done, 1 the sync refused, 64 usage, 69 nobody listens there, 77 we may not ask."
+RUNTIME = Path("/run/portd")  # of the unit: RuntimeDirectory=portd
+COMMANDS = ("accept",)
+
+
+def ctl(
+    command: Annotated[str, typer.Argument(metavar="COMMAND", help=f"One of {', '.join(COMMANDS)}.")],
+    socket: Annotated[
+        Path | None,
+        typer.Option("--socket", metavar="PATH", help="The sync's control_socket.", show_default=False),
+    ] = None,
+    link: Annotated[
+        str,
+        typer.Option(
+            "--link",
+            metavar="TEXT",
+            help="Name of the sync, when its socket is where systemd puts it: $RUNTIME_DIRECTORY or /run/portd.",
+        ),
+    ] = DEFAULT_LINK,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")] = False,
+) -> None:
+    """Tell a running sync something: accept lets a held full sync go on.
+
+    Example: portd ctl accept --socket /run/portd/portd-default.sock
+    """
+    from portd.controlsocket import ask  # noqa: PLC0415 - not wanted by the other commands' help
+
+    if command not in COMMANDS:
+        raise typer.BadParameter(f"there is no command {command!r}; there is {', '.join(COMMANDS)}")
+    path = socket or Path(os.environ.get("RUNTIME_DIRECTORY", str(RUNTIME)).split(":")[0]) / control_name(link)
+    try:
+        answer = ask(path, command)
+    except PermissionError:
+        typer.echo(f"portd: {path} may not be opened\nHINT: ask as the user that runs the sync, or as root", err=True)
+        raise typer.Exit(os.EX_NOPERM) from None
+    except OSError as error:
+        typer.echo(
+            f"portd: no sync answers at {path}: {error.strerror or error}\n"
+            "HINT: give its control_socket with --socket; a sync that has none was started without",
+            err=True,
+        )
+        raise typer.Exit(os.EX_UNAVAILABLE) from None
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    elif answer["ok"]:
+        typer.echo(answer.get("text", "done"))
+    else:
+        typer.echo(f"portd: {answer.get('error', 'refused')}\nHINT: {answer.get('hint', '')}", err=True)
+    raise typer.Exit(0 if answer["ok"] else 1)

@@ -1,0 +1,178 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
+"""What is known of commands by their names, for one target.
+
+Only what writes goes on. What the target's own COMMAND flags as ``write`` does, modules included; what it has without
+that flag does not; what it does not have it refuses by itself. Where COMMAND is not known, the lists of this unit decide,
+and a name that is in none of them is refused. A command that the target may know in another form only has a kind of its
+own, whether COMMAND lists it or not: see ``forms.pyx``. What becomes of commands that need more than that is decided in
+``decide.pyx``.
+
+Flags and key positions: src/commands/*.json of Valkey and Redis, server.c:redisCommandTable before 7.0.
+"""
+
+cimport cython
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stdint cimport uint8_t, uint64_t
+
+from portd.kernel.dialect cimport Dialect
+from portd.kernel.edit cimport (
+    BLOCKING, DEL, DISCARD, DROP, EVAL, EVALSHA, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES,
+    MULTI, PEXPIRE, PEXPIREAT, PSETEX, PUBLISH, REPLCONF, RESTORE, RESTORE_ASKING, SCRIPT, SELECT, SET, SETEX, STRANGE, SWAPDB,
+    XGROUP,
+)
+from portd.kernel.forms cimport Forms
+from portd.kernel.keypositions cimport (
+    K_ALL, K_COUNTED, K_COUNTED_PAIRS, K_DATABASE, K_FIRST, K_FROM_SECOND, K_NONE, K_PAIRS, K_SCRIPT, K_SECOND, K_SORT,
+    K_STORE, K_TRIPLES, K_TWO,
+)
+from portd.kernel.resp cimport SLACK, load_word
+
+
+# Commands that are treated alike whatever a target says of them.
+cdef dict KINDS = {
+    # noise of primaries, of cluster nodes and of hosted servers
+    DROP: b"PING ASKING OPINFO",
+    # what concerns the source's own topology or settings, in streams of cluster nodes that move slots; and what would turn our connection into one that does not answer commands in order
+    FILTERED: b"TRIMSLOTS CLUSTER DEBUG MIGRATE CONFIG ACL"
+    b" PSYNC SYNC REPLICAOF SLAVEOF MONITOR SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE"
+    b" QUIT RESET HELLO AUTH CLIENT SHUTDOWN FAILOVER WATCH UNWATCH READONLY READWRITE",
+    # they wait for data; servers send what such a command did (BRPOPLPUSH is an exception of sources before 6.0)
+    BLOCKING: b"BLPOP BRPOP BLMOVE BLMPOP BZPOPMIN BZPOPMAX BZMPOP XREADGROUP",
+    MULTI: b"MULTI",
+    EXEC: b"EXEC",
+    DISCARD: b"DISCARD",
+    SELECT: b"SELECT",
+    SWAPDB: b"SWAPDB",
+    MOVES: b"RENAME RENAMENX COPY MOVE",
+    FLUSHES: b"FLUSHALL FLUSHDB",
+    REPLCONF: b"REPLCONF",
+    PUBLISH: b"PUBLISH SPUBLISH",
+    DEL: b"DEL",
+    # write without being flagged so; so do the last ones here, of which PFCOUNT keeps in the value what it has counted
+    EVAL: b"EVAL",
+    EVALSHA: b"EVALSHA",
+    SCRIPT: b"SCRIPT",
+    FUNCTION: b"FUNCTION",
+    XGROUP: b"XGROUP",
+    SET: b"SET",
+    SETEX: b"SETEX",
+    PSETEX: b"PSETEX",
+    GETEX: b"GETEX",
+    EXPIRE: b"EXPIRE",
+    PEXPIRE: b"PEXPIRE",
+    HEXPIRE: b"HEXPIRE",
+    HPEXPIRE: b"HPEXPIRE",
+    EXPIREAT: b"EXPIREAT",
+    PEXPIREAT: b"PEXPIREAT",
+    RESTORE: b"RESTORE",
+    RESTORE_ASKING: b"RESTORE-ASKING",
+    FORWARD: b"FCALL PFCOUNT",
+}
+
+# What writes, whether the target tells it or not.
+cdef bytes WRITES = (
+    b"APPEND BITFIELD BITOP BRPOPLPUSH DECR DECRBY DELIFEQ DELEX GEOADD GEORADIUS GEORADIUSBYMEMBER"
+    b" GEOSEARCHSTORE GETDEL GETSET HDEL HEXPIREAT HGETDEL HGETEX HINCRBY HINCRBYFLOAT HMSET HPERSIST HPEXPIREAT HSET HSETEX"
+    b" HSETNX INCR INCRBY INCRBYFLOAT LINSERT LMOVE LMPOP LPOP LPUSH LPUSHX LREM LSET LTRIM MSET MSETEX MSETNX PERSIST"
+    b" PFADD PFDEBUG PFMERGE RPOP RPOPLPUSH RPUSH RPUSHX SADD SDIFFSTORE SETBIT SETNX SETRANGE SINTERSTORE SMOVE SORT"
+    b" SPOP SREM SUNIONSTORE UNLINK XACK XACKDEL XADD XAUTOCLAIM XCFGSET XCLAIM XDEL XDELEX XIDMPRECORD XSETID XTRIM ZADD"
+    b" ZDIFFSTORE ZINCRBY ZINTERSTORE ZMPOP ZPOPMAX ZPOPMIN ZRANGESTORE ZREM ZREMRANGEBYLEX ZREMRANGEBYRANK"
+    b" ZREMRANGEBYSCORE ZUNIONSTORE VADD VREM VSETATTR ARSET ARMSET ARDEL ARINSERT"
+)
+
+# What does not write, of servers that do not tell.
+cdef bytes OTHERS = (
+    b"BGREWRITEAOF BGSAVE BITCOUNT BITFIELD_RO BITPOS CLUSTERSCAN COMMAND COMMANDLOG DBSIZE DIGEST DUMP ECHO EVALSHA_RO"
+    b" EVAL_RO EXISTS EXPIRETIME FCALL_RO GEODIST GEOHASH GEOPOS GEORADIUSBYMEMBER_RO GEORADIUS_RO GEOSEARCH GET GETBIT"
+    b" GETRANGE HEXISTS HEXPIRETIME HGET HGETALL HKEYS HLEN HMGET HOST: HPEXPIRETIME HPTTL HRANDFIELD HSCAN HSTRLEN"
+    b" HTTL HVALS INFO KEYS LASTSAVE LATENCY LCS LINDEX LLEN LOLWUT LPOS LRANGE MEMORY MGET MODULE OBJECT PEXPIRETIME"
+    b" PFSELFTEST POST PTTL PUBSUB RANDOMKEY ROLE SAVE SCAN SCARD SDIFF SINTER SINTERCARD SISMEMBER SLOWLOG SMEMBERS"
+    b" SMISMEMBER SORT_RO SRANDMEMBER SSCAN STRALGO STRLEN SUBSTR SUNION TIME TOUCH TTL TYPE WAIT WAITAOF XINFO XLEN"
+    b" XPENDING XRANGE XREAD XREVRANGE ZCARD ZCOUNT ZDIFF ZINTER ZINTERCARD ZLEXCOUNT ZMSCORE ZRANDMEMBER ZRANGE"
+    b" ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREVRANGE ZREVRANGEBYLEX ZREVRANGEBYSCORE ZREVRANK ZSCAN ZSCORE ZUNION"
+)
+
+cdef dict KEYS = {
+    K_NONE: b"FLUSHALL SWAPDB PUBLISH SPUBLISH FUNCTION MULTI EXEC DISCARD SELECT",
+    K_DATABASE: b"FLUSHDB",
+    K_ALL: b"DEL UNLINK SDIFFSTORE SINTERSTORE SUNIONSTORE PFMERGE PFCOUNT",
+    K_PAIRS: b"MSET MSETNX",
+    K_TWO: b"RENAME RENAMENX COPY SMOVE LMOVE RPOPLPUSH BRPOPLPUSH ZRANGESTORE GEOSEARCHSTORE",
+    K_SECOND: b"XGROUP",
+    K_FROM_SECOND: b"BITOP",
+    K_STORE: b"ZUNIONSTORE ZINTERSTORE ZDIFFSTORE",
+    K_SCRIPT: b"EVAL EVALSHA FCALL",
+    K_COUNTED: b"LMPOP ZMPOP",
+    K_COUNTED_PAIRS: b"MSETEX",
+    K_SORT: b"SORT GEORADIUS GEORADIUSBYMEMBER",
+    K_TRIPLES: b"JSON.MSET",
+}
+
+
+cdef Forms ALL_KNOWN = Forms((), True, False)
+
+
+@cython.final
+cdef class CommandTable:
+    def __cinit__(self, flags=None, *, bint publish=True, Forms forms=None, Dialect dialect=None):
+        cdef dict found = {}
+        self.forms = ALL_KNOWN if forms is None else forms
+        self.dialect = dialect
+        for kind, words in ((FILTERED, OTHERS), (FORWARD, WRITES)):
+            found.update(dict.fromkeys((<bytes> words).split(), kind))
+        for name, writes in (flags or {}).items():
+            if len(name) <= MAX_NAME:
+                found[name.upper()] = FORWARD if writes else FILTERED
+        for kind, words in KINDS.items():
+            found.update(dict.fromkeys((<bytes> words).split(), kind))
+        if not publish:
+            found.update(dict.fromkeys((<bytes> KINDS[PUBLISH]).split(), DROP))
+        found.update(self.forms.kinds(dialect is not None))
+        self.strict = flags is not None and not flags
+        self.names.other.kind = STRANGE if self.strict else FORWARD
+        for words in KEYS.values():
+            for name in (<bytes> words).split():
+                found.setdefault(name, self.names.other.kind)
+        self._build(found)
+
+    def __dealloc__(self):
+        PyMem_Free(self.names.rows)
+
+    cdef int _build(self, dict found) except -1:
+        cdef bytes name, padded
+        cdef const uint8_t* text
+        cdef uint64_t low, high, at
+        cdef Row* row
+        self.names.mask = 1
+        while self.names.mask < <uint64_t> (4 * len(found)):
+            self.names.mask *= 2
+        self.names.rows = <Row*> PyMem_Calloc(self.names.mask, sizeof(Row))
+        if self.names.rows == NULL:
+            raise MemoryError
+        self.names.mask -= 1
+        keys = {name: kind for kind, words in KEYS.items() for name in (<bytes> words).split()}
+        for name, kind in found.items():
+            padded = name + bytes(SLACK)
+            text = padded
+            low, high = load_word(text, len(name)), 0
+            if len(name) > 8:
+                high = load_word(text + 8, len(name) - 8) if len(name) <= 16 else digest_behind(text, len(name))
+            at = place_of(low, high, len(name)) & self.names.mask
+            while self.names.rows[at].size:
+                at = (at + 1) & self.names.mask
+            row = &self.names.rows[at]
+            row.low = low
+            row.high = high
+            row.size = len(name)
+            row.kind = kind
+            row.keys = keys.get(name, K_FIRST)
+        return 0
+
+    cdef Py_ssize_t owned(self) noexcept:
+        """Bytes allocated."""
+        return <Py_ssize_t> ((self.names.mask + 1) * sizeof(Row))
+
+    def decide(self, bytes name not None):
+        cdef bytes padded = name + bytes(SLACK)
+        kind = look_up(&self.names, padded, len(name)).kind
+        return "filtered" if kind in (FILTERED, DROP) else "refused" if kind in (BLOCKING, STRANGE) else "passed"

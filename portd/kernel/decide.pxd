@@ -1,0 +1,64 @@
+# cython: language_level=3
+"""What a command becomes, and what must be known for that; the methods are in ``decide.pyx``."""
+
+from libc.stdint cimport int64_t
+
+from portd.kernel.edit cimport Editor
+from portd.kernel.keypositions cimport Ours
+from portd.kernel.leftout cimport Exclusions
+from portd.kernel.scan cimport CommandScanner
+
+
+cdef enum Reason:  # why a command is refused
+    LACKS
+    NAMES_OURS
+    WAITS
+    UNKNOWN
+
+
+cdef struct Tally:  # what is known behind the last command consumed; copied to go back to an earlier one
+    int64_t db
+    bint in_transaction
+    bint lacking  # the target does not have that database
+    bint swaps
+    bint getack
+    bint moves
+    bint overdue
+    int64_t postponed
+    int64_t lost  # expiry times of hash fields
+    int64_t commands  # of the source, without MULTI and EXEC
+    int64_t filtered
+    int64_t excluded
+    int64_t refused
+    int64_t own  # that named keys of ours
+    int64_t transactions  # EXECs
+
+
+cdef class Decider(CommandScanner):
+    cdef Editor editor
+    cdef Tally tally
+    cdef bint postpones
+    cdef bint entries_read  # the target knows it
+    cdef bint unlink  # the target knows it, and lets us
+    cdef bint marked  # a transaction was opened in this piece
+    cdef Exclusions excluded
+    cdef int64_t databases  # of the target; 0: not known
+    cdef frozenset lacking  # those it does not have beside
+    cdef Reason reason  # why the command at the head is refused
+    # names that are ours alone: none begins in the stream between the head and offset ``ours_at``; there one does if found
+    cdef bytes own
+    cdef Ours ours
+    cdef int64_t ours_at
+    cdef bint ours_found
+    cdef int64_t selected  # database that the SELECT or SWAPDB at the head names
+    cdef int64_t swapped  # the other one of that SWAPDB
+
+    cdef int _kind_at_head(self, bint large) noexcept
+    cdef int _refuse(self, Reason reason) noexcept
+    cdef bint _lacks(self, int64_t db) noexcept
+    cdef bint _may_name_ours(self, Py_ssize_t end) noexcept
+    cdef int _decide_ours(self, int kind, int keys, bint large) noexcept
+    cdef int _decide(self, int kind, bint large) noexcept
+    cdef int _decide_swap(self, bint large) noexcept
+    cdef int _decide_by_first(self, int kind, bint large) noexcept
+    cdef bint _sets_expiry(self) noexcept

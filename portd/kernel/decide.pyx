@@ -1,0 +1,203 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
+"""What becomes of the command at the head of the window: its kind, by its name first, then by its arguments.
+
+Only what writes goes on, as ``commandtable`` says. What cannot be written to the target, such as a command in a database
+that it lacks, is refused: left out and named. So is what names keys that are ours alone, whatever else it names; where
+all its keys are ours it is filtered, and ``DEL`` and ``MSET`` lose those. What is left of all that may be given another form.
+"""
+
+from libc.stdint cimport INT32_MAX, int64_t, uint8_t
+from libc.string cimport memcmp
+
+from portd.kernel.arguments cimport expires_before, restores_before, restores_relative, sets_expiry, tells_entries_read
+from portd.kernel.commandtable cimport Row, look_up
+from portd.kernel.edit cimport (
+    BLOCKING, DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES, FORWARD, FUNCTION, FUNCTION_RESTORE,
+    GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, OWN, PEXPIRE, PEXPIREAT, PSETEX, PUBLISH, REFUSED, REPLCONF, RESTORE,
+    RESTORE_ASKING, SCRIPT, SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP,
+)
+from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, FORM
+from portd.kernel.keypositions cimport K_FIRST, K_NONE, K_PAIRS, K_SECOND, O_ALL, O_NONE, owned
+from portd.kernel.piecebuffer cimport LATE_DISCARD, MORE, NO_DATABASE, NOT_A_DATABASE, SELECT_EXCLUDED, PieceBuffer
+from portd.kernel.resp cimport NEVER_MS, argument_behind, is_word, read_number
+from portd.kernel.scan cimport CommandScanner
+
+
+cdef extern from "string.h" nogil:
+    void* memmem(const void* haystack, size_t size, const void* needle, size_t length)
+
+
+cdef const char* HELLO = "__sentinel__:hello"
+
+
+cdef class Decider(CommandScanner):
+    """What is known of the target and of the stream before the head; base of the splitter."""
+
+    cdef int _kind_at_head(self, bint large) noexcept:
+        """The kind as which the scanned command is passed on, or ``-BAD``, or ``-MORE`` when it is large."""
+        cdef PieceBuffer buffer = self.buffer
+        cdef const uint8_t* name = buffer.window + buffer.cut.head + self.scan.name
+        cdef const Row* row = look_up(&self.table.names, name, self.scan.name_size)
+        cdef int kind = row.kind
+        if kind != FORWARD:
+            kind = self._decide(kind, large)
+            if kind in (MULTI, EXEC, DISCARD) or kind < 0:
+                return kind
+        if self.excluded.count > 0 and self.excluded.has(buffer.base + buffer.cut.head + 1):
+            return -self._bad_command(SELECT_EXCLUDED) if kind == SELECT else EXCLUDED
+        if DROP <= kind <= REFUSED or kind == SELECT or kind == SCRIPT:
+            return kind
+        if self.tally.db < 0:
+            return -self._bad_command(NO_DATABASE)
+        if row.keys == K_NONE:
+            return kind
+        if self.tally.lacking:
+            return self._refuse(LACKS)
+        if self.ours.size and self._may_name_ours(buffer.tail if large else buffer.cut.head + self.scan.next):
+            return self._decide_ours(kind, row.keys, large)
+        return kind
+
+    cdef int _refuse(self, Reason reason) noexcept:
+        self.reason = reason
+        return REFUSED
+
+    cdef bint _lacks(self, int64_t db) noexcept:
+        """The target does not have this database, as far as is known."""
+        return 0 < self.databases <= db or (len(self.lacking) > 0 and db in self.lacking)
+
+    cdef bint _may_name_ours(self, Py_ssize_t end) noexcept:
+        """Whether the prefix of our names stands in the window between the head and *end*. Each byte is searched once."""
+        cdef PieceBuffer buffer = self.buffer
+        cdef int64_t begin
+        cdef const uint8_t* found
+        if self.ours_at < buffer.base + buffer.cut.head:
+            self.ours_at = buffer.base + buffer.cut.head
+            self.ours_found = False
+        while self.ours_at + self.ours.size <= buffer.base + end:
+            if self.ours_found:
+                return True
+            begin = self.ours_at - buffer.base
+            found = <const uint8_t*> memmem(
+                buffer.window + begin, buffer.tail - begin, self.ours.prefix, self.ours.size
+            )
+            self.ours_found = found != NULL
+            self.ours_at = buffer.base + (found - buffer.window if found != NULL else buffer.tail - self.ours.size + 1)
+        return False
+
+    cdef int _decide_ours(self, int kind, int keys, bint large) noexcept:
+        """What becomes of a command in which our prefix stands; see ``_kind_at_head``."""
+        cdef const uint8_t* name = self.buffer.window + self.buffer.cut.head + self.scan.name
+        cdef const uint8_t* end = self.buffer.window + self.buffer.tail
+        cdef int found = owned(self._arguments(), end, keys, self.scan.argc, &self.ours)
+        if found == O_NONE:
+            return kind
+        if found == O_ALL and (not large or keys == K_FIRST or keys == K_SECOND):
+            return OWN
+        if large:
+            return self._refuse(NAMES_OURS)
+        if keys == K_PAIRS or is_word(name, self.scan.name_size, "DEL") or is_word(name, self.scan.name_size, "UNLINK"):
+            return SPARED
+        return self._refuse(NAMES_OURS)
+
+    cdef int _decide(self, int kind, bint large) noexcept:
+        """What a command from the table becomes; see ``_kind_at_head``."""
+        cdef int64_t argc = self.scan.argc
+        cdef bint edited
+        if kind >= FORM:
+            self.tally.moves |= kind == F_COPY
+            self.tally.swaps |= kind == F_FLUSHALL or kind == F_FLUSHDB
+            return kind
+        if kind == DEL:
+            return DEL if self.unlink else FORWARD
+        if DROP <= kind <= FILTERED or EVAL <= kind <= SCRIPT:
+            return kind
+        if kind == BLOCKING or kind == STRANGE:
+            return self._refuse(WAITS if kind == BLOCKING else UNKNOWN)
+        if kind in (MULTI, EXEC, DISCARD):
+            if argc != 1 or large or (kind == MULTI) == self.tally.in_transaction:
+                return FILTERED  # replicas pass it over, too
+            return kind if kind != DISCARD or self.marked else -self._bad_command(LATE_DISCARD)
+        if kind in (SELECT, REPLCONF, PUBLISH, FUNCTION):
+            return self._decide_by_first(kind, large)
+        if kind == SWAPDB:
+            return self._decide_swap(large)
+        if kind == MOVES:
+            self.tally.moves = True
+            return FORWARD
+        if kind == FLUSHES:
+            self.tally.swaps = True
+            return FORWARD
+        if kind == SET:
+            return SET if argc > 3 and (large or self._sets_expiry()) else FORWARD
+        if kind == EXPIREAT or kind == PEXPIREAT:
+            if argc > 3 and not large and not self.editor.conditions:
+                return kind
+            if not self.postpones or argc < 3 or large:
+                return FORWARD
+            edited = argc > 3 or expires_before(self._arguments(), self.editor.horizon_ms, 1000 if kind == EXPIREAT else 1)
+            return kind if edited else FORWARD
+        if kind in (SETEX, PSETEX, GETEX):
+            return kind if argc == 4 else FORWARD
+        if kind in (EXPIRE, PEXPIRE, HEXPIRE, HPEXPIRE):
+            return kind if argc >= 3 else FORWARD
+        if kind == XGROUP:
+            if self.entries_read or not 7 <= argc <= 8:
+                return FORWARD
+            return XGROUP if large or tells_entries_read(self._arguments(), argc) else FORWARD
+        if kind == RESTORE or kind == RESTORE_ASKING:
+            if argc < 4:
+                return FORWARD
+            if kind != RESTORE or large or self.editor.dialect is not None and not self.editor.dialect.absttl:
+                return kind
+            if restores_relative(self._arguments(), argc):
+                return kind
+            return kind if self.postpones and restores_before(self._arguments(), self.editor.horizon_ms) else FORWARD
+        return kind
+
+    cdef int _decide_swap(self, bint large) noexcept:
+        """The same for SWAPDB. One that is malformed goes on: the target refuses it."""
+        cdef const uint8_t* text
+        cdef Py_ssize_t size = 0
+        self.selected = self.swapped = -1
+        if large or self.scan.argc != 3:
+            return SWAPDB
+        text = argument_behind(self._arguments(), &size)
+        if not read_number(text, size, NEVER_MS, &self.selected):
+            self.selected = -1
+        text = argument_behind(text + size + 2, &size)
+        if not read_number(text, size, NEVER_MS, &self.swapped):
+            self.selected = -1
+        if self.selected >= 0 and (self._lacks(self.selected) or self._lacks(self.swapped)):
+            return self._refuse(LACKS)
+        return SWAPDB
+
+    cdef int _decide_by_first(self, int kind, bint large) noexcept:
+        """The same for commands whose first argument tells."""
+        cdef const uint8_t* first = NULL
+        cdef Py_ssize_t size = -1
+        cdef int64_t db = -1
+        if self.scan.argc > 1 and not self._first_argument(&first, &size):
+            return -MORE
+        if kind == SELECT:
+            if large or self.scan.argc != 2 or size < 0 or not read_number(first, size, NEVER_MS, &db) or not 0 <= db <= INT32_MAX:
+                return -self._bad_command(NOT_A_DATABASE)
+            self.selected = db
+            return SELECT
+        if kind == REPLCONF:
+            self.tally.getack |= size >= 0 and is_word(first, size, "GETACK")
+            return DROP
+        if kind == PUBLISH:
+            return DROP if size == 18 and memcmp(first, HELLO, 18) == 0 else FORWARD
+        if size < 0:
+            return FILTERED
+        if is_word(first, size, "LOAD"):
+            return FUNCTION if self.scan.argc == 3 else FORWARD
+        if is_word(first, size, "RESTORE"):
+            return FUNCTION_RESTORE if self.scan.argc > 2 else FORWARD
+        if is_word(first, size, "DELETE") or is_word(first, size, "FLUSH"):
+            return FORWARD
+        return FILTERED
+
+    cdef inline bint _sets_expiry(self) noexcept:
+        """Whether a whole SET carries an expiry that the target must not be given as it is."""
+        return sets_expiry(self._arguments(), self.scan.argc, self.editor.pxat, self.postpones, self.editor.horizon_ms)

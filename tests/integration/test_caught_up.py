@@ -1,0 +1,88 @@
+"""What "caught up" means: nothing that the source had written a moment ago is missing in the target."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.compare import assert_equal
+from tests.datasets import fill_strings
+from tests.process import Portd
+from tests.proxy import Proxy
+from tests.servers import wait_for
+
+if TYPE_CHECKING:
+    from tests.servers import Server
+
+pytestmark = pytest.mark.timeout(180)
+VALUE = b"x" * 10_000
+BEHIND = 12 << 20  # written to the source while the snapshot is on its way
+SMALL = {"memory_budget": "9MiB", "max_target_bytes_per_second": "8MiB"}
+
+
+def write_behind(source: Server, size: int = BEHIND) -> int:
+    """Writes a stream of *size* bytes; returns the source's offset behind it."""
+    pipe = source.client().pipeline(transaction=False)
+    for number in range(size // len(VALUE)):
+        pipe.set(f"behind:{number}", VALUE)
+        if number % 100 == 99:
+            pipe.execute()
+    pipe.execute()
+    return int(source.info("replication")["master_repl_offset"])
+
+
+def caught_up_offsets(log: str) -> list[int]:
+    """The offsets at which the log says so, in order."""
+    return [int(found) for found in re.findall(r'event="caught up" offset=(\d+)', log)]
+
+
+@pytest.mark.parametrize("options", [{}, {"spool_dir": "off"}], ids=["disk", "memory"])
+def test_it_is_said_when_everything_is_applied(options: dict[str, object], source: Server, target: Server) -> None:
+    """What the source wrote during the snapshot waits on disk, or in the source: with all of that applied it is said."""
+    fill_strings(source, 40_000, 1000)
+    with Portd(source, target, stop_after="caught-up", **SMALL, **options) as portd:
+        portd.until(lambda status: status["phase"] == "snapshot")
+        end = write_behind(source)
+        assert portd.wait() == os.EX_OK, portd.log()
+        (said,) = caught_up_offsets(portd.log())
+        assert said >= end, portd.log()
+    assert_equal(source, target)
+
+
+async def test_what_the_source_has_not_sent_is_asked_for(source: Server, target: Server) -> None:
+    """All that came over a narrow network is applied at once, and megabytes wait in the source: not caught up."""
+    fill_strings(source, 20_000, 1000)
+    async with Proxy(source.port) as proxy:
+        proxy.to_client.bytes_per_second = 4 << 20
+        with Portd(proxy.url, target, stop_after="caught-up") as portd:
+            await wait_for(lambda: proxy.to_client.forwarded > 1 << 20)
+            proxy.to_client.stall()  # inside of the snapshot: what is written now comes behind it
+            end = await asyncio.to_thread(write_behind, source)
+            proxy.to_client.flow()
+            proxy.to_client.bytes_per_second = 4 << 20
+            assert await asyncio.to_thread(portd.wait) == os.EX_OK, portd.log()
+            (said,) = caught_up_offsets(portd.log())
+            assert said >= end, portd.log()
+    assert_equal(source, target)
+
+
+async def test_it_is_said_again_when_the_source_comes_back(source: Server, target: Server) -> None:
+    """A sync whose link broke streams again only when it has what the source wrote meanwhile."""
+    async with Proxy(source.port) as proxy:
+        with Portd(proxy.url, target) as portd:
+            await asyncio.to_thread(portd.until, lambda status: status["phase"] == "streaming")
+            proxy.refuse()
+            proxy.cut()
+            end = await asyncio.to_thread(write_behind, source, 3 << 20)
+            proxy.to_client.bytes_per_second = 1 << 20
+            await proxy.start()
+            status = await asyncio.to_thread(portd.until, lambda status: status["phase"] == "streaming")
+            assert status["stream"]["applied_offset"] >= end
+            first, second = caught_up_offsets(portd.log())
+            assert first < end <= second
+            assert await asyncio.to_thread(portd.terminate) == os.EX_OK, portd.log()
+    assert_equal(source, target)

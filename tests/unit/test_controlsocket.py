@@ -1,0 +1,153 @@
+"""The control socket: one line of JSON each way, for the owner only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import stat
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from portd.config import Settings
+from portd.controlsocket import CLIENTS, LINE_BYTES, PATH_BYTES, ControlSocket, Refusal, ask
+from portd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+
+def echo(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Answers with what it was asked."""
+    return {"said": dict(arguments)}
+
+
+def refuse(_: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Never does."""
+    raise Refusal("not now", "later")
+
+
+@asynccontextmanager
+async def listening(path: Path) -> AsyncIterator[ControlSocket]:
+    """A control socket with two commands."""
+    control = ControlSocket(path, {"echo": echo, "refuse": refuse})
+    await control.start()
+    try:
+        yield control
+    finally:
+        control.close()
+
+
+async def raw(path: Path, line: bytes) -> dict[str, Any]:
+    """The answer to a line."""
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(line)
+    answer: dict[str, Any] = json.loads(await reader.readline())
+    assert await reader.read() == b""  # one answer, and the end
+    writer.close()
+    return answer
+
+
+async def test_a_question_is_answered(tmp_path: Path) -> None:
+    """Commands get their arguments, and an error comes with what to do."""
+    path = tmp_path / "socket"
+    async with listening(path):
+        assert await asyncio.to_thread(ask, path, "echo", {"a": 1}) == {"ok": True, "said": {"a": 1}}
+        assert await asyncio.to_thread(ask, path, "refuse") == {"ok": False, "error": "not now", "hint": "later"}
+        answer = await asyncio.to_thread(ask, path, "other")
+        assert not answer["ok"]
+        assert "echo, refuse" in answer["hint"]
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("line", [b"\n", b"hello\n", b"[]\n", b'"a"\n', b"{}\n", b'{"command": 1}\n', b"\xff\xfe\n"])
+async def test_what_is_no_question_is_refused(tmp_path: Path, line: bytes) -> None:
+    """Whatever comes, there is an answer, and the socket goes on."""
+    path = tmp_path / "socket"
+    async with listening(path):
+        assert not (await raw(path, line))["ok"]
+        assert not (await raw(path, b'{"command": "echo", "arguments": []}\n'))["ok"]
+        assert (await raw(path, b'{"command": "echo"}\n'))["ok"]
+
+
+async def test_a_line_without_end_is_dropped(tmp_path: Path) -> None:
+    """Nobody makes us hold more than a line."""
+    path = tmp_path / "socket"
+    async with listening(path):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(b"x" * (3 * LINE_BYTES))
+        with suppress(ConnectionError):  # it was closed with bytes of ours unread
+            assert await reader.read() == b""
+        writer.close()
+        assert (await raw(path, b'{"command": "echo"}\n'))["ok"]
+
+
+async def test_clients_are_few_at_a_time(tmp_path: Path) -> None:
+    """Who opens many connections is told to try again."""
+    path = tmp_path / "socket"
+    async with listening(path):
+        idle = [await asyncio.open_unix_connection(str(path)) for _ in range(CLIENTS)]
+        answer = await raw(path, b'{"command": "echo"}\n')
+        assert "too many" in answer["error"]
+        for _, writer in idle:
+            writer.close()
+
+
+async def test_only_the_owner_may_open_it(tmp_path: Path) -> None:
+    """Mode 0600, whatever the umask is."""
+    before = os.umask(0)
+    try:
+        async with listening(tmp_path / "socket"):
+            assert stat.S_IMODE((tmp_path / "socket").stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+async def test_what_is_in_the_way(tmp_path: Path) -> None:
+    """The socket of a killed process is replaced; a file, a socket in use, and a path that is too long are not."""
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    async with listening(path):
+        assert (await raw(path, b'{"command": "echo"}\n'))["ok"]
+        with pytest.raises(ConfigError, match="another process listens"):
+            await ControlSocket(path, {}).start()
+        assert (await raw(path, b'{"command": "echo"}\n'))["ok"]
+    path.write_text("precious")
+    with pytest.raises(ConfigError, match="no socket"):
+        await ControlSocket(path, {}).start()
+    assert path.read_text() == "precious"
+    with pytest.raises(ConfigError, match="longer than"):
+        await ControlSocket(tmp_path / ("x" * PATH_BYTES), {}).start()
+    with pytest.raises(ConfigError, match="cannot be made"):
+        await ControlSocket(tmp_path / "missing" / "socket", {}).start()
+
+
+async def test_the_socket_of_a_successor_stays(tmp_path: Path) -> None:
+    """A sync that ends removes its own socket only."""
+    path = tmp_path / "socket"
+    async with listening(path):
+        path.unlink()
+        successor = ControlSocket(path, {"echo": echo})
+        await successor.start()
+    assert (await raw(path, b'{"command": "echo"}\n'))["ok"]
+    successor.close()
+    assert not path.exists()
+
+
+def test_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where systemd gives a directory, there; where it is set, there; else nowhere."""
+
+    def path(**more: Any) -> Path | None:
+        return Settings(source="redis://a", target="redis://b", link="eu", **more).control_path()
+
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    assert path() is None
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/portd:/run/other")
+    assert path() == Path("/run/portd/portd-eu.sock")
+    assert path(control_socket="off") is None
+    assert path(control_socket=Path("/tmp/here")) == Path("/tmp/here")
