@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from portd.errors import TargetError
 from portd.log import get_logger
 from portd.resp import request
 from portd.target.connection import text_of
@@ -15,10 +16,11 @@ from portd.target.control import control
 from portd.target.replies import Verdict, classify, code_of, fatal, presentable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from portd.endpoint import Endpoint
     from portd.target.connection import Connection
+    from portd.target.group import Culprit
 
 _log = get_logger("target")
 
@@ -102,3 +104,17 @@ class Databases:
                     self._there.add(db)
         self._missing |= missing
         return frozenset(missing)
+
+
+def check_select(culprits: Mapping[int, Culprit], refused: Mapping[int, str]) -> None:
+    """Commands behind a SELECT that was left out would land in another database.
+
+    Raises:
+        TargetError: one was refused.
+    """
+    for number, culprit in culprits.items():
+        if culprit.command == "SELECT":
+            raise TargetError(
+                f"the target refuses a SELECT of the stream: {presentable(refused[number])}",
+                hint="give it as many databases as the source has, and let portd's user select them (+select)",
+            )

@@ -1,4 +1,4 @@
-"""How a stream is applied, and what can be seen of it."""
+"""How the stream is applied, and what an applier holds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from portd.target.connection import ConnectionOptions
 from portd.target.limiter import Limiter
+from portd.target.scriptbook import ScriptBook
+from portd.target.scripts import Scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +31,7 @@ class ApplierOptions:
         connection: how connections are made.
         beside: what writes the lease anew where it is cleared away.
         others: further keys of ours, whose owners write them again.
+        scripts: what is known of the source's scripts.
     """
 
     epoch: Epoch
@@ -40,6 +43,7 @@ class ApplierOptions:
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
     beside: Callable[[], list[bytes]] | None = None
     others: tuple[str, ...] = ()
+    scripts: Scripts = field(default_factory=lambda: Scripts(ScriptBook()))
 
     def restated(self) -> list[bytes]:
         """What writes our keys beside the checkpoint anew."""
