@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from portd.choices import Existing, OnRefusal
-from portd.config import DEFAULT_LINK
 from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input
@@ -25,8 +24,9 @@ from portd.pipeline import ByteBudget
 from portd.resp import request
 from portd.session import first_cause, note_own
 from portd.snapshotcopy import stream_database
-from portd.target.applier import Applier, ApplierOptions
-from portd.target.checkpoint import Checkpoint, guard, make_room, write_checkpoint
+from portd.target.applier import Applier
+from portd.target.applying import ApplierOptions
+from portd.target.checkpoint import Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter, read_keys
 from portd.target.epoch import Epoch, write_once
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 log = get_logger("restore")
 
-LINK: Final = "restore"  # name of the checkpoint while commands are applied; it is deleted at the end
+LINK: Final = "restore+"  # before a link's name: no sync has a link of such a name
 UNKNOWN_REPLID: Final = "0" * 40  # of commands whose history nobody knows
 TURN_SECONDS: Final = 0.001  # decoding longer than this without a pause would keep replies waiting
 
@@ -82,7 +82,7 @@ class Restore(OfflineService):
             stop=settings.on_refusal is OnRefusal.STOP,
             redact=settings.redact_keys,
         )
-        self._link = LINK if settings.link == DEFAULT_LINK else f"{LINK}-{settings.link}"
+        self._link = LINK + settings.link
         self._checkpoint_key = settings.checkpoint_key + self._link
         self._epoch = Epoch.of(self._checkpoint_key)  # until the link is taken
         self._eviction: Eviction | None = None
@@ -149,11 +149,12 @@ class Restore(OfflineService):
                     keeper.cancel()
             finally:
                 lease.close()
-                await lease.release(forget=True)
+                await lease.release(forget=True, keys=[key])
 
     async def _restore(self, source: Input, data: memoryview, capabilities: Capabilities, *, is_snapshot: bool) -> None:
         """Restores the files; the link is ours."""
         settings, key, prefix = self._settings, self._checkpoint_key, self._settings.checkpoint_key
+        await self._forget_another()
         await guard(self._target, capabilities, key, prefix, settings.existing.value)
         if settings.existing is Existing.FLUSH:
             await make_room(self._target, key, self._epoch, self._connection, prefix)
@@ -179,6 +180,13 @@ class Restore(OfflineService):
                 FileFeed([str(self._follow)], self.progress.stream, forms, offset=position.offset, db=self._db),
                 position,
             )
+
+    async def _forget_another(self) -> None:
+        """Deletes the checkpoint of a restore that was killed: nobody goes on from there, and what it wrote is not ours."""
+        key = self._checkpoint_key
+        if await read_checkpoint(self._target, key) is not None:
+            log.warning("a restore was cut off before: what the target holds may be a part of its file", checkpoint=key)
+            await write_once(self._target, self._connection, self._epoch, request("DEL", key), what="the checkpoint")
 
     # -- the snapshot
 
@@ -336,7 +344,6 @@ class Restore(OfflineService):
         finally:
             feed.close()
         end = applier.checkpoint.position.offset
-        await write_once(self._target, connection, epoch, request("DEL", key), what="the checkpoint")
         stream = progress.stream
         log.info(
             "commands applied", commands=stream.commands_applied, filtered=stream.commands_filtered,
