@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +15,8 @@ from tests.compare import assert_equal
 from tests.datasets import fill_strings
 from tests.process import Portd
 from tests.proxy import Proxy
-from tests.servers import wait_for
+from tests.servers import wait_for, wait_for_sync
+from tests.wire import Wire
 
 if TYPE_CHECKING:
     from tests.servers import Server
@@ -85,4 +88,25 @@ async def test_it_is_said_again_when_the_source_comes_back(source: Server, targe
             first, second = caught_up_offsets(portd.log())
             assert first < end <= second
             assert await asyncio.to_thread(portd.terminate) == os.EX_OK, portd.log()
+    assert_equal(source, target)
+
+
+def test_a_source_that_tells_nothing(source: Server, target: Server) -> None:
+    """Where the source may not be asked, what was received counts, on disk too; the log says what is not known."""
+    fill_strings(source, 20_000, 1000)
+    with Wire(source) as wire:
+        wire.call("ACL", "SETUSER", "reader", "on", ">secret", "+ping", "+replconf", "+psync")
+    url = f"redis://reader:secret@127.0.0.1:{source.port}"
+    with Portd(url, target, stop_after="caught-up", **SMALL) as portd:
+        portd.until(lambda status: status["phase"] == "snapshot")
+        target.signal(signal.SIGSTOP)  # the snapshot does not end before all of the stream has come
+        end = write_behind(source)
+        status = portd.until(lambda status: status["source"]["bytes_received"] > 20_000 * 1000 + end)
+        received_at = time.time() - status["source"]["last_received_seconds_ago"]
+        wait_for_sync(lambda: time.time() > received_at + 1.5)  # by then it is not what came a moment ago
+        target.signal(signal.SIGCONT)
+        assert portd.wait() == os.EX_OK, portd.log()
+        (said,) = caught_up_offsets(portd.log())
+        assert said >= end, portd.log()
+        assert "source_offset=unknown" in portd.log()
     assert_equal(source, target)
