@@ -87,7 +87,7 @@ def test_running_process_has_no_secret_in_words_or_environment() -> None:
         silent.settimeout(60)
         port = silent.getsockname()[1]
         words = ["--source", f"redis://joe@127.0.0.1:{port}", "--target", f"redis://:hush2@localhost:{port}"]
-        process = start("sync", *words, "--http", "off", PORTD_SPOOL="off")
+        process = start("sync", *words, "--http", "off", PORTD_SOURCE_PASSWORD="hush1")
         try:
             with silent.accept()[0] as connection:  # it has its settings by now
                 assert b"hush2" in connection.recv(1000)
