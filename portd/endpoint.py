@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
 DEFAULT_PORT = 6379
-SECRET_BYTES = 64 * 1024  # read of a file that holds one
 PLAIN_SECONDS = 1.0  # a TLS handshake that takes longer makes us look whether the port speaks without TLS
 TLS_HINT = "check the certificate authority, the certificate's names and validity; a plain port needs redis://"
 _TLS_LOSSES = (
@@ -35,6 +34,7 @@ _TLS_LOSSES = (
     ssl.SSLSyscallError,
     ssl.SSLWantReadError,
 )  # it went away meanwhile
+SECRET_BYTES = 64 * 1024  # read of a file that holds one
 KEEPALIVE_IDLE_SECONDS = 15  # quiet time before the kernel probes the peer
 KEEPALIVE_INTERVAL_SECONDS = 5  # between probes
 KEEPALIVE_PROBES = 3  # unanswered probes that end the connection
@@ -363,6 +363,8 @@ def _unusable(path: Path | None, what: str, error: OSError) -> ConfigError:
 def _tune(transport: asyncio.Transport) -> None:
     """Sends small writes at once, and lets the kernel notice a peer that vanished."""
     sock = transport.get_extra_info("socket")
+    if sock is None:
+        raise ConnectionResetError("it closed the connection at once")
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)

@@ -25,7 +25,8 @@ from portd.resync import NotingSink, Resync
 from portd.scheduling import bulk_work
 from portd.snapshotcopy import SnapshotCopy, stream_database
 from portd.streamfeed import StreamFeed
-from portd.target.applier import Applier, ApplierOptions
+from portd.target.applier import Applier
+from portd.target.applying import ApplierOptions
 from portd.target.checkpoint import IMPORTS_SUFFIX, Checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions, Disconnected
 from portd.target.control import patiently

@@ -24,7 +24,8 @@ from portd.pipeline import ByteBudget
 from portd.resp import request
 from portd.session import first_cause, note_own
 from portd.snapshotcopy import stream_database
-from portd.target.applier import Applier, ApplierOptions
+from portd.target.applier import Applier
+from portd.target.applying import ApplierOptions
 from portd.target.checkpoint import Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter, read_keys

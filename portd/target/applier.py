@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
@@ -18,13 +18,14 @@ from portd.errors import DataLost, InternalError, LinkLost, PortdError, TargetBu
 from portd.log import get_logger
 from portd.resp import request
 from portd.target.account import Account, Unconfirmed, letter_of
+from portd.target.applying import ApplierOptions, ApplierStatistics
 from portd.target.checkpoint import Checkpoint, State
-from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
+from portd.target.connection import Connection, Disconnected, connect, text_of, while_connected
 from portd.target.databases import Databases
 from portd.target.epoch import FIELD, taken_over
 from portd.target.group import Frame, Group, PieceSource, frame
 from portd.target.groupsize import GroupSize
-from portd.target.limiter import LagWatch, Limiter
+from portd.target.limiter import LagWatch
 from portd.target.names import FilteredNames
 from portd.target.passing import Passage, Search
 from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
@@ -39,59 +40,11 @@ if TYPE_CHECKING:
     from portd.kernel.stream import Piece
     from portd.model import Progress
     from portd.target.deadletter import DeadLetters
-    from portd.target.epoch import Epoch
 
 _log = get_logger("target")
 
 NAME: Final = "applier"
 TRANSACTION_COMMANDS: Final = 4  # WATCH, HGET, MULTI and EXEC around a group
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApplierOptions:
-    """How the stream is applied.
-
-    Attributes:
-        epoch: what every transaction is fenced by, beside the checkpoint.
-        max_bytes: a group takes no further piece at this size; the target executes it in one go. How large groups are
-            below that, `portd.target.groupsize` decides.
-        max_commands: nor at this many commands.
-        caught_up_seconds: bytes received up to that long ago may be missing, and the target has caught up all the same.
-        limiter: what is asked before a group is sent.
-        ages: the source hands the same bytes out differently later: a group that is refused for long is made again.
-        connection: how connections are made.
-        beside: what writes the lease anew where it is cleared away.
-        others: further keys of ours, whose owners write them again.
-    """
-
-    epoch: Epoch
-    max_bytes: int = 1024 * 1024
-    max_commands: int = 4096
-    caught_up_seconds: float = 1.0
-    limiter: Limiter = field(default_factory=Limiter)
-    ages: bool = False
-    connection: ConnectionOptions = field(default_factory=ConnectionOptions)
-    beside: Callable[[], list[bytes]] | None = None
-    others: tuple[str, ...] = ()
-
-    def restated(self) -> list[bytes]:
-        """What writes our keys beside the checkpoint anew."""
-        return [*(self.beside() if self.beside is not None else ()), self.epoch.stated()]
-
-
-@dataclass(frozen=True, slots=True)
-class ApplierStatistics:
-    """A moment of the applier.
-
-    Attributes:
-        in_flight_bytes: of the group whose EXEC is not answered.
-        growing_bytes: of the next one.
-        excluded: commands left out that the checkpoint does not cover yet.
-    """
-
-    in_flight_bytes: int
-    growing_bytes: int
-    excluded: int
 
 
 class Applier:
