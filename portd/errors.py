@@ -136,6 +136,13 @@ class TargetLost(TargetError):
     retriable = True
 
 
+class DataLost(TargetLost):
+    """The target answers, and does not have any more what was written to it."""
+
+    def __init__(self, message: str, *, hint: str = "the sync starts over; who flushed the target?") -> None:
+        super().__init__(message, hint=hint)
+
+
 class TargetBusy(TargetError):
     """The target refuses for now (``-OOM``, ``-LOADING``, ``-MISCONF`` and the like); the same bytes go again later.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from portd.backoff import Backoff
 from portd.choices import ExpiryGap, OnRefusal, StopAfter
-from portd.errors import ConfigError, Interrupted, LinkLost, LinkTaken, PortdError, TargetBusy, TargetError
+from portd.errors import ConfigError, DataLost, Interrupted, LinkLost, LinkTaken, PortdError, TargetBusy, TargetError
 from portd.gate import Gate, HeldBack, Stopped
 from portd.log import get_logger
 from portd.model import Phase
@@ -29,6 +29,7 @@ from portd.source.info import ask_keys, read_info
 from portd.source.link import Link, LinkOptions
 from portd.spool import Spool
 from portd.target import postponed
+from portd.target.capabilities import ALLKEYS, KEEP_KEYS
 from portd.target.checkpoint import State, guard, read_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
@@ -172,6 +173,8 @@ class Replication:
                 await self._wait_held(held)
                 backoff.reset()
             except PortdError as error:
+                if isinstance(error, DataLost) and (policy := self._evicting()):
+                    error.hint = f"a full sync starts over; perhaps the target evicted the key ({policy}): {KEEP_KEYS}"
                 if not error.retriable or (isinstance(error, LinkLost) and not self._progress.source.connects):
                     raise
                 self._progress.last_error = str(error)
@@ -213,6 +216,12 @@ class Replication:
                 f"stopped while the sync was held, before --stop-after {self._settings.stop_after.value}",
                 hint="see the log for what it waited for",
             )
+
+    def _evicting(self) -> str:
+        """The policy by which the target may have evicted a key of ours; "" when it has none."""
+        told = self._progress.target_info
+        policy = told.get("maxmemory_policy", "")
+        return policy if policy.startswith(ALLKEYS) and told.get("maxmemory") != "0" else ""
 
     async def _pause(self, seconds: float) -> None:
         """Sleeps, unless a stop comes first."""
@@ -257,6 +266,8 @@ class Replication:
             source_run_id=source.run_id or "",
         )
         postpones = await self._close_expiry_gap(capabilities)
+        if not self._imports:  # it evicts nothing in import mode
+            capabilities.warn_of_eviction()
         return Parts(
             settings=settings,
             plan=self._plan,

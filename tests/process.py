@@ -12,14 +12,12 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.servers import free_port, wait_for_sync
+from tests.servers import PATIENCE_SECONDS, free_port, wait_for_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.servers import Server
-
-PATIENCE_SECONDS = 60.0
 
 
 class Portd:
@@ -105,7 +103,7 @@ class Portd:
             OSError: it does not listen (yet).
         """
         request = urllib.request.Request(f"http://{self.http}/{page}", headers={"Accept": accept})
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response:
             text: str = response.read().decode()
             return text
 

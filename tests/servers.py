@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Setting = str | int | bool | list[str]
 
-START_SECONDS = 15.0  # from exec to the first PONG
+PATIENCE_SECONDS = 120.0  # until a wait is taken for one without an end; longer than anything takes on a busy machine
+START_SECONDS = PATIENCE_SECONDS  # from exec to the first PONG
 STOP_SECONDS = 15.0  # from SIGTERM to exit, then SIGKILL
 POLL_SECONDS = 0.005
 LOG_TAIL_LINES = 40
@@ -391,7 +392,7 @@ _FAST_SINCE_7: Mapping[str, Setting] = {
 
 async def wait_for(
     predicate: Callable[[], T | Awaitable[T]],
-    timeout: float = 10.0,  # noqa: ASYNC109 - the state dump needs to run after the last try
+    timeout: float = PATIENCE_SECONDS,  # noqa: ASYNC109 - the state dump needs to run after the last try
     dump: Callable[[], object] | None = None,
 ) -> T:
     """Waits until *predicate* is true and returns what it said.
@@ -412,7 +413,9 @@ async def wait_for(
         await asyncio.sleep(POLL_SECONDS)
 
 
-def wait_for_sync(predicate: Callable[[], T], timeout: float = 10.0, dump: Callable[[], object] | None = None) -> T:
+def wait_for_sync(
+    predicate: Callable[[], T], timeout: float = PATIENCE_SECONDS, dump: Callable[[], object] | None = None
+) -> T:
     """``wait_for`` for plain functions outside of an event loop."""
     deadline = time.monotonic() + timeout
     while True:

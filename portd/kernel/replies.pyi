@@ -57,6 +57,8 @@ class ReplyCounter:
     @property
     def notes(self) -> deque[Note]:
         """Errors, errors inside of arrays, and top-level nils, in order; the reader removes what it has seen."""
+    def take_notes(self, first: int, end: int) -> list[Note]:
+        """Removes the notes on replies before *end*; they are numbered from *first* on."""
     @property
     def values(self) -> dict[int, bytes | int | None]:
         """What was wanted, by reply number: an integer, a line or bulk string, an array's length, None for nil.

@@ -128,6 +128,17 @@ cdef class ReplyCounter:
             raise TargetError(f"the target does not speak RESP: {self.broken}", hint="check host and port of the target")
         return self.replies - before
 
+    def take_notes(self, int64_t first, int64_t end):
+        cdef list taken = []
+        cdef object notes = self.notes
+        while notes:
+            note = notes[0]
+            if note[0] >= end:
+                break
+            notes.popleft()
+            taken.append(note if first == 0 else tuple.__new__(Note, (note[0] - first, note[1], note[2])))
+        return taken
+
     def statistics(self):
         return {
             "owned_bytes": self.line_capacity + (len(self.value) if self.value is not None else 0),

@@ -157,10 +157,11 @@ def target_memory(source: Survey, target: Capabilities) -> list[Finding]:
         ]
     if evicts:
         return [
-            note(
+            (warning if target.evicts_any_key else note)(
                 "target.memory",
                 what,
-                "a target that evicts keys on its own can come to differ from the source",
+                "a target that evicts keys on its own can come to differ from the source"
+                + (", and may evict the checkpoint: the sync starts over then" if target.evicts_any_key else ""),
                 "CONFIG SET maxmemory-policy noeviction on the target while it is being synced",
             )
         ]

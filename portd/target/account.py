@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from portd.errors import TargetError
 from portd.model import Position
 from portd.target.checkpoint import LEASE_SUFFIX, new_epoch
 from portd.target.deadletter import UNSUPPORTED, Letter
@@ -19,7 +20,7 @@ from portd.target.postponed import Postponed
 from portd.target.replies import presentable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from portd.kernel.leftout import Refusal
     from portd.model import Progress
@@ -196,13 +197,30 @@ class Account:
                 reached.set_result(None)
         self._awaited = [(offset, reached) for offset, reached in self._awaited if not reached.done()]
 
-    def leave_out(self, offsets: Iterable[int], commands: int) -> None:
-        """Commands that can never be queued, and begin at *offsets*: notes to exclude them, and that they failed."""
-        for offset in offsets:
-            at = bisect_left(self.excluded, offset)
-            if at == len(self.excluded) or self.excluded[at] != offset:
-                self.excluded.insert(at, offset)
+    def leave_out(self, refused: list[tuple[Culprit, str]], commands: int) -> None:
+        """Commands that can never be queued: notes to exclude them, that they failed, and dead letters.
+
+        Args:
+            refused: they, in their order, with the replies.
+            commands: how many that makes in what was sent.
+
+        Raises:
+            TargetError: one is a SELECT: commands behind it would land in another database.
+            TargetRejected: the policy is to stop.
+        """
+        for culprit, text in refused:
+            if culprit.command == "SELECT":
+                raise TargetError(
+                    f"the target refuses a SELECT of the stream: {presentable(text)}",
+                    hint="give it as many databases as the source has, and let portd's user select them (+select)",
+                )
+        for culprit, _ in refused:
+            at = bisect_left(self.excluded, culprit.offset)
+            if at == len(self.excluded) or self.excluded[at] != culprit.offset:
+                self.excluded.insert(at, culprit.offset)
         self._progress.stream.commands_failed += commands
+        texts = {number: text for number, (_, text) in enumerate(refused)}
+        self.keep(texts, lambda numbers: [refused[number][0] for number in numbers])
 
     def keep(self, refused: Mapping[int, str], find: Callable[[list[int]], list[Culprit]]) -> None:
         """Dead letters: `bury` writes them, while the target is at work.

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
-from portd.errors import InternalError, LinkLost, PortdError, TargetBusy, TargetError, TargetLost
+from portd.errors import DataLost, InternalError, LinkLost, PortdError, TargetBusy, TargetError, TargetLost
 from portd.log import get_logger
 from portd.resp import request
 from portd.target.account import Account, Unconfirmed, letter_of
@@ -23,7 +23,7 @@ from portd.target.checkpoint import Checkpoint, State
 from portd.target.connection import Connection, Disconnected, connect, text_of, while_connected
 from portd.target.databases import Databases
 from portd.target.epoch import FIELD, taken_over
-from portd.target.group import Culprit, Frame, Group, PieceSource, frame
+from portd.target.group import Frame, Group, PieceSource, frame
 from portd.target.groupsize import GroupSize
 from portd.target.limiter import LagWatch
 from portd.target.names import FilteredNames
@@ -34,7 +34,7 @@ from portd.target.transactions import CheckpointGuard, Transactions
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from portd.endpoint import Endpoint
     from portd.kernel.stream import Piece
@@ -183,7 +183,7 @@ class Applier:
         self._check_ready(text_of(fields) or text_of(stands))
         found = Checkpoint.parse(fields)
         if found is None:
-            raise TargetLost("the target lost its data: the checkpoint is gone", hint="a full sync starts over")
+            raise DataLost("the target lost its data: the checkpoint is gone")
         epoch.check(stands)
         return found
 
@@ -420,10 +420,9 @@ class Applier:
     def _leave_out(self, group: Group, refused: dict[int, str]) -> None:
         """Takes commands out of a group that can never be queued; all of them at once, however many they are."""
         numbers = sorted(refused)
-        culprits = dict(zip(numbers, group.locate(numbers), strict=True))
-        _check_select(culprits, refused)
-        self._account.leave_out((each.offset for each in culprits.values()), group.leave_out(numbers))
-        self._account.keep(refused, lambda wanted: [culprits[number] for number in wanted])
+        culprits = group.locate(numbers)
+        texts = [refused[number] for number in numbers]
+        self._account.leave_out(list(zip(culprits, texts, strict=True)), group.leave_out(numbers))
 
     async def _pass_on(self, transactions: Transactions, group: Group) -> bool:
         """Passes a transaction on that cannot be held; False when the source ended inside of it.
@@ -517,11 +516,7 @@ class Applier:
         if passage.trouble:
             self._check_ready(passage.trouble)
         if refused := passage.take_refused():
-            culprits = {number: culprit for number, (culprit, _) in enumerate(refused)}
-            texts = {number: text for number, (_, text) in enumerate(refused)}
-            _check_select(culprits, texts)
-            self._account.leave_out((each.offset for each in culprits.values()), len(refused))
-            self._account.keep(texts, lambda wanted: [culprits[number] for number in wanted])
+            self._account.leave_out(refused, len(refused))
             await self._account.bury()
 
     # -- waiting and accounting
@@ -546,17 +541,3 @@ class Applier:
             self._source.rewind(done.position.offset, done.db)
         self._watch.look(caught_up=self.caught_up.is_set())
         self._source.release(done.position.offset)
-
-
-def _check_select(culprits: Mapping[int, Culprit], refused: Mapping[int, str]) -> None:
-    """Commands behind a SELECT that was left out would land in another database.
-
-    Raises:
-        TargetError: one was refused.
-    """
-    for number, culprit in culprits.items():
-        if culprit.command == "SELECT":
-            raise TargetError(
-                f"the target refuses a SELECT of the stream: {presentable(refused[number])}",
-                hint="give it as many databases as the source has, and let portd's user select them (+select)",
-            )

@@ -9,9 +9,12 @@ from portd.errors import ConfigError, TargetRefused
 from portd.kernel.commandtable import CommandTable
 from portd.kernel.forms import Forms, lacking
 from portd.kernel.snapshot import Dialect
+from portd.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_log = get_logger("target")
 
 # Commands that a sync cannot do without, on the target: the least ACL.
 # The stream brings whatever the source's users write, so `+@write` or the like comes on top. `CLIENT SETNAME`, `ID` and
@@ -49,6 +52,8 @@ USEFUL_COMMANDS: Final = {
 EVICTING_COMMANDS: Final = ("client|list", "client|kill", "client|setname", "client|id")
 
 
+ALLKEYS: Final = "allkeys-"  # maxmemory-policies that take any key
+KEEP_KEYS: Final = "CONFIG SET maxmemory-policy noeviction on the target"
 OLDEST_REDIS: Final = (4, 0)  # HSET with several fields, UNLINK, scripts whose effects are replicated
 TRANSACTION_BYTES: Final = 64 * 1024  # of a snapshot, where it goes in transactions
 RESTORE_ROOM_BYTES: Final = 64 * 1024  # of an argument of RESTORE, for what stands around the value
@@ -146,6 +151,21 @@ class Capabilities:
     def chunk_bytes(self, wanted: int) -> int:
         """What is held whole of a value, so that the target takes it as one argument of RESTORE or of a command."""
         return min(wanted, self.proto_max_bulk_bytes - RESTORE_ROOM_BYTES)
+
+    @property
+    def evicts_any_key(self) -> bool:
+        """It deletes keys of its own choice when its memory is full, also ones without an expiry: a checkpoint, too."""
+        return self.maxmemory != 0 and self.maxmemory_policy.startswith(ALLKEYS)
+
+    def warn_of_eviction(self) -> None:
+        """Says at the start what may happen to what a sync rests on."""
+        if self.evicts_any_key:
+            _log.warning(
+                "the target may evict the checkpoint, as any key: the sync starts over then",
+                maxmemory=self.maxmemory,
+                maxmemory_policy=self.maxmemory_policy,
+                hint=KEEP_KEYS,
+            )
 
     @property
     def too_old(self) -> bool:

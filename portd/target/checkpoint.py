@@ -276,10 +276,12 @@ async def guard(
         foreign = await foreign_keys(client, prefix, key)
         if not foreign:
             return None
+    evicts = capabilities.evicts_any_key
     held = ", ".join(f"{count} keys in db {db}" for db, count in sorted(foreign.items()))
     raise TargetNotEmpty(
         f"the target {endpoint.display} is not empty ({held}) and has no checkpoint {key!r}",
-        hint="if source and target are the right way round, choose --existing replace, skip or flush",
+        hint="if source and target are the right way round, choose --existing replace, skip or flush"
+        + (f"; its policy {capabilities.maxmemory_policy} may have evicted a checkpoint" if evicts else ""),
     )
 
 

@@ -316,20 +316,12 @@ class Connection(asyncio.Protocol):
         counter, expected = self.counter, self._expected
         while expected and expected[0].end <= counter.replies:
             head = expected.popleft()
-            head.done(self._take_notes(head) if counter.notes else NO_NOTES)
+            head.done(counter.take_notes(head.first, head.end) if counter.notes else NO_NOTES)
         if not expected and counter.replies > self.sent_replies:
             for note in counter.notes:
                 if note.text and note.text.startswith(PROTOCOL_ERROR):
                     raise fatal(note.text)
             raise _no_resp("more replies than commands")
-
-    def _take_notes(self, head: Expected) -> Sequence[Note]:
-        notes = self.counter.notes
-        taken: list[Note] = []
-        while notes and notes[0].reply < head.end:
-            number, element, text = notes.popleft()
-            taken.append(Note(number - head.first, element, text))
-        return taken or NO_NOTES
 
     def _watch_silence(self) -> None:
         """Gives a connection up that owes something and does not move: keepalive does not notice a stalled peer."""

@@ -15,7 +15,7 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.errors import LinkTaken, TargetBusy, TargetError, TargetLost, TargetRefused
+from portd.errors import DataLost, LinkTaken, TargetBusy, TargetError, TargetRefused
 from portd.model import LinkState
 from portd.resp import request
 from portd.target.connection import connect, text_of, while_connected
@@ -114,10 +114,7 @@ class Epoch:
             return
         if value is not None and not self._epochs.are_ours(value):
             raise taken_over(self._epochs.link)
-        raise TargetLost(
-            "the target lost its data: the epoch that was written before is gone",
-            hint="the sync starts over; who flushed the target?",
-        )
+        raise DataLost("the target lost its data: the epoch that was written before is gone")
 
     def stated(self) -> bytes:
         """The command that writes it as it is."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from portd.errors import TargetError, TargetLost
+from portd.errors import DataLost, TargetError
 from portd.resp import request
 from portd.target.connection import Disconnected
 from portd.target.epoch import FIELD, taken_over
@@ -71,10 +71,7 @@ class CheckpointGuard:
         """
         writer, epoch = found
         if writer is None:
-            raise TargetLost(
-                "the target lost its data: the checkpoint is gone",
-                hint="a full sync starts over; who flushed the target?",
-            )
+            raise DataLost("the target lost its data: the checkpoint is gone")
         if writer != self._writer:
             raise taken_over()
         self._epoch.check(epoch)

@@ -41,7 +41,7 @@ def ends() -> Iterator[Ends]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("permissions", "strike", "action"),
     [

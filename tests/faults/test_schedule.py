@@ -15,7 +15,7 @@ SNAPSHOT = [kind for kind in KINDS if kind.full]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 async def test_faults_in_the_stream_lose_and_double_nothing() -> None:
     """Whatever breaks while the stream is followed, both ends are equal in the end."""
     world = World(random.Random("stream"), rate=500)
@@ -24,7 +24,7 @@ async def test_faults_in_the_stream_lose_and_double_nothing() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 async def test_faults_in_the_snapshot_lose_and_double_nothing() -> None:
     """Whatever breaks while a snapshot is copied, both ends are equal in the end."""
     world = World(random.Random("snapshot"), rate=500, replica=False)

@@ -177,7 +177,7 @@ class Letters(DeadLetters):
 
 
 @contextlib.asynccontextmanager
-async def running(sync: Sync, seconds: float = 30) -> AsyncIterator[Sync]:
+async def running(sync: Sync, seconds: float = 60) -> AsyncIterator[Sync]:
     """Runs the applier; at the end the stream is finished and everything must be applied and checkpointed."""
     await sync.begin()
     try:

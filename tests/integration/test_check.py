@@ -226,13 +226,17 @@ async def test_databases_of_the_target(source: Server, servers: ServerFactory) -
 
 
 async def test_memory_of_the_target(source: Server, servers: ServerFactory) -> None:
-    """A source that does not fit is an error; a policy that evicts is mentioned."""
+    """A source that does not fit is an error; a policy that takes the checkpoint is a warning, another one is mentioned."""
     fill_strings(source, 20_000, 200)
     report = await look(source, servers(maxmemory="4mb", maxmemory_policy="allkeys-lru"))
     found = one(report, "target.memory")
     assert (found.level, "evicted" in found.why) == (Level.ERROR, True)
     report = await look(source, servers(maxmemory="900mb", maxmemory_policy="allkeys-lru"))
-    assert one(report, "target.memory").level is Level.INFO
+    found = one(report, "target.memory")
+    assert (found.level, "evict the checkpoint" in found.why) == (Level.WARNING, True)
+    report = await look(source, servers(maxmemory="900mb", maxmemory_policy="volatile-lru"))
+    found = one(report, "target.memory")
+    assert (found.level, "checkpoint" in found.why) == (Level.INFO, False)
 
 
 async def test_settings_that_stall(servers: ServerFactory) -> None:

@@ -67,7 +67,7 @@ def test_follow_records_whole_commands(source: Server, target: Server, tmp_path:
                 client.incr("counter")
                 client.rpush("list", number)
             stream = file.with_name("dump.rdb.stream")
-            wait_for_sync(lambda: stream.read_bytes().count(b"INCR") + stream.read_bytes().count(b"incr") >= 100, 20)
+            wait_for_sync(lambda: stream.read_bytes().count(b"INCR") + stream.read_bytes().count(b"incr") >= 100)
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE_SECONDS) == os.EX_OK
         finally:
@@ -102,7 +102,7 @@ def test_a_source_that_dies_leaves_no_half_file(servers: ServerFactory, tmp_path
         words = command("dump", "--source", source.url, "--output", file)
         with subprocess.Popen(words, stderr=subprocess.DEVNULL, env=environment()) as process:
             try:
-                wait_for_sync(lambda: any(each.stat().st_size > 20_000 for each in tmp_path.iterdir()), 30)
+                wait_for_sync(lambda: any(each.stat().st_size > 20_000 for each in tmp_path.iterdir()))
                 if end == "signal":
                     process.send_signal(signal.SIGTERM)
                 else:

@@ -24,7 +24,7 @@ LONG_MS = 100_000
 CHECKPOINT = "portd:checkpoint:default"
 POSTPONING = [name for name in ("redis6.2", "redis7.0", "valkey8.0") if find(name)]
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(params=POSTPONING)

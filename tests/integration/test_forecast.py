@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_a_source_that_is_not_read_is_warned_of_in_time(binary: Binary, servers: ServerFactory) -> None:

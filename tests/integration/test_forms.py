@@ -248,7 +248,7 @@ def fill_and_restore(source: Server) -> None:
             assert first == again == b"OK"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_restore_in_the_stream_arrives_in_older_servers(newest: Server, older: Server) -> None:
     """The payload's version is the target's, and encodings that it does not know are written with commands."""
     with Portd(newest, older) as portd:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 FORMS = ("debug=1", "format=flame")
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 
 def copying(status: dict[str, dict[str, int]]) -> bool:

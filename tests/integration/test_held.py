@@ -99,12 +99,12 @@ def test_a_source_that_lost_its_data_is_held_while_it_is_followed(source: Server
         forks = source.client().info("stats")["total_forks"]
         looked = "total_connections_received"
         seen = source.client().info("stats")[looked]
-        wait_for_sync(lambda: source.client().info("stats")[looked] > seen + 1, timeout=30)
+        wait_for_sync(lambda: source.client().info("stats")[looked] > seen + 1)
         assert source.client().info("stats")["total_forks"] == forks
         source.kill()
         kept.rename(file)
         source.start()
-        portd.until(lambda status: status["phase"] == "streaming", timeout=90)
+        portd.until(lambda status: status["phase"] == "streaming")
         assert 'portd_held{reason="source-empty"} 0.0' in portd.get("metrics")
         assert portd.get("readyz")
         assert portd.terminate() == os.EX_OK
@@ -178,7 +178,7 @@ def test_a_history_that_came_back_is_continued(servers: ServerFactory) -> None:
         source.terminate()
         kept.rename(source.directory / "dump.rdb")
         source.start()
-        portd.until(lambda status: status["phase"] == "streaming", timeout=90)
+        portd.until(lambda status: status["phase"] == "streaming")
         portd.terminate()
     assert_equal(source, target)
 
@@ -276,9 +276,9 @@ def test_a_promoted_replica_is_not_held(servers: ServerFactory) -> None:
     second = servers(first.binary, repl_backlog_size="16kb")
     fill_strings(first, KEYS)
     second.client().replicaof("127.0.0.1", first.port)
-    wait_for_sync(lambda: second.client().info("replication")["master_link_status"] == "up", timeout=30)
+    wait_for_sync(lambda: second.client().info("replication")["master_link_status"] == "up")
     copy(first, target)
-    wait_for_sync(lambda: len(names(second)) == KEYS, timeout=30)
+    wait_for_sync(lambda: len(names(second)) == KEYS)
     second.client().replicaof("NO", "ONE")
     for number in range(100):
         second.client().set("more", b"x" * 2000)

@@ -117,7 +117,7 @@ def test_the_one_that_was_followed_may_come_back(source: Server, target: Server,
         kept.rename(file)
         source.start()
         quiet(source)
-        portd.until(lambda status: status["phase"] == "streaming", timeout=120)
+        portd.until(lambda status: status["phase"] == "streaming")
         assert portd.status()["held"] is None  # type: ignore[index]  # it listens
         portd.terminate()
     assert_equal(source, target)

@@ -87,7 +87,7 @@ one_mode = pytest.mark.parametrize("mode", ["plain"], indirect=True)  # for what
 
 
 @contextlib.asynccontextmanager
-async def running(load: Load, seconds: float = 30) -> AsyncIterator[Load]:
+async def running(load: Load, seconds: float = 60) -> AsyncIterator[Load]:
     """Runs the writers; at the end everything must be acknowledged and nothing held."""
     await stand(load.direct, load.epoch)
     try:

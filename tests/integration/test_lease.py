@@ -64,7 +64,7 @@ def test_takeover_inside_of_a_snapshot(source: Server, target: Server) -> None:
     with Portd(source, target) as first:
         first.until(lambda status: sum(lane["retries"] for lane in status["target"]["lanes"]) > 0)
         # A source that still sends to a frozen replica begins no other snapshot before its repl-timeout.
-        wait_for_sync(lambda: source.info("replication")["slave0"]["state"] == "online", 30)
+        wait_for_sync(lambda: source.info("replication")["slave0"]["state"] == "online")
         first.signal(signal.SIGSTOP)
         with Portd(source, target, takeover=True) as second:
             second.until(lambda status: status["phase"] in {"snapshot", "waiting"})
@@ -109,7 +109,7 @@ def test_a_frozen_instance_loses_its_lease(source: Server, target: Server) -> No
     with Portd(source, target) as first:
         streaming(first)
         first.signal(signal.SIGSTOP)
-        wait_for_sync(lambda: not target.client().exists(LEASE), 20)
+        wait_for_sync(lambda: not target.client().exists(LEASE))
         with Portd(source, target) as second:
             streaming(second)
             source.client().incr("counter")
@@ -131,7 +131,7 @@ def test_a_flush_through_the_stream_gives_no_lease_away(source: Server, target: 
             client.flushall() if command == "flushall" else client.swapdb(0, 1)
             client.incr("counter")
             portd.until_applied(source)
-            wait_for_sync(lambda: target.client().exists(LEASE), 10)
+            wait_for_sync(lambda: target.client().exists(LEASE))
             with Portd(source, target) as second:
                 assert second.wait() == os.EX_TEMPFAIL, second.log()
         portd.terminate()
@@ -166,8 +166,8 @@ def test_a_chain_of_links_with_one_name(servers: ServerFactory) -> None:
                     b.client().client_kill_filter(_id=each["id"])
             a.client().incr("counter")
             first.until_applied(a)
-            wait_for_sync(lambda: c.client().get("counter") == b"1", 20)
-            wait_for_sync(lambda: c.client().hget(LEASE, "pid") == str(second.process.pid).encode(), 20)
+            wait_for_sync(lambda: c.client().get("counter") == b"1")
+            wait_for_sync(lambda: c.client().hget(LEASE, "pid") == str(second.process.pid).encode())
             with Portd(b, c) as third:
                 assert third.wait() == os.EX_TEMPFAIL, third.log()
             assert first.alive

@@ -168,3 +168,25 @@ def test_what_is_not_there_is_told_apart(source: Server, target: Server) -> None
         ended(portd, os.EX_UNAVAILABLE, f"nobody listens at the source's address ({address})")
     with Portd(source, address) as portd:
         ended(portd, os.EX_UNAVAILABLE, f"the target {address} cannot be reached")
+
+
+def test_a_target_that_may_evict_the_checkpoint_is_named(source: Server, servers: ServerFactory) -> None:
+    """allkeys-*: a warning at the start, and the cause when the checkpoint is gone; not in import mode, which evicts nothing."""
+    target = servers(maxmemory="200mb", maxmemory_policy="allkeys-lru")
+    with Portd(source, target, expiry_gap="postpone") as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        assert "the target may evict the checkpoint" in portd.log()
+        for key in target.client().scan_iter("portd:checkpoint:*"):
+            target.client().delete(key)  # as an eviction does
+        source.client().set("a", "1")
+        portd.until(lambda status: sum(status["full_syncs"].values()) == 2)
+        assert "perhaps the target evicted the key (allkeys-lru): CONFIG SET maxmemory-policy noeviction" in portd.log()
+        portd.until_applied(source)
+        portd.terminate()
+    target.client().delete("portd:checkpoint:default")
+    with Portd(source, target) as portd:
+        ended(portd, os.EX_CONFIG, "is not empty", "its policy allkeys-lru may have evicted a checkpoint")
+    target.client().flushall()
+    with Portd(source, target, expiry_gap="import-mode") as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        assert "may evict" not in portd.log()

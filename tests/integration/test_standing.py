@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.conftest import ServerFactory
     from tests.servers import Server
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 def readyz(portd: Portd) -> tuple[int, str]:

@@ -66,7 +66,7 @@ async def twins(source: Server, target: Server, keys: int = 500) -> None:
     fill_every_encoding(source, big_bytes=20_000)
     fill_mixed(source, keys)
     target.replicate(source)
-    await wait_for(lambda: target.info("replication")["master_link_status"] == "up", 30)
+    await wait_for(lambda: target.info("replication")["master_link_status"] == "up")
     await wait_for(
         lambda: source.info("replication")["master_repl_offset"] == target.info("replication")["master_repl_offset"]
     )
@@ -193,7 +193,7 @@ async def test_no_false_difference_while_writes_go_on(source: Server, target: Se
     """A replica that follows is equal although no key stands still; what was planted there is found nevertheless."""
     fill_mixed(source, 3000)
     target.replicate(source)
-    await wait_for(lambda: target.info("replication")["master_link_status"] == "up", 30)
+    await wait_for(lambda: target.info("replication")["master_link_status"] == "up")
     client_of(target).config_set("replica-read-only", "no")
     client_of(target).set("planted", "x")
     stop = threading.Event()

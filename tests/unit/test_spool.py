@@ -82,7 +82,7 @@ class Writer:
 
 async def read(spool: Spool) -> Chunk:
     """The next chunk, which must come soon."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await spool.read()
 
 

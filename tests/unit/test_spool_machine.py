@@ -123,7 +123,7 @@ class SpoolMachine(RuleBasedStateMachine):
             for _ in range(times):
                 if self.cursor == len(self.model):
                     return
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     chunk = await self.spool.read()
                 assert chunk.start == self.cursor
                 assert len(chunk.data) > 0

@@ -127,8 +127,8 @@ def test_announced_sizes_allocate_nothing() -> None:
 def test_dribbled_commands_cost_linear_time() -> None:
     """A command of many arguments that comes byte by byte is scanned once, not once per byte."""
     command = pack([b"MULTI"]) + pack([b"DEL", *[b"k"] * 30_000])
-    began = time.perf_counter()
+    began = time.thread_time()
     pieces, error = outcome(command, 1)
     assert error is None
     assert pieces[-1].replies == 1
-    assert time.perf_counter() - began < 5.0
+    assert time.thread_time() - began < 5.0
