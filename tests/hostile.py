@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,6 +139,7 @@ class LyingServer:
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()  # of connections
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="lying server")
 
     @property
@@ -165,8 +166,16 @@ class LyingServer:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
         server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # transports that were given up are closed in the loop's next turns
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         real_reader, real_writer = await asyncio.open_connection("127.0.0.1", self._behind)
         try:
             while True:
