@@ -9,12 +9,15 @@ budget is split is in `portd.memory.plan`.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from portd import ENV_PREFIX
 from portd.choices import Existing, ExpiryGap, LogFormat, LogLevel, OnRefusal, Prune, StopAfter, VerifyMethod
 from portd.endpoint import Endpoint, Tls, read_secret
 from portd.errors import ConfigError
@@ -27,6 +30,8 @@ DEFAULT_LINK = "default"
 MIN_CHUNK_BYTES = 64 * KIB
 MAX_CHUNK_BYTES = 64 * MIB
 MAX_BUDGET_BYTES = 32 * MIB  # default ceiling of the budget; an explicit setting may go above
+# Variables that are not ours: what Kubernetes tells of a Service named portd, and what this project's tests read.
+_OTHERS = re.compile(ENV_PREFIX + r"(SERVICE_(HOST|PORT)|PORT(_[0-9]|$)|TESTS?_|FUZZ$)")
 REQUIRED: Any = dataclasses.MISSING
 
 
@@ -540,3 +545,21 @@ def load(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> 
     from portd.configload import load_settings  # noqa: PLC0415 - 10 MB that a running sync does not need
 
     return load_settings(flags or {}, config)
+
+
+def check_variables(environment: Mapping[str, str]) -> None:
+    """Refuses ``PORTD_*`` variables that nothing reads: probably misspelt, and a default would hold in silence.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    known = {f"{ENV_PREFIX}{name}".upper() for name in [*SETTINGS, "config"]}
+    unknown = sorted(
+        name for name in environment if name.startswith(ENV_PREFIX) and name not in known and not _OTHERS.match(name)
+    )
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        raise ConfigError(
+            f"{', '.join(unknown)} is set in the environment, which is not a setting",
+            hint=f"did you mean {near[0]}?" if near else "docs/configuration.md lists all settings; unset it",
+        )

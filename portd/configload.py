@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from portd import ENV_PREFIX
-from portd.config import SECRETS, SETTINGS, Settings
+from portd.config import SECRETS, SETTINGS, Settings, check_variables
 from portd.endpoint import read_secret
 from portd.errors import ConfigError
 from portd.text import hide_logins
@@ -80,6 +80,7 @@ def load_settings(flags: Mapping[str, Any], config: Path | None) -> Settings:
     Raises:
         ConfigError: all that is wrong, in one message that repeats no secret.
     """
+    check_variables(os.environ)
     token = _toml_values.set(read_toml(config) if config is not None else None)
     try:
         values = _model()(**dict(flags))
@@ -111,12 +112,6 @@ def read_toml(file: Path) -> dict[str, Any]:
         if name not in SETTINGS:
             raise ConfigError(f"the file {shown} sets {name}, which is not a setting", hint=_similar(name))
     return values
-
-
-def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """``PORTD_*`` variables that no setting reads: probably misspelt."""
-    known = {f"{ENV_PREFIX}{name}".upper() for name in [*SETTINGS, "config"]}
-    return sorted(name for name in environment if name.startswith(ENV_PREFIX) and name not in known)
 
 
 @cache

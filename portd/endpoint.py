@@ -10,7 +10,7 @@ import asyncio
 import socket
 import ssl
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from portd.errors import ConfigError
@@ -19,13 +19,21 @@ from portd.sentinel import DEFAULT_PORT as SENTINEL_PORT
 from portd.sentinel import Sentinels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Coroutine
     from pathlib import Path
     from urllib.parse import SplitResult
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
 DEFAULT_PORT = 6379
+PLAIN_SECONDS = 1.0  # a TLS handshake that takes longer makes us look whether the port speaks without TLS
+TLS_HINT = "check the certificate authority, the certificate's names and validity; a plain port needs redis://"
+_TLS_LOSSES = (
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+    ssl.SSLSyscallError,
+    ssl.SSLWantReadError,
+)  # it went away meanwhile
 SECRET_BYTES = 64 * 1024  # read of a file that holds one
 KEEPALIVE_IDLE_SECONDS = 15  # quiet time before the kernel probes the peer
 KEEPALIVE_INTERVAL_SECONDS = 5  # between probes
@@ -78,6 +86,22 @@ class Tls:
             except OSError as error:
                 raise _unusable(self.cert, "client certificate and key", error) from None
         return context
+
+
+class NoTls(ssl.SSLError):
+    """The port speaks the protocol without TLS."""
+
+    def __init__(self) -> None:
+        super().__init__(ssl.SSL_ERROR_SSL, "the port answers without TLS")
+        self.reason = "the port answers without TLS"
+
+
+def tls_failure(error: BaseException | None) -> str:
+    """Why TLS failed, in words, where it will fail again until somebody changes something; "" for any other error."""
+    if not isinstance(error, ssl.SSLError) or isinstance(error, _TLS_LOSSES):
+        return ""
+    detail = getattr(error, "verify_message", "") or getattr(error, "reason", "") or "failed"
+    return str(detail).lower().replace("_", " ").replace("without tls", "without TLS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +208,10 @@ class Endpoint:
                 transport, protocol = await loop.create_unix_connection(factory, self.path)
             else:
                 context = self.tls.context() if self.tls else None
-                transport, protocol = await loop.create_connection(
+                made = loop.create_connection(
                     factory, self.host, self.port, ssl=context, server_hostname=self._server_name()
                 )
+                transport, protocol = await (self._secured(made) if context else made)
         if self.path is None:
             _tune(transport)
         return transport, protocol
@@ -201,6 +226,35 @@ class Endpoint:
             return self
         host, port = await self.sentinels.find_primary(self.tls.context if self.tls else None)
         return replace(self, host=host, port=port, sentinels=None)
+
+    async def _secured(
+        self, made: Coroutine[Any, Any, tuple[asyncio.Transport, ProtocolT]]
+    ) -> tuple[asyncio.Transport, ProtocolT]:
+        """Waits for a connection over TLS. A port without TLS takes the greeting for half of a command, and says nothing.
+
+        Raises:
+            NoTls: it is such a port: it answers to a command.
+        """
+        task = asyncio.create_task(made, name="TLS handshake")
+        try:
+            done, _ = await asyncio.wait({task}, timeout=PLAIN_SECONDS)
+            if not done and await self._answers_without_tls() and not task.done():
+                raise NoTls
+            return await task
+        finally:
+            task.cancel()
+
+    async def _answers_without_tls(self) -> bool:
+        try:
+            async with asyncio.timeout(PLAIN_SECONDS):
+                reader, writer = await asyncio.open_connection(self.host, self.port)
+                try:
+                    writer.write(request("PING"))
+                    return (await reader.read(1)) in {b"+", b"-"}
+                finally:
+                    writer.transport.abort()
+        except OSError:  # TimeoutError is one
+            return False
 
     def _server_name(self) -> str | None:
         if self.tls is None:
@@ -309,6 +363,8 @@ def _unusable(path: Path | None, what: str, error: OSError) -> ConfigError:
 def _tune(transport: asyncio.Transport) -> None:
     """Sends small writes at once, and lets the kernel notice a peer that vanished."""
     sock = transport.get_extra_info("socket")
+    if sock is None:
+        raise ConnectionResetError("it closed the connection at once")
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)

@@ -270,15 +270,6 @@ def followed_by(checkpoint: Checkpoint) -> Identity:
     )
 
 
-async def look(settings: Settings, checkpoint: Checkpoint, source: Identity, source_keys: int | None) -> Hold | None:
-    """Whether a full sync from *source* would have to wait; asks the target.
-
-    Raises:
-        TargetError: it cannot be asked.
-    """
-    return judge(await gather(settings, checkpoint, source, source_keys), settings.prune_limit)
-
-
 async def gather(settings: Settings, checkpoint: Checkpoint, source: Identity, source_keys: int | None) -> Facts:
     """What a full sync from *source* would do; asks the target.
 
@@ -286,14 +277,16 @@ async def gather(settings: Settings, checkpoint: Checkpoint, source: Identity, s
         TargetError: it cannot be asked.
     """
     key, prefix, mode = settings.checkpoint_name(), settings.checkpoint_key, settings.prune
+    compares = mode is Prune.PRUNE or (
+        mode is Prune.AUTO and checkpoint.sole and settings.spool_directory() is not None
+    )
     async with control(settings.target_endpoint(), "counting the target's keys") as client:
         facts = Facts(
             followed=followed_by(checkpoint),
             source=source,
             source_keys=source_keys,
             target_keys=sum((await foreign_keys(client, prefix, key)).values()),
-            removes=not checkpoint.first
-            and (mode in {Prune.PRUNE, Prune.FLUSH} or (mode is Prune.AUTO and checkpoint.sole)),
+            removes=not checkpoint.first and (compares or mode is Prune.FLUSH),
             at_once=mode is Prune.FLUSH,
         )
         hold = judge(facts, settings.prune_limit)

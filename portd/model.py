@@ -208,7 +208,7 @@ class Progress:
 
     phase: Phase = Phase.STARTING
     stopping: bool = False  # told to stop: what was read is being finished
-    preparing: bool = False  # a full sync is agreed on, and the source prepares its snapshot
+    preparing: bool = False  # a full sync is agreed on, and nothing of its snapshot was received
     held: Held | None = None  # why nothing is overwritten or removed now
     started_at: float = field(default_factory=time.time)
     position: Position | None = None  # last checkpoint known
@@ -274,7 +274,7 @@ class Progress:
         That is so until the snapshot is applied, and while the source is away: what it writes then is not known.
         """
         stream = self.stream
-        known = stream.following and self.source.connected
+        known = stream.following and self.source.connected and not self.preparing
         return max(0, stream.read_offset - stream.applied_offset) if known else None
 
     @property

@@ -27,8 +27,8 @@ from portd.shapes import whole
 from portd.snapshotcopy import SnapshotCopy, stream_database
 from portd.streamfeed import StreamFeed
 from portd.target.applier import Applier
-from portd.target.applieroptions import ApplierOptions
-from portd.target.checkpoint import MOST_OFFSET, Checkpoint, write_checkpoint
+from portd.target.applying import ApplierOptions
+from portd.target.checkpoint import IMPORTS_SUFFIX, MOST_OFFSET, Checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions, Disconnected
 from portd.target.control import patiently
 from portd.target.deadletter import Letter
@@ -480,6 +480,7 @@ class Session:
                 connection=parts.connection,
                 beside=parts.lease.restated,
                 scripts=Scripts.of(parts.scripts, parts.capabilities),
+                others=(parts.settings.checkpoint_key + IMPORTS_SUFFIX,),
             ),
         )
         applier = self.applier

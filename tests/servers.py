@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -41,6 +42,7 @@ START_SECONDS = 15.0  # from exec to the first PONG
 STOP_SECONDS = 15.0  # from SIGTERM to exit, then SIGKILL
 POLL_SECONDS = 0.005
 LOG_TAIL_LINES = 40
+FIRST_PORT, PORTS = 10_000, 22_000
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -132,12 +134,15 @@ def default_binary() -> Binary:
 
 
 def free_port() -> int:
-    """A TCP port that was free on loopback a moment ago, low enough for the bus of a cluster node (10,000 above it)."""
+    """A TCP port that was free on loopback a moment ago.
+
+    Below those that the system gives to connections, any of which might take it before its server listens, and low
+    enough for the bus of a cluster node, 10,000 above it.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < 55_536:
+        port = FIRST_PORT + secrets.randbelow(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return port
 
 

@@ -14,6 +14,7 @@ import typer
 
 from portd import log
 from portd.cli.failures import report_plainly
+from portd.config import check_variables
 from portd.endpoint import Endpoint, Tls, read_secret
 from portd.errors import ConfigError, OutputClosed, PortdError
 from portd.files.outputs import STDOUT, Output
@@ -187,6 +188,7 @@ def source_endpoint(source: str, password_file: Path | None, tls: Tls) -> Endpoi
     """
     if not source.startswith(URL_SCHEMES):
         return None
+    check_variables(os.environ)
     password = os.environ.get("PORTD_SOURCE_PASSWORD") or None
     if password_file is not None:
         password = read_secret(password_file, "password_file")

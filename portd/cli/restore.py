@@ -93,8 +93,6 @@ def run_restore(settings: Settings, path: str, follow: Path | None, only: Path |
 
     log.configure(settings.log_format, settings.log_level)
     redact_keys(on=settings.redact_keys)
-    for name in configload.unknown_variables(os.environ):
-        log.get_logger("cli").warning("variable is not a setting", variable=name)
     return run_blocking(lambda: Restore(settings, path, follow, only), settings, file)
 
 

@@ -36,7 +36,6 @@ def sync(file: Path | None, flags: Mapping[str, Any]) -> None:
     variables = {name.removeprefix(ENV_PREFIX).lower() for name in os.environ if name.startswith(ENV_PREFIX)}
     hand_over(
         settings,
-        configload.unknown_variables(os.environ),
         file.absolute() if file is not None else None,
         frozenset({*flags, *variables}),
     )

@@ -59,12 +59,11 @@ def _load() -> None:
     gc.enable()
 
 
-def _run(settings: Settings, warnings: list[str], file: Path | None, pinned: frozenset[str]) -> int:
+def _run(settings: Settings, file: Path | None, pinned: frozenset[str]) -> int:
     """Runs the service; returns its exit code.
 
     Args:
         settings: what to do.
-        warnings: variables that no setting reads, for the log.
         file: TOML file, to be read again at SIGHUP.
         pinned: settings that the file cannot change, since a flag or variable set them.
     """
@@ -76,8 +75,6 @@ def _run(settings: Settings, warnings: list[str], file: Path | None, pinned: fro
 
     log.configure(settings.log_format, settings.log_level)
     redact_keys(on=settings.redact_keys)
-    for name in warnings:
-        log.get_logger("cli").warning("variable is not a setting", variable=name)
     reread = ConfigFile(file, pinned, settings) if file is not None else None
     return run_blocking(lambda: Service(settings), settings, reread)
 

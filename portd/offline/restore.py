@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from portd.choices import Existing, OnRefusal
-from portd.config import DEFAULT_LINK
 from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input
@@ -27,8 +26,8 @@ from portd.session import first_cause, note_own
 from portd.shapes import whole
 from portd.snapshotcopy import stream_database
 from portd.target.applier import Applier
-from portd.target.applieroptions import ApplierOptions
-from portd.target.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, write_checkpoint
+from portd.target.applying import ApplierOptions
+from portd.target.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter, read_keys
 from portd.target.epoch import Epoch, write_once
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 
 log = get_logger("restore")
 
-LINK: Final = "restore"  # name of the checkpoint while commands are applied; it is deleted at the end
+LINK: Final = "restore+"  # before a link's name: no sync has a link of such a name
 UNKNOWN_REPLID: Final = "0" * 40  # of commands whose history nobody knows
 TURN_SECONDS: Final = 0.001  # decoding longer than this without a pause would keep replies waiting
 
@@ -86,7 +85,7 @@ class Restore(OfflineService):
             stop=settings.on_refusal is OnRefusal.STOP,
             redact=settings.redact_keys,
         )
-        self._link = LINK if settings.link == DEFAULT_LINK else f"{LINK}-{settings.link}"
+        self._link = LINK + settings.link
         self._checkpoint_key = settings.checkpoint_key + self._link
         self._epoch = Epoch.of(self._checkpoint_key)  # until the link is taken
         self._eviction: Eviction | None = None
@@ -154,11 +153,12 @@ class Restore(OfflineService):
                     keeper.cancel()
             finally:
                 lease.close()
-                await lease.release(forget=True)
+                await lease.release(forget=True, keys=[key])
 
     async def _restore(self, source: Input, data: memoryview, capabilities: Capabilities, *, is_snapshot: bool) -> None:
         """Restores the files; the link is ours."""
         settings, key, prefix = self._settings, self._checkpoint_key, self._settings.checkpoint_key
+        await self._forget_another()
         await guard(self._target, capabilities, key, prefix, settings.existing.value)
         if settings.existing is Existing.FLUSH:
             await make_room(self._target, key, self._epoch, self._connection, prefix)
@@ -185,6 +185,13 @@ class Restore(OfflineService):
                 capabilities,
                 position,
             )
+
+    async def _forget_another(self) -> None:
+        """Deletes the checkpoint of a restore that was killed: nobody goes on from there, and what it wrote is not ours."""
+        key = self._checkpoint_key
+        if await read_checkpoint(self._target, key) is not None:
+            log.warning("a restore was cut off before: what the target holds may be a part of its file", checkpoint=key)
+            await write_once(self._target, self._connection, self._epoch, request("DEL", key), what="the checkpoint")
 
     # -- the snapshot
 
@@ -346,7 +353,6 @@ class Restore(OfflineService):
         finally:
             feed.close()
         end = applier.checkpoint.position.offset
-        await write_once(self._target, connection, epoch, request("DEL", key), what="the checkpoint")
         stream = progress.stream
         log.info(
             "commands applied", commands=stream.commands_applied, filtered=stream.commands_filtered,

@@ -29,7 +29,9 @@ def is_local(endpoint: Endpoint) -> bool:
 def unreachable(side: str, endpoint: Endpoint, problem: Unreachable) -> Finding:
     """The end cannot be surveyed."""
     action = f"check host, port, TLS and firewalls of {endpoint.display}"
-    if problem.refused:
+    if problem.hint:
+        action = problem.hint
+    elif problem.refused:
         action = f"check {side}_password and the user in the URL"
     return error(
         f"{side}.reachable",

@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from portd.errors import PortdError
-from portd.gate import look
-from portd.hold import Identity
+from portd.gate import gather
+from portd.hold import Facts, Identity, judge
 from portd.preflight import access, capacity, compatibility, permissions, safety
 from portd.preflight.findings import Report, error
 from portd.preflight.names import own_names
@@ -101,11 +101,14 @@ async def _target_permissions(endpoint: Endpoint, found: Capabilities, settings:
         ]
 
 
-async def _resumable(settings: Settings, here: Survey) -> bool | Held | PortdError:
-    """A checkpoint of this link lies in the target, and perhaps a full sync would be held; or why that cannot be told."""
+async def _resumable(settings: Settings, here: Survey) -> bool | Held | Facts | PortdError:
+    """A checkpoint of this link lies in the target, and perhaps a full sync would be held; or why that cannot be told.
+
+    Facts are of a full sync that is judged by its snapshot.
+    """
     try:
         checkpoint = await read_checkpoint(settings.target_endpoint(), settings.checkpoint_name())
-        if checkpoint is None or checkpoint.first:
+        if checkpoint is None or (checkpoint.first and checkpoint.sole):
             return checkpoint is not None
         info = here.info
         source = Identity(
@@ -114,11 +117,12 @@ async def _resumable(settings: Settings, here: Survey) -> bool | Held | PortdErr
             run_id=info.get("run_id", ""),
             address=settings.source_endpoint().display,
         )
-        hold = await look(settings, checkpoint, source, sum(here.keys.values()) if info else None)
+        facts = await gather(settings, checkpoint, source, sum(here.keys.values()) if info else None)
     except PortdError as problem:
         return problem
+    hold = judge(facts, settings.prune_limit)
     if hold is None:
-        return True
+        return facts if facts.doubtful and not checkpoint.first else True
     partial = {source.replid, source.replid2} - {""} and checkpoint.position.replid in {source.replid, source.replid2}
     return Held(hold, certain=not partial)
 
@@ -134,7 +138,7 @@ def _source(settings: Settings, endpoint: Endpoint, here: Survey, rate: Rate | N
 
 
 def _both(
-    settings: Settings, here: Survey, there: Survey, found: Capabilities, *, resumable: bool | Held | PortdError
+    settings: Settings, here: Survey, there: Survey, found: Capabilities, *, resumable: bool | Held | Facts | PortdError
 ) -> list[Finding]:
     return [
         *safety.same_server(here, found),

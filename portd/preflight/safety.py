@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portd.errors import PortdError
+from portd.hold import Facts
 from portd.preflight.findings import error, fine, note, warning
 from portd.units import human_count
 
@@ -81,7 +82,7 @@ class Held:
 
 
 def contents(
-    settings: Settings, source: Survey, target: Capabilities, *, resumable: bool | Held | PortdError
+    settings: Settings, source: Survey, target: Capabilities, *, resumable: bool | Held | Facts | PortdError
 ) -> list[Finding]:
     """What is in the target already; *resumable*: a checkpoint of this link is there, what then, or why it is not known."""
     if isinstance(resumable, PortdError):
@@ -96,8 +97,8 @@ def contents(
         ]
     held, offered = sum(target.keys.values()), sum(source.keys.values())
     what = f"{human_count(held)} keys"
-    if isinstance(resumable, Held):
-        return [_held(settings, resumable, what)]
+    if isinstance(resumable, Held | Facts):
+        return [_waits(settings, resumable, what)]
     if resumable:
         return [
             fine("target.keys", f"{what}, and a checkpoint of link {settings.link}: a sync will resume or repeat it")
@@ -126,6 +127,10 @@ def contents(
     ]
 
 
+def _waits(settings: Settings, found: Held | Facts, what: str) -> Finding:
+    return _held(settings, found, what) if isinstance(found, Held) else _doubtful(settings, found, what)
+
+
 def _held(settings: Settings, held: Held, what: str) -> Finding:
     """A start that waits at its full sync, or would if the source cannot continue the stream."""
     there = f"{what}, and a checkpoint of link {settings.link}"
@@ -148,6 +153,23 @@ def _held(settings: Settings, held: Held, what: str) -> Finding:
         f"{there}; {held.hold.words}",
         f"a sync begins with a full sync, and holds it before anything changes ({held.hold.reason.value})",
         "check --source and its data; if it is meant, start with --accept-source, or portd ctl accept",
+    )
+
+
+def _doubtful(settings: Settings, facts: Facts, what: str) -> Finding:
+    """A start that cannot be judged by what the source says of itself."""
+    there = f"{what}, and a checkpoint of link {settings.link}"
+    if not facts.source.run_id:
+        return note(
+            "target.keys",
+            f"{there}; the source does not tell who it is",
+            "whether a sync resumes is not known; a full sync is held if its snapshot shows another server, or an empty one",
+        )
+    return warning(
+        "target.keys",
+        f"{there}; the source is another process with another history at the address that was followed",
+        "a sync begins with a full sync, and holds it if its snapshot shows other keys than those of the target",
+        "make sure that the source has its data",
     )
 
 

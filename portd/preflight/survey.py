@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from portd.control import Refused, checked, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
+from portd.endpoint import TLS_HINT, tls_failure
 from portd.errors import ConfigError
 from portd.resp import request
 from portd.shapes import whole
@@ -111,10 +112,12 @@ class Unreachable(Exception):
 
     Attributes:
         refused: it answered, but does not let us in.
+        hint: what to do, where it is not about credentials.
     """
 
-    def __init__(self, reason: str, *, refused: bool = False) -> None:
+    def __init__(self, reason: str, *, refused: bool = False, hint: str = "") -> None:
         super().__init__(reason)
+        self.hint = hint
         self.refused = refused
 
 
@@ -196,6 +199,8 @@ async def _dial(endpoint: Endpoint, connect_seconds: float) -> tuple[float | Non
     except TimeoutError:
         raise Unreachable(f"no connection within {human_seconds(connect_seconds)}") from None
     except OSError as error:
+        if why := tls_failure(error):
+            raise Unreachable(f"TLS failed: {why}", refused=True, hint=TLS_HINT) from None
         reason = getattr(error, "verify_message", None) or error.strerror or str(error) or type(error).__name__
         raise Unreachable(reason) from None
     try:

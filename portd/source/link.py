@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.errors import InternalError, SourceBusy, SourceError
@@ -132,7 +133,9 @@ class Link:
         def make() -> Connection:
             nonlocal connection
             source = self._progress.source
-            connection = Connection(handshake, source, where, options.silence_seconds, self._on_handshake)
+            connection = Connection(
+                handshake, source, where, options.silence_seconds, partial(self._on_handshake, handshake)
+            )
             return connection
 
         try:
@@ -152,11 +155,12 @@ class Link:
         self.accepted = frozenset(handshake.accepted)
         return transfer
 
-    def _on_handshake(self, state: State) -> None:
+    def _on_handshake(self, handshake: Handshake, state: State) -> None:
         """From PSYNC on the source may take its time; it shows life with newlines, which `silence_seconds` watches."""
         if state in {State.PSYNC, State.HEADER} and self._deadline is not None:
             self._deadline.reschedule(None)
-        self._progress.preparing = state is State.HEADER
+        transfer = handshake.transfer
+        self._progress.preparing = state is State.HEADER or (transfer is not None and transfer.full)
         self._progress.source.connected = state in {State.HEADER, State.DONE}
 
     # --------------------------------------------------------------- running
@@ -174,6 +178,7 @@ class Link:
         if self._running:
             raise InternalError("the link runs already")
         self._running = True
+        self._progress.preparing = False
         if transfer.full:
             self._begin_index = self._spool.written
             if transfer.length is not None:

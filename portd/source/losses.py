@@ -7,6 +7,7 @@ import socket
 import ssl
 from enum import StrEnum
 
+from portd.endpoint import TLS_HINT, tls_failure
 from portd.errors import HandshakeError, LinkLost, SourceBusy, SourceError
 
 
@@ -45,7 +46,6 @@ _SENTENCES: dict[Reason, tuple[str, str]] = {
 _EARLY_END_HINT = (
     "it ended before the handshake was done: a TLS port needs rediss://, a full source (maxclients) closes too"
 )
-_TLS_HINT = "check the certificate authority, the certificate's names and validity; a plain port needs redis://"
 
 _RESET_ERRORS = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)  # with a number or without
 
@@ -68,7 +68,7 @@ def reason_of(error: BaseException | None) -> Reason:
     if error is None:
         return Reason.EOF
     if isinstance(error, ssl.SSLError):
-        return Reason.TLS
+        return Reason.TLS if tls_failure(error) else Reason.RESET
     if isinstance(error, TimeoutError):
         return Reason.TIMEOUT
     if isinstance(error, socket.gaierror):
@@ -98,8 +98,7 @@ def connect_error(where: str, error: OSError) -> SourceError:
 
 def tls_error(where: str, error: BaseException) -> HandshakeError:
     """TLS failures stay until somebody changes a setting or a certificate."""
-    detail = getattr(error, "verify_message", "") or getattr(error, "reason", "") or "failed"
-    return HandshakeError(f"TLS with {where} failed: {str(detail).lower().replace('_', ' ')}", hint=_TLS_HINT)
+    return HandshakeError(f"TLS with {where} failed: {tls_failure(error)}", hint=TLS_HINT)
 
 
 def early_end(where: str, error: BaseException | None, *, agreed: bool) -> SourceError:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from portd.model import Position
-from portd.target.checkpoint import new_epoch
+from portd.target.checkpoint import LEASE_SUFFIX, new_epoch
 from portd.target.deadletter import UNSUPPORTED, Letter
+from portd.target.epoch import EPOCH_SUFFIX
 from portd.target.group import Counts, frame
 from portd.target.postponed import Postponed
 from portd.target.replies import presentable
@@ -73,6 +74,7 @@ class Account:
         caught_up_seconds: bytes received up to that long ago may be missing.
 
     Attributes:
+        keys: of ours in db 0.
         epoch: what our checkpoints carry.
         attempts: groups whose EXEC was sent and not answered, by the offset of their end. More than one when connections
             were lost; only one of them can have taken effect, since each watched the checkpoint.
@@ -85,6 +87,7 @@ class Account:
         self, key: str, checkpoint: Checkpoint, progress: Progress, letters: DeadLetters, caught_up_seconds: float
     ) -> None:
         self.key = key
+        self.keys: tuple[str, ...] = (key, key + LEASE_SUFFIX, key + EPOCH_SUFFIX)
         self.checkpoint = checkpoint
         self.epoch = new_epoch()
         self.attempts: dict[int, Unconfirmed] = {}
@@ -131,9 +134,9 @@ class Account:
             time_ms=0,
             postponed=self.postponed.there,
         )
-        clear = restated is not None
+        clear = () if restated is None else self.keys
         checkpoint = mine.render(self.key)
-        return frame(self.key, checkpoint, before=db, after=expected.db, clear=clear, restated=restated or ())
+        return frame(checkpoint, before=db, after=expected.db, clear=clear, restated=restated or ())
 
     def attempt(self, expected: Unconfirmed) -> None:
         """The EXEC of a group is about to be sent."""

@@ -18,7 +18,7 @@ from portd.errors import InternalError, LinkLost, PortdError, TargetBusy, Target
 from portd.log import get_logger
 from portd.resp import request
 from portd.target.account import Account, Unconfirmed, letter_of
-from portd.target.applieroptions import ApplierOptions, ApplierStatistics
+from portd.target.applying import ApplierOptions, ApplierStatistics
 from portd.target.checkpoint import Checkpoint, State
 from portd.target.connection import Connection, Disconnected, connect, text_of, while_connected
 from portd.target.databases import Databases, check_select
@@ -94,6 +94,7 @@ class Applier:
         self._progress = progress
         self._options = options
         self._account = Account(key, start, progress, letters, self._options.caught_up_seconds)
+        self._account.keys += self._options.others
         self.caught_up = self._account.caught_up
         self.postponed = self._account.postponed
         self._claimed = False
@@ -459,7 +460,7 @@ class Applier:
         passage = Passage(connection, group.db, self._options.max_bytes)
         await transactions.opened()
         before = self._databases.selectable(group.db)
-        around = frame(self._account.key, b"", before=before, after=0, clear=True)
+        around = frame(b"", before=before, after=0, clear=self._account.keys)
         opened = connection.confirm([around.head], around.head_commands)
         received_at = group.received_at
         piece: Piece | None = None

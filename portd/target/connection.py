@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import hiredis
 
 from portd.control import Answers
-from portd.errors import InternalError, PortdError, TargetBusy, TargetError, TargetLost
+from portd.endpoint import TLS_HINT, tls_failure
+from portd.errors import InternalError, PortdError, TargetBusy, TargetError, TargetLost, TargetRefused
 from portd.kernel.replies import Note, ReplyCounter
 from portd.resp import request
 from portd.shapes import STRANGE, Conversation
@@ -361,7 +362,8 @@ def _disconnected(name: str, error: BaseException | None) -> Disconnected:
         return Disconnected(f"{name}: the target refused the connection", "refused")
     if isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)):
         return Disconnected(f"{name}: connection to the target was reset", "reset")
-    return Disconnected(f"{name}: connection to the target failed: {error}", "failed")
+    reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return Disconnected(f"{name}: connection to the target failed: {reason}", "failed")
 
 
 async def connect(endpoint: Endpoint, name: str, link: LinkState, options: ConnectionOptions) -> Connection:
@@ -382,7 +384,9 @@ async def connect(endpoint: Endpoint, name: str, link: LinkState, options: Conne
             lambda: Connection(name, link, options.silence_seconds), timeout=options.connect_seconds
         )
     except OSError as error:  # TimeoutError is one
-        raise _disconnected(name, error) from None
+        if why := tls_failure(error):
+            raise TargetRefused(f"TLS with {endpoint.display} failed: {why}", hint=TLS_HINT) from None
+        raise _disconnected(f"{name} to {endpoint.display}", error) from None
     try:
         async with asyncio.timeout(options.connect_seconds):
             await _log_in(connection, endpoint, options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from portd.backoff import Backoff
 from portd.control import Refused, open_control
+from portd.endpoint import TLS_HINT, tls_failure
 from portd.errors import TargetBusy, TargetError, TargetLost, TargetRefused
 from portd.target.connection import Disconnected
 from portd.target.replies import Verdict, classify, code_of, is_refusal, login_refused, presentable
@@ -41,6 +42,8 @@ async def control(endpoint: Endpoint, what: str) -> AsyncIterator[Control]:
     except Refused as refusal:
         raise _translate(refusal, f"the target {endpoint.display}", what) from None
     except OSError as error:
+        if why := tls_failure(error):
+            raise TargetRefused(f"TLS with the target {endpoint.display} failed: {why}", hint=TLS_HINT) from None
         reason = error.strerror or str(error) or "no answer in time"
         raise TargetLost(
             f"the target {endpoint.display} cannot be reached while {what}: {reason}", hint="check host, port and TLS"

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from portd.kernel.requests import find, without
 from portd.resp import request
-from portd.target.checkpoint import LEASE_SUFFIX
-from portd.target.epoch import EPOCH_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -296,20 +294,17 @@ class Frame:
         return replace(self, head=head, head_commands=self.head_commands + len(scripts), scripts=len(scripts))
 
 
-def frame(
-    key: str, checkpoint: bytes, *, before: int, after: int, clear: bool, restated: Sequence[bytes] = ()
-) -> Frame:
+def frame(checkpoint: bytes, *, before: int, after: int, clear: Sequence[str], restated: Sequence[bytes] = ()) -> Frame:
     """The frame of a group; the connection is in db 0 before and behind it.
 
     Args:
-        key: of the checkpoint.
         checkpoint: DEL and HSET of it, as `Checkpoint.render` makes them.
         before: database in effect before the group; -1 when the group begins with a SELECT.
         after: database in effect behind it.
-        clear: delete our keys first, so that SWAPDB inside takes no copy of them to another database.
+        clear: our keys, which are deleted first, so that SWAPDB inside takes no copy of them to another database.
         restated: what writes the others of our keys then.
     """
-    head = [request("DEL", key, key + LEASE_SUFFIX, key + EPOCH_SUFFIX)] if clear else []
+    head = [request("DEL", *clear)] if clear else []
     if before > 0:
         head.append(request("SELECT", before))
     tail = [*([request("SELECT", 0)] if after else ()), *restated]

@@ -38,6 +38,8 @@ from portd.target.epoch import FIELD, PLAIN, Epochs, check, taken_over
 from portd.target.eviction import Eviction, tag_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from portd.endpoint import Endpoint
     from portd.target.epoch import Epoch
 
@@ -350,22 +352,26 @@ class Lease:
             backoff.reset()
             await asyncio.sleep(RENEW_SECONDS)
 
-    async def release(self, *, forget: bool = False) -> None:
+    async def release(self, *, forget: bool = False, keys: Sequence[str] = ()) -> None:
         """Gives the link back, for the next process to take at once. What fails is left to expire.
 
         Args:
             forget: the link is not needed any more: nothing of it stays, the epoch neither.
+            keys: what else goes with it then.
         """
         try:
             async with asyncio.timeout(RENEW_SECONDS):
                 connection = await connect(self._endpoint, "lease", LinkState(), self._options)
                 try:
                     holder, found, _ = await self._look(connection)
-                    if holder is not None and holder.token == self._me.token and self._epochs.are_ours(found):
+                    # There is no lease for a moment behind a FLUSHALL; the epoch says that the link is ours.
+                    if (holder is None or holder.token == self._me.token) and self._epochs.are_ours(found):
                         if self.eviction is not None:
                             await self.eviction.ours(connection)
-                        last = ("DEL", self._epochs.key) if forget else ("HSET", self._epochs.key, PLAIN, 0)
-                        await self._execute(connection, request("DEL", self.key), request(*last))
+                        last = request("HSET", self._epochs.key, PLAIN, 0)
+                        if forget:
+                            last = request("DEL", self._epochs.key, *keys)
+                        await self._execute(connection, request("DEL", self.key), last)
                 finally:
                     connection.close()
         except (TargetError, TimeoutError) as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.errors import LinkLost
+from portd.endpoint import TLS_HINT, tls_failure
+from portd.errors import LinkLost, TargetRefused
 from portd.resp import request
 from portd.shapes import MOST_NUMBER, STRANGE, complaint_about, whole
 from portd.target.replies import login_refused
@@ -86,6 +87,8 @@ class Wire(asyncio.Protocol):
         try:
             self._transport, _ = await self._endpoint.connect(lambda: self, timeout=self._connect_seconds)
         except OSError as error:
+            if why := tls_failure(error):
+                raise TargetRefused(f"TLS with {self.where} failed: {why}", hint=TLS_HINT) from None
             raise LinkLost(
                 f"{self.where} cannot be reached: {error.strerror or error or 'timeout'}",
                 hint="check host, port and TLS",

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -80,6 +81,7 @@ def _run_late(options: argparse.Namespace) -> int:
 def main() -> int:
     """Runs what the arguments say; 0 when nothing was lost or doubled."""
     options = _arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no server or process stays behind
     return asyncio.run(_run(options)) if options.late is None else _run_late(options)
 
 

@@ -18,7 +18,7 @@ from portd.model import Position, Progress
 from portd.resp import request
 from portd.target.account import AT_ONCE
 from portd.target.applier import Applier
-from portd.target.applieroptions import ApplierOptions
+from portd.target.applying import ApplierOptions
 from portd.target.checkpoint import Checkpoint, State, read_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter

@@ -200,6 +200,23 @@ async def test_a_full_sync_that_would_be_held(servers: ServerFactory) -> None:
     assert finding.level is Level.ERROR
 
 
+async def test_a_full_sync_that_its_snapshot_decides(source: Server, target: Server) -> None:
+    """Another process with another history at the address is a warning; a source that tells nothing is worth a note."""
+    source.client().mset({f"key {number}": "1" for number in range(100)})
+    with Portd(source, target, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    source.restart()
+    source.client().mset({f"other {number}": "1" for number in range(100)})
+    finding = one(await look(source, target), "target.keys")
+    assert finding.level is Level.WARNING
+    assert "another process" in finding.what
+    assert "holds it" in finding.why
+    with Wire(source) as wire:
+        wire.call("ACL", "SETUSER", "reader", "on", ">secret", "+ping", "+replconf", "+psync")
+    finding = one(await look(source, target, source=f"redis://reader:secret@127.0.0.1:{source.port}"), "target.keys")
+    assert (finding.level, "does not tell" in finding.what) == (Level.INFO, True)
+
+
 async def test_databases_of_the_target(source: Server, servers: ServerFactory) -> None:
     """A database that the target does not have is an error."""
     client_of(source, 9).set("k", "v")

@@ -11,6 +11,7 @@ from tests.compare import assert_equal
 from tests.datasets import fill_big_hash, fill_strings
 from tests.integration.test_held import ctl
 from tests.process import Portd
+from tests.servers import find
 from tests.wire import Wire
 
 if TYPE_CHECKING:
@@ -132,6 +133,39 @@ def test_a_big_key_first_does_not_hide_whose_data_it_is(servers: ServerFactory) 
     source.client().hset("big", "more", "1")
     assert "held" not in copy(quiet(source), target)
     assert_equal(source, target)
+
+
+@pytest.mark.parametrize("name", ["redis7.0", "redis6.2"])
+@pytest.mark.parametrize("keys", [0, KEYS])
+def test_snapshots_of_other_servers_tell_as_well(servers: ServerFactory, name: str, keys: int) -> None:
+    """A counted transfer by way of the source's disk, an older format: nothing is written all the same."""
+    binary = find(name)
+    if binary is None:
+        pytest.skip(f"no {name} here")
+    source, target = servers(binary, repl_diskless_sync="no"), servers()
+    fill_strings(source, KEYS)
+    copy(quiet(source), target)
+    before = names(target)
+    source.terminate()
+    (source.directory / "dump.rdb").unlink(missing_ok=True)  # left by the transfer
+    source.start()
+    if keys:
+        source.client().mset({b"other %d" % number: b"x" * 200 for number in range(keys)})
+    with Portd(quiet(source), target) as portd:
+        assert held(portd)["reason"] == ("source-changed" if keys else "source-empty")
+        assert names(target) == before
+        assert portd.terminate() == os.EX_OK
+
+
+def test_nothing_waits_where_nothing_can_be_removed(source: Server, target: Server) -> None:
+    """Without a disk to compare keys on they stay, so an empty source does no harm."""
+    fill_strings(source, KEYS)
+    copy(source, target)
+    before = names(target)
+    source.client().flushall()
+    forget_history(source)
+    assert "held" not in copy(source, target, spool_dir="off")
+    assert names(target) == before
 
 
 def test_another_source_does_not_join_half_a_copy_in_a_shared_target(servers: ServerFactory) -> None:

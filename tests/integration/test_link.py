@@ -16,12 +16,13 @@ import uvloop
 from portd.endpoint import Endpoint, Tls
 from portd.errors import HandshakeError, InternalError, SourceBusy, SourceError
 from portd.kernel.crc64 import crc64
-from portd.model import Position, Progress
+from portd.model import Phase, Position, Progress
 from portd.source.handshake import HandshakeOptions
 from portd.source.info import read_info
 from portd.source.link import Link, LinkOptions, Transfer
 from portd.source.losses import Reason, SourceLost
 from portd.spool import Spool
+from portd.standing import look
 from tests.servers import Server, free_port, wait_for
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ async def test_full_sync_then_stream(binary: Binary, servers: ServerFactory, *, 
         transfer = await each.begin()
         assert transfer.full
         assert diskless == (transfer.length is None) == (transfer.mark is not None)
-        assert not each.progress.preparing  # the header has come
+        assert look(each.progress).phase is Phase.WAITING  # for the first byte of the snapshot
         assert each.progress.source.connected
         data = await each.snapshot(transfer)
         assert b"before" in data

@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,7 +19,9 @@ from tests.datasets import fill_every_encoding, fill_mixed
 from tests.integration.test_sync import LOSSES, age
 from tests.oracle.model import Entry, HashValue, Snapshot
 from tests.oracle.rdbwrite import encode
+from tests.process import Portd
 from tests.servers import find, wait_for_sync
+from tests.wire import pack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -288,3 +290,64 @@ def test_memory_stays_bounded(target: Server, tmp_path: Path) -> None:
     code, peak = map(int, done.stdout.split())
     assert (code, target.client().hlen("big")) == (os.EX_OK, len(fields))
     assert peak < 100_000  # KiB
+
+
+def portd_keys(target: Server) -> list[bytes]:
+    """What of ours stands in the target."""
+    keys: Any = target.client().keys("portd:*")
+    return sorted(keys)
+
+
+def test_a_restore_that_fails_leaves_nothing_of_ours(target: Server, tmp_path: Path) -> None:
+    """After a refusal the checkpoint is gone: the next restore is guarded, and --existing flush does flush."""
+    file = tmp_path / "a.aof"
+    file.write_bytes(pack("SET", "a", "1") + pack("RPUSH", "a", "x") + pack("SET", "b", "1"))
+    run("restore", file, "--target", target.url, "--on-refusal", "stop", expect=os.EX_DATAERR)
+    assert portd_keys(target) == []
+    assert target.client().exists("a")
+    assert "not empty" in run("restore", file, "--target", target.url, expect=os.EX_CONFIG).err
+    target.client().set("mine", "1")
+    run("restore", file, "--target", target.url, "--existing", "flush")
+    assert sorted(target.client().keys()) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restore_that_is_cut_off_does_not_confuse_the_next(target: Server, tmp_path: Path, end: int) -> None:
+    """Stopped, it takes its checkpoint away; killed, it cannot, and the next restore guards the target all the same."""
+    words = command("restore", "-", "--target", target.url)
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stdin is not None
+        process.stdin.write(pack("SET", "a", "1"))
+        process.stdin.flush()
+        wait_for_sync(lambda: target.client().exists("a"), PATIENCE_SECONDS)
+        process.send_signal(end)
+        process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == (os.EX_TEMPFAIL if end == signal.SIGTERM else -signal.SIGKILL)
+    assert bool(portd_keys(target)) == (end == signal.SIGKILL)
+    file = tmp_path / "a.aof"
+    file.write_bytes(pack("SET", "b", "1"))
+    assert "not empty" in run("restore", file, "--target", target.url, expect=os.EX_CONFIG).err
+    run("restore", file, "--target", target.url, "--existing", "flush")
+    assert target.client().keys() == [b"b"]
+
+
+def test_a_restore_never_touches_the_checkpoint_of_a_sync(source: Server, target: Server, tmp_path: Path) -> None:
+    """A link may have any name, also the one that a restore once had: it goes on where it was."""
+    file = tmp_path / "a.aof"
+    file.write_bytes(pack("SET", "b", "1"))
+    source.client().set("a", "1")
+    with Portd(source, target, link="restore") as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        run("restore", file, "--target", target.url, "--existing", "replace")
+        source.client().set("a", "2")
+        portd.until_applied(source)
+        assert portd.terminate() == 0
+    before = target.client().hgetall("portd:checkpoint:restore")
+    run("restore", file, "--target", target.url, "--existing", "replace")
+    assert before
+    assert target.client().hgetall("portd:checkpoint:restore") == before
+    with Portd(source, target, link="restore") as portd:
+        portd.until_applied(source)
+        status = portd.status()
+        assert status is not None
+        assert sum(status["full_syncs"].values()) == 0

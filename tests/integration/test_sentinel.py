@@ -114,6 +114,7 @@ def test_no_sentinel_adopts_us(servers: ServerFactory, target: Server) -> None:
         wait_for_sync(lambda: "slave0" in source.info("replication"))
         found = replicas(sentinel)
         assert all(each["port"] == "0" for each in found), found
+        source.client().save()  # it comes back with its data: an empty one would be held
         source.kill()
         wait_for_sync(lambda: "-failover-abort-no-good-slave" in sentinel.log_tail(200), 40, dump=sentinel.log_tail)
         assert primary_port(sentinel) == source.port

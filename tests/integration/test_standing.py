@@ -85,7 +85,7 @@ def test_a_sync_without_one_end_is_not_ready(end: str, source: Server, target: S
         gone = {"source": source, "target": target}[end]
         source.client().set("a", "1")
         portd.until_applied(source)
-        target.client().save()
+        gone.client().save()
         gone.kill()
         portd.until(lambda status: status["phase"] == "connecting")
         status = agreed(portd)
@@ -240,3 +240,30 @@ def test_a_source_that_refuses_is_shown_as_well(source: Server, target: Server) 
         source.client().replicaof("NO", "ONE")
         portd.until(lambda status: status["phase"] == "streaming")
         assert portd.terminate() == os.EX_OK, portd.log()
+
+
+def test_a_full_sync_that_follows_is_not_ready_at_once(servers: ServerFactory) -> None:
+    """From the moment at which the source answers with a full sync, what the target has is not what it will be."""
+    source, target = servers(repl_diskless_sync=True, repl_diskless_sync_delay=1), servers()
+    fill_strings(source, 3000)
+    with Portd(source, target) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        client: Any = source.client()
+        client.execute_command("DEBUG", "CHANGE-REPL-ID")
+        client.client_kill_filter(_type="replica")
+        portd.until(lambda status: status["phase"] == "waiting")
+        seen: list[dict[str, Any]] = []
+
+        def streams(status: dict[str, Any]) -> bool:
+            seen.append(status)
+            return bool(status["phase"] == "streaming")
+
+        portd.until(streams)
+        phases = [status["phase"] for status in seen]
+        order = ["waiting", "connecting", "snapshot", "catching-up", "streaming"]
+        assert phases == sorted(phases, key=order.index)
+        for status in seen:
+            assert status["ready"] == (status["phase"] in {"catching-up", "streaming"})
+            assert (status["stream"]["lag_seconds"] is not None) <= status["ready"], status
+        assert seen[-1]["full_syncs"] == {"first": 1, "backlog": 1}
+        portd.terminate()

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from portd.choices import Existing
-from portd.config import MAX_CHUNK_BYTES, SETTINGS, load
-from portd.configload import unknown_variables
+from portd.config import MAX_CHUNK_BYTES, SETTINGS, check_variables, load
 from portd.errors import ConfigError
 from portd.units import GIB, KIB, MIB, human_bytes, human_seconds, parse_size, show_size
+from tests import commands
 
 ENDS = {"source": "redis://one:6379", "target": "redis://two:6379"}
 
@@ -223,10 +223,41 @@ def test_every_setting_is_described() -> None:
         assert setting.metadata["group"], name
 
 
-def test_misspelt_variables_are_found() -> None:
-    """A PORTD_ variable that nothing reads is named, the others are not."""
-    environment = {"PORTD_WRITER": "4", "PORTD_WRITERS": "4", "PORTD_CONFIG": "x", "HOME": "/"}
-    assert unknown_variables(environment) == ["PORTD_WRITER"]
+def test_misspelt_variables_are_refused() -> None:
+    """A PORTD_ variable that nothing reads is an error with the likely name; what a cluster or our tests set is none."""
+    theirs = (
+        "PORTD_SERVICE_HOST",
+        "PORTD_SERVICE_PORT_HTTP",
+        "PORTD_PORT",
+        "PORTD_PORT_8899_TCP",
+        "PORTD_TEST_SERVERS",
+    )
+    check_variables({"PORTD_WRITERS": "4", "PORTD_CONFIG": "x", "HOME": "/"} | dict.fromkeys(theirs, "x"))
+    with pytest.raises(ConfigError, match=r"PORTD_WRITER is set .*\nHINT: did you mean PORTD_WRITERS"):
+        check_variables({"PORTD_WRITER": "4"})
+    with pytest.raises(ConfigError, match="PORTD_QQQQ, PORTD_ZZZZ"):
+        check_variables({"PORTD_ZZZZ": "4", "PORTD_QQQQ": "secret"})
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sync", "--source", "redis://127.0.0.1:1", "--target", "redis://127.0.0.1:2"),
+        ("check", "--source", "redis://127.0.0.1:1", "--target", "redis://127.0.0.1:2"),
+        ("verify", "--source", "redis://127.0.0.1:1", "--target", "redis://127.0.0.1:2"),
+        ("status", "--target", "redis://127.0.0.1:1"),
+        ("restore", "file.rdb", "--target", "redis://127.0.0.1:1"),
+        ("dump", "--source", "redis://127.0.0.1:1", "--output", "file.rdb"),
+        ("decode", "redis://127.0.0.1:1"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_command_refuses_them(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """78, and what was meant, before anything is asked of a server."""
+    monkeypatch.setattr(commands, "environment", lambda: {**os.environ, "PORTD_SOURCE_PASWORD": "hunter2"})
+    ended = commands.run(*words, expect=os.EX_CONFIG)
+    assert "did you mean PORTD_SOURCE_PASSWORD?" in ended.err
+    assert "hunter2" not in ended.err
 
 
 def test_settings_do_not_change() -> None:

@@ -1,4 +1,4 @@
-"""How the stream is applied, and what an applier holds."""
+"""How a stream is applied, and what can be seen of it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class ApplierOptions:
         connection: how connections are made.
         beside: what writes the lease anew where it is cleared away.
         scripts: what is known of the source's scripts.
+        others: further keys of ours, whose owners write them again.
     """
 
     epoch: Epoch
@@ -42,6 +43,7 @@ class ApplierOptions:
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
     beside: Callable[[], list[bytes]] | None = None
     scripts: Scripts = field(default_factory=lambda: Scripts(ScriptBook()))
+    others: tuple[str, ...] = ()
 
     def restated(self) -> list[bytes]:
         """What writes our keys beside the checkpoint anew."""
