@@ -25,6 +25,7 @@ from portd import config, log
 from portd.cli.failures import report, report_plainly
 from portd.endpoint import Endpoint
 from portd.errors import ConfigError, InternalError, PortdError
+from portd.target.epoch import EPOCH_SUFFIX
 from portd.units import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ class _Demo:
             )
             writer = demo_data.LiveWriter(source, options.keys)
             peak = await self._sync(source, writer)
-            await target.delete(config.default("checkpoint_key") + "demo")
+            checkpoint = config.default("checkpoint_key") + "demo"
+            await target.delete(checkpoint, checkpoint + EPOCH_SUFFIX)
             ends = await demo_data.summarise(source), await demo_data.summarise(target)
         say(
             f"\nThe sync took {human_bytes(peak)} of memory at its peak; {human_count(writer.written)} writes went on meanwhile."

@@ -127,7 +127,7 @@ class Outcome:
 
     Attributes:
         struck: the bytes came up and were kept back.
-        more: other connections that the same was done to, in the same sync.
+        more: names of strikes that the same was done with beside it, in the same sync.
         evicted: connections that the target ended before it got the bytes.
         held: bytes that were kept back.
         seconds: that it took.
@@ -135,7 +135,7 @@ class Outcome:
     """
 
     struck: bool = False
-    more: int = 0
+    more: list[str] = field(default_factory=list)
     evicted: int = 0
     held: int = 0
     seconds: float = 0.0
@@ -299,9 +299,10 @@ class Round:
 
     def _play(self, relay: Relay, first: Portd, second: Portd) -> None:
         ends, strike, outcome = self._ends, self._strike, self.outcome
-        more: list[Hold] = []
+        more: list[tuple[str, Hold]] = []
         if strike.cut:
-            more.append(relay.hold(holding(b"\r\n", name=b"portd-lane-", passing=4), reset=True))
+            cut = relay.hold(holding(b"\r\n", name=b"portd-lane-", passing=4), reset=True)
+            more.append((LANES[0].name, cut))
         caught: dict[str, Callable[[], object]] = {
             "kill": lambda: first.signal(signal.SIGKILL),
             "takeover": lambda: first.signal(signal.SIGSTOP),
@@ -313,7 +314,8 @@ class Round:
         )
         if self._action not in (*TWO, "kill"):
             chosen = self._chance.sample(LANES, MORE_STRIKES)
-            more += [relay.hold(each.wanted(self._chance), reset=self._action == "reset") for each in chosen]
+            reset = self._action == "reset"
+            more += [(each.name, relay.hold(each.wanted(self._chance), reset=reset)) for each in chosen]
         first.start()
         outcome.struck = self._came_up(hold, first)
         if not outcome.struck:
@@ -325,9 +327,10 @@ class Round:
         survivor.until_applied(ends.source)
         time.sleep(self._delay)
         before = ends.position()
-        struck = [each for each in (hold, *more) if each.caught.is_set()]
+        beside = [(name, each) for name, each in more if each.caught.is_set()]
+        struck = [hold, *(each for _, each in beside)]
         self._deliver(relay, first, struck)
-        outcome.more = len(struck) - 1
+        outcome.more = [name for name, _ in beside]
         outcome.evicted = sum(each.evicted for each in struck)
         outcome.held = sum(len(each.data) for each in struck)
         self._check_position(before, ends.position())
@@ -415,16 +418,16 @@ class Report:
     """What a deck found.
 
     Attributes:
-        struck: rounds, by strike, action and permissions.
-        through: rounds whose strike did not come up.
-        more: strikes beside these, on lanes of the same sync.
+        struck: how often, by strike, action and permissions; several may be in one sync.
+        syncs: that were struck.
+        through: syncs whose strike did not come up.
         evicted: the target had ended the connection before it got the bytes.
         failures: what is wrong, with the round's name.
     """
 
     struck: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     through: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    more: int = 0
+    syncs: int = 0
     evicted: int = 0
     failures: list[str] = field(default_factory=list)
     failed: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -432,7 +435,7 @@ class Report:
     @property
     def strikes(self) -> int:
         """All of them."""
-        return sum(self.struck.values()) + self.more
+        return sum(self.struck.values())
 
     def table(self) -> str:
         """Markdown: strikes by action and permission set, as struck and, behind a slash, failed."""
@@ -447,7 +450,7 @@ class Report:
                     told = " | ".join(self._told(cell) for cell in cells)
                     lines.append(f"| {strike.name} | {permissions} | {told} | {total} |")
         lines.append(
-            f"{self.strikes} strikes in {sum(self.struck.values())} syncs, {len(self.failures)} failures; {self.evicted} connections "
+            f"{self.strikes} strikes in {self.syncs} syncs, {len(self.failures)} failures; {self.evicted} connections "
             f"were ended by the target before the delivery; {sum(self.through.values())} syncs were through before"
         )
         return "\n".join(lines)
@@ -511,7 +514,8 @@ def _one(
     outcome = Round(ends, strike, action, permissions, chance, delay_seconds=delay).run()
     name = strike.name, action, permissions
     (report.struck if outcome.struck else report.through)[name] += 1
-    report.more += outcome.more
+    report.syncs += outcome.struck
+    report.struck.update((each, action, permissions) for each in outcome.more)
     report.evicted += outcome.evicted
     said = "ok" if outcome.struck else "did not come up"
     if outcome.trouble:
