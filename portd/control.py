@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import hiredis
 
+from portd.kernel.answerbound import AnswerBound
 from portd.resp import request
+from portd.shapes import Conversation, whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from portd.endpoint import Endpoint
 
 ANSWER_SECONDS: Final = 10.0  # usual limit for the connection, and for all answers to what is asked at once
-ANSWER_BYTES: Final = 32 << 20  # of answers to what is asked at once: more is no answer to any question of ours
+ANSWER_BYTES: Final = 8 << 20  # of answers to what is asked at once: more is no answer to any question of ours
+ANSWER_OBJECTS: Final = 100_000  # likewise: a few bytes make an object of many
+MOST_DATABASES: Final = 2**31 - 1  # config.c: `databases` is an int
 NO_ROOM: Final = "ERR max number of clients"  # said without a question (networking.c:acceptCommonHandler)
 
 
@@ -48,6 +52,7 @@ class Answers:
     def __init__(self, count: int) -> None:
         self.future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._reader = hiredis.Reader()
+        self._bound = AnswerBound(ANSWER_OBJECTS)
         self._missing = count
         self._answers: list[Any] = []
         self._bytes = 0
@@ -61,6 +66,8 @@ class Answers:
         self._bytes += len(data)
         if self._bytes > ANSWER_BYTES:
             raise hiredis.ProtocolError(f"an answer of more than {ANSWER_BYTES} bytes")
+        if not self._bound.feed(data):
+            raise hiredis.ProtocolError(f"an answer of more than {ANSWER_OBJECTS} objects")
         self._reader.feed(data)
         while self._missing:
             answer = self._reader.gets()
@@ -87,6 +94,7 @@ class Control(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._answers: Answers | None = None
         self._ended: Exception | None = None
+        self._conversation = Conversation()
 
     # -- asyncio.Protocol
 
@@ -137,6 +145,9 @@ class Control(asyncio.Protocol):
             self._answers = None
             self.close()  # answers that come now would be taken for those to the next questions
             raise
+        if complaint := self._conversation.complaint(commands, found):
+            self._fail(error := ConnectionAbortedError(f"it {complaint}"))
+            raise error
         if isinstance(found[0], hiredis.ReplyError) and str(found[0]).startswith(NO_ROOM):
             raise _turned_away(str(found[0]))
         return found
@@ -215,7 +226,8 @@ def parse_fields(text: str) -> dict[str, str]:
 def keys_by_database(info: Mapping[str, str]) -> dict[int, int]:
     """Keys in each database, from ``INFO keyspace``; empty databases are not told."""
     counts = {name[2:]: parse_fields(value).get("keys", "") for name, value in info.items() if name.startswith("db")}
-    return {int(db): int(keys) for db, keys in counts.items() if db.isdecimal() and keys.isdecimal()}
+    numbers = ((whole(db, MOST_DATABASES), whole(keys)) for db, keys in counts.items())
+    return {db: keys for db, keys in numbers if db is not None and keys is not None}
 
 
 def parse_pairs(reply: Sequence[object]) -> dict[str, str]:

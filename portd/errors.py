@@ -175,6 +175,12 @@ class TargetNotEmpty(TargetError):
     exit_code = os.EX_CONFIG
 
 
+class ScriptMissing(TargetError):
+    """The stream runs a script that was not seen, and that the target does not have: only a full sync makes up for it."""
+
+    retriable = True
+
+
 class LinkTaken(TargetError):
     """Another portd has the link: one that was there first, or one that took over."""
 

@@ -8,6 +8,7 @@ the spool is between them. A new session begins from the checkpoint in the targe
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,17 @@ from typing import TYPE_CHECKING
 
 from portd.backoff import Backoff
 from portd.choices import ExpiryGap, OnRefusal, StopAfter
-from portd.errors import ConfigError, DataLost, Interrupted, LinkLost, LinkTaken, PortdError, TargetBusy, TargetError
+from portd.errors import (
+    ConfigError,
+    DataLost,
+    Interrupted,
+    LinkLost,
+    LinkTaken,
+    PortdError,
+    ScriptMissing,
+    TargetBusy,
+    TargetError,
+)
 from portd.gate import Gate, HeldBack, Stopped
 from portd.log import get_logger
 from portd.model import Phase
@@ -37,10 +48,12 @@ from portd.target.importmode import ImportMode
 from portd.target.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
+from portd.target.scriptbook import ScriptBook
 from portd.target.writing import lane_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
+    from pathlib import Path
 
     from portd.config import Settings
     from portd.kernel.snapshot import CurrentKey
@@ -49,9 +62,11 @@ if TYPE_CHECKING:
     from portd.model import Position, Progress
     from portd.source.handshake import Transfer
     from portd.target.capabilities import Capabilities
+    from portd.target.checkpoint import Checkpoint
 
 log = get_logger("sync")
 
+SCRIPTS = "portd-scripts-"  # files with what the source calls by its SHA1
 MOST_FENCES = 20  # shown on a page
 FULL_SYNC_SECONDS = 60.0  # longest wait between full syncs that follow one another: each one costs the source a fork
 LEAVE_SECONDS = 2.0  # for turning import mode off at the end
@@ -114,10 +129,12 @@ class Replication:
             stop=settings.on_refusal is OnRefusal.STOP,
             redact=settings.redact_keys,
         )
+        self._scripts = ScriptBook(_script_path(settings))
         self._session: Session | None = None
         self._forks = Backoff(first_seconds=1.0, limit_seconds=FULL_SYNC_SECONDS)
         self._copied_at = 0.0  # time.monotonic() of the last snapshot that was applied; 0 when it has been looked at
         self._spacing = 0.0  # of the next session
+        self._afresh = False  # the checkpoint in the target is worth nothing: a script was lost
         self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
         self._largest: list[CurrentKey] = []
         self._lease: Lease | None = None
@@ -175,13 +192,14 @@ class Replication:
             except PortdError as error:
                 if isinstance(error, DataLost) and (policy := self._evicting()):
                     error.hint = f"a full sync starts over; perhaps the target evicted the key ({policy}): {KEEP_KEYS}"
+                self._afresh = isinstance(error, ScriptMissing)
                 if not error.retriable or (isinstance(error, LinkLost) and not self._progress.source.connects):
                     raise
                 self._progress.last_error = str(error)
                 self._progress.phase = Phase.CONNECTING
                 if self._progress.stream.transactions > done:  # it worked for a while
                     backoff.reset()
-                wait = self._fork_wait() if self._copying else backoff.next_wait()
+                wait = self._fork_wait() if self._copying or self._afresh else backoff.next_wait()
                 log.warning("session ended", error=str(error), retry_seconds=round(wait, 1))
                 transfer = None
                 await self._pause(wait)
@@ -279,6 +297,7 @@ class Replication:
             budget=self._budget,
             limiter=self.limiter,
             letters=self._letters,
+            scripts=self._scripts,
             stop=self._stop,
             gate=self.gate,
             lease=self._lease,
@@ -327,6 +346,16 @@ class Replication:
             log.info("expiry gap", closed_by=closed)
         return postpones
 
+    def _place(self, checkpoint: Checkpoint | None) -> tuple[Position | None, str]:
+        """Where the stream may go on, None for nowhere; and why a full sync comes, should the source agree to nothing else."""
+        if self._afresh:
+            return None, "script"
+        if checkpoint is None:
+            return None, "first"
+        if checkpoint.state is not State.STREAM:
+            return None, "interrupted"
+        return checkpoint.position, "backlog"
+
     async def _run_session(self, parts: Parts, transfer: Transfer | None) -> Transfer | None:
         """One session.
 
@@ -347,8 +376,7 @@ class Replication:
             parts = replace(parts, epoch=await parts.lease.begin())
         if transfer is None:
             checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
-            position = checkpoint.position if checkpoint and checkpoint.state is State.STREAM else None
-            reason = "first" if checkpoint is None else "interrupted" if position is None else "backlog"
+            position, reason = self._place(checkpoint)
             self._copying = False  # an attempt that does not get as far costs no fork
             transfer = await self._connect(position)
             if transfer is None:
@@ -455,6 +483,7 @@ class Replication:
             self._lease.close()
         self._spool.close()
         self._letters.close()
+        self._scripts.close()
 
     # -- what the pages show
 
@@ -475,6 +504,7 @@ class Replication:
                 owner, partial(budget.held, owner), peak=partial(budget.peak, owner), limit=plan.queue_bytes
             )
         ledger.register("applier", self._applier_bytes)
+        ledger.register("scripts", self._scripts.held_bytes)
         ledger.register("pruning", self._pruning_bytes)
 
     def _applier_bytes(self) -> int:
@@ -528,6 +558,14 @@ class Replication:
             largest_keys=[_shown(key) for key in (copy.largest.read() if copy else largest)],
             spool=reading_of(SpoolReading, spool),
         )
+
+
+def _script_path(settings: Settings) -> Path | None:
+    """Where the scripts of this link are kept, for the next start to find."""
+    directory = settings.spool_directory()
+    link = f"{settings.target_endpoint().display} {settings.checkpoint_name()}"
+    name = hashlib.sha1(link.encode(), usedforsecurity=False).hexdigest()[:12]
+    return directory / f"{SCRIPTS}{name}" if directory is not None else None
 
 
 def _shown(key: CurrentKey) -> KeyReading:

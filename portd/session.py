@@ -23,15 +23,17 @@ from portd.log import get_logger
 from portd.model import Phase, Position
 from portd.resync import NotingSink, Resync
 from portd.scheduling import bulk_work
+from portd.shapes import whole
 from portd.snapshotcopy import SnapshotCopy, stream_database
 from portd.streamfeed import StreamFeed
 from portd.target.applier import Applier
 from portd.target.applying import ApplierOptions
-from portd.target.checkpoint import IMPORTS_SUFFIX, Checkpoint, write_checkpoint
+from portd.target.checkpoint import IMPORTS_SUFFIX, MOST_OFFSET, Checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions, Disconnected
 from portd.target.control import patiently
 from portd.target.deadletter import Letter
 from portd.target.postponed import Horizon, Postponed, Sweeper, shift_of, snapshot_margin_ms
+from portd.target.scripts import Scripts
 from portd.target.writers import Writers
 from portd.target.writing import WriterOptions
 
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from portd.target.epoch import Epoch
     from portd.target.lease import Lease
     from portd.target.limiter import Limiter
+    from portd.target.scriptbook import ScriptBook
 
 log = get_logger("sync")
 
@@ -84,6 +87,7 @@ class Parts:
         budget: bounds queue and lanes.
         limiter: bounds the load on the target.
         letters: receives refusals.
+        scripts: texts that the source may call by their SHA1.
         stop: set when the sync is to end in order.
         gate: where removals wait that are too many.
         lease: on the link.
@@ -104,6 +108,7 @@ class Parts:
     budget: ByteBudget
     limiter: Limiter
     letters: DeadLetters
+    scripts: ScriptBook
     stop: asyncio.Event
     gate: Gate
     lease: Lease
@@ -317,7 +322,9 @@ class Session:
         decoder = self._make_decoder()
         self.writers = Writers(parts.target, parts.budget, progress, parts.letters, self._writer_options())
         sink = NotingSink(self.writers, resync)
-        self.copy = SnapshotCopy(parts.spool, decoder, sink, progress.snapshot, transfer, self._on_letter)
+        self.copy = SnapshotCopy(
+            parts.spool, decoder, sink, progress.snapshot, transfer, self._on_letter, parts.scripts.add
+        )
         self.copy.refuse_node = None if settings.one_shard else settings.source_endpoint().display
         try:
             async with asyncio.TaskGroup() as group:
@@ -405,12 +412,13 @@ class Session:
         if self._transfer.announced:
             return
         replid, offset = decoder.aux.get("repl-id", ""), decoder.aux.get("repl-offset", "")
-        if not (replid and offset.isdecimal()):
+        position = whole(offset, MOST_OFFSET)
+        if not replid or position is None:
             raise SourceError(
                 "the source told its position neither before nor inside of the snapshot",
                 hint="give the name of the real PSYNC command with --psync-command",
             )
-        self._transfer = replace(self._transfer, position=Position(replid, int(offset)))
+        self._transfer = replace(self._transfer, position=Position(replid, position))
         self._replid = replid
 
     def _note_refusal(self, error: TargetBusy | Disconnected) -> None:
@@ -471,6 +479,7 @@ class Session:
                 ages=parts.postpones,
                 connection=parts.connection,
                 beside=parts.lease.restated,
+                scripts=Scripts.of(parts.scripts, parts.capabilities),
                 others=(parts.settings.checkpoint_key + IMPORTS_SUFFIX,),
             ),
         )

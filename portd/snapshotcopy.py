@@ -74,6 +74,7 @@ class SnapshotCopy:
         progress: brought up to date after every chunk.
         transfer: how the source frames the snapshot.
         on_letter: told of every value that cannot reach the target.
+        on_script: told of every text of a script that the source has cached.
         begin: spool index of the first byte.
 
     Attributes:
@@ -89,6 +90,7 @@ class SnapshotCopy:
         progress: SnapshotProgress,
         transfer: Transfer,
         on_letter: Callable[[DeadLetter], None],
+        on_script: Callable[[bytes], None] | None = None,
         *,
         begin: int = 0,
     ) -> None:
@@ -100,6 +102,7 @@ class SnapshotCopy:
         self._progress = progress
         self._transfer = transfer
         self._on_letter = on_letter
+        self._on_script = on_script
         self._begin = begin
         self._refused = 0  # keys that the decoder gave up, so far
 
@@ -183,3 +186,6 @@ class SnapshotCopy:
             self.largest.note(current)
         for letter in self.decoder.take_dead_letters():
             self._on_letter(letter)
+        if self._on_script is not None:
+            for text in self.decoder.take_scripts():
+                self._on_script(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,3 +108,119 @@ async def _command(reader: asyncio.StreamReader) -> list[bytes]:
         size = int((await reader.readuntil(b"\r\n"))[1:])
         words.append((await reader.readexactly(size + 2))[:-2])
     return words
+
+
+class LyingServer:
+    """Stands in front of a real server and answers one of its commands with what a test gives it.
+
+    Listens on loopback, in a thread of its own; a context manager. Everything else it passes on, one command after the other.
+
+    Args:
+        behind: port of the real server.
+        command: name of the command, in upper case; "" for all of them.
+        lie: what it is answered with.
+        first: so many times the truth is told before.
+        endless: bytes to send behind the lie for as long as they are taken.
+
+    Attributes:
+        lies: times that it lied.
+        sent: bytes of lies.
+    """
+
+    def __init__(self, behind: int, command: str, lie: bytes, *, first: int = 0, endless: bytes = b"") -> None:
+        self.lies = 0
+        self.sent = 0
+        self.port = 0
+        self._behind = behind
+        self._command = command.encode()
+        self._lie = lie
+        self._truths = first
+        self._endless = endless
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()  # of connections
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="lying server")
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(10), "it does not listen"
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self._loop is not None
+        assert self._task is not None
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(10)
+
+    async def _serve(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # transports that were given up are closed in the loop's next turns
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        real_reader, real_writer = await asyncio.open_connection("127.0.0.1", self._behind)
+        try:
+            while True:
+                words = await _command(reader)
+                lies = self._command in {b"", words[0].upper()} and self._lies_now()
+                real_writer.write(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words))
+                if words[0].upper() == b"PSYNC" and not lies:
+                    await asyncio.gather(_relay(reader, real_writer), _relay(real_reader, writer))
+                answer = await _reply(real_reader)
+                if lies:
+                    await self._lie_to(writer)
+                else:
+                    writer.write(answer)
+                await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # one of the two has gone
+        finally:
+            writer.transport.abort()
+            real_writer.transport.abort()
+
+    def _lies_now(self) -> bool:
+        self._truths -= 1
+        return self._truths < 0
+
+    async def _lie_to(self, writer: asyncio.StreamWriter) -> None:
+        self.lies += 1
+        writer.write(self._lie)
+        self.sent += len(self._lie)
+        while self._endless:
+            writer.write(self._endless)
+            await writer.drain()
+            self.sent += len(self._endless)
+
+
+async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+        await writer.drain()
+    raise ConnectionResetError
+
+
+async def _reply(reader: asyncio.StreamReader) -> bytes:
+    line = await reader.readuntil(b"\r\n")
+    if line[:1] == b"$" and line != b"$-1\r\n":
+        return line + await reader.readexactly(int(line[1:]) + 2)
+    if line[:1] == b"*" and line != b"*-1\r\n":
+        return line + b"".join([await _reply(reader) for _ in range(int(line[1:]))])
+    return line

@@ -25,6 +25,8 @@ from portd.kernel.streamcommands cimport StreamCommands
 
 
 cdef enum:
+    SCRIPTS_BYTES = 1 << 20         # texts of scripts that are held until they are taken, one text more or less
+    SCRIPT_COST = 64                # bytes that one of them costs beside its text
     RESTORE_ELEMENTS = 4096         # a collection of more is not restored in one command: it would block the target
 
 
@@ -339,5 +341,24 @@ cdef class CommandHandler(StreamCommands):
             return self.refuse(NULL, "function library", "larger than chunk_bytes")
         self.out.raw(b"*4\r\n$8\r\nFUNCTION\r\n$4\r\nLOAD\r\n$7\r\nREPLACE\r\n", 41)
         self.out.bulk(code.p, code.n)
+        self.replies += 1
+        return self._cut_if_full()
+
+    # -- scripts -------------------------------------------------------------------------------------------------------
+
+    cdef int aux(self, Item* name, Item* value) except -1:
+        """A text of a script that the source has cached, behind its keys (rdb.c:rdbSaveRio, up to 6.2)."""
+        cdef bytes body
+        if name.n != 3 or memcmp(name.p, b"lua", 3) or self.wanted is not None or value.form != F_WHOLE:
+            return 0
+        body = value.p[:value.n]
+        if self.scripts_bytes < SCRIPTS_BYTES:
+            self.scripts.append(body)
+            self.scripts_bytes += value.n + SCRIPT_COST
+        if not self.dialect.scripts:
+            return 0
+        self._close_run()
+        self.out.raw(b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n", 26)
+        self.out.bulk(value.p, value.n)
         self.replies += 1
         return self._cut_if_full()

@@ -16,8 +16,8 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from portd.kernel.dialect cimport Dialect
 from portd.kernel.edit cimport (
-    BLOCKING, DEL, DISCARD, DROP, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES,
-    MULTI, PEXPIRE, PEXPIREAT, PSETEX, PUBLISH, REPLCONF, RESTORE, RESTORE_ASKING, SELECT, SET, SETEX, STRANGE, SWAPDB,
+    BLOCKING, DEL, DISCARD, DROP, EVAL, EVALSHA, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES,
+    MULTI, PEXPIRE, PEXPIREAT, PSETEX, PUBLISH, REPLCONF, RESTORE, RESTORE_ASKING, SCRIPT, SELECT, SET, SETEX, STRANGE, SWAPDB,
     XGROUP,
 )
 from portd.kernel.forms cimport Forms
@@ -32,9 +32,8 @@ from portd.kernel.resp cimport SLACK, load_word
 cdef dict KINDS = {
     # noise of primaries, of cluster nodes and of hosted servers
     DROP: b"PING ASKING OPINFO",
-    # what concerns the source's own topology, settings or scripts, in streams of sources up to 6.2 and of cluster nodes
-    # that move slots; and what would turn our connection into one that does not answer commands in order
-    FILTERED: b"SCRIPT TRIMSLOTS CLUSTER DEBUG MIGRATE CONFIG ACL"
+    # what concerns the source's own topology or settings, in streams of cluster nodes that move slots; and what would turn our connection into one that does not answer commands in order
+    FILTERED: b"TRIMSLOTS CLUSTER DEBUG MIGRATE CONFIG ACL"
     b" PSYNC SYNC REPLICAOF SLAVEOF MONITOR SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE"
     b" QUIT RESET HELLO AUTH CLIENT SHUTDOWN FAILOVER WATCH UNWATCH READONLY READWRITE",
     # they wait for data; servers send what such a command did (BRPOPLPUSH is an exception of sources before 6.0)
@@ -49,6 +48,10 @@ cdef dict KINDS = {
     REPLCONF: b"REPLCONF",
     PUBLISH: b"PUBLISH SPUBLISH",
     DEL: b"DEL",
+    # write without being flagged so; so do the last ones here, of which PFCOUNT keeps in the value what it has counted
+    EVAL: b"EVAL",
+    EVALSHA: b"EVALSHA",
+    SCRIPT: b"SCRIPT",
     FUNCTION: b"FUNCTION",
     XGROUP: b"XGROUP",
     SET: b"SET",
@@ -63,8 +66,7 @@ cdef dict KINDS = {
     PEXPIREAT: b"PEXPIREAT",
     RESTORE: b"RESTORE",
     RESTORE_ASKING: b"RESTORE-ASKING",
-    # write without being flagged so: scripts, and PFCOUNT, which keeps in the value what it has counted
-    FORWARD: b"EVAL EVALSHA FCALL PFCOUNT",
+    FORWARD: b"FCALL PFCOUNT",
 }
 
 # What writes, whether the target tells it or not.

@@ -12,9 +12,9 @@ from libc.string cimport memcmp
 from portd.kernel.arguments cimport expires_before, restores_before, restores_relative, sets_expiry, tells_entries_read
 from portd.kernel.commandtable cimport Row, look_up
 from portd.kernel.edit cimport (
-    BLOCKING, DEL, DISCARD, DROP, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES, FORWARD, FUNCTION, FUNCTION_RESTORE,
+    BLOCKING, DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES, FORWARD, FUNCTION, FUNCTION_RESTORE,
     GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, OWN, PEXPIRE, PEXPIREAT, PSETEX, PUBLISH, REFUSED, REPLCONF, RESTORE,
-    RESTORE_ASKING, SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP,
+    RESTORE_ASKING, SCRIPT, SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP,
 )
 from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, FORM
 from portd.kernel.keypositions cimport K_FIRST, K_NONE, K_PAIRS, K_SECOND, O_ALL, O_NONE, owned
@@ -45,7 +45,7 @@ cdef class Decider(CommandScanner):
                 return kind
         if self.excluded.count > 0 and self.excluded.has(buffer.base + buffer.cut.head + 1):
             return -self._bad_command(SELECT_EXCLUDED) if kind == SELECT else EXCLUDED
-        if DROP <= kind <= REFUSED or kind == SELECT:
+        if DROP <= kind <= REFUSED or kind == SELECT or kind == SCRIPT:
             return kind
         if self.tally.db < 0:
             return -self._bad_command(NO_DATABASE)
@@ -109,7 +109,7 @@ cdef class Decider(CommandScanner):
             return kind
         if kind == DEL:
             return DEL if self.unlink else FORWARD
-        if DROP <= kind <= FILTERED:
+        if DROP <= kind <= FILTERED or EVAL <= kind <= SCRIPT:
             return kind
         if kind == BLOCKING or kind == STRANGE:
             return self._refuse(WAITS if kind == BLOCKING else UNKNOWN)

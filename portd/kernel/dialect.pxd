@@ -22,4 +22,5 @@ cdef class Dialect:
     cdef bint create_consumer
     cdef bint absttl                # RESTORE .. ABSTTL
     cdef bint unlink
+    cdef bint scripts               # SCRIPT LOAD
     cdef bint takes(self, int encoding) noexcept

@@ -46,6 +46,7 @@ cdef class Dialect:
         self.create_consumer = valkey or server_version >= (6, 2)
         self.absttl = valkey or server_version >= (5, 0)
         self.unlink = "unlink" in commands
+        self.scripts = "script" in commands
 
     cdef bint takes(self, int encoding) noexcept:
         """RESTORE of this encoding is understood (rdb.c:rdbIsObjectType and rdbLoadObject of the target's release)."""

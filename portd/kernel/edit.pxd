@@ -27,6 +27,9 @@ cdef enum Kind:  # what becomes of a command; those from FUNCTION on are edited 
     PUBLISH
     SPARED  # goes on without the keys that are ours
     DEL  # goes on as UNLINK; edited only when it is large
+    EVAL  # goes on as it came, and is noted
+    EVALSHA
+    SCRIPT  # noted, and left out as DROP
     FUNCTION
     FUNCTION_RESTORE
     XGROUP

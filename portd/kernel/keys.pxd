@@ -28,6 +28,8 @@ cdef class KeyReader(OpcodeReader):
     cdef int _plan(self) except -1
     cdef uint64_t _told_bytes(self) noexcept
     cdef bint _is_empty_blob(self) noexcept
+    cdef int _has_empty_nodes(self) except -1
+    cdef int _enterprise(self, Cursor* c) except -1
     cdef int _begin(self, bint small) except -1
     cdef int _begin_string(self) except -1
     cdef int _begin_elements(self) except -1

@@ -27,6 +27,11 @@ from portd.kernel.window cimport (
 )
 
 
+cdef enum:
+    RAM_LRU = 107                   # opcodes that only Redis Enterprise writes
+    ENTERPRISE = 121
+
+
 cdef class KeyReader(OpcodeReader):
     """Takes one step after another; final are the methods that every key goes through, for direct calls."""
 
@@ -105,6 +110,8 @@ cdef class KeyReader(OpcodeReader):
         cdef int byte = c.p[0]
         cdef int encoding = encoding_of(byte, self.valkey)
         cdef int r
+        if encoding == E_NONE and not self.valkey and (byte == RAM_LRU or byte == ENTERPRISE):
+            return self._enterprise(c)
         if encoding == E_NONE:
             return self._unsupported(f"value type {byte} is not known under this magic")
         c.p += 1
@@ -132,6 +139,16 @@ cdef class KeyReader(OpcodeReader):
         memset(&self.measure, 0, sizeof(Measure))
         self.state = ST_VALUE
         return R_OK
+
+    cdef int _enterprise(self, Cursor* c) except -1:
+        """What Redis Enterprise says of the key that follows: one length, of no use to another server."""
+        cdef uint64_t ignored = 0
+        cdef int r
+        c.p += 1
+        r = self._number(c, &ignored)
+        if r == R_OK:
+            self._consume(c)
+        return r
 
     @cython.final
     cdef int _string(self, Cursor* c) except -1:
@@ -232,7 +249,7 @@ cdef class KeyReader(OpcodeReader):
             return self._fail("corrupt value")
         if r == R_MORE:
             return R_MORE
-        if r == R_OK and (self.measure.empty or self._is_empty_blob()):
+        if r == R_OK and (self.measure.empty or self._is_empty_blob() or self._has_empty_nodes()):
             # Servers skip such keys too: rdb.c, RDB_LOAD_ERR_EMPTY_KEY.
             self.keys_filtered += 1
             self.start += self.measure.at
@@ -277,6 +294,25 @@ cdef class KeyReader(OpcodeReader):
         if self.layout.container == K_ZIPMAP:
             least = 2
         return self.measure.at == prefix + 1 + least and self.buffer[self.start + prefix] == least
+
+    cdef int _has_empty_nodes(self) except -1:
+        """A list of nodes none of which has an entry: servers skip those when they load it."""
+        cdef Cursor c = self._cursor()
+        cdef uint64_t nodes = 0
+        cdef int least = 7 if self.layout.container == K_LISTPACK else 11
+        if self.layout.shape != S_NODES:
+            return False
+        self._number(&c, &nodes)
+        while nodes:
+            if self.layout.pattern[0] == b"l":
+                if c.p[0] != 2:                     # an element of its own
+                    return False
+                c.p += 1
+            if c.p[0] != least:                     # the length of the container
+                return False
+            c.p += 1 + least
+            nodes -= 1
+        return True
 
     cdef int _begin(self, bint small) except -1:
         if self.layout.shape == S_STRING:

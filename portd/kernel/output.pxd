@@ -43,6 +43,8 @@ cdef class CommandOutput(Handler):
     cdef list letters
     cdef uint64_t letters_bytes         # of their keys
     cdef uint64_t letters_total
+    cdef list scripts                   # texts found
+    cdef uint64_t scripts_bytes
 
     cdef int cut(self, bint part) except -1
 

@@ -46,6 +46,7 @@ cdef class CommandOutput(Handler):
         self.command_elements = command_elements
         self.chunk_bytes = chunk_bytes
         self.letters = []
+        self.scripts = []
         self.kind = WHOLE
 
     # -- batches -------------------------------------------------------------------------------------------------------

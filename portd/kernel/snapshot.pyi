@@ -104,6 +104,11 @@ class SnapshotDecoder:
         """
     def take_dead_letters(self) -> list[DeadLetter]:
         """What the decoder found that the target cannot hold, since the last call; bounded, the rest is counted."""
+    def take_scripts(self) -> list[bytes]:
+        """Texts of scripts that the source has cached, since the last call: 1 MiB, what is beyond that is not told.
+
+        Whether told or not, they go to the target by SCRIPT LOAD where it lets us.
+        """
 
 @final
 class CurrentKey:

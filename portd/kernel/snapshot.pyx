@@ -192,3 +192,11 @@ cdef class SnapshotDecoder(KeyReader):
         letters = self.letters.letters
         self.letters.letters = []
         return letters
+
+    def take_scripts(self):
+        if self.letters is None or not self.letters.scripts:
+            return []
+        scripts = self.letters.scripts
+        self.letters.scripts = []
+        self.letters.scripts_bytes = 0
+        return scripts

@@ -7,6 +7,7 @@ from portd.kernel.decide cimport Decider, Tally
 from portd.kernel.leftout cimport LeftOut
 from portd.kernel.piecebuffer cimport Cut
 from portd.kernel.rewrite cimport Rewriter
+from portd.kernel.scripts cimport ScriptNotes
 
 
 cdef class Piece:
@@ -29,10 +30,15 @@ cdef class Piece:
     cdef readonly bint overdue
     cdef readonly int64_t postponed
     cdef readonly int64_t lost
+    cdef readonly tuple bodies
+    cdef readonly tuple loaded
+    cdef readonly tuple digests
+    cdef readonly bint flushed
 
 
 cdef class StreamSplitter(Decider):
     cdef Rewriter rewriter
+    cdef ScriptNotes scripts
     cdef Tally totals  # of the pieces handed out; its state fields mean nothing
     cdef LeftOut left_out
     cdef bint stops  # a piece ends before a refused command

@@ -38,6 +38,10 @@ class Piece:
         postponed: expiry times that are later than the source said.
         lost: expiry times of hash fields that the target cannot hold: the fields live for ever there.
         overdue: one of them had passed when it was received: the stream lags by that much at least.
+        bodies: texts of scripts that it brings, by EVAL or SCRIPT LOAD; none above 128 KiB, or a piece.
+        loaded: those that came by SCRIPT LOAD, which is dropped.
+        digests: SHA1 digests, as lower-case hexadecimal digits, of texts that an EVALSHA inside takes for known.
+        flushed: the source forgot its scripts somewhere inside, by SCRIPT FLUSH, which is dropped.
     """
 
     @property
@@ -78,6 +82,14 @@ class Piece:
     def postponed(self) -> int: ...
     @property
     def lost(self) -> int: ...
+    @property
+    def bodies(self) -> tuple[bytes, ...]: ...
+    @property
+    def loaded(self) -> tuple[bytes, ...]: ...
+    @property
+    def digests(self) -> tuple[bytes, ...]: ...
+    @property
+    def flushed(self) -> bool: ...
     def __len__(self) -> int:
         """Bytes of ``data``."""
 
@@ -134,7 +146,8 @@ class StreamSplitter:
     def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece; None when more bytes are needed.
 
-        A piece goes up to the first command boundary at or after *max_bytes* (or ``piece_bytes``) or *max_commands*. It
+        A piece goes up to the first command boundary at or after *max_bytes* (or ``piece_bytes``) or *max_commands*, or
+        the 32nd different script. It
         does not end inside of a transaction when it can end before its MULTI, and it takes an EXEC that is next. A
         large command gets pieces of its own, of up to ``piece_bytes`` each.
 

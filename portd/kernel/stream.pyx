@@ -24,8 +24,8 @@ from portd.kernel.arguments cimport restores_relative
 from portd.kernel.commandtable cimport CommandTable
 from portd.kernel.decide cimport Decider, Tally
 from portd.kernel.edit cimport (
-    DEL, DISCARD, DROP, EXCLUDED, EXEC, FILTERED, FORWARD, FUNCTION, MULTI, OWN, REFUSED, RESTORE, RESTORE_ASKING, SELECT, SET,
-    SPARED, SWAPDB, XGROUP, Editor,
+    DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, FILTERED, FORWARD, FUNCTION, MULTI, OWN, REFUSED, RESTORE, RESTORE_ASKING,
+    SCRIPT, SELECT, SET, SPARED, SWAPDB, XGROUP, Editor,
 )
 from portd.kernel.forms cimport F_RESTORE, F_RESTORE_ASKING, F_SET, F_XGROUP, FORM, PEXPIREAT_CONDITION
 from portd.kernel.keypositions cimport first_key, is_key
@@ -36,6 +36,7 @@ from portd.kernel.piecebuffer cimport (
 )
 from portd.kernel.resp cimport NEVER_MS, argument_behind
 from portd.kernel.rewrite cimport Rewriter
+from portd.kernel.scripts cimport ScriptNotes
 
 
 cdef enum:
@@ -97,6 +98,7 @@ cdef class StreamSplitter:
         self.buffer = PieceBuffer(offset, piece_bytes, <uint64_t> min(max_argument, LARGEST_ARGUMENT))
         self.editor = Editor(self.buffer, pxat, not table.forms.lacks[PEXPIREAT_CONDITION], table.dialect)
         self.rewriter = Rewriter(self.buffer, self.editor, table.forms, table.dialect, pxat, unlink)
+        self.scripts = ScriptNotes(self.buffer)
         self.entries_read = entries_read
         self.unlink = unlink
         self.table = table
@@ -121,6 +123,7 @@ cdef class StreamSplitter:
         cdef int status
         self.marked = False
         buffer.begin_piece()
+        self.scripts.begin()
         self.start = start
         status = self._gather(start, min(max(max_bytes, 1), buffer.piece_bytes), max(max_commands, 1))
         if self.marked and self.editor.part.kind < 0 and self.marked_cut.head > start:
@@ -203,6 +206,10 @@ cdef class StreamSplitter:
         piece.moves = tally.moves or tally.swaps
         piece.overdue = tally.overdue
         piece.postponed = tally.postponed
+        piece.bodies = tuple(self.scripts.bodies)
+        piece.loaded = tuple(self.scripts.loaded)
+        piece.digests = tuple(self.scripts.digests)
+        piece.flushed = self.scripts.flushed
         piece.lost = tally.lost
         self.totals.commands += tally.commands
         self.totals.filtered += tally.filtered
@@ -224,7 +231,7 @@ cdef class StreamSplitter:
         cdef int status
         if self.editor.part.kind >= 0:
             return self._go_on(buffer.piece_bytes)
-        while produced(buffer) < max_bytes and buffer.cut.replies < max_commands:
+        while produced(buffer) < max_bytes and buffer.cut.replies < max_commands and not self.scripts.full:
             status = self._scan_command()
             if status == WHOLE:
                 status = self._take()
@@ -269,6 +276,9 @@ cdef class StreamSplitter:
             return FULL
         if kind >= FUNCTION:
             return self._edit(kind)
+        if EVAL <= kind <= SCRIPT:
+            self.scripts.note(kind, self._arguments(), self.scan.argc)
+            kind = DROP if kind == SCRIPT else FORWARD
         if kind == FORWARD:
             count_reply(buffer, buffer.base + buffer.cut.head + 1)
             keep(buffer, buffer.cut.head + self.scan.next)
@@ -430,6 +440,10 @@ cdef class StreamSplitter:
             return -kind
         if kind == REFUSED and self._stops_before():
             return FULL
+        if EVAL <= kind <= SCRIPT:
+            if self.scripts.note(kind, self._arguments(), self.scan.argc) == MORE:
+                return MORE
+            kind = DROP if kind == SCRIPT else FORWARD
         if kind < FORM:
             self._note(kind)
             self._begin_edit(kind, True)

@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import DecodeError, TargetLost
-from portd.files.annotations import AnnotationFilter
 from portd.files.inputs import STDIN, Input, open_input
+from portd.kernel.annotations import AnnotationFilter
 from portd.kernel.stream import StreamSplitter
 
 if TYPE_CHECKING:
@@ -60,14 +60,12 @@ class FileFeed:
         self._number = 0  # of the next file to open
         self._read = 0  # bytes of commands read
         self._input: Input | None = None
-        self._filter: AnnotationFilter | None = None  # of the file in progress
+        self._filter = AnnotationFilter()  # of the file in progress
         self._rest = memoryview(b"")
         if opened is not None:
             self._input, rest = opened
             self._number = 1
-            if rest[:1] == b"#":
-                self._filter = AnnotationFilter()
-                rest = self._filter.feed(rest)
+            rest = self._filter.feed(rest)
             self._rest = memoryview(rest)
             self._read = len(rest)
         self._lacking: frozenset[int] = frozenset()
@@ -108,21 +106,18 @@ class FileFeed:
     def _next_bytes(self) -> memoryview:
         """The next bytes of commands; empty behind the last file."""
         while True:
-            begins = self._input is None
             if self._input is None:
                 if self._number == len(self._paths):
                     return memoryview(b"")
                 self._input = open_input(self._paths[self._number])
                 self._number += 1
+                self._filter = AnnotationFilter()
                 skip = self._skip if self._number == 1 else 0
                 data = self._skipped(skip) if skip else self._input.read()
             else:
                 data = self._input.read()
             ends = not data
-            if data and begins:
-                self._filter = AnnotationFilter() if data[0] == ord("#") else None
-            if self._filter is not None:
-                data = memoryview(self._filter.rest() if ends else self._filter.feed(data))
+            data = memoryview(self._filter.rest() if ends else self._filter.feed(data))
             if ends:
                 self._input.close()
                 self._input = None

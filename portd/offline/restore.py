@@ -23,16 +23,19 @@ from portd.offline.service import OfflineService
 from portd.pipeline import ByteBudget
 from portd.resp import request
 from portd.session import first_cause, note_own
+from portd.shapes import whole
 from portd.snapshotcopy import stream_database
 from portd.target.applier import Applier
 from portd.target.applying import ApplierOptions
-from portd.target.checkpoint import Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
+from portd.target.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter, read_keys
 from portd.target.epoch import Epoch, write_once
 from portd.target.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
+from portd.target.scriptbook import ScriptBook
+from portd.target.scripts import Scripts
 from portd.target.writers import Writers
 from portd.target.writing import WriterOptions
 
@@ -96,6 +99,7 @@ class Restore(OfflineService):
         self._written_by: dict[str, str] = {}  # family and version, where the snapshot tells them
         self._length = 0  # of the snapshot, bytes
         self._refused = self._filtered = 0  # keys that the decoder gave up or left out, so far
+        self._scripts = ScriptBook()
         self._wanted = read_keys(only) if only is not None else None
 
     async def run(self) -> None:
@@ -170,7 +174,7 @@ class Restore(OfflineService):
                 hint="restore the whole file instead of --only-letters",
             )
         if feed is not None:
-            await self._apply(feed)
+            await self._apply(feed, capabilities)
         if self._follow is not None:
             position = self._position
             forms = self._forms(capabilities)
@@ -178,6 +182,7 @@ class Restore(OfflineService):
             self.progress.stream = type(self.progress.stream)()
             await self._apply(
                 FileFeed([str(self._follow)], self.progress.stream, forms, offset=position.offset, db=self._db),
+                capabilities,
                 position,
             )
 
@@ -266,6 +271,8 @@ class Restore(OfflineService):
         self._filtered = counters["keys_filtered"]
         for letter in decoder.take_dead_letters():
             self._on_letter(letter)
+        for text in decoder.take_scripts():
+            self._scripts.add(text)
 
     def _on_letter(self, letter: DeadLetter) -> None:
         self._letters.add(
@@ -295,8 +302,9 @@ class Restore(OfflineService):
         )  # fmt: skip
         aux = decoder.aux
         replid, offset = aux.get("repl-id", ""), aux.get("repl-offset", "")
-        if len(replid) == len(UNKNOWN_REPLID) and offset.isdecimal():
-            self._position = Position(replid, int(offset))
+        number = whole(offset, MOST_OFFSET)
+        if len(replid) == len(UNKNOWN_REPLID) and number is not None:
+            self._position = Position(replid, number)
         if "valkey-ver" not in aux and "redis-ver" in aux:
             self._written_by = {"family": "redis", "version": aux["redis-ver"]}
         self._db = stream_database(aux)
@@ -322,7 +330,7 @@ class Restore(OfflineService):
             opened=(source, rest),
         )
 
-    async def _apply(self, feed: FileFeed, position: Position | None = None) -> None:
+    async def _apply(self, feed: FileFeed, capabilities: Capabilities, position: Position | None = None) -> None:
         """Applies commands to the end of the files.
 
         Raises:
@@ -337,7 +345,8 @@ class Restore(OfflineService):
         # Nothing of the snapshot, or of the file before, takes effect behind it.
         await write_checkpoint(self._target, key, checkpoint, epoch, connection, closes=True)
         epoch = self._epoch = epoch.successor
-        options = ApplierOptions(epoch=epoch, limiter=self._limiter, connection=connection)
+        scripts = Scripts.of(self._scripts, capabilities)
+        options = ApplierOptions(epoch=epoch, limiter=self._limiter, connection=connection, scripts=scripts)
         applier = Applier(self._target, feed, checkpoint, self._checkpoint_key, progress, self._letters, options)
         try:
             await applier.run()

@@ -11,6 +11,7 @@ from portd.control import Refused, checked, keys_by_database, open_control, pars
 from portd.endpoint import TLS_HINT, tls_failure
 from portd.errors import ConfigError
 from portd.resp import request
+from portd.shapes import whole
 from portd.source.cluster import QUESTION, is_node
 from portd.units import human_bytes, human_seconds
 
@@ -68,7 +69,8 @@ class Survey:
     def number(self, name: str) -> int | None:
         """A field of INFO, or else a setting, as a number; None when it is not told."""
         text = self.info.get(name, self.config.get(name, ""))
-        return int(text) if text.lstrip("-").isdigit() else None
+        number = whole(text.removeprefix("-"))
+        return -number if number and text.startswith("-") else number
 
     @property
     def family(self) -> str | None:
@@ -83,7 +85,7 @@ class Survey:
         text = self.info.get(f"{self.family}_version")
         if text is None:
             return None
-        numbers = [int(part) for part in text.split(".") if part.isdecimal()]
+        numbers = [number for part in text.split(".") if (number := whole(part)) is not None]
         major, minor, patch = [*numbers, 0, 0, 0][:3]
         return major, minor, patch
 
@@ -266,6 +268,7 @@ async def write_rate(endpoint: Endpoint, seconds: float) -> Rate | None:
     (began, first), (ended, last) = readings
     exact = first.get("repl_backlog_active") == last.get("repl_backlog_active") == "1"
     name = "master_repl_offset" if exact else "total_net_input_bytes"
-    if not (first.get(name, "").isdigit() and last.get(name, "").isdigit()):
+    before, after = whole(first.get(name, "")), whole(last.get(name, ""))
+    if before is None or after is None:
         return None
-    return Rate(max(0.0, (int(last[name]) - int(first[name])) / max(ended - began, 1e-3)), exact)
+    return Rate(max(0.0, (after - before) / max(ended - began, 1e-3)), exact)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from portd.control import Refused, open_control, parse_info
 from portd.log import get_logger
+from portd.shapes import whole
 from portd.source.info import OutputLimit, parse_output_limit
 from portd.units import human_bytes
 
@@ -163,7 +164,7 @@ class Forecast:
         now = time.monotonic()
         if now - self._limits_at > LIMIT_SECONDS:
             reply = await self._allowed(control, "CONFIG GET", b"client-output-buffer-limit")
-            limit = parse_output_limit(reply[1].decode()) if reply else None
+            limit = parse_output_limit(reply[1].decode("utf-8", "replace")) if reply else None
             if limit is not None:
                 self._outlook.limits(limit)
             self._limits_at = now
@@ -175,9 +176,10 @@ class Forecast:
         if reply is not None:
             info = parse_info(reply)
             written, kept = (info.get(name, "") for name in ("master_repl_offset", "repl_backlog_size"))
-            if written.isdecimal() and kept.isdecimal():
+            end, size = whole(written), whole(kept)
+            if end is not None and size is not None:
                 received = self._progress.stream.read_offset
-                self._outlook.backlog(time.monotonic(), int(written), received, int(kept))
+                self._outlook.backlog(time.monotonic(), end, received, size)
         self._progress.outlook.asked_at = time.time()
         self._warn(time.monotonic())
 
@@ -229,4 +231,4 @@ def our_output(clients: str, local: str) -> int | None:
     if not ours:
         return None
     size = ours[0].get("omem", "")
-    return int(size) if size.isdecimal() else None
+    return whole(size)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from portd.control import NO_ROOM, Refused, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
 from portd.log import get_logger
 from portd.resp import request
+from portd.shapes import whole
 from portd.source.cluster import QUESTION, is_node
 from portd.source.losses import connect_error
 from portd.source.refusals import refused as refusal
@@ -187,11 +188,12 @@ def parse_output_limit(text: str) -> OutputLimit | None:
     """The limit of replicas in CONFIG GET client-output-buffer-limit: `normal 0 0 0 slave 268435456 67108864 60 ...`."""
     words = text.split()
     for at in range(0, len(words) - 3, 4):
-        if words[at] in {"slave", "replica"} and all(word.isdigit() for word in words[at + 1 : at + 4]):
-            return OutputLimit(*map(int, words[at + 1 : at + 4]))
+        numbers = [number for word in words[at + 1 : at + 4] if (number := whole(word)) is not None]
+        if words[at] in {"slave", "replica"} and len(numbers) == 3:
+            return OutputLimit(*numbers)
     return None
 
 
 def _number(values: dict[str, Any], name: str) -> int | None:
     text = str(values.get(name, ""))
-    return int(text) if text.isdigit() else None
+    return whole(text)

@@ -28,7 +28,18 @@ from portd.target.groupsize import GroupSize
 from portd.target.limiter import LagWatch
 from portd.target.names import FilteredNames
 from portd.target.passing import Passage, Search
-from portd.target.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
+from portd.target.replies import (
+    RECONNECT_CODES,
+    WRONG_TYPE,
+    Verdict,
+    abort_cause,
+    classify,
+    code_of,
+    fatal,
+    presentable,
+    wrong_type,
+)
+from portd.target.scripts import disown, lacked, load_refused, missing_script
 from portd.target.settle import Outcome, inside, outcome
 from portd.target.transactions import CheckpointGuard, Transactions
 from portd.troubles import TARGET
@@ -44,6 +55,7 @@ if TYPE_CHECKING:
 _log = get_logger("target")
 
 NAME: Final = "applier"
+MOST_SCRIPTS: Final = 32  # texts that go with one group, before the piece that reaches it
 TRANSACTION_COMMANDS: Final = 4  # WATCH, HGET, MULTI and EXEC around a group
 
 
@@ -90,6 +102,7 @@ class Applier:
         self._names = FilteredNames()
         self._databases = Databases(endpoint)
         self._growing = Group(start.db)
+        self._lacked = False  # a script that was not there has left the target without what it does
         self._broken: PortdError | None = None  # what the source will say behind the growing group
         self._since = 0.0  # unix time at which the oldest byte in flight was received; 0 when nothing is
         self._backoff = Backoff(
@@ -121,6 +134,7 @@ class Applier:
         """Applies until the source ends; everything that can be applied is checkpointed then.
 
         Raises:
+            ScriptMissing: the stream needs a script that nobody knows: a full sync makes up for it.
             TargetLost: the target lost its data or went back to an older checkpoint: sync anew from what it has.
             TargetError: it refuses everything, or another portd writes to this link.
             TargetRejected: a command was refused and the policy is to stop.
@@ -235,6 +249,8 @@ class Applier:
             raise Disconnected(f"{NAME}: the target is not ready: {text}", code_of(text).lower())
         if verdict is Verdict.FATAL:
             raise fatal(text)
+        if code_of(text) == WRONG_TYPE:
+            raise wrong_type(self._account.key)
         raise TargetError(
             f"the target refuses the checkpoint: {text}", hint=f"portd's user needs to write {self._account.key!r}"
         )
@@ -254,6 +270,8 @@ class Applier:
         transactions = Transactions(
             connection, CheckpointGuard(self._account.key, self._account.epoch, self._options.epoch)
         )
+        if self._lacked:
+            await self._disown(transactions)
         while await self._gather(self._growing):
             group, self._growing = self._growing.split()
             if await self._lacks(group.databases):
@@ -318,7 +336,7 @@ class Applier:
         return max(1, self._caps[0] - group.size), max(1, self._caps[1] - group.commands)
 
     def _is_full(self, group: Group) -> bool:
-        return group.size >= self._caps[0] or group.weight >= self._caps[1]
+        return group.size >= self._caps[0] or group.weight >= self._caps[1] or group.scripts >= MOST_SCRIPTS
 
     def _take(self, piece: Piece) -> None:
         """Looks at a piece that the source handed out.
@@ -333,6 +351,7 @@ class Applier:
         if piece.getack and self.on_getack is not None:
             self.on_getack()
         self.postponed.note(piece)
+        self._options.scripts.note(piece)
 
     async def _lacks(self, databases: set[int] | frozenset[int]) -> bool:
         """Whether one of these turns out not to be there; the source of pieces is told, and must be rewound then.
@@ -351,10 +370,11 @@ class Applier:
     async def _commit(self, transactions: Transactions, group: Group) -> None:
         """Commits a group, however often it has to be sent, without the commands that cannot be queued."""
         account = self._account
+        scripts = await self._options.scripts.before(self._endpoint, group.pieces)
         while True:
             expected = account.expect(group.end_offset, group.db_after, group.counts, group.received_at)
             before = self._databases.selectable(group.db)
-            around = account.frame(before, expected, self._options.restated() if group.swaps else None)
+            around = account.frame(before, expected, self._options.restated() if group.swaps else None).behind(scripts)
             data = [each for each in (around.head, *group.data, around.tail) if each]
             replies = around.head_commands + group.commands + around.tail_commands
             if not await self._turn(group, sum(map(len, data)), replies + TRANSACTION_COMMANDS):
@@ -375,8 +395,12 @@ class Applier:
             if result.committed:
                 round_trip = transactions.connection.round_trip_seconds
                 self._size.note(transactions.exec_seconds, group.size, group.commands, round_trip)
-                self._confirm(expected, len(result.failed) + transactions.take_unnoted())
-                account.keep(inside(result.failed, around.head_commands, group.commands), group.locate)
+                failed = {number: text for number, text in result.failed.items() if number >= around.scripts}
+                self._lacked |= lacked(result)
+                self._confirm(expected, len(failed) + transactions.take_unnoted())
+                if self._lacked:
+                    await self._disown(transactions)
+                account.keep(inside(failed, around.head_commands, group.commands), group.locate)
                 if self._aged(time.monotonic() - sent):
                     self._rewind()
                 return
@@ -411,6 +435,8 @@ class Applier:
             raise fatal(verdicts[Verdict.FATAL])
         if Verdict.REJECTED in verdicts:
             refused = {number: text for number, text in result.queued.items() if of[text] is Verdict.REJECTED}
+            if refused and min(refused) < around.scripts:
+                raise load_refused(refused[min(refused)])
             self._leave_out(group, inside(refused, around.head_commands, group.commands))
         elif Verdict.RETRY not in verdicts:
             raise TargetError(f"the target refuses transactions: {presentable(result.aborted)}")
@@ -440,7 +466,7 @@ class Applier:
         pieces, group.pieces = group.pieces, []
         for piece in pieces:
             await self._limiter.take(len(piece.data), piece.replies)
-            passage.send(piece)
+            await self._send_on(passage, piece)
         del pieces
         while piece is None or not piece.boundary:
             await passage.room()
@@ -453,7 +479,7 @@ class Applier:
             if await self._lacks(piece.databases):
                 raise Disconnected(f"{NAME}: a large transaction needs a database that is not there", "databases")
             await self._limiter.take(len(piece.data), piece.replies)
-            passage.send(piece)
+            await self._send_on(passage, piece)
         await passage.settled()
         await self._check_passage(passage)
         if passage.incomplete:
@@ -464,6 +490,11 @@ class Applier:
         await self._execute_passage(transactions, passage, expected, around.head_commands)
         self._growing = Group(piece.db)
         return True
+
+    async def _send_on(self, passage: Passage, piece: Piece) -> None:
+        """Sends a piece of a large transaction, and the scripts it needs before it."""
+        passage.give(await self._options.scripts.before(self._endpoint, [piece]))
+        passage.send(piece)
 
     async def _execute_passage(
         self, transactions: Transactions, passage: Passage, expected: Unconfirmed, head_commands: int
@@ -478,15 +509,26 @@ class Applier:
         if result.aborted:
             account.refused(expected)
             self._check_ready(abort_cause(result.aborted) or next(iter(result.queued.values()), result.aborted))
-        failed = len(result.failed) + transactions.take_unnoted()
-        inner = inside(result.failed, head_commands, passage.counts.commands)
-        moved = bool(inner) and self._go_back()
+        errors = passage.without_ours(result.failed, head_commands)
+        self._lacked |= lacked(result)
+        failed = len(errors) + transactions.take_unnoted()
+        inner = inside(errors, head_commands, passage.counts.commands)
+        moved = bool(inner) and not self._lacked and self._go_back()
         try:
             if moved:
                 await self._look_again(passage.search(sorted(inner)))
         finally:  # it has taken effect, whatever ends the search
             self._confirm(expected, failed, moved=moved)
-            account.keep(inner, passage.places)
+            if not self._lacked:
+                account.keep(inner, passage.places)
+        if self._lacked:
+            await self._disown(transactions)
+
+    async def _disown(self, transactions: Transactions) -> None:
+        """A script was forgotten between our question and the transaction that ran it: raises that, told to the target."""
+        text = await disown(transactions, self._account.checkpoint, self._account.key)
+        self._check_ready(text)
+        raise missing_script()
 
     def _go_back(self) -> bool:
         """Lets the source begin before a transaction that took effect, of which nothing is held; False if it cannot."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from portd.target.connection import ConnectionOptions
 from portd.target.limiter import Limiter
+from portd.target.scriptbook import ScriptBook
+from portd.target.scripts import Scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +30,7 @@ class ApplierOptions:
         ages: the source hands the same bytes out differently later: a group that is refused for long is made again.
         connection: how connections are made.
         beside: what writes the lease anew where it is cleared away.
+        scripts: what is known of the source's scripts.
         others: further keys of ours, whose owners write them again.
     """
 
@@ -39,6 +42,7 @@ class ApplierOptions:
     ages: bool = False
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
     beside: Callable[[], list[bytes]] | None = None
+    scripts: Scripts = field(default_factory=lambda: Scripts(ScriptBook()))
     others: tuple[str, ...] = ()
 
     def restated(self) -> list[bytes]:

@@ -39,6 +39,7 @@ USEFUL_COMMANDS: Final = {
     "hsetex": "expiry times of hash fields take two commands instead of one",
     "eval": "elements larger than the memory for them cannot be added to sorted sets, and commands whose form for an older"
     " target is a script are refused",
+    "script": "scripts of the source are not there for clients that move, and EVALSHA of a source cannot be followed",
     "scan": "the guard counts checkpoints of other links as data",
     "config": "limits of the target are not known and defaults are assumed",
     "command": "only commands portd knows go on from the stream, those of modules become dead letters",

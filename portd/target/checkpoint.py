@@ -29,18 +29,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from portd.control import Refused, keys_by_database, parse_info, parse_pairs
+from portd.control import MOST_DATABASES, Refused, keys_by_database, parse_info, parse_pairs
 from portd.errors import ConfigError, TargetError, TargetLost, TargetNotEmpty
 from portd.log import get_logger
 from portd.model import LinkState, Position
 from portd.resp import request
+from portd.shapes import whole
 from portd.target.connection import connect, text_of
 from portd.target.control import control
 from portd.target.epoch import EPOCH_SUFFIX, Fenced, check, write_once
-from portd.target.replies import code_of, wrong_type
+from portd.target.replies import WRONG_TYPE, code_of, wrong_type
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from portd.control import Control
     from portd.endpoint import Endpoint
@@ -55,6 +56,8 @@ DEFAULT_PREFIX: Final = "portd:checkpoint:"
 LEASE_SUFFIX: Final = ":lease"  # of the key beside a checkpoint that says which process has the link
 CHECKPOINT: Final = "the checkpoint"  # for messages
 FLUSHALL: Final = "FLUSHALL"  # the same
+MOST_OFFSET: Final = 2**60  # sums with it still fit
+MOST_TIME: Final = 2**53  # unix ms, as far as floats count
 IMPORTS_SUFFIX: Final = ":imports"  # behind the prefix alone, and no link's name: which links need import mode
 SCAN_COUNT: Final = 1000  # keys the target looks at in one command: well below a millisecond
 FEW_KEYS: Final = 64  # a target with more keys than this holds more than checkpoints
@@ -137,14 +140,14 @@ class Checkpoint:
             return None
         text = parse_pairs(reply)
         try:
-            version = int(text["version"])
+            version = _number(text, "version", MOST_TIME)
             if version <= VERSION:
                 return cls(
-                    position=Position(text["replid"], int(text["offset"])),
-                    db=int(text["db"]),
+                    position=Position(text["replid"], _number(text, "offset", MOST_OFFSET)),
+                    db=-1 if text["db"] == "-1" else _number(text, "db", MOST_DATABASES),
                     state=State(text["state"]),
                     epoch=text["epoch"],
-                    time_ms=int(text["time_ms"]),
+                    time_ms=_number(text, "time_ms", MOST_TIME),
                     source_run_id=text.get("source_run_id", ""),
                     snapshot_id=text.get("snapshot_id", ""),
                     sole=text.get("sole") == "1",
@@ -156,13 +159,26 @@ class Checkpoint:
                 )
         except (KeyError, ValueError):
             raise TargetError(
-                "the checkpoint in the target cannot be read: fields are missing or malformed",
-                hint="delete the checkpoint key to start with a full sync",
+                "the checkpoint in the target cannot be read: fields are missing, malformed or out of range",
+                hint="delete the checkpoint key there (`portd status` names it) to start with a full sync",
             ) from None
         raise TargetError(
             f"the checkpoint in the target has layout {version}, this build knows {VERSION}",
             hint="use the portd that wrote it, or a newer one",
         )
+
+
+def _number(text: Mapping[str, str], name: str, most: int) -> int:
+    """A field that is a number.
+
+    Raises:
+        KeyError: it is missing.
+        ValueError: it is something else, or out of range.
+    """
+    number = whole(text[name], most)
+    if number is None:
+        raise ValueError(name)
+    return number
 
 
 def new_epoch() -> str:
@@ -185,7 +201,7 @@ async def _held(client: Control, key: str) -> Checkpoint | None:
     try:
         return Checkpoint.parse(await client.call("HGETALL", key))
     except Refused as refusal:
-        if code_of(refusal.text) == "WRONGTYPE":
+        if code_of(refusal.text) == WRONG_TYPE:
             raise wrong_type(key) from None
         raise
 

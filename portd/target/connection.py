@@ -21,6 +21,7 @@ from portd.endpoint import TLS_HINT, tls_failure
 from portd.errors import InternalError, PortdError, TargetBusy, TargetError, TargetLost, TargetRefused
 from portd.kernel.replies import Note, ReplyCounter
 from portd.resp import request
+from portd.shapes import STRANGE, Conversation
 from portd.target.replies import PROTOCOL_ERROR, Verdict, classify, code_of, fatal, login_refused, presentable
 from portd.troubles import TARGET, Troubles
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from portd.endpoint import Endpoint
     from portd.model import LinkState
 
+WORDLESS: Final = "ERR"  # what an error is taken for that says nothing
 NO_NOTES: Final[tuple[Note, ...]] = ()
 ResultT = TypeVar("ResultT")
 
@@ -109,6 +111,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._expected: deque[Expected] = deque()
         self._question: Answers | None = None
+        self._conversation = Conversation()
         self._lost: asyncio.Future[PortdError] = self._loop.create_future()
         self._reason: PortdError | None = None
         self._paused = False
@@ -262,6 +265,9 @@ class Connection(asyncio.Protocol):
         transport.writelines(commands)
         self.link.bytes_sent += sum(map(len, commands))
         answers = await question.future
+        if complaint := self._conversation.complaint(commands, answers):
+            self.fail(TargetError(f"the target {complaint}", hint=STRANGE))
+            await self.watch()
         self.round_trip_seconds = min(self.round_trip_seconds, time.monotonic() - asked)
         return answers
 
@@ -450,4 +456,4 @@ def _cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def text_of(answer: object) -> str:
     """An error reply read by `Connection.ask` as it may be shown; "" when it is not an error."""
-    return presentable(str(answer)) if isinstance(answer, hiredis.ReplyError) else ""
+    return presentable(str(answer)) or WORDLESS if isinstance(answer, hiredis.ReplyError) else ""

@@ -19,7 +19,16 @@ from portd.errors import DataLost, LinkTaken, TargetBusy, TargetError, TargetRef
 from portd.model import LinkState
 from portd.resp import request
 from portd.target.connection import connect, text_of, while_connected
-from portd.target.replies import Verdict, abort_cause, classify, code_of, is_refusal, presentable
+from portd.target.replies import (
+    WRONG_TYPE,
+    Verdict,
+    abort_cause,
+    classify,
+    code_of,
+    is_refusal,
+    presentable,
+    wrong_type,
+)
 
 if TYPE_CHECKING:
     from portd.endpoint import Endpoint
@@ -248,12 +257,13 @@ def taken_over(link: str = "") -> LinkTaken:
     )
 
 
-def check(answer: object, what: str) -> None:
+def check(answer: object, what: str, key: str = "") -> None:
     """Raises what an error reply to a fenced write means.
 
     Args:
         answer: any answer.
         what: was to be written, for messages.
+        key: that was asked for, where that is one of ours; "" for none.
 
     Raises:
         TargetBusy: the target refuses for now.
@@ -266,6 +276,8 @@ def check(answer: object, what: str) -> None:
     text = abort_cause(text) or text
     if classify(text) is Verdict.RETRY:
         raise TargetBusy(f"the target refuses {what} for now: {code_of(text)}", code=code_of(text))
+    if key and code_of(text) == WRONG_TYPE:
+        raise wrong_type(key)
     kind = TargetRefused if is_refusal(text) else TargetError
     raise kind(
         f"the target refuses {what}: {presentable(text)}", hint="docs/operations.md lists what portd's user needs"

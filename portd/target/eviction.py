@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from portd.resp import request
+from portd.shapes import whole
 from portd.target.epoch import check
 
 if TYPE_CHECKING:
@@ -78,5 +79,6 @@ def _tagged(clients: bytes, link: str) -> Iterator[Tagged]:
         facts = dict(word.split("=", 1) for word in line.split(" ") if "=" in word)
         name, found, tag = facts.get("name", "").rpartition("@")
         owner, _, token = tag.rpartition(".")
-        if found and owner == link and facts.get("id", "").isdecimal():
-            yield Tagged(int(facts["id"]), name, token)
+        number = whole(facts.get("id", ""))
+        if found and owner == link and number is not None:
+            yield Tagged(number, name, token)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from portd.kernel.requests import find, without
@@ -121,6 +121,7 @@ class Group:
         size: bytes of the pieces.
         counts: of their commands.
         databases: that they need, the one in effect before them among them.
+        scripts: texts that may have to go in front of them.
         since: unix time at which the first piece was received.
         received_at: unix time at which the newest byte was received.
         taken_at: monotonic time at which the first piece was split off.
@@ -134,6 +135,7 @@ class Group:
         "db",
         "pieces",
         "received_at",
+        "scripts",
         "since",
         "size",
         "taken_at",
@@ -147,6 +149,7 @@ class Group:
         self.size = 0
         self.counts = Counts()
         self.databases = {db} if db > 0 else set()
+        self.scripts = 0
         self.since = 0.0
         self.received_at = 0.0
         self.taken_at = 0.0
@@ -158,6 +161,7 @@ class Group:
         self.size += len(piece.data)
         self.counts.add(piece)
         self.databases |= piece.databases
+        self.scripts += len(piece.digests) + len(piece.loaded)
         self.since = self.since or received_at
         self.taken_at = self.taken_at or time.monotonic()
         self.received_at = received_at
@@ -271,6 +275,7 @@ class Frame:
     Attributes:
         head: commands before it.
         head_commands: how many.
+        scripts: how many of them, at the beginning, are about scripts.
         tail: commands behind it; the last one writes the checkpoint.
         tail_commands: how many.
     """
@@ -279,6 +284,14 @@ class Frame:
     head_commands: int
     tail: bytes
     tail_commands: int
+    scripts: int = 0
+
+    def behind(self, scripts: Sequence[bytes]) -> Frame:
+        """The same with commands about scripts in front of it."""
+        if not scripts:
+            return self
+        head = b"".join((*scripts, self.head))
+        return replace(self, head=head, head_commands=self.head_commands + len(scripts), scripts=len(scripts))
 
 
 def frame(checkpoint: bytes, *, before: int, after: int, clear: Sequence[str], restated: Sequence[bytes] = ()) -> Frame:

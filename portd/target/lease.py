@@ -30,13 +30,13 @@ from portd.errors import LinkTaken, TargetBusy, TargetError, TargetRefused
 from portd.log import get_logger
 from portd.model import LinkState
 from portd.resp import request
+from portd.shapes import whole
 from portd.target.capabilities import EVICTING_COMMANDS
 from portd.target.checkpoint import LEASE_SUFFIX, run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control
 from portd.target.epoch import FIELD, PLAIN, Epochs, check, taken_over
 from portd.target.eviction import Eviction, tag_of
-from portd.target.replies import code_of, wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _log = get_logger("target")
 
+MOST_PID: Final = 2**31 - 1  # of a process; no server has numbered as many connections
 LEASE_SECONDS: Final = 15.0  # without renewal, the link is free
 RENEW_SECONDS: Final = 1.0
 LEASE: Final = "the lease"  # for messages
@@ -85,7 +86,7 @@ class Holder:
         text = parse_pairs(answer)
         values: dict[str, Any] = {each.name: text.get(each.name, "") for each in fields(cls)}
         for name in ("pid", "client"):
-            values[name] = int(values[name]) if values[name].isdecimal() else 0
+            values[name] = whole(values[name], MOST_PID) or 0
         return cls(**values)
 
     def words(self) -> list[str]:
@@ -259,9 +260,7 @@ class Lease:
             request("HGET", self._epochs.key, PLAIN),
         )
         for key, answer in zip(("", self.key, *(2 * (self._epochs.key,))), answers, strict=True):
-            if code_of(text_of(answer)) == "WRONGTYPE":
-                raise wrong_type(key)
-            check(answer, LEASE)
+            check(answer, LEASE, key)
         holder = Holder.parse(answers[1])
         # Where the source is the target of another portd, that one's lease is copied with everything else.
         is_copy = holder is not None and "" != holder.run_id != self._run_id != ""

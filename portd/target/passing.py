@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import math
 import struct
 from functools import partial
 from typing import TYPE_CHECKING
@@ -56,6 +57,7 @@ class Passage:
         self._cutter = Cutter()
         self._db = db  # before the first piece
         self._numbers: list[int] = []  # of the first command that ends in a piece
+        self._given: list[tuple[int, int]] = []  # commands of the pieces before, and how many of ours
         self._places: list[tuple[int, int]] = []  # its offset, and the database before it
         self._found: dict[int, Culprit] = {}
         self._changed = asyncio.Event()
@@ -76,6 +78,26 @@ class Passage:
         self.counts.add(piece)
         self._connection.send([piece.data], piece.replies, partial(self._queued, piece, self.db, cut))
         self.db = piece.db
+
+    def give(self, scripts: Sequence[bytes]) -> None:
+        """Sends commands about scripts in front of the next piece."""
+        if scripts:
+            self._given.append((self.counts.commands, len(scripts)))
+            self.replies += len(scripts)
+            self._connection.send(scripts, len(scripts), partial(self._gave, len(scripts)))
+
+    def without_ours(self, errors: dict[int, str], head_commands: int) -> dict[int, str]:
+        """Errors by number in the transaction, as if nothing had been given between; those of what was given are left out."""
+        left: dict[int, str] = {}
+        given, before = iter(self._given), 0
+        begin, count = next(given, (math.inf, 0))
+        for number, text in sorted(errors.items()):
+            while number - head_commands >= begin + before + count:
+                before += count
+                begin, count = next(given, (math.inf, 0))
+            if number - head_commands < begin + before:
+                left[number - before] = text
+        return left
 
     async def room(self) -> None:
         """Waits until another piece may be sent, or it is of no use any more."""
@@ -127,6 +149,16 @@ class Passage:
         if refused:
             self.incomplete = True
             self._refused += zip(culprits(piece, sorted(refused), db, cut), refused.values(), strict=True)
+
+    def _gave(self, count: int, notes: Sequence[Note]) -> None:
+        """The target has answered commands about scripts."""
+        self.replies -= count
+        self._changed.set()
+        for _, _, text in notes:
+            if classify(text or "nil") is Verdict.RETRY:
+                self.trouble = self.trouble or text or "nil"
+            else:
+                self.fatal = self.fatal or text or "nil"
 
 
 class Cutter:

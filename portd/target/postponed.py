@@ -14,11 +14,12 @@ import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.backoff import Backoff
-from portd.control import Refused
+from portd.control import MOST_DATABASES, Refused
 from portd.errors import LinkTaken, TargetBusy, TargetError
 from portd.log import get_logger
 from portd.model import LinkState
 from portd.resp import request
+from portd.shapes import kind_of, whole
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control
 from portd.target.epoch import Fenced
@@ -353,10 +354,11 @@ class Sweeper:
         (keyspace,) = await connection.ask(request("INFO", "keyspace"))
         _check(keyspace)
         fenced = Fenced(connection, self._epoch)
-        for line in keyspace.decode().splitlines():
+        for line in keyspace.decode("utf-8", "replace").splitlines():
             name, _, facts = line.partition(":")
-            if name.startswith("db") and name[2:].isdecimal() and ",expires=0," not in facts:
-                corrected += await self._sweep_database(fenced, int(name[2:]), keys, calm)
+            db = whole(name[2:], MOST_DATABASES) if name.startswith("db") else None
+            if db is not None and ",expires=0," not in facts:
+                corrected += await self._sweep_database(fenced, db, keys, calm)
         await fenced.leave()
         return corrected
 
@@ -370,7 +372,9 @@ class Sweeper:
             page = request("EVAL", SWEEP_SCRIPT, 1, self._key, cursor, keys, self._shift_ms, LINK_MS, GRACE_MS)
             (answer,) = await fenced.execute(page, db=db, what="corrected expiries")
             _check(answer)
-            cursor, found = answer[0], int(answer[2])
+            if not (isinstance(answer, list) and len(answer) == 3 and isinstance(answer[2], int)):
+                raise TargetError(f"the target answers the script for postponed expiries with {kind_of(answer)}")
+            cursor, found = answer[0], answer[2]
             corrected += found
             self._progress.expiries_corrected += found
             if cursor == b"0":

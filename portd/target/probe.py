@@ -13,6 +13,7 @@ from portd.control import checked, keys_by_database, parse_fields, parse_info, p
 from portd.kernel.crc64 import crc64
 from portd.model import LinkState
 from portd.resp import request
+from portd.shapes import whole
 from portd.target.capabilities import NEEDED_COMMANDS, USEFUL_COMMANDS, Capabilities, rdb_version_of
 from portd.target.connection import ConnectionOptions, connect, text_of
 from portd.target.control import control
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from portd.endpoint import Endpoint
     from portd.target.connection import Connection
 
+MOST_VERSION: Final = 10_000  # no part of a version is larger
 DEFAULT_BULK_BYTES: Final = 512 * 1024 * 1024  # proto-max-bulk-len of a server that was not told otherwise
 REDIS_FOOTERS: Final = (15, 14, 13, 12, 11, 10, 9, 8, 7, 6)
 VALKEY_FOOTERS: Final = (80, 11, 10, 9)
@@ -65,6 +67,8 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "config": ("GET", "maxmemory"),
     "command": (),
     "watch": (_KEY,),
+    "script": ("LOAD", "return 1"),
+    "script|flush": (),
     "armset": (_KEY, "0", "v"),
     "client|list": (),
     "client|kill": ("ID", "1"),
@@ -141,14 +145,17 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
 def _number(values: Mapping[str, str], name: str, default: int) -> int:
     """A number that the target tells, the default where it does not."""
     text = values.get(name, "")
-    return int(text) if text.isdecimal() else default
+    number = whole(text)
+    return default if number is None else number
 
 
 def _identify(info: Mapping[str, str]) -> tuple[str, tuple[int, int, int]]:
     """Family and version; a Valkey also tells the Redis version it is compatible with."""
     family = "valkey" if "valkey_version" in info else "redis"
     numbers = info.get(f"{family}_version", "0").split(".")
-    major, minor, patch = ([int(number) for number in numbers if number.isdecimal()] + [0, 0, 0])[:3]
+    major, minor, patch = [*(found for each in numbers if (found := whole(each, MOST_VERSION)) is not None), 0, 0, 0][
+        :3
+    ]
     return family, (major, minor, patch)
 
 

@@ -14,11 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.backoff import Backoff
+from portd.control import MOST_DATABASES
 from portd.errors import TargetBusy, TargetError, TargetLost
 from portd.kernel.keyhash import BUCKETS, HASH_SIZE, HashSet, KeyBuckets, names_of
 from portd.log import get_logger
 from portd.model import LinkState
 from portd.resp import request
+from portd.shapes import whole
 from portd.spool.buckets import NOWHERE, BucketFile
 from portd.target.checkpoint import run_id_of
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
@@ -237,10 +239,11 @@ class Pruner:
         file = self._name_file = BucketFile(self._directory, BUCKETS)
         (keyspace,) = await connection.ask(request("INFO", "keyspace"))
         _check(keyspace, "told its databases")
-        for line in keyspace.decode().splitlines():
+        for line in keyspace.decode("utf-8", "replace").splitlines():
             name, _, facts = line.partition(":")
-            if facts.startswith("keys=") and name[2:].isdecimal():
-                await self._scan_database(connection, int(name[2:]), names, file)
+            db = whole(name[2:], MOST_DATABASES)
+            if facts.startswith("keys=") and db is not None:
+                await self._scan_database(connection, db, names, file)
         await asyncio.to_thread(file.append, names.take_rest())
         self._names = None
 

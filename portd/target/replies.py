@@ -31,6 +31,7 @@ FATAL_CODES: Final = frozenset({"NOAUTH", "WRONGPASS", "MOVED", "ASK"})
 # The connection that said this will not recover: a replica was promoted elsewhere, or the server is starting.
 RECONNECT_CODES: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "BUSY"})
 
+WRONG_TYPE: Final = "WRONGTYPE"
 # What a server says before it closes the connection (networking.c:setProtocolError).
 PROTOCOL_ERROR: Final = "ERR Protocol error"
 

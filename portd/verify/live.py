@@ -10,8 +10,9 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.control import parse_info
+from portd.control import keys_by_database, parse_info
 from portd.errors import ConfigError, PortdError, TargetRefused
+from portd.shapes import whole
 from portd.target.capabilities import rdb_version_of
 from portd.target.replies import is_refusal, login_refused
 from portd.verify.wire import Refused, Wire
@@ -100,15 +101,17 @@ class LiveReader:
                 raise login_refused(self._wire.where, str(error)) from None
             raise _refused(f"{self._wire.where} does not let us ask", error) from None
         self.family = "valkey" if "valkey_version" in info else "redis"
-        numbers = [int(part) for part in info[f"{self.family}_version"].split(".") if part.isdecimal()]
+        version = info.get(f"{self.family}_version", "")
+        numbers = [number for part in version.split(".") if (number := whole(part)) is not None]
         major, minor, patch = [*numbers, 0, 0, 0][:3]
         self.version = major, minor, patch
         self.name = f"{self.family} {major}.{minor}.{patch}"
         self.run_id = info.get("run_id", "")
         self.one_shard = info.get("cluster_enabled", "0") != "0"
         self.exact_ttl = self.family == "valkey" or self.version >= (7, 0, 0)
-        self.databases = [int(name[2:]) for name in info if name.startswith("db") and name[2:].isdigit()]
-        self.keys = sum(int(info[f"db{db}"].partition("keys=")[2].partition(",")[0]) for db in self.databases)
+        keys = keys_by_database(info)
+        self.databases = list(keys)
+        self.keys = sum(keys.values())
 
     @property
     def magic(self) -> bytes:
@@ -122,7 +125,7 @@ class LiveReader:
         Raises:
             LinkLost: the connection ended.
         """
-        return int(parse_info(await self._wire.ask("INFO", "replication")).get("master_repl_offset", "0"))
+        return whole(parse_info(await self._wire.ask("INFO", "replication")).get("master_repl_offset", "")) or 0
 
     async def scan(self, db: int) -> AsyncIterator[list[bytes]]:
         """All names of a database. A name may come twice while the server rearranges its tables."""
@@ -162,8 +165,13 @@ class LiveReader:
             return None
         found = {}
         for library in libraries:
-            fields = dict(zip(library[::2], library[1::2], strict=True))
-            found[fields[b"library_name"]] = fields[b"library_code"]
+            fields = {
+                name: each for name, each in zip(library[::2], library[1::2], strict=False) if isinstance(name, bytes)
+            }
+            name, code = fields.get(b"library_name"), fields.get(b"library_code")
+            if not (isinstance(name, bytes) and isinstance(code, bytes)):
+                raise self._wire.strange("answers FUNCTION LIST without names or code")
+            found[name] = code
         return found
 
     def close(self) -> None:
@@ -198,6 +206,8 @@ class LiveReader:
                 size = await wire.bulk()
             except Refused as error:
                 raise _refused(f"{wire.where} does not let us read keys", error) from None
+            if 0 <= size <= FOOTER_BYTES:
+                raise wire.strange(f"answers DUMP with {size} bytes")
             if size >= 0:
                 await self._pass(db, name, expiry, size, decoder, sink, after)
 
@@ -244,7 +254,7 @@ class LiveReader:
             usage = 0
             if usable:
                 try:
-                    usage = await wire.reply() or 0
+                    usage = await wire.answer("MEMORY USAGE") or 0
                 except Refused as error:
                     if not self._is_elsewhere(error):
                         self._usage = False  # then every key is read, whatever its size
@@ -254,7 +264,7 @@ class LiveReader:
     async def _expiry(self, command: str) -> int:
         """The reply to PEXPIRETIME or PTTL; a key of another shard does not exist here."""
         try:
-            return int(await self._wire.reply())
+            return int(await self._wire.answer(command))
         except Refused as error:
             if self._is_elsewhere(error):
                 return GONE
@@ -265,6 +275,6 @@ class LiveReader:
 
     async def _reply(self, command: str) -> Any:
         try:
-            return await self._wire.reply()
+            return await self._wire.answer(command)
         except Refused as error:
             raise _refused(f"{self._wire.where} refuses {command}", error) from None

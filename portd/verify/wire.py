@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from portd.endpoint import TLS_HINT, tls_failure
 from portd.errors import LinkLost, TargetRefused
 from portd.resp import request
+from portd.shapes import MOST_NUMBER, STRANGE, complaint_about, whole
 from portd.target.replies import login_refused
 
 if TYPE_CHECKING:
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 1 << 16
 READ_AHEAD: Final = 1 << 18
+LINE_BYTES: Final = 1 << 16  # no line of a reply is longer
+MOST_BYTES: Final = 64 << 20  # of a string that is read whole: names, and code of function libraries
+MOST_ELEMENTS: Final = 1 << 20  # of a list: names of a page, libraries
+MOST_DEPTH: Final = 8
+NO_RESP: Final = "does not speak RESP"
 
 
 class Refused(Exception):
@@ -120,7 +126,7 @@ class Wire(asyncio.Protocol):
             LinkLost: the connection ended.
         """
         self.send(*words)
-        return await self.reply()
+        return await self.answer(" ".join(map(str, words[:2])))
 
     async def select(self, db: int) -> None:
         """Changes the database, if it is another one."""
@@ -130,23 +136,42 @@ class Wire(asyncio.Protocol):
 
     # -- replies
 
-    async def reply(self) -> Any:
+    async def answer(self, command: str) -> Any:
+        """The next reply, which answers *command*: its name, and perhaps more.
+
+        Raises:
+            Refused: it is an error.
+            LinkLost: the connection ended, or the reply is none to that command.
+        """
+        answer = await self.reply()
+        if complaint := complaint_about(command.upper().encode(), answer):
+            raise self.strange(complaint)
+        return answer
+
+    async def reply(self, depth: int = 0) -> Any:
         """The next reply: bytes, int, None or a list of such.
 
         Raises:
             Refused: it is an error.
-            LinkLost: the connection ended.
+            LinkLost: the connection ended, or does not speak RESP.
         """
         line = await self._line()
         kind, rest = line[:1], line[1:]
         if kind == b":":
-            return int(rest)
+            number = whole(rest.removeprefix(b"-"))
+            if number is None:
+                raise self.strange(NO_RESP)
+            return -number if rest.startswith(b"-") else number
         if kind == b"$":
-            return None if rest == b"-1" else (await self._exactly(int(rest) + 2))[:-2]
-        if kind == b"*":
-            return None if rest == b"-1" else [await self.reply() for _ in range(int(rest))]
+            size = self._length(rest, MOST_BYTES)
+            return None if size < 0 else (await self._exactly(size + 2))[:-2]
+        if kind == b"*" and depth < MOST_DEPTH:
+            count = self._length(rest, MOST_ELEMENTS)
+            return None if count < 0 else [await self.reply(depth + 1) for _ in range(count)]
         if kind == b"-":
             raise Refused(rest.decode("utf-8", "replace"))
+        if kind != b"+":
+            raise self.strange(NO_RESP)
         return rest
 
     async def executed(self) -> list[Any] | None:
@@ -173,7 +198,9 @@ class Wire(asyncio.Protocol):
         line = await self._line()
         if line[:1] == b"-":
             raise Refused(line[1:].decode("utf-8", "replace"))
-        return int(line[1:])
+        if line[:1] != b"$":
+            raise self.strange(NO_RESP)
+        return self._length(line[1:], MOST_NUMBER)
 
     async def pieces(self, size: int) -> AsyncIterator[bytes]:
         """*size* bytes of the bulk reply as they come."""
@@ -196,11 +223,26 @@ class Wire(asyncio.Protocol):
 
     # -- bytes
 
+    def strange(self, what: str) -> LinkLost:
+        """The error for something that no server answers."""
+        return LinkLost(f"{self.where} {what}", hint=STRANGE)
+
+    def _length(self, digits: bytes, most: int) -> int:
+        """A length or a count, -1 for nil."""
+        number = -1 if digits == b"-1" else whole(digits)
+        if number is None:
+            raise self.strange(NO_RESP)
+        if number > most:
+            raise self.strange(f"announces {number}, where nothing is longer than {most}")
+        return number
+
     async def _line(self) -> bytes:
         if self._unsent:
             self._flush()
         end = self._buffer.find(b"\r\n", self._start)
         while end < 0:
+            if len(self._buffer) - self._start > LINE_BYTES:
+                raise self.strange(NO_RESP)
             await self._more()
             end = self._buffer.find(b"\r\n", self._start)
         return self._take(end + 2 - self._start)[:-2]

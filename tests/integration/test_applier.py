@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from portd.endpoint import Endpoint
-from portd.errors import DecodeError, TargetError, TargetLost, TargetRejected
+from portd.errors import DecodeError, ScriptMissing, TargetError, TargetLost, TargetRejected
 from portd.kernel.stream import Piece, StreamSplitter
 from portd.model import Position, Progress
 from portd.resp import request
@@ -24,6 +24,8 @@ from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter
 from portd.target.epoch import Epoch
 from portd.target.limiter import Limiter
+from portd.target.scriptbook import ScriptBook
+from portd.target.scripts import Scripts
 from tests.fencing import put_checkpoint, stand
 from tests.loops import both_loops
 from tests.proxy import Proxy
@@ -990,3 +992,31 @@ async def test_cancelled_applier_leaves_no_connection(target: Server) -> None:
     stream.finish()
     await last.applier.run()
     assert target.client().lrange("l", 0, -1) == [b"%d" % number for number in range(200)]
+
+
+class Unaware(Scripts):
+    """Puts nothing in front: as if the target had forgotten its scripts behind our question."""
+
+    async def before(self, endpoint: Endpoint, pieces: Any) -> list[bytes]:
+        """See `Scripts`."""
+        del self, endpoint, pieces
+        return []
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_a_script_forgotten_at_the_last_moment_disowns_the_data(target: Server, *, large: bool) -> None:
+    """What stands beside it in its transaction took effect, so nothing may go on from there: the checkpoint says so."""
+    sync = Sync(target, Stream(), max_bytes=4096, scripts=Unaware(ScriptBook()))
+    sync.stream.write("SET", "before", "1")
+    sync.stream.write("MULTI")
+    sync.stream.write("SET", "beside", "x" * (20_000 if large else 1))
+    sync.stream.write("EVALSHA", "0" * 40, "1", "k")
+    sync.stream.write("EXEC")
+    with pytest.raises(ScriptMissing):
+        async with running(sync):
+            await asyncio.Event().wait()
+    found = await read_checkpoint(sync.endpoint, KEY)
+    assert found is not None
+    assert found.state is State.SNAPSHOT
+    assert found.position.offset == sync.stream.end
+    assert sync.letters.kept == []

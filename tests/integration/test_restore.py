@@ -160,6 +160,37 @@ def test_append_only_files_are_taken(preamble: str, servers: ServerFactory, tmp_
     assert "give its manifest" in run("restore", copied, "--target", target.url, expect=os.EX_NOINPUT).err
 
 
+def test_the_names_that_a_manifest_quotes_are_found(servers: ServerFactory, tmp_path: Path) -> None:
+    """Servers write anything but printable ASCII in the name of a file as an escape."""
+    source = servers(appendonly="yes", appendfilename='"caf\\xc3\\xa9 \\"x\\" \\xff.aof"')
+    target = servers()
+    client = source.client()
+    client.config_set("appendfsync", "always")
+    client.set("key", "value")
+    copied = shutil.copytree(source.directory / "appendonlydir", tmp_path / "aof")
+    (manifest,) = copied.glob("*.manifest")
+    assert b"\\xc3\\xa9" in manifest.read_bytes()
+    run("restore", manifest, "--target", target.url)
+    assert target.client().keys() == [b"key"]
+
+
+def test_timestamps_may_begin_in_the_middle_of_a_file(servers: ServerFactory, tmp_path: Path) -> None:
+    """They are a setting that can be switched on while the server runs; the same bytes in a value are data."""
+    source = servers(appendonly="yes", appendfsync="always", aof_timestamp_enabled="no")
+    target = servers()
+    client = source.client()
+    client.set("before", "\r\n#TS:1\r\n")
+    client.config_set("aof-timestamp-enabled", "yes")
+    client.set("after", "x" * 300_000 + "\r\n#TS:1\r\n")
+    client.set("last", "1")
+    copied = shutil.copytree(source.directory / "appendonlydir", tmp_path / "aof")
+    (manifest,) = copied.glob("*.manifest")
+    (increment,) = copied.glob("*.incr.aof")
+    assert increment.read_bytes().startswith(b"*")
+    run("restore", manifest, "--target", target.url)
+    assert_equal(source, target)
+
+
 def test_pending_entries_of_deleted_messages_stay(servers: ServerFactory, tmp_path: Path) -> None:
     """A stream goes to an older server in that server's own form: XCLAIM could not bring what its message is gone of."""
     older = find("redis7.0") or find("redis6.2")

@@ -6,6 +6,7 @@ batches were executed its databases can be compared with what the oracle decoded
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ class Target:
         self.now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         self.databases: dict[int, dict[bytes, Stored]] = {}
         self.functions: dict[bytes, bytes] = {}
+        self.scripts: dict[bytes, bytes] = {}  # by their SHA1
         self._db = 0
 
     def execute(self, db: int, command: list[bytes]) -> object:
@@ -312,6 +314,12 @@ class Target:
         _check(first.startswith(b"#!") and b"name=" in first, "Missing library metadata")
         self.functions[first.split(b"name=", 1)[1].split(b" ", 1)[0]] = code
         return b"OK"
+
+    def _script(self, verb: bytes, body: bytes) -> bytes:
+        _check(verb == b"LOAD", "syntax error")
+        digest = hashlib.sha1(body, usedforsecurity=False).hexdigest().encode()
+        self.scripts[digest] = body
+        return digest
 
     # --------------------------------------------------------------- streams
 

@@ -12,12 +12,14 @@ from portd.errors import ChecksumMismatch, DecodeError, LimitExceeded, PortdErro
 from tests.oracle.dialects import REDIS_6, VALKEY_9
 from tests.oracle.drive import SMALL, TINY, Limits, check_memory, make_decoder, run
 from tests.oracle.model import Entry, HashValue, ListValue, SetValue, Snapshot, StreamValue, ZsetValue
-from tests.oracle.pack import Style, listpack
+from tests.oracle.pack import Style, listpack, ziplist
 from tests.oracle.rdb import decode
 from tests.oracle.rdbwrite import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.oracle.dialects import Spec
 
     Feed = Callable[[bytes], Iterator[bytes]]
 
@@ -419,3 +421,39 @@ def test_dead_letters_are_bounded_by_their_keys() -> None:
     letters = decoder.take_dead_letters()
     assert decoder.statistics()["dead_letters"] == 200
     assert 0 < sum(len(letter.key) for letter in letters) < 2 << 20
+
+
+@pytest.mark.parametrize("op", [107, 121])
+def test_what_redis_enterprise_says_of_a_key_is_skipped(op: int) -> None:
+    """Opcodes 107 and 121 and the length behind each stand before a key, between its expiry and its type, or alone."""
+    told = bytes([op]) + length(70_000)
+    record = told + b"\xfc" + struct.pack("<q", 1 << 42) + told + b"\x00" + string(b"k") + string(b"v") + told
+    target = run(snapshot_with(record), VALKEY_9).target
+    assert target.databases[2][b"k"].value == b"v"
+    assert target.databases[2][b"k"].expire_ms == 1 << 42
+    assert isinstance(error_of(snapshot_with(told, version=80, valkey=True)), UnsupportedRdb)
+
+
+@pytest.mark.parametrize("spec", [VALKEY_9, REDIS_6], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("nodes", [0, 1, 3])
+def test_a_list_of_empty_nodes_is_no_key(nodes: int, spec: Spec) -> None:
+    """Servers skip nodes without entries, and a list that has no others; a node with an entry makes it one."""
+    empty_ziplist, empty_listpack = ziplist([], STYLE), listpack([], STYLE)
+    lists = {
+        b"old": b"\x0e" + string(b"old") + length(nodes) + nodes * string(empty_ziplist),
+        b"new": b"\x12" + string(b"new") + length(nodes) + nodes * (length(2) + string(empty_listpack)),
+    }
+    result = run(snapshot_with(b"".join(lists.values())), spec)
+    assert set(result.target.databases[2]) == {b"good"}
+    assert not result.letters
+    assert (result.statistics()["keys"], result.statistics()["keys_filtered"]) == (3, 2)
+    filled = (
+        b"\x12"
+        + string(b"new")
+        + length(2)
+        + length(2)
+        + string(empty_listpack)
+        + length(2)
+        + string(listpack([b"a"], STYLE))
+    )
+    assert b"new" in run(snapshot_with(filled), spec).target.databases[2]

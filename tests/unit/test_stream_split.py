@@ -645,3 +645,51 @@ def test_messages_may_be_left_out() -> None:
     assert split(message)[0].data == pack(message)
     assert split(message, commands=CommandTable(publish=False))[0].data == b""
     assert split([b"spublish", *message[1:]], commands=CommandTable({b"publish": True}, publish=False))[0].data == b""
+
+
+TEXT = b"return redis.call('incr', KEYS[1])"
+DIGEST = b"0123456789ABCDEF0123456789ABCDEF01234567"
+
+
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+def test_scripts_are_noted_however_they_are_cut(step: int) -> None:
+    """EVAL and EVALSHA go on as they came; SCRIPT is dropped; each piece says what it brings and what it needs."""
+    commands = [
+        [b"EVAL", TEXT, b"1", b"k"],
+        [b"eval", TEXT, b"1", b"k"],
+        [b"EvalSha", DIGEST, b"1", b"k"],
+        [b"SCRIPT", b"load", b"return 1"],
+        [b"SCRIPT", b"KILL"],
+        [b"EVALSHA", b"short", b"0"],
+        [b"EVAL", b"large", b"1", b"k", b"v" * 3000],
+        [b"EVAL", b"x" * 3000, b"0"],
+        [b"script", b"FLUSH", b"ASYNC"],
+    ]
+    data = b"".join(map(pack, commands))
+    splitter = StreamSplitter(BASE, 0, piece_bytes=1000)
+    pieces = []
+    for at in range(0, len(data), step):
+        rest = memoryview(data)[at : at + step]
+        while True:
+            rest = rest[splitter.feed(rest, 0) :]
+            if (piece := splitter.next_piece(10_000, 1000)) is not None:
+                pieces.append(piece)
+            elif not rest:
+                break
+    assert {body for piece in pieces for body in piece.bodies} == {TEXT, b"return 1", b"large"}
+    assert {body for piece in pieces for body in piece.loaded} == {b"return 1"}
+    assert {digest for piece in pieces for digest in piece.digests} == {DIGEST.lower()}
+    assert [piece.flushed for piece in pieces if piece.flushed] == [True]
+    assert sum(piece.filtered for piece in pieces) == 3
+    passed = [command for command in commands if command[0].upper() != b"SCRIPT"]
+    assert b"".join(piece.data for piece in pieces) == b"".join(map(pack, passed))
+
+
+def test_a_piece_ends_when_it_needs_many_scripts() -> None:
+    """What has to go in front of it is bounded; scripts that are named again do not count again."""
+    digests = [b"%040x" % number for number in range(100)]
+    same = split(*[[b"EVALSHA", digests[0], b"0"] for _ in range(100)])
+    assert len(same) == 1
+    pieces = split(*[[b"EVALSHA", digest, b"0"] for digest in digests])
+    assert [len(piece.digests) for piece in pieces] == [32, 32, 32, 4]
+    assert [digest for piece in pieces for digest in sorted(piece.digests)] == digests
