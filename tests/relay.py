@@ -212,12 +212,13 @@ class _Passage:
         if hold.on_caught is not None:
             hold.on_caught()
         kept, there = [data], True
-        if hold.twice:
-            _write(self._server, data)
+        if hold.twice:  # all that was sent, and all of it again: no transaction is torn apart by that
+            kept += self._following()
+            _write(self._server, b"".join(kept))
             self._swallowed.wait(ANSWER_SECONDS)
         hold.caught.set()
         if hold.reset:
-            kept += self._following()
+            kept += self._following() if not hold.twice else []
             self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             self._client.close()
             there = False

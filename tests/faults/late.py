@@ -254,6 +254,7 @@ class Round:
         permissions: one of `PERMISSIONS`.
         chance: seeded.
         delay_seconds: the delivery is later by this.
+        beside: lanes are struck as well, where their process goes on.
     """
 
     def __init__(
@@ -265,7 +266,9 @@ class Round:
         chance: random.Random,
         *,
         delay_seconds: float = 0.0,
+        beside: bool = True,
     ) -> None:
+        self._beside = beside
         self.outcome = Outcome()
         self._ends = ends
         self._strike = strike
@@ -321,7 +324,7 @@ class Round:
         }
         reset, twice = self._action in RESETS, self._action == "twice"
         hold = relay.hold(strike.wanted(self._chance), reset=reset, on_caught=caught.get(self._action), twice=twice)
-        if self._action not in (*TWO, "kill"):
+        if self._beside and self._action not in (*TWO, "kill"):
             chosen = self._chance.sample(LANES, MORE_STRIKES)
             more += [(each.name, relay.hold(each.wanted(self._chance), reset=reset, twice=twice)) for each in chosen]
         first.start()
@@ -489,7 +492,7 @@ def run_deck(strikes: int, seed: int, *, only: str = "", delay_seconds: float = 
     Args:
         strikes: how many.
         seed: of everything.
-        only: strikes whose name contains this.
+        only: strikes whose name contains this, and no others beside them.
         delay_seconds: every tenth delivery is later by up to this.
         tell: print every round.
     """
@@ -504,7 +507,8 @@ def run_deck(strikes: int, seed: int, *, only: str = "", delay_seconds: float = 
                 rounds += 1
                 if report.strikes >= strikes:
                     break
-                _one(ends, next(cards), random.Random(f"{seed} {rounds}"), report, delay_seconds, tell=tell)
+                card, dice = next(cards), random.Random(f"{seed} {rounds}")
+                _one(ends, card, dice, report, delay_seconds, beside=not only, tell=tell)
     return report
 
 
@@ -515,11 +519,12 @@ def _one(
     report: Report,
     delay_seconds: float,
     *,
+    beside: bool,
     tell: bool,
 ) -> None:
     strike, action, permissions = card
     delay = chance.uniform(1, delay_seconds) if delay_seconds and chance.random() < DELAYED else 0.0
-    outcome = Round(ends, strike, action, permissions, chance, delay_seconds=delay).run()
+    outcome = Round(ends, strike, action, permissions, chance, delay_seconds=delay, beside=beside).run()
     name = strike.name, action, permissions
     (report.struck if outcome.struck else report.through)[name] += 1
     report.syncs += outcome.struck
