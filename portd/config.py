@@ -321,7 +321,12 @@ class Settings:
     )
 
     connect_seconds: float = option(
-        10.0, "Longest wait for a connection to either end.", group="Patience", unit="seconds", gt=0, le=3600
+        10.0,
+        "Longest wait for a connection to either end, and for answers before data flows or beside it.",
+        group="Patience",
+        unit="seconds",
+        gt=0,
+        le=3600,
     )
     silence_seconds: float = option(
         60.0,
@@ -521,9 +526,10 @@ class Settings:
         if file is not None:
             password = read_secret(file, f"{side}_password_file")
         try:
-            return Endpoint.parse(getattr(self, side), password=password, tls=tls)
+            end = Endpoint.parse(getattr(self, side), password=password, tls=tls)
         except ConfigError as error:
             raise ConfigError(f"{side}: {error.args[0]}", hint=error.hint) from None
+        return dataclasses.replace(end, connect_seconds=self.connect_seconds)
 
 
 SETTINGS: dict[str, dataclasses.Field[Any]] = {each.name: each for each in dataclasses.fields(Settings)}
