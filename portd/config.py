@@ -560,11 +560,14 @@ def check_variables(environment: Mapping[str, str]) -> None:
         ConfigError: there are some.
     """
     known = {f"{ENV_PREFIX}{name}".upper() for name in [*SETTINGS, "config"]}
+    named = {name: name.upper() for name in environment}  # pydantic-settings reads them in either case
     unknown = sorted(
-        name for name in environment if name.startswith(ENV_PREFIX) and name not in known and not _OTHERS.match(name)
+        name
+        for name, upper in named.items()
+        if upper.startswith(ENV_PREFIX) and upper not in known and not _OTHERS.match(upper)
     )
     if unknown:
-        near = difflib.get_close_matches(unknown[0], known, n=1)
+        near = difflib.get_close_matches(unknown[0].upper(), known, n=1)
         raise ConfigError(
             f"{', '.join(unknown)} is set in the environment, which is not a setting",
             hint=f"did you mean {near[0]}?" if near else "docs/configuration.md lists all settings; unset it",
