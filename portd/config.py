@@ -560,11 +560,10 @@ def check_variables(environment: Mapping[str, str]) -> None:
         ConfigError: there are some.
     """
     known = {f"{ENV_PREFIX}{name}".upper() for name in [*SETTINGS, "config"]}
-    named = {name: name.upper() for name in environment}  # pydantic-settings reads them in either case
-    unknown = sorted(
+    unknown = sorted(  # those in small letters as well: not all that reads variables would see them
         name
-        for name, upper in named.items()
-        if upper.startswith(ENV_PREFIX) and upper not in known and not _OTHERS.match(upper)
+        for name in environment
+        if name.upper().startswith(ENV_PREFIX) and name not in known and not _OTHERS.match(name)
     )
     if unknown:
         near = difflib.get_close_matches(unknown[0].upper(), known, n=1)
