@@ -20,6 +20,7 @@ from portd.model import LinkState
 from portd.resp import request
 from portd.target.connection import connect, text_of, while_connected
 from portd.target.replies import (
+    BUSY_HINT,
     WRONG_TYPE,
     Verdict,
     abort_cause,
@@ -326,7 +327,7 @@ def check(answer: object, what: str, key: str = "") -> None:
         return
     text = abort_cause(text) or text
     if classify(text) is Verdict.RETRY:
-        raise TargetBusy(f"the target refuses {what} for now: {code_of(text)}", code=code_of(text))
+        raise TargetBusy(f"the target refuses {what} for now: {code_of(text)}", hint=BUSY_HINT, code=code_of(text))
     if key and code_of(text) == WRONG_TYPE:
         raise wrong_type(key)
     kind = TargetRefused if is_refusal(text) else TargetError
