@@ -32,7 +32,7 @@ import redis
 
 from tests.compare import compare
 from tests.process import Portd
-from tests.servers import Server, find, wait_for_sync
+from tests.servers import Server, find, free_port, wait_for_sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -213,6 +213,7 @@ def run_unit(tree: Path, pair: Pair, unit: str, port: int) -> Result:
     words = ["tclsh", "tests/test_helper.tcl", "--host", "127.0.0.1", "--port", str(pair.source.port)]
     helper = (tree / "tests" / "test_helper.tcl").read_text()
     words += ["--durable"] if "--durable" in helper else []
+    words += ["--baseport", str(free_port())] if "--baseport" in helper else []  # several may run at once
     words += ["--single", unit, "--tags", "-slow -large-memory -repl -cluster -needs:reset -tls"]
     for each in PASSED_OVER if "--skiptest" in helper else ():
         words += ["--skiptest", each]
