@@ -18,6 +18,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socketserver
 import subprocess
 import sys
@@ -222,10 +223,14 @@ def run_unit(tree: Path, pair: Pair, unit: str, port: int) -> Result:
         words, cwd=tree, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True,
     ) as process:  # fmt: skip
-        timer = threading.Timer(UNIT_SECONDS, lambda: os.killpg(process.pid, 9))
+        timer = threading.Timer(UNIT_SECONDS, lambda: os.killpg(process.pid, signal.SIGKILL))
         timer.start()
-        said_bytes = process.communicate()[0]
-        timer.cancel()
+        try:
+            said_bytes = process.communicate()[0]
+        finally:
+            timer.cancel()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
     said = COLOURS.sub("", said_bytes.decode(errors="replace"))
     (tree / f"{unit.replace('/', '-')}.log").write_text(said)
     result = pair.result
@@ -241,7 +246,7 @@ def run_unit(tree: Path, pair: Pair, unit: str, port: int) -> Result:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs it all; 1 when anything differed."""
+    """Runs it all; 1 when anything differed, or a unit did not get to its end."""
     parser = argparse.ArgumentParser(prog="python -m tests.suites", description=__doc__.split("\n")[0])
     parser.add_argument("tree", type=Path, help="an unpacked source release")
     parser.add_argument("--source", required=True, help="a server at hand, as redis7.0")
@@ -251,6 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--logs", type=Path, help="the suite's own output and portd's log are kept here")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and leave nothing running
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="suites-") as directory:
         binary = find(options.source)
@@ -264,7 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
                 for line in result.differences:
                     print(f"    {line}", flush=True)
                 _keep(tree, options.logs, unit, pair)
-    return 1 if any(result.differences for result in results) else 0
+    return 1 if any(result.differences or not result.ended for result in results) else 0
 
 
 def _keep(tree: Path, logs: Path | None, unit: str, pair: Pair) -> None:
