@@ -160,7 +160,8 @@ class Pair:
         """What differs from the source, and from what a replica of it has made of the same stream."""
         lines = compare(self.source, self.target, postponed=True)
         if lines:
-            lines = compare(self.replica, self.target, postponed=True)
+            others = compare(self.replica, self.target, postponed=True)
+            lines = [line for line in lines if line in others]
         return [line for line in lines if not (self._losses and LOSSES.search(line))]
 
     def letters(self) -> tuple[dict[str, int], dict[str, int]]:
