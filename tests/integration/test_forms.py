@@ -191,24 +191,38 @@ def write_all(source: Server) -> None:
         wire.many(workload.setup(), errors=True)
         for _ in range(600):
             wire.many(workload.next(), errors=True)
+        for db in workload.databases:  # a time that is about to pass while they are compared is no difference
+            wire.call("SELECT", db)
+            wire.many([("PEXPIREAT", key, FAR) for key in wire.call("KEYS", "live:expiring:*")])
         wire.call("SELECT", 0)
         wire.many([line.split() for line in TRAFFIC.strip().splitlines()], errors=True)
 
 
 @pytest.mark.timeout(300)
-def test_what_any_server_writes_arrives_in_any_other(matrix: Pair) -> None:
-    """Nothing is refused and both ends are equal, whichever two servers they are."""
+def test_what_any_server_writes_arrives_in_any_other(matrix: Pair, servers: ServerFactory) -> None:
+    """Nothing is refused and the target has what a replica has, whichever two servers they are."""
     source, target = matrix
+    replica = servers(source.binary)
+    replica.replicate(source)
+    wait_for_sync(lambda: replica.info("replication")["master_link_status"] == "up")
     with Portd(source, target) as portd:
         portd.until(lambda status: status["phase"] == "streaming")
         write_all(source)
         status = portd.until_applied(source)
+        end = source.info("replication")["master_repl_offset"]
+        wait_for_sync(lambda: replica.info("replication")["slave_repl_offset"] >= end)
         assert status["dead_letters"] == {}, portd.log()
         assert portd.terminate() == os.EX_OK, portd.log()
     if source.binary.version < (4, 0, 0):  # it has no digests of single keys
         run("verify", "--source", source.url, "--target", target.url)
-    else:
-        assert differences(source, target) == []
+        return
+    found = differences(source, target)
+    if found:  # consumers that read nothing, before 7.0: what the source does not tell its replicas
+        told = differences(replica, target)
+        found = [line for line in found if line in told]
+    if not source.binary.at_least(redis=(7, 0), valkey=(0,)):  # as the test of claimed messages says
+        found = [line for line in found if "claims" not in line]
+    assert found == []
 
 
 # What sources newer than any server at hand send; the state it makes follows.
