@@ -27,7 +27,7 @@ from portd.target.limiter import Limiter
 from portd.target.scriptbook import ScriptBook
 from portd.target.scripts import Scripts
 from tests.fencing import put_checkpoint, stand
-from tests.loops import both_loops
+from tests.loops import both_loops, leaf
 from tests.proxy import Proxy
 from tests.relay import Relay, holding
 from tests.servers import Server, wait_for
@@ -188,10 +188,7 @@ async def running(sync: Sync, seconds: float = 60) -> AsyncIterator[Sync]:
             yield sync
             sync.stream.finish()
     except BaseExceptionGroup as errors:
-        error: BaseException = errors
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from errors
+        raise leaf(errors) from errors
     found = await read_checkpoint(Endpoint.parse(sync.server.url), KEY)
     assert found is not None
     assert (found.position, found.state) == (Position(REPLID, sync.stream.end), State.STREAM)

@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import random
 import shutil
-import subprocess
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -29,9 +28,10 @@ from portd.target.eviction import Eviction, tag_of
 from portd.target.writers import Writers
 from portd.target.writing import WriterOptions
 from tests.fencing import KEY, fall, stand
-from tests.loops import both_loops
+from tests.loops import both_loops, leaf
 from tests.proxy import Proxy
-from tests.servers import Binary, Server, binaries, free_port, wait_for
+from tests.servers import Server, binaries, free_port, wait_for
+from tests.tls import self_signed, speaks_tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -101,13 +101,6 @@ async def running(load: Load, seconds: float = 60) -> AsyncIterator[Load]:
     await fall(load.direct, load.epoch)
     assert load.budget.used == 0
     assert load.writers.statistics().in_flight_bytes == (0,) * len(load.progress.lanes)
-
-
-def leaf(error: BaseException) -> BaseException:
-    """The first error inside nested groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def whole(*commands: bytes, keys: int, db: int = 0) -> Batch:
@@ -197,34 +190,6 @@ def in_parts(key: str, before: list[bytes], element: bytes, part: int = 1000) ->
         for piece in pieces
     ]
     return [*batches[:-1], *streamed, batches[-1]]
-
-
-def speaks_tls(binary: Binary) -> bool:
-    """Whether a server is built with TLS: only such a one misses the certificate."""
-    command = [binary.path, "--port", "0", "--tls-port", "1"]
-    return b"tls-cert-file" in subprocess.run(command, capture_output=True, timeout=20, check=False).stdout
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """A key and a certificate for 127.0.0.1."""
-    key, certificate = folder / "server.key", folder / "server.crt"
-    words = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=portd",
-    ]
-    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(words, check=True, capture_output=True)
-    return key, certificate
 
 
 def commands_per_client(client: redis.Redis) -> int:

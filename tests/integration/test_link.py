@@ -24,6 +24,7 @@ from portd.source.losses import Reason, SourceLost
 from portd.spool import Spool
 from portd.standing import look
 from tests.servers import Server, free_port, wait_for
+from tests.tls import speaks_tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -792,12 +793,6 @@ async def test_tls_refusals_name_the_cause(source: Server, certificates: Certifi
     async with ends(Endpoint("127.0.0.1", source.port, tls=good), connect_seconds=1.0) as each:
         with pytest.raises(SourceError):
             await each.begin()
-
-
-def speaks_tls(binary: Binary) -> bool:
-    """Started without certificates no server comes up, and only one built with TLS misses them."""
-    command = [binary.path, "--port", "0", "--tls-port", "1"]
-    return b"tls-cert-file" in subprocess.run(command, capture_output=True, timeout=20, check=False).stdout
 
 
 async def test_tls_of_the_server_itself(servers: ServerFactory, binary: Binary, certificates: Certificates) -> None:
