@@ -207,6 +207,20 @@ async def reaches(sync: Sync, offset: int) -> None:
     await wait_for(lambda: sync.progress.stream.checkpointed_offset == offset, dump=lambda: sync.progress)
 
 
+async def starve(sync: Sync) -> None:
+    """From now on the target has no memory for writes; what came before is applied."""
+    sync.stream.write("INCR", "n")
+    await sync.caught_up()
+    sync.server.client().config_set("maxmemory", 1)
+
+
+async def refused_again(sync: Sync) -> None:
+    """Waits until what grows list `l` was refused for memory several times, and nothing of it is there."""
+    await wait_for(lambda: sync.progress.lanes[0].retries >= 3)
+    assert "OOM" in sync.progress.last_error
+    assert sync.server.client().llen("l") == 0
+
+
 def kill_portd(server: Server) -> int:
     """CLIENT KILL of every connection of portd."""
     client = server.client()
@@ -445,15 +459,11 @@ async def test_waits_out_a_target_without_memory(servers: ServerFactory) -> None
     client = target.client()
     sync = Sync(target, stream := Stream(), max_commands=50)
     async with running(sync):
-        stream.write("INCR", "n")
-        await sync.caught_up()
-        client.config_set("maxmemory", 1)
+        await starve(sync)
         for number in range(500):
             stream.write("RPUSH", "l", number)
             stream.write("DEL", "other")  # is not refused, and must not go alone
-        await wait_for(lambda: sync.progress.lanes[0].retries >= 3)
-        assert "OOM" in sync.progress.last_error
-        assert client.llen("l") == 0
+        await refused_again(sync)
         for _ in range(20):
             client.config_set("maxmemory", 0)
             await asyncio.sleep(0)
@@ -614,15 +624,12 @@ async def test_large_transaction_waits_out_oom(servers: ServerFactory) -> None:
     client = target.client()
     sync = Sync(target, stream := Stream(), max_bytes=10_000)
     async with running(sync):
-        stream.write("INCR", "n")
-        await sync.caught_up()
-        client.config_set("maxmemory", 1)
+        await starve(sync)
         stream.write("MULTI")
         for number in range(1000):
             stream.write("RPUSH", "l", f"{number}".ljust(50, "x"))
         stream.write("EXEC")
-        await wait_for(lambda: sync.progress.lanes[0].retries >= 3)
-        assert client.llen("l") == 0
+        await refused_again(sync)
         client.config_set("maxmemory", 0)
         await sync.caught_up()
     assert client.llen("l") == 1000
