@@ -103,6 +103,18 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_the_first_hour_names_what_there_is() -> None:
+    """Files, stages and commands of CONTRIBUTING.md are there: nobody's first hour ends at a name of last year."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"(?<![\w.])((?:portd|tests|docs|\.ci)/[\w./-]*)", text))
+    assert len(paths) > 25
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+    stages = subprocess.run([ROOT / ".ci/run", "--list"], capture_output=True, text=True, check=True).stdout.split()
+    named = {word for words in re.findall(r"^\.ci/run ([a-z ]+)$", text, re.MULTILINE) for word in words.split()}
+    assert named
+    assert named <= set(stages)
+
+
 def test_every_endpoint_is_documented() -> None:
     """The table of operations.md has exactly the routes there are."""
     table = OPERATIONS[: OPERATIONS.index("## What to watch")]
