@@ -33,6 +33,8 @@ FIRST = 1000  # replication offset before the first byte
 
 FAST = ConnectionOptions(connect_seconds=2, retry_first_seconds=0.005, retry_limit_seconds=0.05)
 
+PATIENCE_MS = 60_000  # of a target that is let go on before
+
 
 class Stream:
     """A replication stream in memory that can be read again from any offset: what spool and splitter are in the product.

@@ -15,7 +15,7 @@ from portd.target.applying import ApplierOptions
 from portd.target.checkpoint import read_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.limiter import Limiter
-from tests.integration.applier.kit import FIRST, KEY, REPLID, Stream, Sync, running
+from tests.integration.applier.kit import FIRST, KEY, PATIENCE_MS, REPLID, Stream, Sync, running
 from tests.loops import both_loops
 from tests.proxy import Proxy
 from tests.relay import Relay, holding
@@ -78,9 +78,11 @@ async def test_takes_again_what_has_waited_while_the_target_stood_still(target: 
         stream.write("INCR", "n")
         await sync.caught_up()
         before = len(stream.rewinds)
-        target.client().client_pause(300)
+        target.client().client_pause(PATIENCE_MS, all=False)
         for _ in range(20_000):  # many groups
             stream.write("INCR", "n")
+        await asyncio.sleep(0.3)  # longer than a group may wait
+        target.client().client_unpause()
         await sync.caught_up()
         assert (len(stream.rewinds) > before) == ages
     assert target.client().get("n") == b"20001"
