@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from portd.catchup import CatchUp
-from portd.endpoint import Endpoint
+from portd.link.catchup import CatchUp
 from portd.model import Position, Progress
+from portd.net.endpoint import Endpoint
 from portd.spool import Spool
-from portd.target.account import Account
-from portd.target.checkpoint import Checkpoint
 from portd.target.deadletter import DeadLetters
+from portd.target.kept.checkpoint import Checkpoint
+from portd.target.stream.account import Account
 from tests.compare import assert_equal
 from tests.datasets import fill_strings
 from tests.process import Portd
@@ -26,7 +26,7 @@ from tests.servers import PATIENCE_SECONDS, wait_for, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
-    from portd.target.applier import Applier
+    from portd.target.stream.applier import Applier
     from tests.servers import Server
 
 pytestmark = pytest.mark.timeout(180)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.config import Settings
-from portd.errors import ConfigError, HandshakeError, LinkLost
+from portd.config.settings import Settings
+from portd.errors import ConfigError, HandshakeError, SourceLost
 from portd.verify.options import Method, Options
-from portd.verify.run import verify
+from portd.verify.verification import verify
 from tests import commands
 from tests.compare import assert_equal
 from tests.datasets import fill_every_encoding, fill_mixed
@@ -216,7 +216,7 @@ async def test_a_repair_that_comes_late_does_nothing(source: Server, target: Ser
         holds = [relay.hold(holding(b"\r\nEXEC\r\n"), reset=True)]
         through = f"redis://127.0.0.1:{relay.port}"
         options = Options(settle_seconds=0.09, repair=True)
-        with pytest.raises(LinkLost):
+        with pytest.raises(SourceLost):
             await run(source, target, tmp_path, options, target=through)
         await run(source, target, tmp_path, options)
         source.client().set("b", "made anew")
@@ -365,7 +365,7 @@ async def test_values_too_large_to_read_again_are_undecided(source: Server, targ
 async def test_an_end_that_goes_away_is_an_error(source: Server, target: Server, tmp_path: Path) -> None:
     """Silence is not equality."""
     target.kill()
-    with pytest.raises(LinkLost):
+    with pytest.raises(SourceLost):
         await run(source, target, tmp_path)
 
 

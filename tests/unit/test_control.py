@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 import hiredis
 import pytest
 
-from portd import control as subject
-from portd.config import Settings
-from portd.control import Refused, checked, keys_by_database, open_control, parse_fields, parse_pairs
-from portd.endpoint import Endpoint
+from portd.config.settings import Settings
 from portd.errors import PortdError
+from portd.net import control as subject
+from portd.net.control import Refused, checked, keys_by_database, open_control, parse_fields, parse_pairs
+from portd.net.endpoint import Endpoint
+from portd.net.resp import request
 from portd.preflight import permissions
 from portd.preflight.names import own_names
 from portd.preflight.survey import Unreachable, survey, write_rate
-from portd.resp import request
 from portd.source import cluster
 from portd.source.info import ask_info, ask_keys, read_info
-from portd.target.checkpoint import read_checkpoint
-from portd.target.lease import read_lease
+from portd.target.kept.checkpoint import read_checkpoint
+from portd.target.kept.lease import read_lease
 from portd.target.probe import inspect
 
 if TYPE_CHECKING:

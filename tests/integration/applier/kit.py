@@ -7,16 +7,16 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from portd.endpoint import Endpoint
 from portd.kernel.stream import Piece, StreamSplitter
 from portd.model import Position, Progress
-from portd.resp import request
-from portd.target.applier import Applier
-from portd.target.applying import ApplierOptions
-from portd.target.checkpoint import Checkpoint, State, read_checkpoint
+from portd.net.endpoint import Endpoint
+from portd.net.resp import request
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter
-from portd.target.epoch import Epoch
+from portd.target.kept.checkpoint import Checkpoint, State, read_checkpoint
+from portd.target.kept.epoch import Epoch
+from portd.target.stream.applier import Applier
+from portd.target.stream.applying import ApplierOptions
 from tests.fencing import put_checkpoint
 from tests.loops import leaf
 from tests.servers import Server, wait_for

@@ -9,7 +9,7 @@ import pytest
 
 from portd.errors import TargetError, TargetLost
 from portd.model import Position
-from portd.target.checkpoint import Checkpoint
+from portd.target.kept.checkpoint import Checkpoint
 from tests.fencing import put_checkpoint, stand
 from tests.integration.applier.kit import FIRST, KEY, REPLID, Stream, Sync, data_of, running
 from tests.loops import both_loops
@@ -149,4 +149,4 @@ async def test_restarted_target_is_continued(servers: ServerFactory) -> None:
         stream.write("INCR", "n")
         await sync.caught_up()
     assert target.client().get("n") == b"2"
-    assert sync.progress.lanes[0].link.connects > 1
+    assert sync.progress.lanes[0].connection.connects > 1

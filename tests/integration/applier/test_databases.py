@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portd.errors import TargetRejected
-from portd.target.checkpoint import read_checkpoint
+from portd.target.kept.checkpoint import read_checkpoint
 from tests.integration.applier.kit import FIRST, KEY, Stream, Sync, data_of, running
 from tests.loops import both_loops
 

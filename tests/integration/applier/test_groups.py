@@ -10,11 +10,11 @@ import pytest
 
 from portd.errors import DecodeError
 from portd.model import Position
-from portd.resp import request
-from portd.target.applying import ApplierOptions
-from portd.target.checkpoint import read_checkpoint
+from portd.net.resp import request
 from portd.target.connection import ConnectionOptions
+from portd.target.kept.checkpoint import read_checkpoint
 from portd.target.limiter import Limiter
+from portd.target.stream.applying import ApplierOptions
 from tests.integration.applier.kit import FIRST, KEY, PATIENCE_MS, REPLID, Stream, Sync, running
 from tests.loops import both_loops
 from tests.proxy import Proxy
@@ -147,7 +147,7 @@ async def test_lost_replies_double_nothing(target: Server) -> None:
     client = target.client()
     assert (client.get("n"), client.strlen("s"), client.llen("l")) == (b"300", 300, 300)
     assert sync.progress.stream.commands_applied == 900
-    assert sync.progress.lanes[0].link.losses.total() > 20
+    assert sync.progress.lanes[0].connection.losses.total() > 20
 
 
 @both_loops
@@ -287,12 +287,12 @@ async def test_lag_grows_while_the_target_is_gone(target: Server, *, busy: bool)
                 seen.read_offset = stream.end
                 await wait_for(lambda: seen.waiting_seconds > 0)
             await proxy.close()
-            await wait_for(lambda: sync.progress.lanes[0].link.losses["refused"] > 2)
+            await wait_for(lambda: sync.progress.lanes[0].connection.losses["refused"] > 2)
             stream.write("INCR", "n")
             seen.read_offset = stream.end
             before = seen.waiting_seconds
             assert before > 0
-            await wait_for(lambda: sync.progress.lanes[0].link.losses["refused"] > 4)
+            await wait_for(lambda: sync.progress.lanes[0].connection.losses["refused"] > 4)
             assert seen.waiting_seconds > before
             proxy.heal()
             await proxy.start()

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from portd.errors import ScriptMissing
-from portd.target.checkpoint import State, read_checkpoint
-from portd.target.scriptbook import ScriptBook
-from portd.target.scripts import Scripts
+from portd.target.kept.checkpoint import State, read_checkpoint
+from portd.target.stream.scriptbook import ScriptBook
+from portd.target.stream.scripts import Scripts
 from tests.integration.applier.kit import KEY, Stream, Sync, refused_again, running, starve
 from tests.loops import both_loops
 from tests.proxy import Proxy
 from tests.servers import Server, wait_for
 
 if TYPE_CHECKING:
-    from portd.endpoint import Endpoint
+    from portd.net.endpoint import Endpoint
     from tests.conftest import ServerFactory
 
 
@@ -40,7 +40,7 @@ async def test_large_transactions_are_passed_on(target: Server, mode: str) -> No
             stream.write("INCR", "n")
             if mode == "cut":
                 proxy.to_server.cut_after = 60_000
-                await wait_for(lambda: sync.progress.lanes[0].link.losses.total() == 1)
+                await wait_for(lambda: sync.progress.lanes[0].connection.losses.total() == 1)
             assert target.client(db=4).dbsize() == 0
             stream.write("EXEC")
             stream.write("INCR", "n")

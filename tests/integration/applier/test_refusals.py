@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portd.errors import TargetRejected
-from portd.target.account import AT_ONCE
-from portd.target.checkpoint import read_checkpoint
+from portd.target.kept.checkpoint import read_checkpoint
+from portd.target.stream.account import AT_ONCE
 from tests.integration.applier.kit import FIRST, KEY, Stream, Sync, refused_again, running, starve
 from tests.loops import both_loops
 from tests.servers import Server, wait_for
@@ -110,7 +110,7 @@ async def test_readonly_target_is_waited_for(servers: ServerFactory) -> None:
         target.client().config_set("replica-read-only", "yes")
         target.client().replicaof("127.0.0.1", "1")  # nobody there: the data stays
         stream.write("INCR", "n")
-        await wait_for(lambda: sync.progress.lanes[0].link.losses.total() >= 2)
+        await wait_for(lambda: sync.progress.lanes[0].connection.losses.total() >= 2)
         target.client().replicaof("NO", "ONE")
         await sync.caught_up()
     assert target.client().get("n") == b"2"
@@ -143,7 +143,7 @@ async def test_many_refused_commands_take_one_round(target: Server, when: str, s
     assert [target.client(db=db).get("n") for db in range(6)] == [b"500"] * 6
     progress = sync.progress.stream
     assert (progress.commands_failed, progress.commands_applied) == (1000, 1 + 3000 + 12)
-    lost = sync.progress.lanes[0].link.losses
+    lost = sync.progress.lanes[0].connection.losses
     if shape == "large transaction":
         assert lost == ({"refused": 1} if when == "queued" else {})
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from portd.target.eviction import Eviction
+from portd.target.kept.eviction import Eviction
 from tests.integration.lanes.kit import LINK, TOKEN, Load
 
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.endpoint import Endpoint
 from portd.kernel.batch import CLOSE, OPEN, ORDERED, SPREAD, Batch
 from portd.model import Progress
+from portd.net.endpoint import Endpoint
+from portd.net.resp import request
 from portd.pipeline import ByteBudget
-from portd.resp import request
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
-from portd.target.epoch import Epoch
-from portd.target.eviction import Eviction, tag_of
-from portd.target.writers import Writers
-from portd.target.writing import WriterOptions
+from portd.target.kept.epoch import Epoch
+from portd.target.kept.eviction import Eviction, tag_of
+from portd.target.snapshot.writers import Writers
+from portd.target.snapshot.writing import WriterOptions
 from tests.fencing import KEY, fall, stand
 from tests.loops import leaf
 

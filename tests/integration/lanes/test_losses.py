@@ -45,7 +45,7 @@ async def test_killed_connections_double_nothing(servers: ServerFactory, lanes: 
     assert [entry[0] for entry in admin.xrange("stream") or []] == [b"%d-1" % i for i in range(1, 2001)]
     assert admin.xpending("stream", "g")["pending"] == 1
     assert target.client(db=1).scard("set") == 4000
-    assert sum(lane.link.losses.total() for lane in load.progress.lanes) > 0
+    assert sum(lane.connection.losses.total() for lane in load.progress.lanes) > 0
     assert load.progress.snapshot.keys_applied == 200 + 4 + 1 + 1
     assert not load.progress.dead_letters
 
@@ -61,7 +61,7 @@ async def test_cut_at_any_byte_doubles_nothing(target: Server) -> None:
                 await load.put(big_list(f"list{cut}", elements))
                 proxy.to_client.cut_after = cut // 100 + 1
             assert target.client().lrange(f"list{cut}", 0, -1) == elements
-            assert load.progress.lanes[0].link.connects > 1
+            assert load.progress.lanes[0].connection.connects > 1
 
 
 @one_mode
@@ -73,7 +73,7 @@ async def test_target_that_is_away_is_waited_for(servers: ServerFactory) -> None
         proxy.refuse()
         async with running(Load(proxy.url, at=target.url)) as load:
             await load.put(strings(10))
-            await wait_for(lambda: load.progress.lanes[0].link.losses["refused"] >= 3)
+            await wait_for(lambda: load.progress.lanes[0].connection.losses["refused"] >= 3)
             await proxy.start()
     assert target.client().dbsize() == 10
 
@@ -146,7 +146,7 @@ async def test_silent_target_is_given_up(target: Server) -> None:
             await load.writers.flush()
             proxy.half_open()
             await load.put(strings(100, prefix="t"))
-            await wait_for(lambda: load.progress.lanes[0].link.losses["silent"] >= 1)
+            await wait_for(lambda: load.progress.lanes[0].connection.losses["silent"] >= 1)
             proxy.heal()
     assert target.client().dbsize() == 200
 
@@ -159,7 +159,7 @@ async def test_readonly_target_is_reconnected(servers: ServerFactory) -> None:
     async with running(Load(target.url, writers=1)) as load:
         client.replicaof("127.0.0.1", "1")  # nobody is there: what it holds stays
         await load.put(strings(10))
-        await wait_for(lambda: load.progress.lanes[0].link.losses["readonly"] >= 2)
+        await wait_for(lambda: load.progress.lanes[0].connection.losses["readonly"] >= 2)
         client.replicaof("NO", "ONE")
     assert client.dbsize() == 10
 

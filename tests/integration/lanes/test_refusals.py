@@ -9,7 +9,7 @@ import pytest
 
 from portd.errors import TargetBusy, TargetError, TargetRefused, TargetRejected
 from portd.kernel.batch import ORDERED, Batch
-from portd.resp import request
+from portd.net.resp import request
 from tests.fencing import KEY
 from tests.integration.lanes.kit import Load, big_list, big_set, big_stream, in_parts, one_mode, running, strings, whole
 from tests.loops import both_loops

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.endpoint import Endpoint, Tls
 from portd.kernel.requests import split
-from portd.resp import request
-from portd.target import seats
+from portd.net.endpoint import Endpoint, Tls
+from portd.net.resp import request
 from portd.target.connection import ConnectionOptions
+from portd.target.snapshot import seats
 from tests.fencing import stand
 from tests.integration.lanes.kit import Load, big_list, big_set, big_stream, in_parts, one_mode, running, strings, whole
 from tests.loops import both_loops
@@ -104,12 +104,12 @@ async def test_writes_over_tls(servers: ServerFactory, tmp_path: Path) -> None:
         target.client().client_pause(100)
         await load.put(strings(40, batch=1, size=100_000, prefix="t"))
         await load.writers.flush()
-        quiet_since = max(lane.link.last_received_at for lane in load.progress.lanes)
+        quiet_since = max(lane.connection.last_received_at for lane in load.progress.lanes)
         await wait_for(lambda: time.time() - quiet_since > 0.5)  # silence, if something were owed
         await load.put(strings(10, prefix="u"))
     assert target.client().lindex("parts", 1) == large
     assert target.client().dbsize() == 351
-    assert [lane.link.connects for lane in load.progress.lanes] == [1] * 4
+    assert [lane.connection.connects for lane in load.progress.lanes] == [1] * 4
 
 
 @both_loops
