@@ -46,7 +46,7 @@ class SourceError(PortdError):
     exit_code = os.EX_UNAVAILABLE
 
 
-class LinkLost(SourceError):
+class SourceLost(SourceError):
     """The connection to the source ended or went silent."""
 
     retriable = True

@@ -16,7 +16,7 @@ from portd.troubles import Troubles
 
 
 class Phase(StrEnum):
-    """Where a sync stands; what follows from what is in `portd.standing`."""
+    """Where a sync stands; what follows from what is in `portd.watch.standing`."""
 
     STARTING = "starting"  # reading settings, probing both ends
     CONNECTING = "connecting"  # an end is not connected: handshake, or waiting to try again
@@ -101,7 +101,7 @@ class StreamProgress:
 
 
 @dataclass(slots=True)
-class LinkState:
+class ConnectionState:
     """A connection as operators see it."""
 
     connected: bool = False
@@ -119,7 +119,7 @@ class LaneState:
     """One writer's connection to the target."""
 
     index: int
-    link: LinkState = field(default_factory=LinkState)
+    connection: ConnectionState = field(default_factory=ConnectionState)
     in_flight_bytes: int = 0
     in_flight_batches: int = 0
     replies: int = 0
@@ -162,7 +162,7 @@ class SourceOutlook:
 
 @dataclass(slots=True)
 class LoopState:
-    """For how long the event loop was held by one thing; see `portd.loopwatch`."""
+    """For how long the event loop was held by one thing; see `portd.watch.loopwatch`."""
 
     longest_seconds: float = 0.0  # since the start
     longest_at: float = 0.0  # time.time() when it ended; 0 = never
@@ -203,7 +203,7 @@ class Progress:
     """All that is known about a running sync; one instance, owned by the service.
 
     *phase* is that of the work on the target's side. What a sync is said to be in follows from it, from both ends and from
-    whether it is to stop: `portd.standing.look`.
+    whether it is to stop: `portd.watch.standing.look`.
     """
 
     phase: Phase = Phase.STARTING
@@ -224,7 +224,7 @@ class Progress:
     )  # counters of snapshots before that one; `portd.model.EARLIER`
     stream: StreamProgress = field(default_factory=StreamProgress)
     verify: VerifyProgress = field(default_factory=VerifyProgress)
-    source: LinkState = field(default_factory=LinkState)
+    source: ConnectionState = field(default_factory=ConnectionState)
     outlook: SourceOutlook = field(default_factory=SourceOutlook)
     loop: LoopState = field(default_factory=LoopState)
     lanes: list[LaneState] = field(default_factory=list)  # that are in use
@@ -258,7 +258,7 @@ class Progress:
         self.lanes[:] = [known.pop(index) if index in known else LaneState(index) for index in range(count)]
         self.resting[:] = known.values()
         for lane in (*self.lanes, *self.resting):
-            lane.link.connected = False
+            lane.connection.connected = False
             lane.in_flight_bytes = lane.in_flight_batches = 0
         return list(self.lanes)
 

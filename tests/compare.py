@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
-from portd.target.postponed import LEAST_SHIFT_MS, LINK_MS
+from portd.target.kept.postponed import LEAST_SHIFT_MS, LINK_MS
 from tests.reading import (
     READERS,
     read_field_expiries,

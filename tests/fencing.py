@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from portd.model import LinkState
-from portd.resp import request
-from portd.target.checkpoint import write_checkpoint
+from portd.model import ConnectionState
+from portd.net.resp import request
 from portd.target.connection import ConnectionOptions, connect
-from portd.target.epoch import Epoch
+from portd.target.kept.checkpoint import write_checkpoint
+from portd.target.kept.epoch import Epoch
 
 if TYPE_CHECKING:
-    from portd.endpoint import Endpoint
-    from portd.target.checkpoint import Checkpoint
+    from portd.net.endpoint import Endpoint
+    from portd.target.kept.checkpoint import Checkpoint
 
 KEY = "portd:checkpoint:default"
 
@@ -28,7 +28,7 @@ async def fall(endpoint: Endpoint, epoch: Epoch) -> None:
 
 
 async def _ask(endpoint: Endpoint, command: bytes) -> object:
-    connection = await connect(endpoint, "test", LinkState(), ConnectionOptions())
+    connection = await connect(endpoint, "test", ConnectionState(), ConnectionOptions())
     try:
         (answer,) = await connection.ask(command)
     finally:

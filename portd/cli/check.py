@@ -55,14 +55,14 @@ def _check(file: Path | None, given: Mapping[str, Any], *, as_json: bool, quiet:
 
     Example: portd check --source redis://old:6379 --target redis://new:6379
     """
-    from portd.configload import load_settings  # noqa: PLC0415 - heavy, and other commands do without
+    from portd.config.load import load_settings  # noqa: PLC0415 - heavy, and other commands do without
 
     try:
         settings = load_settings(given, file)
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     log.configure("auto", "warning")
-    from portd.preflight.run import check  # noqa: PLC0415 - the same
+    from portd.preflight.audit import check  # noqa: PLC0415 - the same
 
     try:
         found = asyncio.run(check(settings, sample_seconds=sample_seconds))

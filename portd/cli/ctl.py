@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from portd.config import DEFAULT_LINK, control_name
+from portd.config.settings import DEFAULT_LINK, control_name
 
 EPILOG = "Exit codes: 0 done, 1 the sync refused, 64 usage, 69 nobody listens there, 77 we may not ask."
 RUNTIME = Path("/run/portd")  # of the unit: RuntimeDirectory=portd

@@ -14,14 +14,14 @@ import typer
 
 from portd import log
 from portd.cli.failures import report_plainly
-from portd.config import check_variables
-from portd.endpoint import Endpoint, Tls, read_secret
+from portd.config.settings import check_variables
 from portd.errors import ConfigError, OutputClosed, PortdError
 from portd.files.outputs import STDOUT, Output
 from portd.kernel.events import EventHandler
 from portd.kernel.selection import DEFAULT_TYPES, TYPES, Selection
 from portd.kernel.snapshot import DEFAULT_CHUNK_BYTES, SnapshotDecoder
 from portd.kernel.tally import KeyHandler, StatsHandler
+from portd.net.endpoint import Endpoint, Tls, read_secret
 from portd.offline.decode import decode_file, decode_source
 from portd.offline.stats import Stats, render_html, render_json, render_text
 from portd.units import parse_size, show_size

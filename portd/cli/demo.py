@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 import portd
-from portd import config, log
+from portd import log
 from portd.cli.failures import report, report_plainly
-from portd.endpoint import Endpoint
+from portd.config import settings as config
 from portd.errors import ConfigError, InternalError, PortdError
-from portd.target.epoch import EPOCH_SUFFIX
+from portd.net.endpoint import Endpoint
+from portd.target.kept.epoch import EPOCH_SUFFIX
 from portd.units import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Protocol
 from portd.log import get_logger
 from portd.memory.process import resident
 from portd.model import Phase
-from portd.standing import look
 from portd.units import human_bytes, human_count, human_seconds
+from portd.watch.standing import look
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from portd.model import Progress
-    from portd.pace import Pace, PaceReading
+    from portd.watch.pace import Pace, PaceReading
 
 STREAMING_FACTOR = 12  # progress lines are that much rarer once the stream is followed: it may be for weeks
 

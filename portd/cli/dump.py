@@ -12,12 +12,12 @@ import typer
 from portd import log
 from portd.cli.decode import PasswordFile, TlsCa, TlsCert, TlsInsecure, TlsKey, source_endpoint
 from portd.cli.failures import report_plainly
-from portd.endpoint import Tls
 from portd.errors import ConfigError, PortdError
 from portd.files.outputs import STDOUT, Output
+from portd.net.endpoint import Tls
 
 if TYPE_CHECKING:
-    from portd.endpoint import Endpoint
+    from portd.net.endpoint import Endpoint
 
 
 @dataclass(frozen=True, slots=True)

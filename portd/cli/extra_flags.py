@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from portd.cli.options import settings_flags
-from portd.config import SETTINGS
+from portd.config.settings import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from portd.config import SETTINGS, Settings
+from portd.config.settings import SETTINGS, Settings
 from portd.units import show_size
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from portd.config import REQUIRED, SECRETS, SETTINGS, Settings
+from portd.config.settings import REQUIRED, SECRETS, SETTINGS, Settings
 from portd.errors import ConfigError
 from portd.memory.cgroup import find_cgroup
 from portd.memory.plan import plan_memory
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LIMITS: Final = frozenset({"max_target_bytes_per_second", "max_target_ops"})  # integers
 LIVE: Final = LIMITS | {"log_level", "progress_seconds", "memtrace", "verify_every"}  # take effect without a restart
 
-# What `portd.config.option` can bound, and the words of a switch.
+# What `portd.config.settings.option` can bound, and the words of a switch.
 _LIMITS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "ge": operator.ge,
     "gt": operator.gt,
@@ -115,7 +115,7 @@ class ConfigFile:
 
 
 def _parsed(name: str, kind: Any, value: Any) -> Any:
-    """A value of the file as the setting has it; takes what `portd.configload` takes.
+    """A value of the file as the setting has it; takes what `portd.config.load` takes.
 
     Raises:
         ConfigError: it is none. What could be a secret is not repeated.

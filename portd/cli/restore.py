@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from portd import ENV_PREFIX, configload, log
+from portd import ENV_PREFIX, log
 from portd.cli.failures import report_plainly
 from portd.cli.options import settings_flags
 from portd.cli.reload import ConfigFile
-from portd.config import SETTINGS
+from portd.config import load as configload
+from portd.config.settings import SETTINGS
 from portd.errors import ConfigError, PortdError, redact_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from portd.config import Settings
+    from portd.config.settings import Settings
 
 NO_SOURCE: Final = "unix:///restore"  # settings need a source; this one is never connected to
 SETTINGS_USED: Final = (

@@ -21,8 +21,8 @@ from portd.errors import ConfigError
 from portd.log import configure, get_logger
 from portd.memory.process import tune_malloc
 from portd.model import Phase
-from portd.pace import Pace
-from portd.standing import look
+from portd.watch.pace import Pace
+from portd.watch.standing import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable

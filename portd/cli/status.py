@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from portd import configload, log
+from portd import log
 from portd.cli.extra_flags import ENDS, flags
 from portd.cli.failures import report, report_plainly
+from portd.config import load as configload
 from portd.errors import PortdError
 from portd.text import hide_logins, plain
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from portd.config import Settings
+    from portd.config.settings import Settings
 
 EPILOG = (
     "Exit codes: 0 the target is complete up to the checkpoint, 1 there is none, 69 the target (or --ask) cannot be reached, "
@@ -87,8 +88,8 @@ def _exit_code(checkpoint: Mapping[str, Any] | None) -> int:
 
 async def _look(settings: Settings) -> dict[str, Any]:
     """Checkpoint and lease as plain data."""
-    from portd.target.checkpoint import read_checkpoint  # noqa: PLC0415 - not wanted by the other commands' help
-    from portd.target.lease import read_lease  # noqa: PLC0415 - the same
+    from portd.target.kept.checkpoint import read_checkpoint  # noqa: PLC0415 - not wanted by the other commands' help
+    from portd.target.kept.lease import read_lease  # noqa: PLC0415 - the same
 
     target, key = settings.target_endpoint(), settings.checkpoint_name()
     checkpoint = await read_checkpoint(target, key)

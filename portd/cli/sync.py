@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from portd import ENV_PREFIX, configload
+from portd import ENV_PREFIX
 from portd.cli.failures import report_plainly
 from portd.cli.launch import hand_over
 from portd.cli.options import settings_flags
+from portd.config import load as configload
 from portd.errors import PortdError
 
 if TYPE_CHECKING:

@@ -102,7 +102,7 @@ def _verify(
 
     Example: portd verify --source redis://old:6379 --target redis://new:6379
     """
-    from portd.configload import load_settings  # noqa: PLC0415 - heavy, and other commands do without
+    from portd.config.load import load_settings  # noqa: PLC0415 - heavy, and other commands do without
 
     try:
         settings = load_settings(given, file)
@@ -118,7 +118,7 @@ def _verify(
     log.configure(settings.log_format, settings.log_level)
     import uvloop  # noqa: PLC0415 - the same
 
-    from portd.verify.run import verify  # noqa: PLC0415 - the same
+    from portd.verify.verification import verify  # noqa: PLC0415 - the same
 
     with ExitStack() as stack:
         try:

@@ -15,7 +15,7 @@ from portd.memory.cgroup import find_cgroup
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from portd.config import Settings
+    from portd.config.settings import Settings
 
 # What the worker and the process that reads settings weigh together at most, with room to spare. A cgroup with a lower limit
 # has one after the other.
@@ -54,7 +54,7 @@ def _take_over(inbox: int, reader: int) -> bytes:
 def _load() -> None:
     """Loads what the service needs."""
     gc.disable()  # nothing that is loaded becomes garbage
-    for module in ("portd.cli.reload", "portd.cli.runner", "portd.service"):
+    for module in ("portd.cli.reload", "portd.cli.runner", "portd.process"):
         import_module(module)
     gc.enable()
 
@@ -71,7 +71,7 @@ def _run(settings: Settings, file: Path | None, pinned: frozenset[str]) -> int:
     from portd.cli.reload import ConfigFile  # noqa: PLC0415 - the same
     from portd.cli.runner import run_blocking  # noqa: PLC0415 - the same
     from portd.errors import redact_keys  # noqa: PLC0415 - the same
-    from portd.service import Service  # noqa: PLC0415 - the same
+    from portd.process import Service  # noqa: PLC0415 - the same
 
     log.configure(settings.log_format, settings.log_level)
     redact_keys(on=settings.redact_keys)

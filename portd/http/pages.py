@@ -11,7 +11,7 @@ from portd.units import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
     from portd.memory.accounting import MemoryReport
-    from portd.readings import FenceReading, KeyReading, OwnerReading, SpoolReading
+    from portd.watch.readings import FenceReading, KeyReading, OwnerReading, SpoolReading
 
 __all__ = ["CONTENT_POLICY", "memory_page", "status_page"]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from portd.memory.accounting import MemoryReport
     from portd.memory.heap import HeapRecorder
-    from portd.standing import Standing
+    from portd.watch.standing import Standing
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from portd import __version__
-from portd.standing import look
+from portd.watch.standing import look
 
 if TYPE_CHECKING:
-    from portd.config import Settings
-    from portd.model import LaneState, LinkState, Progress, SourceOutlook, VerifyProgress
-    from portd.pace import Pace
+    from portd.config.settings import Settings
+    from portd.model import ConnectionState, LaneState, Progress, SourceOutlook, VerifyProgress
     from portd.troubles import Troubles
+    from portd.watch.pace import Pace
 
 
 def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
             "url": shown["source"],
             "info": progress.source_info,
             "outlook": _outlook(progress.outlook),
-            **_link(progress.source, now),
+            **_connection(progress.source, now),
         },
         "target": {
             "url": shown["target"],
@@ -86,15 +86,15 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
     }
 
 
-def _link(link: LinkState, now: float) -> dict[str, Any]:
+def _connection(state: ConnectionState, now: float) -> dict[str, Any]:
     return {
-        "connected": link.connected,
-        "connects": link.connects,
-        "losses": dict(link.losses),
-        "bytes_received": link.bytes_received,
-        "bytes_sent": link.bytes_sent,
-        "last_received_seconds_ago": round(now - link.last_received_at, 3) if link.last_received_at else None,
-        "last_sent_seconds_ago": round(now - link.last_sent_at, 3) if link.last_sent_at else None,
+        "connected": state.connected,
+        "connects": state.connects,
+        "losses": dict(state.losses),
+        "bytes_received": state.bytes_received,
+        "bytes_sent": state.bytes_sent,
+        "last_received_seconds_ago": round(now - state.last_received_at, 3) if state.last_received_at else None,
+        "last_sent_seconds_ago": round(now - state.last_sent_at, 3) if state.last_sent_at else None,
     }
 
 
@@ -144,5 +144,5 @@ def _lane(lane: LaneState, now: float) -> dict[str, Any]:
         "replies": lane.replies,
         "errors": lane.errors,
         "retries": lane.retries,
-        **_link(lane.link, now),
+        **_connection(lane.connection, now),
     }

@@ -14,7 +14,7 @@ say which forms there are.
 Targets older than 7.0 refuse ``XGROUP CREATE`` and ``SETID`` with ``ENTRIESREAD n``, which sources from 7.0 on send whenever
 a group's position moves: it is left out for them (t_stream.c:xgroupCommand, streamPropagateGroupID).
 
-Expiry times before a horizon go on by a fixed shift later (see ``portd.target.postponed``). PEXPIREAT loses its conditions
+Expiry times before a horizon go on by a fixed shift later (see ``portd.target.kept.postponed``). PEXPIREAT loses its conditions
 then: a source sends it only when they were met, and a postponed expiry in the target would not meet GT.
 """
 

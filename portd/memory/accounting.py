@@ -18,7 +18,7 @@ from portd.memory.collector import GcReading, GcWatch
 from portd.memory.history import History, HistoryReading
 from portd.memory.ledger import Ledger
 from portd.memory.process import Heaps, Resident, heaps, peak_rss, proportional, resident, trim
-from portd.readings import CgroupReading, OwnerReading, PipelineReading
+from portd.watch.readings import CgroupReading, OwnerReading, PipelineReading
 
 if TYPE_CHECKING:
     from collections.abc import Callable

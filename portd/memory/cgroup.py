@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from portd.readings import CgroupReading
+from portd.watch.readings import CgroupReading
 
 _NO_LIMIT = 1 << 60  # version 1 writes "none" as a huge number that depends on the page size
 _CURRENT = {1: "memory.usage_in_bytes", 2: "memory.current"}

@@ -22,7 +22,7 @@ from portd.units import KIB
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from portd.readings import OwnerReading
+    from portd.watch.readings import OwnerReading
 
 DEFAULT_SECONDS = 5.0  # recorded when nobody says how long and no recording is kept
 MAX_SECONDS = 300.0

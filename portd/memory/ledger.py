@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from portd.readings import OwnerReading
+from portd.watch.readings import OwnerReading
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from portd.config import MAX_BUDGET_BYTES
+from portd.config.settings import MAX_BUDGET_BYTES
 from portd.errors import ConfigError
 from portd.units import KIB, MIB, human_bytes, show_size
 
 if TYPE_CHECKING:
-    from portd.config import Settings
+    from portd.config.settings import Settings
 
 INTERPRETER_BYTES = 46 * MIB  # Python, libraries and our own code once all is loaded, measured, rounded up
 SLACK_BYTES = 14 * MIB  # free pieces of the heap, and what it keeps for the next batches, measured

@@ -6,17 +6,17 @@ import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from portd.errors import UnsupportedRdb
+from portd.feed.snapshot import SnapshotCopy
 from portd.files.inputs import open_input
 from portd.log import get_logger
 from portd.offline.fetch import Fetch
-from portd.snapshotcopy import SnapshotCopy
 from portd.source import cluster
 
 if TYPE_CHECKING:
-    from portd.endpoint import Endpoint
     from portd.files.inputs import Input
     from portd.files.outputs import Output
     from portd.kernel.snapshot import SnapshotDecoder
+    from portd.net.endpoint import Endpoint
     from portd.source.handshake import Transfer
 
 log = get_logger("decode")

@@ -14,22 +14,22 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import Interrupted, OutputError
+from portd.feed.snapshot import SnapshotCopy, stream_database
 from portd.kernel.handler import Handler
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.kernel.stream import StreamSplitter
 from portd.log import get_logger
 from portd.model import Phase
 from portd.offline.fetch import Fetch
-from portd.offline.service import OfflineService
-from portd.snapshotcopy import SnapshotCopy, stream_database
+from portd.offline.job import OfflineService
 from portd.source import cluster
 from portd.spool import SpoolClosed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from portd.endpoint import Endpoint
     from portd.files.outputs import Output
+    from portd.net.endpoint import Endpoint
     from portd.source.handshake import Transfer
 
 log = get_logger("dump")
@@ -124,7 +124,7 @@ class Dump(OfflineService):
         )  # fmt: skip
         self._snapshot_done = True
         if self._follow is not None:
-            fetch.link.stream_begins(index)
+            fetch.receiver.stream_begins(index)
             db = stream_database(recorder.decoder.aux)
             await self._record(self._follow, fetch, transfer, db)
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from portd.backoff import Backoff
-from portd.errors import LinkLost, SourceError
+from portd.errors import SourceError, SourceLost
 from portd.log import get_logger
 from portd.model import Progress
+from portd.net.backoff import Backoff
 from portd.source.handshake import HandshakeOptions
-from portd.source.link import Link, LinkOptions
+from portd.source.receiver import Receiver, ReceiverOptions
 from portd.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from portd.endpoint import Endpoint
+    from portd.net.endpoint import Endpoint
     from portd.source.handshake import Transfer
 
 log = get_logger("dump")
@@ -41,9 +41,9 @@ class Fetch:
         self.progress = Progress()
         self.spool = Spool(memory_bytes=SPOOL_BYTES, directory=None, max_disk_bytes=0)
         self.transfer: Transfer | None = None
-        options = LinkOptions(handshake=HandshakeOptions(rdb_only=snapshot_only))
+        options = ReceiverOptions(handshake=HandshakeOptions(rdb_only=snapshot_only))
         self._snapshot_only = snapshot_only
-        self.link = Link(endpoint, self.spool, self.progress, options=options)
+        self.receiver = Receiver(endpoint, self.spool, self.progress, options=options)
 
     async def run(self, consume: Callable[[Fetch, Transfer], Awaitable[None]]) -> None:
         """Connects, and has *consume* read the spool until it returns.
@@ -52,8 +52,8 @@ class Fetch:
             SourceError: no connection, a refusal, or a link that was lost.
             PortdError: of *consume*.
         """
-        self.transfer = transfer = await self.link.connect(None)
-        link = asyncio.create_task(self._receive(), name="link")
+        self.transfer = transfer = await self.receiver.connect(None)
+        link = asyncio.create_task(self._receive(), name="receiver")
         try:
             await consume(self, transfer)
         finally:
@@ -68,10 +68,10 @@ class Fetch:
         backoff = Backoff()
         while True:
             try:
-                await self.link.run()
-            except LinkLost as error:
+                await self.receiver.run()
+            except SourceLost as error:
                 log.info("link ended", error=str(error.args[0]))
-                if self._snapshot_only or self.link.position is None:
+                if self._snapshot_only or self.receiver.position is None:
                     self.spool.end(error)
                     return
             try:
@@ -84,7 +84,7 @@ class Fetch:
         while True:
             await asyncio.sleep(backoff.next_wait())
             try:
-                transfer = await self.link.connect(self.link.position)
+                transfer = await self.receiver.connect(self.receiver.position)
             except SourceError as error:
                 if not error.retriable:
                     raise
@@ -101,5 +101,5 @@ class Fetch:
 
     def close(self) -> None:
         """Ends the connection; idempotent."""
-        self.link.close()
+        self.receiver.close()
         self.spool.close()

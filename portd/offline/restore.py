@@ -10,43 +10,43 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from portd.choices import Existing, OnRefusal
+from portd.config.choices import Existing, OnRefusal
 from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb
+from portd.feed.file import FileFeed
+from portd.feed.snapshot import stream_database
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input
 from portd.kernel.snapshot import SnapshotDecoder
+from portd.link.session import first_cause, note_own
 from portd.log import get_logger
 from portd.memory.plan import plan_memory
 from portd.model import Phase, Position
-from portd.offline.filefeed import FileFeed
-from portd.offline.service import OfflineService
+from portd.net.resp import request
+from portd.net.shapes import whole
+from portd.offline.job import OfflineService
 from portd.pipeline import ByteBudget
-from portd.resp import request
-from portd.session import first_cause, note_own
-from portd.shapes import whole
-from portd.snapshotcopy import stream_database
-from portd.target.applier import Applier
-from portd.target.applying import ApplierOptions
-from portd.target.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter, read_keys
-from portd.target.epoch import Epoch, write_once
-from portd.target.lease import Lease
+from portd.target.kept.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
+from portd.target.kept.epoch import Epoch, write_once
+from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
-from portd.target.scriptbook import ScriptBook
-from portd.target.scripts import Scripts
-from portd.target.writers import Writers
-from portd.target.writing import WriterOptions
+from portd.target.snapshot.writers import Writers
+from portd.target.snapshot.writing import WriterOptions
+from portd.target.stream.applier import Applier
+from portd.target.stream.applying import ApplierOptions
+from portd.target.stream.scriptbook import ScriptBook
+from portd.target.stream.scripts import Scripts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from portd.config import Settings
+    from portd.config.settings import Settings
     from portd.files.inputs import Input
     from portd.kernel.snapshot import DeadLetter
     from portd.target.capabilities import Capabilities, StreamForms
-    from portd.target.eviction import Eviction
+    from portd.target.kept.eviction import Eviction
 
 log = get_logger("restore")
 

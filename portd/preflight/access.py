@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from portd.preflight.findings import error, fine, note, warning
 
 if TYPE_CHECKING:
-    from portd.endpoint import Endpoint
+    from portd.net.endpoint import Endpoint
     from portd.preflight.findings import Finding
     from portd.preflight.survey import Survey, Unreachable
 

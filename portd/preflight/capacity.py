@@ -11,7 +11,7 @@ from portd.source.info import parse_output_limit
 from portd.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
-    from portd.config import Settings
+    from portd.config.settings import Settings
     from portd.preflight.findings import Finding
     from portd.preflight.survey import Rate, Survey
     from portd.target.capabilities import Capabilities

@@ -10,7 +10,7 @@ from portd.target.capabilities import OLDEST_REDIS as OLDEST_TARGET
 from portd.target.capabilities import rdb_version_of
 
 if TYPE_CHECKING:
-    from portd.config import Settings
+    from portd.config.settings import Settings
     from portd.preflight.findings import Finding
     from portd.preflight.survey import Survey
     from portd.target.capabilities import Capabilities

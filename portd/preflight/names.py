@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from portd.control import Refused, open_control
+from portd.net.control import Refused, open_control
+from portd.net.resp import request
 from portd.preflight.findings import warning
-from portd.resp import request
 
 if TYPE_CHECKING:
-    from portd.config import Settings
-    from portd.control import Control
-    from portd.endpoint import Endpoint
+    from portd.config.settings import Settings
+    from portd.net.control import Control
+    from portd.net.endpoint import Endpoint
     from portd.preflight.findings import Finding
 
 SUFFIXES: Final = ("", ":lease", ":epoch")  # of the keys of one link

@@ -6,16 +6,16 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-from portd.control import Refused, open_control
 from portd.errors import PortdError
-from portd.model import LinkState
+from portd.model import ConnectionState
+from portd.net.control import Refused, open_control
+from portd.net.resp import request
 from portd.preflight.findings import error, fine, note, warning
-from portd.resp import request
 from portd.target.capabilities import NEEDED_COMMANDS, USEFUL_COMMANDS
 from portd.target.connection import ConnectionOptions, connect, text_of
 
 if TYPE_CHECKING:
-    from portd.endpoint import Endpoint
+    from portd.net.endpoint import Endpoint
     from portd.preflight.findings import Finding
     from portd.preflight.survey import Survey
     from portd.target.capabilities import Capabilities
@@ -115,7 +115,7 @@ async def _keys(endpoint: Endpoint, checkpoint: str, connect_seconds: float) -> 
     """Whether our user may write any key: queued in a transaction that is never executed."""
     options = ConnectionOptions(connect_seconds=connect_seconds, silence_seconds=connect_seconds)
     anything = f"{secrets.token_hex(8)}"
-    connection = await connect(endpoint, "check", LinkState(), options)
+    connection = await connect(endpoint, "check", ConnectionState(), options)
     try:
         answers = await connection.ask(
             request("MULTI"), request("SET", anything, ""), request("HSET", checkpoint, "f", "")

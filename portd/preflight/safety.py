@@ -11,7 +11,7 @@ from portd.preflight.findings import error, fine, note, warning
 from portd.units import human_count
 
 if TYPE_CHECKING:
-    from portd.config import Settings
+    from portd.config.settings import Settings
     from portd.hold import Hold
     from portd.preflight.findings import Finding
     from portd.preflight.survey import Survey

@@ -7,19 +7,19 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from portd.control import Refused, checked, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
-from portd.endpoint import TLS_HINT, tls_failure
 from portd.errors import ConfigError
-from portd.resp import request
-from portd.shapes import whole
+from portd.net.control import Refused, checked, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
+from portd.net.endpoint import TLS_HINT, tls_failure
+from portd.net.resp import request
+from portd.net.shapes import whole
 from portd.source.cluster import QUESTION, is_node
 from portd.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from portd.control import Control
-    from portd.endpoint import Endpoint
+    from portd.net.control import Control
+    from portd.net.endpoint import Endpoint
 
 BUILT_IN = frozenset({"lua"})  # Valkey 9.1 shows its script engine as a module
 

@@ -1,7 +1,7 @@
 """The source's side: handshake, link, what to do when it is lost."""
 
 from portd.source.handshake import HandshakeOptions
-from portd.source.link import Link, LinkOptions, Transfer
-from portd.source.losses import Reason, SourceLost
+from portd.source.losses import Reason, ReceiverLost
+from portd.source.receiver import Receiver, ReceiverOptions, Transfer
 
-__all__ = ["HandshakeOptions", "Link", "LinkOptions", "Reason", "SourceLost", "Transfer"]
+__all__ = ["HandshakeOptions", "Reason", "Receiver", "ReceiverLost", "ReceiverOptions", "Transfer"]

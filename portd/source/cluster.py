@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from portd.control import Refused, open_control, parse_info
 from portd.errors import ConfigError
 from portd.log import get_logger
-from portd.resp import request
+from portd.net.control import Refused, open_control, parse_info
+from portd.net.resp import request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from portd.endpoint import Endpoint
+    from portd.net.endpoint import Endpoint
 
 _log = get_logger("source")
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, cast
 
 from portd.errors import InternalError, PortdError
 from portd.source.handshake import State
-from portd.source.losses import Reason, SourceLost, early_end, reason_of
+from portd.source.losses import Reason, ReceiverLost, early_end, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from portd.model import LinkState
+    from portd.model import ConnectionState
     from portd.source.handshake import Handshake, Transfer
     from portd.spool import Spool
 
@@ -42,7 +42,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(
         self,
         handshake: Handshake,
-        state: LinkState,
+        state: ConnectionState,
         where: str,
         silence_seconds: float,
         on_progress: Callable[[State], None],
@@ -102,7 +102,7 @@ class Connection(asyncio.BufferedProtocol):
             lost = (
                 early_end(self._where, exc, agreed=self._handshake.state is State.HEADER)
                 if self._reason is None
-                else SourceLost(reason, self._where)
+                else ReceiverLost(reason, self._where)
             )
             self.transfer.set_exception(lost)
         if not self.lost.done():

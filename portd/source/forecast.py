@@ -14,16 +14,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from portd.control import Refused, open_control, parse_info
 from portd.log import get_logger
-from portd.shapes import whole
+from portd.net.control import Refused, open_control, parse_info
+from portd.net.shapes import whole
 from portd.source.info import OutputLimit, parse_output_limit
 from portd.units import human_bytes
 
 if TYPE_CHECKING:
-    from portd.control import Control
-    from portd.endpoint import Endpoint
     from portd.model import Progress, SourceOutlook
+    from portd.net.control import Control
+    from portd.net.endpoint import Endpoint
 
 ASK_SECONDS = 3.0
 LIMIT_SECONDS = 60.0  # limits are asked for again after this long: CONFIG SET may change them

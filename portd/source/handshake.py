@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from portd.errors import HandshakeError, InternalError
 from portd.model import Position
-from portd.resp import request
+from portd.net.resp import request
 from portd.source.refusals import NEEDS_PASSWORD, refused
 
 if TYPE_CHECKING:

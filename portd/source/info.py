@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from portd.control import NO_ROOM, Refused, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
 from portd.log import get_logger
-from portd.resp import request
-from portd.shapes import whole
+from portd.net.control import NO_ROOM, Refused, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
+from portd.net.resp import request
+from portd.net.shapes import whole
 from portd.source.cluster import QUESTION, is_node
 from portd.source.losses import connect_error
 from portd.source.refusals import refused as refusal
 
 if TYPE_CHECKING:
-    from portd.endpoint import Endpoint
+    from portd.net.endpoint import Endpoint
 
 _log = get_logger("source")
 
@@ -105,7 +105,7 @@ async def read_info(endpoint: Endpoint) -> SourceInfo:
     """Asks the source who it is.
 
     Raises:
-        SourceLost: it cannot be reached, or does not answer. Refusals are not errors.
+        ReceiverLost: it cannot be reached, or does not answer. Refusals are not errors.
         SourceBusy: it has no free connection.
         HandshakeError: TLS fails, or our user may not open the unix socket.
         ConfigError: a TLS file cannot be used.

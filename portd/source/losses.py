@@ -7,8 +7,8 @@ import socket
 import ssl
 from enum import StrEnum
 
-from portd.endpoint import TLS_HINT, tls_failure
-from portd.errors import HandshakeError, LinkLost, SourceBusy, SourceError
+from portd.errors import HandshakeError, SourceBusy, SourceError, SourceLost
+from portd.net.endpoint import TLS_HINT, tls_failure
 
 
 class Reason(StrEnum):
@@ -50,7 +50,7 @@ _EARLY_END_HINT = (
 _RESET_ERRORS = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)  # with a number or without
 
 
-class SourceLost(LinkLost):
+class ReceiverLost(SourceLost):
     """The link was lost, or not had, for a reason that has a word.
 
     Attributes:
@@ -111,4 +111,4 @@ def early_end(where: str, error: BaseException | None, *, agreed: bool) -> Sourc
             f"the source gave up the snapshot it was making ({where})",
             hint="another replica that left takes a snapshot with it, and a fork may fail: the source's log tells",
         )
-    return SourceLost(reason, where, hint=_EARLY_END_HINT if reason in {Reason.EOF, Reason.RESET} else None)
+    return ReceiverLost(reason, where, hint=_EARLY_END_HINT if reason in {Reason.EOF, Reason.RESET} else None)

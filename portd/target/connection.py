@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import hiredis
 
-from portd.control import Answers
-from portd.endpoint import TLS_HINT, tls_failure
 from portd.errors import InternalError, PortdError, TargetBusy, TargetError, TargetLost, TargetRefused
 from portd.kernel.replies import Note, ReplyCounter
-from portd.resp import request
-from portd.shapes import STRANGE, Conversation
-from portd.target.replies import PROTOCOL_ERROR, Verdict, classify, code_of, fatal, login_refused, presentable
+from portd.net.control import Answers
+from portd.net.endpoint import TLS_HINT, tls_failure
+from portd.net.replies import PROTOCOL_ERROR, Verdict, classify, code_of, fatal, login_refused, presentable
+from portd.net.resp import request
+from portd.net.shapes import STRANGE, Conversation
 from portd.troubles import TARGET, Troubles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from portd.endpoint import Endpoint
-    from portd.model import LinkState
+    from portd.model import ConnectionState
+    from portd.net.endpoint import Endpoint
 
 WORDLESS: Final = "ERR"  # what an error is taken for that says nothing
 NO_NOTES: Final[tuple[Note, ...]] = ()
@@ -93,13 +93,13 @@ class Connection(asyncio.Protocol):
 
     Args:
         name: for logs, and what ``CLIENT LIST`` of the target shows.
-        link: counters that operators see.
+        state: counters that operators see.
         silence_seconds: see `ConnectionOptions`.
     """
 
-    def __init__(self, name: str, link: LinkState, silence_seconds: float) -> None:
+    def __init__(self, name: str, state: ConnectionState, silence_seconds: float) -> None:
         self.name = name
-        self.link = link
+        self.state = state
         self.counter = ReplyCounter()
         self.sent_replies = 0  # replies that all that was sent will bring
         self.gap_seconds = 0.0  # before the newest replies: since the ones before them, or since something was sent
@@ -128,17 +128,17 @@ class Connection(asyncio.Protocol):
         """
         self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclasses
         self._transport.set_write_buffer_limits(high=1, low=0)
-        self.link.connected = True
-        self.link.connects += 1
+        self.state.connected = True
+        self.state.connects += 1
         self._watchdog = self._loop.call_later(self._silence / 4, self._watch_silence)
 
     def data_received(self, data: bytes) -> None:
         """Counts replies and tells those who wait for them."""
         self._active_at = self._loop.time()
-        link, now = self.link, time.time()
-        self.gap_seconds = now - max(link.last_received_at, link.last_sent_at)
-        link.bytes_received += len(data)
-        link.last_received_at = now
+        state, now = self.state, time.time()
+        self.gap_seconds = now - max(state.last_received_at, state.last_sent_at)
+        state.bytes_received += len(data)
+        state.last_received_at = now
         try:
             if self._question is not None:
                 if self._question.feed(data):
@@ -159,7 +159,7 @@ class Connection(asyncio.Protocol):
         """Tells everybody who waits."""
         if self._watchdog is not None:
             self._watchdog.cancel()
-        self.link.connected = False
+        self.state.connected = False
         reason = self._reason or _disconnected(self.name, exc)
         if not self._lost.done():
             self._lost.set_result(reason)
@@ -241,8 +241,8 @@ class Connection(asyncio.Protocol):
             transport.write(data[0])
         else:
             transport.writelines(data)
-        self.link.bytes_sent += sum(map(len, data))
-        self.link.last_sent_at = time.time()
+        self.state.bytes_sent += sum(map(len, data))
+        self.state.last_sent_at = time.time()
 
     def value(self, reply: int) -> bytes | int | None:
         """The value of a wanted reply, by its number on the connection; None also for nil and errors."""
@@ -263,7 +263,7 @@ class Connection(asyncio.Protocol):
         self._active_at = self._loop.time()
         asked = time.monotonic()
         transport.writelines(commands)
-        self.link.bytes_sent += sum(map(len, commands))
+        self.state.bytes_sent += sum(map(len, commands))
         answers = await question.future
         if complaint := self._conversation.complaint(commands, answers):
             self.fail(TargetError(f"the target {complaint}", hint=STRANGE))
@@ -358,13 +358,13 @@ def _disconnected(name: str, error: BaseException | None) -> Disconnected:
     return Disconnected(f"{name}: connection to the target failed: {reason}", "failed")
 
 
-async def connect(endpoint: Endpoint, name: str, link: LinkState, options: ConnectionOptions) -> Connection:
+async def connect(endpoint: Endpoint, name: str, state: ConnectionState, options: ConnectionOptions) -> Connection:
     """Opens a connection, logs in and names it. One attempt.
 
     Args:
         endpoint: the target.
         name: see `Connection`.
-        link: see `Connection`.
+        state: see `Connection`.
         options: see there.
 
     Raises:
@@ -373,7 +373,7 @@ async def connect(endpoint: Endpoint, name: str, link: LinkState, options: Conne
     """
     try:
         _, connection = await endpoint.connect(
-            lambda: Connection(name, link, options.silence_seconds), timeout=options.connect_seconds
+            lambda: Connection(name, state, options.silence_seconds), timeout=options.connect_seconds
         )
     except OSError as error:  # TimeoutError is one
         if why := tls_failure(error):

@@ -6,18 +6,18 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from portd.backoff import Backoff
-from portd.control import Refused, open_control
-from portd.endpoint import TLS_HINT, tls_failure
 from portd.errors import TargetBusy, TargetError, TargetLost, TargetRefused
+from portd.net.backoff import Backoff
+from portd.net.control import Refused, open_control
+from portd.net.endpoint import TLS_HINT, tls_failure
+from portd.net.replies import Verdict, classify, code_of, is_refusal, login_refused, presentable
 from portd.target.connection import Disconnected
-from portd.target.replies import Verdict, classify, code_of, is_refusal, login_refused, presentable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from portd.control import Control
-    from portd.endpoint import Endpoint
+    from portd.net.control import Control
+    from portd.net.endpoint import Endpoint
 
 ResultT = TypeVar("ResultT")
 

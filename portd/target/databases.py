@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from portd.log import get_logger
-from portd.resp import request
+from portd.net.replies import Verdict, classify, code_of, fatal, presentable
+from portd.net.resp import request
 from portd.target.connection import text_of
 from portd.target.control import control
-from portd.target.replies import Verdict, classify, code_of, fatal, presentable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from portd.endpoint import Endpoint
+    from portd.net.endpoint import Endpoint
     from portd.target.connection import Connection
 
 _log = get_logger("target")

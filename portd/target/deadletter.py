@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from portd.errors import REDACTED, ConfigError, SpoolError, TargetRejected, printable
 from portd.log import get_logger
-from portd.target.replies import code_of, presentable
+from portd.net.replies import code_of, presentable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

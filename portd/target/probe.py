@@ -9,22 +9,22 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.control import checked, keys_by_database, parse_fields, parse_info, parse_pairs
 from portd.kernel.crc64 import crc64
-from portd.model import LinkState
-from portd.resp import request
-from portd.shapes import whole
+from portd.model import ConnectionState
+from portd.net.control import checked, keys_by_database, parse_fields, parse_info, parse_pairs
+from portd.net.replies import code_of
+from portd.net.resp import request
+from portd.net.shapes import whole
 from portd.target.capabilities import NEEDED_COMMANDS, USEFUL_COMMANDS, Capabilities, rdb_version_of
 from portd.target.connection import ConnectionOptions, connect, text_of
 from portd.target.control import control
 from portd.target.databases import count_databases
-from portd.target.replies import code_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from portd.control import Control
-    from portd.endpoint import Endpoint
+    from portd.net.control import Control
+    from portd.net.endpoint import Endpoint
     from portd.target.connection import Connection
 
 MOST_VERSION: Final = 10_000  # no part of a version is larger
@@ -101,7 +101,7 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
     """
     async with control(endpoint, "probing the target") as client:
         info, limits, flags = await _told(client)
-    connection = await connect(endpoint, "probe", LinkState(), options or ConnectionOptions())
+    connection = await connect(endpoint, "probe", ConnectionState(), options or ConnectionOptions())
     try:
         key = f"portd:probe:{secrets.token_hex(8)}"
         has, forbidden = await _permissions(connection, key)
@@ -109,7 +109,7 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
         connection.close()  # with its transaction, which is thereby discarded
     family, version = _identify(info)
     commands = ({name.decode("utf-8", "replace") for name in flags} | has) - forbidden
-    connection = await connect(endpoint, "probe", LinkState(), options or ConnectionOptions())
+    connection = await connect(endpoint, "probe", ConnectionState(), options or ConnectionOptions())
     try:
         accepted = await _footer(connection, key, family) if "restore" in commands else 0
         databases = await count_databases(connection)

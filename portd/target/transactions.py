@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from portd.errors import DataLost, TargetError
-from portd.resp import request
+from portd.net.replies import Verdict, classify, code_of, fatal, presentable
+from portd.net.resp import request
 from portd.target.connection import Disconnected
-from portd.target.epoch import FIELD, taken_over
-from portd.target.replies import Verdict, classify, code_of, fatal, presentable
+from portd.target.kept.epoch import FIELD, taken_over
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from portd.kernel.replies import Note
     from portd.target.connection import Connection
-    from portd.target.epoch import Epoch
+    from portd.target.kept.epoch import Epoch
 
 EXEC: Final = request("EXEC")
 MULTI: Final = request("MULTI")
 
 
 class Guard(Protocol):
-    """What must stand in the target for a transaction to take effect; `portd.target.epoch.Epoch` is one."""
+    """What must stand in the target for a transaction to take effect; `portd.target.kept.epoch.Epoch` is one."""
 
     def questions(self) -> list[bytes]:
         """Commands for db 0: WATCH, and what reads each value."""
@@ -202,7 +202,7 @@ class Transactions:
 class Pipeline:
     """Commands outside of transactions, as many on their way as one likes.
 
-    For connections that whoever takes the link ends on the target; see `portd.target.eviction`.
+    For connections that whoever takes the link ends on the target; see `portd.target.kept.eviction`.
 
     Args:
         connection: nothing else may be sent on it meanwhile; in db 0.

@@ -10,18 +10,18 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.control import keys_by_database, parse_info
 from portd.errors import ConfigError, PortdError, TargetRefused
-from portd.shapes import whole
+from portd.net.control import keys_by_database, parse_info
+from portd.net.pieces import Refused, Wire
+from portd.net.replies import is_refusal, login_refused
+from portd.net.shapes import whole
 from portd.target.capabilities import rdb_version_of
-from portd.target.replies import is_refusal, login_refused
-from portd.verify.wire import Refused, Wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from portd.endpoint import Endpoint
     from portd.kernel.snapshot import SnapshotDecoder
+    from portd.net.endpoint import Endpoint
 
     Sink = Callable[[object], None]
     Pause = Callable[[], Awaitable[None]]
@@ -87,7 +87,7 @@ class LiveReader:
         """Connects and asks who it is.
 
         Raises:
-            LinkLost: it cannot be reached.
+            SourceLost: it cannot be reached.
             TargetRefused: it does not let us in, or may not say who it is.
             ConfigError: it does not say who it is.
         """
@@ -123,7 +123,7 @@ class LiveReader:
         """How far the server's history goes now: bytes, as in `Position`.
 
         Raises:
-            LinkLost: the connection ended.
+            SourceLost: the connection ended.
         """
         return whole(parse_info(await self._wire.ask("INFO", "replication")).get("master_repl_offset", "")) or 0
 
@@ -151,7 +151,7 @@ class LiveReader:
             after: awaited behind every piece of a value.
 
         Raises:
-            LinkLost: the connection ended.
+            SourceLost: the connection ended.
             DecodeError: a payload cannot be understood.
         """
         for start in range(0, len(keys), KEYS_AT_ONCE):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from portd.choices import VerifyMethod as Method
+from portd.config.choices import VerifyMethod as Method
 
 __all__ = ["Method", "Options"]
 

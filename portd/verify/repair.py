@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, cast
 from portd.errors import TargetBusy, TargetRejected
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
-from portd.resp import request
-from portd.target.epoch import FIELD
+from portd.net.pieces import Refused
+from portd.net.resp import request
+from portd.target.kept.epoch import FIELD
 from portd.verify.live import END, pour
 from portd.verify.settle import BATCH_KEYS
-from portd.verify.wire import Refused
 
 if TYPE_CHECKING:
     from portd.kernel.batch import Batch
     from portd.kernel.snapshot import Dialect
+    from portd.net.pieces import Wire
     from portd.verify.live import LiveReader
     from portd.verify.store import Suspect, Suspects
-    from portd.verify.wire import Wire
 
 log = get_logger("verify")
 
@@ -53,7 +53,7 @@ class Repairer:
         """Repairs them all.
 
         Raises:
-            LinkLost: an end went away.
+            SourceLost: an end went away.
             TargetRejected: the target refuses a command.
             TargetBusy: a process took the link meanwhile.
         """
@@ -70,7 +70,7 @@ class Repairer:
             there: code of the target's libraries by name; None where they may not be seen: nothing is done then.
 
         Raises:
-            LinkLost: an end went away.
+            SourceLost: an end went away.
             TargetRejected: the target refuses a command.
         """
         await self._begin()

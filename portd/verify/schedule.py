@@ -17,10 +17,10 @@ from portd.verify.options import Options
 from portd.verify.report import EXIT_DIFFERENT, words_of
 
 if TYPE_CHECKING:
-    from portd.config import Settings
+    from portd.config.settings import Settings
     from portd.model import Progress, VerifyProgress
     from portd.verify.report import Found, Report
-    from portd.verify.run import Verification
+    from portd.verify.verification import Verification
 
 SCAN_SHARE: Final = 0.25  # of the time; the sync beside us and the servers' clients have the rest
 NAMED_KEYS: Final = 20  # differing keys of a run that the log names
@@ -75,7 +75,7 @@ class Schedule:
 
     async def _compare(self) -> None:
         """One run."""
-        from portd.verify.run import Verification  # noqa: PLC0415 - a sync that never compares does without
+        from portd.verify.verification import Verification  # noqa: PLC0415 - a sync that never compares does without
 
         state = self._progress.verify
         state.running, state.started_at, self._named = True, time.time(), 0

@@ -7,20 +7,20 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from portd.errors import HandshakeError, LinkLost, SourceError
+from portd.errors import HandshakeError, SourceError, SourceLost
 from portd.kernel.digest import DigestHandler
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.model import Progress
 from portd.source.handshake import HandshakeOptions
-from portd.source.link import Link, LinkOptions
+from portd.source.receiver import Receiver, ReceiverOptions
 from portd.spool import Spool
 from portd.verify.live import END, pour
 from portd.verify.options import Method
 
 if TYPE_CHECKING:
-    from portd.config import Settings
-    from portd.endpoint import Endpoint
+    from portd.config.settings import Settings
+    from portd.net.endpoint import Endpoint
     from portd.verify.live import LiveReader
     from portd.verify.report import EndReport
     from portd.verify.store import Store
@@ -103,7 +103,7 @@ class EndDigest:
         """Digests every key.
 
         Raises:
-            LinkLost: the end went away.
+            SourceLost: the end went away.
             HandshakeError: it refuses PSYNC, and SCAN was not allowed by *method*.
             DecodeError: it sent what cannot be understood.
         """
@@ -127,22 +127,22 @@ class EndDigest:
         settings = self._settings
         spool = Spool(memory_bytes=WINDOW_BYTES, directory=None, max_disk_bytes=0)
         command = settings.psync_command if self._side == "source" else "PSYNC"
-        options = LinkOptions(
+        options = ReceiverOptions(
             connect_seconds=settings.connect_seconds,
             silence_seconds=settings.silence_seconds,
             handshake=HandshakeOptions(psync_command=command, rdb_only=True),
         )
-        link = Link(self._endpoint, spool, Progress(), options=options)
+        receiver = Receiver(self._endpoint, spool, Progress(), options=options)
         try:
-            await link.connect()
+            await receiver.connect()
             async with asyncio.TaskGroup() as group:
-                group.create_task(_receive(link, spool), name=f"verify {self._side} link")
+                group.create_task(_receive(receiver, spool), name=f"verify {self._side} receiver")
                 await self._digest(spool)
-                link.close()
+                receiver.close()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
-            link.close()
+            receiver.close()
             spool.close()
 
     def _rename(self, error: SourceError) -> None:
@@ -200,9 +200,9 @@ class EndDigest:
         self._report.bytes = size
 
 
-async def _receive(link: Link, spool: Spool) -> None:
+async def _receive(receiver: Receiver, spool: Spool) -> None:
     """Until the snapshot is over: then the server closes the link, or we do."""
     try:
-        await link.run()
-    except LinkLost as error:
+        await receiver.run()
+    except SourceLost as error:
         spool.end(error)

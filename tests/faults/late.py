@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from portd.model import Position
-from portd.target.checkpoint import Checkpoint
+from portd.target.kept.checkpoint import Checkpoint
 from tests.compare import compare
 from tests.datasets import fill_big_hash, fill_big_list, fill_mixed
 from tests.permissions import least_user

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.endpoint import Endpoint
 from portd.errors import DecodeError, ScriptMissing, TargetError, TargetLost, TargetRejected
 from portd.kernel.stream import Piece, StreamSplitter
 from portd.model import Position, Progress
-from portd.resp import request
-from portd.target.account import AT_ONCE
-from portd.target.applier import Applier
-from portd.target.applying import ApplierOptions
-from portd.target.checkpoint import Checkpoint, State, read_checkpoint
+from portd.net.endpoint import Endpoint
+from portd.net.resp import request
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, Letter
-from portd.target.epoch import Epoch
+from portd.target.kept.checkpoint import Checkpoint, State, read_checkpoint
+from portd.target.kept.epoch import Epoch
 from portd.target.limiter import Limiter
-from portd.target.scriptbook import ScriptBook
-from portd.target.scripts import Scripts
+from portd.target.stream.account import AT_ONCE
+from portd.target.stream.applier import Applier
+from portd.target.stream.applying import ApplierOptions
+from portd.target.stream.scriptbook import ScriptBook
+from portd.target.stream.scripts import Scripts
 from tests.fencing import put_checkpoint, stand
 from tests.loops import both_loops
 from tests.proxy import Proxy
@@ -328,7 +328,7 @@ async def test_lost_replies_double_nothing(target: Server) -> None:
     client = target.client()
     assert (client.get("n"), client.strlen("s"), client.llen("l")) == (b"300", 300, 300)
     assert sync.progress.stream.commands_applied == 900
-    assert sync.progress.lanes[0].link.losses.total() > 20
+    assert sync.progress.lanes[0].connection.losses.total() > 20
 
 
 @both_loops
@@ -479,7 +479,7 @@ async def test_readonly_target_is_waited_for(servers: ServerFactory) -> None:
         target.client().config_set("replica-read-only", "yes")
         target.client().replicaof("127.0.0.1", "1")  # nobody there: the data stays
         stream.write("INCR", "n")
-        await wait_for(lambda: sync.progress.lanes[0].link.losses.total() >= 2)
+        await wait_for(lambda: sync.progress.lanes[0].connection.losses.total() >= 2)
         target.client().replicaof("NO", "ONE")
         await sync.caught_up()
     assert target.client().get("n") == b"2"
@@ -505,7 +505,7 @@ async def test_large_transactions_are_passed_on(target: Server, mode: str) -> No
             stream.write("INCR", "n")
             if mode == "cut":
                 proxy.to_server.cut_after = 60_000
-                await wait_for(lambda: sync.progress.lanes[0].link.losses.total() == 1)
+                await wait_for(lambda: sync.progress.lanes[0].connection.losses.total() == 1)
             assert target.client(db=4).dbsize() == 0
             stream.write("EXEC")
             stream.write("INCR", "n")
@@ -556,7 +556,7 @@ async def test_many_refused_commands_take_one_round(target: Server, when: str, s
     assert [target.client(db=db).get("n") for db in range(6)] == [b"500"] * 6
     progress = sync.progress.stream
     assert (progress.commands_failed, progress.commands_applied) == (1000, 1 + 3000 + 12)
-    lost = sync.progress.lanes[0].link.losses
+    lost = sync.progress.lanes[0].connection.losses
     if shape == "large transaction":
         assert lost == ({"refused": 1} if when == "queued" else {})
     else:
@@ -761,7 +761,7 @@ async def test_restarted_target_is_continued(servers: ServerFactory) -> None:
         stream.write("INCR", "n")
         await sync.caught_up()
     assert target.client().get("n") == b"2"
-    assert sync.progress.lanes[0].link.connects > 1
+    assert sync.progress.lanes[0].connection.connects > 1
 
 
 @both_loops
@@ -952,12 +952,12 @@ async def test_lag_grows_while_the_target_is_gone(target: Server, *, busy: bool)
                 seen.read_offset = stream.end
                 await wait_for(lambda: seen.waiting_seconds > 0)
             await proxy.close()
-            await wait_for(lambda: sync.progress.lanes[0].link.losses["refused"] > 2)
+            await wait_for(lambda: sync.progress.lanes[0].connection.losses["refused"] > 2)
             stream.write("INCR", "n")
             seen.read_offset = stream.end
             before = seen.waiting_seconds
             assert before > 0
-            await wait_for(lambda: sync.progress.lanes[0].link.losses["refused"] > 4)
+            await wait_for(lambda: sync.progress.lanes[0].connection.losses["refused"] > 4)
             assert seen.waiting_seconds > before
             proxy.heal()
             await proxy.start()

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.choices import Existing
-from portd.config import Settings
+from portd.config.choices import Existing
+from portd.config.settings import Settings
+from portd.preflight.audit import check
 from portd.preflight.findings import Finding, Level, Report
-from portd.preflight.run import check
 from portd.preflight.survey import write_rate
 from tests.datasets import fill_strings
 from tests.process import Portd

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.target.postponed import LINK_MS, shift_of
+from portd.target.kept.postponed import LINK_MS, shift_of
 from tests.compare import assert_equal
 from tests.process import Portd
 from tests.proxy import Proxy

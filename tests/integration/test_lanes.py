@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.endpoint import Endpoint, Tls
 from portd.errors import PortdError, TargetBusy, TargetError, TargetLost, TargetRefused, TargetRejected
 from portd.kernel.batch import CLOSE, OPEN, ORDERED, SPREAD, Batch
 from portd.kernel.requests import split
 from portd.model import Progress
+from portd.net.endpoint import Endpoint, Tls
+from portd.net.resp import request
 from portd.pipeline import ByteBudget
-from portd.resp import request
-from portd.target import seats
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
-from portd.target.epoch import Epoch
-from portd.target.eviction import Eviction, tag_of
-from portd.target.writers import Writers
-from portd.target.writing import WriterOptions
+from portd.target.kept.epoch import Epoch
+from portd.target.kept.eviction import Eviction, tag_of
+from portd.target.snapshot import seats
+from portd.target.snapshot.writers import Writers
+from portd.target.snapshot.writing import WriterOptions
 from tests.fencing import KEY, fall, stand
 from tests.loops import both_loops
 from tests.proxy import Proxy
@@ -319,7 +319,7 @@ async def test_killed_connections_double_nothing(servers: ServerFactory, lanes: 
     assert [entry[0] for entry in admin.xrange("stream") or []] == [b"%d-1" % i for i in range(1, 2001)]
     assert admin.xpending("stream", "g")["pending"] == 1
     assert target.client(db=1).scard("set") == 4000
-    assert sum(lane.link.losses.total() for lane in load.progress.lanes) > 0
+    assert sum(lane.connection.losses.total() for lane in load.progress.lanes) > 0
     assert load.progress.snapshot.keys_applied == 200 + 4 + 1 + 1
     assert not load.progress.dead_letters
 
@@ -335,7 +335,7 @@ async def test_cut_at_any_byte_doubles_nothing(target: Server) -> None:
                 await load.put(big_list(f"list{cut}", elements))
                 proxy.to_client.cut_after = cut // 100 + 1
             assert target.client().lrange(f"list{cut}", 0, -1) == elements
-            assert load.progress.lanes[0].link.connects > 1
+            assert load.progress.lanes[0].connection.connects > 1
 
 
 @both_loops
@@ -447,7 +447,7 @@ async def test_target_that_is_away_is_waited_for(servers: ServerFactory) -> None
         proxy.refuse()
         async with running(Load(proxy.url, at=target.url)) as load:
             await load.put(strings(10))
-            await wait_for(lambda: load.progress.lanes[0].link.losses["refused"] >= 3)
+            await wait_for(lambda: load.progress.lanes[0].connection.losses["refused"] >= 3)
             await proxy.start()
     assert target.client().dbsize() == 10
 
@@ -539,7 +539,7 @@ async def test_silent_target_is_given_up(target: Server) -> None:
             await load.writers.flush()
             proxy.half_open()
             await load.put(strings(100, prefix="t"))
-            await wait_for(lambda: load.progress.lanes[0].link.losses["silent"] >= 1)
+            await wait_for(lambda: load.progress.lanes[0].connection.losses["silent"] >= 1)
             proxy.heal()
     assert target.client().dbsize() == 200
 
@@ -566,12 +566,12 @@ async def test_writes_over_tls(servers: ServerFactory, tmp_path: Path) -> None:
         target.client().client_pause(100)
         await load.put(strings(40, batch=1, size=100_000, prefix="t"))
         await load.writers.flush()
-        quiet_since = max(lane.link.last_received_at for lane in load.progress.lanes)
+        quiet_since = max(lane.connection.last_received_at for lane in load.progress.lanes)
         await wait_for(lambda: time.time() - quiet_since > 0.5)  # silence, if something were owed
         await load.put(strings(10, prefix="u"))
     assert target.client().lindex("parts", 1) == large
     assert target.client().dbsize() == 351
-    assert [lane.link.connects for lane in load.progress.lanes] == [1] * 4
+    assert [lane.connection.connects for lane in load.progress.lanes] == [1] * 4
 
 
 @both_loops
@@ -582,7 +582,7 @@ async def test_readonly_target_is_reconnected(servers: ServerFactory) -> None:
     async with running(Load(target.url, writers=1)) as load:
         client.replicaof("127.0.0.1", "1")  # nobody is there: what it holds stays
         await load.put(strings(10))
-        await wait_for(lambda: load.progress.lanes[0].link.losses["readonly"] >= 2)
+        await wait_for(lambda: load.progress.lanes[0].connection.losses["readonly"] >= 2)
         client.replicaof("NO", "ONE")
     assert client.dbsize() == 10
 

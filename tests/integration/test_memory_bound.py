@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portd.config import MAX_BUDGET_BYTES
+from portd.config.settings import MAX_BUDGET_BYTES
 from portd.memory.plan import PROCESS_BYTES
 from tests.compare import assert_equal
 from tests.datasets import (

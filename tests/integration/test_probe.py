@@ -7,15 +7,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portd.endpoint import Endpoint
 from portd.errors import ConfigError, PortdError, TargetBusy, TargetError, TargetLost, TargetNotEmpty, TargetRefused
 from portd.kernel.crc64 import crc64
 from portd.kernel.requests import split
 from portd.model import Position
+from portd.net.endpoint import Endpoint
 from portd.target.capabilities import NEEDED_COMMANDS, rdb_version_of
-from portd.target.checkpoint import Checkpoint, State, guard, make_room, new_epoch, read_checkpoint, write_checkpoint
 from portd.target.connection import ConnectionOptions
-from portd.target.epoch import Epoch
+from portd.target.kept.checkpoint import (
+    Checkpoint,
+    State,
+    guard,
+    make_room,
+    new_epoch,
+    read_checkpoint,
+    write_checkpoint,
+)
+from portd.target.kept.epoch import Epoch
 from portd.target.probe import inspect, probe
 from tests.fencing import put_checkpoint, stand
 from tests.servers import Binary, Server, free_port

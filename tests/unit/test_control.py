@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import hiredis
 import pytest
 
-from portd import control as subject
-from portd.control import Refused, checked, keys_by_database, open_control, parse_fields, parse_pairs
-from portd.endpoint import Endpoint
-from portd.resp import request
+from portd.net import control as subject
+from portd.net.control import Refused, checked, keys_by_database, open_control, parse_fields, parse_pairs
+from portd.net.endpoint import Endpoint
+from portd.net.resp import request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

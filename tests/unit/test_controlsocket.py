@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.config import Settings
+from portd.config.settings import Settings
 from portd.controlsocket import CLIENTS, LINE_BYTES, PATH_BYTES, ControlSocket, Refusal, ask
 from portd.errors import ConfigError
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from portd.endpoint import Endpoint, Tls
 from portd.errors import ConfigError
-from portd.sentinel import Sentinels
+from portd.net.endpoint import Endpoint, Tls
+from portd.net.sentinel import Sentinels
 
 SECRET = "hun/ter@2#:é"
 ENCODED = "hun%2Fter%402%23%3A%C3%A9"

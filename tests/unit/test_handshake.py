@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portd.endpoint import Endpoint
 from portd.errors import HandshakeError, InternalError, PortdError, SourceBusy
 from portd.model import Position
-from portd.resp import request
+from portd.net.endpoint import Endpoint
+from portd.net.resp import request
 from portd.source.handshake import LINE_BYTES, Handshake, HandshakeOptions, State, Transfer
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ BUSY = {
     "loading at psync": (4, b"-LOADING Valkey is loading"),
     "no link": (4, b"-NOMASTERLINK Can't SYNC while not connected with my master"),
     "no link, old": (4, b"-ERR Can't SYNC while not connected with my master"),
-    "stale": (0, b"-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
+    "stale": (0, b"-MASTERDOWN Receiver with MASTER is down and replica-serve-stale-data is set to 'no'."),
     "script": (4, b"-BUSY Redis is busy running a script."),
     "clients": (0, b"-ERR max number of clients reached"),
     "fork": (5, b"-ERR BGSAVE failed, replication can't continue"),

@@ -20,8 +20,8 @@ from portd.memory.heap import OTHER, HeapBusy, HeapProfile, HeapRecorder, Sample
 from portd.memory.heapformat import SAMPLE_TYPES, as_pprof, as_text, varint
 from portd.memory.heapnames import FunctionNames
 from portd.memory.slices import Slices
-from portd.metrics import Sources, build_registry
-from portd.readings import OwnerReading, PipelineReading
+from portd.watch.metrics import Sources, build_registry
+from portd.watch.readings import OwnerReading, PipelineReading
 from tests.unit.test_http import Observed
 
 if TYPE_CHECKING:

@@ -16,18 +16,18 @@ from urllib.parse import urljoin
 import aiohttp
 import pytest
 
-from portd.config import load
+from portd.config.settings import load
 from portd.errors import ConfigError
 from portd.http import HttpServer
 from portd.http.server import MAX_CONNECTIONS
 from portd.http.status import describe
 from portd.memory.accounting import Accounting, MemoryReport
 from portd.memory.heap import HeapRecorder
-from portd.metrics import Sources, build_registry
 from portd.model import LaneState, Phase, Position, Progress
-from portd.pace import Pace
-from portd.readings import KeyReading, PipelineReading
-from portd.standing import Standing, look
+from portd.watch.metrics import Sources, build_registry
+from portd.watch.pace import Pace
+from portd.watch.readings import KeyReading, PipelineReading
+from portd.watch.standing import Standing, look
 from tests.servers import wait_for
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ async def test_health_follows_the_service(server: HttpServer, service: Observed)
     reason = "the snapshot is not applied yet, and the target is not connected"
     assert (status, text) == (503, f"not ready: snapshot, {reason}, 25% of it is\n")
     service.progress.phase, service.is_alive = Phase.STREAMING, False
-    service.progress.lanes[1].link.connected = True
+    service.progress.lanes[1].connection.connected = True
     assert (await get(server, "readyz"))[:2] == (200, "ready\n")
     assert (await get(server, "livez"))[0] == 503
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portd.cli.reload import ConfigFile
-from portd.config import load
+from portd.config.settings import load
 from portd.errors import ConfigError
 from portd.model import StreamProgress, TargetLimit
 from portd.target import limiter as module

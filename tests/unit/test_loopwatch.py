@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from portd.loopwatch import CLOSE_SECONDS, LoopWatch
 from portd.model import Phase, Progress
+from portd.watch.loopwatch import CLOSE_SECONDS, LoopWatch
 
 HELD_SECONDS = 0.06
 

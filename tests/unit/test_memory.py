@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portd.config import Settings, load
+from portd.config.settings import Settings, load
 from portd.errors import ConfigError
 from portd.memory import process
 from portd.memory.accounting import Accounting
@@ -18,8 +18,8 @@ from portd.memory.cgroup import find_cgroup
 from portd.memory.history import History
 from portd.memory.ledger import Ledger
 from portd.memory.plan import PROCESS_BYTES, RESERVE_BYTES, plan_memory
-from portd.readings import KeyReading, PipelineReading
 from portd.units import GIB, KIB, MIB
+from portd.watch.readings import KeyReading, PipelineReading
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,14 +10,14 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from portd.config import load
+from portd.config.settings import load
 from portd.http.status import describe
-from portd.metrics import LOSS_REASONS, SPOOL_BLOCKS, MetricsCollector, Sources, build_registry
 from portd.model import LaneState, Phase, Progress
-from portd.pace import Pace
-from portd.readings import CgroupReading, OwnerReading, PipelineReading, SpoolReading
 from portd.source.losses import Reason
 from portd.spool.overflow import DISK_ERROR, DISK_FULL, DISK_LIMIT
+from portd.watch.metrics import LOSS_REASONS, SPOOL_BLOCKS, MetricsCollector, Sources, build_registry
+from portd.watch.pace import Pace
+from portd.watch.readings import CgroupReading, OwnerReading, PipelineReading, SpoolReading
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from portd.model import Progress
-from portd.pace import Pace
+from portd.watch.pace import Pace
 
 
 class Clock:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portd.kernel.stream import StreamSplitter
-from portd.target import postponed
-from portd.target.postponed import LINK_MS, Horizon, Postponed, margin_seconds
+from portd.target.kept import postponed
+from portd.target.kept.postponed import LINK_MS, Horizon, Postponed, margin_seconds
 from tests.oracle.resp import pack
 
 if TYPE_CHECKING:

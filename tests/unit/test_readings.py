@@ -9,8 +9,8 @@ import pytest
 from portd.kernel.snapshot import CurrentKey
 from portd.model import LaneState
 from portd.pipeline import FenceStatistics
-from portd.readings import FenceReading, KeyReading, LaneReading, SpoolReading, reading_of
 from portd.spool.statistics import SpoolStatistics
+from portd.watch.readings import FenceReading, KeyReading, LaneReading, SpoolReading, reading_of
 
 POSITIONS = {"written", "cursor", "released"}  # indexes of the spool's own
 ORDER = {"number"}  # of the queue's own

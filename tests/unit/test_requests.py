@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from portd.kernel.requests import Command, find, head, of_keys, singles, split, without
-from portd.resp import request
+from portd.net.resp import request
 
 COMMANDS = [
     request("SET", "a", "1"),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portd.target import scriptbook
-from portd.target.scriptbook import ScriptBook, digest_of
+from portd.target.stream import scriptbook
+from portd.target.stream.scriptbook import ScriptBook, digest_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from portd.target import seats as module
-from portd.target.seats import Seats
+from portd.target.snapshot import seats as module
+from portd.target.snapshot.seats import Seats
 from tests.loops import both_loops
 
 FAR = 0.05  # seconds there and back

@@ -8,8 +8,8 @@ import hiredis
 import pytest
 
 from portd.kernel.answerbound import AnswerBound
-from portd.resp import request
-from portd.shapes import MOST_NUMBER, SHAPES, Conversation, complaint_about, name_of, whole
+from portd.net.resp import request
+from portd.net.shapes import MOST_NUMBER, SHAPES, Conversation, complaint_about, name_of, whole
 
 ERROR = hiredis.ReplyError("ERR no")
 GOOD: dict[bytes, Any] = {

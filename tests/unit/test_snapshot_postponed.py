@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from portd.kernel.snapshot import SnapshotDecoder
-from portd.target.postponed import LINK_MS, shift_of
+from portd.target.kept.postponed import LINK_MS, shift_of
 from tests.oracle.apply import Target
 from tests.oracle.dialects import REDIS_6, SPECS, Spec
 from tests.oracle.drive import TINY, Limits, run

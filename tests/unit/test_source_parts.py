@@ -9,11 +9,11 @@ import ssl
 
 import pytest
 
-from portd.backoff import Backoff
-from portd.control import parse_info
 from portd.errors import HandshakeError
+from portd.net.backoff import Backoff
+from portd.net.control import parse_info
 from portd.source.info import OutputLimit, parse_output_limit
-from portd.source.losses import Reason, SourceLost, connect_error, early_end, reason_of
+from portd.source.losses import Reason, ReceiverLost, connect_error, early_end, reason_of
 
 ADDRESS = "redis://h:1"
 
@@ -45,7 +45,7 @@ def test_every_end_has_a_word(error: BaseException | None, reason: Reason) -> No
 )
 def test_every_loss_says_what_to_do(reason: Reason) -> None:
     """A loss names the address and carries a hint, and may be tried again."""
-    error = SourceLost(reason, ADDRESS)
+    error = ReceiverLost(reason, ADDRESS)
     assert ADDRESS in str(error)
     assert error.hint
     assert error.retriable
@@ -57,7 +57,7 @@ def test_what_trying_again_does_not_change() -> None:
     for error in (ssl.SSLCertVerificationError(1, "x"), PermissionError(errno.EACCES, "x")):
         assert isinstance(connect_error(ADDRESS, error), HandshakeError)
     assert isinstance(early_end(ADDRESS, ssl.SSLError(1, "x"), agreed=False), HandshakeError)
-    assert isinstance(early_end(ADDRESS, None, agreed=False), SourceLost)
+    assert isinstance(early_end(ADDRESS, None, agreed=False), ReceiverLost)
 
 
 def test_backoff_doubles_up_to_its_limit() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from portd.cli.display import one_line
 from portd.model import Phase, Progress
-from portd.pace import Pace
-from portd.standing import SMALL_LAG_SECONDS, End, Facts, look, stand
+from portd.watch.pace import Pace
+from portd.watch.standing import SMALL_LAG_SECONDS, End, Facts, look, stand
 
 
 def test_ready_is_what_has_the_snapshot_and_both_ends() -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from portd.feed.stream import StreamFeed
 from portd.kernel.commandtable import CommandTable
 from portd.model import StreamProgress
-from portd.resp import request
+from portd.net.resp import request
 from portd.spool import Spool
-from portd.streamfeed import StreamFeed
 from tests.servers import wait_for
 
 if TYPE_CHECKING:

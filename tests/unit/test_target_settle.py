@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portd.backoff import Backoff
 from portd.errors import ConfigError, InternalError, SpoolError, TargetRejected
 from portd.kernel.replies import Note
 from portd.kernel.requests import split
 from portd.model import Progress
-from portd.resp import request
+from portd.net.backoff import Backoff
+from portd.net.replies import Verdict, abort_cause, already_applied, classify, presentable
+from portd.net.resp import request
 from portd.target.deadletter import DeadLetters, Letter, read_keys
-from portd.target.replies import Verdict, abort_cause, already_applied, classify, presentable
-from portd.target.settle import outcome, settle
+from portd.target.judge import outcome, settle
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog.testing
 
+from portd.net.replies import RETRY_CODES
 from portd.source.refusals import _BUSY
-from portd.target.replies import RETRY_CODES
 from portd.troubles import CODES, OTHER, OVER_SECONDS, TELL_SECONDS, Troubles
 
 if TYPE_CHECKING:

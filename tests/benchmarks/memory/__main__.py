@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from portd.config import MAX_BUDGET_BYTES
+from portd.config.settings import MAX_BUDGET_BYTES
 from portd.memory.plan import PROCESS_BYTES
 from tests.benchmarks.memory.picture import MIB, Track, write_csv, write_svg
 from tests.datasets import fill_big_hash, fill_strings

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import redis.asyncio  # noqa: F401 - loaded before anything is measured, as the command does
 import uvloop
 
-from portd.config import Settings
-from portd.service import Service
+from portd.config.settings import Settings
+from portd.process import Service
 from tests.datasets import fill_big_hash
 from tests.servers import Server, free_port, wait_for
 

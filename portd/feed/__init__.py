@@ -1,0 +1,1 @@
+"""Where bytes come from: a snapshot, a stream, a file, handed to whoever applies them."""

@@ -1,0 +1,178 @@
+"""The stream on its way: spool chunks through the splitter, pieces to the applier, and back again after a failure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from portd.errors import SourceLost
+from portd.kernel.stream import DEFAULT_MAX_ARGUMENT, Piece, StreamSplitter
+from portd.spool import SpoolClosed
+from portd.target.kept.postponed import Horizon
+
+if TYPE_CHECKING:
+    from portd.model import StreamProgress
+    from portd.spool import Chunk, Spool
+    from portd.target.capabilities import StreamForms
+
+PIECE_BYTES = 256 * 1024
+
+
+class StreamFeed:
+    """Pieces of the stream in order, and the way back to any position that is not yet committed.
+
+    Args:
+        spool: holds the stream.
+        progress: `decoded_offset` and `commands_read` are kept up to date.
+        index: spool index of the first byte behind *offset*.
+        offset: replication offset of the last byte before it.
+        db: database in effect there, -1 when none is known.
+        forms: which forms of commands the target knows.
+        max_argument: largest argument the target takes, in bytes; a larger one stops the sync before it.
+        horizon: which expiry times are postponed.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        progress: StreamProgress,
+        *,
+        index: int,
+        offset: int,
+        db: int,
+        forms: StreamForms,
+        max_argument: int = DEFAULT_MAX_ARGUMENT,
+        horizon: Horizon | None = None,
+    ) -> None:
+        self.received_at = 0.0  # unix seconds; of the bytes the last piece ends with
+        self._spool = spool
+        self._progress = progress
+        self._shift = index - offset  # spool index = offset + shift
+        self._forms = forms
+        self._max_argument = max_argument
+        self._horizon = horizon or Horizon(0)
+        self._lacking: frozenset[int] = frozenset()
+        self._rest = memoryview(b"")  # of the chunk that is being fed
+        self._chunk = (0, 0)  # offsets before its first byte, and of its last one
+        self._held_since = (
+            0.0  # unix time of the oldest byte that was read and is in no piece yet; 0 when there is none
+        )
+        self._counted = offset  # pieces up to here are in the counters: a rewind does not count them twice
+        self._commands = progress.commands_settled  # behind the last piece handed out
+        self._splitter = self._begin(offset, db)
+
+    def _begin(self, offset: int, db: int) -> StreamSplitter:
+        return StreamSplitter(
+            offset,
+            db,
+            piece_bytes=PIECE_BYTES,
+            max_argument=self._max_argument,
+            lacking=self._lacking,
+            **self._forms,
+        )
+
+    async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
+        """The next piece, waiting for it; None when the stream has ended.
+
+        Raises:
+            DecodeError: the stream is corrupt.
+            SpoolError: so is the spool.
+        """
+        while (piece := self.pending(max_bytes, max_commands)) is None:
+            try:
+                chunk = await self._spool.read()
+            except SpoolClosed:
+                return None
+            self._begin_chunk(chunk)
+        return piece
+
+    def pending(self, max_bytes: int, max_commands: int) -> Piece | None:
+        """The next piece if the bytes that are in memory hold one."""
+        horizon = self._horizon
+        while True:
+            if horizon.shift_ms:
+                self._splitter.postpone(horizon.ms(), horizon.shift_ms)
+            piece = self._splitter.next_piece(max_bytes, max_commands)
+            if piece is not None:
+                self._note_out(piece.end_offset)
+                if piece.overdue:
+                    horizon.lag()
+                self._commands += piece.replies + piece.filtered + piece.refused
+                self._progress.commands_read = max(self._progress.commands_read, self._commands)
+                if piece.end_offset > self._counted:
+                    self._progress.expiries_postponed += piece.postponed
+                    self._progress.field_expiries_dropped += piece.lost
+                    self._counted = piece.end_offset
+                    self._progress.decoded_offset = piece.end_offset
+                return piece
+            if self._rest:
+                self._feed()
+            elif (chunk := self._spool.read_nowait()) is not None:
+                self._begin_chunk(chunk)
+            else:
+                return None
+
+    @property
+    def waiting_since(self) -> float:
+        """Unix time at which the oldest byte was received that is in no piece yet, in the spool or here; 0 for none."""
+        return self._held_since or self._spool.waiting_since
+
+    def _note_out(self, offset: int) -> None:
+        """A piece that ends at *offset* is handed out."""
+        before, end = self._chunk
+        if offset >= before:
+            self._held_since = 0.0 if offset >= end else self.received_at
+
+    def lag(self, since: float) -> None:
+        """What comes next was held back since unix time *since*."""
+        self._horizon.lag(since)
+
+    def lagging(self) -> bool:
+        """What is read now, the source wrote more than a moment ago, as far as can be seen."""
+        if not self._rest and self._spool.cursor == self._spool.written:
+            self._horizon.end()
+        return self._horizon.since > 0
+
+    def _begin_chunk(self, chunk: Chunk) -> None:
+        self._rest = chunk.data
+        self._chunk = chunk.start - self._shift, chunk.end - self._shift
+        self._held_since = self._held_since or chunk.received_at
+        self.received_at = chunk.received_at
+        self._horizon.received(chunk.received_at)
+        self._feed()
+
+    def _feed(self) -> None:
+        taken = self._splitter.feed(self._rest, int(self.received_at * 1000))
+        self._rest = self._rest[taken:]
+
+    def exclude(self, offset: int) -> None:
+        """Leaves out the command that begins at *offset*, which is still to come; forgotten by `rewind`."""
+        self._splitter.exclude(offset)
+
+    def lack(self, databases: frozenset[int]) -> None:
+        """The target does not have these; takes effect with the next `rewind`."""
+        self._lacking |= databases
+
+    def rewind(self, offset: int, db: int) -> None:
+        """Goes back to behind *offset*, which is not before what was committed.
+
+        Raises:
+            SourceLost: these bytes had to be let go of; the source has to send them again. Nothing has changed.
+        """
+        if offset + self._shift < self._spool.released:
+            raise SourceLost(
+                f"the stream behind offset {offset} is not held any more: a transaction was larger than the spool",
+                hint="the source is asked for it again; a spool directory with room avoids that",
+            )
+        self._rest = memoryview(b"")
+        self._held_since = 0.0
+        self._spool.seek(offset + self._shift)
+        self._commands = self._progress.commands_settled
+        self._splitter = self._begin(offset, db)
+
+    def release(self, offset: int) -> None:
+        """The target's checkpoint covers *offset*: bytes up to there are not needed again."""
+        self._spool.release(offset + self._shift)
+
+    def owned_bytes(self) -> int:
+        """Bytes the splitter holds."""
+        return self._splitter.statistics()["owned_bytes"]

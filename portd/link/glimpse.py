@@ -1,0 +1,104 @@
+"""A look at the beginning of a snapshot before anything of it is written: whose data is this?
+
+What the source says of itself may be little (a user without +info), or leave a doubt (another process with another history
+at the address that was followed). The snapshot's first keys, a random choice by the order of a hash table, are in the spool
+by then: the target is asked how many of them it has. Then the snapshot is read again from its beginning.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import hiredis
+
+from portd.config.settings import MIN_CHUNK_BYTES
+from portd.hold import Sample
+from portd.kernel.snapshot import SnapshotDecoder
+from portd.net.resp import request
+from portd.target.control import control
+
+if TYPE_CHECKING:
+    from portd.kernel.batch import Batch
+    from portd.kernel.snapshot import Dialect
+    from portd.net.endpoint import Endpoint
+    from portd.spool import Spool
+
+NAMES: Final = 500  # as many keys are looked for
+BYTES: Final = 256 * 1024  # of the snapshot that are read for them, and a chunk more
+
+
+class Glimpse:
+    """Reads the beginning of a snapshot, and lets the spool go back.
+
+    Args:
+        spool: holds the snapshot from index 0 on; nothing of it was released.
+        dialect: of the target.
+        most_bytes: of the spool that may be held.
+    """
+
+    def __init__(self, spool: Spool, dialect: Dialect, most_bytes: int) -> None:
+        self._spool = spool
+        self._decoder = SnapshotDecoder(
+            dialect, chunk_bytes=MIN_CHUNK_BYTES, batch_bytes=MIN_CHUNK_BYTES, verify_checksum=False
+        )
+        self._most_bytes = min(BYTES, most_bytes)
+        self._names: dict[int, dict[bytes, None]] = {}  # in order, once each
+
+    async def read(self, target: Endpoint) -> Sample:
+        """What the beginning tells.
+
+        Args:
+            target: is asked for the keys.
+
+        Raises:
+            DecodeError: corrupt bytes.
+            SourceLost: the spool ended before the snapshot did.
+            TargetError: the target refuses, or cannot be reached.
+        """
+        decoder = self._decoder
+        while not decoder.ended and self._count < NAMES and decoder.offset < self._most_bytes:
+            data = (await self._spool.read()).data
+            while data and not decoder.ended and self._count < NAMES:
+                data = data[decoder.feed(data) :]
+                self._take()
+        self._spool.seek(0)
+        counters = decoder.statistics()
+        keys = counters["keys"] if decoder.ended else max(counters["keys"], counters["keys_announced"])
+        there = await self._ask(target)
+        return Sample(keys=keys, whole=decoder.ended, looked_for=self._count, there=there)
+
+    @property
+    def _count(self) -> int:
+        return sum(map(len, self._names.values()))
+
+    def _take(self) -> None:
+        """Names of what is decoded so far."""
+        while (batch := self._decoder.next_batch()) is not None:
+            self._names.setdefault(batch.db, {}).update(dict.fromkeys(names(batch)))
+
+    async def _ask(self, target: Endpoint) -> int:
+        """How many of the names the target has."""
+        there = 0
+        async with control(target, "looking for keys of the snapshot") as client:
+            for db, found in self._names.items():
+                if not found:
+                    continue
+                answers = await client.ask(request("SELECT", db), *(request("EXISTS", name) for name in found))
+                if not isinstance(answers[0], hiredis.ReplyError):  # else the target lacks the database
+                    there += sum(answer for answer in answers[1:] if isinstance(answer, int))
+        return there
+
+
+def names(batch: Batch) -> list[bytes]:
+    """The keys that a batch writes."""
+    if batch.fence:
+        return [batch.key]
+    reader = hiredis.Reader()
+    reader.feed(batch.data)
+    found: list[bytes] = []
+    while isinstance(words := reader.gets(), list):
+        if words[0] == b"MSET":
+            found += words[1::2]
+        elif words[0] != b"FUNCTION":
+            found.append(words[1])
+    return found

@@ -1,0 +1,580 @@
+"""One sync from beginning to end: which history is followed, and what happens when either end is lost.
+
+A *session* follows one history of the source: it begins with a full or a partial sync and lasts until the source no
+longer knows where we are. Within it the link is made again as often as it breaks, and the target's side never notices:
+the spool is between them. A new session begins from the checkpoint in the target, or with a full sync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from portd.config.choices import ExpiryGap, OnRefusal, StopAfter
+from portd.errors import (
+    ConfigError,
+    DataLost,
+    Interrupted,
+    LinkTaken,
+    PortdError,
+    ScriptMissing,
+    SourceLost,
+    TargetBusy,
+    TargetError,
+)
+from portd.link.gate import Gate, HeldBack, Stopped
+from portd.link.session import HistoryLost, Parts, Session, first_cause
+from portd.log import get_logger
+from portd.model import Phase
+from portd.net.backoff import Backoff
+from portd.pipeline import ByteBudget, FenceStatistics
+from portd.pipeline.queue import OWNER as QUEUE
+from portd.source import cluster
+from portd.source.handshake import HandshakeOptions
+from portd.source.info import ask_keys, read_info
+from portd.source.receiver import Receiver, ReceiverOptions
+from portd.spool import Spool
+from portd.target.capabilities import ALLKEYS, KEEP_KEYS
+from portd.target.connection import ConnectionOptions
+from portd.target.deadletter import DeadLetters
+from portd.target.kept import postponed
+from portd.target.kept.checkpoint import State, guard, read_checkpoint
+from portd.target.kept.importmode import ImportMode
+from portd.target.kept.lease import Lease
+from portd.target.limiter import Limiter
+from portd.target.probe import probe
+from portd.target.snapshot.writing import lane_name
+from portd.target.stream.scriptbook import ScriptBook
+from portd.watch.readings import FenceReading, KeyReading, LaneReading, PipelineReading, SpoolReading, reading_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from pathlib import Path
+
+    from portd.config.settings import Settings
+    from portd.kernel.snapshot import CurrentKey
+    from portd.memory.ledger import Ledger
+    from portd.memory.plan import MemoryPlan
+    from portd.model import Position, Progress
+    from portd.source.handshake import Transfer
+    from portd.target.capabilities import Capabilities
+    from portd.target.kept.checkpoint import Checkpoint
+
+log = get_logger("sync")
+
+SCRIPTS = "portd-scripts-"  # files with what the source calls by its SHA1
+MOST_FENCES = 20  # shown on a page
+FULL_SYNC_SECONDS = 60.0  # longest wait between full syncs that follow one another: each one costs the source a fork
+LEAVE_SECONDS = 2.0  # for turning import mode off at the end
+LASTING_SECONDS = 60.0  # a full sync that was of use for this long was none of them
+
+
+class Link:
+    """Runs sessions one after the other until told to stop.
+
+    Args:
+        settings: what to do.
+        plan: how much memory each part has.
+        progress: counters.
+        stop: set when the sync is to end in order.
+
+        beside: runs while the stream is followed; see `Parts`.
+
+    Attributes:
+        limiter: on the load of the target; it may be changed while the replication runs.
+        reached: what `stop_after` asks for is done.
+        gate: where full syncs wait for an operator.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        plan: MemoryPlan,
+        progress: Progress,
+        stop: asyncio.Event,
+        beside: Callable[[], Coroutine[None, None, None]] | None = None,
+    ) -> None:
+        self.reached = False
+        self._beside = beside
+        self._settings = settings
+        self._plan = plan
+        self._progress = progress
+        self._stop = stop
+        self.gate = Gate(settings, progress, stop)
+        self._source = settings.source_endpoint()
+        self._target = settings.target_endpoint()
+        self._spool = Spool(
+            memory_bytes=plan.spool_bytes,
+            directory=settings.spool_directory(),
+            max_disk_bytes=settings.spool_max_bytes,
+        )
+        self._budget = ByteBudget(plan.queue_bytes)
+        self.limiter = Limiter(
+            progress.limit,
+            bytes_per_second=settings.max_target_bytes_per_second,
+            ops_per_second=settings.max_target_ops,
+        )
+        handshake = HandshakeOptions(psync_command=settings.psync_command)
+        options = ReceiverOptions(
+            connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds, handshake=handshake
+        )
+        self._receiver = Receiver(self._source, self._spool, progress, options=options)
+        self._letters = DeadLetters(
+            progress,
+            path=settings.dead_letters,
+            stop=settings.on_refusal is OnRefusal.STOP,
+            redact=settings.redact_keys,
+        )
+        self._scripts = ScriptBook(_script_path(settings))
+        self._session: Session | None = None
+        self._forks = Backoff(first_seconds=1.0, limit_seconds=FULL_SYNC_SECONDS)
+        self._copied_at = 0.0  # time.monotonic() of the last snapshot that was applied; 0 when it has been looked at
+        self._spacing = 0.0  # of the next session
+        self._afresh = False  # the checkpoint in the target is worth nothing: a script was lost
+        self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
+        self._largest: list[CurrentKey] = []
+        self._lease: Lease | None = None
+        self._imports = False  # the target is in import mode because of us
+        self._import_mode = ImportMode(self._target, settings.checkpoint_key, settings.link, progress)
+        self._keys_at_start: int | None = None  # of the source; good for a snapshot that begins at once
+
+    async def run(self) -> None:
+        """Replicates until told to stop or until ``stop_after`` is reached.
+
+        Raises:
+            PortdError: what an operator has to mend; also an end that cannot be reached at the first try.
+        """
+        try:
+            parts = await self._prepare()
+            async with asyncio.TaskGroup() as group:
+                keepers = [group.create_task(self._lease.keep(), name="lease")] if self._lease else []
+                if self._imports:
+                    keepers.append(group.create_task(self._import_mode.keep(), name="import mode"))
+                await self._follow(parts)
+                for keeper in keepers:
+                    keeper.cancel()
+        except BaseExceptionGroup as group:
+            cause = first_cause(group)
+            if isinstance(cause, LinkTaken):
+                self._imports = False  # the mode is the other one's by now
+            raise cause from None
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        """Whatever ended the sync, the target expires keys again, and the link is free; a killed process leaves both."""
+        if self._imports:
+            try:
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self._import_mode.leave()
+            except (TargetError, TimeoutError) as error:
+                reason = str(error) or "it does not answer"
+                log.warning("target stays in import mode", error=reason, hint="CONFIG SET import-mode no ends it")
+        if self._lease is not None:
+            await self._lease.release(forget=self._lease.fresh and self._session is None)
+
+    async def _follow(self, parts: Parts) -> None:
+        """Session after session."""
+        backoff = Backoff()
+        transfer: Transfer | None = None
+        while not self._stop.is_set():
+            done = self._progress.stream.transactions
+            try:
+                transfer = await self._run_session(parts, transfer)
+            except HeldBack as held:
+                transfer = None
+                await self._wait_held(held)
+                backoff.reset()
+            except PortdError as error:
+                if isinstance(error, DataLost) and (policy := self._evicting()):
+                    error.hint = f"a full sync starts over; perhaps the target evicted the key ({policy}): {KEEP_KEYS}"
+                self._afresh = isinstance(error, ScriptMissing)
+                if not error.retriable or (isinstance(error, SourceLost) and not self._progress.source.connects):
+                    raise
+                self._progress.last_error = str(error)
+                self._progress.phase = Phase.CONNECTING
+                if self._progress.stream.transactions > done:  # it worked for a while
+                    backoff.reset()
+                wait = self._fork_wait() if self._copying or self._afresh else backoff.next_wait()
+                log.warning("session ended", error=str(error), retry_seconds=round(wait, 1))
+                transfer = None
+                await self._pause(wait)
+            else:
+                if transfer is None:
+                    return
+                backoff.reset()
+
+    async def _wait_held(self, held: HeldBack) -> None:
+        """Until a full sync may be tried again, or a stop comes.
+
+        Raises:
+            Interrupted: see `_end_held`.
+        """
+        self._copying = False
+        try:
+            await self.gate.wait(held)
+        except Stopped:
+            self._end_held()
+        else:
+            self._progress.phase = Phase.CONNECTING
+
+    def _end_held(self) -> None:
+        """A stop came while a full sync was held.
+
+        Raises:
+            Interrupted: an end was asked for that was not reached.
+        """
+        log.warning("stopped while held", hint="nothing was overwritten or removed; the next start looks again")
+        if self._settings.stop_after is not StopAfter.NONE:
+            raise Interrupted(
+                f"stopped while the sync was held, before --stop-after {self._settings.stop_after.value}",
+                hint="see the log for what it waited for",
+            )
+
+    def _evicting(self) -> str:
+        """The policy by which the target may have evicted a key of ours; "" when it has none."""
+        told = self._progress.target_info
+        policy = told.get("maxmemory_policy", "")
+        return policy if policy.startswith(ALLKEYS) and told.get("maxmemory") != "0" else ""
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleeps, unless a stop comes first."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            return
+
+    async def _prepare(self) -> Parts:
+        """Asks both ends who they are, and refuses what cannot be right."""
+        progress, settings = self._progress, self._settings
+        capabilities = await probe(self._target)
+        progress.target_info = capabilities.shown()
+        log.info("target", url=self._target.display, **progress.target_info)
+        source = await read_info(self._source)
+        progress.source_info = source.shown()
+        self._keys_at_start = source.keys
+        log.info("source", url=self._source.display, **progress.source_info)
+        cluster.admit(self._source, source.cluster, one_shard=settings.one_shard)
+        self._require_databases(source.highest_database, capabilities.databases)
+        patience = ConnectionOptions(
+            connect_seconds=settings.connect_seconds,
+            silence_seconds=settings.silence_seconds,
+            troubles=progress.troubles,
+        )
+        self._lease = Lease(
+            self._target,
+            settings.checkpoint_name(),
+            settings.link,
+            run_id=capabilities.run_id,
+            connection=patience,
+            evicts=capabilities.evicts,
+        )
+        epoch = await self._lease.acquire(takeover=settings.takeover)
+        await guard(
+            self._target,
+            capabilities,
+            settings.checkpoint_name(),
+            settings.checkpoint_key,
+            settings.existing.value,
+            source_run_id=source.run_id or "",
+        )
+        postpones = await self._close_expiry_gap(capabilities)
+        if not self._imports:  # it evicts nothing in import mode
+            capabilities.warn_of_eviction()
+        return Parts(
+            settings=settings,
+            plan=self._plan,
+            progress=progress,
+            target=self._target,
+            capabilities=capabilities,
+            receiver=self._receiver,
+            spool=self._spool,
+            budget=self._budget,
+            limiter=self.limiter,
+            letters=self._letters,
+            scripts=self._scripts,
+            stop=self._stop,
+            gate=self.gate,
+            lease=self._lease,
+            epoch=epoch,
+            connection=replace(self._lease.options(), imports=self._imports),
+            postpones=postpones,
+            beside=self._beside,
+        )
+
+    def _require_databases(self, highest: int | None, there: int) -> None:
+        """Makes sure that the target has every database that holds keys, as far as both ends tell.
+
+        Raises:
+            ConfigError: it has not, and the policy is to stop.
+        """
+        if highest is None or not 0 < there <= highest:
+            return
+        told = f"the source has keys in database {highest}, the target has only {there} databases"
+        if self._letters.stops:
+            raise ConfigError(
+                told, hint=f"set databases to {highest + 1} or more at the target, or --on-refusal continue"
+            )
+        log.warning(told, hint="what belongs into databases that the target lacks becomes dead letters")
+
+    async def _close_expiry_gap(self, capabilities: Capabilities) -> bool:
+        """Chooses what keeps keys alive whose renewal comes late; whether near expiries are postponed."""
+        wanted, postpones = self._settings.expiry_gap, False
+        if wanted in {ExpiryGap.AUTO, ExpiryGap.IMPORT_MODE}:
+            self._imports = await self._import_mode.enter(capabilities)
+        if wanted in {ExpiryGap.POSTPONE, ExpiryGap.HOLD} or (wanted is ExpiryGap.AUTO and not self._imports):
+            postpones = await postponed.usable(self._target, capabilities, self._settings.checkpoint_name())
+        closed = (
+            "import-mode"
+            if self._imports
+            else "no"
+            if not postpones
+            else "hold"
+            if wanted is ExpiryGap.HOLD
+            else "postpone"
+        )
+        if closed == "no" and wanted is not ExpiryGap.OFF:
+            log.warning(
+                "the expiry gap is open", wanted=wanted.value, hint="keys renewed at the last moment may expire"
+            )
+        else:
+            log.info("expiry gap", closed_by=closed)
+        return postpones
+
+    def _place(self, checkpoint: Checkpoint | None) -> tuple[Position | None, str]:
+        """Where the stream may go on, None for nowhere; and why a full sync comes, should the source agree to nothing else."""
+        if self._afresh:
+            return None, "script"
+        if checkpoint is None:
+            return None, "first"
+        if checkpoint.state is not State.STREAM:
+            return None, "interrupted"
+        return checkpoint.position, "backlog"
+
+    async def _run_session(self, parts: Parts, transfer: Transfer | None) -> Transfer | None:
+        """One session.
+
+        Args:
+            parts: see there.
+            transfer: a full sync that the source has agreed to already.
+
+        Returns:
+            None when the sync is over; the full sync to begin with next otherwise.
+        """
+        checkpoint = None
+        reason = "backlog"  # the source refused to continue the session before
+        self._spool.reset()
+        self._progress.phase = Phase.CONNECTING
+        self._progress.stream.following = False
+        parts = await self._recognise_target(parts)
+        if self._session is not None:  # nothing of that one changes the checkpoint any more that is read now
+            parts = replace(parts, epoch=await parts.lease.begin())
+        if transfer is None:
+            checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
+            position, reason = self._place(checkpoint)
+            self._copying = False  # an attempt that does not get as far costs no fork
+            transfer = await self._connect(position)
+            if transfer is None:
+                log.info("stopped before anything was copied")
+                return None
+        if transfer.full:
+            checkpoint = None
+            self._copying = True
+            reason = await self._admit(transfer, reason)
+            self._progress.full_syncs[reason] += 1
+            self._progress.begin_snapshot()
+            self._progress.snapshot.bytes_total = transfer.length
+            self._progress.snapshot.keys_total = await self._count_keys()
+            log.info("full sync", reason=reason, replid=transfer.position.replid, offset=transfer.position.offset)
+        else:
+            self.gate.passed()
+            self._progress.partial_syncs += 1
+            log.info("partial sync", replid=transfer.position.replid, offset=transfer.position.offset)
+        self._progress.position = transfer.position
+        self._copying = transfer.full
+        spacing, self._spacing = self._spacing, 0.0
+        self._session = Session(parts, transfer, checkpoint, on_snapshot=self._copied, spacing=spacing)
+        try:
+            await self._session.run()
+            self.reached = self._session.reached
+        except HistoryLost as lost:
+            self._spacing = self._fork_wait()
+            log.warning(
+                "source lost our place",
+                hint="raise repl-backlog-size at the source: it has to hold what is written while the link is made again",
+                next_wait_seconds=round(self._spacing, 1),
+            )
+            return lost.transfer
+        except Stopped:
+            if self.gate.broken_off:
+                self._end_held()
+            log.warning("stopped inside a snapshot", hint="the target is not complete; the next start begins it anew")
+        finally:
+            self._session.drop_copy()
+            self._largest = self._session.largest or self._largest
+        return None
+
+    async def _admit(self, transfer: Transfer, reason: str) -> str:
+        """The full sync that the source has agreed to may begin; why it does.
+
+        Raises:
+            HeldBack: it has to wait.
+            PortdError: an end cannot be asked.
+        """
+        try:
+            return await self.gate.admit(transfer.position.replid) or reason
+        except BaseException:
+            self._receiver.close()  # the source need not keep a snapshot for us
+            raise
+
+    async def _recognise_target(self, parts: Parts) -> Parts:
+        """Asks the target again who it is: since the session before it may have become another process, or version."""
+        if self._session is None:
+            return parts
+        try:
+            capabilities = await probe(self._target)
+        except BaseException as error:
+            self._receiver.close()  # of a full sync that is agreed on
+            if isinstance(error, ConfigError):  # it was usable before: perhaps a failover is under way
+                raise TargetBusy(str(error.args[0]), hint=error.hint) from error
+            raise
+        self._progress.target_info = capabilities.shown()
+        return replace(parts, capabilities=capabilities)
+
+    async def _connect(self, position: Position | None) -> Transfer | None:
+        """Makes the link, which waits for the source's snapshot for as long as that takes; None at a stop."""
+        connecting = asyncio.create_task(self._receiver.connect(position), name="connect")
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait({connecting, stop}, return_when=asyncio.FIRST_COMPLETED)
+            return connecting.result() if connecting.done() else None
+        finally:
+            stop.cancel()
+            connecting.cancel()
+            await asyncio.wait({connecting})
+
+    async def _count_keys(self) -> int | None:
+        """Keys in all databases of the source, for how much is done of a snapshot that begins."""
+        told = self._keys_at_start
+        self._keys_at_start = None
+        return told if told is not None else await ask_keys(self._source)
+
+    def _copied(self) -> None:
+        self.gate.passed()
+        self._copying = False
+        self._copied_at = time.monotonic()
+
+    def _fork_wait(self) -> float:
+        """Seconds before the source may be made to fork again; they grow unless the last copy was of use for a while."""
+        if self._copied_at and time.monotonic() - self._copied_at > LASTING_SECONDS:
+            self._forks.reset()
+        self._copied_at = 0.0
+        return self._forks.next_wait()
+
+    def close(self) -> None:
+        """Ends connections and removes the spool's files; idempotent."""
+        self._receiver.close()
+        if self._lease is not None:
+            self._lease.close()
+        self._spool.close()
+        self._letters.close()
+        self._scripts.close()
+
+    # -- what the pages show
+
+    def register(self, ledger: Ledger) -> None:
+        """Names who holds memory."""
+        plan = self._plan
+        spool = self._spool.statistics
+        ledger.register(
+            "spool",
+            lambda: spool().memory_bytes,
+            peak=lambda: (spool().peak_memory_bytes, 0.0),
+            limit=plan.spool_bytes,
+        )
+        ledger.register("decoder", self._decoder_bytes, limit=plan.decoder_bytes)
+        budget = self._budget
+        for owner in (QUEUE, *(lane_name(index) for index in range(self._settings.writers))):
+            ledger.register(
+                owner, partial(budget.held, owner), peak=partial(budget.peak, owner), limit=plan.queue_bytes
+            )
+        ledger.register("applier", self._applier_bytes)
+        ledger.register("scripts", self._scripts.held_bytes)
+        ledger.register("pruning", self._pruning_bytes)
+
+    def _applier_bytes(self) -> int:
+        applier = self._session.applier if self._session else None
+        if applier is None:
+            return 0
+        statistics = applier.statistics()
+        return statistics.in_flight_bytes + statistics.growing_bytes
+
+    def _pruning_bytes(self) -> int:
+        session = self._session
+        return session.resync.owned_bytes() if session is not None and session.resync is not None else 0
+
+    def _decoder_bytes(self) -> int:
+        session = self._session
+        if session is None:
+            return 0
+        if session.copy is not None:
+            counters = session.copy.decoder.statistics()
+            names = ("window_capacity", "blob_capacity", "output_capacity", "scratch_capacity")
+            return sum(counters[name] for name in names)
+        return session.feed.owned_bytes() if session.feed is not None else 0
+
+    def decoder_counters(self) -> Mapping[str, int]:
+        """Counters of the snapshot decoder; empty outside of a snapshot."""
+        copy = self._session.copy if self._session else None
+        return copy.decoder.statistics() if copy else {}
+
+    def reading(self) -> PipelineReading:
+        """How full the parts are."""
+        session = self._session
+        spool, budget = self._spool.statistics(), self._budget.statistics()
+        copy = session.copy if session else None
+        queue = session.writers.statistics().queue if session and session.writers else None
+        current = copy.decoder.current if copy else None
+        largest = (session.largest if session else None) or self._largest
+        return PipelineReading(
+            budget_bytes=budget.limit,
+            budget_used_bytes=budget.used,
+            budget_peak_bytes=budget.peak,
+            budget_waiting=budget.waiting,
+            queue_batches=queue.ready + queue.parked if queue else 0,
+            queue_bytes=queue.bytes if queue else 0,
+            fences=[_fence(fence) for fence in queue.fences[:MOST_FENCES]] if queue else [],
+            open_fences=len(queue.fences) if queue else 0,
+            lanes=[
+                reading_of(LaneReading, lane, lane=lane.index, connected=lane.connection.connected)
+                for lane in self._progress.lanes
+            ],
+            current_key=_shown(current) if current else None,
+            largest_keys=[_shown(key) for key in (copy.largest.read() if copy else largest)],
+            spool=reading_of(SpoolReading, spool),
+        )
+
+
+def _script_path(settings: Settings) -> Path | None:
+    """Where the scripts of this link are kept, for the next start to find."""
+    directory = settings.spool_directory()
+    link = f"{settings.target_endpoint().display} {settings.checkpoint_name()}"
+    name = hashlib.sha1(link.encode(), usedforsecurity=False).hexdigest()[:12]
+    return directory / f"{SCRIPTS}{name}" if directory is not None else None
+
+
+def _shown(key: CurrentKey) -> KeyReading:
+    return reading_of(KeyReading, key, key=_text(key.key))
+
+
+def _fence(fence: FenceStatistics) -> FenceReading:
+    return reading_of(FenceReading, fence, key=_text(fence.key), gate=fence.gate.value)
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "backslashreplace")

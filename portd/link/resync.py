@@ -1,0 +1,217 @@
+"""What a full sync does about keys that are in the target and not in the snapshot: setting `prune`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from portd.config.choices import Existing, Prune
+from portd.errors import SpoolError
+from portd.log import get_logger
+from portd.net.resp import request
+from portd.target.control import control
+from portd.target.kept.checkpoint import flush, foreign_keys, make_room, read_checkpoint
+from portd.target.kept.epoch import write_once
+from portd.target.kept.prune import PruneOptions, Pruner
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from portd.config.settings import Settings
+    from portd.feed.snapshot import Sink
+    from portd.kernel.batch import Batch
+    from portd.kernel.snapshot import DeadLetter
+    from portd.net.endpoint import Endpoint
+    from portd.target.capabilities import Capabilities
+    from portd.target.connection import ConnectionOptions
+    from portd.target.kept.epoch import Epoch
+    from portd.target.limiter import Limiter
+
+log = get_logger("sync")
+
+
+class Resync:
+    """The ghosts of one full sync. Use: `begin`, `note` and `note_letter`, `finish`, `close`.
+
+    Args:
+        settings: `prune`, the spool's directory, names of keys.
+        target: its address.
+        capabilities: what it can do.
+        limiter: what is asked before the target is given work.
+        connection: how connections that write are made.
+        epoch: what every write is fenced by.
+
+    Attributes:
+        sole: nothing but this link's data is in the target, as far as can be known; set by `begin`.
+        removed: ghosts removed, after `finish`.
+        first: no full sync of this link has ended yet; set by `begin`.
+        postponed: expiries of an earlier sync may be in the target that are to be set back; set by `begin`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        target: Endpoint,
+        capabilities: Capabilities,
+        limiter: Limiter,
+        connection: ConnectionOptions,
+        epoch: Epoch,
+    ) -> None:
+        self.sole = False
+        self.first = False
+        self.removed = 0
+        self.postponed = False
+        self._settings = settings
+        self._target = target
+        self._capabilities = capabilities
+        self._connection = connection
+        self._epoch = epoch
+        self._limiter = limiter
+        self._pruner: Pruner | None = None
+        self._letters = 0
+
+    async def begin(self) -> None:
+        """Decides, and flushes where that is wanted; before the marker of the full sync is written. May be repeated.
+
+        Raises:
+            TargetError: the target refuses, or cannot be reached.
+            SpoolError: the directory for bucket files cannot be used, and `prune` is explicit.
+        """
+        settings = self._settings
+        mode = settings.prune
+        checkpoint = await read_checkpoint(self._target, settings.checkpoint_name())
+        self.first = checkpoint is None or checkpoint.first
+        if mode is Prune.FLUSH:
+            functions = "function" in self._capabilities.commands
+            await flush(self._target, self._epoch, self._connection, functions=functions)
+            self.sole = True
+            log.info("target flushed", reason="prune is flush")
+            return
+        if checkpoint is None:
+            if settings.existing is Existing.FLUSH:
+                key, prefix = settings.checkpoint_name(), settings.checkpoint_key
+                await make_room(self._target, key, self._epoch, self._connection, prefix)
+            async with control(self._target, "looking for data in the target") as client:
+                self.sole = not await foreign_keys(client, settings.checkpoint_key, settings.checkpoint_name())
+        else:
+            self.sole = checkpoint.sole
+            self.postponed = checkpoint.postponed
+        if mode is Prune.PRUNE or (mode is Prune.AUTO and checkpoint is not None and self.sole):
+            await self._begin_pruning()
+        elif checkpoint is not None:
+            log.warning(
+                "keys that the source deleted meanwhile stay in the target", prune=mode.value,
+                hint="the target held other data when its first sync began: set prune to prune if it may go",
+            )  # fmt: skip
+
+    async def _begin_pruning(self) -> None:
+        settings, capabilities = self._settings, self._capabilities
+        self.close()  # of an attempt before
+        explicit = settings.prune is Prune.PRUNE
+        directory = settings.spool_directory()
+        options = PruneOptions(
+            own_key=settings.checkpoint_name(),
+            prefix=settings.checkpoint_key,
+            shared=explicit,
+            unlink="unlink" in capabilities.commands,
+            run_id=capabilities.run_id,
+            limiter=self._limiter,
+            connection=self._connection,
+            epoch=self._epoch,
+        )
+        if directory is None:
+            self._give_up("spool_dir is off")
+            return
+        try:
+            self._pruner = Pruner(self._target, directory, options)
+        except SpoolError as error:
+            if explicit:
+                raise
+            self._give_up(str(error))
+            return
+        if "function" in capabilities.commands:  # they have no keys to compare: the snapshot brings all there are
+            flush_all = request("FUNCTION", "FLUSH")
+            await write_once(self._target, self._connection, self._epoch, flush_all, what="FUNCTION FLUSH")
+
+    def _give_up(self, why: str) -> None:
+        log.error(
+            "keys that the source deleted meanwhile stay in the target", error=why, hint="flush the target to be exact"
+        )
+        self.close()
+
+    async def note(self, batch: Batch) -> None:
+        """Takes the keys that begin in a batch.
+
+        Raises:
+            SpoolError: the disk is full, and `prune` is explicit.
+        """
+        if self._pruner is None:
+            return
+        try:
+            await self._pruner.note(batch)
+        except SpoolError as error:
+            if self._settings.prune is Prune.PRUNE:
+                raise
+            self._give_up(str(error))
+
+    def note_letter(self, letter: DeadLetter) -> None:
+        """Takes a key that the target cannot hold as it is in the snapshot: an older value of it stays."""
+        self._letters += 1
+        if self._pruner is not None:
+            self._pruner.note_key(letter.db, letter.key)
+
+    async def finish(self, letters: int, permit: Callable[[int, int], Awaitable[None]]) -> None:
+        """Removes the ghosts; all of the snapshot is acknowledged, and nothing else is sent.
+
+        Args:
+            letters: dead letters that the decoder counted.
+            permit: told how many keys of how many are to be removed; returns when they may.
+
+        Raises:
+            PortdError: see `Pruner.run`.
+        """
+        pruner = self._pruner
+        if pruner is None:
+            return
+        if letters > self._letters:  # some were counted and not kept: their keys are not known
+            self._give_up("more dead letters than could be kept")
+            return
+        found = await pruner.run(None if self.first else permit)
+        self.removed = found.removed
+        if found.others and self._settings.prune is Prune.AUTO:
+            log.warning(
+                "keys that the source deleted meanwhile stay in the target", scanned=found.scanned,
+                hint="another link has a checkpoint in this target: set prune to prune if its keys may go",
+            )  # fmt: skip
+        else:
+            log.info("target pruned", removed=found.removed, scanned=found.scanned, hashed=found.hashed)
+        self._pruner = None
+        await asyncio.to_thread(pruner.close)  # the disk needs a moment to let gigabytes go
+
+    def owned_bytes(self) -> int:
+        """Bytes held."""
+        return self._pruner.owned_bytes() if self._pruner is not None else 0
+
+    def close(self) -> None:
+        """Gives memory and disk back; idempotent."""
+        if self._pruner is not None:
+            self._pruner.close()
+            self._pruner = None
+
+
+class NotingSink:
+    """Passes batches on, and shows them to the resync.
+
+    Args:
+        sink: where batches go.
+        resync: sees them.
+    """
+
+    def __init__(self, sink: Sink, resync: Resync) -> None:
+        self._sink = sink
+        self._resync = resync
+
+    async def put(self, batch: Batch) -> None:
+        """Takes a batch; waits while the budget is spent."""
+        await self._resync.note(batch)
+        await self._sink.put(batch)

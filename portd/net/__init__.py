@@ -1,0 +1,1 @@
+"""Speaking to a server: addresses, requests, answers, questions, waits."""

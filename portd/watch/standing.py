@@ -1,0 +1,117 @@
+"""Where a sync stands: phase, readiness and the reason, all from the same facts.
+
+Whoever tells an operator or a machine how it goes asks here: `/readyz`, `/status`, the pages, `/metrics`, the log, systemd.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from portd.model import Phase
+
+if TYPE_CHECKING:
+    from portd.model import Progress
+
+SMALL_LAG_SECONDS: Final = 10.0  # a sync that has caught up is said to stream up to this lag
+
+_READY: Final = frozenset({Phase.CATCHING_UP, Phase.STREAMING})
+_FOLLOWING: Final = _READY
+_REASONS: Final = {
+    Phase.STARTING: "both ends are being asked who they are",
+    Phase.CONNECTING: "the source is not connected",
+    Phase.WAITING: "the source prepares its snapshot",
+    Phase.SNAPSHOT: "the snapshot is not applied yet",
+    Phase.DRAINING: "it was told to stop",
+    Phase.STOPPED: "it has stopped",
+    Phase.FAILED: "it has failed, see the log",
+}
+
+
+class End(StrEnum):
+    """One end of a sync."""
+
+    THERE = "there"
+    AWAY = "away"
+    PREPARING = "preparing"  # the source, its snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What decides.
+
+    Attributes:
+        work: what the target's side does.
+        source: the source.
+        target: the target; THERE as long as no connection was asked for.
+        stopping: told to stop.
+        lag_seconds: None where it is not known.
+        held: why a full sync waits for an operator; "" when none does.
+    """
+
+    work: Phase
+    source: End = End.THERE
+    target: End = End.THERE
+    stopping: bool = False
+    lag_seconds: float | None = None
+    held: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where it stands.
+
+    Attributes:
+        phase: as it is shown.
+        ready: the target may be read: it has the snapshot, and what the source writes reaches it.
+        reason: why it is not ready; empty when it is.
+    """
+
+    phase: Phase
+    ready: bool
+    reason: str = ""
+
+
+def stand(facts: Facts) -> Standing:
+    """What follows from the facts."""
+    phase, reason = _phase(facts)
+    ready = phase in _READY
+    return Standing(phase, ready, "" if ready else reason or _REASONS.get(phase, str(phase)))
+
+
+def _phase(facts: Facts) -> tuple[Phase, str]:
+    work = facts.work
+    if work in {Phase.STOPPED, Phase.FAILED}:
+        return work, ""
+    if facts.held and not facts.stopping:
+        return Phase.HELD, facts.held
+    if facts.stopping or facts.source is End.PREPARING:
+        return (Phase.DRAINING if facts.stopping else Phase.WAITING), ""
+    away = " and ".join(f"the {name}" for name, end in _ends(facts) if end is End.AWAY)
+    missing = f"{away} {'is' if ' and ' not in away else 'are'} not connected" if away else ""
+    if work in _FOLLOWING and missing:
+        return Phase.CONNECTING, missing
+    if work is Phase.STREAMING and (facts.lag_seconds or 0.0) > SMALL_LAG_SECONDS:
+        return Phase.CATCHING_UP, ""
+    return work, f"{_REASONS[work]}, and {missing}" if work is Phase.SNAPSHOT and missing else ""
+
+
+def _ends(facts: Facts) -> tuple[tuple[str, End], ...]:
+    return ("source", facts.source), ("target", facts.target)
+
+
+def look(progress: Progress) -> Standing:
+    """Where a sync stands now."""
+    source = End.PREPARING if progress.preparing else End.THERE if progress.source_there else End.AWAY
+    lanes = progress.lanes
+    return stand(
+        Facts(
+            work=progress.phase,
+            source=source,
+            target=End.AWAY if lanes and not any(lane.connection.connected for lane in lanes) else End.THERE,
+            stopping=progress.stopping,
+            lag_seconds=progress.lag_seconds,
+            held=f"{progress.held.reason}: {progress.held.words}" if progress.held else "",
+        )
+    )
