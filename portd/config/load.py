@@ -70,7 +70,7 @@ class _Credentials(PydanticBaseSettingsSource):
         return {name: value for name, value in values.items() if value}  # an empty credential is none
 
 
-def load_settings(flags: Mapping[str, Any], config: Path | None) -> Settings:
+def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Settings:
     """Settings from everywhere, checked.
 
     Args:
@@ -83,7 +83,7 @@ def load_settings(flags: Mapping[str, Any], config: Path | None) -> Settings:
     check_variables(os.environ)
     token = _toml_values.set(read_toml(config) if config is not None else None)
     try:
-        values = _model()(**dict(flags))
+        values = _model()(**dict(flags or {}))
     except ValidationError as error:
         problems = [_problem(detail["loc"], detail["type"], detail["msg"]) for detail in error.errors()]
         raise ConfigError("; ".join(dict.fromkeys(problems)), hint="see portd sync --help") from None

@@ -546,13 +546,6 @@ def default(name: str) -> Any:
     return SETTINGS[name].default
 
 
-def load(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Settings:
-    """Settings from flags, the environment, secret files and the TOML file *config*: see `portd.config.load`."""
-    from portd.config.load import load_settings  # noqa: PLC0415 - 10 MB that a running sync does not need
-
-    return load_settings(flags or {}, config)
-
-
 def check_variables(environment: Mapping[str, str]) -> None:
     """Refuses ``PORTD_*`` variables that nothing reads: probably misspelt, and a default would hold in silence.
 

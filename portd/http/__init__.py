@@ -6,6 +6,7 @@ sync without HTTP does not carry it.
 
 from __future__ import annotations
 
-from portd.http.server import HttpServer, Observed
+from portd.http.observed import Observed
+from portd.http.server import HttpServer
 
 __all__ = ["HttpServer", "Observed"]

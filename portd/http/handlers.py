@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+    from portd.http.observed import Observed
     from portd.http.origin import Names
-    from portd.http.server import Observed
     from portd.memory.accounting import MemoryReport
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -16,7 +16,7 @@ from portd.memory.heap import MAX_SECONDS, HeapBusy
 from portd.memory.heapformat import as_pprof, as_text, describe
 
 if TYPE_CHECKING:
-    from portd.http.server import Observed
+    from portd.http.observed import Observed
     from portd.memory.heap import HeapProfile, HeapRecorder
     from portd.memory.heapnames import FunctionNames
 

@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from portd.errors import ConfigError
 from portd.log import get_logger
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from aiohttp import web
     from prometheus_client import CollectorRegistry
 
-    from portd.memory.accounting import MemoryReport
-    from portd.memory.heap import HeapRecorder
-    from portd.watch.standing import Standing
+    from portd.http.observed import Observed
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,25 +34,6 @@ MAX_FIELD_BYTES = 8190  # of one header
 KEEPALIVE_SECONDS = 30.0
 
 log = get_logger("http")
-
-
-class Observed(Protocol):
-    """What a service tells about itself. Called on the event loop; none of it may wait."""
-
-    def status(self) -> dict[str, Any]:
-        """Plain data for `/status` and the status page: see `portd.http.status.describe`."""
-
-    def memory(self) -> MemoryReport:
-        """Where the memory is now."""
-
-    def heap(self) -> HeapRecorder:
-        """What records heap profiles."""
-
-    def standing(self) -> Standing:
-        """Phase, and whether the target may be read."""
-
-    def alive(self) -> bool:
-        """All parts that should run do run."""
 
 
 class HttpServer:

@@ -18,8 +18,10 @@ from portd.spool import Spool
 from portd.target.deadletter import DeadLetters
 from portd.target.kept.checkpoint import Checkpoint
 from portd.target.stream.account import Account
+from portd.target.stream.strand import Strand
 from tests.compare import assert_equal
 from tests.datasets import fill_strings
+from tests.integration.applier.kit import Stream
 from tests.process import Portd
 from tests.proxy import Proxy
 from tests.servers import PATIENCE_SECONDS, wait_for, wait_for_sync
@@ -108,7 +110,8 @@ async def test_an_offset_of_a_source_that_was_left_is_not_waited_for(source: Ser
         client.set("never sent", "1")
         progress, linked, relinked = Progress(), asyncio.Event(), asyncio.Event()
         linked.set()
-        account = Account("key", Checkpoint(position=Position("a" * 40, 0)), progress, DeadLetters(progress), 1.0)
+        strand = Strand("key", Checkpoint(position=Position("a" * 40, 0)), Stream())
+        account = Account(strand, progress, DeadLetters(progress), 1.0)
         account.caught_up.set()
         spool = Spool(memory_bytes=1 << 20, directory=None, max_disk_bytes=0)
         endpoint = Endpoint.parse(source.url)

@@ -45,7 +45,7 @@ SCRIPT = """
 import asyncio, sys, time
 from portd import log
 from portd.cli.runner import run_blocking
-from portd.config.settings import load
+from portd.config.load import load_settings
 from portd.errors import *
 from portd.memory.accounting import Accounting
 from portd.model import Phase, Progress
@@ -72,7 +72,7 @@ class Service:
             await asyncio.Event().wait()
 
 flags = dict(word.split("=", 1) for word in sys.argv[2:])
-settings = load({"source": "redis://one", "target": "redis://two", **flags})
+settings = load_settings({"source": "redis://one", "target": "redis://two", **flags})
 log.configure(settings.log_format, settings.log_level)
 sys.exit(run_blocking(lambda: Service(sys.argv[1]), settings))
 """

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from portd.config.choices import Existing
-from portd.config.settings import MAX_CHUNK_BYTES, SETTINGS, check_variables, load
+from portd.config.load import load_settings
+from portd.config.settings import MAX_CHUNK_BYTES, SETTINGS, check_variables
 from portd.errors import ConfigError
 from portd.units import GIB, KIB, MIB, human_bytes, human_seconds, parse_size, show_size
 from tests import commands
@@ -83,27 +84,27 @@ def test_flags_win_over_variables_over_credentials_over_the_file(
     toml = tmp_path / "portd.toml"
     toml.write_text('source = "redis://toml"\ntarget = "redis://toml-target"\nwriters = 9\nlink = "toml"\n')
     (tmp_path / "source").write_text("redis://credential\n")
-    assert load({}, toml).source_endpoint().display == "redis://toml:6379"
+    assert load_settings({}, toml).source_endpoint().display == "redis://toml:6379"
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert load({}, toml).source_endpoint().display == "redis://credential:6379"
+    assert load_settings({}, toml).source_endpoint().display == "redis://credential:6379"
     monkeypatch.setenv("PORTD_SOURCE", "redis://variable")
     monkeypatch.setenv("PORTD_WRITERS", "5")
-    assert load({}, toml).source_endpoint().display == "redis://variable:6379"
-    settings = load({"source": "redis://flag"}, toml)
+    assert load_settings({}, toml).source_endpoint().display == "redis://variable:6379"
+    settings = load_settings({"source": "redis://flag"}, toml)
     assert (settings.source_endpoint().display, settings.writers, settings.link) == ("redis://flag:6379", 5, "toml")
 
 
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compose files pass empty variables for what is left out."""
     monkeypatch.setenv("PORTD_WRITERS", "")
-    assert load(ENDS).writers == 4
+    assert load_settings(ENDS).writers == 4
 
 
 def test_toml_takes_names_as_flags_are_written(tmp_path: Path) -> None:
     """A name with dashes is the same setting, and sizes may be text."""
     toml = tmp_path / "portd.toml"
     toml.write_text('chunk-bytes = "2MiB"\nspool-dir = "off"\nexisting = "flush"\n')
-    settings = load(ENDS, toml)
+    settings = load_settings(ENDS, toml)
     assert (settings.chunk_bytes, settings.spool_dir, settings.existing) == (2 * MIB, "off", Existing.FLUSH)
 
 
@@ -120,13 +121,13 @@ def test_a_bad_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     toml = tmp_path / "portd.toml"
     toml.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        load(ENDS, toml)
+        load_settings(ENDS, toml)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """--config of a file that is not there is an error, not an empty file."""
     with pytest.raises(ConfigError, match="cannot be read"):
-        load(ENDS, tmp_path / "none.toml")
+        load_settings(ENDS, tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_contradictions_are_refused_with_a_hint(flags: dict[str, object], message: str) -> None:
     """A setting that cannot work is refused at the start, with what to do about it."""
     with pytest.raises(ConfigError, match=message) as caught:
-        load(flags)
+        load_settings(flags)
     assert caught.value.hint
     assert caught.value.exit_code == 78
 
@@ -165,7 +166,7 @@ def test_contradictions_are_refused_with_a_hint(flags: dict[str, object], messag
 def test_all_problems_are_told_at_once() -> None:
     """Nobody has to start portd once per mistake."""
     with pytest.raises(ConfigError) as caught:
-        load({"writers": "x", "chunk_bytes": "y"})
+        load_settings({"writers": "x", "chunk_bytes": "y"})
     for name in ("source", "target", "writers", "chunk_bytes"):
         assert name in str(caught.value)
 
@@ -173,7 +174,7 @@ def test_all_problems_are_told_at_once() -> None:
 def test_no_secret_is_shown(tmp_path: Path) -> None:
     """Passwords appear in no repr, no shown setting and no message, wherever they came from."""
     (tmp_path / "password").write_text("hunter-file\nsecond line\n")
-    settings = load(
+    settings = load_settings(
         {
             "source": "redis://user:hunter-url@one",
             "target": "redis://two",
@@ -183,7 +184,7 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     assert settings.target_endpoint().password == "hunter-file"
     assert "hunter" not in repr(settings) + str(settings) + str(settings.shown()) + repr(settings.target_endpoint())
     with pytest.raises(ConfigError) as caught:
-        load({"source": "redis://u:hunter@one:port", "target_password": "hunter", "writers": "0"})
+        load_settings({"source": "redis://u:hunter@one:port", "target_password": "hunter", "writers": "0"})
     assert "hunter" not in str(caught.value)
 
 
@@ -192,19 +193,19 @@ def test_passwords_come_from_credentials(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     (tmp_path / "source_password").write_text("one\n")
     (tmp_path / "target-password").write_text("two")
-    settings = load(ENDS)
+    settings = load_settings(ENDS)
     assert (settings.source_endpoint().password, settings.target_endpoint().password) == ("one", "two")
 
 
 def test_the_spool_goes_where_systemd_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """The unit's state directory is used unless a setting says otherwise."""
-    assert load(ENDS).spool_directory() is not None
+    assert load_settings(ENDS).spool_directory() is not None
     monkeypatch.setenv("CACHE_DIRECTORY", "/var/cache/portd")
-    assert Path("/var/cache/portd") == load(ENDS).spool_directory()
+    assert Path("/var/cache/portd") == load_settings(ENDS).spool_directory()
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/portd:/var/lib/other")
-    assert Path("/var/lib/portd") == load(ENDS).spool_directory()
-    assert Path("/data") == load({**ENDS, "spool_dir": "/data"}).spool_directory()
-    assert load({**ENDS, "spool_dir": "off"}).spool_directory() is None
+    assert Path("/var/lib/portd") == load_settings(ENDS).spool_directory()
+    assert Path("/data") == load_settings({**ENDS, "spool_dir": "/data"}).spool_directory()
+    assert load_settings({**ENDS, "spool_dir": "off"}).spool_directory() is None
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ def test_the_spool_goes_where_systemd_says(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_http_addresses(text: str, address: tuple[str, int] | None) -> None:
     """host:port, IPv6 in brackets, or off."""
-    assert address == load({**ENDS, "http": text}).http_address()
+    assert address == load_settings({**ENDS, "http": text}).http_address()
 
 
 def test_every_setting_is_described() -> None:
@@ -265,12 +266,12 @@ def test_every_command_refuses_them(words: tuple[str, ...], monkeypatch: pytest.
 
 def test_settings_do_not_change() -> None:
     """A part cannot change what another one reads."""
-    settings = load(ENDS)
+    settings = load_settings(ENDS)
     with pytest.raises(FrozenInstanceError):
         settings.writers = 5  # type: ignore[misc]
 
 
 def test_settings_can_be_handed_over() -> None:
     """What one program has read another one can run, secrets included."""
-    settings = load({**ENDS, "target_password": "hunter", "spool_dir": "/data", "existing": "skip"})
+    settings = load_settings({**ENDS, "target_password": "hunter", "spool_dir": "/data", "existing": "skip"})
     assert pickle.loads(pickle.dumps(settings)) == settings

@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 import aiohttp
 import pytest
 
-from portd.config.settings import load
+from portd.config.load import load_settings
 from portd.errors import ConfigError
 from portd.http import HttpServer
 from portd.http.server import MAX_CONNECTIONS
@@ -49,7 +49,7 @@ class Observed:
     broken: bool = False
 
     def __post_init__(self) -> None:
-        self.settings = load({"source": "redis://u:hunter@one", "target": "redis://two"})
+        self.settings = load_settings({"source": "redis://u:hunter@one", "target": "redis://two"})
         self.pace = Pace(self.progress)
         self.accounting = Accounting()
         self.recorder = HeapRecorder(self.accounting.ledger.readings)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portd.cli.reload import ConfigFile
-from portd.config.settings import load
+from portd.config.load import load_settings
 from portd.errors import ConfigError
 from portd.model import StreamProgress, TargetLimit
 from portd.target import limiter as module
@@ -191,10 +191,10 @@ def test_values_that_are_none_are_refused(name: str, tmp_path: Path) -> None:
     """At the start and at SIGHUP, by name; sizes may have units."""
     for value in ("-1", "fast", "1.5x"):
         with pytest.raises(ConfigError, match=name):
-            load({**ENDS, name: value})
+            load_settings({**ENDS, name: value})
     file = tmp_path / "portd.toml"
     file.write_text("")
-    config = ConfigFile(file, frozenset({"source", "target"}), load(ENDS))
+    config = ConfigFile(file, frozenset({"source", "target"}), load_settings(ENDS))
     for value in ("-1", "1.5", "true", '"fast"', "[]"):
         file.write_text(f"{name} = {value}\n")
         with pytest.raises(ConfigError, match=name):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portd.config.settings import Settings, load
+from portd.config.load import load_settings
 from portd.errors import ConfigError
 from portd.memory import process
 from portd.memory.accounting import Accounting
@@ -24,10 +24,12 @@ from portd.watch.readings import KeyReading, PipelineReading
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from portd.config.settings import Settings
+
 
 def settings(**flags: object) -> Settings:
     """Settings with two ends."""
-    return load({"source": "redis://one", "target": "redis://two", **flags})
+    return load_settings({"source": "redis://one", "target": "redis://two", **flags})
 
 
 # ---------------------------------------------------------------- ledger and history

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from portd.config.settings import load
+from portd.config.load import load_settings
 from portd.http.status import describe
 from portd.model import LaneState, Phase, Progress
 from portd.source.losses import Reason
@@ -142,10 +142,10 @@ def test_lag_is_one_figure() -> None:
     progress = following()
     progress.stream.read_offset, progress.stream.waiting_since = 10, time.time() - 42
     progress.stream.acknowledged_seconds = 7.0
-    status = describe(progress, Pace(progress), load({"source": "redis://one", "target": "redis://two"}))
+    status = describe(progress, Pace(progress), load_settings({"source": "redis://one", "target": "redis://two"}))
     assert samples_of(progress, "portd_lag_seconds") == [pytest.approx(status["stream"]["lag_seconds"], abs=5)]
     progress.stream.applied_offset = 10
-    status = describe(progress, Pace(progress), load({"source": "redis://one", "target": "redis://two"}))
+    status = describe(progress, Pace(progress), load_settings({"source": "redis://one", "target": "redis://two"}))
     assert samples_of(progress, "portd_lag_seconds") == [status["stream"]["lag_seconds"]] == [0]
 
 
