@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from portd.endpoint import Endpoint
+from portd.source.handshake import HandshakeOptions
 from tests.integration.link.kit import Ends, acknowledged, ends, our_line
 from tests.servers import Server, wait_for
 
@@ -115,3 +117,26 @@ def acknowledge(each: Ends) -> bool:
     """Sends an ACK; for `wait_for`."""
     each.link.acknowledge_now()
     return True
+
+
+async def test_a_snapshot_alone_is_not_acknowledged() -> None:
+    """Its end would be lost if the source closed with an ACK unread: nothing is sent behind PSYNC."""
+    behind = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen = b""
+        while b"PSYNC" not in seen:
+            seen += await reader.read(4096)
+            writer.write(b"+PONG\r\n" if seen.endswith(b"PING\r\n") else b"" if b"PSYNC" in seen else b"+OK\r\n")
+        writer.write(b"+FULLRESYNC %s 1\r\n$9\r\nREDIS0011" % (b"a" * 40))
+        behind.set_result(await reader.read())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    options = HandshakeOptions(rdb_only=True)
+    async with server, ends(Endpoint("127.0.0.1", server.sockets[0].getsockname()[1]), handshake=options) as each:
+        await each.begin()
+        await each.read(lambda got: len(got) == 9)
+        each.link.stream_begins(9)
+        each.link.close()
+        assert await behind == b""
