@@ -16,7 +16,7 @@ from portd.kernel.edit cimport (
     GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, OWN, PEXPIRE, PEXPIREAT, PSETEX, PUBLISH, REFUSED, REPLCONF, RESTORE,
     RESTORE_ASKING, SCRIPT, SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP,
 )
-from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, FORM
+from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, FORM, FUNCTIONS
 from portd.kernel.keypositions cimport K_FIRST, K_NONE, K_PAIRS, K_SECOND, O_ALL, O_NONE, owned
 from portd.kernel.piecebuffer cimport LATE_DISCARD, MORE, NO_DATABASE, NOT_A_DATABASE, SELECT_EXCLUDED, PieceBuffer
 from portd.kernel.resp cimport NEVER_MS, argument_behind, is_word, read_number
@@ -53,6 +53,8 @@ cdef class Decider(CommandScanner):
             return kind
         if self.tally.lacking:
             return self._refuse(LACKS)
+        if large and self.mixed.count > 0 and self.mixed.has(buffer.base + buffer.cut.head + 1):
+            return self._refuse(NAMES_OURS)
         if self.ours.size and self._may_name_ours(buffer.tail if large else buffer.cut.head + self.scan.next):
             return self._decide_ours(kind, row.keys, large)
         return kind
@@ -195,7 +197,7 @@ cdef class Decider(CommandScanner):
         if is_word(first, size, "RESTORE"):
             return FUNCTION_RESTORE if self.scan.argc > 2 else FORWARD
         if is_word(first, size, "DELETE") or is_word(first, size, "FLUSH"):
-            return FORWARD
+            return DROP if self.table.forms.lacks[FUNCTIONS] else FORWARD  # there are none to be deleted
         return FILTERED
 
     cdef inline bint _sets_expiry(self) noexcept:

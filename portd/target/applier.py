@@ -194,7 +194,8 @@ class Applier:
         _, fields, stands = await connection.ask(
             request("WATCH", key, epoch.key), request("HGETALL", key), request("HGET", epoch.key, FIELD)
         )
-        self._check_ready(text_of(fields) or text_of(stands))
+        self._check_ready(text_of(fields))
+        self._check_ready(text_of(stands), epoch.key)
         found = Checkpoint.parse(fields)
         if found is None:
             raise DataLost("the target lost its data: the checkpoint is gone")
@@ -240,7 +241,8 @@ class Applier:
             raise InternalError(f"the checkpoint says {has}, which no group of ours ended with")
         self._rewind()
 
-    def _check_ready(self, text: str) -> None:
+    def _check_ready(self, text: str, key: str = "") -> None:
+        """Raises what an error means; *key* that was asked for, the checkpoint when empty."""
         if not text:
             return
         self._trouble(text)
@@ -250,7 +252,7 @@ class Applier:
         if verdict is Verdict.FATAL:
             raise fatal(text)
         if code_of(text) == WRONG_TYPE:
-            raise wrong_type(self._account.key)
+            raise wrong_type(key or self._account.key)
         raise TargetError(
             f"the target refuses the checkpoint: {text}", hint=f"portd's user needs to write {self._account.key!r}"
         )
@@ -274,7 +276,7 @@ class Applier:
             await self._disown(transactions)
         while await self._gather(self._growing):
             group, self._growing = self._growing.split()
-            if await self._lacks(group.databases):
+            if group.mixed or await self._lacks(group.databases):
                 self._rewind()
                 continue
             self._sending(group)
@@ -476,6 +478,8 @@ class Applier:
                 return False
             received_at = self._source.received_at
             self._take(piece)
+            if piece.mixed:
+                raise Disconnected(f"{NAME}: a large command names keys of portd among others", "names")
             if await self._lacks(piece.databases):
                 raise Disconnected(f"{NAME}: a large transaction needs a database that is not there", "databases")
             await self._limiter.take(len(piece.data), piece.replies)

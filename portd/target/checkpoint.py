@@ -32,12 +32,12 @@ from typing import TYPE_CHECKING, Final
 from portd.control import MOST_DATABASES, Refused, keys_by_database, parse_info, parse_pairs
 from portd.errors import ConfigError, TargetError, TargetLost, TargetNotEmpty
 from portd.log import get_logger
-from portd.model import LinkState, Position
+from portd.model import Position
 from portd.resp import request
 from portd.shapes import whole
-from portd.target.connection import connect, text_of
+from portd.target.connection import text_of
 from portd.target.control import control
-from portd.target.epoch import EPOCH_SUFFIX, Fenced, check, write_once
+from portd.target.epoch import EPOCH_SUFFIX, check, write_once
 from portd.target.replies import WRONG_TYPE, code_of, wrong_type
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from portd.control import Control
     from portd.endpoint import Endpoint
     from portd.target.capabilities import Capabilities
-    from portd.target.connection import ConnectionOptions
+    from portd.target.connection import Connection, ConnectionOptions
     from portd.target.epoch import Epoch
 
 _log = get_logger("target")
@@ -234,8 +234,8 @@ async def write_checkpoint(
         TargetBusy: it refuses for now.
         TargetError: it refuses.
     """
-    opened = await connect(endpoint, "checkpoint", LinkState(), connection)
-    try:
+
+    async def recognise(opened: Connection) -> None:
         (info,) = await opened.ask(request("INFO", "server"))
         told = "" if text_of(info) else run_id_of(info)
         if run_id and told not in {"", run_id}:
@@ -243,9 +243,11 @@ async def write_checkpoint(
                 "the target was restarted or replaced behind the snapshot, so acknowledged keys may be missing",
                 hint="the snapshot starts over",
             )
-        answers = await Fenced(opened, epoch).execute(*checkpoint.commands(key), what=CHECKPOINT, closes=closes)
-    finally:
-        opened.close()
+
+    answers = await write_once(
+        endpoint, connection, epoch, *checkpoint.commands(key), what=CHECKPOINT, closes=closes, name="checkpoint",
+        look=recognise,
+    )  # fmt: skip
     for answer in answers:
         check(answer, CHECKPOINT)
 

@@ -11,7 +11,7 @@ from portd.control import Refused, open_control
 from portd.endpoint import TLS_HINT, tls_failure
 from portd.errors import TargetBusy, TargetError, TargetLost, TargetRefused
 from portd.target.connection import Disconnected
-from portd.target.replies import Verdict, classify, code_of, is_refusal, login_refused, presentable
+from portd.target.replies import BUSY_HINT, Verdict, classify, code_of, is_refusal, login_refused, presentable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -76,7 +76,7 @@ async def patiently(
 def _translate(refusal: Refused, who: str, what: str) -> TargetError:
     text = presentable(refusal.text)
     if classify(refusal.text) is Verdict.RETRY:
-        return TargetBusy(f"{who} refuses for now while {what}: {text}", code=code_of(text))
+        return TargetBusy(f"{who} refuses for now while {what}: {text}", hint=BUSY_HINT, code=code_of(text))
     if refusal.login:
         return login_refused(who, text)
     if is_refusal(text):

@@ -41,6 +41,10 @@ _HINTS: Final = {
     "ASK": "the target is a cluster node: clusters are not supported yet as targets",
 }
 
+BUSY_HINT: Final = (
+    "it passes when the target has memory, replicas or its data again; a running sync waits for that, a start does not"
+)
+
 
 def code_of(text: str) -> str:
     """The first word of an error reply: ``OOM``, ``WRONGTYPE``, ``ERR``."""

@@ -73,7 +73,6 @@ def build(tree: Path, call: str, **environment: str) -> subprocess.CompletedProc
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=100,
         check=False,
     )
 

@@ -1,8 +1,8 @@
-"""The stream splitter: framing, offsets, databases, transactions, what is left out."""
+"""Pieces: where they end, and what stands in them."""
 
 from __future__ import annotations
 
-import struct
+import random
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -10,27 +10,12 @@ import pytest
 
 from portd.errors import DecodeError
 from portd.kernel.commandtable import CommandTable
-from portd.kernel.stream import Piece, StreamSplitter
+from portd.kernel.stream import StreamSplitter
 from tests.oracle.resp import Follower, Oracle, compare, drain, pack
+from tests.unit.stream_split.kit import BASE, MUCH, split, starts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-BASE = 1000  # replication offset of the byte before the streams here
-MUCH = 1 << 30
-
-
-def split(*commands: list[bytes], db: int = 0, **settings: Any) -> list[Piece]:
-    """Pieces of a stream that is fed at once and asked for without limits."""
-    splitter = StreamSplitter(BASE, db, **settings)
-    data = b"".join(pack(command) for command in commands)
-    assert splitter.feed(data, 0) == len(data)
-    return drain(splitter)
-
-
-def starts(piece: Piece) -> list[int]:
-    """Offsets of the commands of a piece, counted from the stream's first byte."""
-    return [offset - BASE - 1 for offset in struct.unpack(f"={piece.replies}Q", piece.offsets)]
 
 
 WORKLOAD = [
@@ -408,6 +393,25 @@ def test_transactions_that_no_server_sends(stream: str, wanted: list[str], names
     assert piece.replies == len(wanted)
 
 
+def test_oddities_may_be_cut_anywhere() -> None:
+    """What no server sends, in any mixture and with a cut at any byte, is passed over as it is in one piece."""
+    chooser = random.Random(13)
+    odd = [b"\n", b"\r\n", b"*0\r\n", b"*-23\r\n"]
+    odd += [pack(word.split()) for word in (b"MULTI", b"EXEC", b"PING", b"INCR a", b"SELECT 1", b"SCRIPT FLUSH")]
+    for _ in range(20):
+        data = b"".join(chooser.choices(odd, k=10)) + pack([b"EXEC"]) + pack([b"INCR", b"b"])
+        whole = Follower(StreamSplitter(BASE, 0))
+        whole.feed(data)
+        wanted = whole.outcome
+        assert (wanted.error, wanted.end_offset) == (-1, BASE + len(data))
+        for cut in range(1, len(data)):
+            follower = Follower(StreamSplitter(BASE, 0))
+            follower.feed(data[:cut])
+            follower.feed(data[cut:])
+            got = follower.outcome
+            assert (got.error, got.end_offset, got.data) == (-1, wanted.end_offset, wanted.data)
+
+
 def test_a_discard_behind_what_has_gone_on_is_an_error() -> None:
     """What was handed out cannot be taken back; read again from the beginning, the transaction is left out."""
     splitter = StreamSplitter(BASE, 0)
@@ -416,280 +420,3 @@ def test_a_discard_behind_what_has_gone_on_is_an_error() -> None:
     splitter.feed(pack([b"DISCARD"]), 0)
     with pytest.raises(DecodeError, match="DISCARD"):
         splitter.next_piece(MUCH, MUCH)
-
-
-# ------------------------------------------------------------------------------------------- databases of the target
-
-
-def refusals(piece: Piece) -> list[tuple[str, int, bytes]]:
-    """Commands, databases and keys that a piece left out as dead letters."""
-    return [(each.command, each.db, each.key) for each in piece.refusals]
-
-
-@pytest.mark.parametrize("settings", [{"databases": 16}, {"lacking": frozenset({20, 16})}], ids=["count", "set"])
-def test_commands_in_a_database_that_is_not_there_are_refused(settings: dict[str, Any]) -> None:
-    """Neither they nor the SELECT go on, in any letter case; what is the same in every database does."""
-    (piece,) = split(
-        [b"select", b"20"], [b"SET", b"k", b"x"], [b"DEL", b"a", b"b"], [b"FLUSHDB"], [b"FLUSHALL"], [b"PUBLISH", b"c", b"m"],
-        [b"EVAL", b"return 1", b"0"], [b"SWAPDB", b"1", b"2"], [b"SELECT", b"3"], [b"SET", b"k", b"y"],
-        **settings,
-    )  # fmt: skip
-    assert piece.data == b"".join(
-        pack(each.split()) for each in (b"FLUSHALL", b"PUBLISH c m", b"SWAPDB 1 2", b"SELECT 3", b"SET k y")
-    )
-    assert refusals(piece) == [("SET", 20, b"k"), ("DEL", 20, b"a"), ("FLUSHDB", 20, b""), ("EVAL", 20, b"")]
-    assert (piece.refused, piece.filtered, piece.db) == (4, 1, 3)
-    assert piece.databases == {1, 2, 3}
-    assert piece.refusals[0].offset == BASE + 1 + len(pack([b"SELECT", b"20"]))
-
-
-@pytest.mark.parametrize("swap", [b"swapdb 0 20", b"SWAPDB 20 0", b"SWAPDB 20 21"])
-def test_a_swap_with_a_database_that_is_not_there_is_refused(swap: bytes) -> None:
-    """It alone is; what follows is in the database that was selected before."""
-    (piece,) = split([b"SET", b"a", b"1"], swap.split(), [b"SET", b"b", b"2"], databases=16)
-    assert piece.data == pack([b"SET", b"a", b"1"]) + pack([b"SET", b"b", b"2"])
-    assert refusals(piece) == [("SWAPDB", 0, b"")]
-    assert not piece.swaps
-
-
-def test_a_stream_that_begins_in_a_database_that_is_not_there() -> None:
-    """As one that continues behind a checkpoint in it does."""
-    (piece,) = split([b"SET", b"a", b"1"], [b"SELECT", b"0"], [b"SET", b"b", b"2"], db=20, databases=16)
-    assert piece.data == pack([b"SELECT", b"0"]) + pack([b"SET", b"b", b"2"])
-    assert refusals(piece) == [("SET", 20, b"a")]
-
-
-def test_refusals_are_bounded_and_counted() -> None:
-    """A million of them are not held."""
-    (piece,) = split(*[[b"SET", b"k", b"v"]] * 5000, db=20, databases=16)
-    assert (piece.refused, len(piece.refusals)) == (5000, 256)
-
-
-@pytest.mark.parametrize("framed", [False, True])
-def test_a_piece_may_end_before_a_refused_command(framed: bool) -> None:  # noqa: FBT001
-    """What stands before it, or before the transaction that it is in, goes alone."""
-    middle = [[b"SELECT", b"20"], [b"SET", b"k", b"x"]]
-    if framed:
-        middle = [[b"MULTI"], [b"SET", b"q", b"1"], *middle, [b"EXEC"]]
-    pieces = split([b"SET", b"a", b"1"], *middle, [b"SELECT", b"0"], [b"SET", b"b", b"1"], databases=16, stops=True)
-    assert not pieces[0].refusals
-    assert pieces[0].data == pack([b"SET", b"a", b"1"])
-    assert pieces[0].boundary
-    assert refusals(pieces[1]) == [("SET", 20, b"k")]
-    large = split(
-        [b"SET", b"a", b"1"], [b"SELECT", b"20"], [b"SET", b"k", b"x" * 900], databases=16, stops=True, piece_bytes=256
-    )
-    assert not large[0].refusals
-    assert large[1].refusals
-
-
-def test_a_large_command_in_a_database_that_is_not_there() -> None:
-    """No part of it goes on."""
-    pieces = split([b"SET", b"k", b"v" * 4000], [b"SELECT", b"0"], db=20, databases=16, piece_bytes=256)
-    assert b"".join(piece.data for piece in pieces) == pack([b"SELECT", b"0"])
-    assert [each for piece in pieces for each in refusals(piece)] == [("SET", 20, b"k")]
-    assert sum(piece.refused for piece in pieces) == 1
-    assert not any(piece.part for piece in pieces)
-
-
-# ------------------------------------------------------------------------------------------------------ names of ours
-
-OURS = b"portd:checkpoint:"
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        b"SET portd:checkpoint:default:lease x",
-        b"HSET portd:checkpoint:a b c",
-        b"DEL portd:checkpoint:a portd:checkpoint:a:lease",
-        b"PEXPIRE portd:checkpoint:a 5000",
-        b"XGROUP CREATE portd:checkpoint:a g $",
-        b"RENAME portd:checkpoint:a portd:checkpoint:b",
-        b"EVAL script 1 portd:checkpoint:a argument",
-        b"MSETEX 1 portd:checkpoint:a v EX 5",
-        b"BITOP AND portd:checkpoint:a portd:checkpoint:b",
-        b"X.UNKNOWN portd:checkpoint:a",
-    ],
-)
-@pytest.mark.parametrize("step", [1, 50, 10_000])
-def test_commands_on_our_names_are_filtered(command: bytes, step: int) -> None:
-    """Whatever the command is, and wherever its bytes are cut; its neighbours go on."""
-    one = pack([b"SET", b"portd", b"1"])
-    data = one + pack(command.split()) + one + pack([b"SET", b"k", b"portd:checkpoint:a"])
-    follower = Follower(StreamSplitter(BASE, 0, own=OURS))
-    for at in range(0, len(data), step):
-        follower.feed(data[at : at + step])
-    assert follower.outcome.data == one + one + pack([b"SET", b"k", b"portd:checkpoint:a"])
-    assert follower.outcome.filtered == 1
-    assert follower.splitter.statistics()["own"] == 1
-
-
-@pytest.mark.parametrize("db", [0, 7])
-@pytest.mark.parametrize(
-    ("command", "wanted"),
-    [
-        (b"DEL a portd:checkpoint:a b", b"UNLINK a b"),
-        (b"unlink portd:checkpoint:a b", b"UNLINK b"),
-        (b"MSET a 1 portd:checkpoint:a 2 b 3", b"MSET a 1 b 3"),
-        (b"MSETNX portd:checkpoint:a portd:checkpoint:b b 3", b"MSETNX b 3"),
-    ],
-)
-def test_our_names_among_others_are_left_out(command: bytes, wanted: bytes, db: int) -> None:
-    """Where a command does the same to each of its keys; in any database, for SWAPDB and MOVE carry keys over."""
-    (piece,) = split(command.split(), db=db, own=OURS, unlink=True)
-    assert piece.data == pack(wanted.split())
-    assert (piece.replies, piece.own, piece.filtered, piece.refused) == (1, 1, 0, 0)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        b"RENAME a portd:checkpoint:a",
-        b"RENAME portd:checkpoint:a a",
-        b"COPY a portd:checkpoint:a",
-        b"SUNIONSTORE a b portd:checkpoint:a",
-        b"SORT a BY nosort STORE portd:checkpoint:a",
-        b"GEORADIUS a 1 2 3 m STOREDIST portd:checkpoint:a",
-        b"ZUNIONSTORE a 2 b portd:checkpoint:a",
-        b"EVAL script 2 a portd:checkpoint:a",
-        b"BITOP NOT a portd:checkpoint:a",
-        b"LMOVE portd:checkpoint:a b LEFT LEFT",
-        b"JSON.MSET a $ 1 portd:checkpoint:a $ 1",
-    ],
-)
-def test_commands_that_mix_our_names_with_others_are_refused(command: bytes) -> None:
-    """What they would do to the other key cannot be told from the stream: a dead letter, not silence."""
-    (piece,) = split(command.split(), own=OURS)
-    assert (piece.data, piece.refused) == (b"", 1)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        b"SET a portd:checkpoint:a",
-        b"HSET a portd:checkpoint:a 1",
-        b"EVAL portd:checkpoint:a 1 a portd:checkpoint:b",
-        b"MSET a portd:checkpoint:a",
-        b"SADD a portd:checkpoint:a",
-        b"SET portd:checkpoint 1",
-        b"SET xportd:checkpoint:a 1",
-        b"ZUNIONSTORE a 1 b portd:checkpoint:a",
-        b"PUBLISH portd:checkpoint:a x",
-    ],
-)
-def test_our_names_where_no_key_stands_are_anything(command: bytes) -> None:
-    """Values, members and channels go on byte for byte."""
-    (piece,) = split(command.split(), own=OURS)
-    assert (piece.data, piece.own) == (pack(command.split()), 0)
-
-
-@pytest.mark.parametrize("behind", [[], [[b"INCR", b"c"]]], ids=["last", "before others"])
-def test_our_names_in_a_transaction_that_is_read_twice(behind: list[list[bytes]]) -> None:
-    """A piece that goes back to before a transaction does not forget that our names stand in it."""
-    splitter = StreamSplitter(BASE, 0, own=OURS)
-    lease = [[b"INCR", b"b"], [b"SET", b"portd:checkpoint:a:lease", b"x"]]
-    splitter.feed(b"".join(pack(each) for each in ([b"INCR", b"a"], [b"MULTI"], *lease, *behind)), 0)
-    first, second = drain(splitter)
-    assert first.data == pack([b"INCR", b"a"])
-    assert second.data == b"".join(pack(each) for each in ([b"INCR", b"b"], *behind))
-    assert (first.own, second.own) == (0, 1)
-
-
-def test_a_large_command_on_a_name_of_ours_is_filtered() -> None:
-    """No part of it goes on."""
-    pieces = split([b"SET", b"portd:checkpoint:a", b"v" * 4000], [b"SET", b"k", b"v"], own=OURS, piece_bytes=256)
-    assert b"".join(piece.data for piece in pieces) == pack([b"SET", b"k", b"v"])
-    assert sum(piece.own for piece in pieces) == sum(piece.filtered for piece in pieces) == 1
-
-
-# -------------------------------------------------------------------------------------------------- what goes on at all
-
-
-def test_what_a_target_tells_decides() -> None:
-    """Module commands that it flags as writing pass, those that it does not are filtered and named."""
-    table = CommandTable({b"json.set": True, b"json.get": False, b"get": False, b"a.name-longer-than-16-bytes": True})
-    (piece,) = split(
-        [b"JSON.SET", b"k", b"$", b"1"], [b"json.get", b"k"], [b"NOT.THERE", b"k"], [b"GET", b"k"],
-        [b"A.Name-Longer-Than-16-Bytes", b"k"],
-        commands=table,
-    )  # fmt: skip
-    assert piece.data == (
-        pack([b"JSON.SET", b"k", b"$", b"1"])
-        + pack([b"NOT.THERE", b"k"])
-        + pack([b"A.Name-Longer-Than-16-Bytes", b"k"])
-    )
-    assert piece.names == {"JSON.GET", "GET"}
-    assert piece.filtered == 2
-
-
-def test_a_target_that_tells_nothing() -> None:
-    """The build's own lists decide; a name that is in none is a dead letter, for it could do anything."""
-    table = CommandTable({})
-    (piece,) = split([b"HSET", b"k", b"f", b"v"], [b"KEYS", b"*"], [b"NOT.KNOWN", b"k"], commands=table)
-    assert piece.data == pack([b"HSET", b"k", b"f", b"v"])
-    assert piece.names == {"KEYS"}
-    assert refusals(piece) == [("NOT.KNOWN", 0, b"k")]
-
-
-@pytest.mark.parametrize("name", [b"BLPOP", b"bzpopmin", b"XREADGROUP"])
-def test_commands_that_wait_are_refused(name: bytes) -> None:
-    """Servers send what they did, so that one in a stream was put there."""
-    (piece,) = split([name, b"k", b"0"])
-    assert (piece.data, piece.refused) == (b"", 1)
-
-
-def test_messages_may_be_left_out() -> None:
-    """PUBLISH goes on only where that is wanted."""
-    message = [b"PUBLISH", b"c", b"m"]
-    assert split(message)[0].data == pack(message)
-    assert split(message, commands=CommandTable(publish=False))[0].data == b""
-    assert split([b"spublish", *message[1:]], commands=CommandTable({b"publish": True}, publish=False))[0].data == b""
-
-
-TEXT = b"return redis.call('incr', KEYS[1])"
-DIGEST = b"0123456789ABCDEF0123456789ABCDEF01234567"
-
-
-@pytest.mark.parametrize("step", [1, 7, 100_000])
-def test_scripts_are_noted_however_they_are_cut(step: int) -> None:
-    """EVAL and EVALSHA go on as they came; SCRIPT is dropped; each piece says what it brings and what it needs."""
-    commands = [
-        [b"EVAL", TEXT, b"1", b"k"],
-        [b"eval", TEXT, b"1", b"k"],
-        [b"EvalSha", DIGEST, b"1", b"k"],
-        [b"SCRIPT", b"load", b"return 1"],
-        [b"SCRIPT", b"KILL"],
-        [b"EVALSHA", b"short", b"0"],
-        [b"EVAL", b"large", b"1", b"k", b"v" * 3000],
-        [b"EVAL", b"x" * 3000, b"0"],
-        [b"script", b"FLUSH", b"ASYNC"],
-    ]
-    data = b"".join(map(pack, commands))
-    splitter = StreamSplitter(BASE, 0, piece_bytes=1000)
-    pieces = []
-    for at in range(0, len(data), step):
-        rest = memoryview(data)[at : at + step]
-        while True:
-            rest = rest[splitter.feed(rest, 0) :]
-            if (piece := splitter.next_piece(10_000, 1000)) is not None:
-                pieces.append(piece)
-            elif not rest:
-                break
-    assert {body for piece in pieces for body in piece.bodies} == {TEXT, b"return 1", b"large"}
-    assert {body for piece in pieces for body in piece.loaded} == {b"return 1"}
-    assert {digest for piece in pieces for digest in piece.digests} == {DIGEST.lower()}
-    assert [piece.flushed for piece in pieces if piece.flushed] == [True]
-    assert sum(piece.filtered for piece in pieces) == 3
-    passed = [command for command in commands if command[0].upper() != b"SCRIPT"]
-    assert b"".join(piece.data for piece in pieces) == b"".join(map(pack, passed))
-
-
-def test_a_piece_ends_when_it_needs_many_scripts() -> None:
-    """What has to go in front of it is bounded; scripts that are named again do not count again."""
-    digests = [b"%040x" % number for number in range(100)]
-    same = split(*[[b"EVALSHA", digests[0], b"0"] for _ in range(100)])
-    assert len(same) == 1
-    pieces = split(*[[b"EVALSHA", digest, b"0"] for digest in digests])
-    assert [len(piece.digests) for piece in pieces] == [32, 32, 32, 4]
-    assert [digest for piece in pieces for digest in sorted(piece.digests)] == digests
