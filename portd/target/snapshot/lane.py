@@ -145,6 +145,7 @@ class Lane:
         except BaseException:
             connection.close()
             raise
+        connection.establish()
         return connection
 
     async def _fence(self, connection: Connection) -> None:
@@ -192,11 +193,11 @@ class Lane:
     def _lose(self, lost: Disconnected) -> None:
         """Prepares to send everything again that was not acknowledged."""
         self._letters.progress.last_error = str(lost)
-        self._letters.progress.troubles.note_loss(lost.reason, str(lost))
         self._state.connection.losses[lost.reason] += 1
         loads = [*self._in_flight, *([self._load] if self._load else [])]
         batches = sum(len(load.deliveries) for load in loads)
-        _log.warning("lane lost its connection", lane=self._state.index, reason=lost.reason, batches=batches)
+        if not self._letters.progress.troubles.note_loss(lost.reason, str(lost)):
+            _log.warning("lane lost its connection", lane=self._state.index, reason=lost.reason, batches=batches)
         self._again.extendleft(reversed(self._in_flight))
         self._in_flight.clear()
         for load in self._again:
