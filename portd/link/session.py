@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.config.choices import Existing, ExpiryGap, StopAfter
-from portd.errors import SourceBusy, SourceError, SourceLost
+from portd.errors import SourceError, first_cause
 from portd.feed.snapshot import SnapshotCopy, stream_database
 from portd.feed.stream import StreamFeed
 from portd.kernel.snapshot import SnapshotDecoder
@@ -23,9 +23,9 @@ from portd.link.glimpse import Glimpse
 from portd.link.resync import NotingSink, Resync
 from portd.log import get_logger
 from portd.model import Phase, Position
-from portd.net.backoff import Backoff
 from portd.net.shapes import whole
 from portd.scheduling import bulk_work
+from portd.source.keeper import HistoryLost, Keeper
 from portd.target.connection import ConnectionOptions, Disconnected
 from portd.target.control import patiently
 from portd.target.deadletter import Letter
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from portd.config.settings import Settings
-    from portd.errors import TargetBusy
+    from portd.errors import SourceLost, TargetBusy
     from portd.kernel.snapshot import CurrentKey, DeadLetter
     from portd.link.gate import Gate
     from portd.memory.plan import MemoryPlan
@@ -59,17 +59,6 @@ if TYPE_CHECKING:
     from portd.target.stream.scriptbook import ScriptBook
 
 log = get_logger("sync")
-
-RECONNECT_SECONDS = 5.0  # longest wait for the source: asking for the stream costs it nothing
-LASTING_SECONDS = 1.0  # a link that lasted no longer did not work: the wait for the next one goes on growing
-
-
-class HistoryLost(Exception):
-    """The source answered the wish to continue with a full sync; *transfer* is already agreed on."""
-
-    def __init__(self, transfer: Transfer) -> None:
-        super().__init__("the source cannot continue where we are")
-        self.transfer = transfer
 
 
 @dataclass(slots=True)
@@ -159,7 +148,7 @@ class Session:
         self._transfer = transfer
         self._checkpoint = checkpoint
         self._on_snapshot = on_snapshot
-        self._spacing = spacing
+        self._lost_at = 0.0  # unix time of the last byte before the link was lost
         self._epoch = parts.epoch  # of what is written now
         self._replid = transfer.position.replid
         self.reached = False  # what `stop_after` asks for: all that follows is finishing
@@ -169,6 +158,10 @@ class Session:
         self._caught_up = asyncio.Event()  # once
         self._input_ended = asyncio.Event()
         self._decoded = asyncio.Event()  # the snapshot is in the spool to its end
+        self._keeper = Keeper(
+            parts.receiver, parts.progress, "sync", ended=self._input_ended, spacing=spacing,
+            on_lost=self._on_lost, on_again=self._on_again,
+        )  # fmt: skip
         parts.spool.watch(self._let_go)
 
     async def run(self) -> None:
@@ -180,7 +173,7 @@ class Session:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                link = group.create_task(self._keep_receiving(), name="receiver")
+                link = group.create_task(self._keeper.run(), name="receiver")
                 apply = group.create_task(self._apply(), name="apply")
                 stop = group.create_task(self._watch_stop(), name="stop")
                 await apply
@@ -198,63 +191,25 @@ class Session:
 
     # -- the source's side
 
-    async def _keep_receiving(self) -> None:
-        """Receives into the spool; a lost link is made again where it broke, without the target's side knowing."""
-        receiver, parts = self._parts.receiver, self._parts
-        backoff = Backoff(limit_seconds=RECONNECT_SECONDS)
-        while not self._input_ended.is_set():
-            begun = time.monotonic()
-            try:
-                await receiver.run()
-            except SourceLost as error:
-                self._linked.clear()
-                if self._input_ended.is_set():
-                    return
-                log.warning(
-                    "link lost", reason=str(getattr(error, "reason", "")), offset=parts.progress.stream.read_offset
-                )
-                if receiver.position is None:
-                    # Perhaps all of the snapshot came before; the decoder will tell, or fail at the cut.
-                    parts.spool.end(error)
-                    await self._decoded.wait()
-                    if receiver.position is None:
-                        raise
-                if time.monotonic() - begun > LASTING_SECONDS:
-                    backoff.reset()
-                await self._connect_again(backoff)
+    async def _on_lost(self, error: SourceLost) -> None:
+        """The connection is made again without the target's side knowing, unless it broke inside of the snapshot."""
+        parts = self._parts
+        self._linked.clear()
+        self._lost_at = parts.progress.source.last_received_at
+        if parts.receiver.position is None:
+            # Perhaps all of the snapshot came before; the decoder will tell, or fail at the cut.
+            parts.spool.end(error)
+            await self._decoded.wait()
 
-    async def _connect_again(self, backoff: Backoff) -> None:
-        receiver, progress = self._parts.receiver, self._parts.progress
-        lost_at = progress.source.last_received_at
-        while True:
-            await asyncio.sleep(max(backoff.next_wait(), self._spacing))
-            if self._input_ended.is_set():
-                return
-            try:
-                transfer = await receiver.connect(receiver.position)
-            except SourceError as error:
-                if not error.retriable:
-                    raise
-                progress.last_error = str(error)
-                if not isinstance(error, SourceBusy):  # the link has noted that
-                    log.warning("source is not there", error=str(error), attempt=backoff.attempts)
-                continue
-            if self._input_ended.is_set():  # meanwhile: nothing more may come into the spool
-                receiver.close()
-                return
-            if transfer.full:
-                raise HistoryLost(transfer)
-            self._spacing = 0.0  # its backlog is large enough
-            if progress.phase is Phase.STREAMING:  # what was written meanwhile is still to come
-                progress.phase = Phase.CATCHING_UP
-            progress.partial_syncs += 1
-            self._adopt(transfer.position.replid)
-            if self.feed is not None:
-                self.feed.lag(lost_at)
-            self._linked.set()
-            self._relinked.set()
-            log.info("link continues", replid=transfer.position.replid, offset=transfer.position.offset)
-            return
+    def _on_again(self, transfer: Transfer) -> None:
+        progress = self._parts.progress
+        if progress.phase is Phase.STREAMING:  # what was written meanwhile is still to come
+            progress.phase = Phase.CATCHING_UP
+        self._adopt(transfer.position.replid)
+        if self.feed is not None:
+            self.feed.lag(self._lost_at)
+        self._linked.set()
+        self._relinked.set()
 
     def _adopt(self, replid: str) -> None:
         """The history goes on under another id: the source was promoted."""
@@ -582,11 +537,3 @@ def note_own(keys: int) -> None:
             "the source has keys named like those of portd: they are not copied", keys=keys,
             hint="harmless when the source is itself the target of a portd; rename them, or set checkpoint_key, otherwise",
         )  # fmt: skip
-
-
-def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended a group: its first leaf."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

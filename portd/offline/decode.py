@@ -9,15 +9,15 @@ from portd.errors import UnsupportedRdb
 from portd.feed.snapshot import SnapshotCopy
 from portd.files.inputs import open_input
 from portd.log import get_logger
-from portd.offline.fetch import Fetch
-from portd.source import cluster
+from portd.source import HandshakeOptions, ReceiverOptions, cluster
+from portd.source.fetch import Fetch
 
 if TYPE_CHECKING:
     from portd.files.inputs import Input
     from portd.files.outputs import Output
     from portd.kernel.snapshot import SnapshotDecoder
     from portd.net.endpoint import Endpoint
-    from portd.source.handshake import Transfer
+    from portd.source import Transfer
 
 log = get_logger("decode")
 
@@ -73,7 +73,7 @@ async def decode_source(endpoint: Endpoint, decoder: SnapshotDecoder, output: Ou
     Raises:
         PortdError: the source is not there or refuses, or the output cannot be written.
     """
-    fetch = Fetch(endpoint, snapshot_only=True)
+    fetch = Fetch(endpoint, ReceiverOptions(handshake=HandshakeOptions(rdb_only=True)))
 
     async def consume(fetch: Fetch, transfer: Transfer) -> None:
         progress = fetch.progress.snapshot

@@ -20,9 +20,9 @@ from portd.kernel.snapshot import SnapshotDecoder
 from portd.kernel.stream import StreamSplitter
 from portd.log import get_logger
 from portd.model import Phase
-from portd.offline.fetch import Fetch
 from portd.offline.job import OfflineService
-from portd.source import cluster
+from portd.source import HandshakeOptions, ReceiverOptions, cluster
+from portd.source.fetch import Fetch
 from portd.spool import SpoolClosed
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Dump(OfflineService):
         self._output = output
         self._follow = follow
         self._snapshot_done = False
-        self._fetch = Fetch(endpoint, snapshot_only=follow is None)
+        self._fetch = Fetch(endpoint, ReceiverOptions(handshake=HandshakeOptions(rdb_only=follow is None)))
         self.progress = self._fetch.progress
 
     async def run(self) -> None:

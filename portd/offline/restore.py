@@ -11,13 +11,13 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from portd.config.choices import Existing, OnRefusal
-from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb
+from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb, first_cause
 from portd.feed.file import FileFeed
 from portd.feed.snapshot import stream_database
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input
 from portd.kernel.snapshot import SnapshotDecoder
-from portd.link.session import first_cause, note_own
+from portd.link.session import note_own
 from portd.log import get_logger
 from portd.memory.plan import plan_memory
 from portd.model import Phase, Position

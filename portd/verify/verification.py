@@ -8,7 +8,7 @@ import secrets
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import ConfigError
+from portd.errors import ConfigError, first_cause
 from portd.kernel.digest import compare
 from portd.log import get_logger
 from portd.net.pieces import Wire
@@ -169,7 +169,7 @@ class Verification:
                     for end, side in zip(ends, ("source", "target"), strict=True):
                         group.create_task(end.run(self._options.method), name=f"verify {side}")
             except BaseExceptionGroup as group:
-                raise group.exceptions[0] from None
+                raise first_cause(group) from None
             scanned = any(Method.SCAN.name == end.method for end in (report.source, report.target))
             tolerance = 0 if (source.exact_ttl and target.exact_ttl) or not scanned else RELATIVE_TTL_TOLERANCE_MS
             for index in range(buckets):
