@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.errors import ConfigError, PortdError, TargetRefused
+from portd.feed.pour import pour
 from portd.net.control import keys_by_database, parse_info
 from portd.net.pieces import Refused, Wire
 from portd.net.replies import is_refusal, login_refused
@@ -40,17 +41,6 @@ _ELSEWHERE: Final = ("MOVED ", "CLUSTERDOWN Hash slot not served")  # cluster.c:
 _HINT = (
     "verify needs +info +select +dump +pexpiretime +pttl +memory|usage on both ends, +scan where PSYNC is not allowed"
 )
-
-
-def pour(decoder: SnapshotDecoder, data: bytes | memoryview, sink: Sink) -> None:
-    """Feeds bytes and hands on what the handler makes of them."""
-    view = memoryview(data)
-    while True:
-        view = view[decoder.feed(view) :]
-        while (output := decoder.next_output()) is not None:
-            sink(output)
-        if not view:
-            return
 
 
 def _refused(what: str, refusal: Refused) -> PortdError:
@@ -231,7 +221,8 @@ class LiveReader:
                     continue
                 data = head + piece[:1] + b"\x80" + struct.pack(">I", len(name)) + name + piece[1:]
                 first = False
-            pour(decoder, data, sink)
+            for made in pour(decoder, data):
+                sink(made)
             if after is not None:
                 await after()
         await self._wire.end_bulk(FOOTER_BYTES)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from portd.errors import HandshakeError, SourceError
+from portd.feed.pour import pour
 from portd.kernel.digest import DigestHandler
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.source import HandshakeOptions, ReceiverOptions
 from portd.source.fetch import Fetch
-from portd.verify.live import END, pour
+from portd.verify.live import END
 from portd.verify.options import Method
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ class EndDigest:
         self.decoder = decoder = SnapshotDecoder(self._options.handler())
         while not decoder.ended:
             chunk = await fetch.spool.read()
-            pour(decoder, chunk.data, self._take)
+            for made in pour(decoder, chunk.data):
+                self._take(made)
             fetch.spool.release(chunk.end)
             self._tell(decoder, decoder.offset)
             await asyncio.sleep(0)  # a sync may run beside us
@@ -149,7 +151,7 @@ class EndDigest:
         self._report.method = "SCAN"
         reader = self._reader
         self.decoder = decoder = SnapshotDecoder(self._options.handler(), verify_checksum=False)
-        pour(decoder, reader.magic, self._take)
+        decoder.feed(reader.magic)
         before = reader.read_bytes
         for db in sorted(reader.databases):
             begun = time.monotonic()
@@ -158,7 +160,8 @@ class EndDigest:
                 self._tell(decoder, reader.read_bytes - before)
                 await asyncio.sleep((time.monotonic() - begun) * (1 / self._share - 1))
                 begun = time.monotonic()
-        pour(decoder, END, self._take)
+        for made in pour(decoder, END):
+            self._take(made)
         self._finish(decoder, reader.read_bytes - before)
         self._report.unreadable += len(reader.too_large)
         reader.too_large.clear()
