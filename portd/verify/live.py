@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from portd.errors import ConfigError, PortdError, TargetRefused
 from portd.feed.pour import pour
 from portd.net.control import keys_by_database, parse_info
+from portd.net.identity import Identity
 from portd.net.pieces import Refused, Wire
 from portd.net.replies import is_refusal, login_refused
 from portd.net.shapes import whole
-from portd.target.capabilities import rdb_version_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -53,10 +53,7 @@ class LiveReader:
     """Reads keys of one end; see `open`.
 
     Attributes:
-        name: family and version.
-        version: in the numbering of its family.
-        family: `redis` or `valkey`.
-        run_id: of the process.
+        identity: who it is.
         one_shard: it is a node of a cluster: other keys are elsewhere.
         exact_ttl: expiry times can be asked for to the millisecond.
         databases: numbers of the databases that hold keys.
@@ -90,15 +87,9 @@ class LiveReader:
             if str(error).startswith("NOAUTH"):
                 raise login_refused(self._wire.where, str(error)) from None
             raise _refused(f"{self._wire.where} does not let us ask", error) from None
-        self.family = "valkey" if "valkey_version" in info else "redis"
-        version = info.get(f"{self.family}_version", "")
-        numbers = [number for part in version.split(".") if (number := whole(part)) is not None]
-        major, minor, patch = [*numbers, 0, 0, 0][:3]
-        self.version = major, minor, patch
-        self.name = f"{self.family} {major}.{minor}.{patch}"
-        self.run_id = info.get("run_id", "")
-        self.one_shard = info.get("cluster_enabled", "0") != "0"
-        self.exact_ttl = self.family == "valkey" or self.version >= (7, 0, 0)
+        self.identity = Identity.of(info)
+        self.one_shard = bool(self.identity.cluster)
+        self.exact_ttl = self.identity.family == "valkey" or self.identity.version >= (7, 0, 0)
         keys = keys_by_database(info)
         self.databases = list(keys)
         self.keys = sum(keys.values())
@@ -106,7 +97,7 @@ class LiveReader:
     @property
     def magic(self) -> bytes:
         """The first bytes of a snapshot of this server."""
-        number = rdb_version_of(self.family, self.version)
+        number = self.identity.rdb_version
         return b"VALKEY%03d" % number if number >= 80 else b"REDIS%04d" % number
 
     async def offset(self) -> int:

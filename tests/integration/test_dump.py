@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -62,7 +62,7 @@ def test_follow_records_whole_commands(source: Server, target: Server, tmp_path:
     with subprocess.Popen(words, stderr=subprocess.PIPE, env=environment()) as process:
         try:
             wait_for_sync(lambda: file.with_name("dump.rdb.stream").exists(), PATIENCE_SECONDS)
-            client = source.client(db=3)
+            client: Any = source.client(db=3)
             for number in range(100):
                 client.incr("counter")
                 client.rpush("list", number)

@@ -33,6 +33,7 @@ from portd.errors import ConfigError, TargetError, TargetLost, TargetNotEmpty
 from portd.log import get_logger
 from portd.model import ConnectionState, Position
 from portd.net.control import MOST_DATABASES, Refused, keys_by_database, parse_info, parse_pairs
+from portd.net.identity import run_id_of
 from portd.net.replies import WRONG_TYPE, code_of, wrong_type
 from portd.net.resp import request
 from portd.net.shapes import whole
@@ -248,11 +249,6 @@ async def write_checkpoint(
         opened.close()
     for answer in answers:
         check(answer, CHECKPOINT)
-
-
-def run_id_of(info: bytes) -> str:
-    """The process id of a server, from the reply to ``INFO server``; "" when it does not tell."""
-    return next((line[7:] for line in info.decode("utf-8", "replace").splitlines() if line.startswith("run_id:")), "")
 
 
 async def guard(

@@ -19,12 +19,12 @@ from portd.log import get_logger
 from portd.model import ConnectionState
 from portd.net.backoff import Backoff
 from portd.net.control import MOST_DATABASES
+from portd.net.identity import run_id_of
 from portd.net.replies import Verdict, classify, code_of, presentable
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.spool.buckets import NOWHERE, BucketFile
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
-from portd.target.kept.checkpoint import run_id_of
 from portd.target.kept.epoch import Fenced, renew
 from portd.target.limiter import Limiter
 

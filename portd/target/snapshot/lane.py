@@ -22,6 +22,7 @@ from portd.errors import InternalError, TargetBusy, TargetError, TargetLost, Tar
 from portd.kernel.requests import split
 from portd.log import get_logger
 from portd.net.backoff import Backoff
+from portd.net.identity import run_id_of
 from portd.net.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
 from portd.net.resp import request
 from portd.pipeline import QueueClosed, Run
@@ -182,7 +183,7 @@ class Lane:
         if text and classify(text) is Verdict.RETRY:
             raise Disconnected(f"{self.name}: the target is not ready: {text}", code_of(text).lower())
         told = b"" if text else info
-        found = next((line[7:] for line in told.decode().splitlines() if line.startswith("run_id:")), "")
+        found = run_id_of(told)
         if found and found != self._options.run_id:
             raise TargetLost(
                 "the target was restarted or replaced during the snapshot, so acknowledged keys may be missing",
