@@ -156,7 +156,7 @@ async def test_checkpoint_survives_the_round_trip(binary: Binary, servers: Serve
 
 @pytest.mark.parametrize(
     "fields",
-    [{"version": "2"}, {"version": "1"}, {"version": "x"}, {"something": "else"}],
+    [{"version": "3"}, {"version": "2"}, {"version": "1"}, {"version": "x"}, {"something": "else"}],
     ids=str,
 )
 async def test_foreign_checkpoint_is_an_error(target: Server, fields: dict[str, str]) -> None:
