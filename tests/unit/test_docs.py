@@ -19,7 +19,7 @@ from portd.verify.report import EXIT_DIFFERENT
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
-UNIT = (ROOT / "deploy/portd.process").read_text(encoding="utf-8")
+UNIT = (ROOT / "deploy/portd.service").read_text(encoding="utf-8")
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 
 
