@@ -10,12 +10,11 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.errors import ConfigError, PortdError, TargetRefused
 from portd.feed.pour import pour
 from portd.net.control import keys_by_database, parse_info
 from portd.net.identity import Identity
 from portd.net.pieces import Refused, Wire
-from portd.net.replies import is_refusal, login_refused
+from portd.net.replies import error_of
 from portd.net.shapes import whole
 
 if TYPE_CHECKING:
@@ -43,10 +42,9 @@ _HINT = (
 )
 
 
-def _refused(what: str, refusal: Refused) -> PortdError:
+def _refused(who: str, refuses: str, refusal: Refused) -> Exception:
     """What an error reply means here."""
-    kind = TargetRefused if is_refusal(str(refusal)) else ConfigError
-    return kind(f"{what}: {refusal}", hint=_HINT)
+    return error_of(str(refusal), refuses, who=who, hint=_HINT)
 
 
 class LiveReader:
@@ -75,8 +73,7 @@ class LiveReader:
 
         Raises:
             SourceLost: it cannot be reached.
-            TargetRefused: it does not let us in, or may not say who it is.
-            ConfigError: it does not say who it is.
+            TargetError: it does not let us in, or does not say who it is.
         """
         await self._wire.open()
         try:
@@ -84,9 +81,7 @@ class LiveReader:
             info |= parse_info(await self._wire.ask("INFO", "keyspace"))
             info |= parse_info(await self._wire.ask("INFO", "cluster"))
         except Refused as error:
-            if str(error).startswith("NOAUTH"):
-                raise login_refused(self._wire.where, str(error)) from None
-            raise _refused(f"{self._wire.where} does not let us ask", error) from None
+            raise _refused(self._wire.where, "does not let us ask", error) from None
         self.identity = Identity.of(info)
         self.one_shard = bool(self.identity.cluster)
         self.exact_ttl = self.identity.family == "valkey" or self.identity.version >= (7, 0, 0)
@@ -186,7 +181,7 @@ class LiveReader:
             try:
                 size = await wire.bulk()
             except Refused as error:
-                raise _refused(f"{wire.where} does not let us read keys", error) from None
+                raise _refused(wire.where, "does not let us read keys", error) from None
             if 0 <= size <= FOOTER_BYTES:
                 raise wire.strange(f"answers DUMP with {size} bytes")
             if size >= 0:
@@ -250,7 +245,7 @@ class LiveReader:
         except Refused as error:
             if self._is_elsewhere(error):
                 return GONE
-            raise _refused(f"{self._wire.where} refuses {command}", error) from None
+            raise _refused(self._wire.where, f"refuses {command}", error) from None
 
     def _is_elsewhere(self, refusal: Refused) -> bool:
         return self.one_shard and str(refusal).startswith(_ELSEWHERE)
@@ -259,4 +254,4 @@ class LiveReader:
         try:
             return await self._wire.answer(command)
         except Refused as error:
-            raise _refused(f"{self._wire.where} refuses {command}", error) from None
+            raise _refused(self._wire.where, f"refuses {command}", error) from None

@@ -15,17 +15,7 @@ from typing import TYPE_CHECKING, Final
 from portd.errors import PortdError, SourceLost, TargetBusy, TargetError, TargetLost
 from portd.log import get_logger
 from portd.net.backoff import Backoff
-from portd.net.replies import (
-    RECONNECT_CODES,
-    WRONG_TYPE,
-    Verdict,
-    abort_cause,
-    classify,
-    code_of,
-    fatal,
-    presentable,
-    wrong_type,
-)
+from portd.net.replies import RECONNECT_CODES, abort_cause, code_of, error_of, fatal, presentable, sort_out
 from portd.net.resp import request
 from portd.target.connection import Connection, Disconnected, connect, text_of, while_connected
 from portd.target.databases import Databases
@@ -223,16 +213,11 @@ class Applier:
         if not text:
             return
         self._trouble(text)
-        verdict = classify(text)
-        if verdict is Verdict.RETRY or text.startswith("EXECABORT"):
-            raise Disconnected(f"{NAME}: the target is not ready: {text}", code_of(text).lower())
-        if verdict is Verdict.FATAL:
-            raise fatal(text)
-        if code_of(text) == WRONG_TYPE:
-            raise wrong_type(self._strand.key)
-        raise TargetError(
-            f"the target refuses the checkpoint: {text}", hint=f"portd's user needs to write {self._strand.key!r}"
-        )
+        if text.startswith("EXECABORT"):
+            raise Disconnected(f"{NAME}: the target is not ready: {text}", code_of(text))
+        key = self._strand.key
+        hint = f"portd's user needs to write {key!r}"
+        raise error_of(text, "refuses the checkpoint", hint=hint, key=key, busy=Disconnected)
 
     def _rewind(self) -> None:
         """What was taken from the source is dropped, and comes again."""
@@ -405,19 +390,17 @@ class Applier:
     async def _aborted(self, group: Group, around: Frame, result: Outcome) -> None:
         """Nothing of the group took effect: takes out what never will, and waits when it was refused for now."""
         cause = abort_cause(result.aborted)
-        of = {text: classify(text) for text in {*result.queued.values(), *([cause] if cause else [])}}
-        verdicts = {verdict: text for text, verdict in of.items()}
-        if Verdict.FATAL in verdicts:
-            raise fatal(verdicts[Verdict.FATAL])
-        if Verdict.REJECTED in verdicts:
-            refused = {number: text for number, text in result.queued.items() if of[text] is Verdict.REJECTED}
-            if refused and min(refused) < around.scripts:
-                raise load_refused(refused[min(refused)])
-            self._leave_out(group, inside(refused, around.head_commands, group.commands))
-        elif Verdict.RETRY not in verdicts:
+        found = sort_out(result.queued, cause)
+        if found.fatal:
+            raise fatal(found.fatal)
+        if found.refused:
+            if min(found.refused) < around.scripts:
+                raise load_refused(found.refused[min(found.refused)])
+            self._leave_out(group, inside(found.refused, around.head_commands, group.commands))
+        elif not found.trouble:
             raise TargetError(f"the target refuses transactions: {presentable(result.aborted)}")
-        if Verdict.RETRY in verdicts:
-            await self._wait(verdicts[Verdict.RETRY])
+        if found.trouble:
+            await self._wait(found.trouble)
 
     def _leave_out(self, group: Group, refused: dict[int, str]) -> None:
         """Takes commands out of a group that can never be queued; all of them at once, however many they are."""
