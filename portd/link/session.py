@@ -468,7 +468,7 @@ class Session:
     async def _watch_caught_up(self, applier: Applier) -> None:
         """Keeps the phase; ends the input where catching up is all that is wanted."""
         parts, stream = self._parts, self._parts.progress.stream
-        catching_up = CatchUp(parts.receiver.endpoint, parts.spool, stream, applier, self._linked)
+        catching_up = CatchUp(parts.receiver.endpoint, parts.spool, stream, applier, self._linked, self._relinked)
         while True:
             self._relinked.clear()
             source_offset = await catching_up.wait()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
 DEFAULT_PORT = 6379
+CONNECT_SECONDS = 10.0  # where no setting says otherwise
 PLAIN_SECONDS = 1.0  # a TLS handshake that takes longer makes us look whether the port speaks without TLS
 TLS_HINT = "check the certificate authority, the certificate's names and validity; a plain port needs redis://"
 _TLS_LOSSES = (
@@ -116,6 +117,7 @@ class Endpoint:
         password: None when none is needed.
         tls: None for a plain connection.
         sentinels: who tells the address of the server, at every connection; host and port are the first Sentinel's then.
+        connect_seconds: longest wait for a connection, and for answers before work begins or beside it.
     """
 
     host: str = "localhost"
@@ -125,6 +127,7 @@ class Endpoint:
     password: str | None = field(default=None, repr=False)
     tls: Tls | None = None
     sentinels: Sentinels | None = None
+    connect_seconds: float = CONNECT_SECONDS
 
     @classmethod
     def parse(cls, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
@@ -224,7 +227,7 @@ class Endpoint:
         """
         if self.sentinels is None:
             return self
-        host, port = await self.sentinels.find_primary(self.tls.context if self.tls else None)
+        host, port = await self.sentinels.find_primary(self.connect_seconds, self.tls.context if self.tls else None)
         return replace(self, host=host, port=port, sentinels=None)
 
     async def _secured(

@@ -101,7 +101,8 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
     """
     async with control(endpoint, "probing the target") as client:
         info, limits, flags = await _told(client)
-    connection = await connect(endpoint, "probe", ConnectionState(), options or ConnectionOptions())
+    options = options or ConnectionOptions(connect_seconds=endpoint.connect_seconds)
+    connection = await connect(endpoint, "probe", ConnectionState(), options)
     try:
         key = f"portd:probe:{secrets.token_hex(8)}"
         has, forbidden = await _permissions(connection, key)
@@ -110,7 +111,7 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
     identity = Identity.of(info)
     family, version = identity.family or "redis", identity.version
     commands = ({name.decode("utf-8", "replace") for name in flags} | has) - forbidden
-    connection = await connect(endpoint, "probe", ConnectionState(), options or ConnectionOptions())
+    connection = await connect(endpoint, "probe", ConnectionState(), options)
     try:
         accepted = await _footer(connection, key, family) if "restore" in commands else 0
         databases = await count_databases(connection)

@@ -183,7 +183,8 @@ class Applier:
         _, fields, stands = await connection.ask(
             request("WATCH", key, epoch.key), request("HGETALL", key), request("HGET", epoch.key, FIELD)
         )
-        self._check_ready(text_of(fields) or text_of(stands))
+        self._check_ready(text_of(fields))
+        self._check_ready(text_of(stands), epoch.key)
         found = Checkpoint.parse(fields)
         if found is not None:
             epoch.check(stands)
@@ -209,15 +210,15 @@ class Applier:
             self._confirm(done, 0)  # replies that told of refusals inside are lost
         self._rewind()
 
-    def _check_ready(self, text: str) -> None:
+    def _check_ready(self, text: str, key: str = "") -> None:
+        """Raises what an error means; *key* that was asked for, the checkpoint when empty."""
         if not text:
             return
         self._trouble(text)
         if text.startswith("EXECABORT"):
             raise Disconnected(f"{NAME}: the target is not ready: {text}", code_of(text))
-        key = self._strand.key
-        hint = f"portd's user needs to write {key!r}"
-        raise error_of(text, "refuses the checkpoint", hint=hint, key=key, busy=Disconnected)
+        hint = f"portd's user needs to write {self._strand.key!r}"
+        raise error_of(text, "refuses the checkpoint", hint=hint, key=key or self._strand.key, busy=Disconnected)
 
     def _rewind(self) -> None:
         """What was taken from the source is dropped, and comes again."""
