@@ -33,20 +33,16 @@ class Wire(asyncio.Protocol):
     """One connection to an end. Commands may be pipelined; replies come in order.
 
     Args:
-        endpoint: the end.
-        connect_seconds: longest wait for the connection.
-        silence_seconds: longest wait for the next bytes of a reply.
+        endpoint: the end; its `silence_seconds` is the longest wait for the next bytes of a reply.
 
     Attributes:
         db: the database that the commands sent so far have selected.
     """
 
-    def __init__(self, endpoint: Endpoint, connect_seconds: float, silence_seconds: float) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self.where = endpoint.display
         self.db = 0
         self._endpoint = endpoint
-        self._connect_seconds = connect_seconds
-        self._silence_seconds = silence_seconds
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []
         self._buffer = bytearray()
@@ -85,7 +81,7 @@ class Wire(asyncio.Protocol):
             TargetRefused: the credentials are refused.
         """
         try:
-            self._transport, _ = await self._endpoint.connect(lambda: self, timeout=self._connect_seconds)
+            self._transport, _ = await self._endpoint.connect(lambda: self, timeout=self._endpoint.connect_seconds)
         except OSError as error:
             if why := tls_failure(error):
                 raise TargetRefused(f"TLS with {self.where} failed: {why}", hint=TLS_HINT) from None
@@ -276,7 +272,7 @@ class Wire(asyncio.Protocol):
             self._transport.resume_reading()
         self._waiter = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(self._silence_seconds):
+            async with asyncio.timeout(self._endpoint.silence_seconds):
                 await self._waiter
         except TimeoutError:
             raise self._lost("it does not answer") from None

@@ -87,11 +87,7 @@ class Restore(OfflineService):
         self._checkpoint_key = settings.checkpoint_key + self._link
         self._epoch = Epoch.of(self._checkpoint_key)  # until the link is taken
         self._eviction: Eviction | None = None
-        self._connection = ConnectionOptions(
-            troubles=self.progress.troubles,
-            connect_seconds=settings.connect_seconds,
-            silence_seconds=settings.silence_seconds,
-        )
+        self._connection = ConnectionOptions(troubles=self.progress.troubles)
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
         self._written_by: dict[str, str] = {}  # family and version, where the snapshot tells them

@@ -101,7 +101,7 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
     """
     async with control(endpoint, "probing the target") as client:
         info, limits, flags = await _told(client)
-    options = options or ConnectionOptions(connect_seconds=endpoint.connect_seconds)
+    options = options or ConnectionOptions()
     connection = await connect(endpoint, "probe", ConnectionState(), options)
     try:
         key = f"portd:probe:{secrets.token_hex(8)}"

@@ -61,10 +61,10 @@ class LiveReader:
         read_bytes: of payloads.
     """
 
-    def __init__(self, endpoint: Endpoint, connect_seconds: float, silence_seconds: float, largest_bytes: int) -> None:
+    def __init__(self, endpoint: Endpoint, largest_bytes: int) -> None:
         self.too_large: set[NamedKey] = set()
         self.read_bytes = 0
-        self._wire = Wire(endpoint, connect_seconds, silence_seconds)
+        self._wire = Wire(endpoint)
         self._largest = largest_bytes
         self._usage = True
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 KEY = "portd:checkpoint:test"
 REPLID = "0123456789abcdef0123456789abcdef01234567"
 FIRST = 1000  # replication offset before the first byte
-FAST = ConnectionOptions(connect_seconds=2, retry_first_seconds=0.005, retry_limit_seconds=0.05)
+FAST = ConnectionOptions(retry_first_seconds=0.005, retry_limit_seconds=0.05)
 PATIENCE_MS = 60_000  # of a target that is let go on before
 
 
@@ -363,10 +363,9 @@ async def test_late_execution_on_an_old_connection_doubles_nothing(target: Serve
     target.client().acl_setuser(
         "plain", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-client|kill"]
     )
-    options = ConnectionOptions(connect_seconds=5, silence_seconds=0.2, retry_first_seconds=0.005)
     with Relay(target.port) as relay:
         sync = Sync(target, stream := Stream(), url=f"redis://plain:pw@127.0.0.1:{relay.port}")
-        sync.options = ApplierOptions(epoch=sync.epoch, connection=options)
+        sync.endpoint = replace(sync.endpoint, silence_seconds=0.2)
         async with running(sync):
             stream.write("INCR", "n")
             await sync.caught_up()

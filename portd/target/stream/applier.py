@@ -166,7 +166,7 @@ class Applier:
     async def _connect(self) -> Connection:
         connection = await connect(self._endpoint, NAME, self._state.connection, self._options.connection)
         try:
-            async with asyncio.timeout(self._options.connection.silence_seconds):
+            async with asyncio.timeout(self._endpoint.silence_seconds):
                 self._databases.forget()
                 await (self._recover(connection) if self._claimed else self._claim(connection))
         except TimeoutError:
