@@ -28,7 +28,7 @@ from portd.scheduling import bulk_work
 from portd.source.keeper import HistoryLost, Keeper
 from portd.target.connection import ConnectionOptions, Disconnected
 from portd.target.control import patiently
-from portd.target.deadletter import of_snapshot
+from portd.target.deadletter import unsupported
 from portd.target.kept.checkpoint import IMPORTS_SUFFIX, MOST_OFFSET, Checkpoint, write_checkpoint
 from portd.target.kept.postponed import Horizon, Postponed, Sweeper, shift_of, snapshot_margin_ms
 from portd.target.stream.applier import Applier
@@ -493,4 +493,4 @@ class Session:
         databases = self._parts.capabilities.databases
         if self.resync is not None and (letter.db < databases or not databases):  # there is nothing to prune in others
             self.resync.note_letter(letter)
-        self._parts.letters.add(of_snapshot(letter))
+        self._parts.letters.add(unsupported("snapshot", letter.type, letter))

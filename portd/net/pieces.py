@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.errors import SourceLost, TargetRefused
+from portd.net.control import Refused
 from portd.net.endpoint import TLS_HINT, tls_failure
 from portd.net.replies import error_of
 from portd.net.resp import request
@@ -23,10 +24,6 @@ MOST_BYTES: Final = 64 << 20  # of a string that is read whole: names, and code 
 MOST_ELEMENTS: Final = 1 << 20  # of a list: names of a page, libraries
 MOST_DEPTH: Final = 8
 NO_RESP: Final = "does not speak RESP"
-
-
-class Refused(Exception):
-    """An error reply."""
 
 
 class Wire(asyncio.Protocol):
@@ -95,7 +92,7 @@ class Wire(asyncio.Protocol):
             try:
                 await self.reply()
             except Refused as refusal:
-                raise error_of(str(refusal), "refuses us", who=self.where, login=True) from None
+                raise error_of(refusal.text, "refuses us", who=self.where, login=True) from None
 
     def send(self, *words: bytes | str | int) -> None:
         """Adds one command to what is sent when the next reply is waited for."""

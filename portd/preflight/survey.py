@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from portd.errors import ConfigError
 from portd.net.control import Refused, checked, keys_by_database, open_control, parse_info, parse_pairs
 from portd.net.endpoint import TLS_HINT, tls_failure
-from portd.net.identity import Identity
+from portd.net.identity import ServerIdentity
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.source.cluster import QUESTION, is_node
@@ -74,9 +74,9 @@ class Survey:
         return -number if number and text.startswith("-") else number
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> ServerIdentity:
         """Who it says it is."""
-        return Identity.of(self.info)
+        return ServerIdentity.of(self.info)
 
     @property
     def modules(self) -> frozenset[str]:

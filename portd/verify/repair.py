@@ -14,7 +14,7 @@ from portd.errors import TargetBusy, TargetRejected
 from portd.feed.pour import pour
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
-from portd.net.pieces import Refused
+from portd.net.control import Refused
 from portd.net.resp import request
 from portd.target.kept.epoch import FIELD
 from portd.verify.live import END

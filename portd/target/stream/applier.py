@@ -19,13 +19,14 @@ from portd.net.replies import RECONNECT_CODES, abort_cause, code_of, error_of, f
 from portd.net.resp import request
 from portd.target.connection import Connection, Disconnected, connect, text_of, while_connected
 from portd.target.databases import Databases
+from portd.target.deadletter import unsupported
 from portd.target.groupsize import GroupSize
 from portd.target.judge import Outcome, inside, outcome
 from portd.target.kept.checkpoint import Checkpoint
 from portd.target.kept.epoch import FIELD
 from portd.target.limiter import LagWatch
 from portd.target.names import FilteredNames
-from portd.target.stream.account import Account, letter_of
+from portd.target.stream.account import Account
 from portd.target.stream.applying import ApplierOptions, ApplierStatistics
 from portd.target.stream.group import Frame, Group, PieceSource, frame
 from portd.target.stream.passing import Passage, Search
@@ -307,7 +308,8 @@ class Applier:
             TargetRejected: it begins with what cannot be written there, and the policy is to stop before that.
         """
         if piece.refusals and self._letters.stops:
-            raise self._letters.refusal(letter_of(piece.refusals[0]))
+            first = piece.refusals[0]
+            raise self._letters.refusal(unsupported("stream", first.command, first))
         if piece.names or piece.own:
             self._names.note(piece)
         if piece.getack and self.on_getack is not None:
