@@ -33,7 +33,7 @@ ENDPOINTS = {
     "/status": "status as JSON",
     "/metrics": "for Prometheus",
     "/debug/memory": "where the memory is: HTML for a browser, JSON otherwise, or ?format=html|json",
-    "/debug/memory/heap": "heap profile for go tool pprof; ?seconds=N, ?debug=1 as text, ?format=flame",
+    "/debug/memory/heap": "heap profile for go tool pprof: POST records, ?seconds=N; GET shows the last one, ?debug=1 as text, ?format=flame",
     "/livez": "200 while all parts run",
     "/readyz": "200 while the target has the snapshot and both ends are connected",
 }
@@ -120,9 +120,12 @@ async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamRes
     """Says in one line what is wrong with a request; a fault of ours is logged and ends only that request."""
     try:
         response = await handler(request)
-    except web.HTTPNotFound:
+    except web.HTTPNotFound as error:
         known = "\n".join(f"  {path:15} {what}" for path, what in ENDPOINTS.items())
-        response = web.Response(status=404, text=f"there is nothing at {request.path[:100]!r}; there is\n{known}\n")
+        text = f"there is nothing at {request.path[:100]!r}; there is\n{known}"
+        if request.match_info.http_exception is None:  # there is a page, which has nothing to show yet
+            text = error.text or text
+        response = web.Response(status=404, text=f"{text}\n")
     except web.HTTPMethodNotAllowed as error:
         response = web.Response(
             status=405,
