@@ -34,6 +34,14 @@ class PortdError(Exception):
         return f"{message}\nHINT: {self.hint}" if self.hint else message
 
 
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended a group: its first leaf."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 class ConfigError(PortdError):
     """A setting is missing, malformed or contradicts another one."""
 

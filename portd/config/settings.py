@@ -529,7 +529,7 @@ class Settings:
             end = Endpoint.parse(getattr(self, side), password=password, tls=tls)
         except ConfigError as error:
             raise ConfigError(f"{side}: {error.args[0]}", hint=error.hint) from None
-        return dataclasses.replace(end, connect_seconds=self.connect_seconds)
+        return dataclasses.replace(end, connect_seconds=self.connect_seconds, silence_seconds=self.silence_seconds)
 
 
 SETTINGS: dict[str, dataclasses.Field[Any]] = {each.name: each for each in dataclasses.fields(Settings)}

@@ -25,9 +25,10 @@ from portd.errors import (
     SourceLost,
     TargetBusy,
     TargetError,
+    first_cause,
 )
 from portd.link.gate import Gate, HeldBack, Stopped
-from portd.link.session import HistoryLost, Parts, Session, first_cause
+from portd.link.session import Parts, Session
 from portd.log import get_logger
 from portd.model import Phase
 from portd.net.backoff import Backoff
@@ -36,6 +37,7 @@ from portd.pipeline.queue import OWNER as QUEUE
 from portd.source import cluster
 from portd.source.handshake import HandshakeOptions
 from portd.source.info import ask_keys, read_info
+from portd.source.keeper import HistoryLost
 from portd.source.receiver import Receiver, ReceiverOptions
 from portd.spool import Spool
 from portd.target.capabilities import ALLKEYS, KEEP_KEYS
@@ -119,9 +121,7 @@ class Link:
             ops_per_second=settings.max_target_ops,
         )
         handshake = HandshakeOptions(psync_command=settings.psync_command)
-        options = ReceiverOptions(
-            connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds, handshake=handshake
-        )
+        options = ReceiverOptions(handshake=handshake)
         self._receiver = Receiver(self._source, self._spool, progress, options=options)
         self._letters = DeadLetters(
             progress,
@@ -261,11 +261,7 @@ class Link:
         log.info("source", url=self._source.display, **progress.source_info)
         cluster.admit(self._source, source.cluster, one_shard=settings.one_shard)
         self._require_databases(source.highest_database, capabilities.databases)
-        patience = ConnectionOptions(
-            connect_seconds=settings.connect_seconds,
-            silence_seconds=settings.silence_seconds,
-            troubles=progress.troubles,
-        )
+        patience = ConnectionOptions(troubles=progress.troubles)
         self._lease = Lease(
             self._target,
             settings.checkpoint_name(),

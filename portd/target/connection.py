@@ -20,7 +20,7 @@ from portd.errors import InternalError, PortdError, TargetBusy, TargetError, Tar
 from portd.kernel.replies import Note, ReplyCounter
 from portd.net.control import Answers
 from portd.net.endpoint import TLS_HINT, tls_failure
-from portd.net.replies import PROTOCOL_ERROR, Verdict, classify, code_of, fatal, login_refused, presentable
+from portd.net.replies import PROTOCOL_ERROR, classify, error_of, fatal, presentable
 from portd.net.resp import request
 from portd.net.shapes import STRANGE, Conversation
 from portd.troubles import TARGET, Troubles
@@ -45,16 +45,14 @@ class Disconnected(TargetLost):
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason = reason.lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionOptions:
-    """How connections are made and given up.
+    """How connections are made, beside what their endpoint says.
 
     Attributes:
-        connect_seconds: longest wait for a connection and for each answer while it is set up.
-        silence_seconds: a connection that owes replies and neither takes nor brings a byte for this long is given up.
         retry_first_seconds: wait after the first failure; doubles with each.
         retry_limit_seconds: longest wait between attempts.
         tag: behind the connection's name as the target shows it.
@@ -62,8 +60,6 @@ class ConnectionOptions:
         troubles: where refusals that pass are noted.
     """
 
-    connect_seconds: float = 10.0
-    silence_seconds: float = 120.0
     retry_first_seconds: float = 0.05
     retry_limit_seconds: float = 5.0
     tag: str = ""
@@ -94,7 +90,7 @@ class Connection(asyncio.Protocol):
     Args:
         name: for logs, and what ``CLIENT LIST`` of the target shows.
         state: counters that operators see.
-        silence_seconds: see `ConnectionOptions`.
+        silence_seconds: owing replies, it is given up when it neither takes nor brings a byte for this long.
     """
 
     def __init__(self, name: str, state: ConnectionState, silence_seconds: float) -> None:
@@ -373,14 +369,14 @@ async def connect(endpoint: Endpoint, name: str, state: ConnectionState, options
     """
     try:
         _, connection = await endpoint.connect(
-            lambda: Connection(name, state, options.silence_seconds), timeout=options.connect_seconds
+            lambda: Connection(name, state, endpoint.silence_seconds), timeout=endpoint.connect_seconds
         )
     except OSError as error:  # TimeoutError is one
         if why := tls_failure(error):
             raise TargetRefused(f"TLS with {endpoint.display} failed: {why}", hint=TLS_HINT) from None
         raise _disconnected(f"{name} to {endpoint.display}", error) from None
     try:
-        async with asyncio.timeout(options.connect_seconds):
+        async with asyncio.timeout(endpoint.connect_seconds):
             await _log_in(connection, endpoint, options)
     except TimeoutError:
         connection.close()
@@ -408,13 +404,8 @@ def _check_login(connection: Connection, endpoint: Endpoint, answer: object, *, 
     text = text_of(answer)
     if "max number of clients" in text:
         raise Disconnected(f"{connection.name}: the target has no room for more clients", "clients")
-    if text and login and classify(text) is Verdict.RETRY:
-        raise Disconnected(f"{connection.name}: the target is not ready: {text}", code_of(text).lower())
-    who = f"the target {endpoint.display}"
-    if text and login:
-        raise login_refused(who, text)
-    if text and classify(text) is Verdict.FATAL:
-        raise fatal(text, who)
+    if text and (login or classify(text).ends):
+        raise error_of(text, "refuses us", who=f"the target {endpoint.display}", login=login, busy=Disconnected)
 
 
 async def while_connected(

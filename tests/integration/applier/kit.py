@@ -31,7 +31,7 @@ REPLID = "0123456789abcdef0123456789abcdef01234567"
 
 FIRST = 1000  # replication offset before the first byte
 
-FAST = ConnectionOptions(connect_seconds=2, retry_first_seconds=0.005, retry_limit_seconds=0.05)
+FAST = ConnectionOptions(retry_first_seconds=0.005, retry_limit_seconds=0.05)
 
 PATIENCE_MS = 60_000  # of a target that is let go on before
 

@@ -27,7 +27,7 @@ from tests.loops import leaf
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-FAST = ConnectionOptions(connect_seconds=2, retry_first_seconds=0.005, retry_limit_seconds=0.05)
+FAST = ConnectionOptions(retry_first_seconds=0.005, retry_limit_seconds=0.05)
 FENCES = itertools.count(1)
 LINK, TOKEN = "tests", "0123456789abcdef"  # of connections that an eviction ends
 
