@@ -19,7 +19,7 @@ from portd.verify.report import EXIT_DIFFERENT
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
-UNIT = (ROOT / "deploy/portd.process").read_text(encoding="utf-8")
+UNIT = (ROOT / "deploy/portd.service").read_text(encoding="utf-8")
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 
 
@@ -104,7 +104,7 @@ def test_the_unit_is_one_systemd_accepts(tmp_path: Path) -> None:
     assert settings["WatchdogSec"]
     assert {line.split(":")[0] for line in settings["LoadCredential"]} >= {"source_password", "target_password"}
     if shutil.which("systemd-analyze"):
-        copy = tmp_path / "portd.process"
+        copy = tmp_path / "portd.service"
         copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT, flags=re.MULTILINE))
         shown = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, check=False)
         assert (shown.returncode, shown.stderr) == (0, "")
