@@ -200,7 +200,7 @@ class Held:
 
 @dataclass(slots=True)
 class Progress:
-    """All that is known about a running sync; one instance, owned by the service.
+    """All that is known about a link while it runs; one instance for each, owned by who runs it.
 
     *phase* is that of the work on the target's side. What a sync is said to be in follows from it, from both ends and from
     whether it is to stop: `portd.watch.standing.look`.
@@ -226,7 +226,6 @@ class Progress:
     verify: VerifyProgress = field(default_factory=VerifyProgress)
     source: ConnectionState = field(default_factory=ConnectionState)
     outlook: SourceOutlook = field(default_factory=SourceOutlook)
-    loop: LoopState = field(default_factory=LoopState)
     lanes: list[LaneState] = field(default_factory=list)  # that are in use
     resting: list[LaneState] = field(default_factory=list)  # that were: their counters go on when they are needed again
     troubles: Troubles = field(default_factory=Troubles)
@@ -236,6 +235,7 @@ class Progress:
         default_factory=Counter
     )  # idle, freq, ... a target or a big key cannot keep
     last_error: str = ""
+    failure: str = ""  # why nothing is done: it has failed, or is tried again
     source_info: dict[str, str] = field(default_factory=dict)  # server, version, role ... for /status
     target_info: dict[str, str] = field(default_factory=dict)
 

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from portd.memory.plan import MemoryPlan
     from portd.model import Position, Progress
     from portd.source.handshake import Transfer
+    from portd.spool import DiskRoom
     from portd.target.capabilities import Capabilities
     from portd.target.kept.checkpoint import Checkpoint
 
@@ -81,8 +82,8 @@ class Link:
         plan: how much memory each part has.
         progress: counters.
         stop: set when the sync is to end in order.
-
         beside: runs while the stream is followed; see `Parts`.
+        room: on disk, with other links; None has all of it.
 
     Attributes:
         limiter: on the load of the target; it may be changed while the replication runs.
@@ -97,6 +98,7 @@ class Link:
         progress: Progress,
         stop: asyncio.Event,
         beside: Callable[[], Coroutine[None, None, None]] | None = None,
+        room: DiskRoom | None = None,
     ) -> None:
         self.reached = False
         self._beside = beside
@@ -111,6 +113,7 @@ class Link:
             memory_bytes=plan.spool_bytes,
             directory=settings.spool_directory(),
             max_disk_bytes=settings.spool_max_bytes,
+            room=room,
         )
         self._budget = ByteBudget(plan.queue_bytes)
         self.limiter = Limiter(
@@ -143,13 +146,14 @@ class Link:
         self._keys_at_start: int | None = None  # of the source; good for a snapshot that begins at once
 
     async def run(self) -> None:
-        """Replicates until told to stop or until ``stop_after`` is reached.
+        """Replicates until told to stop or until ``stop_after`` is reached. May be run again when it has failed.
 
         Raises:
             PortdError: what an operator has to mend; also an end that cannot be reached at the first try.
         """
         try:
             parts = await self._prepare()
+            self._progress.failure = ""
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._lease.keep(), name="lease")] if self._lease else []
                 if self._imports:
@@ -489,23 +493,22 @@ class Link:
 
     def register(self, ledger: Ledger) -> None:
         """Names who holds memory."""
+        register = partial(ledger.register, link=self._settings.link)
         plan = self._plan
         spool = self._spool.statistics
-        ledger.register(
+        register(
             "spool",
             lambda: spool().memory_bytes,
             peak=lambda: (spool().peak_memory_bytes, 0.0),
             limit=plan.spool_bytes,
         )
-        ledger.register("decoder", self._decoder_bytes, limit=plan.decoder_bytes)
+        register("decoder", self._decoder_bytes, limit=plan.decoder_bytes)
         budget = self._budget
         for owner in (QUEUE, *(lane_name(index) for index in range(self._settings.writers))):
-            ledger.register(
-                owner, partial(budget.held, owner), peak=partial(budget.peak, owner), limit=plan.queue_bytes
-            )
-        ledger.register("applier", self._applier_bytes)
-        ledger.register("scripts", self._scripts.held_bytes)
-        ledger.register("pruning", self._pruning_bytes)
+            register(owner, partial(budget.held, owner), peak=partial(budget.peak, owner), limit=plan.queue_bytes)
+        register("applier", self._applier_bytes)
+        register("scripts", self._scripts.held_bytes)
+        register("pruning", self._pruning_bytes)
 
     def _applier_bytes(self) -> int:
         applier = self._session.applier if self._session else None

@@ -584,9 +584,8 @@ def note_own(keys: int) -> None:
         )  # fmt: skip
 
 
-def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended a group: its first leaf."""
-    error: BaseException = group
+def first_cause(error: BaseException) -> BaseException:
+    """The error that ended a group: its first leaf; an error that is none is its own cause."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

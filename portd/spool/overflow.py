@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 from collections import deque
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -102,6 +103,7 @@ class Overflow:
         self._removing = 0
         self._may_try = True
         self._retry: asyncio.TimerHandle | None = None
+        self._context = copy_context()  # in which it was refused last
         self._warned_at = -WARN_INTERVAL_SECONDS
         self._warned = False  # and not yet told that it works again
         self._closed = False
@@ -199,6 +201,7 @@ class Overflow:
     def _refuse(self, reason: str, error: Exception | None = None) -> None:
         """Writes nothing for now: until a segment is removed or, when it is the disk that refused, for a moment."""
         self._may_try = False
+        self._context = copy_context()
         if self.blocked != reason and time.monotonic() - self._warned_at >= WARN_INTERVAL_SECONDS:
             self._warned_at = time.monotonic()
             self._warned = True
@@ -214,9 +217,9 @@ class Overflow:
             self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again)
 
     def _on_shared_room(self) -> None:
-        """Another spool has given something back."""
+        """Another spool has given something back; what is logged is not about that one's link."""
         if self.blocked == DISK_LIMIT and not self._closed:
-            self._try_again()
+            self._context.run(self._try_again)
 
     def _try_again(self) -> None:
         if self._retry is not None:

@@ -48,6 +48,7 @@ class Facts:
         stopping: told to stop.
         lag_seconds: None where it is not known.
         held: why a full sync waits for an operator; "" when none does.
+        failure: why it has failed, or is tried again; "" when neither is so.
     """
 
     work: Phase
@@ -56,6 +57,7 @@ class Facts:
     stopping: bool = False
     lag_seconds: float | None = None
     held: str = ""
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,9 @@ def stand(facts: Facts) -> Standing:
 
 def _phase(facts: Facts) -> tuple[Phase, str]:
     work = facts.work
-    if work in {Phase.STOPPED, Phase.FAILED}:
-        return work, ""
+    ended = work in {Phase.STOPPED, Phase.FAILED}
+    if ended or (work is Phase.CONNECTING and facts.failure and not facts.stopping):
+        return work, facts.failure if ended else f"{facts.failure}; it is tried again"
     if facts.held and not facts.stopping:
         return Phase.HELD, facts.held
     if facts.stopping or facts.source is End.PREPARING:
@@ -112,6 +115,7 @@ def look(progress: Progress) -> Standing:
             target=End.AWAY if lanes and not any(lane.connection.connected for lane in lanes) else End.THERE,
             stopping=progress.stopping,
             lag_seconds=progress.lag_seconds,
+            failure=progress.failure,
             held=f"{progress.held.reason}: {progress.held.words}" if progress.held else "",
         )
     )

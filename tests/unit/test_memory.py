@@ -263,9 +263,9 @@ async def test_free_heap_goes_back_to_the_kernel() -> None:
 async def test_a_report_is_json_and_holds_the_pipeline() -> None:
     """Everything the page shows can be had as JSON."""
     accounting = Accounting()
-    accounting.pipeline = lambda: PipelineReading(
-        budget_bytes=5, current_key=KeyReading(0, "k", "hash", 1, 2, 3), queue_batches=2
-    )
+    accounting.pipelines = lambda: {
+        "default": PipelineReading(budget_bytes=5, current_key=KeyReading(0, "k", "hash", 1, 2, 3), queue_batches=2)
+    }
     accounting.ledger.register("queue", lambda: 3 * KIB)
     accounting.sample()
     accounting.sample()

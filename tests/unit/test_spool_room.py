@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from portd.spool import DiskRoom
+from portd.spool.worker import Worker
 from tests.servers import wait_for
 from tests.unit.test_spool import Writer, read_until, spool_of
 
@@ -71,3 +73,26 @@ async def test_room_that_one_gives_back_is_the_others(tmp_path: Path) -> None:
         full.close()
         await wait_for(lambda: second.send(100) >= 0 and waiting.statistics().disk_bytes > before)
         assert bytes(second.sent) == await read_until(waiting, len(second.sent))
+
+
+async def test_what_comes_back_from_the_disk_is_the_links_that_asked() -> None:
+    """The answer of a disk thread is handled in the context of who asked: its log lines name the right link."""
+    link: ContextVar[str] = ContextVar("link", default="")
+    found: list[str] = []
+    worker = Worker("test")
+
+    async def ask(name: str) -> None:
+        link.set(name)
+        answered = asyncio.Event()
+
+        def done(_: object) -> None:
+            found.append(link.get())
+            answered.set()
+
+        worker.submit(int, done)
+        await answered.wait()
+
+    for name in ("eu", "us"):
+        await asyncio.create_task(ask(name))
+    worker.close(int)
+    assert found == ["eu", "us"]
