@@ -34,6 +34,13 @@ class PortdError(Exception):
         return f"{message}\nHINT: {self.hint}" if self.hint else message
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """The error that ended a group: its first leaf; one that is no group is its own cause."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 class ConfigError(PortdError):
     """A setting is missing, malformed or contradicts another one."""
 

@@ -25,9 +25,10 @@ from portd.errors import (
     SourceLost,
     TargetBusy,
     TargetError,
+    first_cause,
 )
 from portd.link.gate import Gate, HeldBack, Stopped
-from portd.link.session import HistoryLost, Parts, Session, first_cause
+from portd.link.session import Parts, Session
 from portd.log import get_logger
 from portd.model import Phase
 from portd.net.backoff import Backoff
@@ -36,6 +37,7 @@ from portd.pipeline.queue import OWNER as QUEUE
 from portd.source import cluster
 from portd.source.handshake import HandshakeOptions
 from portd.source.info import ask_keys, read_info
+from portd.source.keeper import HistoryLost
 from portd.source.receiver import Receiver, ReceiverOptions
 from portd.spool import Spool
 from portd.target.capabilities import ALLKEYS, KEEP_KEYS

@@ -12,27 +12,25 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from portd.config.choices import Existing, ExpiryGap, StopAfter
-from portd.errors import SourceBusy, SourceError, SourceLost
+from portd.config.choices import ExpiryGap, StopAfter
+from portd.errors import SourceError, first_cause
+from portd.feed.loading import Loading
 from portd.feed.snapshot import SnapshotCopy, stream_database
 from portd.feed.stream import StreamFeed
-from portd.kernel.snapshot import SnapshotDecoder
 from portd.link.catchup import CatchUp
 from portd.link.gate import Stopped
 from portd.link.glimpse import Glimpse
-from portd.link.resync import NotingSink, Resync
+from portd.link.resync import Resync
 from portd.log import get_logger
 from portd.model import Phase, Position
-from portd.net.backoff import Backoff
 from portd.net.shapes import whole
 from portd.scheduling import bulk_work
+from portd.source.keeper import HistoryLost, Keeper
 from portd.target.connection import ConnectionOptions, Disconnected
 from portd.target.control import patiently
-from portd.target.deadletter import Letter
+from portd.target.deadletter import of_snapshot
 from portd.target.kept.checkpoint import IMPORTS_SUFFIX, MOST_OFFSET, Checkpoint, write_checkpoint
 from portd.target.kept.postponed import Horizon, Postponed, Sweeper, shift_of, snapshot_margin_ms
-from portd.target.snapshot.writers import Writers
-from portd.target.snapshot.writing import WriterOptions
 from portd.target.stream.applier import Applier
 from portd.target.stream.applying import ApplierOptions
 from portd.target.stream.scripts import Scripts
@@ -41,8 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from portd.config.settings import Settings
-    from portd.errors import TargetBusy
-    from portd.kernel.snapshot import CurrentKey, DeadLetter
+    from portd.errors import SourceLost, TargetBusy
+    from portd.kernel.batch import Batch
+    from portd.kernel.snapshot import CurrentKey, DeadLetter, SnapshotDecoder
     from portd.link.gate import Gate
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
@@ -56,20 +55,10 @@ if TYPE_CHECKING:
     from portd.target.kept.epoch import Epoch
     from portd.target.kept.lease import Lease
     from portd.target.limiter import Limiter
+    from portd.target.snapshot.writers import Writers
     from portd.target.stream.scriptbook import ScriptBook
 
 log = get_logger("sync")
-
-RECONNECT_SECONDS = 5.0  # longest wait for the source: asking for the stream costs it nothing
-LASTING_SECONDS = 1.0  # a link that lasted no longer did not work: the wait for the next one goes on growing
-
-
-class HistoryLost(Exception):
-    """The source answered the wish to continue with a full sync; *transfer* is already agreed on."""
-
-    def __init__(self, transfer: Transfer) -> None:
-        super().__init__("the source cannot continue where we are")
-        self.transfer = transfer
 
 
 @dataclass(slots=True)
@@ -159,7 +148,7 @@ class Session:
         self._transfer = transfer
         self._checkpoint = checkpoint
         self._on_snapshot = on_snapshot
-        self._spacing = spacing
+        self._lost_at = 0.0  # unix time of the last byte before the link was lost
         self._epoch = parts.epoch  # of what is written now
         self._replid = transfer.position.replid
         self.reached = False  # what `stop_after` asks for: all that follows is finishing
@@ -169,6 +158,10 @@ class Session:
         self._caught_up = asyncio.Event()  # once
         self._input_ended = asyncio.Event()
         self._decoded = asyncio.Event()  # the snapshot is in the spool to its end
+        self._keeper = Keeper(
+            parts.receiver, parts.progress, "sync", ended=self._input_ended, spacing=spacing,
+            on_lost=self._on_lost, on_again=self._on_again,
+        )  # fmt: skip
         parts.spool.watch(self._let_go)
 
     async def run(self) -> None:
@@ -180,7 +173,7 @@ class Session:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                link = group.create_task(self._keep_receiving(), name="receiver")
+                link = group.create_task(self._keeper.run(), name="receiver")
                 apply = group.create_task(self._apply(), name="apply")
                 stop = group.create_task(self._watch_stop(), name="stop")
                 await apply
@@ -198,63 +191,25 @@ class Session:
 
     # -- the source's side
 
-    async def _keep_receiving(self) -> None:
-        """Receives into the spool; a lost link is made again where it broke, without the target's side knowing."""
-        receiver, parts = self._parts.receiver, self._parts
-        backoff = Backoff(limit_seconds=RECONNECT_SECONDS)
-        while not self._input_ended.is_set():
-            begun = time.monotonic()
-            try:
-                await receiver.run()
-            except SourceLost as error:
-                self._linked.clear()
-                if self._input_ended.is_set():
-                    return
-                log.warning(
-                    "link lost", reason=str(getattr(error, "reason", "")), offset=parts.progress.stream.read_offset
-                )
-                if receiver.position is None:
-                    # Perhaps all of the snapshot came before; the decoder will tell, or fail at the cut.
-                    parts.spool.end(error)
-                    await self._decoded.wait()
-                    if receiver.position is None:
-                        raise
-                if time.monotonic() - begun > LASTING_SECONDS:
-                    backoff.reset()
-                await self._connect_again(backoff)
+    async def _on_lost(self, error: SourceLost) -> None:
+        """The connection is made again without the target's side knowing, unless it broke inside of the snapshot."""
+        parts = self._parts
+        self._linked.clear()
+        self._lost_at = parts.progress.source.last_received_at
+        if parts.receiver.position is None:
+            # Perhaps all of the snapshot came before; the decoder will tell, or fail at the cut.
+            parts.spool.end(error)
+            await self._decoded.wait()
 
-    async def _connect_again(self, backoff: Backoff) -> None:
-        receiver, progress = self._parts.receiver, self._parts.progress
-        lost_at = progress.source.last_received_at
-        while True:
-            await asyncio.sleep(max(backoff.next_wait(), self._spacing))
-            if self._input_ended.is_set():
-                return
-            try:
-                transfer = await receiver.connect(receiver.position)
-            except SourceError as error:
-                if not error.retriable:
-                    raise
-                progress.last_error = str(error)
-                if not isinstance(error, SourceBusy):  # the link has noted that
-                    log.warning("source is not there", error=str(error), attempt=backoff.attempts)
-                continue
-            if self._input_ended.is_set():  # meanwhile: nothing more may come into the spool
-                receiver.close()
-                return
-            if transfer.full:
-                raise HistoryLost(transfer)
-            self._spacing = 0.0  # its backlog is large enough
-            if progress.phase is Phase.STREAMING:  # what was written meanwhile is still to come
-                progress.phase = Phase.CATCHING_UP
-            progress.partial_syncs += 1
-            self._adopt(transfer.position.replid)
-            if self.feed is not None:
-                self.feed.lag(lost_at)
-            self._linked.set()
-            self._relinked.set()
-            log.info("link continues", replid=transfer.position.replid, offset=transfer.position.offset)
-            return
+    def _on_again(self, transfer: Transfer) -> None:
+        progress = self._parts.progress
+        if progress.phase is Phase.STREAMING:  # what was written meanwhile is still to come
+            progress.phase = Phase.CATCHING_UP
+        self._adopt(transfer.position.replid)
+        if self.feed is not None:
+            self.feed.lag(self._lost_at)
+        self._linked.set()
+        self._relinked.set()
 
     def _adopt(self, replid: str) -> None:
         """The history goes on under another id: the source was promoted."""
@@ -319,31 +274,19 @@ class Session:
             source_replid2=progress.source_info.get("replid2", ""), source_address=settings.source_endpoint().display,
         )  # fmt: skip
         await patiently(partial(write_checkpoint, parts.target, key, marker, epoch, patience), self._note_refusal)
-        decoder = self._make_decoder()
-        self.writers = Writers(parts.target, parts.budget, progress, parts.letters, self._writer_options())
-        sink = NotingSink(self.writers, resync)
-        self.copy = SnapshotCopy(
-            parts.spool, decoder, sink, progress.snapshot, transfer, self._on_letter, parts.scripts.add
-        )
-        self.copy.refuse_node = None if settings.one_shard else settings.source_endpoint().display
+        loading = Loading(
+            settings, parts.plan, progress, parts.target, parts.capabilities, parts.budget, parts.letters,
+            epoch=epoch, eviction=parts.lease.eviction, limiter=parts.limiter, connection=patience,
+        )  # fmt: skip
+        self.writers, decoder = loading.writers, loading.decoder
+        decoder.postpone(snapshot_margin_ms(always=parts.holds), parts.shift_ms)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.writers.run(), name="writers")
-                index = await self.copy.run()
-                self._find_position(decoder)
-                parts.receiver.stream_begins(index, self._transfer.position)
-                self._decoded.set()
-                await self.writers.flush()
-                self.writers.close()
+            index = await loading.run(partial(self._read_snapshot, loading, resync), "sync")
             counters = decoder.statistics()
             await resync.finish(counters["keys_failed"] - counters["keys_lacking"], self._permit)
             progress.keys_pruned += resync.removed
-        except BaseExceptionGroup as group:
-            raise first_cause(group) from None
         finally:
-            self.writers.discard()
             resync.close()
-        self._note_dropped(decoder)
         self.drop_copy()
         self.writers = None
         position = self._transfer.position
@@ -370,19 +313,29 @@ class Session:
         self._on_snapshot()
         self._begin_feed(index, position.offset, checkpoint.db, snapshot.started_at)
 
-    def _make_decoder(self) -> SnapshotDecoder:
+    async def _read_snapshot(self, loading: Loading, resync: Resync) -> int:
+        """Out of the spool into the writers; returns where the stream begins in the spool."""
         parts, settings = self._parts, self._parts.settings
-        decoder = SnapshotDecoder(
-            parts.capabilities.dialect(),
-            chunk_bytes=parts.capabilities.chunk_bytes(settings.chunk_bytes),
-            batch_bytes=parts.capabilities.batch_bytes(parts.plan.batch_bytes),
-            command_bytes=settings.command_bytes,
-            command_elements=settings.command_elements,
-            skip_existing=settings.existing is Existing.SKIP,
+
+        async def put(batch: Batch) -> None:
+            await resync.note(batch)
+            await loading.writers.put(batch)
+
+        self.copy = SnapshotCopy(
+            parts.spool,
+            loading.decoder,
+            put,
+            parts.progress.snapshot,
+            self._transfer,
+            self._on_letter,
+            parts.scripts.add,
         )
-        decoder.spare(settings.checkpoint_key.encode())
-        decoder.postpone(snapshot_margin_ms(always=parts.holds), parts.shift_ms)
-        return decoder
+        self.copy.refuse_node = None if settings.one_shard else settings.source_endpoint().display
+        index = await self.copy.run()
+        self._find_position(loading.decoder)
+        parts.receiver.stream_begins(index, self._transfer.position)
+        self._decoded.set()
+        return index
 
     def drop_copy(self) -> None:
         """Lets go of the decoder and its buffers; what it has counted and found stays. Idempotent."""
@@ -425,21 +378,6 @@ class Session:
         self._parts.progress.last_error = str(error)
         if not self._parts.connection.note(error):
             log.warning("target is not there, it is tried again", error=str(error))
-
-    def _writer_options(self) -> WriterOptions:
-        parts = self._parts
-        lanes = parts.settings.writers
-        return WriterOptions(
-            epoch=parts.epoch,
-            eviction=parts.lease.eviction,
-            writers=lanes,
-            seats=parts.capabilities.io_threads,
-            window_bytes=max(parts.plan.batch_bytes, parts.plan.queue_bytes // (2 * lanes)),
-            skip_existing=parts.settings.existing is Existing.SKIP,
-            run_id=parts.capabilities.run_id,
-            limiter=parts.limiter,
-            connection=parts.connection,
-        )
 
     def _begin_feed(self, index: int, offset: int, db: int, since: float) -> None:
         """The stream begins at spool index *index*; the target has nothing of it since unix time *since*."""
@@ -555,37 +493,4 @@ class Session:
         databases = self._parts.capabilities.databases
         if self.resync is not None and (letter.db < databases or not databases):  # there is nothing to prune in others
             self.resync.note_letter(letter)
-        self._parts.letters.add(
-            Letter(
-                phase="snapshot",
-                db=letter.db,
-                key=letter.key,
-                command=letter.type,
-                offset=letter.offset,
-                reply=f"unsupported {letter.reason}",
-            )
-        )
-
-    def _note_dropped(self, decoder: SnapshotDecoder) -> None:
-        """What was applied without something that the target, or a command, cannot carry."""
-        counters = decoder.statistics()
-        for name in ("idle", "freq", "field_ttl", "stream_meta", "meta"):
-            if count := counters[f"{name}_dropped"]:
-                self._parts.progress.attributes_dropped[name.replace("_", "-")] += count
-        note_own(counters["keys_own"])
-
-
-def note_own(keys: int) -> None:
-    """Says that keys were left out because of their names."""
-    if keys:
-        log.warning(
-            "the source has keys named like those of portd: they are not copied", keys=keys,
-            hint="harmless when the source is itself the target of a portd; rename them, or set checkpoint_key, otherwise",
-        )  # fmt: skip
-
-
-def first_cause(error: BaseException) -> BaseException:
-    """The error that ended a group: its first leaf; an error that is none is its own cause."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+        self._parts.letters.add(of_snapshot(letter))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portd.errors import SourceLost, TargetRefused
 from portd.net.endpoint import TLS_HINT, tls_failure
-from portd.net.replies import login_refused
+from portd.net.replies import error_of
 from portd.net.resp import request
 from portd.net.shapes import MOST_NUMBER, STRANGE, complaint_about, whole
 
@@ -99,7 +99,7 @@ class Wire(asyncio.Protocol):
             try:
                 await self.reply()
             except Refused as refusal:
-                raise login_refused(self.where, str(refusal)) from None
+                raise error_of(str(refusal), "refuses us", who=self.where, login=True) from None
 
     def send(self, *words: bytes | str | int) -> None:
         """Adds one command to what is sent when the next reply is waited for."""

@@ -20,9 +20,9 @@ from portd.kernel.snapshot import SnapshotDecoder
 from portd.kernel.stream import StreamSplitter
 from portd.log import get_logger
 from portd.model import Phase
-from portd.offline.fetch import Fetch
 from portd.offline.job import OfflineService
-from portd.source import cluster
+from portd.source import HandshakeOptions, ReceiverOptions, cluster
+from portd.source.fetch import Fetch
 from portd.spool import SpoolClosed
 
 if TYPE_CHECKING:
@@ -35,31 +35,6 @@ if TYPE_CHECKING:
 log = get_logger("dump")
 
 PIECE_BYTES: Final = 1 << 20  # of the stream, looked at in one go
-
-
-class _NoSink:
-    """The handler that hears nothing makes nothing."""
-
-    async def put(self, batch: object) -> None:
-        """Never called."""
-
-
-class SnapshotRecorder(SnapshotCopy):
-    """Copies the snapshot's bytes to an output while the decoder looks at them."""
-
-    def __init__(self, fetch: Fetch, output: Output, transfer: Transfer) -> None:
-        super().__init__(
-            fetch.spool, SnapshotDecoder(Handler()), _NoSink(), fetch.progress.snapshot, transfer, lambda _: None
-        )
-        self._output = output
-        self._recorded = 0  # snapshot bytes written
-
-    async def _decode(self, data: memoryview) -> None:
-        await super()._decode(data)
-        end = self.decoder.offset if self.decoder.ended else self._recorded + len(data)
-        # Writing blocks, and nothing may keep ACKs waiting.
-        await asyncio.to_thread(self._output.write, data[: end - self._recorded])
-        self._recorded = end
 
 
 class Dump(OfflineService):
@@ -79,7 +54,7 @@ class Dump(OfflineService):
         self._output = output
         self._follow = follow
         self._snapshot_done = False
-        self._fetch = Fetch(endpoint, snapshot_only=follow is None)
+        self._fetch = Fetch(endpoint, ReceiverOptions(handshake=HandshakeOptions(rdb_only=follow is None)))
         self.progress = self._fetch.progress
 
     async def run(self) -> None:
@@ -113,9 +88,13 @@ class Dump(OfflineService):
         progress = fetch.progress
         progress.phase = Phase.SNAPSHOT
         progress.snapshot.started_at = time.time()
-        recorder = SnapshotRecorder(fetch, self._output, transfer)
-        recorder.refuse_node = None if self._one_shard else self._endpoint.display
-        index = await recorder.run()
+
+        async def write(data: memoryview) -> None:  # it blocks, and nothing may keep ACKs waiting
+            await asyncio.to_thread(self._output.write, data)
+
+        copy = SnapshotCopy(fetch.spool, SnapshotDecoder(Handler()), None, progress.snapshot, transfer, on_bytes=write)
+        copy.refuse_node = None if self._one_shard else self._endpoint.display
+        index = await copy.run()
         await asyncio.to_thread(self._output.commit)
         progress.snapshot.finished_at = time.time()
         log.info(
@@ -125,7 +104,7 @@ class Dump(OfflineService):
         self._snapshot_done = True
         if self._follow is not None:
             fetch.receiver.stream_begins(index)
-            db = stream_database(recorder.decoder.aux)
+            db = stream_database(copy.decoder.aux)
             await self._record(self._follow, fetch, transfer, db)
 
     async def _record(self, path: Path, fetch: Fetch, transfer: Transfer, db: int) -> None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.config.choices import Existing, OnRefusal
-from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb
+from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb, first_cause
 from portd.feed.file import FileFeed
+from portd.feed.loading import Loading
+from portd.feed.pour import pour_into
 from portd.feed.snapshot import stream_database
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input
-from portd.kernel.snapshot import SnapshotDecoder
-from portd.link.session import first_cause, note_own
 from portd.log import get_logger
 from portd.memory.plan import plan_memory
 from portd.model import Phase, Position
@@ -26,14 +27,12 @@ from portd.net.shapes import whole
 from portd.offline.job import OfflineService
 from portd.pipeline import ByteBudget
 from portd.target.connection import ConnectionOptions
-from portd.target.deadletter import DeadLetters, Letter, read_keys
+from portd.target.deadletter import DeadLetters, of_snapshot, read_keys
 from portd.target.kept.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
 from portd.target.kept.epoch import Epoch, write_once
 from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
-from portd.target.snapshot.writers import Writers
-from portd.target.snapshot.writing import WriterOptions
 from portd.target.stream.applier import Applier
 from portd.target.stream.applying import ApplierOptions
 from portd.target.stream.scriptbook import ScriptBook
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
     from portd.config.settings import Settings
     from portd.files.inputs import Input
-    from portd.kernel.snapshot import DeadLetter
+    from portd.kernel.snapshot import SnapshotDecoder
     from portd.target.capabilities import Capabilities, StreamForms
     from portd.target.kept.eviction import Eviction
 
@@ -52,7 +51,6 @@ log = get_logger("restore")
 
 LINK: Final = "restore+"  # before a link's name: no sync has a link of such a name
 UNKNOWN_REPLID: Final = "0" * 40  # of commands whose history nobody knows
-TURN_SECONDS: Final = 0.001  # decoding longer than this without a pause would keep replies waiting
 
 
 class Restore(OfflineService):
@@ -201,61 +199,31 @@ class Restore(OfflineService):
         self.progress.phase = Phase.SNAPSHOT
         snapshot.started_at = time.time()
         snapshot.bytes_total = source.size
-        skip_existing = settings.existing is Existing.SKIP
-        decoder = SnapshotDecoder(
-            capabilities.dialect(),
-            chunk_bytes=capabilities.chunk_bytes(settings.chunk_bytes),
-            batch_bytes=capabilities.batch_bytes(self._plan.batch_bytes),
-            command_bytes=settings.command_bytes,
-            command_elements=settings.command_elements,
-            skip_existing=skip_existing,
-        )
-        decoder.spare(settings.checkpoint_key.encode())
+        loading = Loading(
+            settings, self._plan, self.progress, self._target, capabilities, self._budget, self._letters,
+            epoch=self._epoch, eviction=self._eviction, limiter=self._limiter, connection=self._connection,
+        )  # fmt: skip
+        decoder = loading.decoder
         if self._wanted is not None:
             decoder.restrict(self._wanted)
-        window = max(self._plan.batch_bytes, self._plan.queue_bytes // (2 * settings.writers))
-        options = WriterOptions(
-            epoch=self._epoch,
-            eviction=self._eviction,
-            writers=settings.writers,
-            seats=capabilities.io_threads,
-            window_bytes=window,
-            skip_existing=skip_existing,
-            run_id=capabilities.run_id,
-            limiter=self._limiter,
-            connection=self._connection,
-        )
-        writers = Writers(self._target, self._budget, self.progress, self._letters, options)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(writers.run(), name="writers")
-                rest = await self._decode(source, data, decoder, writers)
-                await writers.flush()
-                writers.close()
-        finally:
-            writers.discard()
+        rest = await loading.run(partial(self._decode, source, data, loading), "restore")
         self._report(source, decoder)
         self._note_end(decoder)
         return rest, self._length
 
-    async def _decode(self, source: Input, data: memoryview, decoder: SnapshotDecoder, writers: Writers) -> bytes:
+    async def _decode(self, source: Input, data: memoryview, loading: Loading) -> bytes:
         """Puts the whole snapshot into the queue; returns what was read behind it."""
-        turn = time.perf_counter()
-        while not decoder.ended:
-            if not data:
-                data = await asyncio.to_thread(source.read)
-                if not data:
-                    decoder.finish()
-            while data and not decoder.ended:
-                data = data[decoder.feed(data) :]
-                while (batch := decoder.next_batch()) is not None:
-                    await writers.put(batch)
-                    if time.perf_counter() - turn > TURN_SECONDS:
-                        await asyncio.sleep(0)
-                        turn = time.perf_counter()
+        decoder = loading.decoder
+        while True:
+            await pour_into(loading.writers.put, decoder, data)
             self._report(source, decoder)
+            if decoder.ended:
+                break
+            data = await asyncio.to_thread(source.read)
+            if not data:
+                decoder.finish()
         self._length = decoder.offset
-        return decoder.rest() + bytes(data)
+        return bytes(data[len(data) - (source.read_bytes - self._length) :])
 
     def _report(self, source: Input, decoder: SnapshotDecoder) -> None:
         counters, snapshot = decoder.statistics(), self.progress.snapshot
@@ -270,28 +238,13 @@ class Restore(OfflineService):
         snapshot.keys_filtered += counters["keys_filtered"] - self._filtered
         self._filtered = counters["keys_filtered"]
         for letter in decoder.take_dead_letters():
-            self._on_letter(letter)
+            self._letters.add(of_snapshot(letter))
         for text in decoder.take_scripts():
             self._scripts.add(text)
 
-    def _on_letter(self, letter: DeadLetter) -> None:
-        self._letters.add(
-            Letter(
-                phase="snapshot",
-                db=letter.db,
-                key=letter.key,
-                command=letter.type,
-                offset=letter.offset,
-                reply=f"unsupported {letter.reason}",
-            )
-        )
-
     def _note_end(self, decoder: SnapshotDecoder) -> None:
-        """Counts what was dropped, and remembers where the stream behind the snapshot begins."""
-        counters, snapshot = decoder.statistics(), self.progress.snapshot
-        for name in ("idle", "freq", "field_ttl", "stream_meta", "meta"):
-            if count := counters[f"{name}_dropped"]:
-                self.progress.attributes_dropped[name.replace("_", "-")] += count
+        """Remembers where the stream behind the snapshot begins."""
+        snapshot = self.progress.snapshot
         snapshot.finished_at = time.time()
         seconds = max(snapshot.finished_at - snapshot.started_at, 1e-6)
         log.info(
@@ -308,7 +261,6 @@ class Restore(OfflineService):
         if "valkey-ver" not in aux and "redis-ver" in aux:
             self._written_by = {"family": "redis", "version": aux["redis-ver"]}
         self._db = stream_database(aux)
-        note_own(counters["keys_own"])
 
     # -- commands
 

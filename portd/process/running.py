@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Final
 from structlog.contextvars import bind_contextvars
 
 from portd.config.choices import StopAfter
-from portd.errors import Interrupted, PortdError
+from portd.errors import Interrupted, PortdError, first_cause
 from portd.link.link import Link
-from portd.link.session import first_cause
 from portd.log import get_logger
 from portd.model import Phase, Progress
 from portd.net.backoff import Backoff

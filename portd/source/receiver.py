@@ -143,11 +143,11 @@ class Receiver:
                 try:
                     _, self._connection = await endpoint.connect(make, timeout=options.connect_seconds)
                 except OSError as error:
-                    raise connect_error(where, error) from error
+                    raise connect_error(where, error, handshake.end) from error
                 self._start_timer()
                 transfer = await self._connection.transfer
         except TimeoutError as error:
-            raise ReceiverLost(Reason.TIMEOUT, where) from error
+            raise ReceiverLost(Reason.TIMEOUT, where, end=handshake.end) from error
         finally:
             self._deadline = None
             if connection is not None and not connection.transfer.cancel() and not connection.transfer.cancelled():
@@ -188,7 +188,7 @@ class Receiver:
             reason = await connection.lost
         finally:
             self.close()
-        error = ReceiverLost(reason, self.endpoint.display)
+        error = ReceiverLost(reason, self.endpoint.display, end=self._options.handshake.end)
         self._count(error)
         raise error
 

@@ -20,7 +20,7 @@ from portd.errors import InternalError, PortdError, TargetBusy, TargetError, Tar
 from portd.kernel.replies import Note, ReplyCounter
 from portd.net.control import Answers
 from portd.net.endpoint import TLS_HINT, tls_failure
-from portd.net.replies import PROTOCOL_ERROR, Verdict, classify, code_of, fatal, login_refused, presentable
+from portd.net.replies import PROTOCOL_ERROR, classify, error_of, fatal, presentable
 from portd.net.resp import request
 from portd.net.shapes import STRANGE, Conversation
 from portd.troubles import TARGET, Troubles
@@ -45,7 +45,7 @@ class Disconnected(TargetLost):
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason = reason.lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -408,13 +408,8 @@ def _check_login(connection: Connection, endpoint: Endpoint, answer: object, *, 
     text = text_of(answer)
     if "max number of clients" in text:
         raise Disconnected(f"{connection.name}: the target has no room for more clients", "clients")
-    if text and login and classify(text) is Verdict.RETRY:
-        raise Disconnected(f"{connection.name}: the target is not ready: {text}", code_of(text).lower())
-    who = f"the target {endpoint.display}"
-    if text and login:
-        raise login_refused(who, text)
-    if text and classify(text) is Verdict.FATAL:
-        raise fatal(text, who)
+    if text and (login or classify(text).ends):
+        raise error_of(text, "refuses us", who=f"the target {endpoint.display}", login=login, busy=Disconnected)
 
 
 async def while_connected(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
+    from portd.kernel.snapshot import DeadLetter
     from portd.model import Progress
 
 _log = get_logger("target")
@@ -77,6 +78,18 @@ class Letter(NamedTuple):
             f'"command":{_quoted(self.command)},"offset":{self.offset},"code":{_quoted(code)},'
             f'"reply":{_quoted(self.reply)}}}\n'
         ).encode()
+
+
+def of_snapshot(letter: DeadLetter) -> Letter:
+    """A value of the snapshot that cannot be written to this target."""
+    return Letter(
+        phase="snapshot",
+        db=letter.db,
+        key=letter.key,
+        command=letter.type,
+        offset=letter.offset,
+        reply=f"{UNSUPPORTED} {letter.reason}",
+    )
 
 
 def read_keys(path: Path) -> frozenset[tuple[int, bytes]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from portd.errors import DataLost, TargetError
-from portd.net.replies import Verdict, classify, code_of, fatal, presentable
+from portd.net.replies import Verdict, classify, error_of, presentable
 from portd.net.resp import request
 from portd.target.connection import Disconnected
 from portd.target.kept.epoch import FIELD, taken_over
@@ -186,17 +186,10 @@ class Transactions:
         self.connection.confirm([EXEC], 1)
 
     def _refused(self, text: str) -> None:
-        verdict = classify(text)
-        if verdict is Verdict.RETRY:
-            raise Disconnected(f"the target is not ready: {presentable(text)}", code_of(text).lower())
-        if verdict is Verdict.FATAL:
-            raise fatal(text)
         if "DB index" in text:
             raise no_database(self._db, text)
-        raise TargetError(
-            f"the target refuses transactions: {presentable(text)}",
-            hint="portd's user needs +multi +exec +watch +hget on the target, and ~<checkpoint key>*",
-        )
+        hint = "portd's user needs +multi +exec +watch +hget on the target, and ~<checkpoint key>*"
+        raise error_of(text, "refuses transactions", hint=hint, busy=Disconnected)
 
 
 class Pipeline:
@@ -225,7 +218,7 @@ class Pipeline:
         if notes:
             text = notes[0].text or "nil"
             if classify(text) is Verdict.RETRY:
-                raise Disconnected(f"the target is not ready: {presentable(text)}", code_of(text).lower())
+                raise error_of(text, "refuses a database", busy=Disconnected)
             raise no_database(db, text)
         self._db = db
 

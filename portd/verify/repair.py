@@ -7,19 +7,19 @@ process has taken the link meanwhile: a repair that arrives late undoes nothing.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 from portd.errors import TargetBusy, TargetRejected
+from portd.feed.pour import pour
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.net.pieces import Refused
 from portd.net.resp import request
 from portd.target.kept.epoch import FIELD
-from portd.verify.live import END, pour
+from portd.verify.live import END
 from portd.verify.settle import BATCH_KEYS
 
 if TYPE_CHECKING:
-    from portd.kernel.batch import Batch
     from portd.kernel.snapshot import Dialect
     from portd.net.pieces import Wire
     from portd.verify.live import LiveReader
@@ -85,10 +85,7 @@ class Repairer:
 
     async def _repair(self, each: Suspect) -> None:
         """Removes it from the target, or writes it as the source has it."""
-        held: deque[Batch] = deque()
-
-        def take(output: object) -> None:
-            held.append(cast("Batch", output))
+        held: deque[Any] = deque()  # batches
 
         async def write() -> None:
             while held and not changed:
@@ -100,9 +97,9 @@ class Repairer:
         key = (each.db, each.name)
         changed: list[bool] = []  # by somebody else, since its transaction was opened: it is looked at again
         decoder = SnapshotDecoder(self._dialect)
-        pour(decoder, self._source.magic, take)
-        await self._source.tell([key], decoder, take, write)
-        pour(decoder, END, take)
+        decoder.feed(self._source.magic)
+        await self._source.tell([key], decoder, held.append, write)
+        held.extend(pour(decoder, END))
         await write()
         if not decoder.statistics()["keys"] and key not in self._source.too_large:
             await self._write(request("DEL", each.name), 1, each.db, each.name)

@@ -12,7 +12,8 @@ from portd.kernel.crc64 import crc64
 from portd.kernel.requests import split
 from portd.model import Position
 from portd.net.endpoint import Endpoint
-from portd.target.capabilities import NEEDED_COMMANDS, rdb_version_of
+from portd.net.identity import rdb_version_of
+from portd.target.capabilities import NEEDED_COMMANDS
 from portd.target.connection import ConnectionOptions
 from portd.target.kept.checkpoint import (
     Checkpoint,
@@ -155,7 +156,7 @@ async def test_checkpoint_survives_the_round_trip(binary: Binary, servers: Serve
 
 @pytest.mark.parametrize(
     "fields",
-    [{"version": "2"}, {"version": "1"}, {"version": "x"}, {"something": "else"}],
+    [{"version": "3"}, {"version": "2"}, {"version": "1"}, {"version": "x"}, {"something": "else"}],
     ids=str,
 )
 async def test_foreign_checkpoint_is_an_error(target: Server, fields: dict[str, str]) -> None:

@@ -100,6 +100,20 @@ def test_sigterm_checkpoints_and_the_next_start_continues(source: Server, target
     assert_equal(source, target)
 
 
+def test_a_checkpoint_of_the_first_layout_is_taken_over(source: Server, target: Server) -> None:
+    """Whoever wrote it, the stream goes on where it says, and the next transaction writes today's layout."""
+    source.client().set("counter", 500)
+    run_to_end(Portd(source, target, stop_after="caught-up"))
+    key, client = "portd:checkpoint:default", target.client()
+    client.hdel(key, "strands", "rules")
+    client.hset(key, "version", 1)
+    source.client().incr("counter")
+    run_to_end(Portd(source, target, stop_after="caught-up"))
+    assert source.client().info("stats")["sync_full"] == 1
+    assert client.get("counter") == b"501"
+    assert client.hmget(key, "version", "strands", "rules") == [b"2", b"one", b""]
+
+
 def test_kill_in_the_stream_doubles_nothing(source: Server, target: Server) -> None:
     """After kill -9 the position comes from the target: no INCR is lost or applied twice."""
     client = source.client()

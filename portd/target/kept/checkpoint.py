@@ -3,7 +3,7 @@
 A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set otherwise:
 
 ====================  ==============================================================================
-``version``           layout of this hash, 1
+``version``           layout of this hash, 2; 1 had neither ``strands`` nor ``rules``
 ``state``             ``snapshot`` while a full sync runs, ``stream`` once it is complete
 ``replid, offset``    position in the source's history; ``snapshot``: where its stream will begin
 ``db``                database in effect behind that position, since after ``+CONTINUE`` no SELECT comes
@@ -17,6 +17,8 @@ A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set othe
 ``first``             1 beside ``snapshot`` while no full sync of this link has ended
 ``accepted``          1 beside ``snapshot`` when an operator said that this source is meant (`portd.hold`)
 ``postponed``         1 when expiries may be in the target that were sent later than they are (`portd.target.kept.postponed`)
+``strands``           ``one``: this hash is the record of the only strand (docs/design/0006)
+``rules``             digest of what the data was filtered and mapped by; empty: it is as in the source
 ====================  ==============================================================================
 """
 
@@ -33,6 +35,7 @@ from portd.errors import ConfigError, TargetError, TargetLost, TargetNotEmpty
 from portd.log import get_logger
 from portd.model import ConnectionState, Position
 from portd.net.control import MOST_DATABASES, Refused, keys_by_database, parse_info, parse_pairs
+from portd.net.identity import run_id_of
 from portd.net.replies import WRONG_TYPE, code_of, wrong_type
 from portd.net.resp import request
 from portd.net.shapes import whole
@@ -51,7 +54,8 @@ if TYPE_CHECKING:
 
 _log = get_logger("target")
 
-VERSION: Final = 1
+VERSION: Final = 2
+ONE_STRAND: Final = "one"
 DEFAULT_PREFIX: Final = "portd:checkpoint:"
 LEASE_SUFFIX: Final = ":lease"  # of the key beside a checkpoint that says which process has the link
 CHECKPOINT: Final = "the checkpoint"  # for messages
@@ -118,7 +122,7 @@ class Checkpoint:
             *("source_run_id", self.source_run_id, "snapshot_id", self.snapshot_id, "sole", int(self.sole)),
             *("postponed", int(self.postponed)),
             *("source_replid2", self.source_replid2, "source_address", self.source_address),
-            *("first", int(self.first), "accepted", int(self.accepted)),
+            *("first", int(self.first), "accepted", int(self.accepted), "strands", ONE_STRAND, "rules", ""),
         ]
 
     def commands(self, key: str) -> list[bytes]:
@@ -142,6 +146,7 @@ class Checkpoint:
         try:
             version = _number(text, "version", MOST_TIME)
             if version <= VERSION:
+                _check_known(text)
                 return cls(
                     position=Position(text["replid"], _number(text, "offset", MOST_OFFSET)),
                     db=-1 if text["db"] == "-1" else _number(text, "db", MOST_DATABASES),
@@ -164,6 +169,19 @@ class Checkpoint:
             ) from None
         raise TargetError(
             f"the checkpoint in the target has layout {version}, this build knows {VERSION}",
+            hint="use the portd that wrote it, or a newer one",
+        )
+
+
+def _check_known(text: Mapping[str, str]) -> None:
+    """What decides how to go on is known.
+
+    Raises:
+        TargetError: a newer portd has several strands there, or data that is not all of the source's.
+    """
+    if text.get("strands", ONE_STRAND) != ONE_STRAND or text.get("rules", ""):
+        raise TargetError(
+            "the checkpoint in the target belongs to a portd that has more to it: several strands, or rules",
             hint="use the portd that wrote it, or a newer one",
         )
 
@@ -248,11 +266,6 @@ async def write_checkpoint(
         opened.close()
     for answer in answers:
         check(answer, CHECKPOINT)
-
-
-def run_id_of(info: bytes) -> str:
-    """The process id of a server, from the reply to ``INFO server``; "" when it does not tell."""
-    return next((line[7:] for line in info.decode("utf-8", "replace").splitlines() if line.startswith("run_id:")), "")
 
 
 async def guard(

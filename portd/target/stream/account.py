@@ -1,52 +1,28 @@
-"""The applier's books: the newest checkpoint, what is in flight, what was refused, and what operators see of it."""
+"""The books of a strand: what was applied and what was refused, dead letters that are due, and what operators see of it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from array import array
-from bisect import bisect_left, bisect_right
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import TargetError
-from portd.model import Position
 from portd.net.replies import presentable
 from portd.target.deadletter import UNSUPPORTED, Letter
-from portd.target.kept.checkpoint import LEASE_SUFFIX, new_epoch
-from portd.target.kept.epoch import EPOCH_SUFFIX
-from portd.target.kept.postponed import Postponed
-from portd.target.stream.group import Counts, frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from portd.kernel.leftout import Refusal
     from portd.model import Progress
     from portd.target.deadletter import DeadLetters
-    from portd.target.kept.checkpoint import Checkpoint
-    from portd.target.stream.group import Culprit, Frame
+    from portd.target.stream.group import Culprit
+    from portd.target.stream.strand import Strand, Unconfirmed
 
 
 AT_ONCE: Final = 512  # dead letters that are kept before others get their turn
-
-
-@dataclass(frozen=True, slots=True)
-class Unconfirmed:
-    """What will be true when the EXEC in flight turns out to have worked.
-
-    Attributes:
-        position: behind the group.
-        db: database in effect there.
-        counts: of its commands.
-        received_at: unix time at which its newest byte was received.
-    """
-
-    position: Position
-    db: int
-    counts: Counts
-    received_at: float
 
 
 @dataclass(slots=True)
@@ -65,95 +41,29 @@ class Due:
 
 
 class Account:
-    """What one applier knows about its target.
+    """What is told of one strand.
 
     Args:
-        key: of the checkpoint.
-        checkpoint: the newest one known to be in the target.
+        strand: whose books these are.
         progress: ``stream`` and ``position`` are kept up to date.
         letters: receives refusals.
         caught_up_seconds: bytes received up to that long ago may be missing.
 
     Attributes:
-        keys: of ours in db 0.
-        epoch: what our checkpoints carry.
-        attempts: groups whose EXEC was sent and not answered, by the offset of their end. More than one when connections
-            were lost; only one of them can have taken effect, since each watched the checkpoint.
-        excluded: offsets of refused commands that the checkpoint does not cover, ascending.
         caught_up: set while the target has all that was received, but for what came a moment ago.
-        postponed: what there may be in the target of expiries that are to be set back.
     """
 
-    def __init__(
-        self, key: str, checkpoint: Checkpoint, progress: Progress, letters: DeadLetters, caught_up_seconds: float
-    ) -> None:
-        self.key = key
-        self.keys: tuple[str, ...] = (key, key + LEASE_SUFFIX, key + EPOCH_SUFFIX)
-        self.checkpoint = checkpoint
-        self.epoch = new_epoch()
-        self.attempts: dict[int, Unconfirmed] = {}
-        self.excluded = array("Q")
+    def __init__(self, strand: Strand, progress: Progress, letters: DeadLetters, caught_up_seconds: float) -> None:
+        self._strand = strand
         self._letters_due: deque[Due] = deque()
         self.caught_up = asyncio.Event()
-        self.postponed = Postponed(there=checkpoint.postponed)
         self._progress = progress
         self._letters = letters
         self._caught_up_seconds = caught_up_seconds
         self._awaited: list[tuple[int, asyncio.Future[None]]] = []  # offsets that somebody waits for
 
-    @property
-    def offset(self) -> int:
-        """Replication offset that the checkpoint covers."""
-        return self.checkpoint.position.offset
-
-    def adopt(self, replid: str) -> None:
-        """The source continues under another id: checkpoints carry it from now on."""
-        before = self.checkpoint.position.replid
-        self.checkpoint = replace(self.checkpoint, position=Position(replid, self.offset), source_replid2=before)
-
-    def open(self, checkpoint: Checkpoint) -> None:
-        """The checkpoint is in the target and ours."""
-        self.checkpoint = checkpoint
-        self._show()
-
-    def expect(self, offset: int, db: int, counts: Counts, received_at: float) -> Unconfirmed:
-        """What a group that ends at *offset* would make true."""
-        return Unconfirmed(Position(self.checkpoint.position.replid, offset), db, counts, received_at)
-
-    def frame(self, db: int, expected: Unconfirmed, restated: Sequence[bytes] | None = None) -> Frame:
-        """What goes around a group that begins with *db* in effect; see `portd.target.stream.group.frame`.
-
-        Args:
-            db: database in effect before it.
-            expected: what it makes true.
-            restated: what writes our keys beside the checkpoint, where they have to be cleared away first.
-        """
-        mine = replace(
-            self.checkpoint,
-            position=expected.position,
-            db=expected.db,
-            time_ms=0,
-            postponed=self.postponed.there,
-        )
-        clear = () if restated is None else self.keys
-        checkpoint = mine.render(self.key)
-        return frame(checkpoint, before=db, after=expected.db, clear=clear, restated=restated or ())
-
-    def attempt(self, expected: Unconfirmed) -> None:
-        """The EXEC of a group is about to be sent."""
-        self.attempts[expected.position.offset] = expected
-
-    def refused(self, expected: Unconfirmed) -> None:
-        """The EXEC of a group was answered: it did not take effect, and never will."""
-        self.attempts.pop(expected.position.offset, None)
-
     def confirm(self, done: Unconfirmed, failed: int) -> None:
         """A group is in the target; *failed* of its commands did not take effect."""
-        self.attempts.clear()
-        replid = self.checkpoint.position.replid  # it may have changed since the group was sent
-        offset = done.position.offset
-        self.checkpoint = replace(self.checkpoint, position=Position(replid, offset), db=done.db)
-        del self.excluded[: bisect_right(self.excluded, offset)]
         stream = self._progress.stream
         counts = done.counts
         stream.commands_applied += counts.commands - failed
@@ -162,7 +72,7 @@ class Account:
         stream.commands_own += counts.own
         stream.transactions += 1
         stream.acknowledged_seconds = max(0.0, time.time() - done.received_at)
-        self._show()
+        self.show()
         for refusal in counts.refusals:
             self._letters.add(letter_of(refusal))
         if counts.dead > len(counts.refusals):
@@ -185,7 +95,7 @@ class Account:
 
     async def reach(self, offset: int) -> None:
         """Waits until the target has everything up to *offset*."""
-        if offset <= self.offset:
+        if offset <= self._strand.offset:
             return
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._awaited.append((offset, reached))
@@ -193,7 +103,7 @@ class Account:
 
     def _tell_reached(self) -> None:
         for offset, reached in self._awaited:
-            if offset <= self.offset and not reached.done():
+            if offset <= self._strand.offset and not reached.done():
                 reached.set_result(None)
         self._awaited = [(offset, reached) for offset, reached in self._awaited if not reached.done()]
 
@@ -215,9 +125,7 @@ class Account:
                     hint="give it as many databases as the source has, and let portd's user select them (+select)",
                 )
         for culprit, _ in refused:
-            at = bisect_left(self.excluded, culprit.offset)
-            if at == len(self.excluded) or self.excluded[at] != culprit.offset:
-                self.excluded.insert(at, culprit.offset)
+            self._strand.exclude(culprit.offset)
         self._progress.stream.commands_failed += commands
         texts = {number: text for number, (_, text) in enumerate(refused)}
         self.keep(texts, lambda numbers: [refused[number][0] for number in numbers])
@@ -265,12 +173,14 @@ class Account:
             for number, culprit in zip(numbers, due.find(numbers), strict=True)
         )
 
-    def _show(self) -> None:
+    def show(self) -> None:
+        """The record of the strand is in the target."""
+        record = self._strand.record
         stream = self._progress.stream
         stream.following = True
-        stream.applied_offset = stream.checkpointed_offset = self.offset
-        self._progress.position = self.checkpoint.position
-        self._progress.expiries_to_correct = self.postponed.there
+        stream.applied_offset = stream.checkpointed_offset = record.position.offset
+        self._progress.position = record.position
+        self._progress.expiries_to_correct = self._strand.postponed.there
 
 
 def letter_of(refusal: Refusal) -> Letter:

@@ -10,37 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import DataLost, InternalError, PortdError, SourceLost, TargetBusy, TargetError, TargetLost
+from portd.errors import PortdError, SourceLost, TargetBusy, TargetError, TargetLost
 from portd.log import get_logger
 from portd.net.backoff import Backoff
-from portd.net.replies import (
-    RECONNECT_CODES,
-    WRONG_TYPE,
-    Verdict,
-    abort_cause,
-    classify,
-    code_of,
-    fatal,
-    presentable,
-    wrong_type,
-)
+from portd.net.replies import RECONNECT_CODES, abort_cause, code_of, error_of, fatal, presentable, sort_out
 from portd.net.resp import request
 from portd.target.connection import Connection, Disconnected, connect, text_of, while_connected
 from portd.target.databases import Databases
 from portd.target.groupsize import GroupSize
 from portd.target.judge import Outcome, inside, outcome
-from portd.target.kept.checkpoint import Checkpoint, State
-from portd.target.kept.epoch import FIELD, taken_over
+from portd.target.kept.checkpoint import Checkpoint
+from portd.target.kept.epoch import FIELD
 from portd.target.limiter import LagWatch
 from portd.target.names import FilteredNames
-from portd.target.stream.account import Account, Unconfirmed, letter_of
+from portd.target.stream.account import Account, letter_of
 from portd.target.stream.applying import ApplierOptions, ApplierStatistics
 from portd.target.stream.group import Frame, Group, PieceSource, frame
 from portd.target.stream.passing import Passage, Search
 from portd.target.stream.scripts import disown, lacked, load_refused, missing_script
+from portd.target.stream.strand import Strand, Unconfirmed
 from portd.target.transactions import CheckpointGuard, Transactions
 from portd.troubles import TARGET
 
@@ -93,15 +83,14 @@ class Applier:
         self._source = source
         self._progress = progress
         self._options = options
-        self._account = Account(key, start, progress, letters, self._options.caught_up_seconds)
-        self._account.keys += self._options.others
+        self._strand = Strand(key, start, source, self._options.others)
+        self._account = Account(self._strand, progress, letters, self._options.caught_up_seconds)
         self.caught_up = self._account.caught_up
-        self.postponed = self._account.postponed
+        self.postponed = self._strand.postponed
         self._claimed = False
         self._letters = letters
         self._names = FilteredNames()
         self._databases = Databases(endpoint)
-        self._growing = Group(start.db)
         self._lacked = False  # a script that was not there has left the target without what it does
         self._broken: PortdError | None = None  # what the source will say behind the growing group
         self._since = 0.0  # unix time at which the oldest byte in flight was received; 0 when nothing is
@@ -120,7 +109,7 @@ class Applier:
     @property
     def checkpoint(self) -> Checkpoint:
         """The newest checkpoint known to be in the target."""
-        return self._account.checkpoint
+        return self._strand.record
 
     async def reach(self, offset: int) -> None:
         """Waits until the target has everything up to *offset*."""
@@ -128,7 +117,7 @@ class Applier:
 
     def adopt(self, replid: str) -> None:
         """The source continues under another id (a failover): checkpoints carry it from now on."""
-        self._account.adopt(replid)
+        self._strand.adopt(replid)
 
     async def run(self) -> None:
         """Applies until the source ends; everything that can be applied is checkpointed then.
@@ -159,7 +148,7 @@ class Applier:
                 self._state.connection.losses[error.reason] += 1
                 _log.warning(
                     "applier has no connection", target=self._endpoint.display, reason=error.reason,
-                    offset=self._account.offset,
+                    offset=self._strand.offset,
                 )  # fmt: skip
                 waiting_since = self._progress.stream.waiting_since or time.time()
                 self._sending(None)
@@ -170,7 +159,7 @@ class Applier:
 
     def statistics(self) -> ApplierStatistics:
         """What is held."""
-        return ApplierStatistics(self._state.in_flight_bytes, self._growing.size, len(self._account.excluded))
+        return ApplierStatistics(self._state.in_flight_bytes, self._strand.growing.size, len(self._strand.excluded))
 
     # -- connection
 
@@ -188,79 +177,51 @@ class Applier:
             raise
         return connection
 
-    async def _read(self, connection: Connection) -> Checkpoint:
-        """The checkpoint as it is in the target, watched like the epoch: a transaction fails if they change behind this."""
-        key, epoch = self._account.key, self._options.epoch
+    async def _read(self, connection: Connection) -> Checkpoint | None:
+        """The record as it is in the target, watched like the epoch: a transaction fails if they change behind this."""
+        key, epoch = self._strand.key, self._options.epoch
         _, fields, stands = await connection.ask(
             request("WATCH", key, epoch.key), request("HGETALL", key), request("HGET", epoch.key, FIELD)
         )
         self._check_ready(text_of(fields) or text_of(stands))
         found = Checkpoint.parse(fields)
-        if found is None:
-            raise DataLost("the target lost its data: the checkpoint is gone")
-        epoch.check(stands)
+        if found is not None:
+            epoch.check(stands)
         return found
 
     async def _claim(self, connection: Connection) -> None:
-        """Takes the checkpoint over, if it is the one this applier was told about."""
-        account, key = self._account, self._account.key
-        found = await self._read(connection)
-        known = account.checkpoint
-        if found.epoch not in {known.epoch, account.epoch} or found.position.offset != account.offset:
-            raise TargetLost(
-                "the checkpoint was changed by somebody else since it was read",
-                hint="the sync starts over; another portd on the same link must be stopped",
-            )
-        mine = replace(known, epoch=account.epoch, state=State.STREAM, time_ms=0)
-        answers = await connection.ask(request("MULTI"), *mine.commands(key), request("EXEC"))
+        """Takes the record over."""
+        mine = self._strand.claim(await self._read(connection))
+        answers = await connection.ask(request("MULTI"), *mine.commands(self._strand.key), request("EXEC"))
         for answer in answers:
             self._check_ready(text_of(answer))
         if answers[-1] is None:
             raise Disconnected(f"{NAME}: the checkpoint was touched while it was taken over", "contended")
         self._claimed = True
-        account.open(mine)
+        self._strand.claimed(mine)
+        self._account.show()
         self._rewind()
 
     async def _recover(self, connection: Connection) -> None:
         """Finds out what became of the group in flight, and rewinds the source to behind what the target has."""
-        account = self._account
-        found = await self._read(connection)
-        if found.epoch != account.epoch:
-            raise taken_over()
-        has, had = found.position.offset, account.offset
-        if has in account.attempts:
-            self._confirm(account.attempts[has], 0)  # replies that told of refusals inside are lost
-        elif has < had:
-            raise TargetLost(
-                f"the target went back from offset {had} to {has}: it was restored from an older file, or a replica was "
-                "promoted",
-                hint="the sync goes on from there if the source still has what follows",
-            )
-        elif has != had:
-            raise InternalError(f"the checkpoint says {has}, which no group of ours ended with")
+        done = self._strand.resolve(await self._read(connection))
+        if done is not None:
+            self._confirm(done, 0)  # replies that told of refusals inside are lost
         self._rewind()
 
     def _check_ready(self, text: str) -> None:
         if not text:
             return
         self._trouble(text)
-        verdict = classify(text)
-        if verdict is Verdict.RETRY or text.startswith("EXECABORT"):
-            raise Disconnected(f"{NAME}: the target is not ready: {text}", code_of(text).lower())
-        if verdict is Verdict.FATAL:
-            raise fatal(text)
-        if code_of(text) == WRONG_TYPE:
-            raise wrong_type(self._account.key)
-        raise TargetError(
-            f"the target refuses the checkpoint: {text}", hint=f"portd's user needs to write {self._account.key!r}"
-        )
+        if text.startswith("EXECABORT"):
+            raise Disconnected(f"{NAME}: the target is not ready: {text}", code_of(text))
+        key = self._strand.key
+        hint = f"portd's user needs to write {key!r}"
+        raise error_of(text, "refuses the checkpoint", hint=hint, key=key, busy=Disconnected)
 
     def _rewind(self) -> None:
-        """Lets the source begin behind the checkpoint, and drops what was taken from it."""
-        self._source.rewind(self._account.offset, self._account.checkpoint.db)
-        for offset in self._account.excluded:
-            self._source.exclude(offset)
-        self._growing = Group(self._account.checkpoint.db)
+        """What was taken from the source is dropped, and comes again."""
+        self._strand.rewind()
         self._broken = None
 
     # -- groups
@@ -268,12 +229,12 @@ class Applier:
     async def _work(self, connection: Connection) -> None:
         """Commits group after group until the source ends."""
         transactions = Transactions(
-            connection, CheckpointGuard(self._account.key, self._account.epoch, self._options.epoch)
+            connection, CheckpointGuard(self._strand.key, self._strand.writer, self._options.epoch)
         )
         if self._lacked:
             await self._disown(transactions)
-        while await self._gather(self._growing):
-            group, self._growing = self._growing.split()
+        while await self._gather(self._strand.growing):
+            group, self._strand.growing = self._strand.growing.split()
             if await self._lacks(group.databases):
                 self._rewind()
                 continue
@@ -293,7 +254,7 @@ class Applier:
         self._note_waiting()
 
     def _note_waiting(self) -> None:
-        self._progress.stream.waiting_since = self._since or self._growing.since or self._source.waiting_since
+        self._progress.stream.waiting_since = self._since or self._strand.growing.since or self._source.waiting_since
 
     async def _gather(self, group: Group) -> bool:
         """Waits for something to commit and takes what is there, up to the caps; False when the source has ended."""
@@ -369,12 +330,12 @@ class Applier:
 
     async def _commit(self, transactions: Transactions, group: Group) -> None:
         """Commits a group, however often it has to be sent, without the commands that cannot be queued."""
-        account = self._account
+        strand, account = self._strand, self._account
         scripts = await self._options.scripts.before(self._endpoint, group.pieces)
         while True:
-            expected = account.expect(group.end_offset, group.db_after, group.counts, group.received_at)
+            expected = strand.expect(group.end_offset, group.db_after, group.counts, group.received_at)
             before = self._databases.selectable(group.db)
-            around = account.frame(before, expected, self._options.restated() if group.swaps else None).behind(scripts)
+            around = strand.frame(before, expected, self._options.restated() if group.swaps else None).behind(scripts)
             data = [each for each in (around.head, *group.data, around.tail) if each]
             replies = around.head_commands + group.commands + around.tail_commands
             if not await self._turn(group, sum(map(len, data)), replies + TRANSACTION_COMMANDS):
@@ -382,9 +343,9 @@ class Applier:
                 return
             await transactions.opened()
             sent = time.monotonic()
-            account.attempt(expected)
+            strand.attempt(expected)
             answer = transactions.execute(data, replies)
-            self._take_pending(self._growing)
+            self._take_pending(self._strand.growing)
             await account.bury()
             notes = await answer
             self._state.replies += replies + 1
@@ -404,7 +365,7 @@ class Applier:
                 if self._aged(time.monotonic() - sent):
                     self._rewind()
                 return
-            account.refused(expected)
+            strand.refused(expected)
             await self._aborted(group, around, result)
             if self._aged(time.time() - self._since):
                 self._rewind()
@@ -429,19 +390,17 @@ class Applier:
     async def _aborted(self, group: Group, around: Frame, result: Outcome) -> None:
         """Nothing of the group took effect: takes out what never will, and waits when it was refused for now."""
         cause = abort_cause(result.aborted)
-        of = {text: classify(text) for text in {*result.queued.values(), *([cause] if cause else [])}}
-        verdicts = {verdict: text for text, verdict in of.items()}
-        if Verdict.FATAL in verdicts:
-            raise fatal(verdicts[Verdict.FATAL])
-        if Verdict.REJECTED in verdicts:
-            refused = {number: text for number, text in result.queued.items() if of[text] is Verdict.REJECTED}
-            if refused and min(refused) < around.scripts:
-                raise load_refused(refused[min(refused)])
-            self._leave_out(group, inside(refused, around.head_commands, group.commands))
-        elif Verdict.RETRY not in verdicts:
+        found = sort_out(result.queued, cause)
+        if found.fatal:
+            raise fatal(found.fatal)
+        if found.refused:
+            if min(found.refused) < around.scripts:
+                raise load_refused(found.refused[min(found.refused)])
+            self._leave_out(group, inside(found.refused, around.head_commands, group.commands))
+        elif not found.trouble:
             raise TargetError(f"the target refuses transactions: {presentable(result.aborted)}")
-        if Verdict.RETRY in verdicts:
-            await self._wait(verdicts[Verdict.RETRY])
+        if found.trouble:
+            await self._wait(found.trouble)
 
     def _leave_out(self, group: Group, refused: dict[int, str]) -> None:
         """Takes commands out of a group that can never be queued; all of them at once, however many they are."""
@@ -459,7 +418,7 @@ class Applier:
         passage = Passage(connection, group.db, self._options.max_bytes)
         await transactions.opened()
         before = self._databases.selectable(group.db)
-        around = frame(b"", before=before, after=0, clear=self._account.keys)
+        around = frame(b"", before=before, after=0, clear=self._strand.keys)
         opened = connection.confirm([around.head], around.head_commands)
         received_at = group.received_at
         piece: Piece | None = None
@@ -486,9 +445,9 @@ class Applier:
             raise Disconnected(f"{NAME}: commands inside a large transaction have to be left out", "refused")
         if notes := await opened:
             self._check_ready(notes[0].text or "nil")
-        expected = self._account.expect(piece.end_offset, piece.db, passage.counts, received_at)
+        expected = self._strand.expect(piece.end_offset, piece.db, passage.counts, received_at)
         await self._execute_passage(transactions, passage, expected, around.head_commands)
-        self._growing = Group(piece.db)
+        self._strand.growing = Group(piece.db)
         return True
 
     async def _send_on(self, passage: Passage, piece: Piece) -> None:
@@ -499,15 +458,15 @@ class Applier:
     async def _execute_passage(
         self, transactions: Transactions, passage: Passage, expected: Unconfirmed, head_commands: int
     ) -> None:
-        account = self._account
-        around = account.frame(-1, expected, self._options.restated())  # the head has cleared them
-        account.attempt(expected)
+        strand = self._strand
+        around = strand.frame(-1, expected, self._options.restated())  # the head has cleared them
+        strand.attempt(expected)
         notes = await transactions.execute([around.tail], around.tail_commands)
         result = outcome(notes, around.tail_commands)
         if result.nil:
             raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")
         if result.aborted:
-            account.refused(expected)
+            strand.refused(expected)
             self._check_ready(abort_cause(result.aborted) or next(iter(result.queued.values()), result.aborted))
         errors = passage.without_ours(result.failed, head_commands)
         self._lacked |= lacked(result)
@@ -520,13 +479,13 @@ class Applier:
         finally:  # it has taken effect, whatever ends the search
             self._confirm(expected, failed, moved=moved)
             if not self._lacked:
-                account.keep(inner, passage.places)
+                self._account.keep(inner, passage.places)
         if self._lacked:
             await self._disown(transactions)
 
     async def _disown(self, transactions: Transactions) -> None:
         """A script was forgotten between our question and the transaction that ran it: raises that, told to the target."""
-        text = await disown(transactions, self._account.checkpoint, self._account.key)
+        text = await disown(transactions, self._strand.record, self._strand.key)
         self._check_ready(text)
         raise missing_script()
 
@@ -578,6 +537,7 @@ class Applier:
     def _confirm(self, done: Unconfirmed, failed: int, *, moved: bool = False) -> None:
         """A group is in the target; the source goes to its end if it has been *moved* meanwhile."""
         self._backoff.reset()
+        self._strand.confirm(done)
         self._account.confirm(done, failed)
         if moved:
             self._source.rewind(done.position.offset, done.db)

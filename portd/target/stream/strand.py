@@ -1,0 +1,186 @@
+"""The strand: what has one order and one record in the target; see docs/design/0006.
+
+A record says how far a strand is. It is written in the same transaction as the commands that lead there, so after a lost
+connection it alone tells which of the groups that were sent took effect. A standalone target has one strand, and its record
+is the checkpoint.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from portd.errors import DataLost, InternalError, TargetLost
+from portd.model import Position
+from portd.target.kept.checkpoint import LEASE_SUFFIX, Checkpoint, State, new_epoch
+from portd.target.kept.epoch import EPOCH_SUFFIX, taken_over
+from portd.target.kept.postponed import Postponed
+from portd.target.stream.group import Counts, Frame, Group, PieceSource, frame
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Unconfirmed:
+    """What will be true when the EXEC in flight turns out to have worked.
+
+    Attributes:
+        position: behind the group.
+        db: database in effect there.
+        counts: of its commands.
+        received_at: unix time at which its newest byte was received.
+    """
+
+    position: Position
+    db: int
+    counts: Counts
+    received_at: float
+
+
+class Strand:
+    """One order of commands, and its record.
+
+    Args:
+        key: of the record.
+        record: the newest one known to be in the target.
+        feed: where its pieces come from.
+        others: further keys of ours, whose owners write them again where they are cleared away.
+
+    Attributes:
+        keys: of ours in db 0.
+        record: the newest one known to be in the target.
+        writer: the epoch that our records carry.
+        growing: the group that takes pieces while another one is in flight.
+        attempts: groups whose EXEC was sent and not answered, by the offset of their end. More than one when connections
+            were lost; only one of them can have taken effect, since each watched the record.
+        excluded: offsets of refused commands that the record does not cover, ascending.
+        postponed: what there may be in the target of expiries that are to be set back.
+    """
+
+    def __init__(self, key: str, record: Checkpoint, feed: PieceSource, others: tuple[str, ...] = ()) -> None:
+        self.key = key
+        self.keys: tuple[str, ...] = (key, key + LEASE_SUFFIX, key + EPOCH_SUFFIX, *others)
+        self.record = record
+        self.writer = new_epoch()
+        self.growing = Group(record.db)
+        self.attempts: dict[int, Unconfirmed] = {}
+        self.excluded = array("Q")
+        self.postponed = Postponed(there=record.postponed)
+        self._feed = feed
+
+    @property
+    def offset(self) -> int:
+        """Replication offset that the record covers."""
+        return self.record.position.offset
+
+    def adopt(self, replid: str) -> None:
+        """The history continues under another id: records carry it from now on."""
+        before = self.record.position.replid
+        self.record = replace(self.record, position=Position(replid, self.offset), source_replid2=before)
+
+    # -- the record, as it is found in the target
+
+    def claim(self, found: Checkpoint | None) -> Checkpoint:
+        """The record that takes it over, if it is the one this strand was told about; `claimed` when it is written.
+
+        Raises:
+            TargetLost: it is gone, or was changed.
+        """
+        there = _there(found)
+        if there.epoch not in {self.record.epoch, self.writer} or there.position.offset != self.offset:
+            raise TargetLost(
+                "the checkpoint was changed by somebody else since it was read",
+                hint="the sync starts over; another portd on the same link must be stopped",
+            )
+        return replace(self.record, epoch=self.writer, state=State.STREAM, time_ms=0)
+
+    def claimed(self, mine: Checkpoint) -> None:
+        """The record is in the target and ours."""
+        self.record = mine
+
+    def resolve(self, found: Checkpoint | None) -> Unconfirmed | None:
+        """Finds out what became of the groups whose EXEC was not answered.
+
+        Returns:
+            The one that took effect; None when none did.
+
+        Raises:
+            LinkTaken: another process writes the record.
+            TargetLost: it is gone, or went back.
+        """
+        there = _there(found)
+        if there.epoch != self.writer:
+            raise taken_over()
+        has, had = there.position.offset, self.offset
+        if has in self.attempts:
+            return self.attempts[has]
+        if has < had:
+            raise TargetLost(
+                f"the target went back from offset {had} to {has}: it was restored from an older file, or a replica was "
+                "promoted",
+                hint="the sync goes on from there if the source still has what follows",
+            )
+        if has != had:
+            raise InternalError(f"the checkpoint says {has}, which no group of ours ended with")
+        return None
+
+    # -- groups
+
+    def rewind(self) -> None:
+        """Lets the feed begin behind the record, and drops what was taken from it."""
+        self._feed.rewind(self.offset, self.record.db)
+        for offset in self.excluded:
+            self._feed.exclude(offset)
+        self.growing = Group(self.record.db)
+
+    def exclude(self, offset: int) -> None:
+        """The command that begins at *offset* can never be queued: it is left out from now on."""
+        at = bisect_left(self.excluded, offset)
+        if at == len(self.excluded) or self.excluded[at] != offset:
+            self.excluded.insert(at, offset)
+
+    def expect(self, offset: int, db: int, counts: Counts, received_at: float) -> Unconfirmed:
+        """What a group that ends at *offset* would make true."""
+        return Unconfirmed(Position(self.record.position.replid, offset), db, counts, received_at)
+
+    def frame(self, db: int, expected: Unconfirmed, restated: Sequence[bytes] | None = None) -> Frame:
+        """What goes around a group that begins with *db* in effect; see `portd.target.stream.group.frame`.
+
+        Args:
+            db: database in effect before it.
+            expected: what it makes true.
+            restated: what writes our keys beside the record, where they have to be cleared away first.
+        """
+        mine = replace(
+            self.record,
+            position=expected.position,
+            db=expected.db,
+            time_ms=0,
+            postponed=self.postponed.there,
+        )
+        clear = () if restated is None else self.keys
+        return frame(mine.render(self.key), before=db, after=expected.db, clear=clear, restated=restated or ())
+
+    def attempt(self, expected: Unconfirmed) -> None:
+        """The EXEC of a group is about to be sent."""
+        self.attempts[expected.position.offset] = expected
+
+    def refused(self, expected: Unconfirmed) -> None:
+        """The EXEC of a group was answered: it did not take effect, and never will."""
+        self.attempts.pop(expected.position.offset, None)
+
+    def confirm(self, done: Unconfirmed) -> None:
+        """A group is in the target, with its record; what is before it will not be asked for again."""
+        self.attempts.clear()
+        replid = self.record.position.replid  # it may have changed since the group was sent
+        self.record = replace(self.record, position=Position(replid, done.position.offset), db=done.db)
+        del self.excluded[: bisect_right(self.excluded, self.offset)]
+
+
+def _there(found: Checkpoint | None) -> Checkpoint:
+    if found is None:
+        raise DataLost("the target lost its data: the checkpoint is gone")
+    return found
