@@ -94,5 +94,5 @@ async def test_what_comes_back_from_the_disk_is_the_links_that_asked() -> None:
 
     for name in ("eu", "us"):
         await asyncio.create_task(ask(name))
-    worker.close(int)
+    worker.close(lambda: None)
     assert found == ["eu", "us"]
