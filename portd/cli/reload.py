@@ -17,12 +17,12 @@ from portd.config.tables import TABLE, FileValues, check_together, read_file
 from portd.errors import ConfigError
 from portd.memory.cgroup import find_cgroup
 from portd.memory.plan import plan_memory
+from portd.target.limiter import LIMITS
 from portd.units import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LIMITS: Final = frozenset({"max_target_bytes_per_second", "max_target_ops"})  # integers
 LIVE: Final = LIMITS | {"log_level", "progress_seconds", "memtrace", "verify_every"}  # take effect without a restart
 
 # What `portd.config.settings.option` can bound, and the words of a switch.

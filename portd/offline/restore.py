@@ -31,7 +31,7 @@ from portd.target.deadletter import DeadLetters, of_snapshot, read_keys
 from portd.target.kept.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
 from portd.target.kept.epoch import Epoch, write_once
 from portd.target.kept.lease import Lease
-from portd.target.limiter import Limiter
+from portd.target.limiter import LIMITS, Limiter
 from portd.target.probe import probe
 from portd.target.stream.applier import Applier
 from portd.target.stream.applying import ApplierOptions
@@ -126,9 +126,10 @@ class Restore(OfflineService):
             self._letters.close()
         self.progress.phase = Phase.STOPPED
 
-    def limit(self, name: str, value: int) -> None:
-        """Lets a limit on the load of the target take effect; *name* is that of the setting."""
-        self._limiter.change_setting(name, value)
+    def change(self, link: str, name: str, value: float) -> None:  # noqa: ARG002 - there are no links
+        """Lets a limit on the load of the target take effect; no other setting can."""
+        if name in LIMITS:
+            self._limiter.change_setting(name, int(value))
 
     async def _run(self) -> None:
         progress = self.progress
