@@ -17,7 +17,7 @@ from portd.config.choices import StopAfter
 from portd.errors import Interrupted, PortdError, first_cause
 from portd.link.link import Link
 from portd.log import get_logger
-from portd.model import Phase, Progress
+from portd.model import Progress
 from portd.net.backoff import Backoff
 from portd.source.forecast import Forecast
 from portd.verify.schedule import Schedule
@@ -64,6 +64,7 @@ class RunningLink:
         self.error: BaseException | None = None
         self._pace = Pace(self.progress)
         self._alone = alone
+        self._plan = plan
         self._stop = stop
         self._schedule = Schedule(settings, self.progress)
         self.link = Link(settings, plan, self.progress, stop, self._schedule.run, room)
@@ -87,11 +88,11 @@ class RunningLink:
                 await self._replicate()
                 forecast.cancel()
             self._check_reached()
-            self.progress.phase = Phase.STOPPED
+            self._end("")
             if not self._alone:
                 log.info("link ended", reached=self.link.reached)
         except asyncio.CancelledError:
-            self.progress.phase = Phase.STOPPED if self._stop.is_set() else Phase.FAILED
+            self._end("" if self._stop.is_set() else "it was aborted")
             if self._stop.is_set():
                 self._end_late()
             raise
@@ -111,7 +112,6 @@ class RunningLink:
                     raise
                 if progress.stream.transactions > done:
                     backoff.reset()
-                progress.phase = Phase.CONNECTING
                 progress.failure = progress.last_error = str(error.args[0])
                 wait = backoff.next_wait()
                 log.warning(
@@ -129,17 +129,20 @@ class RunningLink:
         self.error = error
         progress = self.progress
         if isinstance(error, Interrupted):
-            progress.phase = Phase.STOPPED
+            self._end("")
             return
-        progress.phase = Phase.FAILED
         known = isinstance(error, PortdError)
-        progress.failure = str(error.args[0]) if known and error.args else f"{type(error).__name__}: {error}"
+        self._end(str(error.args[0]) if known and error.args else f"{type(error).__name__}: {error}")
         progress.last_error = progress.last_error if self._alone and progress.last_error else str(error)
         if self._alone:
             return  # who runs the process says so
         tell = log.error if known else partial(log.error, exc_info=error)
         hint, code = (error.hint, error.exit_code) if isinstance(error, PortdError) else (None, os.EX_SOFTWARE)
         tell("link failed", error=progress.failure, hint=hint, exit_code=code, others="go on")
+
+    def _end(self, failure: str) -> None:
+        """Nothing more is done."""
+        self.progress.failure, self.progress.ended = failure, True
 
     def _check_reached(self) -> None:
         """A stop is an answer to a sync that goes on for ever, not to one that was to reach something.
@@ -165,7 +168,8 @@ class RunningLink:
 
     def register(self, ledger: Ledger) -> None:
         """Names who holds memory."""
-        self.link.register(ledger)
+        settings = self.settings
+        self.link.report.register(ledger, self._plan, settings.writers, self.name)
         ledger.register("verification", self._schedule.held_bytes, link=self.name)
 
     def change(self, name: str, value: float) -> None:

@@ -55,7 +55,7 @@ class Service:
         self._links = [RunningLink(each, plan, room, self._stop, alone=alone) for each, plan in pairs]
         self._by_name = {each.name: each for each in self._links}
         self._loop_watch = LoopWatch([each.progress for each in self._links])
-        self._accounting.pipelines = lambda: {each.name: each.link.reading() for each in self._links}
+        self._accounting.pipelines = lambda: {each.name: each.link.report.reading() for each in self._links}
         self._failures: list[RunningLink] = []  # in the order in which they failed
         self._http = self._make_http()
         path = settings.control_path(alone=alone)
@@ -243,8 +243,8 @@ class Service:
                         view=each.view,
                         source=each.settings.source_endpoint().display,
                         target=each.settings.target_endpoint().display,
-                        pipeline=each.link.reading,
-                        decoder=each.link.decoder_counters,
+                        pipeline=each.link.report.reading,
+                        decoder=each.link.report.decoder_counters,
                     )
                     for each in self._links
                 ],

@@ -11,7 +11,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from portd.model import LoopState, Phase
+from portd.model import LoopState, Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,6 @@ CLOSE_SECONDS: Final = 0.004
 WIDE_SECONDS: Final = 0.1
 RECENT_SECONDS: Final = 60.0
 BACKLOG_BYTES: Final = 1 << 20  # that wait to be applied: more is watched closely
-_BUSY: Final = frozenset({Phase.STARTING, Phase.CONNECTING, Phase.SNAPSHOT, Phase.CATCHING_UP, Phase.DRAINING})
 
 
 class LoopWatch:
@@ -81,6 +80,9 @@ class LoopWatch:
 
 
 def _busy(progress: Progress) -> bool:
-    """A snapshot or a backlog passes."""
+    """A snapshot or a backlog passes, or a link begins."""
+    if progress.ended or progress.held is not None or progress.preparing:
+        return False
     stream = progress.stream
-    return progress.phase in _BUSY or stream.read_offset - stream.applied_offset > BACKLOG_BYTES
+    follows = progress.work is Work.FOLLOWING and stream.caught_up
+    return not follows or stream.read_offset - stream.applied_offset > BACKLOG_BYTES

@@ -48,7 +48,7 @@ from portd.cli.runner import run_blocking
 from portd.config.load import load_settings
 from portd.errors import *
 from portd.memory.accounting import Accounting
-from portd.model import Phase, Progress
+from portd.model import Progress, Work
 from portd.watch.view import View
 
 class Service:
@@ -61,8 +61,8 @@ class Service:
     def alive(self):
         return self.what != "dead"
     async def run(self):
-        self.progress.phase = Phase.STREAMING
-        self.progress.stream.following = self.progress.source.connected = True
+        self.progress.work = Work.FOLLOWING
+        self.progress.stream.following = self.progress.stream.caught_up = self.progress.source.connected = True
         print("running", flush=True)
         if self.what == "refuse":
             raise ExceptionGroup("g", [SourceLost("gone"), ExceptionGroup("h", [DecodeError("bad", hint="mend it")])])

@@ -23,7 +23,7 @@ from portd.http.server import MAX_CONNECTIONS
 from portd.http.status import describe, describe_all
 from portd.memory.accounting import Accounting, MemoryReport
 from portd.memory.heap import HeapRecorder
-from portd.model import LaneState, LoopState, Phase, Position, Progress
+from portd.model import LaneState, LoopState, Phase, Position, Progress, Work
 from portd.watch.metrics import LinkSources, Sources, build_registry
 from portd.watch.readings import KeyReading, PipelineReading
 from portd.watch.standing import Standing, look
@@ -99,7 +99,7 @@ class Observed:
 def service() -> Observed:
     """A service that has begun a snapshot, with a key of a hostile name."""
     found = Observed(
-        Progress(phase=Phase.SNAPSHOT, position=Position("a" * 40, 7), lanes=[LaneState(0), LaneState(1)]),
+        Progress(work=Work.COPYING, position=Position("a" * 40, 7), lanes=[LaneState(0), LaneState(1)]),
         PipelineReading(budget_bytes=10, current_key=KeyReading(3, EVIL, "hash", 1, 4, 5)),
     )
     found.progress.snapshot.bytes_total, found.progress.snapshot.bytes_decoded = 100, 25
@@ -140,7 +140,8 @@ async def test_health_follows_the_service(server: HttpServer, service: Observed)
     status, text, _ = await get(server, "readyz")
     reason = "the snapshot is not applied yet, and the target is not connected"
     assert (status, text) == (503, f"not ready: snapshot, {reason}, 25% of it is\n")
-    service.progress.phase, service.is_alive = Phase.STREAMING, False
+    service.progress.work, service.is_alive = Work.FOLLOWING, False
+    service.progress.stream.caught_up = True
     service.progress.lanes[1].connection.connected = True
     assert (await get(server, "readyz"))[:2] == (200, "ready\n")
     assert (await get(server, "livez"))[0] == 503
@@ -168,7 +169,7 @@ async def test_several_links_have_a_page_each_and_one_together(service: Observed
         report = json.loads((await get(server, "debug/memory"))[1])
         assert set(report["pipelines"]) == {"default", "eu", EVIL}
         assert "pipeline" not in report
-        service.progress.phase, service.progress.source.connected = Phase.STREAMING, True
+        service.progress.work, service.progress.source.connected = Work.FOLLOWING, True
         service.progress.lanes[0].connection.connected = True
         assert (await get(server, "readyz"))[:2] == (200, "ready\n")
 

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from portd.config.load import load_settings
 from portd.http.status import describe
-from portd.model import LaneState, LoopState, Phase, Progress
+from portd.model import LaneState, LoopState, Progress, Work
 from portd.source.losses import Reason
 from portd.spool.overflow import DISK_ERROR, DISK_FULL, DISK_LIMIT
 from portd.watch.metrics import LOSS_REASONS, SPOOL_BLOCKS, LinkSources, MetricsCollector, Sources, build_registry
@@ -73,7 +73,7 @@ def test_loss_reasons_are_those_of_the_link() -> None:
 
 def test_the_phase_is_one_hot() -> None:
     """Exactly one phase is 1."""
-    families = collect(Progress(phase=Phase.STREAMING))
+    families = collect(following())
     assert value(families, "portd_phase", phase="streaming") == 1
     assert sum(sample.value for sample in families["portd_phase"].samples) == 1
 
@@ -212,7 +212,8 @@ def test_codes_of_refusals_are_a_closed_set() -> None:
 
 def following() -> Progress:
     """A sync that follows the stream, with nothing missing in the target."""
-    progress = Progress(phase=Phase.STREAMING)
+    progress = Progress(work=Work.FOLLOWING)
+    progress.stream.caught_up = True
     progress.stream.following = progress.source.connected = True
     progress.source.connects = 1
     return progress
