@@ -176,8 +176,12 @@ class Link:
             except (TargetError, TimeoutError) as error:
                 reason = str(error) or "it does not answer"
                 log.warning("target stays in import mode", error=reason, hint="CONFIG SET import-mode no ends it")
-        if self._lease is not None:
-            await self._lease.release(forget=self._lease.fresh and self._session is None)
+        lease, self._lease, self._imports = self._lease, None, False
+        if lease is not None:
+            try:
+                await lease.release(forget=lease.fresh and self._session is None)
+            finally:
+                lease.close()
 
     async def _follow(self, destination: Destination) -> None:
         """Session after session."""

@@ -108,7 +108,7 @@ class RunningLink:
             try:
                 await self.link.run()
             except PortdError as error:
-                if self._alone or not error.retriable or self._stop.is_set():
+                if self._alone or not error.retriable:
                     raise
                 if progress.stream.transactions > done:
                     backoff.reset()
