@@ -103,9 +103,12 @@ class ConfigFile:
             file = read_file(self.path)
         except ConfigError as error:
             raise ConfigError(str(error.args[0]), hint="nothing was changed") from None
-        if TABLE in self._pinned and file.tables:
-            return FileValues(file.common, {name: file.tables[name] for name in file.tables if name in self._links})
-        return file
+        if TABLE not in self._pinned or not file.tables:
+            return file
+        picked = {name: values for name, values in file.tables.items() if name in self._links}
+        if not picked:
+            raise ConfigError("the link is not in the file any more", hint="nothing was changed")
+        return FileValues(file.common, picked)
 
     def _settings_of(self, file: FileValues) -> dict[str, Settings]:
         """What the next start would make of the file, by link.
@@ -123,8 +126,6 @@ class ConfigFile:
         except ConfigError as error:
             hint = f"nothing was changed; {error.hint}" if error.hint else "nothing was changed"
             raise ConfigError(str(error.args[0]), hint=hint) from None
-        if not links:
-            raise ConfigError("the link is not in the file any more", hint="nothing was changed")
         return {each.link: each for each in links}
 
     def _link_of(self, values: dict[str, Any], table: str) -> Settings:

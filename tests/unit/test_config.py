@@ -368,7 +368,6 @@ def test_a_credential_can_be_a_links(tables: Path, tmp_path: Path, monkeypatch: 
         ("[[link]]", "[link]", "two brackets|is not TOML"),
         (TWO, "link = []", "no link"),
         (TWO, '[link]\nname = "eu"\n', "two brackets"),
-        ('name = "us"', 'name = "s"\ncheckpoint_key = "cp:u"', "^(?!.*checkpoint)"),
         ('"redis://three"', '"redis://two"', "link us: source and target are the same"),
         ('name = "us"\nsource = "redis://three"', 'name = "u"\nsource = "redis://a"\nexisting = "flush"', "u flushes"),
         (
