@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 READ_BYTES = 65536
 POLL_SECONDS = 0.02
 FOLLOWING_SECONDS = 0.02  # what a sender has behind the caught bytes comes at once, or not before it is answered
+ANSWER_SECONDS = 5.0  # a server takes less
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: an end with RST
 NAMED = re.compile(rb"\$7\r\nSETNAME\r\n\$\d+\r\n([^\r]+)\r\n")
 
@@ -34,6 +35,7 @@ class Hold:
         wanted: says of which.
         reset: the sender's connection ends at once; else it stays, and nothing passes.
         on_caught: called in the relay's thread when the bytes are there, before anything else is done.
+        twice: the bytes pass at once, and come once more when they are released; the sender gets no answers.
         caught: they are there.
         sent: they are with the server.
         over: the server has read everything and the connection is at its end.
@@ -44,6 +46,7 @@ class Hold:
     wanted: Wanted
     reset: bool = False
     on_caught: Callable[[], object] | None = None
+    twice: bool = False
     caught: threading.Event = field(default_factory=threading.Event)
     sent: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
@@ -110,9 +113,16 @@ class Relay:
         for passage in self._passages:
             passage.close()
 
-    def hold(self, wanted: Wanted, *, reset: bool = False, on_caught: Callable[[], object] | None = None) -> Hold:
-        """Arms: the next bytes that are wanted are kept back."""
-        hold = Hold(wanted, reset, on_caught)
+    def hold(
+        self,
+        wanted: Wanted,
+        *,
+        reset: bool = False,
+        on_caught: Callable[[], object] | None = None,
+        twice: bool = False,
+    ) -> Hold:
+        """Arms: the next bytes that are wanted are kept back; see `Hold`."""
+        hold = Hold(wanted, reset, on_caught, twice)
         with self._lock:
             self._armed.append(hold)
         return hold
@@ -163,6 +173,7 @@ class _Passage:
         self._relay = relay
         self._client, self._server = client, server
         self._hold: Hold | None = None
+        self._swallowed = threading.Event()  # an answer to what passes twice
         self._name = b""
         self._threads = [
             threading.Thread(target=work, name="relay", daemon=True) for work in (self._to_server, self._to_client)
@@ -201,9 +212,13 @@ class _Passage:
         if hold.on_caught is not None:
             hold.on_caught()
         kept, there = [data], True
+        if hold.twice:  # all that was sent, and all of it again: no transaction is torn apart by that
+            kept += self._following()
+            _write(self._server, b"".join(kept))
+            self._swallowed.wait(ANSWER_SECONDS)
         hold.caught.set()
         if hold.reset:
-            kept += self._following()
+            kept += self._following() if not hold.twice else []
             self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             self._client.close()
             there = False
@@ -240,6 +255,9 @@ class _Passage:
     def _to_client(self) -> None:
         while data := _read(self._server):
             self._relay.wait_open()
+            if self._hold is not None and self._hold.twice:
+                self._swallowed.set()
+                continue
             _write(self._client, data)
         hold = self._hold
         if hold is not None:

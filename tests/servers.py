@@ -346,8 +346,10 @@ class Server:
         options = {"password": self.password, "protocol": 2, "decode_responses": False} | options
         return redis.asyncio.Redis(host="127.0.0.1", port=self.port, db=db, **options)
 
-    def info(self, section: str = "everything") -> dict[str, Any]:
-        """INFO as redis-py parses it."""
+    def info(self, section: str = "") -> dict[str, Any]:
+        """INFO as redis-py parses it; all of it without a *section*."""
+        if not section:
+            section = "everything" if self.binary.at_least(redis=(6, 0), valkey=(0,)) else "all"
         client = self._new_client()
         try:
             answer: dict[str, Any] = client.info(section)

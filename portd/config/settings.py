@@ -336,7 +336,12 @@ class Settings:
     )
 
     connect_seconds: float = option(
-        10.0, "Longest wait for a connection to either end.", group="Patience", unit="seconds", gt=0, le=3600
+        10.0,
+        "Longest wait for a connection to either end, and for answers before data flows or beside it.",
+        group="Patience",
+        unit="seconds",
+        gt=0,
+        le=3600,
     )
     silence_seconds: float = option(
         60.0,
@@ -549,9 +554,10 @@ class Settings:
         if file is not None:
             password = read_secret(file, f"{side}_password_file")
         try:
-            return Endpoint.parse(getattr(self, side), password=password, tls=tls)
+            end = Endpoint.parse(getattr(self, side), password=password, tls=tls)
         except ConfigError as error:
             raise ConfigError(f"{side}: {error.args[0]}", hint=error.hint) from None
+        return dataclasses.replace(end, connect_seconds=self.connect_seconds, silence_seconds=self.silence_seconds)
 
 
 SETTINGS: dict[str, dataclasses.Field[Any]] = {each.name: each for each in dataclasses.fields(Settings)}
@@ -576,11 +582,13 @@ def check_variables(environment: Mapping[str, str]) -> None:
         ConfigError: there are some.
     """
     known = {f"{ENV_PREFIX}{name}".upper() for name in [*SETTINGS, "config"]}
-    unknown = sorted(
-        name for name in environment if name.startswith(ENV_PREFIX) and name not in known and not _OTHERS.match(name)
+    unknown = sorted(  # those in small letters as well: not all that reads variables would see them
+        name
+        for name in environment
+        if name.upper().startswith(ENV_PREFIX) and name not in known and not _OTHERS.match(name)
     )
     if unknown:
-        near = difflib.get_close_matches(unknown[0], known, n=1)
+        near = difflib.get_close_matches(unknown[0].upper(), known, n=1)
         raise ConfigError(
             f"{', '.join(unknown)} is set in the environment, which is not a setting",
             hint=f"did you mean {near[0]}?" if near else "docs/configuration.md lists all settings; unset it",

@@ -16,7 +16,7 @@ from portd.kernel.edit cimport (
     GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, OWN, PEXPIRE, PEXPIREAT, PSETEX, PUBLISH, REFUSED, REPLCONF, RESTORE,
     RESTORE_ASKING, SCRIPT, SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP,
 )
-from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, FORM
+from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, FORM, FUNCTIONS
 from portd.kernel.keypositions cimport K_FIRST, K_NONE, K_PAIRS, K_SECOND, O_ALL, O_NONE, owned
 from portd.kernel.piecebuffer cimport LATE_DISCARD, MORE, NO_DATABASE, NOT_A_DATABASE, SELECT_EXCLUDED, PieceBuffer
 from portd.kernel.resp cimport NEVER_MS, argument_behind, is_word, read_number
@@ -195,7 +195,7 @@ cdef class Decider(CommandScanner):
         if is_word(first, size, "RESTORE"):
             return FUNCTION_RESTORE if self.scan.argc > 2 else FORWARD
         if is_word(first, size, "DELETE") or is_word(first, size, "FLUSH"):
-            return FORWARD
+            return DROP if self.table.forms.lacks[FUNCTIONS] else FORWARD  # there are none to be deleted
         return FILTERED
 
     cdef inline bint _sets_expiry(self) noexcept:

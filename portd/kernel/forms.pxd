@@ -63,6 +63,7 @@ cdef enum:  # rows of the table, in its order
     XCLAIM_DELETED
     RESTORE_ABSTTL
     SPUBLISH
+    FUNCTIONS
     ROWS
 
 

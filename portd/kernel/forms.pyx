@@ -58,6 +58,7 @@ FORMS = (
     Form("XCLAIM of deleted messages", (7, 0), ALWAYS, SCRIPT),
     Form("RESTORE ABSTTL", (5, 0), ALWAYS, PLAIN),
     Form("SPUBLISH", (7, 0), ALWAYS, PLAIN),
+    Form("FUNCTION DELETE and FLUSH", (7, 0), ALWAYS, PLAIN),
     Form("GEOSEARCHSTORE BYBOX or ANY", (6, 2), ALWAYS, NONE),
     Form("GEOSEARCHSTORE BYPOLYGON", NEVER, (9, 0), NONE),
     Form("BITOP DIFF, DIFF1, ANDOR and ONE", (8, 2), NEVER, NONE),

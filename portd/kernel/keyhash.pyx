@@ -119,7 +119,7 @@ cdef enum:
 
 cdef frozenset _FOLLOWERS = frozenset((
     b"HSET", b"HSETEX", b"HPEXPIREAT", b"SADD", b"ZADD", b"RPUSH", b"XADD", b"XGROUP", b"XCLAIM", b"XSETID", b"EVAL",
-    b"PEXPIREAT", b"SETRANGE", b"FUNCTION", b"ARMSET", b"ARSEEK", b"APPEND", b"SELECT", b"LLEN", b"XCFGSET", b"XIDMPRECORD",
+    b"PEXPIREAT", b"SETRANGE", b"FUNCTION", b"SCRIPT", b"ARMSET", b"ARSEEK", b"APPEND", b"SELECT", b"LLEN", b"XCFGSET", b"XIDMPRECORD",
 ))
 
 

@@ -9,14 +9,13 @@ down, or that waits for room in the spool, is no caught-up one there either.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
 from portd.source.info import ask_info
 
 if TYPE_CHECKING:
-    import asyncio
-
     from portd.model import StreamProgress
     from portd.net.endpoint import Endpoint
     from portd.spool import Spool
@@ -34,20 +33,31 @@ class CatchUp:
         stream: offsets.
         applier: says what is applied.
         linked: set while the link is connected.
+        relinked: set when it was made again: whoever set it asks anew.
     """
 
     def __init__(
-        self, source: Endpoint, spool: Spool, stream: StreamProgress, applier: Applier, linked: asyncio.Event
+        self,
+        source: Endpoint,
+        spool: Spool,
+        stream: StreamProgress,
+        applier: Applier,
+        linked: asyncio.Event,
+        relinked: asyncio.Event,
     ) -> None:
         self._source = source
         self._spool = spool
         self._stream = stream
         self._applier = applier
         self._linked = linked
+        self._relinked = relinked
 
     async def wait(self) -> int | None:
-        """Returns when the target has caught up: the source's offset of a moment ago, None where it is not told."""
-        while True:
+        """Returns when the target has caught up: the source's offset of a moment ago, None where it is not told.
+
+        It returns as well when the link was made again.
+        """
+        while not self._relinked.is_set():
             await self._linked.wait()
             await self._applier.caught_up.wait()
             offset = await self._ask()
@@ -55,11 +65,22 @@ class CatchUp:
             if offset is None:
                 if self._linked.is_set() and self._applier.caught_up.is_set() and not self._spool.full:
                     return None
-                await self._applier.reach(self._stream.read_offset)
+                await self._reach(self._stream.read_offset)
                 continue
-            await self._applier.reach(offset)
+            await self._reach(offset)
             if self._linked.is_set() and time.monotonic() - told_at <= FRESH_SECONDS:
                 return offset
+        return None
+
+    async def _reach(self, offset: int) -> None:
+        """Waits for an offset, until the link is made again: the server behind it may be another, that never comes there."""
+        reached = asyncio.create_task(self._applier.reach(offset), name="source's offset")
+        relinked = asyncio.create_task(self._relinked.wait(), name="link made again")
+        try:
+            await asyncio.wait({reached, relinked}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reached.cancel()
+            relinked.cancel()
 
     async def _ask(self) -> int | None:
         told = (await ask_info(self._source, "replication")).get("master_repl_offset", "")

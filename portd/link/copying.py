@@ -15,7 +15,7 @@ from portd.log import get_logger
 from portd.model import Position
 from portd.net.shapes import whole
 from portd.target.control import patiently
-from portd.target.deadletter import of_snapshot
+from portd.target.deadletter import unsupported
 from portd.target.kept.checkpoint import MOST_OFFSET, Checkpoint, write_checkpoint
 from portd.target.kept.postponed import snapshot_margin_ms
 
@@ -191,7 +191,7 @@ class Copying:
         databases = self._into.capabilities.databases
         if letter.db < databases or not databases:  # there is nothing to prune in others
             self._resync.note_letter(letter)
-        self._into.letters.add(of_snapshot(letter))
+        self._into.letters.add(unsupported("snapshot", letter.type, letter))
 
     # -- what the pages show
 

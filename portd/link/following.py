@@ -149,7 +149,7 @@ class Following:
     async def _watch_caught_up(self) -> None:
         """Says when the target has caught up; ends the input where that is all that is wanted."""
         inflow, stream = self._inflow, self._progress.stream
-        catching_up = CatchUp(inflow.endpoint, inflow.spool, stream, self._applier, inflow.linked)
+        catching_up = CatchUp(inflow.endpoint, inflow.spool, stream, self._applier, inflow.linked, inflow.relinked)
         while True:
             inflow.relinked.clear()
             source_offset = await catching_up.wait()

@@ -120,9 +120,7 @@ class Link:
             ops_per_second=settings.max_target_ops,
         )
         handshake = HandshakeOptions(psync_command=settings.psync_command)
-        options = ReceiverOptions(
-            connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds, handshake=handshake
-        )
+        options = ReceiverOptions(handshake=handshake)
         self._receiver = Receiver(self._source, self._spool, progress, options=options)
         self._letters = DeadLetters(
             progress,
@@ -264,11 +262,7 @@ class Link:
         log.info("source", url=self._source.display, **progress.source_info)
         cluster.admit(self._source, source.cluster, one_shard=settings.one_shard)
         self._require_databases(source.highest_database, capabilities.databases)
-        patience = ConnectionOptions(
-            connect_seconds=settings.connect_seconds,
-            silence_seconds=settings.silence_seconds,
-            troubles=progress.troubles,
-        )
+        patience = ConnectionOptions(troubles=progress.troubles)
         self._lease = Lease(
             self._target,
             settings.checkpoint_name(),

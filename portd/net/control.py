@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from portd.net.endpoint import Endpoint
 
-ANSWER_SECONDS: Final = 10.0  # usual limit for the connection, and for all answers to what is asked at once
 ANSWER_BYTES: Final = 8 << 20  # of answers to what is asked at once: more is no answer to any question of ours
 ANSWER_OBJECTS: Final = 100_000  # likewise: a few bytes make an object of many
 MOST_DATABASES: Final = 2**31 - 1  # config.c: `databases` is an int
@@ -170,18 +169,18 @@ class Control(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def open_control(endpoint: Endpoint, seconds: float = ANSWER_SECONDS) -> AsyncIterator[Control]:
+async def open_control(endpoint: Endpoint) -> AsyncIterator[Control]:
     """A control connection for the length of the block; our user is logged in.
 
     Args:
-        endpoint: the server.
-        seconds: longest wait for the connection, and for all answers to what is asked at once.
+        endpoint: the server; its `connect_seconds` bounds the connection, and all answers to what is asked at once.
 
     Raises:
         OSError: it could not be made.
         Refused: the server refuses user or password.
         ConfigError: a TLS file cannot be used.
     """
+    seconds = endpoint.connect_seconds
     _, control = await endpoint.connect(lambda: Control(seconds), timeout=seconds)
     try:
         if (login := endpoint.auth_command()) is not None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
 DEFAULT_PORT = 6379
+CONNECT_SECONDS = 10.0  # where no setting says otherwise
+SILENCE_SECONDS = 60.0  # likewise
 PLAIN_SECONDS = 1.0  # a TLS handshake that takes longer makes us look whether the port speaks without TLS
 TLS_HINT = "check the certificate authority, the certificate's names and validity; a plain port needs redis://"
 _TLS_LOSSES = (
@@ -116,6 +118,8 @@ class Endpoint:
         password: None when none is needed.
         tls: None for a plain connection.
         sentinels: who tells the address of the server, at every connection; host and port are the first Sentinel's then.
+        connect_seconds: longest wait for a connection, and for answers before work begins or beside it.
+        silence_seconds: a connection that is owed something and brings no byte for this long is given up.
     """
 
     host: str = "localhost"
@@ -125,6 +129,8 @@ class Endpoint:
     password: str | None = field(default=None, repr=False)
     tls: Tls | None = None
     sentinels: Sentinels | None = None
+    connect_seconds: float = CONNECT_SECONDS
+    silence_seconds: float = SILENCE_SECONDS
 
     @property
     def place(self) -> tuple[object, ...]:
@@ -229,7 +235,7 @@ class Endpoint:
         """
         if self.sentinels is None:
             return self
-        host, port = await self.sentinels.find_primary(self.tls.context if self.tls else None)
+        host, port = await self.sentinels.find_primary(self.connect_seconds, self.tls.context if self.tls else None)
         return replace(self, host=host, port=port, sentinels=None)
 
     async def _secured(

@@ -27,7 +27,7 @@ _RDB_VERSIONS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ServerIdentity:
     """Family, version, process and role.
 
     Attributes:
@@ -47,7 +47,7 @@ class Identity:
     modules: tuple[str, ...]
 
     @classmethod
-    def of(cls, info: Mapping[str, str]) -> Identity:
+    def of(cls, info: Mapping[str, str]) -> ServerIdentity:
         """From the fields of INFO. A Valkey also tells the Redis version that it is compatible with."""
         family = next((each for each in ("valkey", "redis") if f"{each}_version" in info), "")
         parts = info.get(f"{family}_version", "").split(".")

@@ -53,6 +53,10 @@ _HINTS: Final = {
     "ASK": "the target is a cluster node: clusters are not supported yet as targets",
 }
 
+BUSY_HINT: Final = (
+    "it passes when the target has memory, replicas or its data again; a running sync waits for that, a start does not"
+)
+
 
 def code_of(text: str) -> str:
     """The first word of an error reply: ``OOM``, ``WRONGTYPE``, ``ERR``."""
@@ -115,7 +119,7 @@ def fatal(text: str, who: str = "the target") -> TargetError:
 
 
 def _busy(message: str, code: str) -> TargetBusy:
-    return TargetBusy(message, code=code)
+    return TargetBusy(message, hint=BUSY_HINT, code=code)
 
 
 def error_of(

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 26379
 LINE_BYTES: Final = 4096  # longest line of a reply that is believed
-ASK_SECONDS: Final = 2.0  # for one Sentinel: the next may be well
 
 
 class NoPrimary(ConnectionRefusedError):
@@ -41,10 +40,13 @@ class Sentinels:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
 
-    async def find_primary(self, context: Callable[[], ssl.SSLContext] | None = None) -> tuple[str, int]:
+    async def find_primary(
+        self, seconds: float, context: Callable[[], ssl.SSLContext] | None = None
+    ) -> tuple[str, int]:
         """Host and port of the primary.
 
         Args:
+            seconds: for all of them; one that is silent takes its share only: the next may be well.
             context: makes a TLS context for connections to the Sentinels; None is plain.
 
         Raises:
@@ -53,7 +55,7 @@ class Sentinels:
         said: list[str] = []
         for host, port in self.addresses:
             try:
-                async with asyncio.timeout(ASK_SECONDS):
+                async with asyncio.timeout(seconds / len(self.addresses)):
                     found = await self._ask(host, port, context() if context else None)
             except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:  # TimeoutError is one
                 said.append(f"{host}:{port}: {str(error) or type(error).__name__}")

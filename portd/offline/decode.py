@@ -10,7 +10,7 @@ from portd.feed.pour import pour
 from portd.feed.snapshot import SnapshotCopy
 from portd.files.inputs import open_input
 from portd.log import get_logger
-from portd.source import HandshakeOptions, ReceiverOptions, cluster
+from portd.source import HandshakeOptions, cluster
 from portd.source.fetch import Fetch
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ async def decode_source(endpoint: Endpoint, decoder: SnapshotDecoder, output: Ou
     Raises:
         PortdError: the source is not there or refuses, or the output cannot be written.
     """
-    fetch = Fetch(endpoint, ReceiverOptions(handshake=HandshakeOptions(rdb_only=True)))
+    fetch = Fetch(endpoint, HandshakeOptions(rdb_only=True))
 
     async def write(part: bytes) -> None:
         await asyncio.to_thread(output.write, part)

@@ -21,7 +21,7 @@ from portd.kernel.stream import StreamSplitter
 from portd.log import get_logger
 from portd.model import Work
 from portd.offline.job import OfflineService
-from portd.source import HandshakeOptions, ReceiverOptions, cluster
+from portd.source import HandshakeOptions, cluster
 from portd.source.fetch import Fetch
 from portd.spool import SpoolClosed
 
@@ -54,7 +54,7 @@ class Dump(OfflineService):
         self._output = output
         self._follow = follow
         self._snapshot_done = False
-        self._fetch = Fetch(endpoint, ReceiverOptions(handshake=HandshakeOptions(rdb_only=follow is None)))
+        self._fetch = Fetch(endpoint, HandshakeOptions(rdb_only=follow is None))
         self.progress = self._fetch.progress
 
     async def run(self) -> None:

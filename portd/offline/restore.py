@@ -27,7 +27,7 @@ from portd.net.shapes import whole
 from portd.offline.job import OfflineService
 from portd.pipeline import ByteBudget
 from portd.target.connection import ConnectionOptions
-from portd.target.deadletter import DeadLetters, of_snapshot, read_keys
+from portd.target.deadletter import DeadLetters, read_keys, unsupported
 from portd.target.kept.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
 from portd.target.kept.epoch import Epoch, write_once
 from portd.target.kept.lease import Lease
@@ -87,11 +87,7 @@ class Restore(OfflineService):
         self._checkpoint_key = settings.checkpoint_key + self._link
         self._epoch = Epoch.of(self._checkpoint_key)  # until the link is taken
         self._eviction: Eviction | None = None
-        self._connection = ConnectionOptions(
-            troubles=self.progress.troubles,
-            connect_seconds=settings.connect_seconds,
-            silence_seconds=settings.silence_seconds,
-        )
+        self._connection = ConnectionOptions(troubles=self.progress.troubles)
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
         self._written_by: dict[str, str] = {}  # family and version, where the snapshot tells them
@@ -239,7 +235,7 @@ class Restore(OfflineService):
         snapshot.keys_filtered += counters["keys_filtered"] - self._filtered
         self._filtered = counters["keys_filtered"]
         for letter in decoder.take_dead_letters():
-            self._letters.add(of_snapshot(letter))
+            self._letters.add(unsupported("snapshot", letter.type, letter))
         for text in decoder.take_scripts():
             self._scripts.add(text)
 

@@ -13,7 +13,6 @@ from portd.preflight.findings import Report, error
 from portd.preflight.names import own_names
 from portd.preflight.safety import Held
 from portd.preflight.survey import Rate, Survey, Unreachable, survey, write_rate
-from portd.target.connection import ConnectionOptions
 from portd.target.kept.checkpoint import read_checkpoint
 from portd.target.probe import inspect
 
@@ -37,16 +36,14 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
     source, target = settings.source_endpoint(), settings.target_endpoint()
     report = Report(source.display, target.display)
     here, there = await asyncio.gather(
-        asyncio.create_task(_survey("source", source, settings, report), name="survey-source"),
-        asyncio.create_task(_survey("target", target, settings, report), name="survey-target"),
+        asyncio.create_task(_survey("source", source, report), name="survey-source"),
+        asyncio.create_task(_survey("target", target, report), name="survey-target"),
     )
     report.findings.sort(key=lambda finding: finding.subject.startswith("target"))
     rate = await write_rate(source, sample_seconds) if here is not None and here.info else None
-    found = await _inspect(target, settings, report) if there is not None else None
+    found = await _inspect(target, report) if there is not None else None
     if here is not None:
-        report.findings += await permissions.source_permissions(
-            source, settings.psync_command, settings.connect_seconds
-        )
+        report.findings += await permissions.source_permissions(source, settings.psync_command)
         report.findings += permissions.unanswered("source", here)
         report.findings += _source(settings, source, here, rate)
         report.findings += await own_names(source, settings)
@@ -58,9 +55,9 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
     return report
 
 
-async def _survey(side: str, endpoint: Endpoint, settings: Settings, report: Report) -> Survey | None:
+async def _survey(side: str, endpoint: Endpoint, report: Report) -> Survey | None:
     try:
-        found = await survey(endpoint, settings.connect_seconds)
+        found = await survey(endpoint)
     except Unreachable as problem:
         report.findings.append(access.unreachable(side, endpoint, problem))
         return None
@@ -68,37 +65,23 @@ async def _survey(side: str, endpoint: Endpoint, settings: Settings, report: Rep
     return found
 
 
-async def _inspect(endpoint: Endpoint, settings: Settings, report: Report) -> Capabilities | None:
+async def _inspect(endpoint: Endpoint, report: Report) -> Capabilities | None:
     try:
-        return await inspect(endpoint, ConnectionOptions(connect_seconds=settings.connect_seconds))
+        return await inspect(endpoint)
     except PortdError as problem:
-        report.findings.append(
-            error(
-                "target.probe",
-                str(problem.args[0]),
-                "what it can do is not known",
-                problem.hint or "see the target's log",
-                exit_code=problem.exit_code,
-            )
-        )
+        report.findings.append(_unknown("target.probe", problem, "what it can do is not known", "see the target's log"))
         return None
+
+
+def _unknown(subject: str, problem: PortdError, consequence: str, action: str) -> Finding:
+    return error(subject, str(problem.args[0]), consequence, problem.hint or action, exit_code=problem.exit_code)
 
 
 async def _target_permissions(endpoint: Endpoint, found: Capabilities, settings: Settings) -> list[Finding]:
     try:
-        return await permissions.target_permissions(
-            endpoint, found, settings.checkpoint_name(), settings.connect_seconds
-        )
+        return await permissions.target_permissions(endpoint, found, settings.checkpoint_name())
     except PortdError as problem:
-        return [
-            error(
-                "target.permissions",
-                str(problem.args[0]),
-                "what we may do there is not known",
-                problem.hint or "try again",
-                exit_code=problem.exit_code,
-            )
-        ]
+        return [_unknown("target.permissions", problem, "what we may do there is not known", "try again")]
 
 
 async def _resumable(settings: Settings, here: Survey) -> bool | Held | Facts | PortdError:

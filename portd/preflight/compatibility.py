@@ -10,7 +10,7 @@ from portd.target.capabilities import OLDEST_REDIS as OLDEST_TARGET
 
 if TYPE_CHECKING:
     from portd.config.settings import Settings
-    from portd.net.identity import Identity
+    from portd.net.identity import ServerIdentity
     from portd.preflight.findings import Finding
     from portd.preflight.survey import Survey
     from portd.target.capabilities import Capabilities
@@ -80,12 +80,12 @@ def versions(survey: Survey, target: Capabilities) -> list[Finding]:
     return findings
 
 
-def _same_types(source: Identity, target: Capabilities, known: int) -> bool:
+def _same_types(source: ServerIdentity, target: Capabilities, known: int) -> bool:
     same_family = source.family == target.family
     return known <= target.rdb_version and (same_family or known <= 11)  # up to RDB 11 both families agree
 
 
-def _lost_features(source: Identity, target: Capabilities) -> list[tuple[str, str]]:
+def _lost_features(source: ServerIdentity, target: Capabilities) -> list[tuple[str, str]]:
     found = []
     for what, redis, valkey, loss in _FEATURES:
         first = {"redis": redis, "valkey": valkey}

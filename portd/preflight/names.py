@@ -22,7 +22,7 @@ COUNT: Final = 500
 async def own_names(endpoint: Endpoint, settings: Settings) -> list[Finding]:
     """Looks for this link's names, and at the first keys of the source for others; nothing where we may not ask."""
     try:
-        async with open_control(endpoint, settings.connect_seconds) as control:
+        async with open_control(endpoint) as control:
             found = await _look(control, settings)
     except (Refused, OSError):
         return []

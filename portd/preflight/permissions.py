@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portd.errors import PortdError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 SOURCE_COMMANDS = ("PING", "REPLCONF", "PSYNC")
 
 
-async def source_permissions(endpoint: Endpoint, psync: str, connect_seconds: float) -> list[Finding]:
+async def source_permissions(endpoint: Endpoint, psync: str) -> list[Finding]:
     """Whether the source lets us replicate.
 
     PSYNC is sent in one packet behind a PING, with an offset that is no number. Every server checks permissions first,
@@ -33,10 +34,9 @@ async def source_permissions(endpoint: Endpoint, psync: str, connect_seconds: fl
     Args:
         endpoint: the source.
         psync: name of PSYNC there.
-        connect_seconds: longest wait.
     """
     try:
-        async with open_control(endpoint, connect_seconds) as control:
+        async with open_control(endpoint) as control:
             answers = await control.ask(request("PING"), request("REPLCONF", "capa", "eof"), request(psync, "?", "x"))
     except (OSError, Refused, PortdError) as problem:
         return [
@@ -76,9 +76,7 @@ def _source_command(name: str, psync: str, answer: str) -> Finding:
     return fine(subject, f"allowed{'' if name != 'PSYNC' else f' ({psync})' if psync != 'PSYNC' else ''}")
 
 
-async def target_permissions(
-    endpoint: Endpoint, found: Capabilities, checkpoint: str, connect_seconds: float
-) -> list[Finding]:
+async def target_permissions(endpoint: Endpoint, found: Capabilities, checkpoint: str) -> list[Finding]:
     """Whether the target lets us write; *checkpoint* is the key of this link's checkpoint."""
     findings = []
     missing = [name for name in NEEDED_COMMANDS if name not in found.commands]
@@ -107,15 +105,15 @@ async def target_permissions(
         if name in found.forbidden
     ]
     if not missing:
-        findings += await _keys(endpoint, checkpoint, connect_seconds)
+        findings += await _keys(endpoint, checkpoint)
     return findings
 
 
-async def _keys(endpoint: Endpoint, checkpoint: str, connect_seconds: float) -> list[Finding]:
+async def _keys(endpoint: Endpoint, checkpoint: str) -> list[Finding]:
     """Whether our user may write any key: queued in a transaction that is never executed."""
-    options = ConnectionOptions(connect_seconds=connect_seconds, silence_seconds=connect_seconds)
+    hasty = replace(endpoint, silence_seconds=endpoint.connect_seconds)
     anything = f"{secrets.token_hex(8)}"
-    connection = await connect(endpoint, "check", ConnectionState(), options)
+    connection = await connect(hasty, "check", ConnectionState(), ConnectionOptions())
     try:
         answers = await connection.ask(
             request("MULTI"), request("SET", anything, ""), request("HSET", checkpoint, "f", "")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from portd.errors import ConfigError
 from portd.net.control import Refused, checked, keys_by_database, open_control, parse_info, parse_pairs
 from portd.net.endpoint import TLS_HINT, tls_failure
-from portd.net.identity import Identity
+from portd.net.identity import ServerIdentity
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.source.cluster import QUESTION, is_node
@@ -74,9 +74,9 @@ class Survey:
         return -number if number and text.startswith("-") else number
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> ServerIdentity:
         """Who it says it is."""
-        return Identity.of(self.info)
+        return ServerIdentity.of(self.info)
 
     @property
     def modules(self) -> frozenset[str]:
@@ -103,14 +103,14 @@ class Unreachable(Exception):
         self.refused = refused
 
 
-async def survey(endpoint: Endpoint, connect_seconds: float) -> Survey:
+async def survey(endpoint: Endpoint) -> Survey:
     """Asks one end.
 
     Raises:
         Unreachable: it cannot be reached, or does not let us in.
         ConfigError: a TLS file cannot be used.
     """
-    certificate_days, tls_version = await _dial(endpoint, connect_seconds)
+    certificate_days, tls_version = await _dial(endpoint)
     try:
         async with open_control(endpoint) as control:
             found = await _ask_all(_Asker(control))
@@ -172,14 +172,14 @@ class _Asker:
         return reply
 
 
-async def _dial(endpoint: Endpoint, connect_seconds: float) -> tuple[float | None, str | None]:
+async def _dial(endpoint: Endpoint) -> tuple[float | None, str | None]:
     """Opens and closes a connection: whether that works, and what TLS says."""
     try:
-        transport, _ = await endpoint.connect(asyncio.Protocol, timeout=connect_seconds)
+        transport, _ = await endpoint.connect(asyncio.Protocol, timeout=endpoint.connect_seconds)
     except ConfigError:
         raise
     except TimeoutError:
-        raise Unreachable(f"no connection within {human_seconds(connect_seconds)}") from None
+        raise Unreachable(f"no connection within {human_seconds(endpoint.connect_seconds)}") from None
     except OSError as error:
         if why := tls_failure(error):
             raise Unreachable(f"TLS failed: {why}", refused=True, hint=TLS_HINT) from None

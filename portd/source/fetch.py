@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Final
 from portd.errors import SourceError, first_cause
 from portd.model import Progress
 from portd.source.keeper import HistoryLost, Keeper
-from portd.source.receiver import Receiver
+from portd.source.receiver import Receiver, ReceiverOptions
 from portd.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from portd.net.endpoint import Endpoint
-    from portd.source.handshake import Transfer
-    from portd.source.receiver import ReceiverOptions
+    from portd.source.handshake import HandshakeOptions, Transfer
 
 SPOOL_BYTES: Final = 8 << 20  # between the socket and the disk or the pipe; when it is full, the source waits
 
@@ -26,7 +25,7 @@ class Fetch:
 
     Args:
         endpoint: the server.
-        options: of the connection. With `rdb_only` no stream is asked for, where the server knows that (Redis 6.2.14,
+        wanted: what is asked of it. With `rdb_only` no stream is asked for, where the server knows that (Redis 6.2.14,
             Valkey), so that none piles up, and the snapshot is the end.
         spool_bytes: received and not yet read; then the server waits.
 
@@ -35,11 +34,11 @@ class Fetch:
         progress: counters.
     """
 
-    def __init__(self, endpoint: Endpoint, options: ReceiverOptions, spool_bytes: int = SPOOL_BYTES) -> None:
+    def __init__(self, endpoint: Endpoint, wanted: HandshakeOptions, spool_bytes: int = SPOOL_BYTES) -> None:
         self.progress = Progress()
         self.spool = Spool(memory_bytes=spool_bytes, directory=None, max_disk_bytes=0)
-        self.receiver = Receiver(endpoint, self.spool, self.progress, options=options)
-        self._snapshot_only = options.handshake.rdb_only
+        self.receiver = Receiver(endpoint, self.spool, self.progress, options=ReceiverOptions(handshake=wanted))
+        self._snapshot_only = wanted.rdb_only
 
     async def run(self, consume: Callable[[Fetch, Transfer], Awaitable[None]]) -> None:
         """Connects, and has *consume* read the spool until it returns.

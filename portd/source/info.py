@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from portd.log import get_logger
 from portd.net.control import NO_ROOM, Refused, keys_by_database, open_control, parse_info, parse_pairs
-from portd.net.identity import Identity
+from portd.net.identity import ServerIdentity
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.source.cluster import QUESTION, is_node
@@ -157,7 +157,7 @@ async def ask_keys(endpoint: Endpoint) -> int | None:
 
 
 def _understand(info: dict[str, str], config: dict[str, str], node: object, refused: frozenset[str]) -> SourceInfo:
-    identity = Identity.of(info)
+    identity = ServerIdentity.of(info)
     link = info.get("master_link_status")
     second = info.get("master_replid2", "")
     keys = keys_by_database(info)

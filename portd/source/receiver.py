@@ -35,17 +35,13 @@ STALL_SECONDS = 3.0  # a timer this late means that we slept, not the source
 
 @dataclass(frozen=True, slots=True)
 class ReceiverOptions:
-    """How a link behaves.
+    """How a link behaves, beside what its endpoint says.
 
     Attributes:
-        connect_seconds: longest wait for connection, TLS and the replies up to PSYNC.
-        silence_seconds: a link that brings no byte for this long is lost; time during which the spool is full does not count.
         ack_seconds: between two ACKs.
         handshake: what is asked of the source.
     """
 
-    connect_seconds: float = 10.0
-    silence_seconds: float = 60.0
     ack_seconds: float = 1.0
     handshake: HandshakeOptions = field(default_factory=HandshakeOptions)
 
@@ -56,7 +52,8 @@ class Receiver:
     Between the two nothing is written to the spool: that is the moment for `Spool.reset` when the transfer is full.
 
     Args:
-        endpoint: the source.
+        endpoint: the source. Its `connect_seconds` is the longest wait for connection, TLS and the replies up to PSYNC; time
+            during which the spool is full does not count for its `silence_seconds`.
         spool: receives the snapshot (with its end mark) and the stream.
         progress: `source` is kept up to date, and `preparing` while the source makes its snapshot; `snapshot.bytes_read`, `bytes_total` and
             `stream.read_offset` too.
@@ -125,8 +122,8 @@ class Receiver:
         return transfer
 
     async def _connect(self, position: Position | None) -> Transfer:
-        endpoint, options = self.endpoint, self._options
-        handshake = Handshake(endpoint.auth_command(), position, options.handshake)
+        endpoint = self.endpoint
+        handshake = Handshake(endpoint.auth_command(), position, self._options.handshake)
         where = endpoint.display
         connection: Connection | None = None
 
@@ -134,14 +131,14 @@ class Receiver:
             nonlocal connection
             source = self._progress.source
             connection = Connection(
-                handshake, source, where, options.silence_seconds, partial(self._on_handshake, handshake)
+                handshake, source, where, endpoint.silence_seconds, partial(self._on_handshake, handshake)
             )
             return connection
 
         try:
-            async with asyncio.timeout(options.connect_seconds) as self._deadline:
+            async with asyncio.timeout(endpoint.connect_seconds) as self._deadline:
                 try:
-                    _, self._connection = await endpoint.connect(make, timeout=options.connect_seconds)
+                    _, self._connection = await endpoint.connect(make, timeout=endpoint.connect_seconds)
                 except OSError as error:
                     raise connect_error(where, error, handshake.end) from error
                 self._start_timer()
@@ -156,7 +153,7 @@ class Receiver:
         return transfer
 
     def _on_handshake(self, handshake: Handshake, state: State) -> None:
-        """From PSYNC on the source may take its time; it shows life with newlines, which `silence_seconds` watches."""
+        """From PSYNC on the source may take its time; it shows life with newlines, which `Endpoint.silence_seconds` watches."""
         if state in {State.PSYNC, State.HEADER} and self._deadline is not None:
             self._deadline.reschedule(None)
         transfer = handshake.transfer
@@ -288,7 +285,7 @@ class Receiver:
         if late > STALL_SECONDS:
             connection.heard_at += late  # bytes that came meanwhile were not looked at yet
         self._start_timer()
-        if connection.silent_seconds > self._options.silence_seconds:
+        if connection.silent_seconds > self.endpoint.silence_seconds:
             connection.end(Reason.SILENCE)
         else:
             self.acknowledge_now()

@@ -50,11 +50,9 @@ class Disconnected(TargetLost):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionOptions:
-    """How connections are made and given up.
+    """How connections are made, beside what their endpoint says.
 
     Attributes:
-        connect_seconds: longest wait for a connection and for each answer while it is set up.
-        silence_seconds: a connection that owes replies and neither takes nor brings a byte for this long is given up.
         retry_first_seconds: wait after the first failure; doubles with each.
         retry_limit_seconds: longest wait between attempts.
         tag: behind the connection's name as the target shows it.
@@ -62,8 +60,6 @@ class ConnectionOptions:
         troubles: where refusals that pass are noted.
     """
 
-    connect_seconds: float = 10.0
-    silence_seconds: float = 120.0
     retry_first_seconds: float = 0.05
     retry_limit_seconds: float = 5.0
     tag: str = ""
@@ -94,7 +90,7 @@ class Connection(asyncio.Protocol):
     Args:
         name: for logs, and what ``CLIENT LIST`` of the target shows.
         state: counters that operators see.
-        silence_seconds: see `ConnectionOptions`.
+        silence_seconds: owing replies, it is given up when it neither takes nor brings a byte for this long.
     """
 
     def __init__(self, name: str, state: ConnectionState, silence_seconds: float) -> None:
@@ -373,14 +369,14 @@ async def connect(endpoint: Endpoint, name: str, state: ConnectionState, options
     """
     try:
         _, connection = await endpoint.connect(
-            lambda: Connection(name, state, options.silence_seconds), timeout=options.connect_seconds
+            lambda: Connection(name, state, endpoint.silence_seconds), timeout=endpoint.connect_seconds
         )
     except OSError as error:  # TimeoutError is one
         if why := tls_failure(error):
             raise TargetRefused(f"TLS with {endpoint.display} failed: {why}", hint=TLS_HINT) from None
         raise _disconnected(f"{name} to {endpoint.display}", error) from None
     try:
-        async with asyncio.timeout(options.connect_seconds):
+        async with asyncio.timeout(endpoint.connect_seconds):
             await _log_in(connection, endpoint, options)
     except TimeoutError:
         connection.close()

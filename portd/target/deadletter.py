@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
+    from portd.kernel.leftout import Refusal
     from portd.kernel.snapshot import DeadLetter
     from portd.model import Progress
 
@@ -80,16 +81,9 @@ class Letter(NamedTuple):
         ).encode()
 
 
-def of_snapshot(letter: DeadLetter) -> Letter:
-    """A value of the snapshot that cannot be written to this target."""
-    return Letter(
-        phase="snapshot",
-        db=letter.db,
-        key=letter.key,
-        command=letter.type,
-        offset=letter.offset,
-        reply=f"{UNSUPPORTED} {letter.reason}",
-    )
+def unsupported(phase: str, command: str, found: DeadLetter | Refusal) -> Letter:
+    """What the kernel found that cannot be written to this target: a value of the snapshot, a command of the stream."""
+    return Letter(phase, found.db, found.key, command, found.offset, f"{UNSUPPORTED} {found.reason}")
 
 
 def read_keys(path: Path) -> frozenset[tuple[int, bytes]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from portd.kernel.crc64 import crc64
 from portd.model import ConnectionState
 from portd.net.control import checked, keys_by_database, parse_info, parse_pairs
-from portd.net.identity import Identity
+from portd.net.identity import ServerIdentity
 from portd.net.replies import code_of
 from portd.net.resp import request
 from portd.net.shapes import whole
@@ -101,16 +101,17 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
     """
     async with control(endpoint, "probing the target") as client:
         info, limits, flags = await _told(client)
-    connection = await connect(endpoint, "probe", ConnectionState(), options or ConnectionOptions())
+    options = options or ConnectionOptions()
+    connection = await connect(endpoint, "probe", ConnectionState(), options)
     try:
         key = f"portd:probe:{secrets.token_hex(8)}"
         has, forbidden = await _permissions(connection, key)
     finally:
         connection.close()  # with its transaction, which is thereby discarded
-    identity = Identity.of(info)
+    identity = ServerIdentity.of(info)
     family, version = identity.family or "redis", identity.version
     commands = ({name.decode("utf-8", "replace") for name in flags} | has) - forbidden
-    connection = await connect(endpoint, "probe", ConnectionState(), options or ConnectionOptions())
+    connection = await connect(endpoint, "probe", ConnectionState(), options)
     try:
         accepted = await _footer(connection, key, family) if "restore" in commands else 0
         databases = await count_databases(connection)

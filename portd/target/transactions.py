@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from portd.errors import DataLost, TargetError
-from portd.net.replies import Verdict, classify, error_of, presentable
+from portd.net.replies import WRONG_TYPE, Verdict, classify, code_of, error_of, presentable
 from portd.net.resp import request
 from portd.target.connection import Disconnected
 from portd.target.kept.epoch import FIELD, taken_over
@@ -30,6 +30,10 @@ MULTI: Final = request("MULTI")
 
 class Guard(Protocol):
     """What must stand in the target for a transaction to take effect; `portd.target.kept.epoch.Epoch` is one."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of which a value is read, in that order."""
 
     def questions(self) -> list[bytes]:
         """Commands for db 0: WATCH, and what reads each value."""
@@ -53,6 +57,11 @@ class CheckpointGuard:
         self._key = key
         self._writer = writer.encode()
         self._epoch = epoch
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """See `Guard`."""
+        return self._key, self._epoch.key
 
     def questions(self) -> list[bytes]:
         """See `Guard`."""
@@ -97,6 +106,7 @@ class Transactions:
         self._db = 0  # of the connection, once what was sent is answered
         self._opening: asyncio.Future[Sequence[Note]] | None = None
         self._number = 0  # of the reply that tells the first guarded value
+        self._first = 0  # the same, counted from what opens the transaction
         self._open(db)
 
     async def opened(self, db: int = 0) -> None:
@@ -118,9 +128,9 @@ class Transactions:
             return
         notes = await self._opening
         self._opening = None
-        errors = [note.text for note in notes if note.text is not None]
+        errors = [note for note in notes if note.text is not None]
         if errors:
-            self._refused(errors[0])
+            self._refused(errors[0].text or "", errors[0].reply)
         self._guard.check(*self._values())
 
     def execute(self, data: Sequence[bytes], replies: int) -> asyncio.Future[Sequence[Note]]:
@@ -172,6 +182,7 @@ class Transactions:
             commands = [request("SELECT", 0), *self._questions, request("SELECT", db), MULTI]
             first = 2
         self._db = db
+        self._first = first
         self._number = self.connection.sent_replies + first
         self._opening = self.connection.confirm(commands, len(commands))
         for number in range(len(self._questions) - 1):
@@ -185,11 +196,13 @@ class Transactions:
         """Ends the open transaction, which is empty; what guarded it is watched no more."""
         self.connection.confirm([EXEC], 1)
 
-    def _refused(self, text: str) -> None:
+    def _refused(self, text: str, number: int) -> None:
+        """Raises what an error means that answers what opens a transaction; *number* of the answer."""
         if "DB index" in text:
             raise no_database(self._db, text)
+        key = self._guard.keys[number - self._first] if code_of(text) == WRONG_TYPE else ""
         hint = "portd's user needs +multi +exec +watch +hget on the target, and ~<checkpoint key>*"
-        raise error_of(text, "refuses transactions", hint=hint, busy=Disconnected)
+        raise error_of(text, "refuses transactions", hint=hint, key=key, busy=Disconnected)
 
 
 class Pipeline:

@@ -11,9 +11,9 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.feed.pour import pour
-from portd.net.control import keys_by_database, parse_info
-from portd.net.identity import Identity
-from portd.net.pieces import Refused, Wire
+from portd.net.control import Refused, keys_by_database, parse_info
+from portd.net.identity import ServerIdentity
+from portd.net.pieces import Wire
 from portd.net.replies import error_of
 from portd.net.shapes import whole
 
@@ -44,7 +44,7 @@ _HINT = (
 
 def _refused(who: str, refuses: str, refusal: Refused) -> Exception:
     """What an error reply means here."""
-    return error_of(str(refusal), refuses, who=who, hint=_HINT)
+    return error_of(refusal.text, refuses, who=who, hint=_HINT)
 
 
 class LiveReader:
@@ -61,10 +61,10 @@ class LiveReader:
         read_bytes: of payloads.
     """
 
-    def __init__(self, endpoint: Endpoint, connect_seconds: float, silence_seconds: float, largest_bytes: int) -> None:
+    def __init__(self, endpoint: Endpoint, largest_bytes: int) -> None:
         self.too_large: set[NamedKey] = set()
         self.read_bytes = 0
-        self._wire = Wire(endpoint, connect_seconds, silence_seconds)
+        self._wire = Wire(endpoint)
         self._largest = largest_bytes
         self._usage = True
 
@@ -82,7 +82,7 @@ class LiveReader:
             info |= parse_info(await self._wire.ask("INFO", "cluster"))
         except Refused as error:
             raise _refused(self._wire.where, "does not let us ask", error) from None
-        self.identity = Identity.of(info)
+        self.identity = ServerIdentity.of(info)
         self.one_shard = bool(self.identity.cluster)
         self.exact_ttl = self.identity.family == "valkey" or self.identity.version >= (7, 0, 0)
         keys = keys_by_database(info)
@@ -248,7 +248,7 @@ class LiveReader:
             raise _refused(self._wire.where, f"refuses {command}", error) from None
 
     def _is_elsewhere(self, refusal: Refused) -> bool:
-        return self.one_shard and str(refusal).startswith(_ELSEWHERE)
+        return self.one_shard and refusal.text.startswith(_ELSEWHERE)
 
     async def _reply(self, command: str) -> Any:
         try:

@@ -1,7 +1,8 @@
 """Copies differing keys from the source to the target, and removes extra ones.
 
 Every write is a transaction that takes effect only while the key is as it was when the transaction was opened, and no
-process has taken the link meanwhile: a repair that arrives late undoes nothing.
+process has taken the link meanwhile: a repair that arrives late undoes nothing. It is opened before the source is asked
+for the key, so that the value is no older than what a sync has written until then.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from portd.errors import TargetBusy, TargetRejected
 from portd.feed.pour import pour
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
-from portd.net.pieces import Refused
+from portd.net.control import Refused
 from portd.net.resp import request
 from portd.target.kept.epoch import FIELD
 from portd.verify.live import END
@@ -98,11 +99,14 @@ class Repairer:
         changed: list[bool] = []  # by somebody else, since its transaction was opened: it is looked at again
         decoder = SnapshotDecoder(self._dialect)
         decoder.feed(self._source.magic)
+        await self._open_transaction(each.db, each.name)
         await self._source.tell([key], decoder, held.append, write)
         held.extend(pour(decoder, END))
         await write()
         if not decoder.statistics()["keys"] and key not in self._source.too_large:
             await self._write(request("DEL", each.name), 1, each.db, each.name)
+        if self._open:  # there was nothing to write
+            await self._write(b"", 0)
 
     async def _begin(self) -> None:
         """Notes who has the link."""

@@ -12,7 +12,7 @@ from portd.feed.pour import pour
 from portd.kernel.digest import DigestHandler
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
-from portd.source import HandshakeOptions, ReceiverOptions
+from portd.source import HandshakeOptions
 from portd.source.fetch import Fetch
 from portd.verify.live import END
 from portd.verify.options import Method
@@ -125,12 +125,8 @@ class EndDigest:
         self._report.method = "PSYNC"
         settings = self._settings
         command = settings.psync_command if self._side == "source" else "PSYNC"
-        options = ReceiverOptions(
-            connect_seconds=settings.connect_seconds,
-            silence_seconds=settings.silence_seconds,
-            handshake=HandshakeOptions(psync_command=command, rdb_only=True, end=self._side),
-        )
-        fetch = Fetch(self._endpoint, options, WINDOW_BYTES)
+        wanted = HandshakeOptions(psync_command=command, rdb_only=True, end=self._side)
+        fetch = Fetch(self._endpoint, wanted, WINDOW_BYTES)
         try:
             await fetch.run(self._digest)
         finally:

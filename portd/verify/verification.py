@@ -132,8 +132,7 @@ class Verification:
         return await self._reader(self._source), await self._reader(self._target)
 
     async def _reader(self, endpoint: Endpoint) -> LiveReader:
-        settings = self._settings
-        reader = LiveReader(endpoint, settings.connect_seconds, settings.silence_seconds, self._options.largest_bytes)
+        reader = LiveReader(endpoint, self._options.largest_bytes)
         self._stack.callback(reader.close)
         await reader.open()
         return reader
@@ -186,7 +185,7 @@ class Verification:
     ) -> Suspects:
         """Repairs, then looks again: what is equal now is repaired."""
         found = await inspect(self._target)
-        wire = Wire(self._target, self._settings.connect_seconds, self._settings.silence_seconds)
+        wire = Wire(self._target)
         self._stack.callback(wire.close)
         await wire.open()
         repairer = Repairer(source, wire, found.dialect(), self._settings.checkpoint_name() + EPOCH_SUFFIX)

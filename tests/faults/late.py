@@ -93,7 +93,10 @@ ACTIONS = {
     "expiry": "SIGSTOP, the lease expires, a second process starts, SIGCONT",
     "partition": "nothing passes from the first process, a second one takes over, the partition heals",
     "kill": "kill -9 and a start",
+    "twice": "the bytes take effect, their answers are lost with the connection, and they come once more",
+    "anew": "the connection is reset while the source takes another history: the same process begins again",
 }
+RESETS = ("reset", "twice", "anew")
 TWO = ("takeover", "expiry", "partition")
 
 STRIKES = (
@@ -110,7 +113,7 @@ STRIKES = (
     Strike("FLUSHALL", "portd-fenced", (b"\r\nFLUSHALL\r\n",), ghosts=True, options=(("prune", "flush"),)),
     Strike("pruning: UNLINK", "portd-prune", (b"\r\nUNLINK\r\n",), passing=3, ghosts=True),
     Strike("pruning: epoch renewed", "portd-prune", (b"\r\nHSET\r\n",), ghosts=True),
-    Strike("sweeper: EVAL", "portd-expiries", (b"\r\nEVAL\r\n",), expiring=True, options=(("expiry_gap", "postpone"),)),
+    Strike("sweeper: EVAL", "portd-expiries", (b"\r\nEVAL\r\n",), passing=1, expiring=True, options=(("expiry_gap", "postpone"),)),
     Strike("lease taken", "portd-lease", (b"\r\nHSET\r\n",), actions=("takeover", "kill")),
 )  # fmt: skip
 
@@ -228,6 +231,12 @@ class Ends:
             pipe.rpush("big:list", time.monotonic_ns())
         pipe.execute()
 
+    def forget_history(self) -> None:
+        """The source can continue nobody any more."""
+        client: Any = self.source.client()
+        client.execute_command("DEBUG", "CHANGE-REPL-ID")
+        client.client_kill_filter(_type="replica")
+
     def position(self) -> dict[bytes, bytes]:
         """The checkpoint in the target."""
         client: Any = self.target.client()
@@ -245,6 +254,7 @@ class Round:
         permissions: one of `PERMISSIONS`.
         chance: seeded.
         delay_seconds: the delivery is later by this.
+        beside: lanes are struck as well, where their process goes on.
     """
 
     def __init__(
@@ -256,7 +266,9 @@ class Round:
         chance: random.Random,
         *,
         delay_seconds: float = 0.0,
+        beside: bool = True,
     ) -> None:
+        self._beside = beside
         self.outcome = Outcome()
         self._ends = ends
         self._strike = strike
@@ -308,14 +320,13 @@ class Round:
             "takeover": lambda: first.signal(signal.SIGSTOP),
             "expiry": lambda: first.signal(signal.SIGSTOP),
             "partition": relay.part,
+            "anew": ends.forget_history,
         }
-        hold = relay.hold(
-            strike.wanted(self._chance), reset=self._action == "reset", on_caught=caught.get(self._action)
-        )
-        if self._action not in (*TWO, "kill"):
+        reset, twice = self._action in RESETS, self._action == "twice"
+        hold = relay.hold(strike.wanted(self._chance), reset=reset, on_caught=caught.get(self._action), twice=twice)
+        if self._beside and self._action not in (*TWO, "kill"):
             chosen = self._chance.sample(LANES, MORE_STRIKES)
-            reset = self._action == "reset"
-            more += [(each.name, relay.hold(each.wanted(self._chance), reset=reset)) for each in chosen]
+            more += [(each.name, relay.hold(each.wanted(self._chance), reset=reset, twice=twice)) for each in chosen]
         first.start()
         outcome.struck = self._came_up(hold, first)
         if not outcome.struck:
@@ -481,7 +492,7 @@ def run_deck(strikes: int, seed: int, *, only: str = "", delay_seconds: float = 
     Args:
         strikes: how many.
         seed: of everything.
-        only: strikes whose name contains this.
+        only: strikes whose name contains this, and no others beside them.
         delay_seconds: every tenth delivery is later by up to this.
         tell: print every round.
     """
@@ -496,7 +507,8 @@ def run_deck(strikes: int, seed: int, *, only: str = "", delay_seconds: float = 
                 rounds += 1
                 if report.strikes >= strikes:
                     break
-                _one(ends, next(cards), random.Random(f"{seed} {rounds}"), report, delay_seconds, tell=tell)
+                card, dice = next(cards), random.Random(f"{seed} {rounds}")
+                _one(ends, card, dice, report, delay_seconds, beside=not only, tell=tell)
     return report
 
 
@@ -507,11 +519,12 @@ def _one(
     report: Report,
     delay_seconds: float,
     *,
+    beside: bool,
     tell: bool,
 ) -> None:
     strike, action, permissions = card
     delay = chance.uniform(1, delay_seconds) if delay_seconds and chance.random() < DELAYED else 0.0
-    outcome = Round(ends, strike, action, permissions, chance, delay_seconds=delay).run()
+    outcome = Round(ends, strike, action, permissions, chance, delay_seconds=delay, beside=beside).run()
     name = strike.name, action, permissions
     (report.struck if outcome.struck else report.through)[name] += 1
     report.syncs += outcome.struck

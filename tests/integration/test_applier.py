@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 KEY = "portd:checkpoint:test"
 REPLID = "0123456789abcdef0123456789abcdef01234567"
 FIRST = 1000  # replication offset before the first byte
-FAST = ConnectionOptions(connect_seconds=2, retry_first_seconds=0.005, retry_limit_seconds=0.05)
+FAST = ConnectionOptions(retry_first_seconds=0.005, retry_limit_seconds=0.05)
+PATIENCE_MS = 60_000  # of a target that is let go on before
 
 
 class Stream:
@@ -261,9 +262,11 @@ async def test_takes_again_what_has_waited_while_the_target_stood_still(target: 
         stream.write("INCR", "n")
         await sync.caught_up()
         before = len(stream.rewinds)
-        target.client().client_pause(300)
+        target.client().client_pause(PATIENCE_MS, all=False)
         for _ in range(20_000):  # many groups
             stream.write("INCR", "n")
+        await asyncio.sleep(0.3)  # longer than a group may wait
+        target.client().client_unpause()
         await sync.caught_up()
         assert (len(stream.rewinds) > before) == ages
     assert target.client().get("n") == b"20001"
@@ -360,10 +363,9 @@ async def test_late_execution_on_an_old_connection_doubles_nothing(target: Serve
     target.client().acl_setuser(
         "plain", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-client|kill"]
     )
-    options = ConnectionOptions(connect_seconds=5, silence_seconds=0.2, retry_first_seconds=0.005)
     with Relay(target.port) as relay:
         sync = Sync(target, stream := Stream(), url=f"redis://plain:pw@127.0.0.1:{relay.port}")
-        sync.options = ApplierOptions(epoch=sync.epoch, connection=options)
+        sync.endpoint = replace(sync.endpoint, silence_seconds=0.2)
         async with running(sync):
             stream.write("INCR", "n")
             await sync.caught_up()

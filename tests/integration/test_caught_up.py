@@ -7,18 +7,28 @@ import os
 import re
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from portd.link.catchup import CatchUp
+from portd.model import Position, Progress
+from portd.net.endpoint import Endpoint
+from portd.spool import Spool
+from portd.target.deadletter import DeadLetters
+from portd.target.kept.checkpoint import Checkpoint
+from portd.target.stream.account import Account
+from portd.target.stream.strand import Strand
 from tests.compare import assert_equal
 from tests.datasets import fill_strings
 from tests.process import Portd
 from tests.proxy import Proxy
-from tests.servers import wait_for, wait_for_sync
+from tests.servers import PATIENCE_SECONDS, wait_for, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
+    from portd.target.stream.applier import Applier
+    from portd.target.stream.group import PieceSource
     from tests.servers import Server
 
 pytestmark = pytest.mark.timeout(180)
@@ -89,6 +99,30 @@ async def test_it_is_said_again_when_the_source_comes_back(source: Server, targe
             assert first < end <= second
             assert await asyncio.to_thread(portd.terminate) == os.EX_OK, portd.log()
     assert_equal(source, target)
+
+
+async def test_an_offset_of_a_source_that_was_left_is_not_waited_for(source: Server) -> None:
+    """Behind a failover the new source may never come to what the old one had told: it is asked itself then."""
+    client = source.client()
+    with Wire(source) as replica:
+        replica.post("PSYNC", "?", "-1")
+        wait_for_sync(lambda: client.info("replication")["connected_slaves"] == 1)
+        client.set("never sent", "1")
+        progress, linked, relinked = Progress(), asyncio.Event(), asyncio.Event()
+        linked.set()
+        strand = Strand("key", Checkpoint(position=Position("a" * 40, 0)), cast("PieceSource", None))
+        account = Account(strand, progress, DeadLetters(progress), 1.0)
+        account.caught_up.set()
+        spool = Spool(memory_bytes=1 << 20, directory=None, max_disk_bytes=0)
+        endpoint = Endpoint.parse(source.url)
+        catching_up = CatchUp(endpoint, spool, progress.stream, cast("Applier", account), linked, relinked)
+        waiting = asyncio.create_task(catching_up.wait(), name="caught up")
+        done, _ = await asyncio.wait({waiting}, timeout=0.5)  # it has asked by now, or asks later: either will do
+        assert not done
+        relinked.set()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await waiting is None
+        spool.close()
 
 
 def test_a_source_that_tells_nothing(source: Server, target: Server) -> None:

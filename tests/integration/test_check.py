@@ -92,6 +92,8 @@ async def test_a_user_without_scripts_is_told_what_takes_them(servers: ServerFac
 
 async def test_a_user_without_psync_is_told(binary: Any, servers: ServerFactory) -> None:
     """PSYNC that is not allowed is an error with the exit code for permissions; found without a snapshot being made."""
+    if not binary.at_least(redis=(6, 0), valkey=(0,)):
+        pytest.skip("the server has no users")
     source, target = servers(binary), servers(binary)
     client_of(source).acl_setuser("weak", enabled=True, passwords=["+pw"], commands=["+ping", "+replconf", "+info"])
     report = await look(source, target, source=f"redis://weak:pw@127.0.0.1:{source.port}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from portd.target.capabilities import EVICTING_COMMANDS
 from tests.compare import assert_equal
 from tests.datasets import fill_strings
 from tests.permissions import least_user
@@ -161,6 +164,107 @@ def test_the_checkpoint_behind_a_snapshot_comes_late(source: Server, target: Ser
             assert (portd.status() or {})["full_syncs"] == {}
             assert portd.terminate() == os.EX_OK
     assert target.client().get("counter") == b"502"
+
+
+def test_the_checkpoint_behind_a_snapshot_comes_twice(source: Server, target: Server, login: str) -> None:
+    """It took effect, its answer was lost, and the bytes come once more behind the stream: the position does not go back."""
+    source.client().set("counter", 1)
+    with Relay(target.port) as relay, Portd(source.url, f"redis://{login}127.0.0.1:{relay.port}") as portd:
+        hold = relay.hold(holding(b"\r\nHSET\r\n", name=b"portd-checkpoint", passing=1), reset=True, twice=True)
+        caught(hold)
+        streaming(portd)
+        for _ in range(50):
+            source.client().incr("counter")
+        portd.until_applied(source)
+        before = target.client().hgetall(CHECKPOINT)
+        arrive(hold)
+        after = target.client().hgetall(CHECKPOINT)
+        assert int(after[b"offset"]) >= int(before[b"offset"])
+        portd.kill()
+        portd.start()
+        streaming(portd)
+        source.client().incr("counter")
+        portd.until_applied(source)
+        assert (portd.status() or {})["full_syncs"] == {}
+        assert portd.terminate() == os.EX_OK
+    assert target.client().get("counter") == b"52"
+
+
+@pytest.mark.parametrize("missing", ["list", "kill", "setname", "id"])
+def test_a_part_of_the_permissions_to_end_connections(source: Server, target: Server, missing: str) -> None:
+    """Who may not do all of it writes in transactions, and what comes late does nothing either."""
+    fill_strings(source, KEYS, 100)
+    login = least_user(target)
+    client: Any = target.client()
+    others = [f"+{name}" for name in EVICTING_COMMANDS if not name.endswith(missing)]
+    client.execute_command("ACL", "SETUSER", "portd", *others)
+    with Relay(target.port) as relay, Portd(source.url, f"redis://{login}127.0.0.1:{relay.port}") as portd:
+        hold = relay.hold(holding(b"\r\nMSET\r\n"), reset=True)
+        caught(hold)
+        streaming(portd)
+        overwrite(source)
+        portd.until_applied(source)
+        arrive(hold)
+        assert portd.terminate() == os.EX_OK
+    assert b"\r\nMULTI\r\n" in hold.data
+    assert_equal(source, target)
+
+
+def test_three_processes(source: Server, target: Server, login: str) -> None:
+    """Two are frozen in their snapshots, one behind the other, while a third one follows: both end with 75 and wrote nothing."""
+    fill_strings(source, KEYS, 100)
+    with contextlib.ExitStack() as stack:
+        relays = [stack.enter_context(Relay(target.port)) for _ in range(2)]
+        holds, portds = [], []
+        for relay in relays:
+            portd = Portd(source.url, f"redis://{login}127.0.0.1:{relay.port}", takeover=True)
+            frozen = partial(portd.signal, signal.SIGSTOP)
+            holds.append(relay.hold(holding(b"\r\nMSET\r\n", name=b"portd-lane-"), on_caught=frozen))
+            portds.append(stack.enter_context(portd))
+            caught(holds[-1])
+        third = Portd(source.url, f"redis://{login}127.0.0.1:{target.port}", takeover=True)
+        stack.enter_context(third)
+        streaming(third)
+        overwrite(source)
+        third.until_applied(source)
+        for hold, portd in zip(holds, portds, strict=True):
+            hold.release()
+            portd.signal(signal.SIGCONT)
+            assert portd.wait() == os.EX_TEMPFAIL, portd.log()
+            assert hold.over.wait(30)
+        assert third.terminate() == os.EX_OK
+    assert_equal(source, target)
+
+
+def test_a_stranger_flushes_the_target_during_a_snapshot(source: Server, target: Server, login: str) -> None:
+    """The epoch goes with the data: the snapshot starts over, and nothing is missing."""
+    fill_strings(source, KEYS, 100)
+    with Relay(target.port) as relay, Portd(source.url, f"redis://{login}127.0.0.1:{relay.port}") as portd:
+        hold = relay.hold(holding(b"\r\nMSET\r\n", name=b"portd-lane-", passing=3))
+        caught(hold)
+        target.client().flushall()
+        hold.release()
+        streaming(portd)
+        portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK
+        assert "the epoch that was written before is gone" in portd.log()
+    assert_equal(source, target)
+
+
+def test_an_epoch_of_a_wrong_type_is_named(source: Server, target: Server, login: str) -> None:
+    """Who writes something else in its place is told which key to delete, whoever finds it first."""
+    for first in ("portd-lease", "portd-applier"):
+        target.client().delete(EPOCH)
+        with Relay(target.port) as relay, Portd(source.url, f"redis://{login}127.0.0.1:{relay.port}") as portd:
+            streaming(portd)
+            if first == "portd-applier":  # the lease is not looked at meanwhile
+                caught(relay.hold(holding(LEASE.encode(), name=b"portd-lease")))
+            target.client().delete(EPOCH)
+            target.client().set(EPOCH, "x")
+            source.client().incr("counter")
+            code = portd.wait()
+            assert code not in {os.EX_OK, os.EX_SOFTWARE}
+            assert f"delete the key {EPOCH!r}" in portd.log()
 
 
 def test_a_place_that_was_taken_and_left_again(source: Server, target: Server, login: str) -> None:

@@ -16,14 +16,15 @@ from tests.commands import run
 from tests.compare import compare
 from tests.oracle.resp import drain
 from tests.process import Portd
-from tests.servers import Binary, Server, binaries
+from tests.servers import Binary, Server, binaries, wait_for_sync
+from tests.traffic import Workload
 from tests.wire import Wire, pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.conftest import ServerFactory
+    from tests.conftest import Pair, ServerFactory
 
 FAR = 4_000_000_000_000
 # Written by clients at the source, in this order.
@@ -183,6 +184,52 @@ def test_every_command_with_another_form_arrives_from_an_append_only_file(newest
     assert differences(newest, older) == []
 
 
+def write_all(source: Server) -> None:
+    """What can be written to any server, and whatever of the newest one's commands this one knows."""
+    workload = Workload(source.binary, seed=source.binary.version[0], swapdb=True, flushdb=True)
+    with Wire(source) as wire:
+        wire.many(workload.setup(), errors=True)
+        for _ in range(600):
+            wire.many(workload.next(), errors=True)
+        relative = not source.binary.at_least(redis=(7, 0), valkey=(0,))  # it sends some times as seconds from now
+        kinds = ("expiring", "hash", "string", "list", "set", "zset") if relative else ("expiring",)
+        for db in workload.databases:  # a time that is about to pass while they are compared is no difference
+            wire.call("SELECT", db)
+            for key in (f"live:{kind}:{number}" for kind in kinds for number in range(60)):
+                if wire.call("PTTL", key) != -1:  # what has expired is deleted by this, if it was not yet
+                    wire.call("PEXPIREAT", key, FAR)
+        wire.call("SELECT", 0)
+        wire.many([line.split() for line in TRAFFIC.strip().splitlines()], errors=True)
+
+
+@pytest.mark.timeout(300)
+def test_what_any_server_writes_arrives_in_any_other(matrix: Pair, servers: ServerFactory) -> None:
+    """Nothing is refused and the target has what a replica has, whichever two servers they are."""
+    source, target = matrix
+    replica = servers(source.binary)
+    follower: Any = replica.client()
+    follower.execute_command("SLAVEOF", "127.0.0.1", source.port)  # as the oldest call it
+    wait_for_sync(lambda: replica.info("replication")["master_link_status"] == "up")
+    with Portd(source, target) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        write_all(source)
+        status = portd.until_applied(source)
+        end = source.info("replication")["master_repl_offset"]
+        wait_for_sync(lambda: replica.info("replication")["slave_repl_offset"] >= end)
+        assert status["dead_letters"] == {}, portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
+    if source.binary.version < (4, 0, 0):  # it has no digests of single keys
+        run("verify", "--source", source.url, "--target", target.url)
+        return
+    found = differences(source, target)
+    if found:  # consumers that read nothing, before 7.0: what the source does not tell its replicas
+        told = differences(replica, target)
+        found = [line for line in found if line in told]
+    if not source.binary.at_least(redis=(7, 0), valkey=(0,)):  # as the test of claimed messages says
+        found = [line for line in found if "claims" not in line]
+    assert found == []
+
+
 # What sources newer than any server at hand send; the state it makes follows.
 NEWER = """
 SET ne a
@@ -308,6 +355,24 @@ def test_a_claimed_message_that_was_deleted_is_as_at_the_source(servers: ServerF
         pending = client.xpending("s", "g")["pending"]
         assert pending == (2 if other == binary else 1)
         assert differences(source, target) == []
+
+
+def test_newer_servers_forget_a_claimed_message_that_was_deleted(servers: ServerFactory) -> None:
+    """No command can leave it pending there: the target has what a replica of its release has of an older source."""
+    binary = next((each for each in targets() if not each.at_least(redis=(7, 0), valkey=(0,))), None)
+    newer = binaries()[0]
+    if binary is None or not newer.at_least(redis=(7, 0), valkey=(0,)):
+        pytest.skip("takes a server older than Redis 7.0 and a newer one")
+    source, target, replica = servers(binary), servers(newer), servers(newer)
+    replica.replicate(source)
+    with Portd(source, target) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        write(source, SOURCE_7)
+        assert portd.until_applied(source)["dead_letters"] == {}
+        end = source.info("replication")["master_repl_offset"]
+        wait_for_sync(lambda: replica.info("replication").get("slave_repl_offset", 0) >= end)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert [server.client().xpending("s", "g")["pending"] for server in (source, target, replica)] == [2, 1, 1]
 
 
 def test_the_forms_of_redis_4_do_what_the_commands_do(newest: Server, servers: ServerFactory) -> None:

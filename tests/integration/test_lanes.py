@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import ServerFactory
 
-FAST = ConnectionOptions(connect_seconds=2, retry_first_seconds=0.005, retry_limit_seconds=0.05)
+FAST = ConnectionOptions(retry_first_seconds=0.005, retry_limit_seconds=0.05)
 FENCES = itertools.count(1)
 LINK, TOKEN = "tests", "0123456789abcdef"  # of connections that an eviction ends
 
@@ -531,9 +531,9 @@ async def test_parts_refused_for_memory_start_the_snapshot_over(servers: ServerF
 @both_loops
 async def test_silent_target_is_given_up(target: Server) -> None:
     """A connection that carries nothing any more is replaced, and what it held is sent again."""
-    options = ConnectionOptions(connect_seconds=1, silence_seconds=0.2, retry_first_seconds=0.005)
     async with Proxy(target.port) as proxy:
-        load = Load(proxy.url, at=target.url, writers=1, connection=options)
+        load = Load(proxy.url, at=target.url)
+        load.writers = load.make(replace(Endpoint.parse(proxy.url), connect_seconds=1, silence_seconds=0.2), writers=1)
         async with running(load):
             await load.put(strings(100))
             await load.writers.flush()
@@ -556,9 +556,8 @@ async def test_writes_over_tls(servers: ServerFactory, tmp_path: Path) -> None:
     files = {"tls_cert_file": str(certificate), "tls_key_file": str(key), "tls_ca_cert_file": str(certificate)}
     target = servers(binary, tls_port=port, tls_auth_clients="no", **files)
     endpoint = Endpoint.parse(f"rediss://127.0.0.1:{port}", tls=Tls(ca=certificate))
-    options = ConnectionOptions(connect_seconds=5, silence_seconds=0.2)
     load = Load(target.url, budget=3_000_000)
-    load.writers = load.make(endpoint, connection=options)
+    load.writers = load.make(replace(endpoint, silence_seconds=0.2))
     large = random.Random(1).randbytes(3_000_000)
     async with running(load):
         await load.put([*strings(300), *in_parts("parts", [b"a"], large, part=50_000)])

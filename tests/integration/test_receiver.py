@@ -7,7 +7,7 @@ import contextlib
 import signal
 import ssl
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -109,9 +109,11 @@ class Ends:
 async def ends(
     endpoint: Endpoint | Server, directory: Path | None = None, *, memory: int = 1 << 20, **options: Any
 ) -> AsyncIterator[Ends]:
-    """A link to a server, not connected; *options* are those of the link, ACKs come ten times as often as usual."""
+    """A link to a server, not connected; *options* are those of link and endpoint, ACKs come ten times as often as usual."""
     options = {"ack_seconds": 0.1} | options
     endpoint = Endpoint.parse(endpoint.url) if isinstance(endpoint, Server) else endpoint
+    patience = {name: options.pop(name) for name in ("connect_seconds", "silence_seconds") if name in options}
+    endpoint = replace(endpoint, **patience)
     progress = Progress()
     spool = Spool(memory_bytes=memory, directory=directory, max_disk_bytes=1 << 30)
     each = Ends(Receiver(endpoint, spool, progress, options=ReceiverOptions(**options)), spool, progress)

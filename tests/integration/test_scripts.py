@@ -257,3 +257,24 @@ def test_files_bring_their_scripts(one: Server, target: Server, servers: ServerF
     assert not target.client().exists("a")
     run("restore", both, "--target", target.url)
     assert target.client().get("a") == b"2"
+
+
+def test_texts_that_are_too_large_to_be_kept(one: Server, target: Server) -> None:
+    """The target has them; once it has not, a full sync brings them, inside of transactions too."""
+    client: Any = one.client()
+    text = f"--{'x' * 200_000}\n{TWICE}"
+    with Portd(one, target) as portd:
+        streaming(portd)
+        digest = client.script_load(text)
+        client.eval(text, 1, "a")
+        with client.pipeline(transaction=True) as pipe:
+            pipe.incr("c").evalsha(digest, 1, "a").incr("c").execute()
+        assert sum(equal(portd, one, target)["full_syncs"].values()) == 1
+        forget(target)
+        with client.pipeline(transaction=True) as pipe:
+            pipe.incr("c").evalsha(digest, 1, "a").incr("c").execute()
+        portd.until(lambda status: status["full_syncs"].get("script") == 1)
+        streaming(portd)
+        client.evalsha(digest, 1, "a")
+        equal(portd, one, target)
+        assert target.client().get("a") == b"8"

@@ -270,3 +270,11 @@ def test_a_full_sync_that_follows_is_not_ready_at_once(servers: ServerFactory) -
             assert (status["stream"]["lag_seconds"] is not None) <= status["ready"], status
         assert seen[-1]["full_syncs"] == {"first": 1, "backlog": 1}
         portd.terminate()
+
+
+def test_a_start_that_is_refused_for_now_says_what_helps(source: Server, target: Server) -> None:
+    """A target that is full at the start ends it, as one that is away does: 69, with the code and a hint."""
+    target.client().config_set("maxmemory", 1)
+    with Portd(source, target) as portd:
+        assert portd.wait() == os.EX_UNAVAILABLE, portd.log()
+        assert re.search(r'error="the target refuses the lease for now: OOM" hint="it passes when ', portd.log())

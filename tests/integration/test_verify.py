@@ -24,6 +24,7 @@ from tests import commands
 from tests.compare import assert_equal
 from tests.datasets import fill_every_encoding, fill_mixed
 from tests.process import Portd
+from tests.relay import Relay, holding
 from tests.servers import wait_for
 
 if TYPE_CHECKING:
@@ -154,6 +155,76 @@ async def test_repair_makes_the_ends_equal(source: Server, target: Server, tmp_p
     planted = plant(target)
     report, found = await run(source, target, tmp_path, Options(settle_seconds=0.09, repair=True))
     assert (report.repaired, report.exit_code, found) == (len(planted), os.EX_OK, {})
+    assert_equal(source, target)
+
+
+@pytest.mark.parametrize("kind", ["value", "missing", "extra"])
+async def test_a_key_changed_on_the_way_of_its_repair(
+    source: Server, target: Server, tmp_path: Path, kind: str
+) -> None:
+    """What is written between WATCH and EXEC stays, and the second look tells whether that is right."""
+    for server in (source, target):
+        server.client().mset({"a": "same", "b": "same"})
+    if kind != "extra":
+        source.client().set("a", "as it was")
+    if kind == "extra":
+        source.client().delete("a")
+    if kind == "missing":
+        target.client().delete("a")
+
+    def as_a_sync_does() -> None:
+        for server in (source, target):
+            server.client().set("a", "written since")
+
+    with Relay(target.port) as relay:
+        hold = relay.hold(holding(b"\r\nEXEC\r\n"), on_caught=as_a_sync_does)
+        hold.release()
+        through = f"redis://127.0.0.1:{relay.port}"
+        options = Options(settle_seconds=0.09, repair=True)
+        report, found = await run(source, target, tmp_path, options, target=through)
+    assert hold.caught.is_set()
+    assert target.client().get("a") == source.client().get("a") == b"written since"
+    assert (report.exit_code, found) == (os.EX_OK, {})
+
+
+async def test_a_key_changed_just_before_its_repair(source: Server, target: Server, tmp_path: Path) -> None:
+    """The target's key is watched before the source's is read: no older value goes over one that a sync has written."""
+    source.client().set("a", "as it was")
+    target.client().set("a", "different")
+
+    def as_a_sync_does() -> None:
+        for server in (source, target):
+            server.client().set("a", "written since")
+
+    with Relay(target.port) as relay:
+        hold = relay.hold(holding(b"\r\nWATCH\r\n$1\r\na\r\n"), on_caught=as_a_sync_does)
+        hold.release()
+        through = f"redis://127.0.0.1:{relay.port}"
+        options = Options(settle_seconds=0.09, repair=True)
+        report, found = await run(source, target, tmp_path, options, target=through)
+    assert hold.caught.is_set()
+    assert target.client().get("a") == source.client().get("a") == b"written since"
+    assert (report.exit_code, found) == (os.EX_OK, {})
+
+
+@pytest.mark.parametrize("size", [2, 60_000])
+async def test_a_repair_that_comes_late_does_nothing(source: Server, target: Server, tmp_path: Path, size: int) -> None:
+    """Its connection is gone, others have written the key since: a removal or a value that was held does not undo that."""
+    source.client().rpush("a", *(f"element {number}" for number in range(size)))
+    target.client().set("b", "extra")
+    with Relay(target.port) as relay:
+        holds = [relay.hold(holding(b"\r\nEXEC\r\n"), reset=True)]
+        through = f"redis://127.0.0.1:{relay.port}"
+        options = Options(settle_seconds=0.09, repair=True)
+        with pytest.raises(SourceLost):
+            await run(source, target, tmp_path, options, target=through)
+        await run(source, target, tmp_path, options)
+        source.client().set("b", "made anew")
+        source.client().rpush("a", "new")
+        await run(source, target, tmp_path, options)
+        for hold in holds:
+            hold.release()
+            assert await asyncio.to_thread(hold.over.wait, 30)
     assert_equal(source, target)
 
 

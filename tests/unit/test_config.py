@@ -236,6 +236,9 @@ def test_misspelt_variables_are_refused() -> None:
     check_variables({"PORTD_WRITERS": "4", "PORTD_CONFIG": "x", "HOME": "/"} | dict.fromkeys(theirs, "x"))
     with pytest.raises(ConfigError, match=r"PORTD_WRITER is set .*\nHINT: did you mean PORTD_WRITERS"):
         check_variables({"PORTD_WRITER": "4"})
+    for name in ("portd_writers", "Portd_Writer"):
+        with pytest.raises(ConfigError, match=rf"{name} is set .*\nHINT: did you mean PORTD_WRITERS"):
+            check_variables({name: "4"})
     with pytest.raises(ConfigError, match="PORTD_QQQQ, PORTD_ZZZZ"):
         check_variables({"PORTD_ZZZZ": "4", "PORTD_QQQQ": "secret"})
 

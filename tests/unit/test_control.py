@@ -4,28 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import hiredis
 import pytest
 
+from portd.config.settings import Settings
+from portd.errors import PortdError
 from portd.net import control as subject
 from portd.net.control import Refused, checked, keys_by_database, open_control, parse_fields, parse_pairs
 from portd.net.endpoint import Endpoint
 from portd.net.resp import request
+from portd.preflight import permissions
+from portd.preflight.names import own_names
+from portd.preflight.survey import Unreachable, survey, write_rate
+from portd.source import cluster
+from portd.source.info import ask_info, ask_keys, read_info
+from portd.target.kept.checkpoint import read_checkpoint
+from portd.target.kept.lease import read_lease
+from portd.target.probe import inspect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 SHORT_SECONDS = 0.2
+QUESTIONS: dict[str, Callable[[Endpoint, Settings], Awaitable[object]]] = {
+    "who the source is": lambda end, _: read_info(end),
+    "a section of INFO": lambda end, _: ask_info(end, "replication"),
+    "keys": lambda end, _: ask_keys(end),
+    "a cluster's node": lambda end, _: cluster.ask(end),
+    "survey": lambda end, _: survey(end),
+    "write rate": lambda end, _: write_rate(end, 0.01),
+    "own names": own_names,
+    "permissions": lambda end, _: permissions.source_permissions(end, "PSYNC"),
+    "probe": lambda end, _: inspect(end),
+    "checkpoint": lambda end, settings: read_checkpoint(end, settings.checkpoint_name()),
+    "lease": lambda end, settings: read_lease(end, settings.checkpoint_name()),
+}
 
 
 @contextlib.asynccontextmanager
 async def server(*pieces: bytes, before: bytes = b"", closes: bool = False) -> AsyncIterator[Endpoint]:
     """Says *before* when a client comes, and *pieces* one by one when it has said something."""
     done = asyncio.Event()
+    serving: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
         with contextlib.suppress(ConnectionError):
             writer.write(before)
             if pieces:
@@ -43,6 +69,7 @@ async def server(*pieces: bytes, before: bytes = b"", closes: bool = False) -> A
     async with listener:
         yield Endpoint("127.0.0.1", listener.sockets[0].getsockname()[1])
     await done.wait()
+    await asyncio.gather(*(task for task in serving if task))
 
 
 def one_by_one(data: bytes) -> list[bytes]:
@@ -123,11 +150,23 @@ async def test_an_answer_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch
 
 async def test_a_silent_server_is_given_up() -> None:
     """And the connection with it: a late answer would be taken for that to the next question."""
-    async with server(b"") as end, open_control(end, SHORT_SECONDS) as control:
+    async with server(b"") as end, open_control(replace(end, connect_seconds=SHORT_SECONDS)) as control:
         with pytest.raises(TimeoutError):
             await control.call("PING")
         with pytest.raises(ConnectionResetError):
             await control.call("PING")
+
+
+@pytest.mark.parametrize("ask", QUESTIONS.values(), ids=QUESTIONS)
+async def test_the_setting_reaches_every_question(ask: Callable[[Endpoint, Settings], Awaitable[object]]) -> None:
+    """Whatever is asked waits for an answer as long as `connect_seconds` says; an hour, or a moment."""
+    async with server(b"") as end:
+        url = end.display
+        settings = Settings(source=url, target="redis://192.0.2.1", connect_seconds=SHORT_SECONDS)
+        async with asyncio.timeout(8):  # less than without the setting
+            with contextlib.suppress(PortdError, Unreachable):
+                await ask(settings.source_endpoint(), settings)
+        assert replace(settings, connect_seconds=3600.0).target_endpoint().connect_seconds == 3600
 
 
 async def test_a_cancelled_question_closes_too() -> None:

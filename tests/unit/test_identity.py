@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from portd.net.control import parse_info
-from portd.net.identity import Identity, run_id_of
+from portd.net.identity import ServerIdentity, run_id_of
 
 VALKEY = b"""# Server\r
 redis_version:7.2.4\r
@@ -25,16 +25,18 @@ module:name=bf,ver=1\r
 
 def test_all_that_is_told() -> None:
     """A Valkey is not the Redis that it is compatible with; a module without a name is none."""
-    found = Identity.of(parse_info(VALKEY))
-    assert found == Identity("valkey", (9, 1, 2), "0123456789abcdef", "slave", cluster=True, modules=("json", "bf"))
+    found = ServerIdentity.of(parse_info(VALKEY))
+    assert found == ServerIdentity(
+        "valkey", (9, 1, 2), "0123456789abcdef", "slave", cluster=True, modules=("json", "bf")
+    )
     assert (found.name, found.number, found.rdb_version) == ("valkey 9.1.2", "9.1.2", 80)
     assert run_id_of(VALKEY) == "0123456789abcdef"
 
 
 def test_nothing_is_told() -> None:
     """What a server does not say is unknown, and no mistake."""
-    found = Identity.of({})
-    assert found == Identity("", (0, 0, 0), "", "", cluster=None, modules=())
+    found = ServerIdentity.of({})
+    assert found == ServerIdentity("", (0, 0, 0), "", "", cluster=None, modules=())
     assert found.name == "an unknown server"
     assert run_id_of(b"# Server\r\n") == ""
 
@@ -53,4 +55,4 @@ def test_nothing_is_told() -> None:
 )
 def test_odd_versions(text: str, version: tuple[int, int, int]) -> None:
     """Whatever stands there, three numbers come of it."""
-    assert Identity.of({"redis_version": text}).version == version
+    assert ServerIdentity.of({"redis_version": text}).version == version

@@ -13,6 +13,7 @@ from portd.errors import InternalError, SpoolError
 from portd.kernel.batch import Batch
 from portd.kernel.keyhash import BUCKETS, HashSet, KeyBuckets, names_of, siphash128
 from portd.spool.buckets import NOWHERE, BucketFile
+from tests.oracle.resp import pack
 
 SECRET = bytes(range(16))
 Key = tuple[int, bytes]
@@ -69,6 +70,16 @@ def test_many_keys() -> None:
     keys = [(0, rng.randbytes(rng.randrange(40))) for _ in range(60_000)]
     ghosts = [(0, b"ghost %d" % number) for number in range(5000)]
     assert missing(keys, keys + ghosts) == {*ghosts}
+
+
+@pytest.mark.parametrize("text", [b"return 1", b"--" + b"x" * 200_000])
+def test_what_stands_behind_the_keys_is_no_key(text: bytes) -> None:
+    """A snapshot brings function libraries and cached scripts along; a batch may hold both kinds and nothing else."""
+    for words in ([b"FUNCTION", b"LOAD", b"REPLACE", text], [b"SCRIPT", b"LOAD", text]):
+        buckets = KeyBuckets(SECRET)
+        buckets.add_batch(Batch(pack([b"SET", b"k", b"v"]) + pack(words), replies=2, db=0))
+        buckets.add_batch(Batch(pack(words), replies=1, db=0))
+        assert buckets.keys == 1
 
 
 def test_unknown_commands_are_no_guess() -> None:

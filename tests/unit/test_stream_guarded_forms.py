@@ -255,3 +255,13 @@ def test_messages_that_are_left_out_stay_so_on_targets_of_any_age() -> None:
     for release in (FOUR, SEVEN):
         (piece,) = pieces(message, release=release)
         assert written([piece]) == ([message] if release is SEVEN else [])
+
+
+def test_libraries_are_deleted_only_where_there_can_be_some() -> None:
+    """FUNCTION FLUSH and DELETE go nowhere on targets without functions; what would make a library is refused there."""
+    deletions = [words("FUNCTION FLUSH SYNC"), words("function delete lib")]
+    load = [b"FUNCTION", b"LOAD", b"#!lua name=lib"]
+    for release in (FOUR, SEVEN):
+        (piece,) = pieces(*deletions, load, release=release)
+        assert written([piece])[:-1] == (deletions if release is SEVEN else [])
+        assert written([piece])[-1][:2] == load[:2]

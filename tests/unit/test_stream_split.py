@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import tracemalloc
 from typing import TYPE_CHECKING, Any
@@ -406,6 +407,25 @@ def test_transactions_that_no_server_sends(stream: str, wanted: list[str], names
     assert piece.boundary
     assert piece.end_offset == BASE + sum(len(pack(each)) for each in commands)
     assert piece.replies == len(wanted)
+
+
+def test_oddities_may_be_cut_anywhere() -> None:
+    """What no server sends, in any mixture and with a cut at any byte, is passed over as it is in one piece."""
+    chooser = random.Random(13)
+    odd = [b"\n", b"\r\n", b"*0\r\n", b"*-23\r\n"]
+    odd += [pack(word.split()) for word in (b"MULTI", b"EXEC", b"PING", b"INCR a", b"SELECT 1", b"SCRIPT FLUSH")]
+    for _ in range(20):
+        data = b"".join(chooser.choices(odd, k=10)) + pack([b"EXEC"]) + pack([b"INCR", b"b"])
+        whole = Follower(StreamSplitter(BASE, 0))
+        whole.feed(data)
+        wanted = whole.outcome
+        assert (wanted.error, wanted.end_offset) == (-1, BASE + len(data))
+        for cut in range(1, len(data)):
+            follower = Follower(StreamSplitter(BASE, 0))
+            follower.feed(data[:cut])
+            follower.feed(data[cut:])
+            got = follower.outcome
+            assert (got.error, got.end_offset, got.data) == (-1, wanted.end_offset, wanted.data)
 
 
 def test_a_discard_behind_what_has_gone_on_is_an_error() -> None:

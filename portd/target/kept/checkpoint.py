@@ -33,15 +33,15 @@ from typing import TYPE_CHECKING, Final
 
 from portd.errors import ConfigError, TargetError, TargetLost, TargetNotEmpty
 from portd.log import get_logger
-from portd.model import ConnectionState, Position
+from portd.model import Position
 from portd.net.control import MOST_DATABASES, Refused, keys_by_database, parse_info, parse_pairs
 from portd.net.identity import run_id_of
 from portd.net.replies import WRONG_TYPE, code_of, wrong_type
 from portd.net.resp import request
 from portd.net.shapes import whole
-from portd.target.connection import connect, text_of
+from portd.target.connection import text_of
 from portd.target.control import control
-from portd.target.kept.epoch import EPOCH_SUFFIX, Fenced, check, write_once
+from portd.target.kept.epoch import EPOCH_SUFFIX, check, write_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from portd.net.control import Control
     from portd.net.endpoint import Endpoint
     from portd.target.capabilities import Capabilities
-    from portd.target.connection import ConnectionOptions
+    from portd.target.connection import Connection, ConnectionOptions
     from portd.target.kept.epoch import Epoch
 
 _log = get_logger("target")
@@ -252,8 +252,8 @@ async def write_checkpoint(
         TargetBusy: it refuses for now.
         TargetError: it refuses.
     """
-    opened = await connect(endpoint, "checkpoint", ConnectionState(), connection)
-    try:
+
+    async def recognise(opened: Connection) -> None:
         (info,) = await opened.ask(request("INFO", "server"))
         told = "" if text_of(info) else run_id_of(info)
         if run_id and told not in {"", run_id}:
@@ -261,9 +261,11 @@ async def write_checkpoint(
                 "the target was restarted or replaced behind the snapshot, so acknowledged keys may be missing",
                 hint="the snapshot starts over",
             )
-        answers = await Fenced(opened, epoch).execute(*checkpoint.commands(key), what=CHECKPOINT, closes=closes)
-    finally:
-        opened.close()
+
+    answers = await write_once(
+        endpoint, connection, epoch, *checkpoint.commands(key), what=CHECKPOINT, closes=closes, name="checkpoint",
+        look=recognise,
+    )  # fmt: skip
     for answer in answers:
         check(answer, CHECKPOINT)
 

@@ -22,12 +22,15 @@ from portd.net.resp import request
 from portd.target.connection import connect, text_of, while_connected
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from portd.net.endpoint import Endpoint
     from portd.target.connection import Connection, ConnectionOptions
 
 EPOCH_SUFFIX: Final = ":epoch"  # of the key beside a checkpoint: a hash, as that is, for the same permissions
 FIELD: Final = "epoch"  # in it
 PLAIN: Final = "plain"  # in it: 1 while data is written outside of transactions (`portd.target.kept.eviction`)
+QUIT: Final = request("QUIT")  # needs no permission
 OPENING_ELSEWHERE: Final = 5  # commands that open a transaction in another database than 0
 
 
@@ -125,6 +128,11 @@ class Epoch:
         self._renewal += 1
         return self.stated()
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What is looked at; see `portd.target.transactions.Guard`."""
+        return (self.key,)
+
     def questions(self) -> list[bytes]:
         """What is asked, in db 0, before a transaction is filled: the epoch, watched."""
         return [request("WATCH", self.key), request("HGET", self.key, FIELD)]
@@ -147,7 +155,7 @@ class Fenced:
         self._db = 0  # of the connection
         self._opened: list[Any] | None = None  # answers to what opened the next transaction
 
-    async def execute(self, *commands: bytes, db: int = 0, what: str = "a write", closes: bool = False) -> list[Any]:
+    async def execute(self, *commands: bytes, db: int = 0, what: str = "a write") -> list[Any]:
         """Executes commands in one transaction; returns their answers.
 
         Error replies of commands that ran are among the answers, as ``hiredis.ReplyError``.
@@ -156,8 +164,6 @@ class Fenced:
             commands: at least one.
             db: for them.
             what: is done, for messages.
-            closes: the epoch ends with it, and its successor begins. A try whose answer was lost is told by that;
-                nothing is answered then.
 
         Raises:
             LinkTaken: another process has taken the link.
@@ -168,8 +174,6 @@ class Fenced:
             Disconnected: the connection was lost; nothing is known.
         """
         epoch = self._epoch
-        if closes:
-            commands = (*commands, epoch.successor.stated())
         while True:
             if self._opened is None or self._db != db:
                 discard = [] if self._opened is None else [request("EXEC")]
@@ -177,10 +181,8 @@ class Fenced:
             opened, self._opened = self._opened, None
             self._db = db
             for answer in opened:
-                check(answer, what)
+                check(answer, what, epoch.key)
             found = opened[2 if len(opened) == OPENING_ELSEWHERE else 1]
-            if closes and epoch.successor.stands(found):
-                return []
             epoch.check(found)
             answers = await self._connection.ask(*commands, request("EXEC"), *self._opening(db))
             self._opened = answers[len(commands) + 1 :]
@@ -190,6 +192,37 @@ class Fenced:
             if executed is not None:
                 return list(executed)
             # Nothing happened: a renewal of ours, or somebody else's epoch. The next look tells.
+
+    async def execute_last(self, *commands: bytes, what: str, closes: bool = False) -> list[Any] | None:
+        """Like `execute`, in db 0, as the first and last of a connection, which the target ends behind it.
+
+        So nothing takes effect that comes once more over it, when the epoch goes on or there is another one: no transaction
+        is open then that it could fall into.
+
+        Args:
+            commands: at least one.
+            what: is done, for messages.
+            closes: the epoch ends with it, and its successor begins. A try whose answer was lost is told by that;
+                nothing is answered then.
+
+        Returns:
+            None where nothing happened: another look, over another connection, tells why.
+        """
+        assert self._opened is None, "nothing else was executed over the connection"
+        epoch = self._epoch
+        if closes:
+            commands = (*commands, epoch.successor.stated())
+        opened = await self._connection.ask(*self._opening(0))
+        for answer in opened:
+            check(answer, what, epoch.key)
+        if closes and epoch.successor.stands(opened[1]):
+            return []
+        epoch.check(opened[1])
+        answers = await self._connection.ask(*commands, request("EXEC"), QUIT)
+        for answer in answers[:-1]:
+            check(answer, what)
+        executed = answers[-2]
+        return None if executed is None else list(executed)
 
     async def leave(self) -> None:
         """Ends the open transaction, which is empty, so that the connection, in db 0, can be used for something else."""
@@ -206,7 +239,14 @@ class Fenced:
 
 
 async def write_once(
-    endpoint: Endpoint, options: ConnectionOptions, epoch: Epoch, *commands: bytes, what: str, closes: bool = False
+    endpoint: Endpoint,
+    options: ConnectionOptions,
+    epoch: Epoch,
+    *commands: bytes,
+    what: str,
+    closes: bool = False,
+    name: str = "fenced",
+    look: Callable[[Connection], Awaitable[None]] | None = None,
 ) -> list[Any]:
     """One transaction of `Fenced` over a connection of its own; see there.
 
@@ -217,12 +257,23 @@ async def write_once(
         commands: for db 0.
         what: is done, for messages.
         closes: the epoch ends with it.
+        name: of the connection.
+        look: awaited before, with the connection.
     """
-    connection = await connect(endpoint, "fenced", ConnectionState(), options)
-    try:
-        return await while_connected(connection, Fenced(connection, epoch).execute(*commands, what=what, closes=closes))
-    finally:
-        connection.close()
+
+    async def write(connection: Connection) -> list[Any] | None:
+        if look is not None:
+            await look(connection)
+        return await Fenced(connection, epoch).execute_last(*commands, what=what, closes=closes)
+
+    while True:
+        connection = await connect(endpoint, name, ConnectionState(), options)
+        try:
+            answers = await while_connected(connection, write(connection))
+        finally:
+            connection.close()
+        if answers is not None:
+            return answers
 
 
 async def renew(connection: Connection, epoch: Epoch) -> None:

@@ -164,15 +164,15 @@ class Lane:
         Whoever takes the link from now on finds this connection by its name, and ends it.
         """
         epoch, eviction = self._options.epoch, self._options.eviction
+        if eviction is not None and not connection.named:
+            raise TargetRefused(
+                "the target does not let us name a connection", hint="allow +client|setname to portd's user"
+            )
         if self._connects > 1:
             await renew(connection, epoch)
             if eviction is not None:
                 await eviction.ours(connection, f"portd-{self.name}.")
         elif eviction is not None:
-            if not connection.named:
-                raise TargetRefused(
-                    "the target does not let us name a connection", hint="allow +client|setname to portd's user"
-                )
             (found,) = await connection.ask(request("HGET", epoch.key, FIELD))
             check(found, "the epoch")
             epoch.check(found)

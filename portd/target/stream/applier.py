@@ -19,13 +19,14 @@ from portd.net.replies import RECONNECT_CODES, abort_cause, code_of, error_of, f
 from portd.net.resp import request
 from portd.target.connection import Connection, Disconnected, connect, text_of, while_connected
 from portd.target.databases import Databases
+from portd.target.deadletter import unsupported
 from portd.target.groupsize import GroupSize
 from portd.target.judge import Outcome, inside, outcome
 from portd.target.kept.checkpoint import Checkpoint
 from portd.target.kept.epoch import FIELD
 from portd.target.limiter import LagWatch
 from portd.target.names import FilteredNames
-from portd.target.stream.account import Account, letter_of
+from portd.target.stream.account import Account
 from portd.target.stream.applying import ApplierOptions, ApplierStatistics
 from portd.target.stream.group import Frame, Group, PieceSource, frame
 from portd.target.stream.passing import Passage, Search
@@ -166,7 +167,7 @@ class Applier:
     async def _connect(self) -> Connection:
         connection = await connect(self._endpoint, NAME, self._state.connection, self._options.connection)
         try:
-            async with asyncio.timeout(self._options.connection.silence_seconds):
+            async with asyncio.timeout(self._endpoint.silence_seconds):
                 self._databases.forget()
                 await (self._recover(connection) if self._claimed else self._claim(connection))
         except TimeoutError:
@@ -183,7 +184,8 @@ class Applier:
         _, fields, stands = await connection.ask(
             request("WATCH", key, epoch.key), request("HGETALL", key), request("HGET", epoch.key, FIELD)
         )
-        self._check_ready(text_of(fields) or text_of(stands))
+        self._check_ready(text_of(fields))
+        self._check_ready(text_of(stands), epoch.key)
         found = Checkpoint.parse(fields)
         if found is not None:
             epoch.check(stands)
@@ -209,15 +211,15 @@ class Applier:
             self._confirm(done, 0)  # replies that told of refusals inside are lost
         self._rewind()
 
-    def _check_ready(self, text: str) -> None:
+    def _check_ready(self, text: str, key: str = "") -> None:
+        """Raises what an error means; *key* that was asked for, the checkpoint when empty."""
         if not text:
             return
         self._trouble(text)
         if text.startswith("EXECABORT"):
             raise Disconnected(f"{NAME}: the target is not ready: {text}", code_of(text))
-        key = self._strand.key
-        hint = f"portd's user needs to write {key!r}"
-        raise error_of(text, "refuses the checkpoint", hint=hint, key=key, busy=Disconnected)
+        hint = f"portd's user needs to write {self._strand.key!r}"
+        raise error_of(text, "refuses the checkpoint", hint=hint, key=key or self._strand.key, busy=Disconnected)
 
     def _rewind(self) -> None:
         """What was taken from the source is dropped, and comes again."""
@@ -306,7 +308,8 @@ class Applier:
             TargetRejected: it begins with what cannot be written there, and the policy is to stop before that.
         """
         if piece.refusals and self._letters.stops:
-            raise self._letters.refusal(letter_of(piece.refusals[0]))
+            first = piece.refusals[0]
+            raise self._letters.refusal(unsupported("stream", first.command, first))
         if piece.names or piece.own:
             self._names.note(piece)
         if piece.getack and self.on_getack is not None:
