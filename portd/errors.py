@@ -34,9 +34,8 @@ class PortdError(Exception):
         return f"{message}\nHINT: {self.hint}" if self.hint else message
 
 
-def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended a group: its first leaf."""
-    error: BaseException = group
+def first_cause(error: BaseException) -> BaseException:
+    """The error that ended a group: its first leaf; one that is no group is its own cause."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -60,7 +60,7 @@ def configure(style: str = "auto", level: str = "info", stream: TextIO | None = 
     if style == "auto":
         style = "console" if out.isatty() else "logfmt"
     journal = stream is None and _is_journal()
-    processors: list[Processor] = [structlog.processors.add_log_level]
+    processors: list[Processor] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level]
     if not journal:  # the journal keeps the time itself
         local = style == "console"
         processors.append(structlog.processors.TimeStamper(fmt="%H:%M:%S" if local else "iso", utc=not local, key="ts"))

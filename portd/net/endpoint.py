@@ -132,6 +132,11 @@ class Endpoint:
     connect_seconds: float = CONNECT_SECONDS
     silence_seconds: float = SILENCE_SECONDS
 
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What two endpoints have in common that are written as one server, whoever logs in."""
+        return self.host, self.port, self.path, self.sentinels
+
     @classmethod
     def parse(cls, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
         """Reads a URL as redis-py knows them; the database in it is ignored, since all are copied.

@@ -19,7 +19,7 @@ from portd.kernel.handler import Handler
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.kernel.stream import StreamSplitter
 from portd.log import get_logger
-from portd.model import Phase
+from portd.model import Work
 from portd.offline.job import OfflineService
 from portd.source import HandshakeOptions, cluster
 from portd.source.fetch import Fetch
@@ -78,7 +78,7 @@ class Dump(OfflineService):
             stop.cancel()
             work.cancel()
             self._fetch.close()
-        self.progress.phase = Phase.STOPPED
+        self.progress.ended = True
 
     async def _work(self) -> None:
         cluster.admit(self._endpoint, await cluster.ask(self._endpoint), one_shard=self._one_shard)
@@ -86,7 +86,6 @@ class Dump(OfflineService):
 
     async def _consume(self, fetch: Fetch, transfer: Transfer) -> None:
         progress = fetch.progress
-        progress.phase = Phase.SNAPSHOT
         progress.snapshot.started_at = time.time()
 
         async def write(data: memoryview) -> None:  # it blocks, and nothing may keep ACKs waiting
@@ -94,8 +93,9 @@ class Dump(OfflineService):
 
         copy = SnapshotCopy(fetch.spool, SnapshotDecoder(Handler()), None, progress.snapshot, transfer, on_bytes=write)
         copy.refuse_node = None if self._one_shard else self._endpoint.display
-        index = await copy.run()
-        await asyncio.to_thread(self._output.commit)
+        with progress.doing(Work.COPYING):
+            index = await copy.run()
+            await asyncio.to_thread(self._output.commit)
         progress.snapshot.finished_at = time.time()
         log.info(
             "snapshot dumped", bytes=self._output.written, keys=progress.snapshot.keys_read, replid=transfer.position.replid,
@@ -105,12 +105,13 @@ class Dump(OfflineService):
         if self._follow is not None:
             fetch.receiver.stream_begins(index)
             db = stream_database(copy.decoder.aux)
-            await self._record(self._follow, fetch, transfer, db)
+            with progress.doing(Work.FOLLOWING):
+                await self._record(self._follow, fetch, transfer, db)
 
     async def _record(self, path: Path, fetch: Fetch, transfer: Transfer, db: int) -> None:
         """Records the stream until a stop; the file ends with a whole command then."""
         progress = fetch.progress
-        progress.phase = Phase.STREAMING
+        progress.stream.caught_up = True  # a file lacks nothing of what has come
         begin = transfer.position.offset
         splitter = StreamSplitter(begin, db)
         written = 0

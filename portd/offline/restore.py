@@ -21,7 +21,7 @@ from portd.files.aof import parts_of
 from portd.files.inputs import open_input
 from portd.log import get_logger
 from portd.memory.plan import plan_memory
-from portd.model import Phase, Position
+from portd.model import Position, Work
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.offline.job import OfflineService
@@ -31,7 +31,7 @@ from portd.target.deadletter import DeadLetters, read_keys, unsupported
 from portd.target.kept.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
 from portd.target.kept.epoch import Epoch, write_once
 from portd.target.kept.lease import Lease
-from portd.target.limiter import Limiter
+from portd.target.limiter import LIMITS, Limiter
 from portd.target.probe import probe
 from portd.target.stream.applier import Applier
 from portd.target.stream.applying import ApplierOptions
@@ -120,11 +120,12 @@ class Restore(OfflineService):
             stop.cancel()
             work.cancel()
             self._letters.close()
-        self.progress.phase = Phase.STOPPED
+        self.progress.ended = True
 
-    def limit(self, name: str, value: int) -> None:
-        """Lets a limit on the load of the target take effect; *name* is that of the setting."""
-        self._limiter.change_setting(name, value)
+    def change(self, link: str, name: str, value: float) -> None:  # noqa: ARG002 - there are no links
+        """Lets a limit on the load of the target take effect; no other setting can."""
+        if name in LIMITS:
+            self._limiter.change_setting(name, int(value))
 
     async def _run(self) -> None:
         progress = self.progress
@@ -192,7 +193,6 @@ class Restore(OfflineService):
     async def _restore_snapshot(self, source: Input, data: memoryview, capabilities: Capabilities) -> tuple[bytes, int]:
         """Decodes and applies the snapshot; returns what was read behind it, and its length."""
         settings, snapshot = self._settings, self.progress.snapshot
-        self.progress.phase = Phase.SNAPSHOT
         snapshot.started_at = time.time()
         snapshot.bytes_total = source.size
         loading = Loading(
@@ -202,7 +202,8 @@ class Restore(OfflineService):
         decoder = loading.decoder
         if self._wanted is not None:
             decoder.restrict(self._wanted)
-        rest = await loading.run(partial(self._decode, source, data, loading), "restore")
+        with self.progress.doing(Work.COPYING):
+            rest = await loading.run(partial(self._decode, source, data, loading), "restore")
         self._report(source, decoder)
         self._note_end(decoder)
         return rest, self._length
@@ -285,7 +286,6 @@ class Restore(OfflineService):
             DecodeError: they end inside of a command or a transaction; what is before it is applied.
         """
         progress = self.progress
-        progress.phase = Phase.CATCHING_UP
         position = position or Position(UNKNOWN_REPLID, 0)
         checkpoint = Checkpoint.following(position, self._db if position.offset else 0)
         begun = time.time()
@@ -297,7 +297,8 @@ class Restore(OfflineService):
         options = ApplierOptions(epoch=epoch, limiter=self._limiter, connection=connection, scripts=scripts)
         applier = Applier(self._target, feed, checkpoint, self._checkpoint_key, progress, self._letters, options)
         try:
-            await applier.run()
+            with progress.doing(Work.FOLLOWING):
+                await applier.run()
         finally:
             feed.close()
         end = applier.checkpoint.position.offset
