@@ -48,7 +48,7 @@ class ConfigError(PortdError):
 
 
 class SourceError(PortdError):
-    """The source, or the link to it, failed."""
+    """The source, or the connection to it, failed."""
 
     exit_code = os.EX_UNAVAILABLE
 

@@ -1,6 +1,6 @@
 """Logs: one line an event, a lower-case event name and key=value pairs, on standard error.
 
-Parts take a logger with `get_logger("link")` and say what happened: `log.info("link lost", reason=..., offset=...)`.
+Parts take a logger with `get_logger("sync")` and say what happened: `log.info("source lost", reason=..., offset=...)`.
 Secrets do not belong in events; what looks like one is masked all the same. `configure` is called once, by the command.
 """
 

@@ -164,14 +164,14 @@ class SourceOutlook:
     asked_at: float = 0.0  # time.time() of the last answer; 0 = never
     output_bytes: int = 0  # queued for us in the source's memory
     output_growth: float = 0.0  # bytes per second
-    output_hard_bytes: int = 0  # the link is dropped at once above this; 0 = no limit, or not known
+    output_hard_bytes: int = 0  # our connection is dropped at once above this; 0 = no limit, or not known
     output_soft_bytes: int = 0  # and above this after output_soft_seconds
     output_soft_seconds: int = 0
-    seconds_left: float = math.inf  # until the link would be dropped
+    seconds_left: float = math.inf  # until our connection would be dropped
     write_rate: float = 0.0  # bytes per second of the source's stream
     backlog_bytes: int = 0  # size of the backlog
     backlog_behind_bytes: int = 0  # of it, what we have not received
-    backlog_seconds_left: float = math.inf  # a link that breaks now can be continued for this long
+    backlog_seconds_left: float = math.inf  # a connection that breaks now can be continued for this long
 
 
 @dataclass(slots=True)

@@ -320,7 +320,7 @@ class Settings:
         None,
         "Directory for what the source sends faster than the target takes; a private subdirectory is made in it. "
         "Unset: $STATE_DIRECTORY, $CACHE_DIRECTORY or the system's temporary directory. off: nothing is spilled, "
-        "the source waits and may cut the link when its output buffer is full.",
+        "the source waits and may cut the connection when its output buffer is full.",
         group="Speed and memory",
         process=True,
         unit="path",

@@ -288,9 +288,9 @@ def _limit(limit: dict[str, Any]) -> str:
 
 
 def _events(status: dict[str, Any]) -> str:
-    rows = [("links to the source made", human_count(status["source"]["connects"]))]
+    rows = [("connections to the source made", human_count(status["source"]["connects"]))]
     rows += [
-        (f"link lost: {esc(why)}", human_count(count)) for why, count in sorted(status["source"]["losses"].items())
+        (f"source lost: {esc(why)}", human_count(count)) for why, count in sorted(status["source"]["losses"].items())
     ]
     rows += [(f"full sync: {esc(why)}", human_count(count)) for why, count in sorted(status["full_syncs"].items())]
     rows.append(("partial syncs", human_count(status["partial_syncs"])))

@@ -62,7 +62,7 @@ class Dump(OfflineService):
 
         Raises:
             ConfigError: the source is a node of a cluster, and that is not meant.
-            SourceError: no connection, a refusal, or a link that was lost inside the snapshot.
+            SourceError: no connection, a refusal, or a connection that was lost inside the snapshot.
             Interrupted: it was told to stop before the snapshot was whole.
             OutputError: the disk is full or failed.
         """
@@ -139,7 +139,7 @@ class Dump(OfflineService):
         log.info("stream recorded", bytes=splitter.offset - begin, offset=splitter.offset)
 
     async def _next(self, fetch: Fetch) -> memoryview | None:
-        """The next bytes of the stream; None at a stop. A lost link is made again where it broke."""
+        """The next bytes of the stream; None at a stop. A lost connection is made again where it broke."""
         if (chunk := fetch.spool.read_nowait()) is not None:
             return chunk.data
         read = asyncio.create_task(fetch.spool.read(), name="dump-read")

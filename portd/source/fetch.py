@@ -66,7 +66,7 @@ class Fetch:
         except HistoryLost:
             self.spool.end(
                 SourceError(
-                    "the source cannot continue the stream where the link broke",
+                    "the source cannot continue the stream where the connection broke",
                     hint="what was recorded is whole up to there; dump again, perhaps with a larger repl-backlog-size",
                 )
             )

@@ -83,7 +83,7 @@ class Transfer:
     def announced(self) -> bool:
         """The source told the position. One that renamed PSYNC by `rename-command` does not (see `Handshake`).
 
-        Otherwise it is found in the AUX fields repl-id and repl-offset of the snapshot, and a lost link always costs a
+        Otherwise it is found in the AUX fields repl-id and repl-offset of the snapshot, and a lost connection always costs a
         full sync.
         """
         return self.position.replid != ""

@@ -121,7 +121,7 @@ async def read_info(endpoint: Endpoint) -> SourceInfo:
     try:
         async with open_control(endpoint) as control:
             *answers, node = await control.ask(*questions)
-    except Refused:  # the link will say what is wrong with user and password
+    except Refused:  # the receiver will say what is wrong with user and password
         return _understand({}, {}, None, frozenset({"INFO", "CONFIG GET"}))
     except OSError as error:  # TimeoutError is one
         if str(error).startswith(NO_ROOM):

@@ -78,7 +78,7 @@ class Keeper:
             except SourceLost as error:
                 if self._ended.is_set():
                     return
-                self._log.warning("link lost", reason=str(getattr(error, "reason", "")), offset=receiver.ack_offset)
+                self._log.warning("source lost", reason=str(getattr(error, "reason", "")), offset=receiver.ack_offset)
                 if self._on_lost is not None:
                     await self._on_lost(error)
                 if receiver.position is None:
@@ -111,5 +111,5 @@ class Keeper:
             self._progress.partial_syncs += 1
             if self._on_again is not None:
                 self._on_again(transfer)
-            self._log.info("link continues", replid=transfer.position.replid, offset=transfer.position.offset)
+            self._log.info("source continues", replid=transfer.position.replid, offset=transfer.position.offset)
             return

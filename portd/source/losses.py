@@ -1,4 +1,4 @@
-"""Why a link to the source could not be had, or ended: one word for counters, a sentence and a hint for people."""
+"""Why a connection to the source could not be had, or ended: one word for counters, a sentence and a hint for people."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SENTENCES: dict[Reason, tuple[str, str]] = {
     Reason.REFUSED: ("nobody listens at the {end}'s address", "check host and port, and that the server runs"),
     Reason.UNREACHABLE: ("the {end}'s address cannot be reached", "check host, routes and firewalls"),
     Reason.NAME: ("the {end}'s host name does not resolve", "check the name, and the resolver of this machine"),
-    Reason.CLOSED: ("the link was closed", "portd itself closed it"),
+    Reason.CLOSED: ("the connection was closed", "portd itself closed it"),
 }
 _EARLY_END_HINT = (
     "it ended before the handshake was done: a TLS port needs rediss://, a full server (maxclients) closes too"
@@ -52,7 +52,7 @@ _RESET_ERRORS = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError) 
 
 
 class ReceiverLost(SourceLost):
-    """The link was lost, or not had, for a reason that has a word.
+    """The connection was lost, or not had, for a reason that has a word.
 
     Attributes:
         reason: the word.

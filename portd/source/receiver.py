@@ -1,4 +1,4 @@
-"""The link to the source: connects, shakes hands, receives into the spool and acknowledges every second.
+"""The receiver: connects to the source, shakes hands, receives into the spool and acknowledges every second.
 
 ACKs come from a timer of the event loop and depend on nothing else in the process: the source drops a replica that
 stays silent for its repl-timeout, and after a diskless snapshot it sends nothing before it has seen one
@@ -35,7 +35,7 @@ STALL_SECONDS = 3.0  # a timer this late means that we slept, not the source
 
 @dataclass(frozen=True, slots=True)
 class ReceiverOptions:
-    """How a link behaves, beside what its endpoint says.
+    """How a receiver behaves, beside what its endpoint says.
 
     Attributes:
         ack_seconds: between two ACKs.
@@ -47,7 +47,7 @@ class ReceiverOptions:
 
 
 class Receiver:
-    """One link, over any number of connections one after the other. `connect`, then `run`; both again after a loss.
+    """One receiver, over any number of connections one after the other. `connect`, then `run`; both again after a loss.
 
     Between the two nothing is written to the spool: that is the moment for `Spool.reset` when the transfer is full.
 
@@ -94,7 +94,7 @@ class Receiver:
             HandshakeError: it refuses for good: credentials, permissions, TLS, no Redis.
         """
         if self._connection is not None:
-            raise InternalError("the link is connected already")
+            raise InternalError("the receiver is connected already")
         try:
             transfer = await self._connect(position)
         except BaseException as error:
@@ -109,7 +109,7 @@ class Receiver:
         self._stream_index = None if transfer.full else self._begin_index
         if not transfer.announced:
             _log.warning(
-                "source takes psync_command for SYNC, every lost link will cost a full sync",
+                "source takes psync_command for SYNC, every lost connection will cost a full sync",
                 psync_command=self._options.handshake.psync_command,
                 hint="rename-command on the source causes this: undo it, and restrict PSYNC by ACL instead",
             )
@@ -163,7 +163,7 @@ class Receiver:
     # --------------------------------------------------------------- running
 
     async def run(self) -> None:
-        """Receives into the spool until the link is lost, which it always is in the end.
+        """Receives into the spool until the connection is lost, which it always is in the end.
 
         Raises:
             ReceiverLost: a `SourceLost` with a `reason`. What was received before stays in the spool; `position` is where to
@@ -173,7 +173,7 @@ class Receiver:
         if connection is None or transfer is None:
             raise ReceiverLost(Reason.CLOSED, self.endpoint.display)
         if self._running:
-            raise InternalError("the link runs already")
+            raise InternalError("the receiver runs already")
         self._running = True
         self._progress.preparing = False
         if transfer.full:

@@ -1,4 +1,4 @@
-"""The spool: a queue of bytes between the link and the decoder, in memory first, then on disk.
+"""The spool: a queue of bytes between the receiver and the decoder, in memory first, then on disk.
 
 The writer is a socket that fills our buffers directly; the one reader takes chunks. Every byte has an absolute
 index. Bytes stay readable until `Spool.release` passes them, so that the reader can `Spool.seek` back.

@@ -234,10 +234,10 @@ def _expiries(progress: Progress) -> Iterator[Metric]:
 
 def _source(progress: Progress) -> Iterator[Metric]:
     source = progress.source
-    yield _gauge("source_connected", "1 while the link to the source is up.", source.connected)
-    yield _counter("source_connects_total", "Links to the source made.", source.connects)
+    yield _gauge("source_connected", "1 while the source is connected.", source.connected)
+    yield _counter("source_connects_total", "Connections to the source made.", source.connects)
     yield _counters(
-        "source_losses_total", "Links to the source lost, by reason.", "reason", source.losses, LOSS_REASONS
+        "source_losses_total", "Connections to the source lost, by reason.", "reason", source.losses, LOSS_REASONS
     )
     yield _counter("source_received_bytes_total", "Bytes received from the source.", source.bytes_received)
     yield _counter("source_sent_bytes_total", "Bytes sent to the source.", source.bytes_sent)
@@ -259,7 +259,7 @@ def _outlook(outlook: SourceOutlook) -> Iterator[Metric]:
     )
     yield _gauges(
         "source_output_buffer_limit_bytes",
-        "The source drops the link above these: hard at once, soft after a while; 0 without a limit.",
+        "The source drops our connection above these: hard at once, soft after a while; 0 without a limit.",
         "kind",
         {"hard": outlook.output_hard_bytes, "soft": outlook.output_soft_bytes},
     )
@@ -268,7 +268,7 @@ def _outlook(outlook: SourceOutlook) -> Iterator[Metric]:
     )
     yield _gauge(
         "source_link_left_seconds",
-        "Until the source would drop the link at the present pace; +Inf when it is in no danger.",
+        "Until the source would drop our connection at the present pace; +Inf when it is in no danger.",
         outlook.seconds_left,
     )
     yield _gauge("source_write_rate_bytes", "What the source adds to its stream in a second.", outlook.write_rate)
@@ -278,7 +278,7 @@ def _outlook(outlook: SourceOutlook) -> Iterator[Metric]:
     yield _gauge("source_backlog_behind_bytes", "Of it, what we have not received.", outlook.backlog_behind_bytes)
     yield _gauge(
         "source_backlog_left_seconds",
-        "For how long a link that breaks now could be continued without a full sync; +Inf when nothing is written.",
+        "For how long a connection that breaks now could be continued without a full sync; +Inf when nothing is written.",
         outlook.backlog_seconds_left,
     )
     yield _gauge(

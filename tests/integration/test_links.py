@@ -105,7 +105,7 @@ async def test_two_links_with_faults_of_their_own(source: Server, target: Server
             log = portd.log()
     await asyncio.to_thread(equal, source, target)
     await asyncio.to_thread(equal, other_source, other_target)
-    lost = [line for line in log.splitlines() if "link lost" in line]
+    lost = [line for line in log.splitlines() if "source lost" in line]
     assert lost
     assert all("link=eu" in line for line in lost), lost
 
