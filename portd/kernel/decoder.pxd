@@ -29,7 +29,6 @@ cdef enum:
     DEFAULT_CHUNK = 1 << 20
     ITEMS = 4                       # strings of one element that are held at once
     READ_AHEAD = 262144             # window room beyond two chunks
-    LATEST_EXPIRY = 1 << 48         # of a hash field, unix ms, and beyond: ebuckets.h:EB_EXPIRE_TIME_MAX
 
 
 cdef enum State:                    # the table in keys.pyx tells who reads them, and their names in errors
@@ -200,6 +199,11 @@ cdef class Decoder:
 
     cdef inline void _consume(self, Cursor* c) noexcept:
         self.start = c.p - self.buffer
+
+
+cdef inline bint is_field_expiry(uint64_t ms) noexcept:
+    """A time of a hash field, or a distance from one, that servers take, unix ms: ebuckets.h:EB_EXPIRE_TIME_MAX."""
+    return ms <= <uint64_t>1 << 48
 
 
 cdef inline void clear_key(Key* key) noexcept:

@@ -11,7 +11,7 @@ from portd.errors import LimitExceeded
 from portd.kernel.blob cimport begin_parts, close_container, open_blob, take_cells
 from portd.kernel.containers cimport le64
 from portd.kernel.decoder cimport (
-    Decoder, LATEST_EXPIRY, PP_ITEM, ST_CELLS, ST_ITEMS, ST_LARGE, ST_NODES, ST_TEMPLATE, end_value,
+    Decoder, PP_ITEM, ST_CELLS, ST_ITEMS, ST_LARGE, ST_NODES, ST_TEMPLATE, end_value, is_field_expiry,
 )
 from portd.kernel.encodings cimport (
     C_HASH, C_LIST, C_ZSET, E_HASH_TTL, E_HASH_TTL_RC, E_HASH_TTL_VALKEY, K_INTSET, K_NONE, S_NODES, S_TEMPLATE,
@@ -43,7 +43,7 @@ cdef int read_elements(Decoder self) except -1:
                 i += 1
             elif op[0] == b"l":                     # an expiry of a field
                 r = next_number(self, &c, &number)
-                if r == R_OK and number > <uint64_t>LATEST_EXPIRY:
+                if r == R_OK and not is_field_expiry(number):
                     return self._fail("the expiry of a field is out of range", LimitExceeded)
             elif op[0] == b"d":
                 r = R_MORE if c.end - c.p < 8 else R_OK

@@ -14,9 +14,9 @@ from portd.errors import LimitExceeded
 from portd.kernel.blob cimport begin_parts, open_blob, read_parts
 from portd.kernel.containers cimport le64
 from portd.kernel.decoder cimport (
-    Decoder, LATEST_EXPIRY, PP_KEY, PP_STRING, SS_NODE, ST_ARRAY, ST_CELLS, ST_CHECKSUM, ST_END, ST_HEAD, ST_ITEMS, ST_LARGE, ST_MAGIC,
-    ST_MODULE, ST_NODES, ST_PARTS, ST_START, ST_STREAM, ST_TEMPLATE, ST_VALUE, STATES, clear_key, end_value, key_done,
-    name_state,
+    Decoder, PP_KEY, PP_STRING, SS_NODE, ST_ARRAY, ST_CELLS, ST_CHECKSUM, ST_END, ST_HEAD, ST_ITEMS, ST_LARGE, ST_MAGIC,
+    ST_MODULE, ST_NODES, ST_PARTS, ST_START, ST_STREAM, ST_TEMPLATE, ST_VALUE, STATES, clear_key, end_value,
+    is_field_expiry, key_done, name_state,
 )
 from portd.kernel.elements cimport has_last, read_cells, read_elements, read_large, read_node
 from portd.kernel.encodings cimport (
@@ -345,7 +345,7 @@ cdef int _begin_elements(Decoder self) except -1:
         if c.end - c.p < 8:
             return R_MORE
         self.minimum = <int64_t>le64(c.p)
-        if shape == S_ITEMS and not 0 <= self.minimum <= LATEST_EXPIRY:
+        if shape == S_ITEMS and not is_field_expiry(<uint64_t>self.minimum):
             return self._fail("the lowest expiry of a hash's fields is out of range", LimitExceeded)
         c.p += 8
     if shape == S_STRING:

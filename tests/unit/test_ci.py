@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STAGES = ["install", "style", "types", "layers", "tests", "instructions", "wheel"]
+STAGES = ["install", "style", "types", "layers", "tests", "instructions", "wheel", "sdist", "checked"]
 
 COMMAND = "python3 -m venv --without-pip .venv && .venv/bin/python seen.py pytest"
 SEEN = """\

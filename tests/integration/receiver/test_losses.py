@@ -10,6 +10,7 @@ import pytest
 
 from portd.errors import HandshakeError, InternalError, SourceBusy, SourceError
 from portd.net.endpoint import Endpoint
+from portd.source.handshake import HandshakeOptions
 from portd.source.losses import Reason, ReceiverLost
 from tests.integration.receiver.kit import ends, our_line
 from tests.servers import Server, free_port, wait_for
@@ -147,6 +148,29 @@ async def test_a_snapshot_that_is_given_up_is_asked_for_again() -> None:
         with pytest.raises(SourceBusy, match="gave up the snapshot") as caught:
             await each.begin()
         assert caught.value.retriable
+
+
+async def test_a_snapshot_alone_is_not_acknowledged() -> None:
+    """Its end would be lost if the source closed with an ACK unread: nothing is sent behind PSYNC."""
+    behind = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen = b""
+        while b"PSYNC" not in seen:
+            seen += await reader.read(4096)
+            writer.write(b"+PONG\r\n" if seen.endswith(b"PING\r\n") else b"" if b"PSYNC" in seen else b"+OK\r\n")
+        writer.write(b"+FULLRESYNC %s 1\r\n$9\r\nREDIS0011" % (b"a" * 40))
+        behind.set_result(await reader.read())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    options = HandshakeOptions(rdb_only=True)
+    async with server, ends(Endpoint("127.0.0.1", server.sockets[0].getsockname()[1]), handshake=options) as each:
+        await each.begin()
+        await each.read(lambda got: len(got) == 9)
+        each.link.stream_begins(9)
+        each.link.close()
+        assert await behind == b""
 
 
 async def test_a_wrong_announced_length_is_refused() -> None:
