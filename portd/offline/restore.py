@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -128,7 +129,9 @@ class Restore(OfflineService):
 
     async def _run(self) -> None:
         progress = self.progress
-        with open_input(self._paths[0]) as source:  # what is not there is said before anything is done to the target
+        with closing(
+            open_input(self._paths[0])
+        ) as source:  # what is not there is said before anything is done to the target
             data = await asyncio.to_thread(source.read)
             is_snapshot = looks_like_snapshot(source, data)
             capabilities = await probe(self._target)
