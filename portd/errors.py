@@ -86,7 +86,8 @@ class DecodeError(PortdError):
         offset: byte offset in the snapshot, or replication offset in the stream, where decoding stopped.
         db: database in effect, -1 where none was selected yet.
         key: the key whose value was being decoded, None outside of keys.
-        type: name of the value type or opcode.
+        type: name of the value type.
+        part: what was being read there: "an entry of a listpack", "opcode AUX"; None where that is not known.
     """
 
     exit_code = os.EX_DATAERR
@@ -99,9 +100,12 @@ class DecodeError(PortdError):
         db: int = -1,
         key: bytes | None = None,
         type: str | None = None,  # noqa: A002 - the field's word for it
+        part: str | None = None,
         hint: str | None = None,
     ) -> None:
-        where = [f"offset {offset}"] if offset >= 0 else []
+        where = [f"in {part}"] if part is not None else []
+        if offset >= 0:
+            where.append(f"offset {offset}")
         if db >= 0:
             where.append(f"db {db}")
         if key is not None:
@@ -113,6 +117,7 @@ class DecodeError(PortdError):
         self.db = db
         self.key = key
         self.type = type
+        self.part = part
 
 
 class TruncatedSnapshot(DecodeError):

@@ -16,33 +16,19 @@ FILLER = bytes(256 * 1024)
 EMPTY_SNAPSHOT = b"REDIS0011\xff" + bytes(8)  # a checksum of zeros is one that was not computed
 
 
-class HostileSource:
+class Listener:
     """Listens on loopback, in a thread of its own; a context manager.
 
     Args:
-        snapshot: bytes after the header of a diskless transfer.
-        filler: bytes of zeros to send after the snapshot, as fast as they are taken.
-        stream: bytes to send after a well-formed empty snapshot instead.
-        hang_up: close the connection behind the last byte.
-
-    Attributes:
-        sent: bytes of snapshot or stream that went out, filler included.
-        syncs: full syncs that were asked for.
+        name: of the thread.
     """
 
-    def __init__(
-        self, snapshot: bytes = b"", *, filler: int = 0, stream: bytes | None = None, hang_up: bool = False
-    ) -> None:
-        self.sent = 0
-        self.syncs = 0
+    def __init__(self, name: str) -> None:
         self.port = 0
-        self._body = snapshot if stream is None else EMPTY_SNAPSHOT + MARK + stream
-        self._filler = filler
-        self._hang_up = hang_up
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="hostile source")
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name=name)
 
     @property
     def url(self) -> str:
@@ -51,7 +37,7 @@ class HostileSource:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(10), "the source does not listen"
+        assert self._ready.wait(10), f"the {self._thread.name} does not listen"
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -68,6 +54,39 @@ class HostileSource:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
         server.close()
+        await self._end()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves one connection."""
+        raise NotImplementedError
+
+    async def _end(self) -> None:
+        """Ends what connections have begun."""
+
+
+class HostileSource(Listener):
+    """Listens on loopback, in a thread of its own; a context manager.
+
+    Args:
+        snapshot: bytes after the header of a diskless transfer.
+        filler: bytes of zeros to send after the snapshot, as fast as they are taken.
+        stream: bytes to send after a well-formed empty snapshot instead.
+        hang_up: close the connection behind the last byte.
+
+    Attributes:
+        sent: bytes of snapshot or stream that went out, filler included.
+        syncs: full syncs that were asked for.
+    """
+
+    def __init__(
+        self, snapshot: bytes = b"", *, filler: int = 0, stream: bytes | None = None, hang_up: bool = False
+    ) -> None:
+        super().__init__("hostile source")
+        self.sent = 0
+        self.syncs = 0
+        self._body = snapshot if stream is None else EMPTY_SNAPSHOT + MARK + stream
+        self._filler = filler
+        self._hang_up = hang_up
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -110,7 +129,7 @@ async def _command(reader: asyncio.StreamReader) -> list[bytes]:
     return words
 
 
-class LyingServer:
+class LyingServer(Listener):
     """Stands in front of a real server and answers one of its commands with what a test gives it.
 
     Listens on loopback, in a thread of its own; a context manager. Everything else it passes on, one command after the other.
@@ -128,44 +147,17 @@ class LyingServer:
     """
 
     def __init__(self, behind: int, command: str, lie: bytes, *, first: int = 0, endless: bytes = b"") -> None:
+        super().__init__("lying server")
         self.lies = 0
         self.sent = 0
-        self.port = 0
         self._behind = behind
         self._command = command.encode()
         self._lie = lie
         self._truths = first
         self._endless = endless
-        self._ready = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()  # of connections
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="lying server")
 
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"redis://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._ready.wait(10), "it does not listen"
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        assert self._loop is not None
-        assert self._task is not None
-        self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(10)
-
-    async def _serve(self) -> None:
-        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        server.close()
+    async def _end(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -6,17 +6,7 @@ import base64
 import json
 from typing import Any
 
-from tests.oracle.model import (
-    ArrayValue,
-    HashValue,
-    ListValue,
-    ModuleValue,
-    NumberValue,
-    SetValue,
-    Snapshot,
-    StreamValue,
-    ZsetValue,
-)
+from tests.oracle import model
 
 Told = dict[tuple[int, bytes], Any]
 
@@ -64,7 +54,7 @@ def _element(line: dict[str, Any]) -> Any:
     return stream_id(line["id"]), [(text(name), text(value)) for name, value in line["fields"]]
 
 
-def expected(snapshot: Snapshot) -> Told:
+def expected(snapshot: model.Snapshot) -> Told:
     """The same of what the oracle knows."""
     return {(entry.db, entry.key): _expected(entry.value) for entry in snapshot.entries}
 
@@ -72,15 +62,15 @@ def expected(snapshot: Snapshot) -> Told:
 def _expected(value: Any) -> Any:  # noqa: PLR0911 - one for each type
     if isinstance(value, bytes):
         return [value]
-    if isinstance(value, ListValue):
+    if isinstance(value, model.ListValue):
         return list(enumerate(value.elements))
-    if isinstance(value, SetValue):
+    if isinstance(value, model.SetValue):
         return sorted(value.members)
-    if isinstance(value, ZsetValue):
+    if isinstance(value, model.ZsetValue):
         return sorted((member, score + 0.0) for member, score in value.scores.items())
-    if isinstance(value, HashValue):
+    if isinstance(value, model.HashValue):
         return sorted((name, each, value.expires.get(name)) for name, each in value.fields.items())
-    if isinstance(value, ArrayValue | StreamValue):
+    if isinstance(value, model.ArrayValue | model.StreamValue):
         return value
-    assert isinstance(value, ModuleValue | NumberValue), value
+    assert isinstance(value, model.ModuleValue | model.NumberValue), value
     return []

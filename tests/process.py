@@ -99,13 +99,13 @@ class Portd:
         """Everything it logged; "" before it was started."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
-    def get(self, page: str, accept: str = "application/json") -> str:
+    def get(self, page: str, accept: str = "application/json", method: str = "GET") -> str:
         """One page, as text.
 
         Raises:
             OSError: it does not listen (yet).
         """
-        request = urllib.request.Request(f"http://{self.http}/{page}", headers={"Accept": accept})
+        request = urllib.request.Request(f"http://{self.http}/{page}", headers={"Accept": accept}, method=method)
         with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response:
             text: str = response.read().decode()
             return text

@@ -69,6 +69,7 @@ class FileFeed:
             self._rest = memoryview(rest)
             self._read = len(rest)
         self._lacking: frozenset[int] = frozenset()
+        self._mixed: frozenset[int] = frozenset()  # offsets of commands that turned out to name keys of ours
         self._splitter = StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, **forms)
 
     async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
@@ -92,6 +93,8 @@ class FileFeed:
             piece = self._splitter.next_piece(max_bytes, max_commands)
             if piece is not None:
                 self._fresh = False
+                if piece.mixed:
+                    self._mixed |= {piece.mixed}
                 if piece.end_offset > self._counted:
                     self._counted = piece.end_offset
                     self._progress.read_offset = self._progress.decoded_offset = piece.end_offset
@@ -167,7 +170,9 @@ class FileFeed:
                 )
             self._rest = data[left:] if len(data) > left else memoryview(b"")
             left -= min(left, len(data))
-        self._splitter = StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, lacking=self._lacking, **self._forms)
+        self._splitter = StreamSplitter(
+            offset, db, piece_bytes=PIECE_BYTES, lacking=self._lacking, mixed=self._mixed, **self._forms
+        )
 
     def release(self, offset: int) -> None:
         """Nothing is held."""

@@ -51,6 +51,7 @@ class StreamFeed:
         self._max_argument = max_argument
         self._horizon = horizon or Horizon(0)
         self._lacking: frozenset[int] = frozenset()
+        self._mixed: frozenset[int] = frozenset()  # offsets of commands that turned out to name keys of ours
         self._rest = memoryview(b"")  # of the chunk that is being fed
         self._chunk = (0, 0)  # offsets before its first byte, and of its last one
         self._held_since = (
@@ -67,6 +68,7 @@ class StreamFeed:
             piece_bytes=PIECE_BYTES,
             max_argument=self._max_argument,
             lacking=self._lacking,
+            mixed=self._mixed,
             **self._forms,
         )
 
@@ -96,6 +98,8 @@ class StreamFeed:
                 self._note_out(piece.end_offset)
                 if piece.overdue:
                     horizon.lag()
+                if piece.mixed:
+                    self._mixed |= {piece.mixed}
                 self._commands += piece.replies + piece.filtered + piece.refused
                 self._progress.commands_read = max(self._progress.commands_read, self._commands)
                 if piece.end_offset > self._counted:
@@ -171,6 +175,8 @@ class StreamFeed:
 
     def release(self, offset: int) -> None:
         """The target's checkpoint covers *offset*: bytes up to there are not needed again."""
+        if self._mixed:
+            self._mixed = frozenset(each for each in self._mixed if each > offset)
         self._spool.release(offset + self._shift)
 
     def owned_bytes(self) -> int:

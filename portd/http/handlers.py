@@ -35,7 +35,7 @@ ENDPOINTS = {
     "/status": "status as JSON; ?link=NAME of one of several links",
     "/metrics": "for Prometheus",
     "/debug/memory": "where the memory is: HTML for a browser, JSON otherwise, or ?format=html|json",
-    "/debug/memory/heap": "heap profile for go tool pprof; ?seconds=N, ?debug=1 as text, ?format=flame",
+    "/debug/memory/heap": "heap profile for go tool pprof: POST records, ?seconds=N; GET shows the last one, ?debug=1 as text, ?format=flame",
     "/livez": "200 while all parts run",
     "/readyz": "200 while the target has the snapshot and both ends are connected, of every link",
 }
@@ -143,7 +143,11 @@ async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         response = await handler(request)
     except web.HTTPNotFound as error:
-        response = web.Response(status=404, text=_not_found(request, error))
+        known = "\n".join(f"  {path:15} {what}" for path, what in ENDPOINTS.items())
+        text = f"there is nothing at {request.path[:100]!r}; there is\n{known}"
+        if request.match_info.http_exception is None:  # there is a page, which has nothing to show yet
+            text = error.text or text
+        response = web.Response(status=404, text=f"{text}\n")
     except web.HTTPMethodNotAllowed as error:
         response = web.Response(
             status=405,
@@ -159,14 +163,6 @@ async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamRes
     response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
-
-
-def _not_found(request: web.Request, error: web.HTTPNotFound) -> str:
-    """What there is instead."""
-    if request.path in ENDPOINTS:
-        return f"{error.text}\n"
-    known = "\n".join(f"  {path:15} {what}" for path, what in ENDPOINTS.items())
-    return f"there is nothing at {request.path[:100]!r}; there is\n{known}\n"
 
 
 def _allow_parameters(request: web.Request, *known: str) -> None:

@@ -1,4 +1,7 @@
-"""`/debug/memory/heap`: a heap profile for `go tool pprof`, as text, or as a flame graph."""
+"""`/debug/memory/heap`: a heap profile for `go tool pprof`, as text, or as a flame graph.
+
+``POST`` records one, which costs; ``GET`` shows what was recorded last, so that no link and no image of a page starts anything.
+"""
 
 from __future__ import annotations
 
@@ -14,28 +17,34 @@ from portd.memory.heapformat import as_pprof, as_text, describe
 
 if TYPE_CHECKING:
     from portd.http.observed import Observed
-    from portd.memory.heap import HeapProfile
+    from portd.memory.heap import HeapProfile, HeapRecorder
     from portd.memory.heapnames import FunctionNames
 
 FORMATS = ("pprof", "text", "flame")
 
 
 async def answer_heap(service: Observed, request: web.Request) -> web.Response:
-    """Records and returns a profile; the parameters are known to be `seconds`, `debug` and `format`, each once."""
+    """Returns a profile, which a POST records; the parameters are known to be `seconds`, `debug` and `format`, each once."""
     kind = _format(request)
     seconds = _seconds(request)
     recorder = service.heap()
-    try:
-        profile = await recorder.take(seconds)
-    except HeapBusy as error:
-        retry = str(math.ceil(error.seconds) + 1)
-        raise web.HTTPTooManyRequests(text=str(error), headers={hdrs.RETRY_AFTER: retry}) from None
+    profile = await _recorded(recorder, seconds) if request.method == hdrs.METH_POST or recorder.kept else recorder.last
+    if profile is None:
+        raise web.HTTPNotFound(text="no profile was recorded yet: POST records one, GET shows the last one")
     report = service.memory()
     comments = describe(profile, report.rss_bytes, report.owned_bytes)
     try:
         return await _written(kind, profile, recorder.names, comments)
     finally:
         recorder.names.tidy()
+
+
+async def _recorded(recorder: HeapRecorder, seconds: float | None) -> HeapProfile:
+    try:
+        return await recorder.take(seconds)
+    except HeapBusy as error:
+        retry = str(math.ceil(error.seconds) + 1)
+        raise web.HTTPTooManyRequests(text=str(error), headers={hdrs.RETRY_AFTER: retry}) from None
 
 
 async def _written(kind: str, profile: HeapProfile, names: FunctionNames, comments: list[str]) -> web.Response:
@@ -67,6 +76,8 @@ def _seconds(request: web.Request) -> float | None:
     text = request.query.get("seconds")
     if text is None:
         return None
+    if request.method != hdrs.METH_POST:
+        raise web.HTTPBadRequest(text="seconds is for POST, which records; GET shows what was recorded last")
     try:
         seconds = float(text)
     except ValueError:

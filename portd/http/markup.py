@@ -25,7 +25,7 @@ def _hash(text: str) -> str:
 # Nothing but our own style and script runs or loads, whatever a key is named.
 CONTENT_POLICY = (
     f"default-src 'none'; style-src {_hash(STYLE)}; script-src {_hash(SCRIPT)}; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
 # Our own pages learn that we sent a browser there (`portd.http.origin`), others do not.

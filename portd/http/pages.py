@@ -19,9 +19,9 @@ __all__ = ["CONTENT_POLICY", "links_page", "memory_page", "status_page"]
 
 _MOODS = {"streaming": "good", "failed": "bad", "stopped": "soft", "held": "bad"}
 _PROFILE = (
-    "<p><a href='memory/heap?seconds=3&amp;format=flame'>flame graph of 3 s</a>, "
-    "<a href='memory/heap?seconds=3&amp;debug=1'>as text</a>, or in a terminal</p>"
-    "<p><code>go tool pprof -inuse_space HOST:PORT/debug/memory/heap</code></p>"
+    "<form method='post'><button formaction='memory/heap?seconds=3&amp;format=flame'>flame graph of 3 s</button> "
+    "<button formaction='memory/heap?seconds=3&amp;debug=1'>as text</button>, or in a terminal</form>"
+    "<p><code>curl -X POST -o heap.pb.gz HOST:PORT/debug/memory/heap &amp;&amp; go tool pprof -inuse_space heap.pb.gz</code></p>"
 )
 _UNEXPLAINED_BYTES = 10 << 20  # more than this of RSS that nobody accounts for is shown in red
 

@@ -1,3 +1,11 @@
+# The handler that writes commands. It is told by methods (handler.pxd), and Cython wants all methods of a class in one
+# file: so it is four classes, each a unit, of which only the last is used.
+#
+#   CommandOutput     output.pxd            batches: what is in the one being filled, when it is cut; counters, dead letters
+#   ElementCommands   elementcommands.pxd   elements of collections, strings in parts, what is too long to hold
+#   StreamCommands    streamcommands.pxd    entries, groups, pending entries, consumers
+#   CommandHandler    this                  how each value goes: skipped, whole by RESTORE or SET, or by elements; expiry
+
 from libc.stdint cimport int64_t, uint64_t
 
 from portd.kernel.handler cimport Item, Key

@@ -44,6 +44,7 @@ cdef class Decider(CommandScanner):
     cdef Exclusions excluded
     cdef int64_t databases  # of the target; 0: not known
     cdef frozenset lacking  # those it does not have beside
+    cdef Exclusions mixed  # large commands that name keys of ours among others
     cdef Reason reason  # why the command at the head is refused
     # names that are ours alone: none begins in the stream between the head and offset ``ours_at``; there one does if found
     cdef bytes own

@@ -53,6 +53,8 @@ cdef class Decider(CommandScanner):
             return kind
         if self.tally.lacking:
             return self._refuse(LACKS)
+        if large and self.mixed.count > 0 and self.mixed.has(buffer.base + buffer.cut.head + 1):
+            return self._refuse(NAMES_OURS)
         if self.ours.size and self._may_name_ours(buffer.tail if large else buffer.cut.head + self.scan.next):
             return self._decide_ours(kind, row.keys, large)
         return kind

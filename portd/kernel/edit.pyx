@@ -21,9 +21,10 @@ then: a source sends it only when they were met, and a postponed expiry in the t
 cimport cython
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from portd.kernel.crc64 cimport crc64_update
+from portd.kernel.keypositions cimport K_NONE, may_be_key
 from portd.kernel.payload cimport FOOTER, accepts, write_footer
 from portd.kernel.piecebuffer cimport (
     BAD, FULL, MORE, NOT_A_TIME, WHOLE, PieceBuffer, count_reply, keep, produced, read_header,
@@ -39,6 +40,7 @@ cdef enum:
 cdef class Editor:
     def __cinit__(self, PieceBuffer buffer, bint pxat, bint conditions, Dialect dialect):
         self.buffer = buffer
+        self.ours = NULL
         self.pxat = pxat
         self.conditions = conditions
         self.dialect = dialect
@@ -84,6 +86,7 @@ cdef class Editor:
         if self.dialect is not None and self.dialect.footer:
             part.payload = 3 if kind >= RESTORE else 2 if kind == FUNCTION_RESTORE else 0
         part.footed = False
+        part.keys = K_NONE
         part.expires_at = 0
         self.key_size = -1
         return self._write_beginning(end)
@@ -100,6 +103,10 @@ cdef class Editor:
         part.payload = 0
         part.expires_at = 0
         return 0
+
+    cdef void watch(self, int keys) noexcept:
+        """Looks for names of ours among the keys still to come of the command that was begun."""
+        self.part.keys = keys if self.ours.size and self.passes() else K_NONE
 
     cdef int _write_beginning(self, Py_ssize_t end) except -1:
         """Passes on what stands before window index *end*, or writes another count and name instead."""
@@ -230,6 +237,11 @@ cdef class Editor:
         if status != WHOLE:
             return status
         payload = cursor - buffer.window
+        if part.keys != K_NONE and may_be_key(part.keys, part.index, part.argc) and announced >= <uint64_t> self.ours.size:
+            if buffer.tail - payload < self.ours.size:
+                return MORE
+            if memcmp(cursor, self.ours.prefix, self.ours.size) == 0:
+                self.mixed = part.offset
         if not self._looks_at(announced):
             if part.kind == FUNCTION and part.index == 2:
                 buffer.write_word("REPLACE")

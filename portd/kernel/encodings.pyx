@@ -1,6 +1,19 @@
 # cython: language_level=3, auto_pickle=False
 """The table of value encodings: rdb.h of Redis (RDB 1 to 15) and of Valkey (80).
 
+The shape of a row says who reads the value behind its count (the table of states in keys.pyx):
+
+    S_STRING     keys.pyx       rdb.c:rdbGenericLoadStringObject
+    S_ITEMS      elements.pyx   read_elements: rdb.c:rdbLoadObject
+    S_BLOB       elements.pyx   read_cells: rdb.c:rdbLoadObject and, by container, listpack.c:lpGetWithSize,
+                                ziplist.c:zipEntry, intset.c, zipmap.c
+    S_NODES      elements.pyx   read_node, then as S_BLOB: rdb.c:rdbLoadObject
+    S_STREAM     streams.pyx    rdb.c:rdbLoadObject, t_stream.c:streamAppendItem
+    S_MODULE     rare.pyx       read_module: rdb.c:rdbLoadCheckModuleValue
+    S_ARRAY      rare.pyx       read_array: rdb.c:rdbLoadObject, sparsearray.c
+    S_TEMPLATE   rare.pyx       read_template: rdb.c:rdbLoadObject
+    S_NUMBER     keys.pyx       one length
+
 A new encoding is a row here and, when its shape is new, a state in keys.pyx and one function in rare.pyx.
 """
 

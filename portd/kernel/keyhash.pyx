@@ -274,7 +274,7 @@ cdef class KeyBuckets:
 
     def take_rest(self):
         cdef uint32_t bucket
-        for bucket in range(BUCKET_COUNT):
+        for bucket in range(<uint32_t>BUCKET_COUNT):
             self._flush(bucket)
         return self.take()
 

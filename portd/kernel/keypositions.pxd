@@ -32,6 +32,7 @@ cdef enum Owned:
     O_SOME
 
 
+cdef bint may_be_key(int keys, int64_t index, int64_t argc) noexcept nogil
 cdef bint is_key(int keys, int64_t index, int64_t argc) noexcept nogil
 cdef int owned(
     const uint8_t* header, const uint8_t* end, int keys, int64_t argc, const Ours* ours

@@ -29,6 +29,19 @@ cdef bint is_key(int keys, int64_t index, int64_t argc) noexcept nogil:
     return False
 
 
+cdef bint may_be_key(int keys, int64_t index, int64_t argc) noexcept nogil:
+    """The same where it does: whether it can be one, whatever the others say."""
+    if keys == K_SORT or keys == K_STORE:
+        return True
+    if keys == K_SCRIPT:
+        return index > 2
+    if keys == K_COUNTED:
+        return index > 1
+    if keys == K_COUNTED_PAIRS:
+        return index > 1 and index % 2 == 0
+    return is_key(keys, index, argc)
+
+
 cdef bint _next(
     const uint8_t** header, const uint8_t* end, const uint8_t** text, Py_ssize_t* size
 ) noexcept nogil:

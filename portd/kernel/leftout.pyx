@@ -92,7 +92,7 @@ cdef class LeftOut:
 
 @cython.final
 cdef class Exclusions:
-    """Offsets of commands that are to be left out."""
+    """Offsets of commands."""
 
     def __dealloc__(self):
         PyMem_Free(self.offsets)

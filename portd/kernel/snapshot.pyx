@@ -5,7 +5,7 @@ Read the format in rdb.c (rdbLoadRioWithLoadingCtx, rdbLoadObject) of the server
 window. Every step consumes something whole - an opcode, a key, an element - or nothing at all; where something is too
 long to be whole in the window it is passed on in parts. So it can stop at any byte.
 
-This unit is what Python sees of it. Parsing is in the units it is derived from; begin with KeyReader._run in keys.pyx.
+This unit is what Python sees of it; decoder.pxd tells which unit does what. Begin reading with the table in keys.pyx.
 """
 
 cimport cython
@@ -18,12 +18,13 @@ from portd.kernel.dialect import Dialect
 from portd.kernel.output import DeadLetter
 
 from portd.kernel.commands cimport CommandHandler
+from portd.kernel.decoder cimport DEFAULT_CHUNK, Decoder, ITEMS, ST_CHECKSUM, ST_END, ST_HEAD
 from portd.kernel.dialect cimport Dialect as TargetDialect
 from portd.kernel.encodings cimport E_NONE, layout_of
 from portd.kernel.handler cimport Handler
-from portd.kernel.keys cimport KeyReader
+from portd.kernel.keys cimport run_decoder
 from portd.kernel.reader cimport R_MORE
-from portd.kernel.window cimport DEFAULT_CHUNK, ITEMS, ST_CHECKSUM, ST_END, ST_HEAD
+from portd.kernel.window cimport take_in
 
 DEFAULT_CHUNK_BYTES = DEFAULT_CHUNK
 
@@ -43,7 +44,7 @@ cdef class CurrentKey:
 
 
 @cython.final
-cdef class SnapshotDecoder(KeyReader):
+cdef class SnapshotDecoder(Decoder):
     """Decodes one snapshot into batches; the stub tells how to use it."""
 
     cdef CommandHandler letters         # the handler, when it keeps dead letters
@@ -71,7 +72,7 @@ cdef class SnapshotDecoder(KeyReader):
     # -- bytes in, batches out -----------------------------------------------------------------------------------------
 
     def feed(self, const unsigned char[::1] data not None):
-        return self.take_in(&data[0], data.shape[0]) if data.shape[0] else 0
+        return take_in(self, &data[0], data.shape[0]) if data.shape[0] else 0
 
     def next_batch(self):
         cdef int r
@@ -80,7 +81,7 @@ cdef class SnapshotDecoder(KeyReader):
         self.out.now_ms = <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1000000
         if self.letters is not None:
             self.letters.horizon_ms = self.out.now_ms + self.margin_ms if self.letters.shift_ms else 0
-        r = self._run()
+        r = run_decoder(self)
         if r == R_MORE and self.stop - self.start == self.capacity and not self.out.ready:
             return self._fail("an item does not fit the window", LimitExceeded)
         return self.out.pop()

@@ -22,6 +22,7 @@ cdef class Piece:
     cdef readonly int64_t own
     cdef readonly int64_t refused
     cdef readonly tuple refusals
+    cdef readonly int64_t mixed
     cdef readonly frozenset names
     cdef readonly frozenset databases
     cdef readonly bint swaps

@@ -31,6 +31,8 @@ class Piece:
         own: commands that named keys of ours: filtered ones, and those that went on without these keys.
         refused: commands that cannot be written to this target.
         refusals: of them, what and why; a few hundred at the most. A large one is told with its first part.
+        mixed: offset of the first byte of a large command of which a later part names a key of ours among others; 0: there
+            is none. It must not be applied, and goes to the next splitter.
         databases: what SELECT and SWAPDB in ``data`` name; now and then one too many.
         swaps: a SWAPDB, FLUSHALL or FLUSHDB is inside; the applier must keep its checkpoint, lease and epoch safe.
         getack: REPLCONF GETACK was among the dropped commands: the source wants an ACK now.
@@ -68,6 +70,8 @@ class Piece:
     def refused(self) -> int: ...
     @property
     def refusals(self) -> tuple[Refusal, ...]: ...
+    @property
+    def mixed(self) -> int: ...
     @property
     def databases(self) -> frozenset[int]: ...
     @property
@@ -117,6 +121,7 @@ class StreamSplitter:
         lacking: more databases that it does not have.
         own: prefix of names that are ours alone, in every database; b"": there are none.
         stops: a piece ends before a refused command where it can, so that what is before it can be applied alone.
+        mixed: offsets that pieces of a splitter before told as `Piece.mixed`: these commands are refused.
     """
 
     def __new__(
@@ -134,6 +139,7 @@ class StreamSplitter:
         lacking: frozenset[int] = ...,
         own: bytes = ...,
         stops: bool = ...,
+        mixed: frozenset[int] = ...,
     ) -> Self: ...
     def feed(self, data: Buffer, now_ms: int) -> int:
         """Copies bytes into the window; returns how many fitted (0 when ``next_piece`` must run first).

@@ -91,6 +91,7 @@ cdef class StreamSplitter:
         frozenset lacking not None=NOBODY,
         bytes own not None=b"",
         bint stops=False,
+        frozenset mixed not None=NOBODY,
     ):
         cdef CommandTable table = ANY_TARGET if commands is None else commands
         if offset < 0 or max_argument < 0 or piece_bytes < LEAST_PIECE:
@@ -107,6 +108,10 @@ cdef class StreamSplitter:
         self.own = own
         self.ours.prefix = own
         self.ours.size = len(own)
+        self.editor.ours = &self.ours
+        self.mixed = Exclusions()
+        for each in mixed:
+            self.mixed.add(each)
         self.stops = stops
         self.left_out = LeftOut()
         self.excluded = Exclusions()
@@ -169,7 +174,7 @@ cdef class StreamSplitter:
             "window_used": buffer.tail - buffer.cut.head,
             "window_capacity": buffer.capacity,
             "output_capacity": buffer.output_capacity,
-            "owned_bytes": buffer.owned() + self.editor.key_capacity + self.rewriter.owned() + self.excluded.owned()
+            "owned_bytes": buffer.owned() + self.editor.key_capacity + self.rewriter.owned() + self.excluded.owned() + self.mixed.owned()
             + (self.table.owned() if self.table is not ANY_TARGET else 0),
             "commands": self.totals.commands,
             "filtered": self.totals.filtered,
@@ -198,6 +203,9 @@ cdef class StreamSplitter:
         piece.filtered = tally.filtered
         piece.own = tally.own
         piece.refused = tally.refused
+        piece.mixed = self.editor.mixed
+        if self.editor.part.kind < 0:
+            self.editor.mixed = 0
         piece.refusals = self.left_out.take_refusals()
         piece.names = self.left_out.take_names()
         piece.databases = self.left_out.take_databases()
@@ -433,6 +441,7 @@ cdef class StreamSplitter:
 
     cdef int _take_large(self) except -1:
         """Begins to pass on the command at the head, which is larger than a piece."""
+        cdef int keys = self._row_at_head().keys
         cdef int kind = self._kind_at_head(True)
         if kind >= FORM:
             kind = self._begin_form(kind)
@@ -447,6 +456,7 @@ cdef class StreamSplitter:
         if kind < FORM:
             self._note(kind)
             self._begin_edit(kind, True)
+        self.editor.watch(keys)
         return self._go_on(self.buffer.piece_bytes)
 
     cdef int _begin_form(self, int kind) except -100:

@@ -30,6 +30,7 @@ MAX_SECONDS = 300.0
 LOOK_SECONDS = 0.5  # between two looks while recording
 MAX_FRAMES = 8  # of a stack, the innermost; each costs every allocation a quarter of a microsecond while it records
 MAX_STACKS = 4000  # told apart; further ones are put together
+STACK_BYTES = KIB  # that a stack takes in a profile, with its frames and figures
 LEAST_REST_BYTES = 64 * KIB  # less than this that an owner holds beyond what was traced is rounding
 
 Frame = tuple[str, int]  # file and line
@@ -106,10 +107,12 @@ class HeapRecorder:
 
     Attributes:
         names: of functions, to write profiles with.
+        last: what was recorded last, to be shown again; None while recording is kept, which has it all at hand.
     """
 
     def __init__(self, owners: Callable[[], Sequence[OwnerReading]]) -> None:
         self.names = FunctionNames()
+        self.last: HeapProfile | None = None
         self._owners = owners
         self._kept: _Tally | None = None
         self._kept_since = 0.0
@@ -128,13 +131,14 @@ class HeapRecorder:
 
     def close(self) -> None:
         """Ends all recording; idempotent."""
-        self._kept = None
+        self._kept = self.last = None
         self._ends = 0.0
         tracemalloc.stop()
 
     def held_bytes(self) -> int:
         """What recording takes now, for the ledger."""
-        return tracemalloc.get_tracemalloc_memory() if tracemalloc.is_tracing() else 0
+        last = len(self.last.samples) * STACK_BYTES if self.last is not None else 0
+        return last + (tracemalloc.get_tracemalloc_memory() if tracemalloc.is_tracing() else 0)
 
     async def take(self, seconds: float | None = None) -> HeapProfile:
         """Records a profile.
@@ -154,7 +158,9 @@ class HeapRecorder:
         begun = time.time()
         try:
             if self._kept is None:
-                return await self._record_now(begun)
+                self.last = None  # two at a time would take twice the memory
+                self.last = profile = await self._record_now(begun)
+                return profile
             if wait:
                 return await self._record_change(begun)
             self._kept.update(await _look(tracemalloc.take_snapshot()))

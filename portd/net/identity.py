@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from portd.errors import TargetLost
 from portd.net.control import parse_fields
 from portd.net.shapes import whole
 
@@ -83,6 +84,24 @@ class ServerIdentity:
 def run_id_of(info: bytes) -> str:
     """The process id of a server, from the reply to ``INFO server``; "" when it does not tell."""
     return next((line[7:] for line in info.decode("utf-8", "replace").splitlines() if line.startswith("run_id:")), "")
+
+
+def require_process(info: bytes, run_id: str, when: str = "during the snapshot") -> None:
+    """Makes sure that a target is the process that acknowledged what was sent; one that does not tell is taken for it.
+
+    Args:
+        info: the reply to ``INFO server``.
+        run_id: of the process; "" for any.
+        when: it may have changed.
+
+    Raises:
+        TargetLost: it is another one.
+    """
+    if run_id and run_id_of(info) not in {"", run_id}:
+        raise TargetLost(
+            f"the target was restarted or replaced {when}, so acknowledged keys may be missing",
+            hint="the snapshot starts over",
+        )
 
 
 def rdb_version_of(family: str, version: tuple[int, int, int]) -> int:

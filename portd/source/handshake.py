@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LINE_BYTES = 4096  # longest reply line believed; the longest known, -DENIED, has about 1000
 MARK_BYTES = 40  # of $EOF:<mark>
+RDB_ONLY = "REPLCONF rdb-only"  # in `Handshake.accepted`
 CLAIMED_VERSION = "9.1.0"  # of REPLCONF version: makes Valkey 9 send RDB 80; 9.2 may send types we do not know
 
 _FULLRESYNC = re.compile(rb"\+FULLRESYNC ([0-9A-Za-z]{40}) ([0-9]{1,18})")

@@ -17,7 +17,7 @@ from portd.log import get_logger
 from portd.model import Position
 from portd.net.resp import request
 from portd.source.connection import Connection
-from portd.source.handshake import Handshake, HandshakeOptions, State, Transfer
+from portd.source.handshake import RDB_ONLY, Handshake, HandshakeOptions, State, Transfer
 from portd.source.losses import Reason, ReceiverLost, connect_error
 from portd.troubles import SOURCE
 
@@ -229,7 +229,13 @@ class Receiver:
         self.acknowledge_now()
 
     def acknowledge_now(self) -> None:
-        """Sends an ACK out of turn, as when the source asked for one (`REPLCONF GETACK`)."""
+        """Sends an ACK out of turn, as when the source asked for one (`REPLCONF GETACK`).
+
+        None goes to a source that sends a snapshot alone. It closes the connection itself, and a close with bytes of ours
+        unread would throw away what its kernel has not sent yet: the snapshot's end.
+        """
+        if RDB_ONLY in self.accepted:
+            return
         if self._connection is not None and self._transfer is not None:
             self._connection.send(request("REPLCONF", "ACK", str(self.ack_offset)))
 

@@ -5,7 +5,6 @@ Figures are medians over the rounds; ratios are taken within a round first, so t
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -16,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.command import binary_of, parser_of
 from tests.benchmarks.contenders import Run, by_pipe, by_portd, by_replicaof, give_own_core, leave_a_core
 from tests.benchmarks.element_commands import write_element_commands
 from tests.datasets import fill_big_hash, fill_mixed, fill_strings
-from tests.servers import Server, find
+from tests.servers import Server
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
 MIB = 1 << 20
@@ -43,10 +44,9 @@ DATASETS: dict[str, Callable[[Server], object]] = {
 
 def main() -> None:
     """Parses arguments, runs, prints."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser = parser_of("tests.benchmarks", __doc__)
     parser.add_argument("datasets", nargs="*", help=f"of {', '.join(DATASETS)}; all when none is named")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--server", default="valkey9.1", help="which of the servers found: valkey9.1, redis7.0, ...")
     parser.add_argument("--io-threads", type=int, default=1, help="of the target; needs Valkey 8 or Redis 6 and later")
     parser.add_argument(
         "--own-core", action="store_true", help="for the target: what its users wait for, wherever portd is"
@@ -54,7 +54,6 @@ def main() -> None:
     parser.add_argument(
         "--one-by-one", action="store_true", help="also --pipe with one element a command, as rdbtools writes"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--portd-option", action="append", default=[], help="handed to portd sync, may be repeated")
     arguments = parser.parse_args()
     if arguments.own_core:
@@ -68,9 +67,7 @@ def main() -> None:
 
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """All contenders on one dataset; prints a table, returns the figures."""
-    binary = find(arguments.server)
-    if binary is None:
-        raise SystemExit(f"no server {arguments.server} was found")
+    binary = binary_of(arguments.server)
     runs: dict[str, list[Run]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as directory, Server(binary, repl_backlog_size="64mb") as source:
         DATASETS[name](source)

@@ -7,9 +7,7 @@ replica that was stopped in the same way is the measure; its backlog waits in th
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import multiprocessing
 import signal
 import sys
@@ -23,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.command import binary_of, keep, parser_of
 from tests.benchmarks.load import cpu_seconds, steady, writes
 from tests.process import Portd
-from tests.servers import Server, find, wait_for_sync
+from tests.servers import Server, wait_for_sync
 from tests.wire import Wire, pack
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
 MB = 1_000_000
@@ -68,24 +68,19 @@ class Drain:
 
 def main() -> None:
     """Runs both followers, prints a table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.backlog", description=__doc__)
+    parser = parser_of("tests.benchmarks.backlog", __doc__)
     parser.add_argument("--bytes", type=float, default=1e9, help="of the stream, to pile up")
     parser.add_argument("--value-bytes", type=int, default=200)
     parser.add_argument("--rate", type=int, default=20_000, help="commands a second that are written while it drains")
-    parser.add_argument("--server", default="valkey9.1")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     results = {follower: measure(follower, arguments) for follower in ("portd", "replica")}
     show(results, arguments)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({name: asdict(found) for name, found in results.items()}, indent=2) + "\n")
+    keep(arguments.json, {name: asdict(found) for name, found in results.items()})
 
 
 def measure(follower: str, arguments: argparse.Namespace) -> Drain:
     """One follower, from the first byte that waits to the last."""
-    binary = find(arguments.server)
-    if binary is None:
-        raise SystemExit(f"no server {arguments.server} was found")
+    binary = binary_of(arguments.server)
     with ExitStack() as stack:
         source = Server(binary, client_output_buffer_limit="replica 0 0 0", repl_backlog_size="64mb", repl_timeout=3600)
         stack.enter_context(source)

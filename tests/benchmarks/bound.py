@@ -15,15 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.datasets import (
-    fill_big_hash,
-    fill_big_list,
-    fill_big_set,
-    fill_big_stream,
-    fill_big_string,
-    fill_big_zset,
-    fill_strings,
-)
+from tests import datasets
 from tests.process import Portd
 from tests.proxy import Proxy
 from tests.servers import Server, find
@@ -42,11 +34,11 @@ PACKED: dict[str, Any] = {
 }
 
 MANY: dict[str, Callable[[Server, int], None]] = {
-    "hash": lambda source, members: fill_big_hash(source, b"big", members),
-    "zset": lambda source, members: fill_big_zset(source, b"big", members),
-    "set": lambda source, members: fill_big_set(source, b"big", members),
-    "list": lambda source, members: fill_big_list(source, b"big", members),
-    "stream": lambda source, members: fill_big_stream(source, b"big", members, pending=members // 100),
+    "hash": lambda source, members: datasets.fill_big_hash(source, b"big", members),
+    "zset": lambda source, members: datasets.fill_big_zset(source, b"big", members),
+    "set": lambda source, members: datasets.fill_big_set(source, b"big", members),
+    "list": lambda source, members: datasets.fill_big_list(source, b"big", members),
+    "stream": lambda source, members: datasets.fill_big_stream(source, b"big", members, pending=members // 100),
 }
 
 
@@ -57,7 +49,7 @@ def element(size: int, *, packable: bool) -> bytes:
 
 def string(source: Server, *, packable: bool) -> None:
     """One string of 512 MB."""
-    fill_big_string(source, b"big", 512 * MIB, packable=packable)
+    datasets.fill_big_string(source, b"big", 512 * MIB, packable=packable)
 
 
 def field(source: Server, *, packable: bool) -> None:
@@ -138,7 +130,7 @@ class Bound:
 
     async def _many(self, name: str) -> None:
         with Server(self._binary) as source, Server(self._binary) as target:
-            await asyncio.to_thread(fill_strings, source, self._members // 28)
+            await asyncio.to_thread(datasets.fill_strings, source, self._members // 28)
             await asyncio.to_thread(MANY[name.partition(" ")[0]], source, self._members)
             await self._copy(name, source, target, members=self._members)
 
@@ -168,7 +160,7 @@ class Bound:
         with Server(self._binary, **WIDE) as source, Server(self._binary, **WIDE) as target:
             async with Proxy(target.port) as proxy:
                 proxy.to_server.bytes_per_second = MIB // 4  # of each of four lanes
-                await asyncio.to_thread(fill_strings, source, 120_000, 2000)
+                await asyncio.to_thread(datasets.fill_strings, source, 120_000, 2000)
                 with Portd(source, proxy.url) as portd:
                     await asyncio.to_thread(portd.until, lambda status: status["snapshot"]["keys_applied"] > 0)
                     await asyncio.sleep(60)
@@ -184,7 +176,7 @@ class Bound:
                 with Portd(source, proxy.url, silence_seconds=300) as portd:
                     await asyncio.to_thread(portd.until, _streaming)
                     proxy.to_server.stall()
-                    writes = asyncio.create_task(asyncio.to_thread(fill_strings, source, 500_000, 2000))
+                    writes = asyncio.create_task(asyncio.to_thread(datasets.fill_strings, source, 500_000, 2000))
                     await asyncio.sleep(60)
                     await writes
                     proxy.to_server.flow()

@@ -7,20 +7,18 @@ make the command fail when they are too large. ``python -m tests.benchmarks.pict
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import redis
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.command import binary_of, keep, parser_of
 from tests.benchmarks.contenders import Run, by_portd
 from tests.datasets import fill_strings
-from tests.servers import Server, find
+from tests.servers import Server
 from tests.wire import Wire
 
 if TYPE_CHECKING:
@@ -36,22 +34,17 @@ FILLS_BUFFERS = 1_000_000
 
 def main() -> int:
     """Runs all sizes, prints a table; fails when growth is not linear or memory not flat."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.growth", description=__doc__)
+    parser = parser_of("tests.benchmarks.growth", __doc__)
     parser.add_argument("sizes", nargs="*", type=float, help="millions of keys; 0.1 0.3 1 3 10 when none is named")
     parser.add_argument("--rounds", type=int, default=3, help="of each size; medians are shown")
-    parser.add_argument("--server", default="valkey9.1")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    binary = find(arguments.server)
-    if binary is None:
-        raise SystemExit(f"no server {arguments.server} was found")
+    binary = binary_of(arguments.server)
     sizes = [round(size * 1_000_000) for size in arguments.sizes] or list(SIZES)
     points = [measure(binary, keys, arguments.rounds) for keys in sizes]
     found = {"points": points, "lines": {name: line(points, name) for name in ("wall", "cpu")}}
     complaints = judge(found)
     show(found)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    keep(arguments.json, found)
     for complaint in complaints:
         print(complaint, file=sys.stderr)
     return 1 if complaints else 0

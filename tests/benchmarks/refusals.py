@@ -8,26 +8,25 @@ speed stands how long the event loop was held at the most, as portd itself has m
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import signal
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from portd.kernel.replies import MAX_ELEMENT_NOTES
+from tests.benchmarks.command import binary_of, keep, parser_of
 from tests.benchmarks.load import cpu_seconds
 from tests.process import Portd
-from tests.servers import Server, find
+from tests.servers import Server
 from tests.wire import Wire, pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.servers import Binary
 
@@ -63,15 +62,11 @@ class Figures:
 
 def main() -> None:
     """Runs all of them, prints a table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.refusals", description=__doc__)
+    parser = parser_of("tests.benchmarks.refusals", __doc__)
     parser.add_argument("--commands", type=int, default=500_000)
     parser.add_argument("--keys", type=int, default=500_000, help="of the snapshot")
-    parser.add_argument("--server", default="valkey9.1")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    binary = find(arguments.server)
-    if binary is None:
-        raise SystemExit(f"no server {arguments.server} was found")
+    binary = binary_of(arguments.server)
     results: dict[str, Figures] = {}
     for one in (False, True):
         plain = 0.0
@@ -83,8 +78,7 @@ def main() -> None:
     plain = results["snapshot: none"].per_second
     results["snapshot: keys"] = snapshot(binary, arguments.keys, refused=True, plain=plain)
     show(results)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({name: asdict(each) for name, each in results.items()}, indent=2) + "\n")
+    keep(arguments.json, {name: asdict(each) for name, each in results.items()})
 
 
 def show(results: dict[str, Figures]) -> None:

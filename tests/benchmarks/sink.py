@@ -7,7 +7,6 @@ takes to start and to sync nothing. The stream is committed in transactions with
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -26,8 +25,9 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.command import binary_of, parser_of
 from tests.datasets import fill_mixed, fill_strings
-from tests.servers import Binary, Server, find, free_port
+from tests.servers import Binary, Server, free_port
 from tests.wire import pack
 
 if TYPE_CHECKING:
@@ -90,18 +90,14 @@ def counts(port: int) -> tuple[int, int]:
 
 def main() -> None:
     """Runs, prints."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sink", description=__doc__)
+    parser = parser_of("tests.benchmarks.sink", __doc__)
     parser.add_argument("datasets", nargs="*", help="of strings, values, mixed, stream; all when none is named")
     parser.add_argument("--keys", type=int, default=2_000_000, help="of strings; a tenth values, a quarter mixed")
     parser.add_argument("--commands", type=int, default=2_000_000, help="of the stream")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--server", default="valkey9.1", help="answers the probe, and writes the snapshots")
     parser.add_argument("--portd-option", action="append", default=[], help="handed to portd sync, may be repeated")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    binary = find(arguments.server)
-    if binary is None:
-        raise SystemExit(f"no server {arguments.server} was found")
+    binary = binary_of(arguments.server)
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(binary, Path(name), arguments.portd_option)
         results = {}

@@ -7,34 +7,25 @@ probe runs meanwhile.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from tests import datasets
+from tests.benchmarks.command import binary_of, parser_of
 from tests.benchmarks.contenders import ping_probe
-from tests.datasets import (
-    LiveTraffic,
-    fill_big_hash,
-    fill_big_list,
-    fill_big_set,
-    fill_big_stream,
-    fill_big_string,
-    fill_big_zset,
-    fill_mixed,
-    fill_strings,
-)
 from tests.process import Portd
-from tests.servers import Server, find
+from tests.servers import Server
+from tests.traffic import LiveTraffic
 from tests.wire import Wire, pack
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
 MIDDLE = 16_000  # elements of collections that are just small enough to go whole
@@ -62,11 +53,9 @@ class Slow:
 
 def main() -> None:
     """Fills a source, copies it with traffic going on, prints what was slow."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.stalls", description=__doc__)
-    parser.add_argument("--server", default="valkey9.1", help="which of the servers found: valkey9.1, redis7.0, ...")
+    parser = parser_of("tests.benchmarks.stalls", __doc__)
     parser.add_argument("--threshold", type=float, default=10.0, help="milliseconds from which a command is slow")
     parser.add_argument("--scale", type=float, default=1.0, help="size of the data, 1 for a million elements each")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--portd-option", action="append", default=[], help="name=value of portd sync, may be repeated")
     arguments = parser.parse_args()
     found = asyncio.run(measure(arguments))
@@ -78,30 +67,28 @@ def main() -> None:
 def fill(source: Server, scale: float) -> None:
     """Every shape: mixed keys, big keys of each type, and collections that are just below the size of big ones."""
     many = int(1_000_000 * scale)
-    fill_mixed(source, many // 4)
-    fill_strings(source, many // 4)
-    fill_big_hash(source, b"big:hash", many)
-    fill_big_zset(source, b"big:zset", many)
-    fill_big_set(source, b"big:set", many)
-    fill_big_list(source, b"big:list", many)
-    fill_big_stream(source, b"big:stream", many // 5)
-    fill_big_string(source, b"big:string", 30 * many)
-    fill_big_string(source, b"big:packed", 30 * many, packable=True)
+    datasets.fill_mixed(source, many // 4)
+    datasets.fill_strings(source, many // 4)
+    datasets.fill_big_hash(source, b"big:hash", many)
+    datasets.fill_big_zset(source, b"big:zset", many)
+    datasets.fill_big_set(source, b"big:set", many)
+    datasets.fill_big_list(source, b"big:list", many)
+    datasets.fill_big_stream(source, b"big:stream", many // 5)
+    datasets.fill_big_string(source, b"big:string", 30 * many)
+    datasets.fill_big_string(source, b"big:packed", 30 * many, packable=True)
     for number in range(2):
-        fill_big_zset(source, b"burst:zset:%d" % number, HEAVY_MEMBERS)
+        datasets.fill_big_zset(source, b"burst:zset:%d" % number, HEAVY_MEMBERS)
     for number in range(int(20 * scale)):
-        fill_big_hash(source, b"middle:hash:%d" % number, MIDDLE, 16)
-        fill_big_zset(source, b"middle:zset:%d" % number, MIDDLE, 16)
-        fill_big_set(source, b"middle:set:%d" % number, MIDDLE, 16)
-        fill_big_list(source, b"middle:list:%d" % number, MIDDLE, 16)
-        fill_big_stream(source, b"middle:stream:%d" % number, MIDDLE)
+        datasets.fill_big_hash(source, b"middle:hash:%d" % number, MIDDLE, 16)
+        datasets.fill_big_zset(source, b"middle:zset:%d" % number, MIDDLE, 16)
+        datasets.fill_big_set(source, b"middle:set:%d" % number, MIDDLE, 16)
+        datasets.fill_big_list(source, b"middle:list:%d" % number, MIDDLE, 16)
+        datasets.fill_big_stream(source, b"middle:stream:%d" % number, MIDDLE)
 
 
 async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """The figures of snapshot and stream."""
-    binary = find(arguments.server)
-    if binary is None:
-        raise SystemExit(f"no server {arguments.server} was found")
+    binary = binary_of(arguments.server)
     options = dict(option.split("=", 1) for option in arguments.portd_option)
     micros = int(arguments.threshold * 1000)
     with Server(binary, repl_backlog_size="256mb") as source, Server(binary) as target:

@@ -6,24 +6,23 @@ a steady rate, how long a write takes until it can be read from the follower.
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.command import binary_of, keep, parser_of
 from tests.benchmarks.load import cpu_seconds, steady, writes
 from tests.process import Portd
-from tests.servers import Server, find, wait_for_sync
+from tests.servers import Server, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
 VALUE_BYTES = 32
@@ -50,13 +49,11 @@ class Figures:
 
 def main() -> None:
     """Runs both followers one after the other, prints a table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.stream", description=__doc__)
+    parser = parser_of("tests.benchmarks.stream", __doc__)
     parser.add_argument("--commands", type=int, default=2_000_000)
     parser.add_argument("--rate", type=int, default=20_000, help="commands per second for the lag")
     parser.add_argument("--seconds", type=float, default=10.0, help="of the steady rate")
-    parser.add_argument("--server", default="valkey9.1")
     parser.add_argument("--io-threads", type=int, default=1, help="of the target; needs Valkey 8 or Redis 6 and later")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     results = {follower: measure(follower, arguments) for follower in ("portd", "replica")}
     table = Table(title=f"stream, {arguments.commands} commands, lag at {arguments.rate}/s")
@@ -68,15 +65,12 @@ def main() -> None:
             follower, f"{figures.per_second:,.0f}", f"{figures.cpu:.2f}", *(f"{lag * 1000:.2f}" for lag in lags)
         )
     Console().print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({name: asdict(found) for name, found in results.items()}, indent=2) + "\n")
+    keep(arguments.json, {name: asdict(found) for name, found in results.items()})
 
 
 def measure(follower: str, arguments: argparse.Namespace) -> Figures:
     """Throughput, then lag, of one follower."""
-    binary = find(arguments.server)
-    if binary is None:
-        raise SystemExit(f"no server {arguments.server} was found")
+    binary = binary_of(arguments.server)
     with ExitStack() as stack:
         source = stack.enter_context(Server(binary, repl_backlog_size="256mb"))
         target = stack.enter_context(Server(binary, io_threads=arguments.io_threads))

@@ -6,7 +6,6 @@ take their share of the machine, and against a source that only sends the file (
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import statistics
@@ -22,10 +21,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.command import binary_of, parser_of
 from tests.benchmarks.contenders import run_process
 from tests.benchmarks.sink import build, sink
 from tests.datasets import fill_mixed, fill_strings
-from tests.servers import Server, find
+from tests.servers import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,15 +53,11 @@ class Timing:
 
 def main() -> None:
     """Runs all commands, prints a table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.wire", description=__doc__)
+    parser = parser_of("tests.benchmarks.wire", __doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="1 is about 500 MB")
     parser.add_argument("--rounds", type=int, default=3, help="medians are shown")
-    parser.add_argument("--server", default="valkey9.1")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    binary = find(arguments.server)
-    if binary is None:
-        raise SystemExit(f"no server {arguments.server} was found")
+    binary = binary_of(arguments.server)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         source = stack.enter_context(Server(binary))

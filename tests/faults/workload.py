@@ -25,7 +25,33 @@ SEQUENCE = b"exact:sequence"
 PAUSE_SECONDS = 0.02
 
 
-class Traffic(LiveTraffic):
+class Held:
+    """A writer that can be held between two groups of commands, and moved to another server."""
+
+    _server: Server
+    _open: asyncio.Event  # it may write
+    _quiet: asyncio.Event  # nothing is on its way
+
+    def _begin_open(self) -> None:
+        self._open, self._quiet = asyncio.Event(), asyncio.Event()
+        self._open.set()
+        self._quiet.set()
+
+    async def hold(self) -> None:
+        """Stops writing; returns when nothing is on its way."""
+        self._open.clear()
+        await self._quiet.wait()
+
+    def release(self) -> None:
+        """Goes on writing."""
+        self._open.set()
+
+    def move(self, server: Server) -> None:
+        """New connections go to *server*; the caller ends those that exist."""
+        self._server = server
+
+
+class Traffic(Held, LiveTraffic):
     """The workload of `tests.traffic`, which can be held between two groups and moved to another server.
 
     Args:
@@ -42,23 +68,7 @@ class Traffic(LiveTraffic):
             self.workload._field_ttl = False
             makers = self.workload._makers
             self.workload._makers = tuple(maker for maker in makers if maker.__name__ != "_expiring")
-        self._open = asyncio.Event()
-        self._open.set()
-        self._quiet = asyncio.Event()
-        self._quiet.set()
-
-    async def hold(self) -> None:
-        """Stops writing; returns when nothing is on its way."""
-        self._open.clear()
-        await self._quiet.wait()
-
-    def release(self) -> None:
-        """Goes on writing."""
-        self._open.set()
-
-    def move(self, server: Server) -> None:
-        """New connections go to *server*; the caller ends those that exist."""
-        self._server = server
+        self._begin_open()
 
     async def stop(self) -> Any:
         """Stops for good."""
@@ -82,7 +92,7 @@ class Traffic(LiveTraffic):
             self._quiet.set()
 
 
-class Ledger:
+class Ledger(Held):
     """Writes INCRs and a dense sequence, and knows what must come of them.
 
     A lost connection leaves open whether its last commands ran: totals have bounds, and the sequence continues behind
@@ -97,10 +107,7 @@ class Ledger:
         self.acknowledged = [0] * COUNTERS
         self._server = server
         self._stopping = asyncio.Event()
-        self._open = asyncio.Event()
-        self._open.set()
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        self._begin_open()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -113,19 +120,6 @@ class Ledger:
         self._open.set()
         if self._task is not None:
             await self._task
-
-    async def hold(self) -> None:
-        """Stops writing; returns when nothing is on its way."""
-        self._open.clear()
-        await self._quiet.wait()
-
-    def release(self) -> None:
-        """Goes on writing."""
-        self._open.set()
-
-    def move(self, server: Server) -> None:
-        """New connections go to *server*."""
-        self._server = server
 
     async def _run(self) -> None:
         while not self._stopping.is_set():

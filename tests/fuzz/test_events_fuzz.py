@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from portd.errors import DecodeError, LimitExceeded
@@ -21,19 +20,12 @@ from tests.oracle.model import ArrayValue, Entry, HashValue, ListValue, Snapshot
 from tests.oracle.pack import Style
 from tests.oracle.rdb import decode
 from tests.oracle.rdbwrite import encode
-from tests.oracle.strategies import snapshots
+from tests.oracle.strategies import effort, snapshots
 
 if TYPE_CHECKING:
     from portd.kernel.handler import Handler
 
-EFFORT = int(os.environ.get("PORTD_FUZZ", "0"))
-FUZZ = settings(
-    max_examples=80 * max(EFFORT, 1),
-    derandomize=not EFFORT,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+FUZZ = effort(80)
 STYLES = st.none() | st.integers(0, 1000)
 CHUNKS = st.sampled_from([1 << 20, 512, 64])
 

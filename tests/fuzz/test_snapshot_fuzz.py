@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 from typing import TYPE_CHECKING
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portd.errors import DecodeError
@@ -17,7 +16,7 @@ from tests.oracle.expect import check
 from tests.oracle.pack import Style
 from tests.oracle.rdb import decode
 from tests.oracle.rdbwrite import encode
-from tests.oracle.strategies import snapshots
+from tests.oracle.strategies import effort, snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,15 +24,7 @@ if TYPE_CHECKING:
     from portd.kernel.snapshot import SnapshotDecoder
     from tests.oracle.model import Snapshot
 
-# PORTD_FUZZ=50 looks 50 times as long, at other examples in each run; without it every run looks at the same ones.
-EFFORT = int(os.environ.get("PORTD_FUZZ", "0"))
-FUZZ = settings(
-    max_examples=150 * max(EFFORT, 1),
-    derandomize=not EFFORT,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+FUZZ = effort(150)
 LIMITS = st.sampled_from([Limits(), TINY, Limits(200, 300, 100, 2), Limits(65, 64, 64, 1)])
 TARGETS = {spec.name: spec for spec in SPECS}
 TARGETS["lfu"] = VALKEY_9.but(name="lfu", mset=False, maxmemory_policy="allkeys-lfu", footer=11)

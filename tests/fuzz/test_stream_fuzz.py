@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -115,26 +116,16 @@ def check(data: bytes, way: Way) -> None:
     """Feeds *data* in the given way and compares with the oracle."""
     every = Oracle(BASE, 0, piece_bytes=way.piece_bytes).expect(data).offsets
     excluded = {every[i] for i in way.excluded if i < len(every)}
+    names = ("pxat", "entries_read", "unlink", "piece_bytes", "max_argument")
+    options: dict[str, Any] = {name: getattr(way, name) for name in names}
     oracle = Oracle(
         BASE,
         way.db,
-        pxat=way.pxat,
-        entries_read=way.entries_read,
-        unlink=way.unlink,
-        piece_bytes=way.piece_bytes,
-        max_argument=way.max_argument,
         excluded=excluded,
         now_ms=lambda offset: 10_000 + (offset - BASE - 1) // way.step,
+        **options,
     )
-    splitter = StreamSplitter(
-        BASE,
-        way.db,
-        pxat=way.pxat,
-        entries_read=way.entries_read,
-        unlink=way.unlink,
-        piece_bytes=way.piece_bytes,
-        max_argument=way.max_argument,
-    )
+    splitter = StreamSplitter(BASE, way.db, **options)
     for offset in excluded:
         splitter.exclude(offset)
     follower = Follower(splitter, way.max_bytes, way.max_commands)

@@ -71,14 +71,19 @@ def postponed_in(target: Server) -> list[bytes]:
     return [key for key in client.scan_iter(count=1000) if client.pttl(key) > LINK_MS]
 
 
+def renew_while_it_stands_still(portd: Portd, source: Server) -> None:
+    """Keys run out and are renewed while nobody reads the stream; then it is applied."""
+    portd.until(streaming)
+    portd.signal(signal.SIGSTOP)
+    write_late_renewals(source)
+    portd.signal(signal.SIGCONT)
+    portd.until_applied(source)
+
+
 def test_a_renewal_that_arrives_late_finds_its_key(source: Server, target: Server) -> None:
     """Portd stands still while a key's first time passes; the renewal behind it still takes effect."""
     with Portd(source, target) as portd:
-        portd.until(streaming)
-        portd.signal(signal.SIGSTOP)
-        write_late_renewals(source)
-        portd.signal(signal.SIGCONT)
-        portd.until_applied(source)
+        renew_while_it_stands_still(portd, source)
         assert portd.terminate() == 0, portd.log()
     assert target.client().get("counted:0") == b"2"
     assert_equal(source, target)
@@ -120,11 +125,7 @@ def test_import_mode_ends_with_a_sync_that_is_cut_short(source: Server, target: 
 def test_the_same_without_import_mode(source: Server, plain_target: Server) -> None:
     """A lagging stream postpones what has become due, and a sweep sets the rest back while portd runs."""
     with Portd(source, plain_target) as portd:
-        portd.until(streaming)
-        portd.signal(signal.SIGSTOP)
-        write_late_renewals(source)
-        portd.signal(signal.SIGCONT)
-        portd.until_applied(source)
+        renew_while_it_stands_still(portd, source)
         status = portd.until(lambda status: not status["expiries_to_correct"])
         assert status["stream"]["expiries_postponed"] >= 100
         assert postponed_in(plain_target) == []
@@ -137,11 +138,7 @@ def test_the_same_without_import_mode(source: Server, plain_target: Server) -> N
 def test_the_gap_is_there_when_it_is_not_closed(source: Server, old_target: Server) -> None:
     """With the setting off the same renewals are lost: what the other tests show is not an accident."""
     with Portd(source, old_target, expiry_gap="off") as portd:
-        portd.until(streaming)
-        portd.signal(signal.SIGSTOP)
-        write_late_renewals(source)
-        portd.signal(signal.SIGCONT)
-        portd.until_applied(source)
+        renew_while_it_stands_still(portd, source)
         portd.terminate()
     assert source.client().exists("renewed:0") == 1
     assert old_target.client().exists("renewed:0") == 0

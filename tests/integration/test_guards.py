@@ -252,6 +252,29 @@ def test_a_source_with_keys_named_like_ours(servers: ServerFactory) -> None:
     assert not client_of(target).exists("portd:checkpoint:other")
 
 
+@pytest.mark.parametrize("keys", [4000, 200_000], ids=["held", "passed on"])
+def test_names_of_ours_at_the_end_of_a_large_command(keys: int, source: Server, target: Server) -> None:
+    """A command larger than what is looked at once is a dead letter as a whole, in a transaction as well; nothing of it is applied."""
+    client = client_of(source)
+    many: dict[str, str] = {f"{number:099d}": "v" for number in range(keys)}
+    with Portd(source, target, memory_budget="16MiB") as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        with client.pipeline(transaction=True) as transaction:
+            transaction.incr("before").mset({**many, LEASE: "x"}).incr("behind").execute()
+        client.delete(*many, "portd:checkpoint:default")
+        client.incr("later")
+        status = portd.until_applied(source)
+        assert status["dead_letters"] == {"unsupported": 2}, portd.log()
+        assert status["phase"] == "streaming"
+        assert client_of(target).type(LEASE) == client_of(target).type("portd:checkpoint:default") == b"hash"
+        assert portd.terminate() == os.EX_OK, portd.log()
+        client.incr("later")
+        portd.start()
+        portd.until_applied(source)
+    assert keys_of(target) == {b"before", b"behind", b"later"}
+    assert client_of(target).mget("before", "behind", "later") == [b"1", b"1", b"2"]
+
+
 def test_a_chain_of_links_of_one_name(servers: ServerFactory) -> None:
     """The target of one is the source of the next: its checkpoints stay there, and the position goes on all the same."""
     first, second, third = servers(), servers(), servers()

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 import time
+import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,7 +41,9 @@ def test_a_profile_does_not_hold_up_the_link(source: Server, target: Server) -> 
         before = json.loads(portd.get("debug/memory"))
         profiles: list[str] = []
         taker = threading.Thread(
-            target=lambda: profiles.extend(portd.get(f"debug/memory/heap?seconds=1&{form}") for form in FORMS)
+            target=lambda: profiles.extend(
+                portd.get(f"debug/memory/heap?seconds=1&{form}", method="POST") for form in FORMS
+            )
         )
         taker.start()
         silent = 0.0
@@ -65,7 +68,7 @@ def test_a_profile_does_not_hold_up_the_link(source: Server, target: Server) -> 
 @pytest.mark.skipif(shutil.which("go") is None, reason="no go here")
 @pytest.mark.parametrize("kept", ["no", "yes"])
 def test_go_fetches_it(kept: str, source: Server, target: Server, tmp_path: Path) -> None:
-    """`go tool pprof` with the address of a running portd, as for a Go program, with and without a kept recording."""
+    """`go tool pprof` with the address of a running portd shows what was recorded, with and without a kept recording."""
     fill_big_hash(source, b"big", 300_000)
     environment = {**os.environ, "PPROF_TMPDIR": str(tmp_path)}
     portd = Portd(source, target)
@@ -74,7 +77,9 @@ def test_go_fetches_it(kept: str, source: Server, target: Server, tmp_path: Path
     with portd:
         portd.until(lambda status: status["phase"] == "streaming")
         url = f"http://{portd.http}/debug/memory/heap"
-        words = ["go", "tool", "pprof", "-inuse_space", "-top", "-seconds", "2", url]
+        if kept == "no":
+            urllib.request.urlopen(f"{url}?seconds=1", data=b"", timeout=60).close()
+        words = ["go", "tool", "pprof", "-inuse_space", "-top", url]
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment, check=False)
         assert done.returncode == 0, done.stderr
         assert "Type: inuse_space" in done.stdout

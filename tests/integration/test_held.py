@@ -14,6 +14,7 @@ import pytest
 
 from tests.compare import assert_equal
 from tests.datasets import fill_mixed, fill_strings
+from tests.following import copy, forget_history, names
 from tests.process import Portd
 from tests.servers import find, wait_for_sync
 from tests.wire import Wire
@@ -25,24 +26,6 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 KEYS = 2000
-
-
-def copy(source: Server, target: Server, **options: object) -> str:
-    """A sync until it has caught up; its log."""
-    with Portd(source, target, stop_after="caught-up", **options) as portd:
-        assert portd.wait() == os.EX_OK, portd.log()
-        return portd.log()
-
-
-def forget_history(source: Server) -> None:
-    """The source does not know any more where we are, as after a long outage."""
-    with Wire(source) as wire:
-        wire.call("DEBUG", "CHANGE-REPL-ID")
-
-
-def names(server: Server) -> set[bytes]:
-    """All keys of a server but ours."""
-    return {key for key in server.client().scan_iter(count=1000) if not key.startswith(b"portd:")}
 
 
 def held(portd: Portd) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.compare import assert_equal
 from tests.datasets import fill_big_hash, fill_strings
+from tests.following import copy, forget_history, names
 from tests.integration.test_held import ctl
 from tests.process import Portd
 from tests.servers import find
@@ -24,29 +25,11 @@ KEYS = 2000
 LIBRARY = "#!lua name=mine\nredis.register_function('f', function() return 1 end)"
 
 
-def copy(source: Server | str, target: Server, **options: object) -> str:
-    """A sync until it has caught up; its log."""
-    with Portd(source, target, stop_after="caught-up", **options) as portd:
-        assert portd.wait() == os.EX_OK, portd.log()
-        return portd.log()
-
-
 def quiet(server: Server) -> str:
     """The URL of a user of *server* that may do what a replica does, and may ask nothing."""
     with Wire(server) as wire:
         wire.call("ACL", "SETUSER", "reader", "on", ">secret", "+ping", "+replconf", "+psync")
     return f"redis://reader:secret@127.0.0.1:{server.port}"
-
-
-def forget_history(source: Server) -> None:
-    """The source does not know any more where we are, as after a long outage."""
-    with Wire(source) as wire:
-        wire.call("DEBUG", "CHANGE-REPL-ID")
-
-
-def names(server: Server) -> set[bytes]:
-    """All keys of a server but ours."""
-    return {key for key in server.client().scan_iter(count=1000) if not key.startswith(b"portd:")}
 
 
 def held(portd: Portd) -> dict[str, Any]:

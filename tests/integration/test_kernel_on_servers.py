@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from portd.kernel.requests import head
 from tests.compare import compare
@@ -17,21 +16,14 @@ from tests.oracle.model import Entry, Snapshot, StreamValue
 from tests.oracle.rdb import decode
 from tests.oracle.rdbwrite import encode
 from tests.oracle.real import apply, saved, spec_of
-from tests.oracle.strategies import snapshots
+from tests.oracle.strategies import effort, snapshots
 from tests.wire import Wire, pack
 
 if TYPE_CHECKING:
     from tests.conftest import Pair, ServerFactory
     from tests.servers import Binary, Server
 
-EFFORT = int(os.environ.get("PORTD_FUZZ", "0"))
-FUZZ = settings(
-    max_examples=40 * max(EFFORT, 1),
-    derandomize=not EFFORT,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+FUZZ = effort(40)
 
 
 def check_saved(wanted: Entry, found: Entry, server: Server, *, restored: bool) -> None:

@@ -79,16 +79,21 @@ def test_takeover_inside_of_a_snapshot(source: Server, target: Server) -> None:
     assert_equal(source, target)
 
 
+def starts_at_once(portd: Portd) -> None:
+    """The next start takes the lease of the one that was killed."""
+    portd.start()
+    streaming(portd)
+    assert "lease of a dead process" in portd.log()
+    portd.terminate()
+
+
 def test_a_killed_instance_blocks_nobody(source: Server, target: Server) -> None:
     """After kill -9 the next start does not wait for the lease to expire."""
     with Portd(source, target) as portd:
         streaming(portd)
         portd.kill()
         assert target.client().persist(LEASE)
-        portd.start()
-        streaming(portd)
-        assert "lease of a dead process" in portd.log()
-        portd.terminate()
+        starts_at_once(portd)
 
 
 def test_a_dead_instance_of_another_machine_is_found_out(source: Server, target: Server) -> None:
@@ -98,10 +103,7 @@ def test_a_dead_instance_of_another_machine_is_found_out(source: Server, target:
         portd.kill()
         target.client().hset(LEASE, "machine", "another one")
         target.client().pexpire(LEASE, 13_000)
-        portd.start()
-        streaming(portd)
-        assert "lease of a dead process" in portd.log()
-        portd.terminate()
+        starts_at_once(portd)
 
 
 def test_a_frozen_instance_loses_its_lease(source: Server, target: Server) -> None:

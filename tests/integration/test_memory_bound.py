@@ -17,16 +17,8 @@ import pytest
 
 from portd.config.settings import MAX_BUDGET_BYTES
 from portd.memory.plan import PROCESS_BYTES
+from tests import datasets
 from tests.compare import assert_equal
-from tests.datasets import (
-    fill_big_hash,
-    fill_big_list,
-    fill_big_set,
-    fill_big_stream,
-    fill_big_string,
-    fill_big_zset,
-    fill_strings,
-)
 from tests.hostile import HostileSource
 from tests.process import Portd
 from tests.servers import wait_for_sync
@@ -103,18 +95,18 @@ def copied_within_bound(source: Server, target: Server, **options: object) -> No
 # ------------------------------------------------------------------------------------------------- keys of many elements
 
 MANY: dict[str, Callable[[Server], None]] = {
-    "hash": lambda source: fill_big_hash(source, b"big", 700_000),
-    "zset": lambda source: fill_big_zset(source, b"big", 500_000),
-    "set": lambda source: fill_big_set(source, b"big", 700_000),
-    "list": lambda source: fill_big_list(source, b"big", 900_000),
-    "stream": lambda source: fill_big_stream(source, b"big", 300_000, value_bytes=60, pending=30_000),
+    "hash": lambda source: datasets.fill_big_hash(source, b"big", 700_000),
+    "zset": lambda source: datasets.fill_big_zset(source, b"big", 500_000),
+    "set": lambda source: datasets.fill_big_set(source, b"big", 700_000),
+    "list": lambda source: datasets.fill_big_list(source, b"big", 900_000),
+    "stream": lambda source: datasets.fill_big_stream(source, b"big", 300_000, value_bytes=60, pending=30_000),
 }
 
 
 @pytest.mark.parametrize("kind", MANY)
 def test_a_key_of_many_elements_is_never_held(kind: str, source: Server, target: Server) -> None:
     """A collection several times larger than the whole budget, beside ordinary keys."""
-    fill_strings(source, 20_000)
+    datasets.fill_strings(source, 20_000)
     MANY[kind](source)
     copied_within_bound(source, target)
 
@@ -125,7 +117,7 @@ def test_a_key_of_many_elements_is_never_held(kind: str, source: Server, target:
 @pytest.mark.parametrize("packable", [False, True], ids=["raw", "lzf"])
 def test_a_huge_string_is_never_held(packable: object, wide_source: Server, wide_target: Server) -> None:
     """200 MB in one value, as it is and LZF-compressed."""
-    fill_big_string(wide_source, b"big", 200 * MIB, packable=bool(packable))
+    datasets.fill_big_string(wide_source, b"big", 200 * MIB, packable=bool(packable))
     copied_within_bound(wide_source, wide_target)
 
 
@@ -215,7 +207,7 @@ def test_a_target_that_reads_nothing_costs_no_memory(spool: str, wide_source: Se
         streaming(portd)
         limit(portd)
         wide_target.signal(signal.SIGSTOP)
-        fill_strings(wide_source, 50_000, 2000)
+        datasets.fill_strings(wide_source, 50_000, 2000)
         if spool == "disk":
             portd.until(lambda status: status["stream"]["read_offset"] > 90 * MIB)
         wide_target.signal(signal.SIGCONT)
@@ -235,7 +227,7 @@ def test_the_spool_keeps_the_link_of_an_impatient_source(servers: ServerFactory)
         target.signal(signal.SIGSTOP)
         for _ in range(4):  # in pieces, so that no wait for a core can lose the link
             read = int(source.client().info("replication")["master_repl_offset"])
-            fill_strings(source, 10_000, 2000)
+            datasets.fill_strings(source, 10_000, 2000)
             status = portd.until(lambda status, read=read: status["stream"]["read_offset"] > read + 19 * MIB)  # type: ignore[misc]
         assert status["stream"]["read_offset"] > 75 * MIB
         assert status["source"]["connects"] == 1
@@ -253,7 +245,7 @@ def test_a_target_that_stands_still_in_the_snapshot_costs_no_memory(
     spool: str, wide_source: Server, wide_target: Server
 ) -> None:
     """The same while the snapshot is copied: it goes to disk, or stays in the source."""
-    fill_strings(wide_source, 50_000, 2000)
+    datasets.fill_strings(wide_source, 50_000, 2000)
     with bounded(wide_source, wide_target, **spool_options(spool)) as portd:
         limit(portd)
         portd.until(lambda status: status["snapshot"]["keys_applied"] > 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,9 +14,9 @@ from portd.target.kept.prune import PruneOptions, Pruner
 from tests.compare import assert_equal
 from tests.datasets import fill_big_hash, fill_every_encoding, fill_mixed, fill_strings
 from tests.fencing import stand
+from tests.following import copy, forget_history
 from tests.process import Portd
 from tests.servers import find
-from tests.wire import Wire
 
 if TYPE_CHECKING:
     from tests.conftest import ServerFactory
@@ -26,15 +25,7 @@ if TYPE_CHECKING:
 
 def sync_once(source: Server, target: Server, **options: object) -> str:
     """A sync until it has caught up; its log. Many of few keys may go: what waits for an operator is tested elsewhere."""
-    with Portd(source, target, **{"stop_after": "caught-up", "prune_limit": 100, **options}) as portd:
-        assert portd.wait() == os.EX_OK, portd.log()
-        return portd.log()
-
-
-def forget_history(source: Server) -> None:
-    """The source does not know any more where we are, as after a long outage."""
-    with Wire(source) as wire:
-        wire.call("DEBUG", "CHANGE-REPL-ID")
+    return copy(source, target, **{"prune_limit": 100, **options})
 
 
 def test_a_full_resync_removes_what_the_source_deleted(source: Server, target: Server) -> None:

@@ -61,6 +61,16 @@ def equal(portd: Portd, source: Server, target: Server) -> dict[str, Any]:
     return status
 
 
+def run_once(portd: Portd, source: Server) -> str:
+    """A script that the source was given while portd followed, and that has run once at both ends; its digest."""
+    streaming(portd)
+    client = source.client()
+    digest: str = client.script_load(TWICE)
+    client.evalsha(digest, 1, "a")
+    portd.until_applied(source)
+    return digest
+
+
 def forget(target: Server) -> None:
     """Somebody flushes the scripts of the target."""
     target.client().script_flush()
@@ -99,10 +109,7 @@ def test_a_target_that_was_restarted_is_given_them_again(one: Server, servers: S
     target = servers(appendonly="yes", appendfsync="always")
     client = one.client()
     with Portd(one, target) as portd:
-        streaming(portd)
-        digest = client.script_load(TWICE)
-        client.evalsha(digest, 1, "a")
-        portd.until_applied(one)
+        digest = run_once(portd, one)
         target.restart()
         client.evalsha(digest, 1, "a")
         status = equal(portd, one, target)
@@ -113,10 +120,7 @@ def test_texts_survive_a_restart(one: Server, target: Server, tmp_path: Path) ->
     """A portd that is started anew knows what an earlier one saw, also when that one was killed."""
     client = one.client()
     with Portd(one, target, spool_dir=tmp_path) as portd:
-        streaming(portd)
-        digest = client.script_load(TWICE)
-        client.evalsha(digest, 1, "a")
-        portd.until_applied(one)
+        digest = run_once(portd, one)
         portd.kill()
         forget(target)
         client.evalsha(digest, 1, "a")
@@ -130,10 +134,7 @@ def test_a_target_that_has_them_is_enough(one: Server, target: Server, tmp_path:
     """Without what an earlier portd kept, the target is asked; no full sync where it knows the text."""
     client = one.client()
     with Portd(one, target, spool_dir=tmp_path) as portd:
-        streaming(portd)
-        digest = client.script_load(TWICE)
-        client.evalsha(digest, 1, "a")
-        portd.until_applied(one)
+        digest = run_once(portd, one)
         portd.kill()
         for path in tmp_path.glob("portd-scripts-*"):
             path.unlink()
@@ -146,10 +147,7 @@ def test_a_text_that_nobody_knows_costs_a_full_sync(one: Server, target: Server)
     """It has its own reason in the counter, and nothing else of the stream is lost or applied twice."""
     client = one.client()
     with Portd(one, target, spool_dir="off") as portd:
-        streaming(portd)
-        digest = client.script_load(TWICE)
-        client.evalsha(digest, 1, "a")
-        portd.until_applied(one)
+        digest = run_once(portd, one)
         portd.kill()
         forget(target)
         with client.pipeline(transaction=True) as pipe:
@@ -206,10 +204,7 @@ def test_large_transactions_bring_their_scripts(one: Server, target: Server) -> 
     """A transaction that is passed on as it comes finds every text in front of what needs it."""
     client = one.client()
     with Portd(one, target) as portd:
-        streaming(portd)
-        digest = client.script_load(TWICE)
-        client.evalsha(digest, 1, "a")
-        portd.until_applied(one)
+        digest = run_once(portd, one)
         forget(target)
         with client.pipeline(transaction=True) as pipe:
             for number in range(6):

@@ -11,9 +11,9 @@ import pytest
 from portd.source.handshake import HandshakeOptions
 from tests.compare import assert_equal
 from tests.datasets import fill_mixed
-from tests.integration.test_lanes import self_signed, speaks_tls
 from tests.process import Portd
 from tests.servers import binaries, free_port, wait_for_sync
+from tests.tls import self_signed, speaks_tls
 from tests.wire import Wire
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from portd.model import ConnectionState
 from portd.net.endpoint import Endpoint
 from portd.target.connection import ConnectionOptions, Disconnected, connect
 from tests.commands import run
-from tests.integration.test_lanes import self_signed, speaks_tls
 from tests.servers import binaries, free_port
+from tests.tls import self_signed, speaks_tls
 
 if TYPE_CHECKING:
     from pathlib import Path

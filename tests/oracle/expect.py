@@ -6,20 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from tests.oracle.model import (
-    ArrayValue,
-    Consumer,
-    Entry,
-    HashValue,
-    ListValue,
-    ModuleValue,
-    NumberValue,
-    SetValue,
-    Snapshot,
-    StreamValue,
-    Value,
-    ZsetValue,
-)
+from tests.oracle import model
 
 if TYPE_CHECKING:
     from tests.oracle.apply import Stored
@@ -39,7 +26,7 @@ class Losses:
     refused: list[tuple[int, bytes]] = field(default_factory=list)
 
 
-def check(snapshot: Snapshot, run: Run) -> Losses:
+def check(snapshot: model.Snapshot, run: Run) -> Losses:
     """Compares the model with the oracle's snapshot.
 
     Raises:
@@ -77,7 +64,7 @@ def check(snapshot: Snapshot, run: Run) -> Losses:
     return losses
 
 
-def _check_counters(snapshot: Snapshot, run: Run, losses: Losses, expired: int) -> None:
+def _check_counters(snapshot: model.Snapshot, run: Run, losses: Losses, expired: int) -> None:
     statistics = run.statistics()
     failed = len(losses.refused)
     assert statistics["keys_failed"] == failed
@@ -95,26 +82,26 @@ def _check_counters(snapshot: Snapshot, run: Run, losses: Losses, expired: int) 
     assert set(losses.refused) <= named
 
 
-def representable(entry: Entry, spec: Spec) -> bool:
+def representable(entry: model.Entry, spec: Spec) -> bool:
     """Whether this target can hold the value in some form."""
-    if isinstance(entry.value, ModuleValue):
+    if isinstance(entry.value, model.ModuleValue):
         return entry.value.name in spec.modules
-    if isinstance(entry.value, NumberValue):
+    if isinstance(entry.value, model.NumberValue):
         return spec.knows(entry.type)
-    if isinstance(entry.value, ArrayValue):
+    if isinstance(entry.value, model.ArrayValue):
         return spec.knows(entry.type) or "armset" in spec.commands
     return True
 
 
-def long_names(value: Value, chunk_bytes: int) -> bool:
+def long_names(value: model.Value, chunk_bytes: int) -> bool:
     """A stream's field names are kept while its entries are read, so there is a limit to their size."""
-    if not isinstance(value, StreamValue):
+    if not isinstance(value, model.StreamValue):
         return False
     sizes = [[len(name) for name, _ in fields] for _, fields in value.entries]
     return any(max(each, default=0) > chunk_bytes or sum(each) + 8 * len(each) > 2 * chunk_bytes for each in sizes)
 
 
-def check_entry(entry: Entry, stored: Stored, spec: Spec, losses: Losses, where: str) -> None:
+def check_entry(entry: model.Entry, stored: Stored, spec: Spec, losses: Losses, where: str) -> None:
     """One key: attributes and value."""
     expire_ms = None if entry.expire_ms is None else max(entry.expire_ms, 1)
     assert stored.expire_ms == expire_ms, f"{where}: expiry {stored.expire_ms}, not {expire_ms}"
@@ -123,7 +110,7 @@ def check_entry(entry: Entry, stored: Stored, spec: Spec, losses: Losses, where:
     if stored.restored:
         assert (stored.idle, stored.freq) == (idle, freq), f"{where}: idle or freq"
         value = entry.value
-        if isinstance(value, StreamValue) and stored.value != value:
+        if isinstance(value, model.StreamValue) and stored.value != value:
             value = in_older_form(value, 3 if spec.since(redis=(7, 2)) else 2 if spec.since(redis=(7, 0)) else 1)
         assert stored.value == value or _same(value, stored.value), f"{where}: restored value differs"
     else:
@@ -134,14 +121,14 @@ def check_entry(entry: Entry, stored: Stored, spec: Spec, losses: Losses, where:
     losses.freq_dropped += not lfu and entry.freq is not None
 
 
-def in_older_form(value: StreamValue, version: int) -> StreamValue:
+def in_older_form(value: model.StreamValue, version: int) -> model.StreamValue:
     """What an older encoding of the stream can say; it keeps everything that its release knows."""
     groups = {
         name: replace(
             group,
             entries_read=group.entries_read if version > 1 else None,
             consumers={
-                consumer: Consumer(times.seen_ms, times.active_ms if version > 2 else None)
+                consumer: model.Consumer(times.seen_ms, times.active_ms if version > 2 else None)
                 for consumer, times in group.consumers.items()
             },
         )
@@ -151,32 +138,32 @@ def in_older_form(value: StreamValue, version: int) -> StreamValue:
     return older if version > 1 else replace(older, first_id=None, max_deleted_id=None, entries_added=None)
 
 
-def _same(one: Value, other: Value) -> bool:
+def _same(one: model.Value, other: model.Value) -> bool:
     """Equal but for NaN, which differs from itself."""
-    if not (isinstance(one, ZsetValue) and isinstance(other, ZsetValue)):
+    if not (isinstance(one, model.ZsetValue) and isinstance(other, model.ZsetValue)):
         return False
     return repr(sorted(one.scores.items())) == repr(sorted(other.scores.items()))
 
 
-def check_value(value: Value, stored: Value, spec: Spec, losses: Losses, where: str) -> None:
+def check_value(value: model.Value, stored: model.Value, spec: Spec, losses: Losses, where: str) -> None:
     """A value that went through commands."""
     assert type(value) is type(stored), f"{where}: became {type(stored).__name__}"
-    if isinstance(value, HashValue) and isinstance(stored, HashValue):
+    if isinstance(value, model.HashValue) and isinstance(stored, model.HashValue):
         check_hash(value, stored, spec, losses, where)
-    elif isinstance(value, StreamValue) and isinstance(stored, StreamValue):
+    elif isinstance(value, model.StreamValue) and isinstance(stored, model.StreamValue):
         check_stream(value, stored, spec, losses, where)
-    elif isinstance(value, ArrayValue) and isinstance(stored, ArrayValue):
+    elif isinstance(value, model.ArrayValue) and isinstance(stored, model.ArrayValue):
         assert (value.insert, value.slots) == (stored.insert, stored.slots), f"{where}: slots"
-    elif isinstance(value, ListValue | bytes):
+    elif isinstance(value, model.ListValue | bytes):
         assert value == stored, f"{where}: differs"
-    elif isinstance(value, SetValue) and isinstance(stored, SetValue):
+    elif isinstance(value, model.SetValue) and isinstance(stored, model.SetValue):
         assert value.members == stored.members, f"{where}: members differ"
-    elif isinstance(value, ZsetValue) and isinstance(stored, ZsetValue):
+    elif isinstance(value, model.ZsetValue) and isinstance(stored, model.ZsetValue):
         finite = {member: score for member, score in value.scores.items() if not math.isnan(score)}
         assert finite == stored.scores, f"{where}: scores differ"
 
 
-def check_hash(value: HashValue, stored: HashValue, spec: Spec, losses: Losses, where: str) -> None:
+def check_hash(value: model.HashValue, stored: model.HashValue, spec: Spec, losses: Losses, where: str) -> None:
     """Fields and their expiry, as far as the target knows that."""
     assert value.fields == stored.fields, f"{where}: fields differ"
     if "hpexpireat" in spec.commands or "hsetex" in spec.commands:
@@ -186,7 +173,7 @@ def check_hash(value: HashValue, stored: HashValue, spec: Spec, losses: Losses, 
         losses.field_ttl_dropped += len(value.expires)
 
 
-def check_stream(value: StreamValue, stored: StreamValue, spec: Spec, losses: Losses, where: str) -> None:
+def check_stream(value: model.StreamValue, stored: model.StreamValue, spec: Spec, losses: Losses, where: str) -> None:
     """Entries, counters, groups and at least those pending entries whose data still exists."""
     assert value.entries == stored.entries, f"{where}: entries differ"
     assert value.last_id == stored.last_id, f"{where}: last id {stored.last_id}, not {value.last_id}"

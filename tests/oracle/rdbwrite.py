@@ -9,21 +9,7 @@ import math
 import struct
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from tests.oracle import pack
-from tests.oracle.model import (
-    ArrayValue,
-    Entry,
-    HashValue,
-    ListValue,
-    ModuleValue,
-    NumberValue,
-    SetValue,
-    Snapshot,
-    StreamId,
-    StreamValue,
-    Value,
-    ZsetValue,
-)
+from tests.oracle import model, pack
 from tests.oracle.pack import Style
 from tests.oracle.primitives import crc64, plain_float
 from tests.oracle.values import MODULE_ALPHABET, STREAM_VERSIONS
@@ -72,25 +58,25 @@ class ValueWriter:
         self._templates = templates or {}
         self._lzf = lzf
 
-    def write(self, kind: int, value: Value, *, valkey: bool) -> bytes:  # noqa: PLR0911 - one for each type
+    def write(self, kind: int, value: model.Value, *, valkey: bool) -> bytes:  # noqa: PLR0911 - one for each type
         """The bytes of a value as type *kind*."""
         if kind == 0:
             return self._string(cast("bytes", value))
-        if isinstance(value, ListValue):
+        if isinstance(value, model.ListValue):
             return self._list(kind, value.elements)
-        if isinstance(value, SetValue):
+        if isinstance(value, model.SetValue):
             return self._set(kind, self._style.shuffled(sorted(value.members)))
-        if isinstance(value, ZsetValue):
+        if isinstance(value, model.ZsetValue):
             return self._zset(kind, value.scores)
-        if isinstance(value, HashValue):
+        if isinstance(value, model.HashValue):
             return self._hash(kind, value, valkey=valkey)
-        if isinstance(value, StreamValue):
+        if isinstance(value, model.StreamValue):
             return StreamWriter(self._style, STREAM_VERSIONS[kind], lzf=self._lzf).write(value)
-        if isinstance(value, ArrayValue):
+        if isinstance(value, model.ArrayValue):
             return self._array(value)
-        if isinstance(value, ModuleValue):
+        if isinstance(value, model.ModuleValue):
             return self._style.length(module_number(value)) + self.items(value.items)
-        assert isinstance(value, NumberValue)
+        assert isinstance(value, model.NumberValue)
         return self._style.length(value.number)
 
     def _string(self, value: bytes) -> bytes:
@@ -145,7 +131,7 @@ class ValueWriter:
         text = b"%.17g" % score
         return bytes([len(text)]) + text
 
-    def _hash(self, kind: int, value: HashValue, *, valkey: bool) -> bytes:
+    def _hash(self, kind: int, value: model.HashValue, *, valkey: bool) -> bytes:
         cells = [cell for pair in value.fields.items() for cell in pair]
         if kind == 4:
             return self._many(cells, 2)
@@ -159,13 +145,13 @@ class ValueWriter:
             return self._template_hash(kind, value.fields)
         return self._valkey_hash(value) if valkey else self._redis_hash(kind, value)
 
-    def _valkey_hash(self, value: HashValue) -> bytes:
+    def _valkey_hash(self, value: model.HashValue) -> bytes:
         out = self._style.length(len(value.fields))
         for name, text in value.fields.items():
             out += self._string(name) + self._string(text) + struct.pack("<q", value.expires.get(name, -1))
         return out
 
-    def _redis_hash(self, kind: int, value: HashValue) -> bytes:
+    def _redis_hash(self, kind: int, value: model.HashValue) -> bytes:
         style = self._style
         minimum = min(value.expires.values(), default=0)
         minimum = max(0, minimum - style.number(0, 1000)) if not style.one_in(5) else 0
@@ -200,7 +186,7 @@ class ValueWriter:
             head = style.length(0) + self._blob(pack.listpack(list(names), style))
         return head + (self._blob(pack.listpack(list(values), style)) if kind == 29 else plain)
 
-    def _array(self, value: ArrayValue) -> bytes:
+    def _array(self, value: model.ArrayValue) -> bytes:
         style = self._style
         out = style.length(len(value.slots)) + style.length(value.insert is not None)
         out += b"" if value.insert is None else style.length(value.insert)
@@ -236,7 +222,7 @@ class ValueWriter:
         return out + style.length(0)
 
 
-def module_number(value: ModuleValue) -> int:
+def module_number(value: model.ModuleValue) -> int:
     """The 64-bit id of a module type."""
     number = 0
     for letter in value.name:
@@ -252,7 +238,7 @@ class StreamWriter:
         self._version = version
         self._lzf = lzf
 
-    def write(self, stream: StreamValue) -> bytes:
+    def write(self, stream: model.StreamValue) -> bytes:
         """Nodes, counters, groups, producers."""
         style = self._style
         nodes = [self._node(part) for part in _split(stream.entries, style, NODE_ELEMENTS)]
@@ -268,10 +254,10 @@ class StreamWriter:
             out += self._producers(stream)
         return out
 
-    def _id(self, entry_id: StreamId) -> bytes:
+    def _id(self, entry_id: model.StreamId) -> bytes:
         return self._style.length(entry_id[0]) + self._style.length(entry_id[1])
 
-    def _node(self, entries: list[tuple[StreamId, list[tuple[bytes, bytes]]]]) -> bytes:
+    def _node(self, entries: list[tuple[model.StreamId, list[tuple[bytes, bytes]]]]) -> bytes:
         """Master id, and a listpack in which some entries are tombstones that nobody will see."""
         style = self._style
         items = [(entry_id, fields, False) for entry_id, fields in entries]
@@ -291,7 +277,7 @@ class StreamWriter:
         raw = master[0].to_bytes(8, "big") + master[1].to_bytes(8, "big")
         return style.string(raw, lzf=False) + style.string(pack.listpack(cells, style), lzf=self._lzf)
 
-    def _group(self, stream: StreamValue, name: bytes) -> bytes:
+    def _group(self, stream: model.StreamValue, name: bytes) -> bytes:
         style, group = self._style, stream.groups[name]
         out = self._id(group.last_id)
         if self._version >= 2:
@@ -311,7 +297,7 @@ class StreamWriter:
             out += style.length(len(free)) + b"".join(map(_raw_id, free))
         return out
 
-    def _producers(self, stream: StreamValue) -> bytes:
+    def _producers(self, stream: model.StreamValue) -> bytes:
         style = self._style
         out = b"".join(map(style.length, (*(stream.dedup or (0, 0)), len(stream.producers))))
         for name, producer in stream.producers.items():
@@ -321,7 +307,7 @@ class StreamWriter:
         return out + b"".join(map(style.length, stream.dedup_totals or (0, 0)))
 
 
-def _raw_id(entry_id: StreamId) -> bytes:
+def _raw_id(entry_id: model.StreamId) -> bytes:
     return entry_id[0].to_bytes(8, "big") + entry_id[1].to_bytes(8, "big")
 
 
@@ -331,7 +317,7 @@ def _wrapped(delta: int) -> int:
     return delta - (1 << 64) if delta >> 63 else delta
 
 
-def encode_entry(entry: Entry, *, valkey: bool, style: Style, writer: ValueWriter | None = None) -> bytes:
+def encode_entry(entry: model.Entry, *, valkey: bool, style: Style, writer: ValueWriter | None = None) -> bytes:
     """Attributes, key and value of one key."""
     writer = writer or ValueWriter(style)
     attributes: list[bytes] = []
@@ -355,7 +341,7 @@ def encode_entry(entry: Entry, *, valkey: bool, style: Style, writer: ValueWrite
 
 
 def encode(
-    snapshot: Snapshot,
+    snapshot: model.Snapshot,
     style: Style | None = None,
     *,
     lzf: bool | None = None,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 from typing import TYPE_CHECKING, Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from tests.oracle.model import (
@@ -32,6 +34,9 @@ FAR_MS = 4_000_000_000_000  # year 2096: not expired while tests run
 PAST_MS = 1_500_000_000_000
 TOP = (1 << 64) - 1
 
+# PORTD_FUZZ=50 looks 50 times as long, at other examples in each run; without it every run looks at the same ones.
+EFFORT = int(os.environ.get("PORTD_FUZZ", "0"))
+
 # First RDB version of each type under the REDIS magic.
 REDIS_SINCE = {
     0: 1, 1: 1, 2: 1, 3: 1, 4: 1, 5: 8, 7: 8, 9: 1, 10: 1, 11: 1, 12: 1, 13: 4, 14: 7, 15: 9, 16: 10, 17: 10, 18: 10,
@@ -39,6 +44,17 @@ REDIS_SINCE = {
     33: 14,
 }  # fmt: skip
 VALKEY_TYPES = [kind for kind, since in REDIS_SINCE.items() if since <= 11] + [22]
+
+
+def effort(examples: int) -> settings:
+    """Settings for a search: so many examples, or more where `PORTD_FUZZ` asks for it."""
+    return settings(
+        max_examples=examples * max(EFFORT, 1),
+        derandomize=not EFFORT,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 def types_of(version: int, *, valkey: bool) -> list[int]:

@@ -37,7 +37,7 @@ def test_every_package_is_in_a_layer() -> None:
     layers = text[text.index("[[tool.importlinter.contracts]]") :]
     for package in PACKAGE.iterdir():
         if (package / "__init__.py").exists():
-            assert re.search(rf'[" ]{package.name}[" ]', layers), package.name
+            assert re.search(rf"\b{package.name}\b", layers), package
 
 
 def test_modules_stay_small() -> None:

@@ -235,11 +235,17 @@ def test_exit_codes_tell_the_cause(error: Exception, code: int) -> None:
     assert exit_code(ExceptionGroup("g", [error])) == code
 
 
+def outcome_of(script: Path, what: str) -> tuple[int, str]:
+    """The exit code and the log of a service that ends by itself."""
+    process = start(script, what, "log_format=logfmt")
+    _, text = process.communicate(timeout=120)
+    return process.returncode, text
+
+
 def test_a_failure_is_one_line_with_its_hint(script: Path) -> None:
     """The log of a failed sync names the error, the hint and the code, and the exit code is the cause's."""
-    process = start(script, "refuse", "log_format=logfmt")
-    _, text = process.communicate(timeout=120)
-    assert process.returncode == os.EX_DATAERR
+    code, text = outcome_of(script, "refuse")
+    assert code == os.EX_DATAERR
     (line,) = [line for line in text.splitlines() if "event=failed " in line]
     assert 'error=bad hint="mend it" exit_code=65' in line
     assert "SourceLost: gone" in text
@@ -248,9 +254,8 @@ def test_a_failure_is_one_line_with_its_hint(script: Path) -> None:
 
 def test_a_bug_is_logged_with_its_traceback_on_one_line(script: Path) -> None:
     """An unexpected error is code 70; its traceback does not break the log's lines."""
-    process = start(script, "bug", "log_format=logfmt")
-    _, text = process.communicate(timeout=120)
-    assert process.returncode == os.EX_SOFTWARE
+    code, text = outcome_of(script, "bug")
+    assert code == os.EX_SOFTWARE
     (line,) = [line for line in text.splitlines() if "ZeroDivisionError" in line]
     assert "event=failed" in line
     assert "Traceback" in line

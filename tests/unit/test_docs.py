@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from portd import errors
-from portd.cli.reference import configuration_page, metrics_page
+from portd.cli.reference import configuration_page, metrics_page, modules_page
 from portd.config.load import load_links
 from portd.config.settings import SETTINGS, default
 from portd.http.handlers import ENDPOINTS
@@ -20,6 +20,7 @@ from portd.verify.report import EXIT_DIFFERENT
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 UNIT = (ROOT / "deploy/portd.service").read_text(encoding="utf-8")
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -44,13 +45,48 @@ def compose_service(name: str) -> str:
 
 @pytest.mark.parametrize(
     ("name", "page"),
-    [("configuration.md", configuration_page), ("metrics.md", metrics_page)],
-    ids=["settings", "metrics"],
+    [("configuration.md", configuration_page), ("metrics.md", metrics_page), ("modules.md", modules_page)],
+    ids=["settings", "metrics", "modules"],
 )
 def test_generated_pages_are_up_to_date(name: str, page: object) -> None:
-    """A changed setting or series changes its page: run `python -m portd reference configuration|metrics`."""
+    """A changed setting, series or module changes its page: run `portd reference configuration|metrics|modules`."""
     assert callable(page)
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == page()
+
+
+def rooms() -> set[str]:
+    """What stands directly in the package, and every room of a room, as docs/architecture.md names them."""
+    package = ROOT / "portd"
+    modules = {f"portd/{path.name}" for path in package.glob("*.py") if path.name != "__init__.py"}
+    return modules | {f"{path.parent.relative_to(ROOT)}/" for path in package.rglob("*/__init__.py")} - {"portd/"}
+
+
+def test_every_room_has_its_line() -> None:
+    """The table "Where is what" names what there is, once, and nothing else."""
+    table = ARCHITECTURE[ARCHITECTURE.index("## Where is what") : ARCHITECTURE.index("## The kernel")]
+    named = re.findall(r"`(portd/[^`]*)`", "\n".join(re.findall(r"^\|([^|]+)\|", table, re.MULTILINE)))
+    assert sorted(named) == sorted(rooms())
+
+
+def test_every_module_says_what_it_is() -> None:
+    """No line of docs/modules.md is empty: a module begins with a docstring, a declaration file with a comment."""
+    lines = [line for line in modules_page().splitlines() if line.startswith("* ")]
+    assert len(lines) > len(rooms())
+    assert [line for line in lines if not re.match(r"\* `[^`]+`: \S.*[.?!)]$", line)] == []
+
+
+def test_the_way_of_a_byte_names_what_there_is() -> None:
+    """Each `Class.method` of the drawing is in the code, in one file."""
+    begin = ARCHITECTURE.index("## The way of a byte")
+    drawing = ARCHITECTURE[begin : ARCHITECTURE.index("## Words")]
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "portd").rglob("*.py*") if path.suffix != ".pyc"]
+    named = set(re.findall(r"\b([A-Z]\w+)\.([a-z_]+)\b", drawing))
+    assert len(named) > 15
+    for owner, method in named:
+        assert any(
+            re.search(rf"^(?:cdef )?class {owner}\b", text, re.MULTILINE) and re.search(rf"\bdef {method}\(", text)
+            for text in sources
+        ), f"{owner}.{method}"
 
 
 def test_the_readme_has_two_commands_to_begin_with() -> None:
@@ -64,9 +100,21 @@ def test_the_readme_has_two_commands_to_begin_with() -> None:
 
 def test_links_between_documents_lead_somewhere() -> None:
     """A link to a file of the repository names one that is there."""
-    for document in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_first_hour_names_what_there_is() -> None:
+    """Files, stages and commands of CONTRIBUTING.md are there: nobody's first hour ends at a name of last year."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"(?<![\w.])((?:portd|tests|docs|\.ci)/[\w./-]*)", text))
+    assert len(paths) > 25
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+    stages = subprocess.run([ROOT / ".ci/run", "--list"], capture_output=True, text=True, check=True).stdout.split()
+    named = {word for words in re.findall(r"^\.ci/run ([a-z ]+)$", text, re.MULTILINE) for word in words.split()}
+    assert named
+    assert named <= set(stages)
 
 
 def test_every_endpoint_is_documented() -> None:

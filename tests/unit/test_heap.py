@@ -313,7 +313,7 @@ async def url() -> AsyncIterator[str]:
 )
 async def test_nonsense_is_refused(url: str, query: str) -> None:
     """A parameter that means nothing is answered with 400 at once, and nothing is recorded."""
-    async with aiohttp.ClientSession() as session, session.get(f"{url}?{query}") as reply:
+    async with aiohttp.ClientSession() as session, session.post(f"{url}?{query}") as reply:
         assert reply.status == 400
         assert not tracemalloc.is_tracing()
 
@@ -322,7 +322,7 @@ async def test_a_second_request_is_told_to_wait(url: str) -> None:
     """Parallel requests: one profile, one 429 with the time to wait."""
 
     async def ask(session: aiohttp.ClientSession) -> tuple[int, str | None]:
-        async with session.get(f"{url}?seconds=0.3") as reply:
+        async with session.post(f"{url}?seconds=0.3") as reply:
             await reply.read()
             return reply.status, reply.headers.get("Retry-After")
 
@@ -334,12 +334,12 @@ async def test_a_second_request_is_told_to_wait(url: str) -> None:
 async def test_all_forms(url: str) -> None:
     """A pprof file to download, text, and a page that needs nothing from elsewhere."""
     async with aiohttp.ClientSession() as session:
-        async with session.get(f"{url}?seconds=0.05") as reply:
+        async with session.post(f"{url}?seconds=0.05") as reply:
             assert reply.headers["Content-Disposition"].startswith("attachment")
             read_profile(await reply.read())
-        async with session.get(f"{url}?seconds=0.05&debug=1") as reply:
+        async with session.post(f"{url}?seconds=0.05&debug=1") as reply:
             assert (await reply.text()).startswith("heap profile: ")
-        async with session.get(f"{url}?seconds=0.05&format=flame") as reply:
+        async with session.post(f"{url}?seconds=0.05&format=flame") as reply:
             page = await reply.text()
             assert "<svg" in page
             assert "http://" not in page

@@ -16,12 +16,14 @@ KERNEL = Path(portd.kernel.__file__).parent
 
 # What runs for each key, element, command or reply. Names that are gone fail the test: bring the table up to date.
 HOT = {
-    "opcodes": "_opcode",
-    "keys": "_run _step _head _key _string _keep_name _value _plan _begin _begin_string _key_done _end_value _begin_elements "
-    "_forget_key _told_bytes _is_empty_blob",
-    "elements": "_elements _tell _score _binary_score _score_text _cells _node _expiry",
-    "window": "take_in _checksum _item _packed_item _number _room",
-    "blob": "_parts _unpack _tell_part _open_blob _refill _need _cell _take _open_container _close_container _numbers",
+    "opcodes": "read_opcode _expire_ms _expire _freq _idle _select _resize",
+    "keys": "run_decoder _head _key _string _keep_name _value _plan _begin _begin_string _begin_elements _told_bytes "
+    "_is_empty_blob",
+    "elements": "read_elements _tell write_score _binary_score _score_text read_cells read_node _expiry",
+    "window": "take_in sum_window next_item packed_item next_number _room",
+    "blob": "read_parts _unpack _tell_part open_blob _refill _need _cell take_cells _open_container close_container "
+    "take_numbers",
+    "decoder": "forget_key key_done end_value",
     "commands": "_is_expired _expiry plan string _plain_string _expire begin end _open_key raw",
     "elementcommands": "_open string_part element scored field _timed_field",
     "streamcommands": "entry entry_item entry_end",

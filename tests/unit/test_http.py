@@ -332,7 +332,7 @@ async def _fill_and_close(server: HttpServer, full: Callable[[], bool]) -> None:
     port = int(server.url.rsplit(":", 1)[1].strip("/"))
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS)]
     for _, writer in held:
-        writer.write(b"GET /debug/memory/heap HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        writer.write(b"POST /debug/memory/heap HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await wait_for(full)
     reader_over, writer_over = await asyncio.open_connection("127.0.0.1", port)
     assert (await reader_over.read()).startswith(b"HTTP/1.1 503")
@@ -366,7 +366,7 @@ async def test_only_our_names_are_answered(service: Observed, host: str, status:
     """A page that gives its own name our address reads nothing: its requests carry that name."""
     async with listening(service, hosts=["Metrics.example"]) as server:
         for path in ("", "status", "metrics", "debug/memory", "debug/memory/heap?seconds=0.01&debug=1", "livez"):
-            found, text, _ = await get(server, path, Host=host)
+            found, text, _ = await get(server, path, "POST" if "seconds" in path else "GET", Host=host)
             assert found == status, (path, text)
             assert status == 200 or ("--http-hosts" in text and EVIL not in text)
 
@@ -396,19 +396,17 @@ FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.
 @pytest.mark.parametrize(
     ("method", "headers", "status"),
     [
-        ("GET", {}, 200),  # go tool pprof, curl
-        ("POST", {}, 200),
-        ("GET", {"Sec-Fetch-Site": "same-origin", "User-Agent": FIREFOX}, 200),
-        ("GET", {"Sec-Fetch-Site": "none", "User-Agent": FIREFOX}, 200),
-        ("GET", {"Sec-Fetch-Site": "cross-site", "User-Agent": FIREFOX}, 403),
-        ("GET", {"Sec-Fetch-Site": "same-site", "User-Agent": FIREFOX}, 403),
+        ("POST", {}, 200),  # curl
+        ("POST", {"Sec-Fetch-Site": "same-origin", "User-Agent": FIREFOX}, 200),
+        ("POST", {"Sec-Fetch-Site": "none", "User-Agent": FIREFOX}, 200),
         ("POST", {"Sec-Fetch-Site": "cross-site", "User-Agent": FIREFOX}, 403),
+        ("POST", {"Sec-Fetch-Site": "same-site", "User-Agent": FIREFOX}, 403),
         ("POST", {"Origin": "http://evil.example", "User-Agent": FIREFOX}, 403),
         ("POST", {"Origin": "null", "User-Agent": FIREFOX}, 403),
         ("POST", {"Origin": "http://HOST", "User-Agent": FIREFOX}, 200),
-        ("GET", {"Referer": "http://evil.example/x", "User-Agent": FIREFOX}, 403),
-        ("GET", {"Referer": "http://HOST/debug/memory", "User-Agent": FIREFOX}, 200),
-        ("GET", {"User-Agent": FIREFOX}, 403),
+        ("POST", {"Referer": "http://evil.example/x", "User-Agent": FIREFOX}, 403),
+        ("POST", {"Referer": "http://HOST/debug/memory", "User-Agent": FIREFOX}, 200),
+        ("POST", {"User-Agent": FIREFOX}, 403),
     ],
 )
 async def test_no_other_page_starts_a_recording(
@@ -421,18 +419,35 @@ async def test_no_other_page_starts_a_recording(
     assert found == status, text
 
 
+async def test_a_get_starts_no_recording(server: HttpServer, service: Observed) -> None:
+    """Whoever asks, a GET shows what a POST has recorded, as often as one likes; the memory it takes has its owner."""
+    recorder = service.recorder
+    found, text, _ = await get(server, "debug/memory/heap")
+    assert (found, "POST" in text) == (404, True)
+    found, text, _ = await get(server, "debug/memory/heap?seconds=0.01")
+    assert (found, "POST" in text) == (400, True)
+    assert not recorder.held_bytes()
+    recorded = (await get(server, "debug/memory/heap?seconds=0.01&debug=1", "POST"))[1]
+    assert recorder.last is not None
+    assert recorder.held_bytes() >= len(recorder.last.samples) * 1024 > 0
+    found, again, _ = await get(server, "debug/memory/heap?debug=1")
+    assert (found, again.partition("\n\n")[2]) == (200, recorded.partition("\n\n")[2])  # without figures of now
+    assert "<svg" in (await get(server, "debug/memory/heap?format=flame"))[1]
+
+
 async def test_links_work_below_a_path(server: HttpServer) -> None:
     """A proxy may serve the pages below a path: every link of every page leads to a page, from there too."""
     pages = {"": "", "debug/memory": "?format=html", "debug/memory/heap": "?seconds=0.01&format=flame"}
     for path, query in pages.items():
-        _, text, _ = await get(server, path + query)
-        links = re.findall(r"""href=["']([^"']+)""", text)
+        _, text, _ = await get(server, path + query, "POST" if "seconds" in query else "GET")
+        links = re.findall(r"""(href|formaction)=["']([^"']+)""", text)
         assert links, path
-        for link in links:
+        for kind, link in links:
             below = urljoin(f"http://proxy/ops/portd/{path}", link)
             assert below.startswith("http://proxy/ops/portd/"), (path, link)
             there = html.unescape(below.removeprefix("http://proxy/ops/portd/")).replace("seconds=3", "seconds=0.01")
-            assert (await get(server, there))[0] == 200, (path, link)
+            method = "GET" if kind == "href" else "POST"
+            assert (await get(server, there, method))[0] == 200, (path, link)
 
 
 async def test_a_taken_port_is_told(service: Observed) -> None:

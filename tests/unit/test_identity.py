@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from portd.errors import TargetLost
 from portd.net.control import parse_info
-from portd.net.identity import ServerIdentity, run_id_of
+from portd.net.identity import ServerIdentity, require_process, run_id_of
 
 VALKEY = b"""# Server\r
 redis_version:7.2.4\r
@@ -39,6 +40,14 @@ def test_nothing_is_told() -> None:
     assert found == ServerIdentity("", (0, 0, 0), "", "", cluster=None, modules=())
     assert found.name == "an unknown server"
     assert run_id_of(b"# Server\r\n") == ""
+
+
+def test_another_process_is_no_longer_trusted() -> None:
+    """A target that was restarted may have lost what it acknowledged; one that tells nothing is taken for the same."""
+    for info, run_id in ((VALKEY, "0123456789abcdef"), (VALKEY, ""), (b"", "0123456789abcdef")):
+        require_process(info, run_id)
+    with pytest.raises(TargetLost, match="replaced behind the snapshot"):
+        require_process(VALKEY, "f" * 16, "behind the snapshot")
 
 
 @pytest.mark.parametrize(

@@ -9,56 +9,44 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from portd._build import PACKAGE, compiler_flags, units
 
 ROOT = Path(__file__).parents[2]
 KERNEL = ROOT / "portd/kernel"
 
 
-@pytest.fixture(scope="module")
-def project() -> dict[str, Any]:
-    """The project's metadata."""
+def test_the_units_of_the_kernel_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every .pyx is a unit, and a changed C header compiles those again that were compiled with it."""
     with (ROOT / "pyproject.toml").open("rb") as file:
-        return tomllib.load(file)
+        (entry,) = tomllib.load(file)["tool"]["setuptools"]["ext-modules"]
+    assert "optional" not in entry  # it would install a portd without its kernel and say nothing
+    assert entry["name"] == PACKAGE
+    monkeypatch.chdir(ROOT)
+    found = {unit.name: unit for unit in units(*entry["sources"])}
+    assert set(found) == {f"portd.kernel.{path.stem}" for path in KERNEL.glob("*.pyx")}
+    headers = {str(path.relative_to(ROOT)) for path in KERNEL.glob("native/*.h")}
+    for name, unit in found.items():
+        assert unit.sources == [f"portd/kernel/{name.rpartition('.')[2]}.pyx"]
+        assert headers == set(unit.depends)
 
 
-def cimported(unit: Path, seen: set[Path]) -> set[Path]:
-    """The files that *unit* pulls in when it is compiled: .pxd of the kernel and C headers."""
-    text = unit.read_text(encoding="utf-8")
-    for names in re.findall(r"^\s*(?:from portd\.kernel\.|cimport portd\.kernel\.)(\w+)", text, re.MULTILINE):
-        path = KERNEL / f"{names}.pxd"
-        if path.exists() and path not in seen:
-            seen.add(path)
-            cimported(path, seen)
-    seen.update(KERNEL / header for header in re.findall(r'cdef extern from "(native/[^"]+)"', text))
-    own = unit.with_suffix(".pxd")
-    if own.exists() and own not in seen:
-        seen.add(own)
-        cimported(own, seen)
-    return seen
-
-
-def test_every_unit_of_the_kernel_is_listed(project: dict[str, Any]) -> None:
-    """A .pyx without an entry would be missing from the wheel."""
-    listed = {name for entry in project["tool"]["setuptools"]["ext-modules"] for name in entry["sources"]}
-    assert listed == {str(path.relative_to(ROOT)) for path in KERNEL.glob("*.pyx")}
-
-
-def test_entries_name_what_the_compiler_reads(project: dict[str, Any]) -> None:
-    """A changed header or declaration rebuilds the units that use it; the warnings are on for each."""
-    for entry in project["tool"]["setuptools"]["ext-modules"]:
-        unit = ROOT / entry["sources"][0]
-        assert entry["name"] == f"portd.kernel.{unit.stem}"
-        needed = {path for path in cimported(unit, set()) if path.suffix == ".h"} | {
-            path for path in [unit.with_suffix(".pxd")] if path.exists()
-        }
-        assert {str(path.relative_to(ROOT)) for path in needed} <= set(entry["depends"]), entry["name"]
-        assert all((ROOT / path).exists() for path in entry["depends"]), entry["name"]
-        assert {"-Wall", "-Wextra"} <= set(entry["extra-compile-args"]), entry["name"]
-        assert "optional" not in entry  # it would install a portd without its kernel and say nothing
+@pytest.mark.parametrize(
+    ("wanted", "in_tree", "flags"),
+    [
+        ("", False, ["-O3", "-Wall", "-Wextra"]),
+        ("", True, ["-O3", "-Wall", "-Wextra", "-Werror"]),
+        ("-g -O1", True, ["-Wall", "-Wextra", "-Werror"]),
+        ("-Wno-error", True, ["-O3", "-Wall", "-Wextra"]),
+    ],
+)
+def test_a_warning_is_an_error_for_developers_only(wanted: str, *, in_tree: bool, flags: list[str]) -> None:
+    """The compiler of somebody who installs portd may warn of what ours does not know; that must not end the install."""
+    assert compiler_flags(wanted, in_tree=in_tree) == flags
 
 
 def copy_tree(to: Path) -> Path:
@@ -69,15 +57,11 @@ def copy_tree(to: Path) -> Path:
     return to
 
 
-def leave_one_unit(tree: Path) -> None:
-    """Takes all units but a small one out of the project: translating the others is not what is tested."""
-    project = tree / "pyproject.toml"
-    text = project.read_text()
-    entries = re.findall(r"\[\[tool\.setuptools\.ext-modules\]\]\n(?:.+\n)+", text)
-    for entry in entries:
-        if '"portd.kernel.crc64"' not in entry:
-            text = text.replace(entry, "")
-    project.write_text(text)
+def keep_unit(tree: Path, name: str) -> None:
+    """Leaves one unit in *tree*, so that a build is short."""
+    for path in tree.glob("portd/kernel/*.pyx"):
+        if path.stem != name:
+            path.unlink()
 
 
 def build(tree: Path, call: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -108,7 +92,7 @@ def test_without_a_compiler_the_install_says_what_to_install(
     if "PATH" in environment and Path(str(sysconfig.get_config_var("CC")).split()[0]).is_absolute():
         environment = {"CC": "gcc", **environment}  # this Python would find its compiler without a PATH
     tree = copy_tree(tmp_path)
-    leave_one_unit(tree)
+    keep_unit(tree, "crc64")
     shown = build(tree, call, **environment)
     assert shown.returncode != 0
     assert words in shown.stderr
@@ -117,12 +101,31 @@ def test_without_a_compiler_the_install_says_what_to_install(
     assert not list(tmp_path.glob("dist/*.whl"))
 
 
+WARNS = '# cython: language_level=3\ncdef extern from *:\n    """\n    static int nobody_calls(void) { return 0; }\n    """\n'
+
+
+@pytest.mark.parametrize(("call", "built"), [("build_wheel('dist')", True), ("build_editable('dist')", False)])
+def test_a_new_unit_needs_no_entry(tmp_path: Path, call: str, *, built: bool) -> None:
+    """A .pyx beside the others is in the wheel, even with a warning of the compiler; in the tree that is an error."""
+    tree = copy_tree(tmp_path)
+    (tree / "portd/kernel/fresh.pyx").write_text(WARNS)
+    keep_unit(tree, "fresh")
+    shown = build(tree, call)
+    assert "nobody_calls" in shown.stdout + shown.stderr
+    assert (shown.returncode == 0) == built, shown.stderr
+    wheels = list(tree.glob("dist/*.whl"))
+    assert bool(wheels) == built
+    for wheel in wheels:
+        names = zipfile.ZipFile(wheel).namelist()
+        assert any(re.fullmatch(r"portd/kernel/fresh\..*\.so", name) for name in names), names
+
+
 def test_a_unit_that_does_not_compile_is_not_blamed_on_the_machine(tmp_path: Path) -> None:
     """Where a compiler works, the compiler's own message stands, without the hint."""
     tree = copy_tree(tmp_path)
     header = tree / "portd/kernel/native/crc64.h"
     header.write_text(header.read_text() + "\n#error planted\n")
-    leave_one_unit(tree)
+    keep_unit(tree, "crc64")
     shown = build(tree, "build_wheel('dist')")
     assert shown.returncode != 0
     assert "planted" in shown.stderr

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portd.errors import ChecksumMismatch, DecodeError, LimitExceeded, PortdError, TruncatedSnapshot, UnsupportedRdb
+from portd.kernel.events import EventHandler
+from portd.kernel.snapshot import SnapshotDecoder
 from tests.oracle.dialects import REDIS_6, VALKEY_9
 from tests.oracle.drive import SMALL, TINY, Limits, check_memory, make_decoder, run
 from tests.oracle.model import Entry, HashValue, ListValue, SetValue, Snapshot, StreamValue, ZsetValue
@@ -457,3 +459,60 @@ def test_a_list_of_empty_nodes_is_no_key(nodes: int, spec: Spec) -> None:
         + string(listpack([b"a"], STYLE))
     )
     assert b"new" in run(snapshot_with(filled), spec).target.databases[2]
+
+
+PARTS = {
+    "the magic": b"REDIS00x1",
+    "opcode SELECTDB": b"\xfe\xc9",
+    "opcode AUX": b"\xfa" + string(b"redis-ver") + b"\xc9",
+    "opcode HASH_TEMPLATE": b"\xf2\xc9",
+    "a key of type hash": b"\x04\xc9",
+    "a key of type string": b"\x00" + string(b"k") + b"\xc9",
+    "the beginning of a value": b"\x02" + string(b"k") + b"\xc9",
+    "the elements of a collection": b"\x02" + string(b"k") + length(1) + b"\xc9",
+    "a node of a quicklist": b"\x12" + string(b"k") + length(1) + length(3),
+    "the header of a listpack": b"\x10" + string(b"k") + string(bytes(30)),
+    "an entry of a listpack": b"\x10" + string(b"k") + string(b"\x09\0\0\0\x01\0\xf5\x01\xff"),
+    "the data of a module": b"\xf7" + length(5) + length(2) + length(1) + length(9),
+    "the id of a stream's node": b"\x15" + string(b"k") + length(1) + string(b"short"),
+    "a consumer group": b"\x15" + string(b"k") + length(0) * 9 + length(1) + b"\xc9",
+    "an element of an array": b"\x1c" + string(b"k") + length(1) + length(0) + length(0) + length(9),
+    "a templated hash": b"\x1f" + string(b"k") + length(1) + length(1) + string(b"f") + b"\xc9",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_errors_say_what_was_being_read(part: str) -> None:
+    """Whoever looks into a corrupt snapshot learns which part of which value is bad, beside the offset."""
+    decoder = SnapshotDecoder(EventHandler())
+    with pytest.raises(DecodeError) as caught:  # noqa: PT012 - a pump is a loop
+        decoder.feed(PARTS[part] if part == "the magic" else snapshot_with(PARTS[part]))
+        while decoder.next_output() is not None:
+            pass
+    assert caught.value.part == part
+    assert f"(in {part}, offset {caught.value.offset}" in str(caught.value)
+
+
+def test_a_corrupt_value_that_goes_whole_says_how_far_it_is_good() -> None:
+    """A value for RESTORE is measured before it is sent: the offset is where it begins, the message tells the rest."""
+    error = error_of(snapshot_with(b"\x02" + string(b"k") + length(2) + string(b"abc") + b"\xc9"))
+    assert isinstance(error, DecodeError)
+    assert "corrupt value behind its first 5 bytes (in a value being measured, offset " in str(error)
+    assert (error.db, error.key, error.type) == (2, b"k", "set")
+
+
+def test_a_cut_snapshot_says_in_what_it_was_cut() -> None:
+    """The end of the bytes in the middle of a value names it, its key and its type."""
+    error = error_of(snapshot_with(b"\x02" + string(b"cut") + length(2) + string(b"abc"))[:-9])
+    assert isinstance(error, TruncatedSnapshot)
+    assert (error.part, error.db, error.key, error.type) == ("a value being measured", 2, b"cut", "set")
+
+
+@pytest.mark.parametrize(("lowest", "more"), [((1 << 63) - 1, 2), (1, 1 << 62), ((1 << 64) - 1, 1)])
+def test_an_expiry_of_a_field_beyond_what_servers_take_is_an_error(lowest: int, more: int) -> None:
+    """The lowest expiry and a field's distance from it are added: hostile ones may not wrap around into a valid time."""
+    record = b"\x18" + string(b"k") + struct.pack("<Q", lowest) + length(1) + length(more) + string(b"f") + string(b"v")
+    decoder = SnapshotDecoder(EventHandler())
+    decoder.feed(snapshot_with(record))
+    with pytest.raises(LimitExceeded, match="expiry of a"):
+        decoder.next_output()

@@ -189,3 +189,54 @@ def test_owned_bytes_stay_bounded_by_the_piece_size() -> None:
     _, _, replies, peak = stream([command] * 50, splitter)
     assert replies == 100
     assert peak < 8 * piece_bytes
+
+
+OURS = b"portd:x"
+FILLING = [b"%06d" % number for number in range(100)]
+
+
+@pytest.mark.parametrize("step", [1, 100, 100_000])
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ([b"MSET", *FILLING, OURS, b"v"], True),
+        ([b"MSET", *FILLING, b"a", OURS], False),
+        ([b"MSET", OURS, b"v", *FILLING], True),
+        ([b"DEL", *FILLING, OURS + b"y"], True),
+        ([b"DEL", *FILLING, b"portd:"], False),
+        ([b"SADD", b"s", *FILLING, OURS], False),
+        ([b"RENAME", LARGE, OURS], True),
+        ([b"JSON.MSET", *FILLING[:99], OURS, b"$", b"1"], True),
+        ([b"MSETEX", b"51", *FILLING, OURS, b"v"], True),
+        ([b"EVAL", LARGE, b"1", OURS], True),
+        ([b"SORT", b"l", b"BY", LARGE, b"STORE", OURS], True),
+        ([b"GETEX", OURS, LARGE], None),
+    ],
+    ids=lambda each: each[0].decode() if isinstance(each, list) else None,
+)
+def test_names_of_ours_in_later_parts_of_a_large_command(command: list[bytes], told: bool | None, step: int) -> None:  # noqa: FBT001
+    """They are found where the key stands; told of the command, the next splitter leaves it out and names it."""
+    before, behind = pack([b"INCR", b"a"]), pack([b"INCR", b"b"])
+    data = before + pack(command) + behind
+
+    def run(mixed: frozenset[int]) -> tuple[set[int], StreamSplitter, list[str], bytes]:
+        splitter = StreamSplitter(0, 0, piece_bytes=PIECE, own=OURS, mixed=mixed)
+        pieces = []
+        for at in range(0, len(data), step):
+            rest = data[at : at + step]
+            while rest:
+                rest = rest[splitter.feed(rest, NOW) :]
+                pieces += drain(splitter)
+        refusals = [refusal.command for piece in pieces for refusal in piece.refusals]
+        return {piece.mixed for piece in pieces} - {0}, splitter, refusals, b"".join(piece.data for piece in pieces)
+
+    found, splitter, refusals, _ = run(frozenset())
+    if told is None or refusals:  # all of it was at hand at the beginning
+        assert not found
+        return
+    assert found == ({len(before) + 1} if told else set())
+    found, splitter, refusals, passed = run(frozenset(found))
+    assert not found
+    assert refusals == ([command[0].decode()] if told else [])
+    assert splitter.statistics()["refused"] == told
+    assert not told or passed == before + behind

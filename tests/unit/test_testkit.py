@@ -8,23 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import datasets
 from tests.compare import assert_equal, compare
-from tests.datasets import (
-    LiveTraffic,
-    fill_big_hash,
-    fill_big_list,
-    fill_big_set,
-    fill_big_stream,
-    fill_big_string,
-    fill_big_zset,
-    fill_every_encoding,
-    fill_expiring,
-    fill_mixed,
-    fill_strings,
-)
 from tests.proxy import Proxy
 from tests.servers import Binary, Server, wait_for, wait_for_sync
-from tests.traffic import Workload
+from tests.traffic import LiveTraffic, Workload
 from tests.wire import Wire
 
 if TYPE_CHECKING:
@@ -153,7 +141,7 @@ async def test_proxy_refuses_and_listens_again(source: Server) -> None:
 def _copies(servers: ServerFactory, binary: Binary) -> tuple[Server, Server]:
     """Two equal servers with every encoding in them, made by the server's own replication."""
     source, target = servers(binary), servers(binary)
-    fill_every_encoding(source, seed=7, big_bytes=20_000)
+    datasets.fill_every_encoding(source, seed=7, big_bytes=20_000)
     target.replicate(source)
     wait_for_sync(lambda: target.info("replication")["master_link_status"] == "up")
     target.client().replicaof("NO", "ONE")
@@ -231,19 +219,23 @@ async def test_traffic_survives_a_restart(source: Server) -> None:
 def test_fills_write_what_they_promise(source: Server) -> None:
     """Every fill makes exactly the keys and elements it is asked for."""
     client = source.client()
-    assert fill_mixed(source, 3000, seed=5) == sum(each["keys"] for each in source.info("keyspace").values()) == 3000
+    assert (
+        datasets.fill_mixed(source, 3000, seed=5)
+        == sum(each["keys"] for each in source.info("keyspace").values())
+        == 3000
+    )
     client.flushall()
-    fill_strings(source, 1234)
+    datasets.fill_strings(source, 1234)
     assert client.dbsize() == 1234
-    fill_big_hash(source, b"hash", 1500)
-    fill_big_zset(source, b"zset", 1500)
-    fill_big_set(source, b"set", 1500)
-    fill_big_list(source, b"list", 1500)
-    fill_big_stream(source, b"stream", 1500, pending=1200)
-    fill_big_string(source, b"string", 1_500_000, packable=True)
+    datasets.fill_big_hash(source, b"hash", 1500)
+    datasets.fill_big_zset(source, b"zset", 1500)
+    datasets.fill_big_set(source, b"set", 1500)
+    datasets.fill_big_list(source, b"list", 1500)
+    datasets.fill_big_stream(source, b"stream", 1500, pending=1200)
+    datasets.fill_big_string(source, b"string", 1_500_000, packable=True)
     sizes = client.hlen("hash"), client.zcard("zset"), client.scard("set"), client.llen("list"), client.xlen("stream")
     assert sizes == (1500,) * 5
     assert client.xpending("stream", "g")["pending"] == 1200
     assert client.strlen("string") == 1_500_000
-    assert fill_expiring(source, 60, within_ms=1) == 120
+    assert datasets.fill_expiring(source, 60, within_ms=1) == 120
     wait_for_sync(lambda: not client.exists("soon:59"))

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import TargetBusy, TargetLost
+from portd.errors import TargetBusy
 from portd.kernel.keyhash import BUCKETS, HASH_SIZE, HashSet, KeyBuckets, names_of
 from portd.log import get_logger
 from portd.model import ConnectionState
 from portd.net.backoff import Backoff
 from portd.net.control import MOST_DATABASES
-from portd.net.identity import run_id_of
+from portd.net.identity import require_process
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.spool.buckets import NOWHERE, BucketFile
@@ -221,12 +221,7 @@ class Pruner:
     async def _recognise(self, connection: Connection) -> None:
         (info,) = await connection.ask(request("INFO", "server"))
         check(info, "to tell who it is", hint=HINT)
-        found = run_id_of(info)
-        if self._options.run_id and found != self._options.run_id:
-            raise TargetLost(
-                "the target was restarted or replaced during the snapshot, so acknowledged keys may be missing",
-                hint="the snapshot starts over",
-            )
+        require_process(info, self._options.run_id)
 
     async def _scan(self, connection: Connection) -> None:
         """Sorts all keys of the target into buckets."""

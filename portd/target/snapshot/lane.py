@@ -22,7 +22,7 @@ from portd.errors import InternalError, TargetBusy, TargetError, TargetLost, Tar
 from portd.kernel.requests import split
 from portd.log import get_logger
 from portd.net.backoff import Backoff
-from portd.net.identity import run_id_of
+from portd.net.identity import require_process
 from portd.net.replies import (
     RECONNECT_CODES,
     Verdict,
@@ -180,8 +180,7 @@ class Lane:
     async def _recognise(self, connection: Connection) -> None:
         """Makes sure that this is the process that holds what was acknowledged.
 
-        A target that was restarted may have lost acknowledged writes, and so may a promoted replica. One that lost the
-        epoch is found out by it.
+        One that was restarted or promoted may have lost acknowledged writes; one that lost the epoch is found out by it.
 
         Raises:
             TargetLost: it is another one.
@@ -192,13 +191,7 @@ class Lane:
         text = text_of(info)
         if text and classify(text) is Verdict.RETRY:
             raise error_of(text, "does not tell who it is", busy=Disconnected)
-        told = b"" if text else info
-        found = run_id_of(told)
-        if found and found != self._options.run_id:
-            raise TargetLost(
-                "the target was restarted or replaced during the snapshot, so acknowledged keys may be missing",
-                hint="the snapshot starts over",
-            )
+        require_process(b"" if text else info, self._options.run_id)
 
     def _lose(self, lost: Disconnected) -> None:
         """Prepares to send everything again that was not acknowledged."""

@@ -237,7 +237,7 @@ class Applier:
             await self._disown(transactions)
         while await self._gather(self._strand.growing):
             group, self._strand.growing = self._strand.growing.split()
-            if await self._lacks(group.databases):
+            if group.mixed or await self._lacks(group.databases):
                 self._rewind()
                 continue
             self._sending(group)
@@ -438,6 +438,8 @@ class Applier:
                 return False
             received_at = self._source.received_at
             self._take(piece)
+            if piece.mixed:
+                raise Disconnected(f"{NAME}: a large command names keys of portd among others", "names")
             if await self._lacks(piece.databases):
                 raise Disconnected(f"{NAME}: a large transaction needs a database that is not there", "databases")
             await self._limiter.take(len(piece.data), piece.replies)

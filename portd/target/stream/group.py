@@ -207,6 +207,11 @@ class Group:
         return first, rest
 
     @property
+    def mixed(self) -> bool:
+        """A command inside turned out to name keys of ours; it is left out when it comes again, and until then nothing goes."""
+        return any(piece.mixed for piece in self.pieces)
+
+    @property
     def end_offset(self) -> int:
         """Replication offset of its last byte."""
         return self.pieces[-1].end_offset
