@@ -54,6 +54,48 @@ def stream_database(aux: Mapping[str, str]) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < LONGEST_NUMBER else -1
 
 
+class Counts:
+    """What a decoder has counted and found, on its way to those who want to know.
+
+    Args:
+        decoder: counts.
+        progress: is brought up to date.
+        on_letter: told of every value that cannot reach the target.
+        on_script: told of every text of a script that the source has cached.
+    """
+
+    def __init__(
+        self,
+        decoder: SnapshotDecoder,
+        progress: SnapshotProgress,
+        on_letter: Callable[[DeadLetter], None] | None,
+        on_script: Callable[[bytes], None] | None,
+    ) -> None:
+        self._decoder = decoder
+        self._progress = progress
+        self._on_letter = on_letter
+        self._on_script = on_script
+        self._refused = 0  # keys that the decoder gave up, so far
+
+    def read(self) -> dict[str, int]:
+        """Passes on what is new; returns all that is counted."""
+        counters, progress = self._decoder.statistics(), self._progress
+        progress.keys_announced = counters["keys_announced"]
+        progress.keys_read = counters["keys"]
+        progress.keys_expired = counters["keys_expired"]
+        progress.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
+        self._refused = counters["keys_failed"]
+        progress.keys_own = counters["keys_own"]
+        progress.keys_postponed = counters["keys_postponed"]
+        if self._on_letter is not None:
+            for letter in self._decoder.take_dead_letters():
+                self._on_letter(letter)
+        if self._on_script is not None:
+            for text in self._decoder.take_scripts():
+                self._on_script(text)
+        return counters
+
+
 class SnapshotCopy:
     """Moves one snapshot from the spool to whoever takes it.
 
@@ -63,8 +105,8 @@ class SnapshotCopy:
         put: takes the batches, or what a handler makes; None where that makes nothing.
         progress: brought up to date after every chunk.
         transfer: how the source frames the snapshot.
-        on_letter: told of every value that cannot reach the target.
-        on_script: told of every text of a script that the source has cached.
+        on_letter: see `Counts`.
+        on_script: likewise.
         on_bytes: awaited with the snapshot's own bytes once they are decoded.
 
     Attributes:
@@ -90,10 +132,8 @@ class SnapshotCopy:
         self._put = put
         self._progress = progress
         self._transfer = transfer
-        self._on_letter = on_letter
-        self._on_script = on_script
+        self._counts = Counts(decoder, progress, on_letter, on_script)
         self._on_bytes = on_bytes
-        self._refused = 0  # keys that the decoder gave up, so far
 
     async def run(self) -> int:
         """Decodes to the end; every batch is queued then, not yet acknowledged.
@@ -153,21 +193,7 @@ class SnapshotCopy:
         return end + len(mark)
 
     def _report(self) -> None:
-        counters = self.decoder.statistics()
-        progress = self._progress
-        progress.bytes_decoded = self.decoder.offset
-        progress.keys_announced = counters["keys_announced"]
-        progress.keys_read = counters["keys"]
-        progress.keys_expired = counters["keys_expired"]
-        progress.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
-        self._refused = counters["keys_failed"]
-        progress.keys_own = counters["keys_own"]
-        progress.keys_postponed = counters["keys_postponed"]
+        self._progress.bytes_decoded = self.decoder.offset
+        self._counts.read()
         if (current := self.decoder.current) is not None:
             self.largest.note(current)
-        if self._on_letter is not None:
-            for letter in self.decoder.take_dead_letters():
-                self._on_letter(letter)
-        if self._on_script is not None:
-            for text in self.decoder.take_scripts():
-                self._on_script(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from portd.errors import UnsupportedRdb
@@ -34,7 +35,7 @@ def decode_file(path: str, decoder: SnapshotDecoder, output: Output) -> None:
     Raises:
         PortdError: the input is not there or no snapshot, or the output cannot be written.
     """
-    with open_input(path) as source:
+    with closing(open_input(path)) as source:
         pump(source, decoder, output)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb, 
 from portd.feed.file import FileFeed
 from portd.feed.loading import Loading
 from portd.feed.pour import pour_into
-from portd.feed.snapshot import stream_database
+from portd.feed.snapshot import Counts, stream_database
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input
 from portd.log import get_logger
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
     from portd.config.settings import Settings
     from portd.files.inputs import Input
-    from portd.kernel.snapshot import SnapshotDecoder
+    from portd.kernel.snapshot import DeadLetter, SnapshotDecoder
     from portd.target.capabilities import Capabilities, StreamForms
     from portd.target.kept.eviction import Eviction
 
@@ -92,7 +93,7 @@ class Restore(OfflineService):
         self._db = 0
         self._written_by: dict[str, str] = {}  # family and version, where the snapshot tells them
         self._length = 0  # of the snapshot, bytes
-        self._refused = self._filtered = 0  # keys that the decoder gave up or left out, so far
+        self._filtered = 0  # keys that the decoder left out, so far
         self._scripts = ScriptBook()
         self._wanted = read_keys(only) if only is not None else None
 
@@ -129,7 +130,9 @@ class Restore(OfflineService):
 
     async def _run(self) -> None:
         progress = self.progress
-        with open_input(self._paths[0]) as source:  # what is not there is said before anything is done to the target
+        with closing(
+            open_input(self._paths[0])
+        ) as source:  # what is not there is said before anything is done to the target
             data = await asyncio.to_thread(source.read)
             is_snapshot = looks_like_snapshot(source, data)
             capabilities = await probe(self._target)
@@ -199,21 +202,20 @@ class Restore(OfflineService):
             settings, self._plan, self.progress, self._target, capabilities, self._budget, self._letters,
             epoch=self._epoch, eviction=self._eviction, limiter=self._limiter, connection=self._connection,
         )  # fmt: skip
-        decoder = loading.decoder
         if self._wanted is not None:
-            decoder.restrict(self._wanted)
+            loading.decoder.restrict(self._wanted)
         with self.progress.doing(Work.COPYING):
             rest = await loading.run(partial(self._decode, source, data, loading), "restore")
-        self._report(source, decoder)
-        self._note_end(decoder)
+        self._note_end(loading.decoder)
         return rest, self._length
 
     async def _decode(self, source: Input, data: memoryview, loading: Loading) -> bytes:
         """Puts the whole snapshot into the queue; returns what was read behind it."""
         decoder = loading.decoder
+        counts = Counts(decoder, self.progress.snapshot, self._on_letter, self._scripts.add)
         while True:
             await pour_into(loading.writers.put, decoder, data)
-            self._report(source, decoder)
+            self._report(source, decoder, counts.read())
             if decoder.ended:
                 break
             data = await asyncio.to_thread(source.read)
@@ -222,22 +224,15 @@ class Restore(OfflineService):
         self._length = decoder.offset
         return bytes(data[len(data) - (source.read_bytes - self._length) :])
 
-    def _report(self, source: Input, decoder: SnapshotDecoder) -> None:
-        counters, snapshot = decoder.statistics(), self.progress.snapshot
+    def _on_letter(self, letter: DeadLetter) -> None:
+        self._letters.add(unsupported("snapshot", letter.type, letter))
+
+    def _report(self, source: Input, decoder: SnapshotDecoder, counters: dict[str, int]) -> None:
+        snapshot = self.progress.snapshot
         snapshot.bytes_read = source.read_bytes
         snapshot.bytes_decoded = min(source.consumed, decoder.offset) if source.size else decoder.offset
-        snapshot.keys_announced = counters["keys_announced"]
-        snapshot.keys_read = counters["keys"]
-        snapshot.keys_expired = counters["keys_expired"]
-        snapshot.keys_own = counters["keys_own"]
-        snapshot.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
-        self._refused = counters["keys_failed"]
         snapshot.keys_filtered += counters["keys_filtered"] - self._filtered
         self._filtered = counters["keys_filtered"]
-        for letter in decoder.take_dead_letters():
-            self._letters.add(unsupported("snapshot", letter.type, letter))
-        for text in decoder.take_scripts():
-            self._scripts.add(text)
 
     def _note_end(self, decoder: SnapshotDecoder) -> None:
         """Remembers where the stream behind the snapshot begins."""

@@ -11,12 +11,13 @@ import asyncio
 import math
 import time
 from collections import deque
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import hiredis
 
-from portd.errors import InternalError, PortdError, TargetBusy, TargetError, TargetLost, TargetRefused
+from portd.errors import InternalError, PortdError, TargetBusy, TargetError, TargetLost, TargetRefused, first_cause
 from portd.kernel.replies import Note, ReplyCounter
 from portd.net.control import Answers
 from portd.net.endpoint import TLS_HINT, tls_failure
@@ -26,7 +27,7 @@ from portd.net.shapes import STRANGE, Conversation
 from portd.troubles import TARGET, Troubles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from portd.model import ConnectionState
     from portd.net.endpoint import Endpoint
@@ -375,16 +376,27 @@ async def connect(endpoint: Endpoint, name: str, state: ConnectionState, options
         if why := tls_failure(error):
             raise TargetRefused(f"TLS with {endpoint.display} failed: {why}", hint=TLS_HINT) from None
         raise _disconnected(f"{name} to {endpoint.display}", error) from None
+    async with set_up(connection, endpoint.connect_seconds):
+        await _log_in(connection, endpoint, options)
+    return connection
+
+
+@asynccontextmanager
+async def set_up(connection: Connection, seconds: float) -> AsyncIterator[None]:
+    """For as long as a connection is set up: it is closed when that fails, or takes too long.
+
+    Raises:
+        Disconnected: it took too long.
+    """
     try:
-        async with asyncio.timeout(endpoint.connect_seconds):
-            await _log_in(connection, endpoint, options)
+        async with asyncio.timeout(seconds):
+            yield
     except TimeoutError:
         connection.close()
-        raise Disconnected(f"{name}: the target does not answer", "timeout") from None
+        raise Disconnected(f"{connection.name}: the target does not answer", "timeout") from None
     except BaseException:
         connection.close()
         raise
-    return connection
 
 
 async def _log_in(connection: Connection, endpoint: Endpoint, options: ConnectionOptions) -> None:
@@ -428,21 +440,8 @@ async def while_connected(
             for task in tasks:
                 task.cancel()
     except BaseExceptionGroup as errors:
-        raise _cause(errors) from None
+        raise first_cause(errors, less=Disconnected) from None  # any other one explains more than the loss
     return result
-
-
-def _cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that matters: any other one explains more than the loss of the connection."""
-    leaves: list[BaseException] = []
-    groups: list[BaseException] = [errors]
-    while groups:
-        error = groups.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            groups += error.exceptions
-        else:
-            leaves.append(error)
-    return next((error for error in leaves if not isinstance(error, Disconnected)), leaves[0])
 
 
 def text_of(answer: object) -> str:

@@ -17,7 +17,7 @@ from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.net.replies import RECONNECT_CODES, abort_cause, code_of, error_of, fatal, presentable, sort_out
 from portd.net.resp import request
-from portd.target.connection import Connection, Disconnected, connect, text_of, while_connected
+from portd.target.connection import Connection, Disconnected, connect, set_up, text_of, while_connected
 from portd.target.databases import Databases
 from portd.target.deadletter import unsupported
 from portd.target.groupsize import GroupSize
@@ -166,16 +166,9 @@ class Applier:
 
     async def _connect(self) -> Connection:
         connection = await connect(self._endpoint, NAME, self._state.connection, self._options.connection)
-        try:
-            async with asyncio.timeout(self._endpoint.silence_seconds):
-                self._databases.forget()
-                await (self._recover(connection) if self._claimed else self._claim(connection))
-        except TimeoutError:
-            connection.close()
-            raise Disconnected(f"{NAME}: the target does not answer", "timeout") from None
-        except BaseException:
-            connection.close()
-            raise
+        async with set_up(connection, self._endpoint.silence_seconds):
+            self._databases.forget()
+            await (self._recover(connection) if self._claimed else self._claim(connection))
         return connection
 
     async def _read(self, connection: Connection) -> Checkpoint | None:
