@@ -143,7 +143,11 @@ async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         response = await handler(request)
     except web.HTTPNotFound as error:
-        response = web.Response(status=404, text=_not_found(request, error))
+        known = "\n".join(f"  {path:15} {what}" for path, what in ENDPOINTS.items())
+        text = f"there is nothing at {request.path[:100]!r}; there is\n{known}"
+        if request.match_info.http_exception is None:  # there is a page, which has nothing to show yet
+            text = error.text or text
+        response = web.Response(status=404, text=f"{text}\n")
     except web.HTTPMethodNotAllowed as error:
         response = web.Response(
             status=405,
@@ -159,14 +163,6 @@ async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamRes
     response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
-
-
-def _not_found(request: web.Request, error: web.HTTPNotFound) -> str:
-    """What there is instead."""
-    if request.path in ENDPOINTS:
-        return f"{error.text}\n"
-    known = "\n".join(f"  {path:15} {what}" for path, what in ENDPOINTS.items())
-    return f"there is nothing at {request.path[:100]!r}; there is\n{known}\n"
 
 
 def _allow_parameters(request: web.Request, *known: str) -> None:

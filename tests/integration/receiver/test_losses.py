@@ -10,7 +10,6 @@ import pytest
 
 from portd.errors import HandshakeError, InternalError, SourceBusy, SourceError
 from portd.net.endpoint import Endpoint
-from portd.source.handshake import HandshakeOptions
 from portd.source.losses import Reason, ReceiverLost
 from tests.integration.receiver.kit import ends, our_line
 from tests.servers import Server, free_port, wait_for
