@@ -50,7 +50,7 @@ class _Commands(TyperGroup):
         with _discreet():
             try:
                 return super().invoke(ctx)
-            except KeyboardInterrupt:  # click would exit with 1, which has other meanings
+            except KeyboardInterrupt:
                 raise typer.Exit(128 + signal.SIGINT) from None
 
 

@@ -305,6 +305,20 @@ def test_a_signal_after_the_end_changes_nothing(script: Path, number: signal.Sig
     assert (out, process.returncode) == ("cleaned\n", os.EX_UNAVAILABLE), err
 
 
+def test_an_interrupted_question_ends_in_order() -> None:
+    """Ctrl-C in `status` is 130, without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        words = [sys.executable, "-m", "portd", "status", "--target", url]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, env=clean()) as process:
+            asked, _ = listener.accept()
+            with asked:
+                asked.recv(1)  # it waits for an answer from now on
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (128 + signal.SIGINT, b"")
+
+
 class Notified:
     """Receives what a service tells systemd."""
 
