@@ -58,6 +58,8 @@ class SnapshotProgress:
     bytes_read: int = 0  # snapshot bytes received
     bytes_total: int | None = None  # announced size; None for a diskless transfer
     bytes_decoded: int = 0
+    bytes_made: int = 0  # of commands that came of them
+    bytes_settled: int = 0  # of these: answered by the target, or not needed any more
     keys_announced: int = 0  # sum of RESIZEDB hints of the databases seen so far; may be wrong
     keys_total: int | None = (
         None  # in all databases of the source when the snapshot began; None where it may not be asked
@@ -76,6 +78,13 @@ class SnapshotProgress:
     def keys_settled(self) -> int:
         """Keys whose fate is known."""
         return self.keys_applied + self.keys_filtered + self.keys_expired + self.keys_failed
+
+    @property
+    def bytes_applied(self) -> int:
+        """Bytes of the snapshot whose commands are settled; what waits in queue and lanes is decoded only."""
+        if not self.bytes_made:
+            return self.bytes_decoded
+        return self.bytes_decoded * self.bytes_settled // self.bytes_made
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """Runs a service on uvloop: signals, systemd, progress, and the exit code.
 
-The first SIGTERM or SIGINT asks the service to drain, the second aborts it, a third kills the process.
+The first SIGTERM or SIGINT asks the service to drain, the second aborts it, a third kills the process. One that comes
+after the end changes nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from portd.watch.standing import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import FrameType
 
     from portd.cli.display import Display
     from portd.cli.reload import ConfigFile
@@ -108,6 +110,11 @@ async def _supervise(build: Callable[[], Runnable], settings: Watched, file: Con
     return os.EX_OK
 
 
+def _pass_over(number: int, _frame: FrameType | None) -> None:
+    """A signal to a process that has ended but for its exit: code and cleaning up stay; the next one kills it."""
+    signal.signal(number, signal.SIG_DFL)
+
+
 class Supervisor:
     """Signals, ticks and notifications around one running service.
 
@@ -160,6 +167,8 @@ class Supervisor:
         self._timers.clear()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
+            if self.aborted_by is None:
+                signal.signal(number, _pass_over)
         self._display.update()
         self._display.close()
         self._notifier.stopping()

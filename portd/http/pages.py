@@ -197,7 +197,8 @@ def _route(status: dict[str, Any]) -> str:
         return f"<span>{mark} <code>{esc(url)}</code> <span class='soft'>{esc(about)}</span></span>"
 
     source, target = status["source"], status["target"]
-    up = any(lane["connected"] for lane in target["lanes"])
+    removing = status["phase"] == "snapshot" and not target["lanes"]  # no connection is asked for
+    up = removing or any(lane["connected"] for lane in target["lanes"])
     ends = f"{end(source['url'], source['info'], connected=source['connected'])} <span>&rarr;</span> "
     ends += end(target["url"], target["info"], connected=up)
     heard = source["last_received_seconds_ago"]

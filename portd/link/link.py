@@ -21,6 +21,7 @@ from portd.errors import (
     LinkTaken,
     PortdError,
     ScriptMissing,
+    SourceBusy,
     SourceLost,
     TargetBusy,
     TargetError,
@@ -50,6 +51,7 @@ from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
 from portd.target.stream.scriptbook import ScriptBook
+from portd.troubles import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
 log = get_logger("sync")
 
 SCRIPTS = "portd-scripts-"  # files with what the source calls by its SHA1
+RETRY_SECONDS = 5.0  # longest wait before a session that costs no fork; a refusal is shown as one for longer than that
 FULL_SYNC_SECONDS = 60.0  # longest wait between full syncs that follow one another: each one costs the source a fork
 LEAVE_SECONDS = 2.0  # for turning import mode off at the end
 LASTING_SECONDS = 60.0  # a full sync that was of use for this long was none of them
@@ -183,7 +186,7 @@ class Link:
 
     async def _follow(self, destination: Destination) -> None:
         """Session after session."""
-        backoff = Backoff()
+        backoff = Backoff(limit_seconds=RETRY_SECONDS)
         transfer: Transfer | None = None
         while not self._stop.is_set():
             done = self._progress.stream.transactions
@@ -203,13 +206,20 @@ class Link:
                 if self._progress.stream.transactions > done:  # it worked for a while
                     backoff.reset()
                 wait = self._fork_wait() if self._copying or self._afresh else backoff.next_wait()
-                log.warning("session ended", error=str(error), retry_seconds=round(wait, 1))
+                if not self._passes(error):
+                    log.warning("session ended", error=str(error), retry_seconds=round(wait, 1))
                 transfer = None
                 await self._pause(wait)
             else:
                 if transfer is None:
                     return
                 backoff.reset()
+
+    def _passes(self, error: PortdError) -> bool:
+        """An end refuses for now, which is told in a place of its own."""
+        if isinstance(error, TargetBusy):
+            self._progress.troubles.note(TARGET, error.code, str(error.args[0]))
+        return isinstance(error, TargetBusy | SourceBusy)  # the receiver has noted those of the source
 
     async def _wait_held(self, held: HeldBack) -> None:
         """Until a full sync may be tried again, or a stop comes.

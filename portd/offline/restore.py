@@ -91,6 +91,7 @@ class Restore(OfflineService):
         self._connection = ConnectionOptions(troubles=self.progress.troubles)
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
+        self._begun = False  # something may have been written or removed
         self._written_by: dict[str, str] = {}  # family and version, where the snapshot tells them
         self._length = 0  # of the snapshot, bytes
         self._filtered = 0  # keys that the decoder left out, so far
@@ -110,6 +111,8 @@ class Restore(OfflineService):
             await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 await self._end(work)
+                if not self._begun:
+                    raise Interrupted("stopped before anything was written", hint="restore again")
                 raise Interrupted(
                     "stopped: the target holds a part of the file",
                     hint="restore again with --existing replace, skip or flush",
@@ -158,6 +161,7 @@ class Restore(OfflineService):
         settings, key, prefix = self._settings, self._checkpoint_key, self._settings.checkpoint_key
         await self._forget_another()
         await guard(self._target, capabilities, key, prefix, settings.existing.value)
+        self._begun = True
         if settings.existing is Existing.FLUSH:
             await make_room(self._target, key, self._epoch, self._connection, prefix)
         if is_snapshot:

@@ -153,7 +153,9 @@ class RunningLink:
         wanted = self.settings.stop_after
         if wanted is not StopAfter.NONE and not self.link.reached:
             what = "the snapshot was applied" if wanted is StopAfter.SNAPSHOT else "the target had caught up"
-            raise Interrupted(f"stopped before {what}", hint="start it again: it goes on from the target's checkpoint")
+            follows = self.progress.stream.following
+            hint = "it goes on from the target's checkpoint" if follows else "a snapshot that is not whole begins anew"
+            raise Interrupted(f"stopped before {what}", hint=f"start it again: {hint}")
 
     def _end_late(self) -> None:
         """The time to drain is over."""

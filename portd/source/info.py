@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from portd.errors import SourceBusy
 from portd.log import get_logger
 from portd.net.control import NO_ROOM, Refused, keys_by_database, open_control, parse_info, parse_pairs
 from portd.net.identity import ServerIdentity
@@ -15,6 +16,7 @@ from portd.source.losses import connect_error
 from portd.source.refusals import refused as refusal
 
 if TYPE_CHECKING:
+    from portd.errors import SourceError
     from portd.net.endpoint import Endpoint
 
 _log = get_logger("source")
@@ -124,9 +126,7 @@ async def read_info(endpoint: Endpoint) -> SourceInfo:
     except Refused:  # the receiver will say what is wrong with user and password
         return _understand({}, {}, None, frozenset({"INFO", "CONFIG GET"}))
     except OSError as error:  # TimeoutError is one
-        if str(error).startswith(NO_ROOM):
-            raise refusal("INFO", f"-{error}".encode()) from None
-        raise connect_error(endpoint.display, error) from error
+        raise _silent(endpoint, error) from error
     for answer in answers[: len(_SECTIONS)]:
         if isinstance(answer, bytes):
             info |= parse_info(answer)
@@ -148,6 +148,33 @@ async def ask_info(endpoint: Endpoint, section: str) -> dict[str, str]:
     except (Refused, OSError) as error:
         _log.debug("source does not tell", section=section, error=str(error))
         return {}
+
+
+async def ask_offset(endpoint: Endpoint) -> int | None:
+    """The source's replication offset now; None where it does not let us ask.
+
+    Raises:
+        SourceError: it does not answer, or not now: that says nothing, and it may be asked again.
+    """
+    try:
+        async with open_control(endpoint) as control:
+            told = parse_info(await control.call("INFO", "replication"))
+    except Refused as error:
+        why = refusal("INFO", f"-{error.text}".encode(), secret=error.login)
+        if isinstance(why, SourceBusy):
+            raise why from None
+        _log.debug("source does not tell its offset", error=str(why))
+        return None
+    except OSError as error:
+        raise _silent(endpoint, error) from error
+    return _number(told, "master_repl_offset")
+
+
+def _silent(endpoint: Endpoint, error: OSError) -> SourceError:
+    """What to raise when a question could not be asked, or was not answered."""
+    if str(error).startswith(NO_ROOM):
+        return refusal("INFO", f"-{error}".encode())
+    return connect_error(endpoint.display, error)
 
 
 async def ask_keys(endpoint: Endpoint) -> int | None:

@@ -125,7 +125,6 @@ class Connection(asyncio.Protocol):
         """
         self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclasses
         self._transport.set_write_buffer_limits(high=1, low=0)
-        self.state.connected = True
         self.state.connects += 1
         self._watchdog = self._loop.call_later(self._silence / 4, self._watch_silence)
 
@@ -184,6 +183,13 @@ class Connection(asyncio.Protocol):
         for future in drained:
             if not future.done():
                 future.set_result(None)
+
+    def establish(self) -> None:
+        """It is set up, and the target has answered: operators see it as connected until it is lost.
+
+        A connection alone tells nothing: the kernel of a target that hangs accepts it, too.
+        """
+        self.state.connected = not self._lost.done()
 
     # -- sending
 

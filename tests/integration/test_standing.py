@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -13,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.datasets import fill_big_hash, fill_strings
+from tests.following import copy, forget_history
 from tests.process import Portd
+from tests.proxy import Proxy
 from tests.servers import free_port, wait_for_sync
 
 if TYPE_CHECKING:
@@ -103,6 +107,42 @@ def test_a_sync_without_one_end_is_not_ready(end: str, source: Server, target: S
         assert agreed(portd)["ready"]
 
 
+async def test_a_target_that_hangs_is_not_connected(source: Server, target: Server) -> None:
+    """Its kernel accepts connections for it; it is there once it has answered."""
+    async with Proxy(target.port) as proxy:
+        with Portd(source, proxy.url) as portd:
+            await asyncio.to_thread(portd.until, lambda status: status["phase"] == "streaming")
+            before = (portd.status() or {})["target"]["lanes"][0]["connects"]
+            target.signal(signal.SIGSTOP)
+            proxy.cut()
+            status = await asyncio.to_thread(
+                portd.until, lambda status: status["target"]["lanes"][0]["connects"] > before
+            )
+            assert (status["ready"], status["reason"]) == (False, "the target is not connected")
+            target.signal(signal.SIGCONT)
+            await asyncio.to_thread(portd.until, lambda status: status["ready"])
+            assert await asyncio.to_thread(portd.terminate) == os.EX_OK, portd.log()
+
+
+def test_a_target_whose_keys_are_removed_is_not_away(source: Server, target: Server) -> None:
+    """Between the last key of a snapshot and the first command behind it nothing is sent by lanes, which is no loss."""
+    fill_strings(source, 3000)
+    copy(source, target)
+    source.client().delete(*source.client().keys("*")[:1000])
+    forget_history(source)
+    seen: list[dict[str, Any]] = []
+
+    def streams(status: dict[str, Any]) -> bool:
+        seen.append(status)
+        return bool(status["phase"] == "streaming")
+
+    with Portd(source, target, max_target_ops=1000, prune_limit=50) as portd:
+        portd.until(streams)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    applied = [each for each in seen if each["phase"] == "snapshot" and each["snapshot"]["keys_settled"] == 2000]
+    assert {each["reason"] for each in applied} == {"the snapshot is not applied yet"}
+
+
 def test_counters_never_fall(source: Server, target: Server) -> None:
     """A second full sync in one process goes on counting; what is shown of the snapshot begins anew."""
     fill_strings(source, 3000)
@@ -134,6 +174,7 @@ def test_a_stop_before_what_was_asked_for_is_no_success(wanted: str, source: Ser
         assert status_code(target) == os.EX_TEMPFAIL
         assert portd.terminate() == os.EX_TEMPFAIL, portd.log()
         assert "the next start begins it anew" in portd.log()
+        assert "goes on from the target's checkpoint" not in portd.log()
     assert status_code(target) == os.EX_TEMPFAIL
 
 
@@ -214,6 +255,17 @@ def test_the_total_knows_all_databases(source: Server, target: Server) -> None:
         portd.until(lambda status: status["refusals"]["now"] != [])
         status = portd.until(lambda status: status["snapshot"]["keys_read"] > status["snapshot"]["keys_settled"])
         assert status["snapshot"]["done"] <= status["snapshot"]["keys_settled"] / 20_000 + 0.01
+        portd.kill()
+
+
+def test_a_share_of_a_known_size_is_applied(servers: ServerFactory) -> None:
+    """A snapshot that fits into queue and lanes is decoded at once; done is what the target has of it."""
+    source, target = servers(repl_diskless_sync=False), servers()
+    fill_strings(source, 10_000, 1000)
+    with Portd(source, target, max_target_bytes_per_second="1MiB") as portd:
+        snapshot = portd.until(lambda status: status["snapshot"]["keys_applied"] > 0)["snapshot"]
+        assert snapshot["bytes_total"] > 0
+        assert snapshot["done"] == pytest.approx(snapshot["keys_settled"] / 10_000, abs=0.2)
         portd.kill()
 
 

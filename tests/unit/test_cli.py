@@ -66,6 +66,8 @@ class Service:
         print("running", flush=True)
         if self.what == "refuse":
             raise ExceptionGroup("g", [SourceLost("gone"), ExceptionGroup("h", [DecodeError("bad", hint="mend it")])])
+        if self.what == "lingers":
+            raise SourceLost("gone")
         if self.what == "bug":
             raise ZeroDivisionError("one\\ntwo")
         await self.stop.wait()
@@ -76,7 +78,12 @@ class Service:
 flags = dict(word.split("=", 1) for word in sys.argv[2:])
 settings = load_settings({"source": "redis://one", "target": "redis://two", **flags})
 log.configure(settings.log_format, settings.log_level)
-sys.exit(run_blocking(lambda: Service(sys.argv[1]), settings))
+code = run_blocking(lambda: Service(sys.argv[1]), settings)
+if sys.argv[1] == "lingers":
+    print("cleaning", flush=True)
+    sys.stdin.readline()
+    print("cleaned", flush=True)
+sys.exit(code)
 """
 
 
@@ -110,6 +117,7 @@ def start(script: Path, *words: str, **environment: str) -> subprocess.Popen[str
     """Starts the service and waits until it runs."""
     process = subprocess.Popen(
         [sys.executable, str(script), *words],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -282,6 +290,19 @@ def test_the_second_signal_aborts(script: Path) -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_the_end_changes_nothing(script: Path, number: signal.Signals) -> None:
+    """Between its last log line and its exit, a process keeps its code, and what is to be removed then is."""
+    process = start(script, "lingers")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "cleaning\n"
+    process.send_signal(number)
+    assert process.stdin is not None
+    process.stdin.write("\n")  # the signal is there before this is read
+    out, err = process.communicate(timeout=120)
+    assert (out, process.returncode) == ("cleaned\n", os.EX_UNAVAILABLE), err
 
 
 class Notified:

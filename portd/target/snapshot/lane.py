@@ -150,12 +150,12 @@ class Lane:
         try:
             await self._recognise(connection)
             await self._fence(connection)
-        except TargetBusy as error:
+        except BaseException as error:
             connection.close()
-            raise Disconnected(f"{self.name}: {error}", error.code.lower() or "busy") from None
-        except BaseException:
-            connection.close()
+            if isinstance(error, TargetBusy):
+                raise Disconnected(f"{self.name}: {error}", error.code.lower() or "busy") from None
             raise
+        connection.establish()
         return connection
 
     async def _fence(self, connection: Connection) -> None:
@@ -196,11 +196,10 @@ class Lane:
     def _lose(self, lost: Disconnected) -> None:
         """Prepares to send everything again that was not acknowledged."""
         self._letters.progress.last_error = str(lost)
-        self._letters.progress.troubles.note_loss(lost.reason, str(lost))
         self._state.connection.losses[lost.reason] += 1
-        loads = [*self._in_flight, *([self._load] if self._load else [])]
-        batches = sum(len(load.deliveries) for load in loads)
-        _log.warning("lane lost its connection", lane=self._state.index, reason=lost.reason, batches=batches)
+        batches = sum(len(load.deliveries) for load in (*self._in_flight, self._load) if load)
+        if not self._letters.progress.troubles.note_loss(lost.reason, str(lost)):
+            _log.warning("lane lost its connection", lane=self._state.index, reason=lost.reason, batches=batches)
         self._again.extendleft(reversed(self._in_flight))
         self._in_flight.clear()
         for load in self._again:

@@ -54,6 +54,7 @@ class Writers:
     ) -> None:
         self._budget = budget
         self.queue = BatchQueue(budget, progress.snapshot)
+        self._progress = progress
         self._states = progress.take_lanes(options.writers)
         # One transaction is executed while another one is on its way.
         seats = Seats(options.writers, options.seats if options.eviction is not None else 2 * options.seats)
@@ -68,6 +69,7 @@ class Writers:
         async with asyncio.TaskGroup() as group:
             for lane in self._lanes:
                 group.create_task(lane.run(), name=lane.name)
+        self._progress.take_lanes(0)  # nobody asks for a connection now, so none is missing
 
     async def put(self, batch: Batch) -> None:
         """Hands a batch over; waits for room in the budget.

@@ -145,12 +145,12 @@ class Applier:
             except Disconnected as error:
                 lost = True
                 self._progress.last_error = str(error)
-                self._progress.troubles.note_loss(error.reason, str(error))
                 self._state.connection.losses[error.reason] += 1
-                _log.warning(
-                    "applier has no connection", target=self._endpoint.display, reason=error.reason,
-                    offset=self._strand.offset,
-                )  # fmt: skip
+                if not self._progress.troubles.note_loss(error.reason, str(error)):
+                    _log.warning(
+                        "applier has no connection", target=self._endpoint.display, reason=error.reason,
+                        offset=self._strand.offset,
+                    )  # fmt: skip
                 waiting_since = self._progress.stream.waiting_since or time.time()
                 self._sending(None)
                 self._progress.stream.waiting_since = waiting_since  # nobody looks at the spool meanwhile
@@ -169,6 +169,7 @@ class Applier:
         async with set_up(connection, self._endpoint.silence_seconds):
             self._databases.forget()
             await (self._recover(connection) if self._claimed else self._claim(connection))
+        connection.establish()
         return connection
 
     async def _read(self, connection: Connection) -> Checkpoint | None:
