@@ -317,6 +317,7 @@ class Session:
         marker = replace(
             marker, postponed=parts.postpones or resync.postponed, first=resync.first, accepted=parts.gate.accepted,
             source_replid2=progress.source_info.get("replid2", ""), source_address=settings.source_endpoint().display,
+            keys_before=resync.keys_before,
         )  # fmt: skip
         await patiently(partial(write_checkpoint, parts.target, key, marker, epoch, patience), self._note_refusal)
         decoder = self._make_decoder()
