@@ -68,7 +68,8 @@ class CatchUp:
                 await self._reach(self._stream.read_offset)
                 continue
             await self._reach(offset)
-            if self._linked.is_set() and time.monotonic() - told_at <= FRESH_SECONDS:
+            fresh = time.monotonic() - told_at <= FRESH_SECONDS
+            if fresh and self._linked.is_set() and not self._relinked.is_set():
                 return offset
         return None
 

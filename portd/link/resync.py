@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from portd.config.settings import Settings
-    from portd.feed.snapshot import Sink
     from portd.kernel.batch import Batch
     from portd.kernel.snapshot import DeadLetter
     from portd.net.endpoint import Endpoint
@@ -210,21 +209,3 @@ class Resync:
         if self._pruner is not None:
             self._pruner.close()
             self._pruner = None
-
-
-class NotingSink:
-    """Passes batches on, and shows them to the resync.
-
-    Args:
-        sink: where batches go.
-        resync: sees them.
-    """
-
-    def __init__(self, sink: Sink, resync: Resync) -> None:
-        self._sink = sink
-        self._resync = resync
-
-    async def put(self, batch: Batch) -> None:
-        """Takes a batch; waits while the budget is spent."""
-        await self._resync.note(batch)
-        await self._sink.put(batch)

@@ -32,12 +32,12 @@ class MemoryPlan:
     """Where the budget goes, in bytes.
 
     Attributes:
-        budget_bytes: the sum of the next three.
+        budget_bytes: the sum of the next three: of one link.
         spool_bytes: received from the source, not yet decoded, in memory; more goes to disk.
         decoder_bytes: the decoder's windows and buffers.
         queue_bytes: batches waiting for a writer, or sent and not yet acknowledged.
         batch_bytes: a batch is cut here, so that every writer has some.
-        ceiling_bytes: RSS that this lets the process reach.
+        ceiling_bytes: RSS that this, with the plans of the other links, lets the process reach.
         limit_bytes: the cgroup's limit; None without one.
         reason: where the budget came from, for the log.
     """
@@ -56,12 +56,13 @@ class MemoryPlan:
         return asdict(self)
 
 
-def plan_memory(settings: Settings, limit_bytes: int | None) -> MemoryPlan:
+def plan_memory(settings: Settings, limit_bytes: int | None, links: int = 1) -> MemoryPlan:
     """Splits the budget of *settings*, or the one that *limit_bytes* leaves when none is set.
 
     Args:
         settings: memory_budget, chunk_bytes, command_bytes and writers count.
         limit_bytes: the cgroup's limit (`Cgroup.limit`); None without one.
+        links: that run in this process; each has an equal part of the budget.
 
     Raises:
         ConfigError: it cannot work; the message has the numbers.
@@ -69,15 +70,21 @@ def plan_memory(settings: Settings, limit_bytes: int | None) -> MemoryPlan:
     decoder = DECODER_CHUNKS * settings.chunk_bytes + DECODER_FIXED_BYTES
     least_queue = max(2 * settings.chunk_bytes, 2 * settings.writers * settings.command_bytes)
     least = decoder + least_queue + MIN_SPOOL_BYTES
-    budget, reason = _budget(settings, limit_bytes)
+    whole, reason = _budget(settings, limit_bytes)
+    budget = whole // links
     if budget < least:
+        fits = whole // least
+        of = f" for {links} links" if links > 1 else ""
+        needs = f"link {settings.link}: the decoder needs" if links > 1 else "the decoder needs"
+        number = f"; {fits} such link{'s' if fits != 1 else ''} would fit" if links > 1 else ""
         raise ConfigError(
-            f"a memory budget of {human_bytes(budget)} ({reason}) cannot work: the decoder needs "
+            f"a memory budget of {human_bytes(whole)} ({reason}){of} cannot work: {needs} "
             f"{human_bytes(decoder)} with chunk_bytes={show_size(settings.chunk_bytes)}, the queue "
             f"{human_bytes(least_queue)} with writers={settings.writers} and "
             f"command_bytes={show_size(settings.command_bytes)}, the spool {human_bytes(MIN_SPOOL_BYTES)}, "
-            f"together {human_bytes(least)}",
-            hint=f"give memory_budget (or the cgroup) at least that, or lower chunk_bytes: {_chunk_advice(budget)}",
+            f"together {human_bytes(least)}{number}",
+            hint=f"give memory_budget (or the cgroup) at least {'that' if links == 1 else human_bytes(links * least)}, "
+            f"or lower chunk_bytes: {_chunk_advice(budget)}",
         )
     spool = max(MIN_SPOOL_BYTES, min((budget - decoder) // 4, budget - decoder - least_queue))
     queue = budget - decoder - spool
@@ -88,7 +95,7 @@ def plan_memory(settings: Settings, limit_bytes: int | None) -> MemoryPlan:
         decoder_bytes=decoder,
         queue_bytes=queue,
         batch_bytes=batch,
-        ceiling_bytes=PROCESS_BYTES + budget,
+        ceiling_bytes=PROCESS_BYTES + whole,
         limit_bytes=limit_bytes,
         reason=reason,
     )

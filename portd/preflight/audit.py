@@ -69,31 +69,19 @@ async def _inspect(endpoint: Endpoint, report: Report) -> Capabilities | None:
     try:
         return await inspect(endpoint)
     except PortdError as problem:
-        report.findings.append(
-            error(
-                "target.probe",
-                str(problem.args[0]),
-                "what it can do is not known",
-                problem.hint or "see the target's log",
-                exit_code=problem.exit_code,
-            )
-        )
+        report.findings.append(_unknown("target.probe", problem, "what it can do is not known", "see the target's log"))
         return None
+
+
+def _unknown(subject: str, problem: PortdError, consequence: str, action: str) -> Finding:
+    return error(subject, str(problem.args[0]), consequence, problem.hint or action, exit_code=problem.exit_code)
 
 
 async def _target_permissions(endpoint: Endpoint, found: Capabilities, settings: Settings) -> list[Finding]:
     try:
         return await permissions.target_permissions(endpoint, found, settings.checkpoint_name())
     except PortdError as problem:
-        return [
-            error(
-                "target.permissions",
-                str(problem.args[0]),
-                "what we may do there is not known",
-                problem.hint or "try again",
-                exit_code=problem.exit_code,
-            )
-        ]
+        return [_unknown("target.permissions", problem, "what we may do there is not known", "try again")]
 
 
 async def _resumable(settings: Settings, here: Survey) -> bool | Held | Facts | PortdError:

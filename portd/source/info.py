@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from portd.log import get_logger
-from portd.net.control import NO_ROOM, Refused, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
+from portd.net.control import NO_ROOM, Refused, keys_by_database, open_control, parse_info, parse_pairs
+from portd.net.identity import ServerIdentity
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.source.cluster import QUESTION, is_node
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _log = get_logger("source")
 
 _SECTIONS = ("server", "replication", "persistence", "memory", "modules", "keyspace", "cluster")
+_ROLES = {"master": "primary", "slave": "replica"}
 _CONFIG = ("client-output-buffer-limit", "repl-backlog-size", "repl-timeout", "repl-diskless-sync")
 
 
@@ -119,7 +121,7 @@ async def read_info(endpoint: Endpoint) -> SourceInfo:
     try:
         async with open_control(endpoint) as control:
             *answers, node = await control.ask(*questions)
-    except Refused:  # the link will say what is wrong with user and password
+    except Refused:  # the receiver will say what is wrong with user and password
         return _understand({}, {}, None, frozenset({"INFO", "CONFIG GET"}))
     except OSError as error:  # TimeoutError is one
         if str(error).startswith(NO_ROOM):
@@ -155,17 +157,15 @@ async def ask_keys(endpoint: Endpoint) -> int | None:
 
 
 def _understand(info: dict[str, str], config: dict[str, str], node: object, refused: frozenset[str]) -> SourceInfo:
-    valkey = info.get("valkey_version") if info.get("server_name") == "valkey" else None
-    version = valkey or info.get("redis_version")
-    replica = info.get("role") in {"slave", "replica"}
+    identity = ServerIdentity.of(info)
     link = info.get("master_link_status")
     second = info.get("master_replid2", "")
     keys = keys_by_database(info)
     return SourceInfo(
-        family=None if version is None else "valkey" if valkey else "redis",
-        version=version,
-        run_id=info.get("run_id"),
-        role=None if "role" not in info else "replica" if replica else "primary",
+        family=identity.family or None,
+        version=identity.number if identity.family else None,
+        run_id=identity.run_id or None,
+        role=_ROLES.get(identity.role),
         replid=info.get("master_replid"),
         replid2=second if second.strip("0") else None,
         offset=_number(info, "master_repl_offset"),
@@ -178,7 +178,7 @@ def _understand(info: dict[str, str], config: dict[str, str], node: object, refu
         output_limit=parse_output_limit(config.get("client-output-buffer-limit", "")),
         repl_timeout_seconds=_number(config, "repl-timeout"),
         diskless=None if "repl-diskless-sync" not in config else config["repl-diskless-sync"] == "yes",
-        modules=tuple(parse_fields(module).get("name", "?") for module in info.get("module", "").split()),
+        modules=identity.modules,
         cluster=is_node(info, node),
         refused=refused,
     )

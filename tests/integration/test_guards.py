@@ -237,7 +237,7 @@ def test_a_source_with_keys_named_like_ours(servers: ServerFactory) -> None:
         client.set("e", "1")
         status = portd.until_applied(source)
         assert status["phase"] == "streaming"
-        assert 'portd_own_names_total{phase="snapshot"} 4.0' in portd.get("metrics", "text/plain")
+        assert 'portd_own_names_total{link="default",phase="snapshot"} 4.0' in portd.get("metrics", "text/plain")
         assert "named like those of portd" in portd.log()
         assert "STREAM" not in status["dead_letters"]
         portd.terminate()

@@ -59,8 +59,8 @@ def assert_shown(portd: Portd, reason: str) -> None:
     assert "portd ctl accept" in page
     assert reason in page
     metrics = portd.get("metrics")
-    assert f'portd_held{{reason="{reason}"}} 1.0' in metrics
-    assert 'portd_phase{phase="held"} 1.0' in metrics
+    assert f'portd_held{{link="default",reason="{reason}"}} 1.0' in metrics
+    assert 'portd_phase{link="default",phase="held"} 1.0' in metrics
     assert f"reason={reason}" in portd.log()
 
 
@@ -88,7 +88,7 @@ def test_a_source_that_lost_its_data_is_held_while_it_is_followed(source: Server
         kept.rename(file)
         source.start()
         portd.until(lambda status: status["phase"] == "streaming")
-        assert 'portd_held{reason="source-empty"} 0.0' in portd.get("metrics")
+        assert 'portd_held{link="default",reason="source-empty"} 0.0' in portd.get("metrics")
         assert portd.get("readyz")
         assert portd.terminate() == os.EX_OK
     assert_equal(source, target)

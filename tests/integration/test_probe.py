@@ -12,7 +12,8 @@ from portd.kernel.crc64 import crc64
 from portd.kernel.requests import split
 from portd.model import Position
 from portd.net.endpoint import Endpoint
-from portd.target.capabilities import NEEDED_COMMANDS, rdb_version_of
+from portd.net.identity import rdb_version_of
+from portd.target.capabilities import NEEDED_COMMANDS
 from portd.target.connection import ConnectionOptions
 from portd.target.kept.checkpoint import (
     Checkpoint,

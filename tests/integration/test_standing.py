@@ -32,8 +32,9 @@ def readyz(portd: Portd) -> tuple[int, str]:
 
 
 def samples(portd: Portd) -> dict[str, float]:
-    """All series of /metrics."""
-    lines = [line for line in portd.get("metrics").splitlines() if not line.startswith("#")]
+    """All series of /metrics, without the label that all of one link have."""
+    text = re.sub(r'\{link="default"\}|link="default",|,link="default"', "", portd.get("metrics"))
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 

@@ -32,10 +32,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import ConfigError, TargetError, TargetLost, TargetNotEmpty
+from portd.errors import ConfigError, TargetError, TargetNotEmpty
 from portd.log import get_logger
 from portd.model import Position
 from portd.net.control import MOST_DATABASES, Refused, keys_by_database, parse_info, parse_pairs
+from portd.net.identity import require_process
 from portd.net.replies import WRONG_TYPE, code_of, wrong_type
 from portd.net.resp import request
 from portd.net.shapes import whole
@@ -258,12 +259,7 @@ async def write_checkpoint(
 
     async def recognise(opened: Connection) -> None:
         (info,) = await opened.ask(request("INFO", "server"))
-        told = "" if text_of(info) else run_id_of(info)
-        if run_id and told not in {"", run_id}:
-            raise TargetLost(
-                "the target was restarted or replaced behind the snapshot, so acknowledged keys may be missing",
-                hint="the snapshot starts over",
-            )
+        require_process(b"" if text_of(info) else info, run_id, "behind the snapshot")
 
     answers = await write_once(
         endpoint, connection, epoch, *checkpoint.commands(key), what=CHECKPOINT, closes=closes, name="checkpoint",
@@ -271,11 +267,6 @@ async def write_checkpoint(
     )  # fmt: skip
     for answer in answers:
         check(answer, CHECKPOINT)
-
-
-def run_id_of(info: bytes) -> str:
-    """The process id of a server, from the reply to ``INFO server``; "" when it does not tell."""
-    return next((line[7:] for line in info.decode("utf-8", "replace").splitlines() if line.startswith("run_id:")), "")
 
 
 async def guard(
