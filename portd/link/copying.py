@@ -144,6 +144,7 @@ class Copying:
             accepted=self._gate.accepted,
             source_replid2=progress.source_info.get("replid2", ""),
             source_address=self._inflow.endpoint.display,
+            keys_before=resync.keys_before,
         )
 
     def _checkpoint(self, marker: Checkpoint) -> Checkpoint:

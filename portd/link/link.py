@@ -110,6 +110,13 @@ class Link:
         self.gate = Gate(settings, progress, stop)
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
+        self._letters = DeadLetters(
+            progress,
+            path=settings.dead_letters,
+            stop=settings.on_refusal is OnRefusal.STOP,
+            redact=settings.redact_keys,
+        )
+        self._scripts = ScriptBook(_script_path(settings))
         self._spool = Spool(
             memory_bytes=plan.spool_bytes,
             directory=settings.spool_directory(),
@@ -125,13 +132,6 @@ class Link:
         handshake = HandshakeOptions(psync_command=settings.psync_command)
         options = ReceiverOptions(handshake=handshake)
         self._receiver = Receiver(self._source, self._spool, progress, options=options)
-        self._letters = DeadLetters(
-            progress,
-            path=settings.dead_letters,
-            stop=settings.on_refusal is OnRefusal.STOP,
-            redact=settings.redact_keys,
-        )
-        self._scripts = ScriptBook(_script_path(settings))
         self._session: Session | None = None
         self._forks = Backoff(first_seconds=1.0, limit_seconds=FULL_SYNC_SECONDS)
         self._copied_at = 0.0  # time.monotonic() of the last snapshot that was applied; 0 when it has been looked at

@@ -20,6 +20,7 @@ INTERPRETER_BYTES = 46 * MIB  # Python, libraries and our own code once all is l
 SLACK_BYTES = 14 * MIB  # free pieces of the heap, and what it keeps for the next batches, measured
 PROCESS_BYTES = INTERPRETER_BYTES + SLACK_BYTES
 RESERVE_BYTES = 12 * MIB  # charged to a cgroup beside our RSS: socket buffers, page tables, spool pages being written
+RESERVE_LINK_BYTES = 4 * MIB  # the same for every link beside the first: sockets and threads of its own, an estimate
 DECODER_CHUNKS = 5  # its window holds two; a packed value with long elements twice another one; one to unpack with
 DECODER_FIXED_BYTES = MIB  # windows and scratch of the decoder that do not follow the chunk size
 MIN_SPOOL_BYTES = MIB
@@ -70,7 +71,7 @@ def plan_memory(settings: Settings, limit_bytes: int | None, links: int = 1) -> 
     decoder = DECODER_CHUNKS * settings.chunk_bytes + DECODER_FIXED_BYTES
     least_queue = max(2 * settings.chunk_bytes, 2 * settings.writers * settings.command_bytes)
     least = decoder + least_queue + MIN_SPOOL_BYTES
-    whole, reason = _budget(settings, limit_bytes)
+    whole, reason = _budget(settings, limit_bytes, RESERVE_BYTES + (links - 1) * RESERVE_LINK_BYTES)
     budget = whole // links
     if budget < least:
         fits = whole // least
@@ -101,12 +102,10 @@ def plan_memory(settings: Settings, limit_bytes: int | None, links: int = 1) -> 
     )
 
 
-def _budget(settings: Settings, limit_bytes: int | None) -> tuple[int, str]:
+def _budget(settings: Settings, limit_bytes: int | None, reserve: int) -> tuple[int, str]:
     """The budget and where it came from."""
-    beside = (
-        f"{human_bytes(PROCESS_BYTES)} for the interpreter and its heap, and {human_bytes(RESERVE_BYTES)} in reserve"
-    )
-    room = None if limit_bytes is None else limit_bytes - PROCESS_BYTES - RESERVE_BYTES
+    beside = f"{human_bytes(PROCESS_BYTES)} for the interpreter and its heap, and {human_bytes(reserve)} in reserve"
+    room = None if limit_bytes is None else limit_bytes - PROCESS_BYTES - reserve
     asked = settings.memory_budget
     if asked is None:
         if limit_bytes is None or room is None or room >= MAX_BUDGET_BYTES:

@@ -49,18 +49,27 @@ class Service:
         self._accounting.ceiling_bytes = self._plans[0].ceiling_bytes
         self._heap = HeapRecorder(self._accounting.ledger.readings)
         self._stop = asyncio.Event()
-        alone = len(links) == 1
-        room = DiskRoom(settings.spool_max_bytes, len(links))
-        pairs = zip(links, self._plans, strict=True)
-        self._links = [RunningLink(each, plan, room, self._stop, alone=alone) for each, plan in pairs]
+        self._links: list[RunningLink] = []
+        self._build(links)
         self._by_name = {each.name: each for each in self._links}
         self._loop_watch = LoopWatch([each.progress for each in self._links])
         self._accounting.pipelines = lambda: {each.name: each.link.report.reading() for each in self._links}
         self._failures: list[RunningLink] = []  # in the order in which they failed
         self._http = self._make_http()
-        path = settings.control_path(alone=alone)
-        self._control = ControlSocket(path, {"accept": self._accept}) if path is not None else None
+        path = settings.control_path(alone=len(links) == 1)
+        self._control = ControlSocket(path, {"accept": self.accept}) if path is not None else None
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _build(self, links: Sequence[Settings]) -> None:
+        """Makes every link, or none: what one has made goes with the mistake of another."""
+        room = DiskRoom(self._settings.spool_max_bytes, len(links))
+        try:
+            for each, plan in zip(links, self._plans, strict=True):
+                self._links.append(RunningLink(each, plan, room, self._stop, alone=len(links) == 1))
+        except BaseException:
+            for made in self._links:
+                made.close()
+            raise
 
     async def run(self) -> None:
         """Replicates until all links have ended or were asked to stop.
@@ -175,7 +184,7 @@ class Service:
         """Lets a setting of a link take effect; "" is the only one."""
         self._by_name[link or self._settings.link].change(name, value)
 
-    def _accept(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    def accept(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """An operator lets a held sync go on.
 
         Raises:

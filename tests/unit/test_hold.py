@@ -78,7 +78,7 @@ def test_an_empty_target_has_nothing_to_lose() -> None:
 @pytest.mark.parametrize(
     ("removed", "keys", "limit", "held"),
     [
-        *[(0, 0, 10, False), (0, 10, 0, False), (1, 10, 10, False), (2, 10, 10, True), (1, 10, 0, True)],
+        *[(0, 10, 0, False), (1, 10, 10, False), (2, 10, 10, True), (1, 10, 0, True)],
         *[(9, 10, 100, False), (10, 10, 100, True), (11, 10, 100, True), (1, 1, 100, True), (-5, 10, 10, False)],
     ],
 )
@@ -86,6 +86,11 @@ def test_the_limit_is_a_share_and_never_everything(removed: int, keys: int, limi
     """Up to the limit goes, more waits; all of a target waits even at 100 %."""
     assert exceeds(removed, keys, limit) is held
     assert (judge_removal(removed, keys, limit) is not None) is held
+
+
+def test_a_target_that_was_empty_loses_nothing() -> None:
+    """What is there all the same came from a full sync that was broken off."""
+    assert judge_removal(3, 0, 10) is None
 
 
 def test_the_words_name_both_ends_and_the_figures() -> None:

@@ -17,7 +17,7 @@ from portd.memory.accounting import Accounting
 from portd.memory.cgroup import find_cgroup
 from portd.memory.history import History
 from portd.memory.ledger import Ledger
-from portd.memory.plan import PROCESS_BYTES, RESERVE_BYTES, plan_memory
+from portd.memory.plan import PROCESS_BYTES, RESERVE_BYTES, RESERVE_LINK_BYTES, plan_memory
 from portd.units import GIB, KIB, MIB
 from portd.watch.readings import KeyReading, PipelineReading
 
@@ -214,6 +214,8 @@ def test_links_share_one_budget() -> None:
     assert "36.0 MiB" in caught.value.hint
     with pytest.raises(ConfigError, match="1 such link would fit"):
         plan_memory(settings(memory_budget="9MiB"), None, 2)
+    limit = PROCESS_BYTES + RESERVE_BYTES + RESERVE_LINK_BYTES + 20 * MIB
+    assert plan_memory(settings(), limit, 2).budget_bytes == 10 * MIB
 
 
 # ---------------------------------------------------------------- process and report

@@ -152,11 +152,11 @@ class Pruner:
 
     # -- behind it
 
-    async def run(self, permit: Callable[[int, int], Awaitable[None]] | None = None) -> PruneProgress:
+    async def run(self, permit: Callable[[int], Awaitable[None]] | None = None) -> PruneProgress:
         """Removes what the snapshot does not have; nothing else may write to the target meanwhile.
 
         Args:
-            permit: told the number of ghosts and of all keys before the first one is removed; returns when they may.
+            permit: told the number of ghosts before the first one is removed; returns when they may.
 
         Raises:
             SpoolError: the disk failed.
@@ -171,7 +171,7 @@ class Pruner:
         await self._connected(self._look)
         if self.progress.ghosts:
             if permit is not None:  # no connection is kept while an operator is waited for
-                await permit(self.progress.ghosts, self.progress.scanned)
+                await permit(self.progress.ghosts)
             await self._connected(self._remove_ghosts)
         return self.progress
 
