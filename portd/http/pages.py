@@ -244,7 +244,7 @@ def _stream(stream: dict[str, Any]) -> str:
 
 def _lanes(lanes: list[dict[str, Any]]) -> str:
     if not lanes:
-        return '<p class="soft">none yet</p>'
+        return '<p class="soft">none now</p>'
     rows = (
         (
             str(lane["lane"]) + ("" if lane["connected"] else ' <span class="bad">down</span>'),
