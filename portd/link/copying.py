@@ -128,10 +128,11 @@ class Copying:
         return Copied(index, checkpoint, snapshot.started_at)
 
     def close(self) -> None:
-        """It is over: what the decoder has counted stays in the counters. Once."""
+        """It is over: what the decoder has counted stays in the counters, its buffers and the writers go. Once."""
         self._resync.close()
         counters = self._decoder.statistics()
         self._progress.earlier.update({name: counters[name] for name in ("elements", "batches")})
+        del self._copy, self._loading, self._decoder  # they know us: the collector would come by too late
 
     def _marker(self) -> Checkpoint:
         """What says that the target is not complete."""

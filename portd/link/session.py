@@ -7,6 +7,7 @@ applies the snapshot, then the stream. Neither waits for the other, and a broken
 from __future__ import annotations
 
 import asyncio
+from traceback import clear_frames
 from typing import TYPE_CHECKING
 
 from portd.config.choices import StopAfter
@@ -165,6 +166,11 @@ class Session:
             self.work = copying
             try:
                 return await copying.run()
+            except BaseException as error:
+                clear_frames(
+                    error.__traceback__
+                )  # they hold the buffers of a try that failed, until the collector comes by
+                raise
             finally:
                 self.largest = copying.largest
                 copying.close()
