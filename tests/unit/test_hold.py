@@ -78,7 +78,7 @@ def test_an_empty_target_has_nothing_to_lose() -> None:
 @pytest.mark.parametrize(
     ("removed", "keys", "limit", "held"),
     [
-        *[(0, 10, 0, False), (1, 10, 10, False), (2, 10, 10, True), (1, 10, 0, True)],
+        *[(0, 0, 10, False), (0, 10, 0, False), (1, 10, 10, False), (2, 10, 10, True), (1, 10, 0, True)],
         *[(9, 10, 100, False), (10, 10, 100, True), (11, 10, 100, True), (1, 1, 100, True), (-5, 10, 10, False)],
     ],
 )

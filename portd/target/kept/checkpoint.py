@@ -16,7 +16,7 @@ A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set othe
 ``sole``              1 when nothing but this link's data was there when its first sync began
 ``first``             1 beside ``snapshot`` while no full sync of this link has ended
 ``accepted``          1 beside ``snapshot`` when an operator said that this source is meant (`portd.hold`)
-``keys_before``       beside ``snapshot``: keys that the target had before it, without ours; empty where none are removed
+``keys_before``       beside ``snapshot``: keys that the target had before it, without ours; not there where none are removed
 ``postponed``         1 when expiries may be in the target that were sent later than they are (`portd.target.kept.postponed`)
 ``strands``           ``one``: this hash is the record of the only strand (docs/design/0006)
 ``rules``             digest of what the data was filtered and mapped by; empty: it is as in the source
@@ -116,7 +116,7 @@ class Checkpoint:
         return cls(position=position, db=db, epoch=new_epoch(), source_run_id=source_run_id, snapshot_id=snapshot_id)
 
     def fields(self) -> list[bytes | str | int]:
-        """Names and values, alternating; every field is always written."""
+        """Names and values, alternating; every field but ``keys_before`` is always written."""
         return [
             *("version", VERSION, "state", self.state.value, "replid", self.position.replid),
             *("offset", self.position.offset),
@@ -125,7 +125,7 @@ class Checkpoint:
             *("postponed", int(self.postponed)),
             *("source_replid2", self.source_replid2, "source_address", self.source_address),
             *("first", int(self.first), "accepted", int(self.accepted), "strands", ONE_STRAND, "rules", ""),
-            *("keys_before", "" if self.keys_before is None else self.keys_before),
+            *(() if self.keys_before is None else ("keys_before", self.keys_before)),
         ]
 
     def commands(self, key: str) -> list[bytes]:
@@ -164,7 +164,7 @@ class Checkpoint:
                     source_address=text.get("source_address", ""),
                     first=text.get("first") == "1",
                     accepted=text.get("accepted") == "1",
-                    keys_before=_number(text, "keys_before", MOST_OFFSET) if text.get("keys_before") else None,
+                    keys_before=_number(text, "keys_before", MOST_OFFSET) if "keys_before" in text else None,
                 )
         except (KeyError, ValueError):
             raise TargetError(
