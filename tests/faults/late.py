@@ -36,7 +36,8 @@ CHECKPOINT = "portd:checkpoint:default"
 LEASE = f"{CHECKPOINT}:lease"
 EPOCH = f"{CHECKPOINT}:epoch"
 KEYS = 2500
-GHOSTS = 200  # below a tenth of the keys
+GHOSTS = 200
+KEPT = 10 * GHOSTS  # keys of the earlier sync that the source still has: what is removed is below a tenth
 EXPIRING = 300
 COUNTERS = 8
 PATIENCE_SECONDS = 60.0
@@ -182,6 +183,8 @@ class Ends:
             pipe.incrby(f"counter:{number}", 500)
         for number in range(EXPIRING if strike.expiring else 0):
             pipe.set(f"soon:{number}", "x", px=1_200_000 + number)
+        for number in range(KEPT if strike.ghosts else 0):
+            pipe.set(f"kept:{number}", "of now")
         pipe.execute()
         if strike.ghosts:
             self._leave_ghosts()
@@ -195,6 +198,8 @@ class Ends:
         pipe.hset(CHECKPOINT, items=[*words, "sole", 1])
         for number in range(GHOSTS):
             pipe.set(f"ghost:{number}", "of an earlier sync")
+        for number in range(KEPT):
+            pipe.set(f"kept:{number}", "of an earlier sync")
         pipe.execute()
 
     def change(self, strike: Strike) -> None:
