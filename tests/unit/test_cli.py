@@ -307,16 +307,22 @@ def test_a_signal_after_the_end_changes_nothing(script: Path, number: signal.Sig
 
 def test_an_interrupted_question_ends_in_order() -> None:
     """Ctrl-C in `status` is 130, without a traceback."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
-        words = [sys.executable, "-m", "portd", "status", "--target", url]
-        with subprocess.Popen(words, stderr=subprocess.PIPE, env=clean()) as process:
-            asked, _ = listener.accept()
-            with asked:
-                asked.recv(1)  # it waits for an answer from now on
-                process.send_signal(signal.SIGINT)
-                _, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (128 + signal.SIGINT, b"")
+    script = """
+        import asyncio, sys
+
+        def interrupted(work):
+            work.close()
+            raise KeyboardInterrupt
+
+        asyncio.run = interrupted
+        from portd.cli.app import main
+
+        sys.argv = ["portd", "status", "--target", "redis://127.0.0.1:1"]
+        main()
+        """
+    words = [sys.executable, "-c", textwrap.dedent(script)]
+    ended = subprocess.run(words, capture_output=True, timeout=120, check=False, env=clean())
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGINT, b"")
 
 
 class Notified:

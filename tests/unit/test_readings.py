@@ -16,6 +16,7 @@ POSITIONS = {"written", "cursor", "released"}  # indexes of the spool's own
 ORDER = {"number"}  # of the queue's own
 RENAMED = {"index", "connection"}  # a lane's number, and what its connection says
 COUNTED = {"replies", "errors", "retries"}  # shown from `Progress.lanes`
+JUDGED = {"finished"}  # tells readiness, and is no figure
 
 
 def names(kind: type) -> set[str]:
@@ -28,7 +29,7 @@ def names(kind: type) -> set[str]:
     [
         (SpoolStatistics, SpoolReading, POSITIONS),
         (FenceStatistics, FenceReading, ORDER),
-        (LaneState, LaneReading, RENAMED | COUNTED),
+        (LaneState, LaneReading, RENAMED | COUNTED | JUDGED),
     ],
 )
 def test_every_field_is_passed_on(part: type, reading: type, kept: set[str]) -> None:
