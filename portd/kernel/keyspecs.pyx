@@ -25,7 +25,7 @@ from portd.kernel.keypositions cimport (
     ACCESS, DELETE, INSERT, MOST_LETTERS, MOST_SPECS, NOT_KEY, OW, R_BITFIELD, R_MIGRATE, R_NONE, R_SET, R_SORT, RM, RO, RW, UPDATE,
     Found, Layout, Spec, Subcommand, find_keys, use_of,
 )
-from portd.kernel.keytable import TABLE
+from portd.kernel.keytable import TABLE as _TABLE
 from portd.kernel.resp cimport argument_behind
 from portd.kernel.slots cimport slot_of
 
@@ -96,7 +96,7 @@ cdef bint _readable(str text) except -1:
 cdef class KeySpecs:
     def __cinit__(self, told=None):
         cdef dict texts = {
-            name.encode(): text for text, names in TABLE.items() for name in names.split()
+            name.encode(): text for text, names in _TABLE.items() for name in names.split()
         }
         for name, text in (told or {}).items():
             if text == "none":
