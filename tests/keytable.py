@@ -58,15 +58,25 @@ def told(server: Server) -> dict[str, str]:
     return {name.decode(): text for name, text in key_specs(rows).items()}
 
 
+def tells_uses(binary: Binary) -> bool:
+    """Its COMMAND has key specs."""
+    return binary.at_least(redis=(7, 0), valkey=(7, 2))
+
+
 def contained(name: str, known: Mapping[str, str]) -> bool:
     """A command whose subcommands stand by themselves; older servers tell of it as a whole."""
     return any(other.startswith(name + "|") for other in known)
 
 
-def merged(tables: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """All tables in one; the first that knows a command decides."""
+def merged(servers: Sequence[tuple[Binary, Mapping[str, str]]]) -> dict[str, str]:
+    """What servers tell, and the table that is there, in one; the first that knows a command decides.
+
+    Servers before 7.0 come last: they do not tell what becomes of keys.
+    """
+    telling = [table for binary, table in servers if tells_uses(binary)]
+    older = [table for binary, table in servers if not tells_uses(binary)]
     found: dict[str, str] = {}
-    for table in (BY_HAND, *tables, read()):
+    for table in (BY_HAND, *telling, read(), *older):
         for name, text in table.items():
             if not contained(name, found):
                 found.setdefault(name, text)
@@ -116,7 +126,7 @@ def main() -> int:
     """Compares or writes."""
     parser = argparse.ArgumentParser(prog="python -m tests.keytable", description=__doc__)
     parser.add_argument("--write", action="store_true", help="write the table")
-    wanted = written(merged([ask(binary) for binary in binaries()]))
+    wanted = written(merged([(binary, ask(binary)) for binary in binaries()]))
     if parser.parse_args().write:
         PATH.write_text(wanted, encoding="utf-8")
     elif wanted != PATH.read_text(encoding="utf-8"):

@@ -151,7 +151,7 @@ cdef class CommandTable:
 
     cdef Py_ssize_t owned(self) noexcept:
         """Bytes allocated."""
-        return <Py_ssize_t> ((self.names.mask + 1) * sizeof(Row))
+        return <Py_ssize_t> ((self.names.mask + 1) * sizeof(Row)) + (0 if self.keys is known else self.keys.owned())
 
     def decide(self, bytes name not None):
         cdef bytes padded = name + bytes(SLACK)

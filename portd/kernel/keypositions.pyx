@@ -175,7 +175,7 @@ cdef bint _only_gets(const uint8_t* header, const uint8_t* end, int64_t argc) no
             skipped = 1
         else:
             return False
-    return True
+    return skipped == 0
 
 
 cdef void _find_store(const uint8_t* header, const uint8_t* end, int64_t argc, Found* found) noexcept nogil:

@@ -14,12 +14,15 @@ cdef enum Keys:  # numbers of layouts that mean something by themselves
 
 cdef class KeySpecs:
     cdef Layout* layouts
+    cdef Py_ssize_t layout_count
     cdef Subcommand* subcommands
+    cdef Py_ssize_t subcommand_count
     cdef readonly dict numbers  # of layouts, by name in upper case; subcommands stand behind a bar
 
     cdef int _build(self, dict texts) except -1
     cdef int _build_containers(self, dict containers) except -1
     cdef const Layout* layout_of(self, bytes name)
+    cdef Py_ssize_t owned(self) noexcept
     cdef bytes _find(self, arguments, Found* found)
 
 

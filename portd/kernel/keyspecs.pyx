@@ -118,7 +118,8 @@ cdef class KeySpecs:
             container, bar, _ = name.partition(b"|")
             if bar and len(name) - len(container) - 1 <= MOST_LETTERS:
                 containers.setdefault(container, []).append(name)
-        self.layouts = <Layout*> PyMem_Calloc(K_OTHERS + len(texts) + len(containers), sizeof(Layout))
+        self.layout_count = K_OTHERS + len({(text, RULES.get(name)) for name, text in texts.items()}) + len(containers)
+        self.layouts = <Layout*> PyMem_Calloc(self.layout_count, sizeof(Layout))
         if self.layouts == NULL:
             raise MemoryError
         _fill(&self.layouts[<int> K_CHANNEL], "1 not_key")
@@ -148,7 +149,8 @@ cdef class KeySpecs:
         cdef const Layout* one
         cdef Subcommand* sub
         cdef bytes word
-        self.subcommands = <Subcommand*> PyMem_Calloc(sum(map(len, containers.values())) + 1, sizeof(Subcommand))
+        self.subcommand_count = sum(map(len, containers.values())) + 1
+        self.subcommands = <Subcommand*> PyMem_Calloc(self.subcommand_count, sizeof(Subcommand))
         if self.subcommands == NULL:
             raise MemoryError
         sub = self.subcommands
@@ -171,6 +173,10 @@ cdef class KeySpecs:
     cdef const Layout* layout_of(self, bytes name):
         """Of a command, by its name in upper case."""
         return &self.layouts[<int> self.numbers.get(name, K_UNKNOWN)]
+
+    cdef Py_ssize_t owned(self) noexcept:
+        """Bytes allocated."""
+        return self.layout_count * <Py_ssize_t> sizeof(Layout) + self.subcommand_count * <Py_ssize_t> sizeof(Subcommand)
 
     def knows(self, bytes name not None):
         return name.upper() in self.numbers
