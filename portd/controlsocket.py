@@ -14,12 +14,12 @@ asked is logged, as the kernel tells it (``SO_PEERCRED``).
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import socket
 import stat
 import struct
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.errors import ConfigError
@@ -74,11 +74,8 @@ class ControlSocket:
         """
         path = self._path
         try:
-            _clear(path)
-            bound = socket.socket(socket.AF_UNIX)
+            bound = await asyncio.to_thread(_bound, path)
             try:
-                bound.bind(str(path))
-                path.chmod(0o600)  # before anybody can connect
                 self._inode = path.stat().st_ino
                 self._server = await asyncio.start_unix_server(self._serve, sock=bound, limit=LINE_BYTES)
             except BaseException:
@@ -97,9 +94,13 @@ class ControlSocket:
             return
         self._server.close()
         self._server = None
-        with suppress(FileNotFoundError):
+        try:
             if self._path.stat().st_ino == self._inode:
                 self._path.unlink()
+        except FileNotFoundError:
+            pass  # somebody has cleaned up
+        except OSError as error:
+            log.warning("the control socket is not removed", path=str(self._path), error=error.strerror)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One question and its answer."""
@@ -175,6 +176,31 @@ def _peer(writer: asyncio.StreamWriter) -> dict[str, int]:
     """Who asks."""
     data = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return dict(zip(("pid", "uid", "gid"), _CREDENTIALS.unpack(data), strict=True))
+
+
+def _bound(path: Path) -> socket.socket:
+    """A socket that listens at a path. Its directory is locked meanwhile: of two processes that start at once neither takes
+    the other's socket, which is there before anybody listens, for one that was left behind.
+
+    Raises:
+        ConfigError: something is in the way.
+        OSError: it cannot be made.
+    """  # noqa: D205
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        _clear(path)
+        bound = socket.socket(socket.AF_UNIX)
+        try:
+            bound.bind(str(path))
+            path.chmod(0o600)  # before anybody can connect
+            bound.listen()
+        except BaseException:
+            bound.close()
+            raise
+        return bound
+    finally:
+        os.close(directory)  # and the lock goes with it
 
 
 def _clear(path: Path) -> None:

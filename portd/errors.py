@@ -7,7 +7,10 @@ Values and passwords never appear in a message.
 from __future__ import annotations
 
 import os
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REDACTED: Final = "(redacted)"  # stands for the name of a key where none may be seen
 _redacting = False
@@ -34,6 +37,22 @@ class PortdError(Exception):
         return f"{message}\nHINT: {self.hint}" if self.hint else message
 
 
+def first_cause(
+    error: BaseException, less: type[BaseException] | tuple[type[BaseException], ...] = ()
+) -> BaseException:
+    """The error that ended a group: its first leaf; one of *less* only where no other explains more."""
+    found = list(_leaves(error))
+    return next((each for each in found if not isinstance(each, less)), found[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
+
+
 class ConfigError(PortdError):
     """A setting is missing, malformed or contradicts another one."""
 
@@ -41,7 +60,7 @@ class ConfigError(PortdError):
 
 
 class SourceError(PortdError):
-    """The source, or the link to it, failed."""
+    """The source, or the connection to it, failed."""
 
     exit_code = os.EX_UNAVAILABLE
 

@@ -174,14 +174,14 @@ def judge_removal(ghosts: int, keys: int, limit: float) -> Hold | None:
 
     Args:
         ghosts: keys of the target that are not in the snapshot.
-        keys: all of the target.
+        keys: that it had before the full sync. Those that the snapshot brought make the loss of the others no smaller.
         limit: per cent of them that may be removed.
     """
-    if not exceeds(ghosts, keys, limit):
+    if not keys or not exceeds(ghosts, keys, limit):
         return None
     return Hold(
         Reason.PRUNE_LIMIT,
-        f"the snapshot is applied, and lacks {ghosts} of the target's {keys} keys: they would "
+        f"the snapshot is applied, and lacks {ghosts} keys of the target, which had {keys} before: they would "
         f"be removed, and prune_limit is {limit:g} %",
     )
 

@@ -1,6 +1,6 @@
 """Logs: one line an event, a lower-case event name and key=value pairs, on standard error.
 
-Parts take a logger with `get_logger("link")` and say what happened: `log.info("link lost", reason=..., offset=...)`.
+Parts take a logger with `get_logger("sync")` and say what happened: `log.info("source lost", reason=..., offset=...)`.
 Secrets do not belong in events; what looks like one is masked all the same. `configure` is called once, by the command.
 """
 
@@ -60,7 +60,7 @@ def configure(style: str = "auto", level: str = "info", stream: TextIO | None = 
     if style == "auto":
         style = "console" if out.isatty() else "logfmt"
     journal = stream is None and _is_journal()
-    processors: list[Processor] = [structlog.processors.add_log_level]
+    processors: list[Processor] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level]
     if not journal:  # the journal keeps the time itself
         local = style == "console"
         processors.append(structlog.processors.TimeStamper(fmt="%H:%M:%S" if local else "iso", utc=not local, key="ts"))

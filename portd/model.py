@@ -9,14 +9,27 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from portd.troubles import Troubles
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Work(StrEnum):
+    """What the target's side of a link does."""
+
+    NOTHING = "nothing"
+    COPYING = "copying"  # a snapshot is received, decoded and applied
+    FOLLOWING = "following"  # the stream is applied
+
 
 class Phase(StrEnum):
-    """Where a sync stands; what follows from what is in `portd.watch.standing`."""
+    """Where a sync stands; nobody sets it: it follows from facts, in `portd.watch.standing`."""
 
     STARTING = "starting"  # reading settings, probing both ends
     CONNECTING = "connecting"  # an end is not connected: handshake, or waiting to try again
@@ -45,6 +58,8 @@ class SnapshotProgress:
     bytes_read: int = 0  # snapshot bytes received
     bytes_total: int | None = None  # announced size; None for a diskless transfer
     bytes_decoded: int = 0
+    bytes_made: int = 0  # of commands that came of them
+    bytes_settled: int = 0  # of these: answered by the target, or not needed any more
     keys_announced: int = 0  # sum of RESIZEDB hints of the databases seen so far; may be wrong
     keys_total: int | None = (
         None  # in all databases of the source when the snapshot began; None where it may not be asked
@@ -64,11 +79,19 @@ class SnapshotProgress:
         """Keys whose fate is known."""
         return self.keys_applied + self.keys_filtered + self.keys_expired + self.keys_failed
 
+    @property
+    def bytes_applied(self) -> int:
+        """Bytes of the snapshot whose commands are settled; what waits in queue and lanes is decoded only."""
+        if not self.bytes_made:
+            return self.bytes_decoded
+        return self.bytes_decoded * self.bytes_settled // self.bytes_made
+
 
 @dataclass(slots=True)
 class StreamProgress:
     """The command stream being followed. Offsets are replication offsets of the source."""
 
+    caught_up: bool = False  # the target had caught up since the source was connected last
     following: bool = False  # the target has all up to applied_offset, and what follows is brought to it
 
     read_offset: int = 0  # last byte received
@@ -150,14 +173,14 @@ class SourceOutlook:
     asked_at: float = 0.0  # time.time() of the last answer; 0 = never
     output_bytes: int = 0  # queued for us in the source's memory
     output_growth: float = 0.0  # bytes per second
-    output_hard_bytes: int = 0  # the link is dropped at once above this; 0 = no limit, or not known
+    output_hard_bytes: int = 0  # our connection is dropped at once above this; 0 = no limit, or not known
     output_soft_bytes: int = 0  # and above this after output_soft_seconds
     output_soft_seconds: int = 0
-    seconds_left: float = math.inf  # until the link would be dropped
+    seconds_left: float = math.inf  # until our connection would be dropped
     write_rate: float = 0.0  # bytes per second of the source's stream
     backlog_bytes: int = 0  # size of the backlog
     backlog_behind_bytes: int = 0  # of it, what we have not received
-    backlog_seconds_left: float = math.inf  # a link that breaks now can be continued for this long
+    backlog_seconds_left: float = math.inf  # a connection that breaks now can be continued for this long
 
 
 @dataclass(slots=True)
@@ -200,13 +223,14 @@ class Held:
 
 @dataclass(slots=True)
 class Progress:
-    """All that is known about a running sync; one instance, owned by the service.
+    """All that is known about a link while it runs; one instance for each, owned by who runs it.
 
-    *phase* is that of the work on the target's side. What a sync is said to be in follows from it, from both ends and from
-    whether it is to stop: `portd.watch.standing.look`.
+    What a sync is said to be in follows from it: `portd.watch.standing.look`.
     """
 
-    phase: Phase = Phase.STARTING
+    introduced: bool = False  # both ends have said who they are
+    work: Work = Work.NOTHING  # as `doing` says
+    ended: bool = False  # nothing more is done: *failure* tells why, when it was not to end
     stopping: bool = False  # told to stop: what was read is being finished
     preparing: bool = False  # a full sync is agreed on, and nothing of its snapshot was received
     held: Held | None = None  # why nothing is overwritten or removed now
@@ -226,7 +250,6 @@ class Progress:
     verify: VerifyProgress = field(default_factory=VerifyProgress)
     source: ConnectionState = field(default_factory=ConnectionState)
     outlook: SourceOutlook = field(default_factory=SourceOutlook)
-    loop: LoopState = field(default_factory=LoopState)
     lanes: list[LaneState] = field(default_factory=list)  # that are in use
     resting: list[LaneState] = field(default_factory=list)  # that were: their counters go on when they are needed again
     troubles: Troubles = field(default_factory=Troubles)
@@ -236,8 +259,18 @@ class Progress:
         default_factory=Counter
     )  # idle, freq, ... a target or a big key cannot keep
     last_error: str = ""
+    failure: str = ""  # why nothing is done: it has failed, or is tried again
     source_info: dict[str, str] = field(default_factory=dict)  # server, version, role ... for /status
     target_info: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def doing(self, work: Work) -> Iterator[None]:
+        """The target's side does that inside of the block, and nothing behind it."""
+        self.work = work
+        try:
+            yield
+        finally:
+            self.work = Work.NOTHING
 
     def begin_snapshot(self) -> None:
         """A full sync begins: what the one before it has counted is put aside, so that no total ever falls."""

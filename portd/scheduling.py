@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 log = get_logger("sync")
 
+_inside = 0  # blocks of `bulk_work` that the one thread is in: links copy side by side
+
 
 @contextmanager
 def bulk_work() -> Iterator[None]:
@@ -21,15 +23,19 @@ def bulk_work() -> Iterator[None]:
     The share of the core stays the same (``SCHED_BATCH``). Where an end of the sync is on this machine, and cores are few,
     its server is interrupted less often, and so are its users: a copy may be late by milliseconds, a stream may not.
     Threads that start inside of the block stay like that. A policy that was set from outside is left alone, and a sandbox
-    that forbids the change is no reason not to work.
+    that forbids the change is no reason not to work. Blocks of several links overlap: the last one to end ends it.
     """
-    if not _change(os.SCHED_OTHER, os.SCHED_BATCH):
+    global _inside  # noqa: PLW0603 - a thread has one policy
+    if not _inside and not _change(os.SCHED_OTHER, os.SCHED_BATCH):
         yield
         return
+    _inside += 1
     try:
         yield
     finally:
-        _change(os.SCHED_BATCH, os.SCHED_OTHER)
+        _inside -= 1
+        if not _inside:
+            _change(os.SCHED_BATCH, os.SCHED_OTHER)
 
 
 def _change(before: int, after: int) -> bool:

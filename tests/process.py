@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tests.servers import PATIENCE_SECONDS, free_port, wait_for_sync
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from tests.servers import Server
 
@@ -30,15 +30,18 @@ class Portd:
     """
 
     def __init__(self, source: Server | str, target: Server | str, **options: object) -> None:
-        self.http = f"127.0.0.1:{free_port()}"
         ends = {"source": source, "target": target}
         flags: dict[str, object] = {name: end if isinstance(end, str) else end.url for name, end in ends.items()}
-        flags |= {"http": self.http, **options}
+        self._directory = tempfile.TemporaryDirectory(prefix="portd-test-")
+        self._set_up({**flags, **options})
+
+    def _set_up(self, flags: dict[str, object]) -> None:
+        """The command and where it logs to."""
+        self.http = f"127.0.0.1:{free_port()}"
         words = []
-        for name, value in flags.items():
+        for name, value in {"http": self.http, **flags}.items():
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
         self.command = [sys.executable, "-m", "portd", "sync", *words]
-        self._directory = tempfile.TemporaryDirectory(prefix="portd-test-")
         self.log_path = Path(self._directory.name) / "log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -132,3 +135,53 @@ class Portd:
         """Waits until everything the source has written so far is in the target."""
         end = int(source.client().info("replication")["master_repl_offset"])
         return self.until(lambda status: status["stream"]["checkpointed_offset"] >= end)
+
+
+class Links(Portd):
+    """One process with several links, from a file.
+
+    Args:
+        tables: settings of each link by its name; servers stand for their URLs.
+        options: flags: of the process.
+
+    Attributes:
+        file: the TOML file.
+    """
+
+    def __init__(self, tables: Mapping[str, Mapping[str, object]], **options: object) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="portd-test-")
+        self.file = Path(self._directory.name) / "portd.toml"
+        self.write(tables)
+        self._set_up({"config": self.file, **options})
+
+    def write(self, tables: Mapping[str, Mapping[str, object]]) -> None:
+        """Writes the file anew."""
+        text = ""
+        for name, values in tables.items():
+            text += f"[[link]]\nname = {json.dumps(name)}\n"
+            for key, value in values.items():
+                text += f"{key} = {json.dumps(value if isinstance(value, (bool, int, float)) else _url(value))}\n"
+        self.file.write_text(text)
+
+    def of(self, link: str) -> dict[str, Any]:
+        """``/status`` of one link."""
+        status: dict[str, Any] = json.loads(self.get(f"status?link={link}"))
+        return status
+
+    def until_link(self, link: str, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Waits until the status of one link says so; that status then."""
+        status = self.until(lambda all_links: reached(_named(all_links, link)))
+        return _named(status, link)
+
+    def until_link_applied(self, link: str, source: Server) -> dict[str, Any]:
+        """Waits until everything *source* has written so far is in the link's target."""
+        end = int(source.client().info("replication")["master_repl_offset"])
+        return self.until_link(link, lambda status: status["stream"]["checkpointed_offset"] >= end)
+
+
+def _named(status: dict[str, Any], link: str) -> dict[str, Any]:
+    return next(each for each in status["links"] if each["link"] == link)
+
+
+def _url(value: object) -> str:
+    return str(getattr(value, "url", value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import contextmanager
 from importlib import import_module
@@ -47,7 +48,10 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Reads the rest, and runs the command."""
         with _discreet():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt:
+                raise typer.Exit(128 + signal.SIGINT) from None
 
 
 @contextmanager

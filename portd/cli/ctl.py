@@ -23,13 +23,15 @@ def ctl(
         typer.Option("--socket", metavar="PATH", help="The sync's control_socket.", show_default=False),
     ] = None,
     link: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--link",
             metavar="TEXT",
-            help="Name of the sync, when its socket is where systemd puts it: $RUNTIME_DIRECTORY or /run/portd.",
+            help="Name of the link that is meant, of a process with several; also tells where the socket is when it is where "
+            "systemd puts it: $RUNTIME_DIRECTORY or /run/portd.",
+            show_default=False,
         ),
-    ] = DEFAULT_LINK,
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")] = False,
 ) -> None:
     """Tell a running sync something: accept lets a held full sync go on.
@@ -40,9 +42,9 @@ def ctl(
 
     if command not in COMMANDS:
         raise typer.BadParameter(f"there is no command {command!r}; there is {', '.join(COMMANDS)}")
-    path = socket or Path(os.environ.get("RUNTIME_DIRECTORY", str(RUNTIME)).split(":")[0]) / control_name(link)
+    path = socket or _socket_of(link)
     try:
-        answer = ask(path, command)
+        answer = ask(path, command, {} if link is None else {"link": link})
     except PermissionError:
         typer.echo(f"portd: {path} may not be opened\nHINT: ask as the user that runs the sync, or as root", err=True)
         raise typer.Exit(os.EX_NOPERM) from None
@@ -60,3 +62,10 @@ def ctl(
     else:
         typer.echo(f"portd: {answer.get('error', 'refused')}\nHINT: {answer.get('hint', '')}", err=True)
     raise typer.Exit(0 if answer["ok"] else 1)
+
+
+def _socket_of(link: str | None) -> Path:
+    """Where the socket of that link is: its own, or that of a process with several links."""
+    directory = Path(os.environ.get("RUNTIME_DIRECTORY", str(RUNTIME)).split(":")[0])
+    own, several = directory / control_name(link or DEFAULT_LINK), directory / control_name("")
+    return several if several.exists() and not own.exists() else own

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -118,7 +119,7 @@ def _end(number: int, _frame: object) -> NoReturn:
 def run(source: str, endpoint: Endpoint | None, handler: Handler, path: str, report: Report) -> None:
     """Decodes into *path*, which appears when all of it is written."""
     decoder = SnapshotDecoder(handler)
-    with Output(path) as output:
+    with closing(Output(path)) as output:
         if endpoint is None:
             decode_file(source, decoder, output)
         else:

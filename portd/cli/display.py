@@ -13,10 +13,13 @@ from portd.units import human_bytes, human_count, human_seconds
 from portd.watch.standing import look
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.progress import Progress as Bar
 
     from portd.model import Progress
-    from portd.watch.pace import Pace, PaceReading
+    from portd.watch.pace import PaceReading
+    from portd.watch.view import View
 
 STREAMING_FACTOR = 12  # progress lines are that much rarer once the stream is followed: it may be for weeks
 
@@ -33,9 +36,19 @@ class Display(Protocol):
         """Leaves the terminal as it was; may be called again."""
 
 
-def make_display(progress: Progress, pace: Pace, every_seconds: float) -> Display:
-    """A bar when standard error is a terminal, log lines elsewhere."""
-    return TerminalDisplay(progress, pace) if sys.stderr.isatty() else LogDisplay(progress, pace, every_seconds)
+def make_display(views: Sequence[View], every_seconds: float) -> Display:
+    """Bars when standard error is a terminal, log lines elsewhere."""
+    return TerminalDisplay(views) if sys.stderr.isatty() else LogDisplay(views, every_seconds)
+
+
+def state_line(views: Sequence[View]) -> str:
+    """The state of all links in one line."""
+    return "; ".join(_before(view, views) + one_line(view.progress, view.pace.read()) for view in views)
+
+
+def _before(view: View, views: Sequence[View]) -> str:
+    """Which link it is, where there are several."""
+    return f"{view.name}: " if len(views) > 1 else ""
 
 
 def one_line(progress: Progress, rates: PaceReading) -> str:
@@ -52,7 +65,11 @@ def one_line(progress: Progress, rates: PaceReading) -> str:
     if phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING}:
         lag = lag_text(progress.lag_seconds, progress.lag_bytes)
         return f"{phase}: {lag}{human_count(rates.commands)} commands/s{refused}"
-    return f"{phase}: {standing.reason}{refused}" if phase in {Phase.CONNECTING, Phase.HELD} else f"{phase}{refused}"
+    return (
+        f"{phase}: {standing.reason}{refused}"
+        if phase in {Phase.CONNECTING, Phase.HELD, Phase.FAILED} and standing.reason
+        else f"{phase}{refused}"
+    )
 
 
 def lag_text(seconds: float | None, behind: int | None) -> str:
@@ -66,17 +83,32 @@ def _refused(progress: Progress) -> str:
 
 
 class LogDisplay:
-    """A log line at an interval, rarer while streaming, and one whenever the phase changes.
+    """Log lines at an interval, rarer while streaming, and one whenever the phase of a link changes.
 
     Args:
-        progress: the counters.
-        pace: their rates.
+        views: of the links.
         every_seconds: 0 logs phase changes only.
     """
 
-    def __init__(self, progress: Progress, pace: Pace, every_seconds: float) -> None:
-        self._progress = progress
-        self._pace = pace
+    def __init__(self, views: Sequence[View], every_seconds: float) -> None:
+        self._lines = [_LogLine(view, every_seconds, several=len(views) > 1) for view in views]
+
+    def update(self) -> None:
+        """Logs the lines that are due."""
+        for line in self._lines:
+            line.update()
+
+    def close(self) -> None:
+        """Nothing to clean up."""
+
+
+class _LogLine:
+    """The lines of one link."""
+
+    def __init__(self, view: View, every_seconds: float, *, several: bool) -> None:
+        self._progress = view.progress
+        self._pace = view.pace
+        self._named: dict[str, object] = {"link": view.name} if several else {}
         self._every = every_seconds
         self._phase: Phase | None = None
         self._last = time.monotonic()
@@ -90,7 +122,7 @@ class LogDisplay:
             return
         self._phase, self._last = phase, time.monotonic()
         snapshot, stream, rates = self._progress.snapshot, self._progress.stream, self._pace.read()
-        events: dict[str, object] = {"phase": phase.value}
+        events: dict[str, object] = {**self._named, "phase": phase.value}
         if phase in {Phase.WAITING, Phase.SNAPSHOT}:
             events |= {"bytes": snapshot.bytes_decoded, "bytes_total": snapshot.bytes_total}
             events |= {"keys": snapshot.keys_settled, "keys_per_second": round(rates.keys)}
@@ -102,40 +134,37 @@ class LogDisplay:
             events["commands_per_second"] = round(rates.commands)
         log.info("progress", **events, rss_bytes=resident().rss_bytes)
 
-    def close(self) -> None:
-        """Nothing to clean up."""
-
 
 class TerminalDisplay:
-    """One live line at the bottom of the terminal; log lines scroll above it.
+    """A live line for each link at the bottom of the terminal; log lines scroll above them.
 
     Args:
-        progress: the counters.
-        pace: their rates.
+        views: of the links.
     """
 
-    def __init__(self, progress: Progress, pace: Pace) -> None:
-        self._progress = progress
-        self._pace = pace
+    def __init__(self, views: Sequence[View]) -> None:
+        self._views = views
         self._bar = _build_bar()
-        self._task = self._bar.add_task("", total=None)
+        self._tasks = [self._bar.add_task("", total=None) for _ in views]
         self._bar.start()
 
     def update(self) -> None:
-        """Draws the line anew."""
-        rates = self._pace.read()
-        share = rates.done if look(self._progress).phase in {Phase.WAITING, Phase.SNAPSHOT} else 1.0
-        text = f"{one_line(self._progress, rates)}, {human_bytes(resident().rss_bytes)} resident"
-        self._bar.update(
-            self._task,
-            total=None if share is None else 1.0,
-            completed=share or 0.0,
-            description=text.replace("[", r"\["),
-        )
+        """Draws the lines anew."""
+        for view, task in zip(self._views, self._tasks, strict=True):
+            rates = view.pace.read()
+            share = rates.done if look(view.progress).phase in {Phase.WAITING, Phase.SNAPSHOT} else 1.0
+            last = f", {human_bytes(resident().rss_bytes)} resident" if view is self._views[-1] else ""
+            text = f"{_before(view, self._views)}{one_line(view.progress, rates)}{last}"
+            self._bar.update(
+                task,
+                total=None if share is None else 1.0,
+                completed=share or 0.0,
+                description=text.replace("[", r"\["),
+            )
         self._bar.refresh()
 
     def close(self) -> None:
-        """Ends the live line and leaves its last state on the terminal."""
+        """Ends the live lines and leaves their last state on the terminal."""
         self._bar.stop()
 
 

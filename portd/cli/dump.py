@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -77,5 +78,5 @@ def run_dump(endpoint: Endpoint, path: str, follow: Path | None, progress_second
     from portd.cli.runner import run_blocking  # noqa: PLC0415 - uvloop and the like, which help does not need
     from portd.offline.dump import Dump  # noqa: PLC0415 - the same
 
-    with Output(path) as output:
+    with closing(Output(path)) as output:
         return run_blocking(lambda: Dump(endpoint, output, follow, one_shard=one_shard), Watching(progress_seconds))

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import operator
 import re
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from portd.config.settings import REQUIRED, SECRETS, SETTINGS, Settings
+from portd.config.settings import OF_THE_PROCESS, REQUIRED, SECRETS, SETTINGS, Settings
+from portd.config.tables import TABLE, FileValues, check_together, read_file
 from portd.errors import ConfigError
 from portd.memory.cgroup import find_cgroup
 from portd.memory.plan import plan_memory
+from portd.target.limiter import LIMITS
 from portd.units import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LIMITS: Final = frozenset({"max_target_bytes_per_second", "max_target_ops"})  # integers
 LIVE: Final = LIMITS | {"log_level", "progress_seconds", "memtrace", "verify_every"}  # take effect without a restart
 
 # What `portd.config.settings.option` can bound, and the words of a switch.
@@ -43,6 +43,8 @@ _SWITCH: Final = {
 class Changes:
     """What a file says now, compared with what it said before.
 
+    Where the file has tables, the settings of a link have its name before their own: ``eu.max_target_ops``.
+
     Attributes:
         live: new values that can take effect, by setting.
         hidden: settings that changed in the file, but that a flag or variable overrides.
@@ -60,15 +62,16 @@ class ConfigFile:
     Args:
         path: the file.
         pinned: settings that flags or variables set, which win over the file.
-        settings: what is in use.
+        links: what is in use, for each link.
     """
 
-    def __init__(self, path: Path, pinned: frozenset[str], settings: Settings) -> None:
+    def __init__(self, path: Path, pinned: frozenset[str], *links: Settings) -> None:
         self.path = path
-        self.log_format = settings.log_format  # it does not change
+        self.log_format = links[0].log_format  # it does not change
         self._pinned = pinned
-        self._settings = settings
-        self._values = _read(path)
+        self._links = {each.link: each for each in links}
+        self._file = self._read()
+        self._values = self._file.flat()
 
     def reread(self) -> Changes:
         """Reads the file again.
@@ -76,42 +79,74 @@ class ConfigFile:
         Raises:
             ConfigError: it cannot be read, a value is wrong, or it contradicts others; nothing changes then.
         """
-        values, changes = _read(self.path), Changes()
-        settings = self._settings_of(values)
+        file, changes = self._read(), Changes()
+        links = self._settings_of(file)
+        values = file.flat()
         for name in sorted(values.keys() | self._values.keys()):
             if values.get(name) == self._values.get(name):
                 continue
-            if name in self._pinned:
+            link, _, setting = name.rpartition(".")
+            known = link in self._links if link else bool(self._file.tables) == bool(file.tables)
+            if not link and name in self._pinned:
                 changes.hidden.append(name)
-            elif name in LIVE:
-                changes.live[name] = getattr(settings, name)
+            elif setting in LIVE and known and (not link or link in file.tables):
+                changes.live[name] = getattr(links[link] if link else next(iter(links.values())), setting)
             else:
                 changes.restart.append(name)
         # What needs a restart is told again at the next signal, until there was one.
         self._values = {**values, **{name: self._values.get(name) for name in changes.restart}}
         return changes
 
-    def _settings_of(self, values: dict[str, Any]) -> Settings:
-        """What the next start would make of the file.
+    def _read(self) -> FileValues:
+        """The file as it is now, without links that were not picked."""
+        try:
+            file = read_file(self.path)
+        except ConfigError as error:
+            raise ConfigError(str(error.args[0]), hint="nothing was changed") from None
+        if TABLE not in self._pinned or not file.tables:
+            return file
+        picked = {name: values for name, values in file.tables.items() if name in self._links}
+        if not picked:
+            raise ConfigError("the link is not in the file any more", hint="nothing was changed")
+        return FileValues(file.common, picked)
+
+    def _settings_of(self, file: FileValues) -> dict[str, Settings]:
+        """What the next start would make of the file, by link.
 
         Raises:
             ConfigError: it would not start.
         """
+        tables = file.tables or [""]
+        try:
+            links = [self._link_of(file.of_link(name), name) for name in tables]
+            check_together(links)
+            cgroup = find_cgroup()
+            for each in links:
+                plan_memory(each, cgroup.limit() if cgroup else None, len(links))
+        except ConfigError as error:
+            hint = f"nothing was changed; {error.hint}" if error.hint else "nothing was changed"
+            raise ConfigError(str(error.args[0]), hint=hint) from None
+        return {each.link: each for each in links}
+
+    def _link_of(self, values: dict[str, Any], table: str) -> Settings:
+        """Settings of one link: what the file says, and what it does not and others said at the start."""
+        now = self._links.get(table) if table else next(iter(self._links.values()))
+        first = now or next(iter(self._links.values()))  # for settings of the process
         known: dict[str, Any] = {}
         for name, kind in get_type_hints(Settings).items():
-            if name in self._pinned or (name in SECRETS and name not in values and name not in self._values):
-                known[name] = getattr(self._settings, name)  # of a flag, a variable, a credential
+            secret = now is not None and name in SECRETS and name not in values and not self._was_in_file(name, table)
+            if name in self._pinned and (name in OF_THE_PROCESS or not table):
+                known[name] = getattr(first, name)  # of a flag, or a variable
+            elif secret:
+                known[name] = getattr(now, name)  # the same, or of a credential
             elif name in values:
                 known[name] = _parsed(name, kind, values[name])
             elif SETTINGS[name].default is REQUIRED:
-                raise ConfigError(f"{name} is not set any more", hint="nothing was changed")
-        try:
-            settings = Settings(**known)
-            cgroup = find_cgroup()
-            plan_memory(settings, cgroup.limit() if cgroup else None)
-        except ConfigError as error:
-            raise ConfigError(str(error.args[0]), hint=f"nothing was changed; {error.hint}") from None
-        return settings
+                raise ConfigError(f"{f'link {table}: ' if table else ''}{name} is not set any more")
+        return Settings(**known)
+
+    def _was_in_file(self, name: str, table: str) -> bool:
+        return (f"{table}.{name}" if table else name) in self._values
 
 
 def _parsed(name: str, kind: Any, value: Any) -> Any:
@@ -157,15 +192,3 @@ def _converted(kinds: tuple[Any, ...], unit: str, value: Any) -> Any:
 
 def _no(value: Any) -> NoReturn:
     raise ValueError(value)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            values = {name.replace("-", "_"): value for name, value in tomllib.load(stream).items()}
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the file {path} cannot be read again: {error}", hint="nothing was changed") from None
-    for name in values:
-        if name not in SETTINGS:
-            raise ConfigError(f"the file {path} sets {name}, which is not a setting", hint="nothing was changed")
-    return values

@@ -68,7 +68,7 @@ def restore(file: Path | None, flags: Mapping[str, Any]) -> None:
     given = dict(flags)
     path, follow, only = given.pop("path"), given.pop("then_follow", None), given.pop("only_letters", None)
     try:
-        settings = configload.load_settings({**given, "source": NO_SOURCE, "http": "off"}, file)
+        settings = configload.load_settings(given, file, {"source": NO_SOURCE, "http": "off"})
         if only is not None and follow is not None:
             raise ConfigError(
                 "--only-letters takes keys of a snapshot, not of a stream", hint="leave --then-follow out"

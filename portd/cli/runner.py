@@ -1,6 +1,7 @@
 """Runs a service on uvloop: signals, systemd, progress, and the exit code.
 
-The first SIGTERM or SIGINT asks the service to drain, the second aborts it, a third kills the process.
+The first SIGTERM or SIGINT asks the service to drain, the second aborts it, a third kills the process. One that comes
+after the end changes nothing.
 """
 
 from __future__ import annotations
@@ -13,24 +14,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import uvloop
 
-from portd.cli.display import make_display, one_line
+from portd.cli.display import make_display, state_line
 from portd.cli.failures import report
 from portd.cli.notify import Notifier
-from portd.cli.reload import LIMITS
 from portd.errors import ConfigError
 from portd.log import configure, get_logger
 from portd.memory.process import tune_malloc
 from portd.model import Phase
-from portd.watch.pace import Pace
 from portd.watch.standing import look
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from types import FrameType
 
     from portd.cli.display import Display
     from portd.cli.reload import ConfigFile
     from portd.memory.accounting import MemoryReport
-    from portd.model import Progress
+    from portd.watch.view import View
 
 TICK_SECONDS = 0.5
 STATUS_SECONDS = 5.0  # between two lines for `systemctl status`
@@ -42,9 +42,8 @@ log = get_logger("cli")
 class Runnable(Protocol):
     """What a service must offer to be run."""
 
-    @property
-    def progress(self) -> Progress:
-        """Its counters."""
+    def views(self) -> Sequence[View]:
+        """Its links, or what it does instead."""
 
     async def run(self) -> None:
         """Runs until the work is done or it was asked to stop; raises what ended it otherwise."""
@@ -58,11 +57,8 @@ class Runnable(Protocol):
     def alive(self) -> bool:
         """All parts that should run do run."""
 
-    def verify_every(self, seconds: float) -> None:
-        """Another time between two comparisons of the ends; 0 for none."""
-
-    def limit(self, name: str, value: int) -> None:
-        """Lets a limit on the load of the target take effect; *name* is that of the setting."""
+    def change(self, link: str, name: str, value: float) -> None:
+        """Lets a setting of a link take effect; "" is the only one. Settings that it does not know are no concern of it."""
 
 
 class Watched(Protocol):
@@ -114,6 +110,11 @@ async def _supervise(build: Callable[[], Runnable], settings: Watched, file: Con
     return os.EX_OK
 
 
+def _pass_over(number: int, _frame: FrameType | None) -> None:
+    """A signal to a process that has ended but for its exit: code and cleaning up stay; the next one kills it."""
+    signal.signal(number, signal.SIG_DFL)
+
+
 class Supervisor:
     """Signals, ticks and notifications around one running service.
 
@@ -135,8 +136,8 @@ class Supervisor:
         self._abort = abort
         self._memtrace = settings.memtrace
         self._file = file
-        self._pace = Pace(service.progress)
-        self._display: Display = make_display(service.progress, self._pace, settings.progress_seconds)
+        self._views = service.views()
+        self._display: Display = make_display(self._views, settings.progress_seconds)
         self._notifier = Notifier()
         self._signals = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -166,6 +167,8 @@ class Supervisor:
         self._timers.clear()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
+            if self.aborted_by is None:
+                signal.signal(number, _pass_over)
         self._display.update()
         self._display.close()
         self._notifier.stopping()
@@ -216,11 +219,10 @@ class Supervisor:
                 self._every("memtrace", value, self._trace_memory)
         elif name == "progress_seconds":
             self._display.close()
-            self._display = make_display(self._service.progress, self._pace, value)
-        elif name == "verify_every":
-            self._service.verify_every(value)
-        elif name in LIMITS:
-            self._service.limit(name, value)
+            self._display = make_display(self._views, value)
+        else:
+            link, _, setting = name.rpartition(".")
+            self._service.change(link, setting, value)
 
     def _every(self, name: str, seconds: float, action: Callable[[], None]) -> None:
         """Calls *action* now and then, from a timer: nothing to cancel but the timer."""
@@ -234,11 +236,12 @@ class Supervisor:
     def _tick(self) -> None:
         now = asyncio.get_running_loop().time()
         self._display.update()
-        if look(self._service.progress).phase is not Phase.STARTING or now - self._started >= READY_SECONDS:
+        begun = all(look(view.progress).phase is not Phase.STARTING for view in self._views)
+        if begun or now - self._started >= READY_SECONDS:
             self._notifier.ready()
         if now - self._status_at >= STATUS_SECONDS:
             self._status_at = now
-            self._notifier.status(one_line(self._service.progress, self._pace.read()))
+            self._notifier.status(state_line(self._views))
 
     def _feed_watchdog(self) -> None:
         if self._service.alive():
@@ -250,11 +253,16 @@ class Supervisor:
         memory = self._service.memory()
         before, self._traced = self._traced, memory
         pause = memory.gc.pause_seconds - (before.gc.pause_seconds if before else 0.0)
-        owners = {reading.owner.replace(" ", "_"): reading.held_bytes for reading in memory.owners}
+        several = len(self._views) > 1
+        owners = {
+            (f"{reading.link}_" if several and reading.link else "")
+            + reading.owner.replace(" ", "_"): reading.held_bytes
+            for reading in memory.owners
+        }
         log.info(
             "memtrace",
             number=self._traces,
-            uptime_seconds=round(time.time() - self._service.progress.started_at, 1),
+            uptime_seconds=round(time.time() - min(view.progress.started_at for view in self._views), 1),
             rss_before=before.rss_bytes if before else memory.rss_bytes,
             rss_bytes=memory.rss_bytes,
             peak_bytes=memory.rss_peak_bytes,
@@ -263,7 +271,7 @@ class Supervisor:
             free=memory.free_bytes,
             unexplained=memory.unexplained_bytes,
             **owners,
-            spool_disk=memory.pipeline.spool.disk_bytes,
+            spool_disk=memory.spool_disk_bytes,
             collections=memory.gc.runs,
             gc_ms=round(pause * 1000, 2),
             gc_longest_ms=round(memory.gc.longest_seconds * 1000, 2),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import time
+import urllib.parse
 import urllib.request
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,19 +51,19 @@ _OWN = {
 
 
 def _status(file: Path | None, given: Mapping[str, Any], *, as_json: bool, ask: str) -> None:
-    """Show how far a link is: its checkpoint and who holds it, as the target has them; changes nothing.
+    """Show how far a link is, or each of a file's links: checkpoint and holder, as the target has them; changes nothing.
 
     Example: portd status --target redis://new:6379 --link default --ask 127.0.0.1:8899
     """
     try:
-        settings = configload.load_settings({**given, "source": NO_SOURCE}, file)
+        links = configload.load_links(given, file, {"source": NO_SOURCE})
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     log.configure("auto", "warning")
     try:
-        found = asyncio.run(_look(settings))
-        if ask:
-            found["process"] = _ask(ask)
+        states = [asyncio.run(_look(settings)) for settings in links]
+        for found in states if ask else ():
+            found["process"] = _ask(ask, found["link"])
     except (PortdError, ExceptionGroup) as error:
         raise typer.Exit(report(error)) from None
     except OSError as error:
@@ -71,10 +72,13 @@ def _status(file: Path | None, given: Mapping[str, Any], *, as_json: bool, ask: 
         )
         raise typer.Exit(os.EX_UNAVAILABLE) from None
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps({"links": states} if len(states) > 1 else states[0], indent=2))
     else:
-        _show(found)
-    raise typer.Exit(_exit_code(found["checkpoint"]))
+        for number, found in enumerate(states):
+            if number:
+                typer.echo()
+            _show(found)
+    raise typer.Exit(max(_exit_code(found["checkpoint"]) for found in states))
 
 
 status_command = flags(_status, _NAMES, _OWN)
@@ -114,9 +118,13 @@ async def _look(settings: Settings) -> dict[str, Any]:
     return found
 
 
-def _ask(address: str) -> dict[str, Any]:
-    """``/status`` of the process, without its settings."""
-    request = urllib.request.Request(f"http://{address}/status")
+def _ask(address: str, link: str) -> dict[str, Any]:
+    """``/status`` of that link in the process, without its settings.
+
+    Raises:
+        OSError: it does not answer, or has no such link.
+    """
+    request = urllib.request.Request(f"http://{address}/status?link={urllib.parse.quote(link)}")
     with urllib.request.urlopen(request, timeout=ASK_SECONDS) as answer:  # noqa: S310 - the same
         status: dict[str, Any] = json.loads(answer.read())
     status.pop("settings", None)
@@ -157,6 +165,8 @@ def _show(found: Mapping[str, Any]) -> None:
         }
         if held := process["held"]:
             lines["waits for"] = f"an operator ({held['reason']}): {held['words']}"
+        if process["failure"]:
+            lines["failure"] = process["failure"]
         if process["last_error"]:
             lines["last error"] = process["last_error"]
     for name, value in lines.items():

@@ -31,12 +31,12 @@ def sync(file: Path | None, flags: Mapping[str, Any]) -> None:
     Example: portd sync --source redis://old:6379 --target redis://new:6379
     """
     try:
-        settings = configload.load_settings(flags, file)
+        links = configload.load_links(flags, file)
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     variables = {name.removeprefix(ENV_PREFIX).lower() for name in os.environ if name.startswith(ENV_PREFIX)}
     hand_over(
-        settings,
+        links,
         file.absolute() if file is not None else None,
         frozenset({*flags, *variables}),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -122,8 +122,8 @@ def _verify(
 
     with ExitStack() as stack:
         try:
-            screen = stack.enter_context(Output(STDOUT))
-            file_output = stack.enter_context(Output(str(output))) if output is not None else None
+            screen = stack.enter_context(closing(Output(STDOUT)))
+            file_output = stack.enter_context(closing(Output(str(output)))) if output is not None else None
             printer = _Printer(screen, file_output, show=show, as_json=as_json)
             found = uvloop.run(_until_terminated(verify(settings, options, printer.found)))
             printer.end(found)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from portd.memory.cgroup import find_cgroup
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from portd.config.settings import Settings
@@ -59,11 +60,11 @@ def _load() -> None:
     gc.enable()
 
 
-def _run(settings: Settings, file: Path | None, pinned: frozenset[str]) -> int:
+def _run(links: Sequence[Settings], file: Path | None, pinned: frozenset[str]) -> int:
     """Runs the service; returns its exit code.
 
     Args:
-        settings: what to do.
+        links: what each of them is to do.
         file: TOML file, to be read again at SIGHUP.
         pinned: settings that the file cannot change, since a flag or variable set them.
     """
@@ -73,10 +74,11 @@ def _run(settings: Settings, file: Path | None, pinned: frozenset[str]) -> int:
     from portd.errors import redact_keys  # noqa: PLC0415 - the same
     from portd.process import Service  # noqa: PLC0415 - the same
 
+    settings = links[0]  # what belongs to the process is the same in all
     log.configure(settings.log_format, settings.log_level)
     redact_keys(on=settings.redact_keys)
-    reread = ConfigFile(file, pinned, settings) if file is not None else None
-    return run_blocking(lambda: Service(settings), settings, reread)
+    reread = ConfigFile(file, pinned, *links) if file is not None else None
+    return run_blocking(lambda: Service(*links), settings, reread)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,16 @@ _OTHERS = re.compile(ENV_PREFIX + r"(SERVICE_(HOST|PORT)|PORT(_[0-9]|$)|TESTS?_|
 REQUIRED: Any = dataclasses.MISSING
 
 
-def option(default: Any, description: str, *, group: str, unit: str = "", secret: bool = False, **limits: Any) -> Any:
+def option(
+    default: Any,
+    description: str,
+    *,
+    group: str,
+    unit: str = "",
+    secret: bool = False,
+    process: bool = False,
+    **limits: Any,
+) -> Any:
     """A setting.
 
     Args:
@@ -44,9 +53,11 @@ def option(default: Any, description: str, *, group: str, unit: str = "", secret
         group: heading it stands under.
         unit: of the value; `bytes` may be written with units such as 16MiB.
         secret: may be in a credential, is never shown.
+        process: of the process, whatever links it has; all others are a link's.
         limits: `ge`, `gt`, `le`, `min_length`, `pattern`, as pydantic knows them.
     """
-    metadata = {"description": description, "group": group, "unit": unit, "secret": secret, "limits": limits}
+    metadata = {"description": description, "group": group, "unit": unit, "secret": secret, "process": process}
+    metadata["limits"] = limits
     return dataclasses.field(default=default, repr=not secret, metadata=metadata)
 
 
@@ -278,9 +289,10 @@ class Settings:
     )
     memory_budget: int | None = option(
         None,
-        "Bytes that all buffers together may hold. Unset, it is what the cgroup's limit leaves beside the "
-        "interpreter, 32MiB at most. The interpreter and its heap take up to 60 MiB more.",
+        "Bytes that all buffers together may hold; several links have equal parts of it. Unset, it is what the cgroup's limit "
+        "leaves beside the interpreter, 32MiB at most. The interpreter and its heap take up to 60 MiB more.",
         group="Speed and memory",
+        process=True,
         unit="bytes",
         ge=MIB,
     )
@@ -308,14 +320,17 @@ class Settings:
         None,
         "Directory for what the source sends faster than the target takes; a private subdirectory is made in it. "
         "Unset: $STATE_DIRECTORY, $CACHE_DIRECTORY or the system's temporary directory. off: nothing is spilled, "
-        "the source waits and may cut the link when its output buffer is full.",
+        "the source waits and may cut the connection when its output buffer is full.",
         group="Speed and memory",
+        process=True,
         unit="path",
     )
     spool_max_bytes: int = option(
         16 * GIB,
-        "Most that the spool may take on disk; when it is reached, the source waits.",
+        "Most that the spool may take on disk, the spools of several links together; when it is reached, the source waits. "
+        "Half of it is kept for the links in equal parts, so that none takes all.",
         group="Speed and memory",
+        process=True,
         unit="bytes",
         ge=MIB,
     )
@@ -340,6 +355,7 @@ class Settings:
         20.0,
         "After SIGTERM, how long to go on applying what was already read. Keep it below TimeoutStopSec of the unit.",
         group="Patience",
+        process=True,
         unit="seconds",
         ge=0,
         le=3600,
@@ -350,13 +366,15 @@ class Settings:
         "Address of the status page, /metrics and /debug/memory, or off. There is no login: keep it on loopback or "
         "behind something that has one. Port 0 picks a free one.",
         group="What is seen",
+        process=True,
         unit="host:port",
     )
     control_socket: Path | Literal["off"] | None = option(
         None,
         "Unix socket that portd ctl talks to; only its owner and root may. Unset: portd-LINK.sock in "
-        "$RUNTIME_DIRECTORY where systemd gives one, else none.",
+        "$RUNTIME_DIRECTORY where systemd gives one, portd.sock where the process has several links, else none.",
         group="What is seen",
+        process=True,
         unit="path",
     )
     http_hosts: str = option(
@@ -365,6 +383,7 @@ class Settings:
         "Prometheus uses. Requests for others than these, loopback and the host of --http are refused (421), so that no page in a "
         "browser can read them under a name of its own. Where --http is 0.0.0.0 or [::], every address will do.",
         group="What is seen",
+        process=True,
         unit="names",
         pattern=r"^[A-Za-z0-9_.:\[\], -]*$",
     )
@@ -372,12 +391,16 @@ class Settings:
         LogFormat.AUTO,
         "auto is console on a terminal and logfmt (key=value) elsewhere.",
         group="What is seen",
+        process=True,
     )
-    log_level: LogLevel = option(LogLevel.INFO, "Least important event that is logged.", group="What is seen")
+    log_level: LogLevel = option(
+        LogLevel.INFO, "Least important event that is logged.", group="What is seen", process=True
+    )
     progress_seconds: float = option(
         5.0,
         "How often a progress line is logged where there is no terminal; 0 logs none.",
         group="What is seen",
+        process=True,
         unit="seconds",
         ge=0,
         le=3600,
@@ -386,6 +409,7 @@ class Settings:
         0.0,
         "How often a line about memory is logged; 0 logs none.",
         group="What is seen",
+        process=True,
         unit="seconds",
         ge=0,
         le=3600,
@@ -395,18 +419,18 @@ class Settings:
         "Record which lines allocate from the start, so that /debug/memory/heap answers at once and shows everything. "
         "Costs time and memory; without it, a profile records when it is asked for.",
         group="What is seen",
+        process=True,
     )
     redact_keys: bool = option(
         False,
         "Show key names nowhere: not on pages, not in logs, not in dead letters, which restore --only-letters cannot use then.",
         group="What is seen",
+        process=True,
     )
 
     def __post_init__(self) -> None:
         source, target = self.source_endpoint(), self.target_endpoint()
-        if (source.host, source.port, source.path, source.sentinels) == (
-            *(target.host, target.port, target.path, target.sentinels),
-        ):
+        if source.place == target.place:
             raise ConfigError(
                 f"source and target are the same server, {source.display}", hint="a sync needs two servers"
             )
@@ -484,11 +508,15 @@ class Settings:
                 return Path(given.split(":")[0])
         return Path(tempfile.gettempdir())
 
-    def control_path(self) -> Path | None:
-        """Where the control socket is; None when there is none."""
+    def control_path(self, *, alone: bool = True) -> Path | None:
+        """Where the control socket is; None when there is none.
+
+        Args:
+            alone: the process has no other link.
+        """
         if self.control_socket is None:
             given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-            return Path(given) / control_name(self.link) if given else None
+            return Path(given) / control_name(self.link if alone else "") if given else None
         return None if self.control_socket == "off" else Path(self.control_socket)
 
     def checkpoint_name(self) -> str:
@@ -529,16 +557,17 @@ class Settings:
             end = Endpoint.parse(getattr(self, side), password=password, tls=tls)
         except ConfigError as error:
             raise ConfigError(f"{side}: {error.args[0]}", hint=error.hint) from None
-        return dataclasses.replace(end, connect_seconds=self.connect_seconds)
+        return dataclasses.replace(end, connect_seconds=self.connect_seconds, silence_seconds=self.silence_seconds)
 
 
 SETTINGS: dict[str, dataclasses.Field[Any]] = {each.name: each for each in dataclasses.fields(Settings)}
 SECRETS = tuple(name for name, each in SETTINGS.items() if each.metadata["secret"])
+OF_THE_PROCESS = frozenset(name for name, each in SETTINGS.items() if each.metadata["process"])
 
 
 def control_name(link: str) -> str:
-    """File name of a link's control socket, unless it is set."""
-    return f"portd-{link}.sock"
+    """File name of the control socket of a process with that link, or with several where it is "", unless it is set."""
+    return f"portd-{link}.sock" if link else "portd.sock"
 
 
 def default(name: str) -> Any:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 from portd.errors import DecodeError, TruncatedSnapshot
+from portd.feed.pour import pour_into
 from portd.source.cluster import only_one_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from portd.kernel.batch import Batch
     from portd.kernel.snapshot import CurrentKey, DeadLetter, SnapshotDecoder
     from portd.model import SnapshotProgress
     from portd.source.handshake import Transfer
@@ -21,14 +19,6 @@ if TYPE_CHECKING:
 LARGEST_KEYS = 10
 LARGE_KEY_BYTES = 1 << 20  # keys below this are never among the largest worth telling
 LONGEST_NUMBER = 10  # digits of a database number that can be one
-TURN_SECONDS = 0.001  # decoding longer than this without a pause would keep ACKs and pages waiting
-
-
-class Sink(Protocol):
-    """Where batches go."""
-
-    async def put(self, batch: Batch) -> None:
-        """Takes a batch; waits while the budget is spent."""
 
 
 class LargestKeys:
@@ -64,47 +54,86 @@ def stream_database(aux: Mapping[str, str]) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < LONGEST_NUMBER else -1
 
 
+class Counts:
+    """What a decoder has counted and found, on its way to those who want to know.
+
+    Args:
+        decoder: counts.
+        progress: is brought up to date.
+        on_letter: told of every value that cannot reach the target.
+        on_script: told of every text of a script that the source has cached.
+    """
+
+    def __init__(
+        self,
+        decoder: SnapshotDecoder,
+        progress: SnapshotProgress,
+        on_letter: Callable[[DeadLetter], None] | None,
+        on_script: Callable[[bytes], None] | None,
+    ) -> None:
+        self._decoder = decoder
+        self._progress = progress
+        self._on_letter = on_letter
+        self._on_script = on_script
+        self._refused = 0  # keys that the decoder gave up, so far
+
+    def read(self) -> dict[str, int]:
+        """Passes on what is new; returns all that is counted."""
+        counters, progress = self._decoder.statistics(), self._progress
+        progress.keys_announced = counters["keys_announced"]
+        progress.keys_read = counters["keys"]
+        progress.keys_expired = counters["keys_expired"]
+        progress.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
+        self._refused = counters["keys_failed"]
+        progress.keys_own = counters["keys_own"]
+        progress.keys_postponed = counters["keys_postponed"]
+        if self._on_letter is not None:
+            for letter in self._decoder.take_dead_letters():
+                self._on_letter(letter)
+        if self._on_script is not None:
+            for text in self._decoder.take_scripts():
+                self._on_script(text)
+        return counters
+
+
 class SnapshotCopy:
-    """Moves one snapshot from the spool to the lanes.
+    """Moves one snapshot from the spool to whoever takes it.
 
     Args:
         spool: holds the snapshot from index *begin* on.
         decoder: fresh.
-        sink: takes the batches.
+        put: takes the batches, or what a handler makes; None where that makes nothing.
         progress: brought up to date after every chunk.
         transfer: how the source frames the snapshot.
-        on_letter: told of every value that cannot reach the target.
-        on_script: told of every text of a script that the source has cached.
-        begin: spool index of the first byte.
+        on_letter: see `Counts`.
+        on_script: likewise.
+        on_bytes: awaited with the snapshot's own bytes once they are decoded.
 
     Attributes:
         refuse_node: the source as shown to the operator, when it may not be a node of a cluster. Nothing that such a
-            snapshot holds reaches the sink.
+            snapshot holds is passed on.
     """
 
     def __init__(
         self,
         spool: Spool,
         decoder: SnapshotDecoder,
-        sink: Sink,
+        put: Callable[[Any], Awaitable[None]] | None,
         progress: SnapshotProgress,
         transfer: Transfer,
-        on_letter: Callable[[DeadLetter], None],
+        on_letter: Callable[[DeadLetter], None] | None = None,
         on_script: Callable[[bytes], None] | None = None,
-        *,
-        begin: int = 0,
+        on_bytes: Callable[[memoryview], Awaitable[None]] | None = None,
     ) -> None:
         self.largest = LargestKeys()
         self.decoder = decoder
         self.refuse_node: str | None = None
         self._spool = spool
-        self._sink = sink
+        self._put = put
         self._progress = progress
         self._transfer = transfer
-        self._on_letter = on_letter
-        self._on_script = on_script
-        self._begin = begin
-        self._refused = 0  # keys that the decoder gave up, so far
+        self._counts = Counts(decoder, progress, on_letter, on_script)
+        self._on_bytes = on_bytes
 
     async def run(self) -> int:
         """Decodes to the end; every batch is queued then, not yet acknowledged.
@@ -119,30 +148,25 @@ class SnapshotCopy:
         """
         while not self.decoder.ended:
             chunk = await self._spool.read()
-            await self._decode(chunk.data)
+            await pour_into(self._pass_on, self.decoder, chunk.data)
+            self._look_for_shards()
+            if self._on_bytes is not None:
+                behind = chunk.end - self.decoder.offset if self.decoder.ended else 0
+                await self._on_bytes(chunk.data[: len(chunk.data) - behind])
             if not self.decoder.ended:  # a lost snapshot starts from the beginning: what was fed is not read again
                 self._spool.release(chunk.end)
             self._report()
-        end = self._begin + self.decoder.offset
+        end = self.decoder.offset
         self._spool.seek(end)
         index = await self._pass_end_mark(end)
         self._spool.release(index)
         self._report()
         return index
 
-    async def _decode(self, data: memoryview) -> None:
-        turn = time.perf_counter()
-        while data:
-            data = data[self.decoder.feed(data) :]
-            while (batch := self.decoder.next_batch()) is not None:
-                self._look_for_shards()
-                await self._sink.put(batch)
-                if time.perf_counter() - turn > TURN_SECONDS:
-                    await asyncio.sleep(0)
-                    turn = time.perf_counter()
-            self._look_for_shards()
-            if self.decoder.ended:
-                return
+    async def _pass_on(self, batch: Any) -> None:
+        self._look_for_shards()
+        assert self._put is not None, "a handler that makes nothing made something"
+        await self._put(batch)
 
     def _look_for_shards(self) -> None:
         if self.refuse_node is not None and self.decoder.of_cluster_node:
@@ -151,11 +175,8 @@ class SnapshotCopy:
     async def _pass_end_mark(self, end: int) -> int:
         """A diskless transfer repeats its 40-byte mark behind the snapshot; a counted one must have used its length."""
         mark, length = self._transfer.mark, self._transfer.length
-        if length is not None and length != end - self._begin:
-            raise DecodeError(
-                f"the snapshot ends after {end - self._begin} bytes, but the source announced {length}",
-                offset=end - self._begin,
-            )
+        if length is not None and length != end:
+            raise DecodeError(f"the snapshot ends after {end} bytes, but the source announced {length}", offset=end)
         if mark is None:
             return end
         found = bytearray()
@@ -172,20 +193,7 @@ class SnapshotCopy:
         return end + len(mark)
 
     def _report(self) -> None:
-        counters = self.decoder.statistics()
-        progress = self._progress
-        progress.bytes_decoded = self.decoder.offset
-        progress.keys_announced = counters["keys_announced"]
-        progress.keys_read = counters["keys"]
-        progress.keys_expired = counters["keys_expired"]
-        progress.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
-        self._refused = counters["keys_failed"]
-        progress.keys_own = counters["keys_own"]
-        progress.keys_postponed = counters["keys_postponed"]
+        self._progress.bytes_decoded = self.decoder.offset
+        self._counts.read()
         if (current := self.decoder.current) is not None:
             self.largest.note(current)
-        for letter in self.decoder.take_dead_letters():
-            self._on_letter(letter)
-        if self._on_script is not None:
-            for text in self.decoder.take_scripts():
-                self._on_script(text)

@@ -9,14 +9,10 @@ import stat
 import sys
 import zlib
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, cast
+from typing import IO, Any, Final, cast
 
 from portd.errors import ConfigError, DecodeError, InputError
 from portd.text import hide_logins
-
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
 
 STDIN: Final = "-"
 READ_BYTES: Final = 256 * 1024
@@ -87,14 +83,6 @@ class Input:
         if self._plain is not self._raw:
             self._plain.close()
         self._raw.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_input(path: str) -> Input:

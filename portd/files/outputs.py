@@ -14,9 +14,6 @@ from portd.errors import OutputClosed, OutputError
 from portd.text import hide_logins
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
     from typing_extensions import Buffer
 
 STDOUT: Final = "-"
@@ -110,14 +107,6 @@ class Output:
             with contextlib.suppress(OSError):  # it may be gone with its directory
                 self._temporary.unlink()
             self._temporary = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _failed(self, error: OSError) -> OutputError:
         reason = (error.strerror or str(error)).lower()

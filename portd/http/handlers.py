@@ -25,17 +25,19 @@ if TYPE_CHECKING:
     from portd.http.observed import Observed
     from portd.http.origin import Names
     from portd.memory.accounting import MemoryReport
+    from portd.watch.readings import PipelineReading
+    from portd.watch.standing import Standing
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ENDPOINTS = {
-    "/": "status page",
-    "/status": "status as JSON",
+    "/": "status page; ?link=NAME of one of several links",
+    "/status": "status as JSON; ?link=NAME of one of several links",
     "/metrics": "for Prometheus",
     "/debug/memory": "where the memory is: HTML for a browser, JSON otherwise, or ?format=html|json",
     "/debug/memory/heap": "heap profile for go tool pprof: POST records, ?seconds=N; GET shows the last one, ?debug=1 as text, ?format=flame",
     "/livez": "200 while all parts run",
-    "/readyz": "200 while the target has the snapshot and both ends are connected",
+    "/readyz": "200 while the target has the snapshot and both ends are connected, of every link",
 }
 MAX_BODY_BYTES = 1024  # no endpoint takes a body
 
@@ -64,12 +66,20 @@ class _Answers:
         self._redact_keys = redact_keys
 
     async def index(self, request: web.Request) -> web.Response:
-        _allow_parameters(request)
-        return _html(pages.status_page(self._service.status(), self._service.memory()))
+        status, memory = self._service.status(self._link(request)), self._service.memory()
+        page = pages.links_page if "links" in status else pages.status_page
+        return _html(page(status, memory))
 
     async def status(self, request: web.Request) -> web.Response:
-        _allow_parameters(request)
-        return _json(self._service.status())
+        return _json(self._service.status(self._link(request)))
+
+    def _link(self, request: web.Request) -> str:
+        """The link that is asked for; "" when none is named."""
+        _allow_parameters(request, "link")
+        name = request.query.get("link", "")
+        if name and name not in (names := self._service.links()):
+            raise web.HTTPNotFound(text=f"there is no link {name[:64]!r}; there is {', '.join(names)}")
+        return name
 
     async def metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
@@ -96,23 +106,35 @@ class _Answers:
 
     async def readyz(self, request: web.Request) -> web.Response:
         _allow_parameters(request)
-        standing = self._service.standing()
-        done = None if standing.ready else self._service.status().get("snapshot", {}).get("done")
-        share = f", {done:.0%} of it is" if standing.phase is Phase.SNAPSHOT and done is not None else ""
-        return _health("ready", f"not ready: {standing.phase}, {standing.reason}{share}", good=standing.ready)
+        standings = self._service.standings()
+        waiting = [
+            self._unready(name, standing, several=len(standings) > 1)
+            for name, standing in standings.items()
+            if not standing.ready
+        ]
+        return _health("ready", "\n".join(waiting), good=not waiting)
+
+    def _unready(self, name: str, standing: Standing, *, several: bool) -> str:
+        """Which link the target may not be read of, and why."""
+        done = self._service.status(name).get("snapshot", {}).get("done") if standing.phase is Phase.SNAPSHOT else None
+        share = "" if done is None else f", {done:.0%} of it is"
+        return f"not ready: {f'link {name}: ' if several else ''}{standing.phase}, {standing.reason}{share}"
 
     def _report(self) -> MemoryReport:
         report = self._service.memory()
         if not self._redact_keys:
             return report
-        pipeline = report.pipeline
-        hidden = replace(
-            pipeline,
-            current_key=replace(pipeline.current_key, key=REDACTED) if pipeline.current_key else None,
-            largest_keys=[replace(key, key=REDACTED) for key in pipeline.largest_keys],
-            fences=[replace(fence, key=REDACTED) for fence in pipeline.fences],
-        )
-        return replace(report, pipeline=hidden)
+        return replace(report, pipelines={name: _redacted(each) for name, each in report.pipelines.items()})
+
+
+def _redacted(pipeline: PipelineReading) -> PipelineReading:
+    """The same without names of keys."""
+    return replace(
+        pipeline,
+        current_key=replace(pipeline.current_key, key=REDACTED) if pipeline.current_key else None,
+        largest_keys=[replace(key, key=REDACTED) for key in pipeline.largest_keys],
+        fences=[replace(fence, key=REDACTED) for fence in pipeline.fences],
+    )
 
 
 @web.middleware

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from portd.memory.accounting import MemoryReport
     from portd.memory.heap import HeapRecorder
     from portd.watch.standing import Standing
@@ -13,8 +15,13 @@ if TYPE_CHECKING:
 class Observed(Protocol):
     """What a service tells about itself. Called on the event loop; none of it may wait."""
 
-    def status(self) -> dict[str, Any]:
-        """Plain data for `/status` and the status page: see `portd.http.status.describe`."""
+    def links(self) -> Sequence[str]:
+        """The names of the links that it runs."""
+
+    def status(self, link: str = "") -> dict[str, Any]:
+        """Plain data for `/status` and the status page: `portd.http.status.describe` of that link, or of the only one;
+        `portd.http.status.describe_all` of all where there are several and none is named.
+        """  # noqa: D205
 
     def memory(self) -> MemoryReport:
         """Where the memory is now."""
@@ -22,8 +29,8 @@ class Observed(Protocol):
     def heap(self) -> HeapRecorder:
         """What records heap profiles."""
 
-    def standing(self) -> Standing:
-        """Phase, and whether the target may be read."""
+    def standings(self) -> Mapping[str, Standing]:
+        """Phase of each link, and whether its target may be read."""
 
     def alive(self) -> bool:
         """All parts that should run do run."""

@@ -10,10 +10,12 @@ from portd.http.plot import memory_plot
 from portd.units import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
-    from portd.memory.accounting import MemoryReport
-    from portd.watch.readings import FenceReading, KeyReading, OwnerReading, SpoolReading
+    from collections.abc import Sequence
 
-__all__ = ["CONTENT_POLICY", "memory_page", "status_page"]
+    from portd.memory.accounting import MemoryReport
+    from portd.watch.readings import FenceReading, KeyReading, OwnerReading, PipelineReading, SpoolReading
+
+__all__ = ["CONTENT_POLICY", "links_page", "memory_page", "status_page"]
 
 _MOODS = {"streaming": "good", "failed": "bad", "stopped": "soft", "held": "bad"}
 _PROFILE = (
@@ -41,7 +43,7 @@ def status_page(status: dict[str, Any], memory: MemoryReport) -> str:
             _speed(phase, snapshot, stream),
             _lag(stream),
             (human_bytes(memory.rss_bytes), f"resident, {human_bytes(memory.rss_peak_bytes)} at the peak"),
-            _spooled(memory.pipeline.spool),
+            _spooled([memory.pipelines[status["link"]].spool]),
             (human_count(sum(status["dead_letters"].values())), "dead letters"),
         ]
     )
@@ -59,41 +61,102 @@ def status_page(status: dict[str, Any], memory: MemoryReport) -> str:
     return page("./", f"{phase} - portd", state, body)
 
 
-def _held(held: dict[str, Any] | None) -> str:
-    """Why nothing goes on; nothing when it does."""
+def links_page(status: dict[str, Any], memory: MemoryReport) -> str:
+    """Where each of several links stands; each leads to its own page.
+
+    Args:
+        status: as `portd.http.status.describe_all` makes it.
+        memory: for the figures and the plot.
+    """
+    links = status["links"]
+    ready = sum(link["ready"] for link in links)
+    state = badge(f"{ready} of {len(links)} ready", "good" if ready == len(links) else "wait")
+    state += f" <span class='soft'>up {_for(status)}</span>"
+    body = tiles(
+        [
+            (human_count(len(links)), "links"),
+            (human_bytes(memory.rss_bytes), f"resident, {human_bytes(memory.rss_peak_bytes)} at the peak"),
+            _spooled([each.spool for each in memory.pipelines.values()]),
+        ]
+    )
+    rows = [
+        (
+            f"<a href='?link={esc(link['link'])}'>{esc(link['link'])}</a>",
+            badge(link["phase"], _MOODS.get(link["phase"], "wait")) + _refusals(link["refusals"]["now"]),
+            f"<code>{esc(link['source']['url'])}</code> &rarr; <code>{esc(link['target']['url'])}</code>",
+            _lag(link["stream"])[0],
+            human_count(link["snapshot"]["keys_applied"]),
+            human_count(sum(link["dead_letters"].values())),
+        )
+        for link in links
+    ]
+    body += card("Links", table(["link", "phase", "ends", "#lag", "#keys applied", "#dead letters"], rows), wide=True)
+    for link in links:
+        body += _trouble(link) + _held(link["held"], link["link"])
+    body += card("Memory", memory_plot(memory.history, memory.ceiling_bytes), note="the last minutes", wide=True)
+    return page("./", f"{ready} of {len(links)} ready - portd", state, body)
+
+
+def _trouble(link: dict[str, Any]) -> str:
+    """Why a link is not ready, and its last error; nothing when there is neither."""
+    reason = "" if link["ready"] else f"<p>not ready: {esc(link['reason'])}</p>"
+    error = f"<p class='bad'>{esc(link['last_error'])}</p>" if link["last_error"] else ""
+    return card(f"Link {link['link']}", reason + error, note=link["phase"], wide=True) if reason or error else ""
+
+
+def _held(held: dict[str, Any] | None, link: str = "") -> str:
+    """Why nothing goes on; nothing when it does. *link* is named where there are several."""
     if not held:
         return ""
     words = f"{held['words']}. Nothing is overwritten or removed."
-    way = "<p>If it is meant: <code>portd ctl accept</code>, or start with <code>--accept-source</code>.</p>"
+    named = f" --link {esc(link)}" if link else ""
+    way = f"<p>If it is meant: <code>portd ctl accept{named}</code>, or start with <code>--accept-source</code>.</p>"
     return card("Held", f"<p>{esc(words)}</p>{way}", note=held["reason"], wide=True)
 
 
 def memory_page(report: MemoryReport) -> str:
     """Who holds which bytes."""
     state = f"<span class='soft'>memory at {time.strftime('%H:%M:%S', time.localtime(report.at))}</span>"
-    pipeline = report.pipeline
+    pipelines = report.pipelines
+    used, limit = (
+        sum(getattr(each, f"budget_{name}") for each in pipelines.values()) for name in ("used_bytes", "bytes")
+    )
     body = tiles(
         [
             (human_bytes(report.rss_bytes), f"resident, {human_bytes(report.rss_peak_bytes)} at the peak"),
             (human_bytes(report.pss_bytes) if report.pss_bytes is not None else "?", "proportional (PSS)"),
             _cgroup(report),
-            (human_bytes(pipeline.budget_used_bytes), f"of a budget of {human_bytes(pipeline.budget_bytes)}"),
-            _spooled(pipeline.spool),
+            (human_bytes(used), f"of a budget of {human_bytes(limit)}"),
+            _spooled([each.spool for each in pipelines.values()]),
         ]
     )
     body += card("The last minutes", memory_plot(report.history, report.ceiling_bytes), wide=True)
-    body += card("Key being decoded", _key(pipeline.current_key), wide=True)
-    body += card("Who holds what", _owners(report), note="adds up to resident")
-    body += card("Pipeline", _pipeline(report))
-    if pipeline.fences:
-        body += card("Big keys on their way", _fences(pipeline.fences), note="fences, oldest first", wide=True)
-    if pipeline.lanes:
-        body += card("In flight", _in_flight(report), note="sent to the target, not acknowledged")
+    several = len(pipelines) > 1
+    for name, pipeline in pipelines.items():
+        body += card(f"Key being decoded{_of(name, several=several)}", _key(pipeline.current_key), wide=True)
+    body += card("Who holds what", _owners(report, several=several), note="adds up to resident")
+    for name, pipeline in pipelines.items():
+        body += _pipeline_cards(pipeline, _of(name, several=several))
     body += card("By allocator", _allocators(report), note="the same bytes, another cut")
-    body += card("Heap profile", _PROFILE, note="which lines hold the bytes", wide=not pipeline.lanes)
-    if pipeline.largest_keys:
-        body += card("Largest keys", _largest(pipeline.largest_keys), note="so far", wide=True)
+    body += card("Heap profile", _PROFILE, note="which lines hold the bytes", wide=True)
     return page("../", "memory - portd", state, body)
+
+
+def _of(name: str, *, several: bool) -> str:
+    """Which link a card is about, where there are several."""
+    return f" of {name}" if several else ""
+
+
+def _pipeline_cards(pipeline: PipelineReading, of: str) -> str:
+    """How full the parts of a link are."""
+    body = card(f"Pipeline{of}", _pipeline(pipeline))
+    if pipeline.fences:
+        body += card(f"Big keys on their way{of}", _fences(pipeline.fences), note="fences, oldest first", wide=True)
+    if pipeline.lanes:
+        body += card(f"In flight{of}", _in_flight(pipeline), note="sent to the target, not acknowledged")
+    if pipeline.largest_keys:
+        body += card(f"Largest keys{of}", _largest(pipeline.largest_keys), note="so far", wide=True)
+    return body
 
 
 def _refusals(now: list[dict[str, Any]]) -> str:
@@ -111,9 +174,10 @@ def _lag(stream: dict[str, Any]) -> tuple[str, str]:
     return human_seconds(stream["lag_seconds"]), f"lag, {human_bytes(stream['lag_bytes'])}"
 
 
-def _spooled(spool: SpoolReading) -> tuple[str, str]:
-    blocked = f", blocked: {spool.blocked}" if spool.blocked else ""
-    return human_bytes(spool.disk_bytes), f"spooled to disk{blocked}"
+def _spooled(spools: Sequence[SpoolReading]) -> tuple[str, str]:
+    reasons = ", ".join(sorted({spool.blocked for spool in spools if spool.blocked}))
+    blocked = f", blocked: {reasons}" if reasons else ""
+    return human_bytes(sum(spool.disk_bytes for spool in spools)), f"spooled to disk{blocked}"
 
 
 def _for(status: dict[str, Any]) -> str:
@@ -133,7 +197,8 @@ def _route(status: dict[str, Any]) -> str:
         return f"<span>{mark} <code>{esc(url)}</code> <span class='soft'>{esc(about)}</span></span>"
 
     source, target = status["source"], status["target"]
-    up = any(lane["connected"] for lane in target["lanes"])
+    removing = status["phase"] == "snapshot" and not target["lanes"]  # no connection is asked for
+    up = removing or any(lane["connected"] for lane in target["lanes"])
     ends = f"{end(source['url'], source['info'], connected=source['connected'])} <span>&rarr;</span> "
     ends += end(target["url"], target["info"], connected=up)
     heard = source["last_received_seconds_ago"]
@@ -179,7 +244,7 @@ def _stream(stream: dict[str, Any]) -> str:
 
 def _lanes(lanes: list[dict[str, Any]]) -> str:
     if not lanes:
-        return '<p class="soft">none yet</p>'
+        return '<p class="soft">none now</p>'
     rows = (
         (
             str(lane["lane"]) + ("" if lane["connected"] else ' <span class="bad">down</span>'),
@@ -224,9 +289,9 @@ def _limit(limit: dict[str, Any]) -> str:
 
 
 def _events(status: dict[str, Any]) -> str:
-    rows = [("links to the source made", human_count(status["source"]["connects"]))]
+    rows = [("connections to the source made", human_count(status["source"]["connects"]))]
     rows += [
-        (f"link lost: {esc(why)}", human_count(count)) for why, count in sorted(status["source"]["losses"].items())
+        (f"source lost: {esc(why)}", human_count(count)) for why, count in sorted(status["source"]["losses"].items())
     ]
     rows += [(f"full sync: {esc(why)}", human_count(count)) for why, count in sorted(status["full_syncs"].items())]
     rows.append(("partial syncs", human_count(status["partial_syncs"])))
@@ -265,11 +330,12 @@ def _key(key: KeyReading | None) -> str:
     )
 
 
-def _owners(report: MemoryReport) -> str:
+def _owners(report: MemoryReport, *, several: bool) -> str:
     def row(reading: OwnerReading) -> tuple[str, ...]:
         when = time.strftime("%H:%M:%S", time.localtime(reading.peak_at)) if reading.peak_at else ""
         limit = human_bytes(reading.limit_bytes) if reading.limit_bytes else ""
-        return esc(reading.owner), human_bytes(reading.held_bytes), human_bytes(reading.peak_bytes), when, limit
+        name = f"{reading.link}: {reading.owner}" if several and reading.link else reading.owner
+        return esc(name), human_bytes(reading.held_bytes), human_bytes(reading.peak_bytes), when, limit
 
     mood = "bad" if report.unexplained_bytes > _UNEXPLAINED_BYTES else "soft"
     rows: list[tuple[str, ...]] = [("interpreter and code", human_bytes(report.interpreter_bytes), "", "", "")]
@@ -282,8 +348,8 @@ def _owners(report: MemoryReport) -> str:
     return table(["owner", "#now", "#peak", "#peak at", "#limit"], rows, sums=1)
 
 
-def _pipeline(report: MemoryReport) -> str:
-    pipeline, spool = report.pipeline, report.pipeline.spool
+def _pipeline(pipeline: PipelineReading) -> str:
+    spool = pipeline.spool
     used = pipeline.budget_used_bytes / pipeline.budget_bytes if pipeline.budget_bytes else 0.0
     rows = [
         ("budget used", human_bytes(pipeline.budget_used_bytes), human_bytes(pipeline.budget_peak_bytes)),
@@ -323,14 +389,14 @@ def _fences(fences: list[FenceReading]) -> str:
     return table(["key", "#db", "state", "#chunks on their way", "#acknowledged"], rows)
 
 
-def _in_flight(report: MemoryReport) -> str:
+def _in_flight(pipeline: PipelineReading) -> str:
     rows = (
         (
             str(lane.lane) + ("" if lane.connected else ' <span class="bad">down</span>'),
             human_bytes(lane.in_flight_bytes),
             human_count(lane.in_flight_batches),
         )
-        for lane in report.pipeline.lanes
+        for lane in pipeline.lanes
     )
     return table(["lane", "#bytes", "#batches"], rows)
 

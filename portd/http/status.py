@@ -1,4 +1,4 @@
-"""A sync described as plain data: what `/status` returns and the status page draws."""
+"""A link, or several, described as plain data: what `/status` returns and the status page draws."""
 
 from __future__ import annotations
 
@@ -11,21 +11,40 @@ from portd import __version__
 from portd.watch.standing import look
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from portd.config.settings import Settings
-    from portd.model import ConnectionState, LaneState, Progress, SourceOutlook, VerifyProgress
+    from portd.model import ConnectionState, LaneState, LoopState, SourceOutlook, VerifyProgress
     from portd.troubles import Troubles
-    from portd.watch.pace import Pace
+    from portd.watch.view import View
 
 
-def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, Any]:
-    """Everything known about a running sync, JSON-able and without secrets.
+def describe_all(links: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What is known about a process with several links.
 
     Args:
-        progress: its counters.
-        pace: its rates.
-        settings: shown without secrets.
+        links: what `describe` says of each.
     """
-    rates = pace.read()
+    waiting = [f"link {each['link']}: {each['phase']}, {each['reason']}" for each in links if not each["ready"]]
+    return {
+        "version": __version__,
+        "ready": not waiting,
+        "reason": "; ".join(waiting),
+        "uptime_seconds": max(each["uptime_seconds"] for each in links),
+        "loop": links[0]["loop"],
+        "links": list(links),
+    }
+
+
+def describe(view: View, settings: Settings, loop: LoopState) -> dict[str, Any]:
+    """Everything known about a link while it runs, JSON-able and without secrets.
+
+    Args:
+        view: its counters and rates.
+        settings: shown without secrets.
+        loop: for how long the event loop was held.
+    """
+    progress, rates = view.progress, view.pace.read()
     now = time.time()
     shown = settings.shown()
     snapshot, stream = progress.snapshot, progress.stream
@@ -76,12 +95,13 @@ def describe(progress: Progress, pace: Pace, settings: Settings) -> dict[str, An
             "commands_per_second": round(rates.commands),
             "bytes_per_second": round(rates.stream_bytes),
         },
-        "loop": asdict(progress.loop),
+        "loop": asdict(loop),
         "verify": _verify(progress.verify),
         "dead_letters": dict(progress.dead_letters),
         "attributes_dropped": dict(progress.dropped()),
         "refusals": _refusals(progress.troubles),
         "last_error": progress.last_error,
+        "failure": progress.failure,
         "settings": shown,
     }
 

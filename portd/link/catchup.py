@@ -3,8 +3,9 @@
 The applier knows what the link has received: all of that is applied, the spool's share included, but for what came within
 the last second. What the source has written and not sent yet, nobody sees from here: it may be megabytes in the source's
 output buffer, behind a snapshot or a narrow network. So the source is asked for its offset, and the target has caught up
-when it reaches that within a second of being told. Where the source may not be asked (`+info`), the first half has to do; a link that is
-down, or that waits for room in the spool, is no caught-up one there either.
+when it reaches that within a second of being told. Where the source may not be asked (`+info`), the first half has to do; a
+link that is down, or that waits for room in the spool, is no caught-up one there either. A source that does not answer has
+told nothing, and is asked again until it does, or until the link is lost.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from portd.source.info import ask_info
+from portd.errors import SourceError
+from portd.log import get_logger
+from portd.net.backoff import Backoff
+from portd.source.info import ask_offset
 
 if TYPE_CHECKING:
     from portd.model import StreamProgress
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     from portd.spool import Spool
     from portd.target.stream.applier import Applier
 
+log = get_logger("sync")
+
+ASK_SECONDS: Final = 5.0  # longest wait before a source that does not answer is asked again
 FRESH_SECONDS: Final = 1.0  # an offset that was told longer ago says nothing about now
 
 
@@ -57,10 +64,20 @@ class CatchUp:
 
         It returns as well when the link was made again.
         """
+        silent = Backoff(limit_seconds=ASK_SECONDS)
         while not self._relinked.is_set():
             await self._linked.wait()
             await self._applier.caught_up.wait()
-            offset = await self._ask()
+            try:
+                offset = await ask_offset(self._source)
+            except SourceError as error:
+                if not silent.attempts:
+                    log.warning(
+                        "the source does not answer: whether the target has caught up is not known", error=str(error)
+                    )
+                await self._pause(silent.next_wait())
+                continue
+            silent.reset()
             told_at = time.monotonic()
             if offset is None:
                 if self._linked.is_set() and self._applier.caught_up.is_set() and not self._spool.full:
@@ -68,7 +85,8 @@ class CatchUp:
                 await self._reach(self._stream.read_offset)
                 continue
             await self._reach(offset)
-            if self._linked.is_set() and time.monotonic() - told_at <= FRESH_SECONDS:
+            fresh = time.monotonic() - told_at <= FRESH_SECONDS
+            if fresh and self._linked.is_set() and not self._relinked.is_set():
                 return offset
         return None
 
@@ -82,6 +100,10 @@ class CatchUp:
             reached.cancel()
             relinked.cancel()
 
-    async def _ask(self) -> int | None:
-        told = (await ask_info(self._source, "replication")).get("master_repl_offset", "")
-        return int(told) if told.isdecimal() else None
+    async def _pause(self, seconds: float) -> None:
+        """Waits, unless the link is made again: whoever is behind it then is asked at once."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._relinked.wait()
+        except TimeoutError:
+            return

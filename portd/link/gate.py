@@ -158,7 +158,7 @@ class Gate:
         return None if other or time.monotonic() >= again_at else hold
 
     async def permit(self, ghosts: int, keys: int) -> None:
-        """Returns when *ghosts* of *keys* in the target may be removed, at once as a rule.
+        """Returns when *ghosts* may be removed from a target that had *keys* before the full sync, at once as a rule.
 
         Raises:
             Stopped: a stop came first.

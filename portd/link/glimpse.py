@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final
 import hiredis
 
 from portd.config.settings import MIN_CHUNK_BYTES
+from portd.feed.pour import pour
 from portd.hold import Sample
+from portd.kernel.keyspecs import KNOWN
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.net.resp import request
 from portd.target.control import control
@@ -58,9 +60,10 @@ class Glimpse:
         decoder = self._decoder
         while not decoder.ended and self._count < NAMES and decoder.offset < self._most_bytes:
             data = (await self._spool.read()).data
-            while data and not decoder.ended and self._count < NAMES:
-                data = data[decoder.feed(data) :]
-                self._take()
+            for batch in pour(decoder, data):
+                self._names.setdefault(batch.db, {}).update(dict.fromkeys(names(batch)))
+                if self._count >= NAMES:
+                    break
         self._spool.seek(0)
         counters = decoder.statistics()
         keys = counters["keys"] if decoder.ended else max(counters["keys"], counters["keys_announced"])
@@ -70,11 +73,6 @@ class Glimpse:
     @property
     def _count(self) -> int:
         return sum(map(len, self._names.values()))
-
-    def _take(self) -> None:
-        """Names of what is decoded so far."""
-        while (batch := self._decoder.next_batch()) is not None:
-            self._names.setdefault(batch.db, {}).update(dict.fromkeys(names(batch)))
 
     async def _ask(self, target: Endpoint) -> int:
         """How many of the names the target has."""
@@ -97,8 +95,5 @@ def names(batch: Batch) -> list[bytes]:
     reader.feed(batch.data)
     found: list[bytes] = []
     while isinstance(words := reader.gets(), list):
-        if words[0] == b"MSET":
-            found += words[1::2]
-        elif words[0] != b"FUNCTION":
-            found.append(words[1])
+        found += [words[index] for index, _ in KNOWN.places(words) or ()]
     return found

@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import time
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.config.choices import ExpiryGap, OnRefusal, StopAfter
@@ -22,20 +21,24 @@ from portd.errors import (
     LinkTaken,
     PortdError,
     ScriptMissing,
+    SourceBusy,
     SourceLost,
     TargetBusy,
     TargetError,
+    first_cause,
 )
+from portd.link.destination import Destination
 from portd.link.gate import Gate, HeldBack, Stopped
-from portd.link.session import HistoryLost, Parts, Session, first_cause
+from portd.link.inflow import Inflow
+from portd.link.report import Report
+from portd.link.session import Session
 from portd.log import get_logger
-from portd.model import Phase
 from portd.net.backoff import Backoff
-from portd.pipeline import ByteBudget, FenceStatistics
-from portd.pipeline.queue import OWNER as QUEUE
+from portd.pipeline import ByteBudget
 from portd.source import cluster
 from portd.source.handshake import HandshakeOptions
 from portd.source.info import ask_keys, read_info
+from portd.source.keeper import HistoryLost
 from portd.source.receiver import Receiver, ReceiverOptions
 from portd.spool import Spool
 from portd.target.capabilities import ALLKEYS, KEEP_KEYS
@@ -47,27 +50,25 @@ from portd.target.kept.importmode import ImportMode
 from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
-from portd.target.snapshot.writing import lane_name
 from portd.target.stream.scriptbook import ScriptBook
-from portd.watch.readings import FenceReading, KeyReading, LaneReading, PipelineReading, SpoolReading, reading_of
+from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from portd.config.settings import Settings
-    from portd.kernel.snapshot import CurrentKey
-    from portd.memory.ledger import Ledger
     from portd.memory.plan import MemoryPlan
     from portd.model import Position, Progress
     from portd.source.handshake import Transfer
+    from portd.spool import DiskRoom
     from portd.target.capabilities import Capabilities
     from portd.target.kept.checkpoint import Checkpoint
 
 log = get_logger("sync")
 
 SCRIPTS = "portd-scripts-"  # files with what the source calls by its SHA1
-MOST_FENCES = 20  # shown on a page
+RETRY_SECONDS = 5.0  # longest wait before a session that costs no fork; a refusal is shown as one for longer than that
 FULL_SYNC_SECONDS = 60.0  # longest wait between full syncs that follow one another: each one costs the source a fork
 LEAVE_SECONDS = 2.0  # for turning import mode off at the end
 LASTING_SECONDS = 60.0  # a full sync that was of use for this long was none of them
@@ -81,13 +82,14 @@ class Link:
         plan: how much memory each part has.
         progress: counters.
         stop: set when the sync is to end in order.
-
-        beside: runs while the stream is followed; see `Parts`.
+        beside: runs while the stream is followed, from when the target has caught up; cancelled when that ends.
+        room: on disk, with other links; None has all of it.
 
     Attributes:
         limiter: on the load of the target; it may be changed while the replication runs.
         reached: what `stop_after` asks for is done.
         gate: where full syncs wait for an operator.
+        report: what it holds and how full it is.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Link:
         progress: Progress,
         stop: asyncio.Event,
         beside: Callable[[], Coroutine[None, None, None]] | None = None,
+        room: DiskRoom | None = None,
     ) -> None:
         self.reached = False
         self._beside = beside
@@ -107,10 +110,18 @@ class Link:
         self.gate = Gate(settings, progress, stop)
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
+        self._letters = DeadLetters(
+            progress,
+            path=settings.dead_letters,
+            stop=settings.on_refusal is OnRefusal.STOP,
+            redact=settings.redact_keys,
+        )
+        self._scripts = ScriptBook(_script_path(settings))
         self._spool = Spool(
             memory_bytes=plan.spool_bytes,
             directory=settings.spool_directory(),
             max_disk_bytes=settings.spool_max_bytes,
+            room=room,
         )
         self._budget = ByteBudget(plan.queue_bytes)
         self.limiter = Limiter(
@@ -119,42 +130,34 @@ class Link:
             ops_per_second=settings.max_target_ops,
         )
         handshake = HandshakeOptions(psync_command=settings.psync_command)
-        options = ReceiverOptions(
-            connect_seconds=settings.connect_seconds, silence_seconds=settings.silence_seconds, handshake=handshake
-        )
+        options = ReceiverOptions(handshake=handshake)
         self._receiver = Receiver(self._source, self._spool, progress, options=options)
-        self._letters = DeadLetters(
-            progress,
-            path=settings.dead_letters,
-            stop=settings.on_refusal is OnRefusal.STOP,
-            redact=settings.redact_keys,
-        )
-        self._scripts = ScriptBook(_script_path(settings))
         self._session: Session | None = None
         self._forks = Backoff(first_seconds=1.0, limit_seconds=FULL_SYNC_SECONDS)
         self._copied_at = 0.0  # time.monotonic() of the last snapshot that was applied; 0 when it has been looked at
         self._spacing = 0.0  # of the next session
         self._afresh = False  # the checkpoint in the target is worth nothing: a script was lost
         self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
-        self._largest: list[CurrentKey] = []
         self._lease: Lease | None = None
         self._imports = False  # the target is in import mode because of us
         self._import_mode = ImportMode(self._target, settings.checkpoint_key, settings.link, progress)
         self._keys_at_start: int | None = None  # of the source; good for a snapshot that begins at once
+        self.report = Report(progress, self._spool, self._budget, self._scripts, lambda: self._session)
 
     async def run(self) -> None:
-        """Replicates until told to stop or until ``stop_after`` is reached.
+        """Replicates until told to stop or until ``stop_after`` is reached. May be run again when it has failed.
 
         Raises:
             PortdError: what an operator has to mend; also an end that cannot be reached at the first try.
         """
         try:
-            parts = await self._prepare()
+            destination = await self._prepare()
+            self._progress.introduced, self._progress.failure = True, ""
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._lease.keep(), name="lease")] if self._lease else []
                 if self._imports:
                     keepers.append(group.create_task(self._import_mode.keep(), name="import mode"))
-                await self._follow(parts)
+                await self._follow(destination)
                 for keeper in keepers:
                     keeper.cancel()
         except BaseExceptionGroup as group:
@@ -174,17 +177,21 @@ class Link:
             except (TargetError, TimeoutError) as error:
                 reason = str(error) or "it does not answer"
                 log.warning("target stays in import mode", error=reason, hint="CONFIG SET import-mode no ends it")
-        if self._lease is not None:
-            await self._lease.release(forget=self._lease.fresh and self._session is None)
+        lease, self._lease, self._imports = self._lease, None, False
+        if lease is not None:
+            try:
+                await lease.release(forget=lease.fresh and self._session is None)
+            finally:
+                lease.close()
 
-    async def _follow(self, parts: Parts) -> None:
+    async def _follow(self, destination: Destination) -> None:
         """Session after session."""
-        backoff = Backoff()
+        backoff = Backoff(limit_seconds=RETRY_SECONDS)
         transfer: Transfer | None = None
         while not self._stop.is_set():
             done = self._progress.stream.transactions
             try:
-                transfer = await self._run_session(parts, transfer)
+                transfer = await self._run_session(destination, transfer)
             except HeldBack as held:
                 transfer = None
                 await self._wait_held(held)
@@ -196,17 +203,23 @@ class Link:
                 if not error.retriable or (isinstance(error, SourceLost) and not self._progress.source.connects):
                     raise
                 self._progress.last_error = str(error)
-                self._progress.phase = Phase.CONNECTING
                 if self._progress.stream.transactions > done:  # it worked for a while
                     backoff.reset()
                 wait = self._fork_wait() if self._copying or self._afresh else backoff.next_wait()
-                log.warning("session ended", error=str(error), retry_seconds=round(wait, 1))
+                if not self._passes(error):
+                    log.warning("session ended", error=str(error), retry_seconds=round(wait, 1))
                 transfer = None
                 await self._pause(wait)
             else:
                 if transfer is None:
                     return
                 backoff.reset()
+
+    def _passes(self, error: PortdError) -> bool:
+        """An end refuses for now, which is told in a place of its own."""
+        if isinstance(error, TargetBusy):
+            self._progress.troubles.note(TARGET, error.code, str(error.args[0]))
+        return isinstance(error, TargetBusy | SourceBusy)  # the receiver has noted those of the source
 
     async def _wait_held(self, held: HeldBack) -> None:
         """Until a full sync may be tried again, or a stop comes.
@@ -219,8 +232,6 @@ class Link:
             await self.gate.wait(held)
         except Stopped:
             self._end_held()
-        else:
-            self._progress.phase = Phase.CONNECTING
 
     def _end_held(self) -> None:
         """A stop came while a full sync was held.
@@ -249,7 +260,7 @@ class Link:
         except TimeoutError:
             return
 
-    async def _prepare(self) -> Parts:
+    async def _prepare(self) -> Destination:
         """Asks both ends who they are, and refuses what cannot be right."""
         progress, settings = self._progress, self._settings
         capabilities = await probe(self._target)
@@ -261,11 +272,7 @@ class Link:
         log.info("source", url=self._source.display, **progress.source_info)
         cluster.admit(self._source, source.cluster, one_shard=settings.one_shard)
         self._require_databases(source.highest_database, capabilities.databases)
-        patience = ConnectionOptions(
-            connect_seconds=settings.connect_seconds,
-            silence_seconds=settings.silence_seconds,
-            troubles=progress.troubles,
-        )
+        patience = ConnectionOptions(troubles=progress.troubles)
         self._lease = Lease(
             self._target,
             settings.checkpoint_name(),
@@ -286,25 +293,17 @@ class Link:
         postpones = await self._close_expiry_gap(capabilities)
         if not self._imports:  # it evicts nothing in import mode
             capabilities.warn_of_eviction()
-        return Parts(
+        return Destination(
             settings=settings,
-            plan=self._plan,
-            progress=progress,
-            target=self._target,
+            endpoint=self._target,
             capabilities=capabilities,
-            receiver=self._receiver,
-            spool=self._spool,
-            budget=self._budget,
+            connection=replace(self._lease.options(), imports=self._imports),
             limiter=self.limiter,
             letters=self._letters,
-            scripts=self._scripts,
-            stop=self._stop,
-            gate=self.gate,
             lease=self._lease,
             epoch=epoch,
-            connection=replace(self._lease.options(), imports=self._imports),
             postpones=postpones,
-            beside=self._beside,
+            holds=postpones and settings.expiry_gap is ExpiryGap.HOLD,
         )
 
     def _require_databases(self, highest: int | None, there: int) -> None:
@@ -356,11 +355,11 @@ class Link:
             return None, "interrupted"
         return checkpoint.position, "backlog"
 
-    async def _run_session(self, parts: Parts, transfer: Transfer | None) -> Transfer | None:
+    async def _run_session(self, destination: Destination, transfer: Transfer | None) -> Transfer | None:
         """One session.
 
         Args:
-            parts: see there.
+            destination: what is written to.
             transfer: a full sync that the source has agreed to already.
 
         Returns:
@@ -369,11 +368,10 @@ class Link:
         checkpoint = None
         reason = "backlog"  # the source refused to continue the session before
         self._spool.reset()
-        self._progress.phase = Phase.CONNECTING
         self._progress.stream.following = False
-        parts = await self._recognise_target(parts)
+        destination = await self._recognise_target(destination)
         if self._session is not None:  # nothing of that one changes the checkpoint any more that is read now
-            parts = replace(parts, epoch=await parts.lease.begin())
+            destination = replace(destination, epoch=await destination.lease.begin())
         if transfer is None:
             checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
             position, reason = self._place(checkpoint)
@@ -398,9 +396,12 @@ class Link:
         self._progress.position = transfer.position
         self._copying = transfer.full
         spacing, self._spacing = self._spacing, 0.0
-        self._session = Session(parts, transfer, checkpoint, on_snapshot=self._copied, spacing=spacing)
+        inflow = Inflow(self._receiver, self._spool, self._progress, transfer, spacing=spacing)
+        self._session = Session(
+            self._plan, self._progress, self._budget, self._scripts, self.gate, self._beside, destination, inflow, transfer, checkpoint
+        )  # fmt: skip
         try:
-            await self._session.run()
+            await self._session.run(self._stop, self._copied)
             self.reached = self._session.reached
         except HistoryLost as lost:
             self._spacing = self._fork_wait()
@@ -414,9 +415,6 @@ class Link:
             if self.gate.broken_off:
                 self._end_held()
             log.warning("stopped inside a snapshot", hint="the target is not complete; the next start begins it anew")
-        finally:
-            self._session.drop_copy()
-            self._largest = self._session.largest or self._largest
         return None
 
     async def _admit(self, transfer: Transfer, reason: str) -> str:
@@ -432,10 +430,10 @@ class Link:
             self._receiver.close()  # the source need not keep a snapshot for us
             raise
 
-    async def _recognise_target(self, parts: Parts) -> Parts:
+    async def _recognise_target(self, destination: Destination) -> Destination:
         """Asks the target again who it is: since the session before it may have become another process, or version."""
         if self._session is None:
-            return parts
+            return destination
         try:
             capabilities = await probe(self._target)
         except BaseException as error:
@@ -444,7 +442,7 @@ class Link:
                 raise TargetBusy(str(error.args[0]), hint=error.hint) from error
             raise
         self._progress.target_info = capabilities.shown()
-        return replace(parts, capabilities=capabilities)
+        return replace(destination, capabilities=capabilities)
 
     async def _connect(self, position: Position | None) -> Transfer | None:
         """Makes the link, which waits for the source's snapshot for as long as that takes; None at a stop."""
@@ -485,80 +483,6 @@ class Link:
         self._letters.close()
         self._scripts.close()
 
-    # -- what the pages show
-
-    def register(self, ledger: Ledger) -> None:
-        """Names who holds memory."""
-        plan = self._plan
-        spool = self._spool.statistics
-        ledger.register(
-            "spool",
-            lambda: spool().memory_bytes,
-            peak=lambda: (spool().peak_memory_bytes, 0.0),
-            limit=plan.spool_bytes,
-        )
-        ledger.register("decoder", self._decoder_bytes, limit=plan.decoder_bytes)
-        budget = self._budget
-        for owner in (QUEUE, *(lane_name(index) for index in range(self._settings.writers))):
-            ledger.register(
-                owner, partial(budget.held, owner), peak=partial(budget.peak, owner), limit=plan.queue_bytes
-            )
-        ledger.register("applier", self._applier_bytes)
-        ledger.register("scripts", self._scripts.held_bytes)
-        ledger.register("pruning", self._pruning_bytes)
-
-    def _applier_bytes(self) -> int:
-        applier = self._session.applier if self._session else None
-        if applier is None:
-            return 0
-        statistics = applier.statistics()
-        return statistics.in_flight_bytes + statistics.growing_bytes
-
-    def _pruning_bytes(self) -> int:
-        session = self._session
-        return session.resync.owned_bytes() if session is not None and session.resync is not None else 0
-
-    def _decoder_bytes(self) -> int:
-        session = self._session
-        if session is None:
-            return 0
-        if session.copy is not None:
-            counters = session.copy.decoder.statistics()
-            names = ("window_capacity", "blob_capacity", "output_capacity", "scratch_capacity")
-            return sum(counters[name] for name in names)
-        return session.feed.owned_bytes() if session.feed is not None else 0
-
-    def decoder_counters(self) -> Mapping[str, int]:
-        """Counters of the snapshot decoder; empty outside of a snapshot."""
-        copy = self._session.copy if self._session else None
-        return copy.decoder.statistics() if copy else {}
-
-    def reading(self) -> PipelineReading:
-        """How full the parts are."""
-        session = self._session
-        spool, budget = self._spool.statistics(), self._budget.statistics()
-        copy = session.copy if session else None
-        queue = session.writers.statistics().queue if session and session.writers else None
-        current = copy.decoder.current if copy else None
-        largest = (session.largest if session else None) or self._largest
-        return PipelineReading(
-            budget_bytes=budget.limit,
-            budget_used_bytes=budget.used,
-            budget_peak_bytes=budget.peak,
-            budget_waiting=budget.waiting,
-            queue_batches=queue.ready + queue.parked if queue else 0,
-            queue_bytes=queue.bytes if queue else 0,
-            fences=[_fence(fence) for fence in queue.fences[:MOST_FENCES]] if queue else [],
-            open_fences=len(queue.fences) if queue else 0,
-            lanes=[
-                reading_of(LaneReading, lane, lane=lane.index, connected=lane.connection.connected)
-                for lane in self._progress.lanes
-            ],
-            current_key=_shown(current) if current else None,
-            largest_keys=[_shown(key) for key in (copy.largest.read() if copy else largest)],
-            spool=reading_of(SpoolReading, spool),
-        )
-
 
 def _script_path(settings: Settings) -> Path | None:
     """Where the scripts of this link are kept, for the next start to find."""
@@ -566,15 +490,3 @@ def _script_path(settings: Settings) -> Path | None:
     link = f"{settings.target_endpoint().display} {settings.checkpoint_name()}"
     name = hashlib.sha1(link.encode(), usedforsecurity=False).hexdigest()[:12]
     return directory / f"{SCRIPTS}{name}" if directory is not None else None
-
-
-def _shown(key: CurrentKey) -> KeyReading:
-    return reading_of(KeyReading, key, key=_text(key.key))
-
-
-def _fence(fence: FenceStatistics) -> FenceReading:
-    return reading_of(FenceReading, fence, key=_text(fence.key), gate=fence.gate.value)
-
-
-def _text(key: bytes) -> str:
-    return key.decode("utf-8", "backslashreplace")

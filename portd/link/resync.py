@@ -10,7 +10,7 @@ from portd.errors import SpoolError
 from portd.log import get_logger
 from portd.net.resp import request
 from portd.target.control import control
-from portd.target.kept.checkpoint import flush, foreign_keys, make_room, read_checkpoint
+from portd.target.kept.checkpoint import State, flush, foreign_keys, make_room, read_checkpoint
 from portd.target.kept.epoch import write_once
 from portd.target.kept.prune import PruneOptions, Pruner
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from portd.config.settings import Settings
-    from portd.feed.snapshot import Sink
     from portd.kernel.batch import Batch
     from portd.kernel.snapshot import DeadLetter
     from portd.net.endpoint import Endpoint
     from portd.target.capabilities import Capabilities
     from portd.target.connection import ConnectionOptions
+    from portd.target.kept.checkpoint import Checkpoint
     from portd.target.kept.epoch import Epoch
     from portd.target.limiter import Limiter
 
@@ -46,6 +46,7 @@ class Resync:
         removed: ghosts removed, after `finish`.
         first: no full sync of this link has ended yet; set by `begin`.
         postponed: expiries of an earlier sync may be in the target that are to be set back; set by `begin`.
+        keys_before: of the target, ours left out; None where no ghosts are to be removed; set by `begin`.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Resync:
         self.first = False
         self.removed = 0
         self.postponed = False
+        self.keys_before: int | None = None
         self._settings = settings
         self._target = target
         self._capabilities = capabilities
@@ -97,12 +99,21 @@ class Resync:
             self.sole = checkpoint.sole
             self.postponed = checkpoint.postponed
         if mode is Prune.PRUNE or (mode is Prune.AUTO and checkpoint is not None and self.sole):
+            self.keys_before = await self._count_keys(checkpoint)
             await self._begin_pruning()
         elif checkpoint is not None:
             log.warning(
                 "keys that the source deleted meanwhile stay in the target", prune=mode.value,
                 hint="the target held other data when its first sync began: set prune to prune if it may go",
             )  # fmt: skip
+
+    async def _count_keys(self, checkpoint: Checkpoint | None) -> int:
+        """Keys that may be lost. One that was broken off had counted them before it wrote its own beside them."""
+        if checkpoint is not None and checkpoint.state is State.SNAPSHOT and checkpoint.keys_before is not None:
+            return checkpoint.keys_before
+        async with control(self._target, "counting the target's keys") as client:
+            found = await foreign_keys(client, self._settings.checkpoint_key, self._settings.checkpoint_name())
+        return sum(found.values())
 
     async def _begin_pruning(self) -> None:
         settings, capabilities = self._settings, self._capabilities
@@ -165,7 +176,7 @@ class Resync:
 
         Args:
             letters: dead letters that the decoder counted.
-            permit: told how many keys of how many are to be removed; returns when they may.
+            permit: told how many keys are to be removed, and how many the target had before; returns when they may.
 
         Raises:
             PortdError: see `Pruner.run`.
@@ -176,7 +187,8 @@ class Resync:
         if letters > self._letters:  # some were counted and not kept: their keys are not known
             self._give_up("more dead letters than could be kept")
             return
-        found = await pruner.run(None if self.first else permit)
+        before = self.keys_before
+        found = await pruner.run(None if self.first or before is None else lambda ghosts: permit(ghosts, before))
         self.removed = found.removed
         if found.others and self._settings.prune is Prune.AUTO:
             log.warning(
@@ -197,21 +209,3 @@ class Resync:
         if self._pruner is not None:
             self._pruner.close()
             self._pruner = None
-
-
-class NotingSink:
-    """Passes batches on, and shows them to the resync.
-
-    Args:
-        sink: where batches go.
-        resync: sees them.
-    """
-
-    def __init__(self, sink: Sink, resync: Resync) -> None:
-        self._sink = sink
-        self._resync = resync
-
-    async def put(self, batch: Batch) -> None:
-        """Takes a batch; waits while the budget is spent."""
-        await self._resync.note(batch)
-        await self._sink.put(batch)

@@ -18,10 +18,11 @@ from portd.memory.collector import GcReading, GcWatch
 from portd.memory.history import History, HistoryReading
 from portd.memory.ledger import Ledger
 from portd.memory.process import Heaps, Resident, heaps, peak_rss, proportional, resident, trim
-from portd.watch.readings import CgroupReading, OwnerReading, PipelineReading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from portd.watch.readings import CgroupReading, OwnerReading, PipelineReading
 
 SAMPLE_SECONDS = 1.0
 TRIM_SECONDS = 5.0  # between two looks at what malloc keeps
@@ -50,7 +51,7 @@ class MemoryReport:
         owners: who holds what.
         heaps: anonymous memory by allocator: the same bytes, another cut.
         gc: pauses of Python's cyclic collector.
-        pipeline: how full the parts are.
+        pipelines: how full the parts of each link are, by its name.
         history: the last minutes.
     """
 
@@ -70,12 +71,18 @@ class MemoryReport:
     owners: list[OwnerReading]
     heaps: Heaps
     gc: GcReading
-    pipeline: PipelineReading
+    pipelines: dict[str, PipelineReading]
     history: HistoryReading
 
+    @property
+    def spool_disk_bytes(self) -> int:
+        """What the spools have on disk."""
+        return sum(each.spool.disk_bytes for each in self.pipelines.values())
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data for JSON. Where there is one link, its ``pipeline`` stands by itself, too."""
+        found = asdict(self)
+        return {**found, "pipeline": next(iter(found["pipelines"].values()))} if len(self.pipelines) == 1 else found
 
 
 class Accounting:
@@ -86,13 +93,13 @@ class Accounting:
 
     Attributes:
         ledger: register owners here.
-        pipeline: called for the fill of the parts; set by whoever builds them.
+        pipelines: called for the fill of the parts of each link; set by whoever builds them.
         ceiling_bytes: RSS that the memory plan allows, to show.
     """
 
     def __init__(self, cgroup: Cgroup | None = None) -> None:
         self.ledger = Ledger()
-        self.pipeline: Callable[[], PipelineReading] = PipelineReading
+        self.pipelines: Callable[[], dict[str, PipelineReading]] = dict
         self.ceiling_bytes = 0
         self.cgroup = cgroup or find_cgroup()
         self._history = History(COLUMNS)
@@ -160,7 +167,7 @@ class Accounting:
             owners=owners,
             heaps=found,
             gc=self._gc.read(),
-            pipeline=self.pipeline(),
+            pipelines=self.pipelines(),
             history=self._history.read(),
         )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 import tracemalloc
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -267,14 +268,17 @@ async def _add_untraced(samples: dict[Stack, Sample], owners: Sequence[OwnerRead
                 break
         traced[kind if kind in traced else ""] += sample.inuse_bytes
         await slices.rest()
-    left = sum(owner.held_bytes for owner in owners if owner.owner not in _APART) - traced["others"]
-    for owner in owners:
-        if owner.owner == OWNER:
+    held: Counter[str] = Counter()
+    for each in owners:  # links run the same code
+        held[each.owner] += each.held_bytes
+    left = sum(held_bytes for owner, held_bytes in held.items() if owner not in _APART) - traced["others"]
+    for owner, held_bytes in held.items():
+        if owner == OWNER:
             continue
-        rest = owner.held_bytes - traced["spool"] if owner.owner == "spool" else min(owner.held_bytes, left)
+        rest = held_bytes - traced["spool"] if owner == "spool" else min(held_bytes, left)
         if rest >= LEAST_REST_BYTES:
-            samples[((f"({owner.owner}, from before the recording)", 0),)] = Sample(1, rest, 1, rest)
-        if owner.owner != "spool":
+            samples[((f"({owner}, from before the recording)", 0),)] = Sample(1, rest, 1, rest)
+        if owner != "spool":
             left -= max(0, rest)
 
 

@@ -29,7 +29,7 @@ class Ledger:
     """Owners by name, in the order they were registered."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[tuple[str, str], _Entry] = {}  # by link and owner
 
     def register(
         self,
@@ -38,6 +38,7 @@ class Ledger:
         *,
         peak: Callable[[], tuple[int, float]] | None = None,
         limit: int = 0,
+        link: str = "",
     ) -> None:
         """Adds an owner, or replaces the one of that name while keeping its peak.
 
@@ -47,24 +48,25 @@ class Ledger:
             peak: most bytes ever held and when (unix seconds, 0 where the owner does not know), where it counts that itself;
                 otherwise samples decide.
             limit: bytes it may hold; 0 is unlimited.
+            link: whose it is; "" for what belongs to the process.
         """
         entry = _Entry(held, peak, limit)
-        if previous := self._entries.get(owner):
+        if previous := self._entries.get((link, owner)):
             entry.peak_bytes, entry.peak_at = previous.peak_bytes, previous.peak_at
-        self._entries[owner] = entry
+        self._entries[link, owner] = entry
 
-    def forget(self, owner: str) -> None:
+    def forget(self, owner: str, link: str = "") -> None:
         """Takes an owner out; unknown names are fine."""
-        self._entries.pop(owner, None)
+        self._entries.pop((link, owner), None)
 
     def readings(self) -> list[OwnerReading]:
         """Every owner now; peaks are brought up to date on the way."""
         now = time.time()
         found = []
-        for owner, entry in self._entries.items():
+        for (link, owner), entry in self._entries.items():
             held = entry.held()
             highest, when = (held, now) if entry.peak is None else entry.peak()
             if highest > entry.peak_bytes:
                 entry.peak_bytes, entry.peak_at = highest, when or now
-            found.append(OwnerReading(owner, held, entry.peak_bytes, entry.peak_at, entry.limit))
+            found.append(OwnerReading(owner, held, entry.peak_bytes, entry.peak_at, entry.limit, link))
         return found

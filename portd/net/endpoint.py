@@ -27,6 +27,7 @@ ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
 DEFAULT_PORT = 6379
 CONNECT_SECONDS = 10.0  # where no setting says otherwise
+SILENCE_SECONDS = 60.0  # likewise
 PLAIN_SECONDS = 1.0  # a TLS handshake that takes longer makes us look whether the port speaks without TLS
 TLS_HINT = "check the certificate authority, the certificate's names and validity; a plain port needs redis://"
 _TLS_LOSSES = (
@@ -118,6 +119,7 @@ class Endpoint:
         tls: None for a plain connection.
         sentinels: who tells the address of the server, at every connection; host and port are the first Sentinel's then.
         connect_seconds: longest wait for a connection, and for answers before work begins or beside it.
+        silence_seconds: a connection that is owed something and brings no byte for this long is given up.
     """
 
     host: str = "localhost"
@@ -128,6 +130,12 @@ class Endpoint:
     tls: Tls | None = None
     sentinels: Sentinels | None = None
     connect_seconds: float = CONNECT_SECONDS
+    silence_seconds: float = SILENCE_SECONDS
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What two endpoints have in common that are written as one server, whoever logs in."""
+        return self.host, self.port, self.path, self.sentinels
 
     @classmethod
     def parse(cls, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:

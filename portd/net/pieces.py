@@ -6,8 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.errors import SourceLost, TargetRefused
+from portd.net.control import Refused
 from portd.net.endpoint import TLS_HINT, tls_failure
-from portd.net.replies import login_refused
+from portd.net.replies import error_of
 from portd.net.resp import request
 from portd.net.shapes import MOST_NUMBER, STRANGE, complaint_about, whole
 
@@ -25,28 +26,20 @@ MOST_DEPTH: Final = 8
 NO_RESP: Final = "does not speak RESP"
 
 
-class Refused(Exception):
-    """An error reply."""
-
-
 class Wire(asyncio.Protocol):
     """One connection to an end. Commands may be pipelined; replies come in order.
 
     Args:
-        endpoint: the end.
-        connect_seconds: longest wait for the connection.
-        silence_seconds: longest wait for the next bytes of a reply.
+        endpoint: the end; its `silence_seconds` is the longest wait for the next bytes of a reply.
 
     Attributes:
         db: the database that the commands sent so far have selected.
     """
 
-    def __init__(self, endpoint: Endpoint, connect_seconds: float, silence_seconds: float) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self.where = endpoint.display
         self.db = 0
         self._endpoint = endpoint
-        self._connect_seconds = connect_seconds
-        self._silence_seconds = silence_seconds
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []
         self._buffer = bytearray()
@@ -85,7 +78,7 @@ class Wire(asyncio.Protocol):
             TargetRefused: the credentials are refused.
         """
         try:
-            self._transport, _ = await self._endpoint.connect(lambda: self, timeout=self._connect_seconds)
+            self._transport, _ = await self._endpoint.connect(lambda: self, timeout=self._endpoint.connect_seconds)
         except OSError as error:
             if why := tls_failure(error):
                 raise TargetRefused(f"TLS with {self.where} failed: {why}", hint=TLS_HINT) from None
@@ -99,7 +92,7 @@ class Wire(asyncio.Protocol):
             try:
                 await self.reply()
             except Refused as refusal:
-                raise login_refused(self.where, str(refusal)) from None
+                raise error_of(refusal.text, "refuses us", who=self.where, login=True) from None
 
     def send(self, *words: bytes | str | int) -> None:
         """Adds one command to what is sent when the next reply is waited for."""
@@ -276,7 +269,7 @@ class Wire(asyncio.Protocol):
             self._transport.resume_reading()
         self._waiter = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(self._silence_seconds):
+            async with asyncio.timeout(self._endpoint.silence_seconds):
                 await self._waiter
         except TimeoutError:
             raise self._lost("it does not answer") from None

@@ -6,10 +6,14 @@ are the few ``ERR`` replies that have no code of their own; they are named here 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from portd.errors import TargetError, TargetRefused
+from portd.errors import TargetBusy, TargetError, TargetRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 MAX_TEXT: Final = 200  # bytes of a reply that are kept
 
@@ -19,7 +23,13 @@ class Verdict(StrEnum):
 
     RETRY = "retry"  # the same bytes may pass later
     REJECTED = "rejected"  # never: a dead letter
+    REROUTE = "reroute"  # another server takes it; nobody sends it there yet: clusters are not supported as targets
     FATAL = "fatal"  # nothing of ours will pass until the operator changes something
+
+    @property
+    def ends(self) -> bool:
+        """Nothing can go on."""
+        return self in {Verdict.REROUTE, Verdict.FATAL}
 
 
 RETRY_CODES: Final = frozenset(
@@ -27,11 +37,13 @@ RETRY_CODES: Final = frozenset(
 )
 # Credentials and permissions: only the operator can change that.
 REFUSAL_CODES: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM", "DENIED"})
-FATAL_CODES: Final = frozenset({"NOAUTH", "WRONGPASS", "MOVED", "ASK"})
+FATAL_CODES: Final = frozenset({"NOAUTH", "WRONGPASS"})
+REROUTE_CODES: Final = frozenset({"MOVED", "ASK"})  # cluster.c:clusterRedirectClient
 # The connection that said this will not recover: a replica was promoted elsewhere, or the server is starting.
 RECONNECT_CODES: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "BUSY"})
 
 WRONG_TYPE: Final = "WRONGTYPE"
+USER_HINT: Final = "docs/operations.md lists what portd's user needs"
 # What a server says before it closes the connection (networking.c:setProtocolError).
 PROTOCOL_ERROR: Final = "ERR Protocol error"
 
@@ -56,6 +68,8 @@ def classify(text: str) -> Verdict:
     code = code_of(text)
     if code in RETRY_CODES:
         return Verdict.RETRY
+    if code in REROUTE_CODES:
+        return Verdict.REROUTE
     if code in FATAL_CODES or text.startswith(PROTOCOL_ERROR):
         return Verdict.FATAL
     return Verdict.REJECTED
@@ -98,10 +112,88 @@ def wrong_type(key: str) -> TargetError:
 
 
 def fatal(text: str, who: str = "the target") -> TargetError:
-    """The error that ends a sync because of a fatal reply of *who*."""
+    """The error that ends a sync because of a reply of *who* whose verdict `ends` it."""
     if is_refusal(text):
         return login_refused(who, text)
     return TargetError(f"{who} refuses everything: {presentable(text)}", hint=_HINTS.get(code_of(text)))
+
+
+def _busy(message: str, code: str) -> TargetBusy:
+    return TargetBusy(message, hint=BUSY_HINT, code=code)
+
+
+def error_of(
+    text: str,
+    refuses: str,
+    *,
+    who: str = "the target",
+    for_now: str = "is not ready",
+    hint: str | None = None,
+    key: str = "",
+    login: bool = False,
+    busy: Callable[[str, str], Exception] = _busy,
+) -> Exception:
+    """What an error reply to something of ours means: all but commands of the source, whose refusals are dead letters.
+
+    Args:
+        text: the reply.
+        refuses: what *who* does by it: "refuses transactions".
+        who: sent it, with its address where that is known.
+        for_now: the same where it passes by itself.
+        hint: what to do.
+        key: that was asked for, where that is one of ours.
+        login: it is about user or password.
+        busy: makes the error of what passes by itself, from a message and the reply's code.
+    """
+    text = abort_cause(text) or text
+    shown, code, verdict = presentable(text), code_of(text), classify(text)
+    if verdict is Verdict.RETRY:
+        return busy(f"{who} {for_now}: {shown}", code)
+    if login:
+        return login_refused(who, text)
+    if verdict.ends:
+        return fatal(text, who)
+    if key and code == WRONG_TYPE:
+        return wrong_type(key)
+    if is_refusal(text):
+        return TargetRefused(f"{who} {refuses}: {shown}", hint=hint or USER_HINT)
+    return TargetError(f"{who} {refuses}: {shown}", hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """Errors in a group of commands, by what they ask for.
+
+    Attributes:
+        passing: by number of the command, what passes by itself.
+        refused: likewise what never passes.
+        fatal: one after which nothing goes on, "" when there is none.
+        trouble: one that passes by itself, "" when there is none.
+    """
+
+    passing: dict[int, str]
+    refused: dict[int, str]
+    fatal: str
+    trouble: str
+
+
+def sort_out(errors: Mapping[int, str], cause: str = "") -> Sorted:
+    """Sorts errors.
+
+    Args:
+        errors: by number of the command.
+        cause: an error that is about none of them.
+    """
+    verdicts = {number: classify(text) for number, text in errors.items()}
+    passing = {number: errors[number] for number, verdict in verdicts.items() if verdict is Verdict.RETRY}
+    refused = {number: errors[number] for number, verdict in verdicts.items() if verdict is Verdict.REJECTED}
+    others = [*errors.values(), cause] if cause else errors.values()
+    return Sorted(
+        passing,
+        refused,
+        fatal=next((text for text in others if classify(text).ends), ""),
+        trouble=next((text for text in others if classify(text) is Verdict.RETRY), ""),
+    )
 
 
 def login_refused(who: str, text: str) -> TargetRefused:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import closing
+from typing import TYPE_CHECKING
 
 from portd.errors import UnsupportedRdb
+from portd.feed.pour import pour
 from portd.feed.snapshot import SnapshotCopy
 from portd.files.inputs import open_input
 from portd.log import get_logger
-from portd.offline.fetch import Fetch
-from portd.source import cluster
+from portd.source import HandshakeOptions, cluster
+from portd.source.fetch import Fetch
 
 if TYPE_CHECKING:
     from portd.files.inputs import Input
     from portd.files.outputs import Output
     from portd.kernel.snapshot import SnapshotDecoder
     from portd.net.endpoint import Endpoint
-    from portd.source.handshake import Transfer
+    from portd.source import Transfer
 
 log = get_logger("decode")
 
@@ -33,7 +35,7 @@ def decode_file(path: str, decoder: SnapshotDecoder, output: Output) -> None:
     Raises:
         PortdError: the input is not there or no snapshot, or the output cannot be written.
     """
-    with open_input(path) as source:
+    with closing(open_input(path)) as source:
         pump(source, decoder, output)
 
 
@@ -44,27 +46,9 @@ def pump(source: Input, decoder: SnapshotDecoder, output: Output) -> None:
         if not data:
             if source.read_bytes == 0:
                 raise UnsupportedRdb(f"{source.name} is empty", hint="a snapshot begins with REDIS or VALKEY")
-            write_outputs(decoder, output)
             decoder.finish()
-        while data and not decoder.ended:
-            data = data[decoder.feed(data) :]
-            write_outputs(decoder, output)
-
-
-def write_outputs(decoder: SnapshotDecoder, output: Output) -> None:
-    """Writes what the decoder's handler has made."""
-    while (part := decoder.next_output()) is not None:
-        output.write(cast("bytes", part))
-
-
-class _OutputSink:
-    """Takes the decoder's parts instead of batches; writing blocks, so that a thread does it."""
-
-    def __init__(self, output: Output) -> None:
-        self._output = output
-
-    async def put(self, batch: Any) -> None:
-        await asyncio.to_thread(self._output.write, batch)
+        for part in pour(decoder, data):
+            output.write(part)
 
 
 async def decode_source(endpoint: Endpoint, decoder: SnapshotDecoder, output: Output) -> None:
@@ -73,11 +57,14 @@ async def decode_source(endpoint: Endpoint, decoder: SnapshotDecoder, output: Ou
     Raises:
         PortdError: the source is not there or refuses, or the output cannot be written.
     """
-    fetch = Fetch(endpoint, snapshot_only=True)
+    fetch = Fetch(endpoint, HandshakeOptions(rdb_only=True))
+
+    async def write(part: bytes) -> None:
+        await asyncio.to_thread(output.write, part)
 
     async def consume(fetch: Fetch, transfer: Transfer) -> None:
         progress = fetch.progress.snapshot
-        await SnapshotCopy(fetch.spool, decoder, _OutputSink(output), progress, transfer, lambda _: None).run()
+        await SnapshotCopy(fetch.spool, decoder, write, progress, transfer).run()
 
     try:
         await fetch.run(consume)

@@ -19,10 +19,10 @@ from portd.kernel.handler import Handler
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.kernel.stream import StreamSplitter
 from portd.log import get_logger
-from portd.model import Phase
-from portd.offline.fetch import Fetch
+from portd.model import Work
 from portd.offline.job import OfflineService
-from portd.source import cluster
+from portd.source import HandshakeOptions, cluster
+from portd.source.fetch import Fetch
 from portd.spool import SpoolClosed
 
 if TYPE_CHECKING:
@@ -35,31 +35,6 @@ if TYPE_CHECKING:
 log = get_logger("dump")
 
 PIECE_BYTES: Final = 1 << 20  # of the stream, looked at in one go
-
-
-class _NoSink:
-    """The handler that hears nothing makes nothing."""
-
-    async def put(self, batch: object) -> None:
-        """Never called."""
-
-
-class SnapshotRecorder(SnapshotCopy):
-    """Copies the snapshot's bytes to an output while the decoder looks at them."""
-
-    def __init__(self, fetch: Fetch, output: Output, transfer: Transfer) -> None:
-        super().__init__(
-            fetch.spool, SnapshotDecoder(Handler()), _NoSink(), fetch.progress.snapshot, transfer, lambda _: None
-        )
-        self._output = output
-        self._recorded = 0  # snapshot bytes written
-
-    async def _decode(self, data: memoryview) -> None:
-        await super()._decode(data)
-        end = self.decoder.offset if self.decoder.ended else self._recorded + len(data)
-        # Writing blocks, and nothing may keep ACKs waiting.
-        await asyncio.to_thread(self._output.write, data[: end - self._recorded])
-        self._recorded = end
 
 
 class Dump(OfflineService):
@@ -79,7 +54,7 @@ class Dump(OfflineService):
         self._output = output
         self._follow = follow
         self._snapshot_done = False
-        self._fetch = Fetch(endpoint, snapshot_only=follow is None)
+        self._fetch = Fetch(endpoint, HandshakeOptions(rdb_only=follow is None))
         self.progress = self._fetch.progress
 
     async def run(self) -> None:
@@ -87,7 +62,7 @@ class Dump(OfflineService):
 
         Raises:
             ConfigError: the source is a node of a cluster, and that is not meant.
-            SourceError: no connection, a refusal, or a link that was lost inside the snapshot.
+            SourceError: no connection, a refusal, or a connection that was lost inside the snapshot.
             Interrupted: it was told to stop before the snapshot was whole.
             OutputError: the disk is full or failed.
         """
@@ -103,7 +78,7 @@ class Dump(OfflineService):
             stop.cancel()
             work.cancel()
             self._fetch.close()
-        self.progress.phase = Phase.STOPPED
+        self.progress.ended = True
 
     async def _work(self) -> None:
         cluster.admit(self._endpoint, await cluster.ask(self._endpoint), one_shard=self._one_shard)
@@ -111,12 +86,16 @@ class Dump(OfflineService):
 
     async def _consume(self, fetch: Fetch, transfer: Transfer) -> None:
         progress = fetch.progress
-        progress.phase = Phase.SNAPSHOT
         progress.snapshot.started_at = time.time()
-        recorder = SnapshotRecorder(fetch, self._output, transfer)
-        recorder.refuse_node = None if self._one_shard else self._endpoint.display
-        index = await recorder.run()
-        await asyncio.to_thread(self._output.commit)
+
+        async def write(data: memoryview) -> None:  # it blocks, and nothing may keep ACKs waiting
+            await asyncio.to_thread(self._output.write, data)
+
+        copy = SnapshotCopy(fetch.spool, SnapshotDecoder(Handler()), None, progress.snapshot, transfer, on_bytes=write)
+        copy.refuse_node = None if self._one_shard else self._endpoint.display
+        with progress.doing(Work.COPYING):
+            index = await copy.run()
+            await asyncio.to_thread(self._output.commit)
         progress.snapshot.finished_at = time.time()
         log.info(
             "snapshot dumped", bytes=self._output.written, keys=progress.snapshot.keys_read, replid=transfer.position.replid,
@@ -125,13 +104,14 @@ class Dump(OfflineService):
         self._snapshot_done = True
         if self._follow is not None:
             fetch.receiver.stream_begins(index)
-            db = stream_database(recorder.decoder.aux)
-            await self._record(self._follow, fetch, transfer, db)
+            db = stream_database(copy.decoder.aux)
+            with progress.doing(Work.FOLLOWING):
+                await self._record(self._follow, fetch, transfer, db)
 
     async def _record(self, path: Path, fetch: Fetch, transfer: Transfer, db: int) -> None:
         """Records the stream until a stop; the file ends with a whole command then."""
         progress = fetch.progress
-        progress.phase = Phase.STREAMING
+        progress.stream.caught_up = True  # a file lacks nothing of what has come
         begin = transfer.position.offset
         splitter = StreamSplitter(begin, db)
         written = 0
@@ -159,7 +139,7 @@ class Dump(OfflineService):
         log.info("stream recorded", bytes=splitter.offset - begin, offset=splitter.offset)
 
     async def _next(self, fetch: Fetch) -> memoryview | None:
-        """The next bytes of the stream; None at a stop. A lost link is made again where it broke."""
+        """The next bytes of the stream; None at a stop. A lost connection is made again where it broke."""
         if (chunk := fetch.spool.read_nowait()) is not None:
             return chunk.data
         read = asyncio.create_task(fetch.spool.read(), name="dump-read")

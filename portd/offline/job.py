@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from portd.memory.accounting import Accounting
 from portd.model import Progress
+from portd.watch.view import View
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from portd.memory.accounting import MemoryReport
 
 
@@ -45,11 +48,12 @@ class OfflineService:
         """Where the memory is now."""
         return self._accounting.report()
 
-    def limit(self, name: str, value: int) -> None:
-        """Lets a limit on the load of a target take effect; those without a target have none."""
+    def views(self) -> Sequence[View]:
+        """What it does, for those who watch."""
+        return (View.of(self.progress),)
 
-    def verify_every(self, seconds: float) -> None:
-        """Another time between two comparisons of the ends: there are none where nothing is followed."""
+    def change(self, link: str, name: str, value: float) -> None:
+        """Lets a setting take effect; those that know none that can override it."""
 
     def alive(self) -> bool:
         """All parts run."""

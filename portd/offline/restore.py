@@ -8,32 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.config.choices import Existing, OnRefusal
-from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb
+from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb, first_cause
 from portd.feed.file import FileFeed
-from portd.feed.snapshot import stream_database
+from portd.feed.loading import Loading
+from portd.feed.pour import pour_into
+from portd.feed.snapshot import Counts, stream_database
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input
-from portd.kernel.snapshot import SnapshotDecoder
-from portd.link.session import first_cause, note_own
 from portd.log import get_logger
 from portd.memory.plan import plan_memory
-from portd.model import Phase, Position
+from portd.model import Position, Work
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.offline.job import OfflineService
 from portd.pipeline import ByteBudget
 from portd.target.connection import ConnectionOptions
-from portd.target.deadletter import DeadLetters, Letter, read_keys
+from portd.target.deadletter import DeadLetters, read_keys, unsupported
 from portd.target.kept.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
 from portd.target.kept.epoch import Epoch, write_once
 from portd.target.kept.lease import Lease
-from portd.target.limiter import Limiter
+from portd.target.limiter import LIMITS, Limiter
 from portd.target.probe import probe
-from portd.target.snapshot.writers import Writers
-from portd.target.snapshot.writing import WriterOptions
 from portd.target.stream.applier import Applier
 from portd.target.stream.applying import ApplierOptions
 from portd.target.stream.scriptbook import ScriptBook
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from portd.config.settings import Settings
     from portd.files.inputs import Input
-    from portd.kernel.snapshot import DeadLetter
+    from portd.kernel.snapshot import DeadLetter, SnapshotDecoder
     from portd.target.capabilities import Capabilities, StreamForms
     from portd.target.kept.eviction import Eviction
 
@@ -52,7 +52,6 @@ log = get_logger("restore")
 
 LINK: Final = "restore+"  # before a link's name: no sync has a link of such a name
 UNKNOWN_REPLID: Final = "0" * 40  # of commands whose history nobody knows
-TURN_SECONDS: Final = 0.001  # decoding longer than this without a pause would keep replies waiting
 
 
 class Restore(OfflineService):
@@ -89,16 +88,13 @@ class Restore(OfflineService):
         self._checkpoint_key = settings.checkpoint_key + self._link
         self._epoch = Epoch.of(self._checkpoint_key)  # until the link is taken
         self._eviction: Eviction | None = None
-        self._connection = ConnectionOptions(
-            troubles=self.progress.troubles,
-            connect_seconds=settings.connect_seconds,
-            silence_seconds=settings.silence_seconds,
-        )
+        self._connection = ConnectionOptions(troubles=self.progress.troubles)
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
+        self._begun = False  # something may have been written or removed
         self._written_by: dict[str, str] = {}  # family and version, where the snapshot tells them
         self._length = 0  # of the snapshot, bytes
-        self._refused = self._filtered = 0  # keys that the decoder gave up or left out, so far
+        self._filtered = 0  # keys that the decoder left out, so far
         self._scripts = ScriptBook()
         self._wanted = read_keys(only) if only is not None else None
 
@@ -115,6 +111,8 @@ class Restore(OfflineService):
             await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 await self._end(work)
+                if not self._begun:
+                    raise Interrupted("stopped before anything was written", hint="restore again")
                 raise Interrupted(
                     "stopped: the target holds a part of the file",
                     hint="restore again with --existing replace, skip or flush",
@@ -126,15 +124,18 @@ class Restore(OfflineService):
             stop.cancel()
             work.cancel()
             self._letters.close()
-        self.progress.phase = Phase.STOPPED
+        self.progress.ended = True
 
-    def limit(self, name: str, value: int) -> None:
-        """Lets a limit on the load of the target take effect; *name* is that of the setting."""
-        self._limiter.change_setting(name, value)
+    def change(self, link: str, name: str, value: float) -> None:  # noqa: ARG002 - there are no links
+        """Lets a limit on the load of the target take effect; no other setting can."""
+        if name in LIMITS:
+            self._limiter.change_setting(name, int(value))
 
     async def _run(self) -> None:
         progress = self.progress
-        with open_input(self._paths[0]) as source:  # what is not there is said before anything is done to the target
+        with closing(
+            open_input(self._paths[0])
+        ) as source:  # what is not there is said before anything is done to the target
             data = await asyncio.to_thread(source.read)
             is_snapshot = looks_like_snapshot(source, data)
             capabilities = await probe(self._target)
@@ -160,6 +161,7 @@ class Restore(OfflineService):
         settings, key, prefix = self._settings, self._checkpoint_key, self._settings.checkpoint_key
         await self._forget_another()
         await guard(self._target, capabilities, key, prefix, settings.existing.value)
+        self._begun = True
         if settings.existing is Existing.FLUSH:
             await make_room(self._target, key, self._epoch, self._connection, prefix)
         if is_snapshot:
@@ -198,100 +200,47 @@ class Restore(OfflineService):
     async def _restore_snapshot(self, source: Input, data: memoryview, capabilities: Capabilities) -> tuple[bytes, int]:
         """Decodes and applies the snapshot; returns what was read behind it, and its length."""
         settings, snapshot = self._settings, self.progress.snapshot
-        self.progress.phase = Phase.SNAPSHOT
         snapshot.started_at = time.time()
         snapshot.bytes_total = source.size
-        skip_existing = settings.existing is Existing.SKIP
-        decoder = SnapshotDecoder(
-            capabilities.dialect(),
-            chunk_bytes=capabilities.chunk_bytes(settings.chunk_bytes),
-            batch_bytes=capabilities.batch_bytes(self._plan.batch_bytes),
-            command_bytes=settings.command_bytes,
-            command_elements=settings.command_elements,
-            skip_existing=skip_existing,
-        )
-        decoder.spare(settings.checkpoint_key.encode())
+        loading = Loading(
+            settings, self._plan, self.progress, self._target, capabilities, self._budget, self._letters,
+            epoch=self._epoch, eviction=self._eviction, limiter=self._limiter, connection=self._connection,
+        )  # fmt: skip
         if self._wanted is not None:
-            decoder.restrict(self._wanted)
-        window = max(self._plan.batch_bytes, self._plan.queue_bytes // (2 * settings.writers))
-        options = WriterOptions(
-            epoch=self._epoch,
-            eviction=self._eviction,
-            writers=settings.writers,
-            seats=capabilities.io_threads,
-            window_bytes=window,
-            skip_existing=skip_existing,
-            run_id=capabilities.run_id,
-            limiter=self._limiter,
-            connection=self._connection,
-        )
-        writers = Writers(self._target, self._budget, self.progress, self._letters, options)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(writers.run(), name="writers")
-                rest = await self._decode(source, data, decoder, writers)
-                await writers.flush()
-                writers.close()
-        finally:
-            writers.discard()
-        self._report(source, decoder)
-        self._note_end(decoder)
+            loading.decoder.restrict(self._wanted)
+        with self.progress.doing(Work.COPYING):
+            rest = await loading.run(partial(self._decode, source, data, loading), "restore")
+        self._note_end(loading.decoder)
         return rest, self._length
 
-    async def _decode(self, source: Input, data: memoryview, decoder: SnapshotDecoder, writers: Writers) -> bytes:
+    async def _decode(self, source: Input, data: memoryview, loading: Loading) -> bytes:
         """Puts the whole snapshot into the queue; returns what was read behind it."""
-        turn = time.perf_counter()
-        while not decoder.ended:
+        decoder = loading.decoder
+        counts = Counts(decoder, self.progress.snapshot, self._on_letter, self._scripts.add)
+        while True:
+            await pour_into(loading.writers.put, decoder, data)
+            self._report(source, decoder, counts.read())
+            if decoder.ended:
+                break
+            data = await asyncio.to_thread(source.read)
             if not data:
-                data = await asyncio.to_thread(source.read)
-                if not data:
-                    decoder.finish()
-            while data and not decoder.ended:
-                data = data[decoder.feed(data) :]
-                while (batch := decoder.next_batch()) is not None:
-                    await writers.put(batch)
-                    if time.perf_counter() - turn > TURN_SECONDS:
-                        await asyncio.sleep(0)
-                        turn = time.perf_counter()
-            self._report(source, decoder)
+                decoder.finish()
         self._length = decoder.offset
-        return decoder.rest() + bytes(data)
-
-    def _report(self, source: Input, decoder: SnapshotDecoder) -> None:
-        counters, snapshot = decoder.statistics(), self.progress.snapshot
-        snapshot.bytes_read = source.read_bytes
-        snapshot.bytes_decoded = min(source.consumed, decoder.offset) if source.size else decoder.offset
-        snapshot.keys_announced = counters["keys_announced"]
-        snapshot.keys_read = counters["keys"]
-        snapshot.keys_expired = counters["keys_expired"]
-        snapshot.keys_own = counters["keys_own"]
-        snapshot.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
-        self._refused = counters["keys_failed"]
-        snapshot.keys_filtered += counters["keys_filtered"] - self._filtered
-        self._filtered = counters["keys_filtered"]
-        for letter in decoder.take_dead_letters():
-            self._on_letter(letter)
-        for text in decoder.take_scripts():
-            self._scripts.add(text)
+        return bytes(data[len(data) - (source.read_bytes - self._length) :])
 
     def _on_letter(self, letter: DeadLetter) -> None:
-        self._letters.add(
-            Letter(
-                phase="snapshot",
-                db=letter.db,
-                key=letter.key,
-                command=letter.type,
-                offset=letter.offset,
-                reply=f"unsupported {letter.reason}",
-            )
-        )
+        self._letters.add(unsupported("snapshot", letter.type, letter))
+
+    def _report(self, source: Input, decoder: SnapshotDecoder, counters: dict[str, int]) -> None:
+        snapshot = self.progress.snapshot
+        snapshot.bytes_read = source.read_bytes
+        snapshot.bytes_decoded = min(source.consumed, decoder.offset) if source.size else decoder.offset
+        snapshot.keys_filtered += counters["keys_filtered"] - self._filtered
+        self._filtered = counters["keys_filtered"]
 
     def _note_end(self, decoder: SnapshotDecoder) -> None:
-        """Counts what was dropped, and remembers where the stream behind the snapshot begins."""
-        counters, snapshot = decoder.statistics(), self.progress.snapshot
-        for name in ("idle", "freq", "field_ttl", "stream_meta", "meta"):
-            if count := counters[f"{name}_dropped"]:
-                self.progress.attributes_dropped[name.replace("_", "-")] += count
+        """Remembers where the stream behind the snapshot begins."""
+        snapshot = self.progress.snapshot
         snapshot.finished_at = time.time()
         seconds = max(snapshot.finished_at - snapshot.started_at, 1e-6)
         log.info(
@@ -308,7 +257,6 @@ class Restore(OfflineService):
         if "valkey-ver" not in aux and "redis-ver" in aux:
             self._written_by = {"family": "redis", "version": aux["redis-ver"]}
         self._db = stream_database(aux)
-        note_own(counters["keys_own"])
 
     # -- commands
 
@@ -337,7 +285,6 @@ class Restore(OfflineService):
             DecodeError: they end inside of a command or a transaction; what is before it is applied.
         """
         progress = self.progress
-        progress.phase = Phase.CATCHING_UP
         position = position or Position(UNKNOWN_REPLID, 0)
         checkpoint = Checkpoint.following(position, self._db if position.offset else 0)
         begun = time.time()
@@ -349,7 +296,8 @@ class Restore(OfflineService):
         options = ApplierOptions(epoch=epoch, limiter=self._limiter, connection=connection, scripts=scripts)
         applier = Applier(self._target, feed, checkpoint, self._checkpoint_key, progress, self._letters, options)
         try:
-            await applier.run()
+            with progress.doing(Work.FOLLOWING):
+                await applier.run()
         finally:
             feed.close()
         end = applier.checkpoint.position.offset

@@ -160,10 +160,12 @@ class ByteBudget:
         account.now -= size
         self._account(taker).add(size)
 
-    def clear(self) -> None:
-        """Takes everything back: its owners are gone, as after a snapshot that could not be finished. Peaks stay."""
-        for account in (self._total, *self._owners.values()):
-            account.now = 0
+    def clear(self, *owners: str) -> None:
+        """Takes back what these owners hold: they are gone, as after a snapshot that could not be finished. Peaks stay."""
+        for owner in owners:
+            if account := self._owners.get(owner):
+                self._total.now -= account.now
+                account.now = 0
         self._admit()
 
     def statistics(self) -> BudgetStatistics:

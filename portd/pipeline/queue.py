@@ -93,6 +93,7 @@ class BatchQueue:
             raise
         self._outstanding += 1
         self._idle.clear()
+        self._progress.bytes_made += len(batch)
         self._route(batch)
 
     async def join(self) -> None:
@@ -168,6 +169,7 @@ class BatchQueue:
             exists: OPEN was an EXISTS and the key is there, so it is to be left alone.
         """
         self.budget.release(owner, len(batch))
+        self._progress.bytes_settled += len(batch)
         if batch.kind == WHOLE:
             self._progress.keys_failed += failed
             self._progress.keys_filtered += filtered
@@ -265,6 +267,7 @@ class BatchQueue:
     def _drop(self, batch: Batch) -> None:
         """Forgets a batch that needs no sending."""
         self.budget.release(OWNER, len(batch))
+        self._progress.bytes_settled += len(batch)
         self._done()
 
     def _done(self) -> None:

@@ -45,7 +45,7 @@ def unreachable(side: str, endpoint: Endpoint, problem: Unreachable) -> Finding:
 def reached(side: str, endpoint: Endpoint, survey: Survey) -> list[Finding]:
     """The end answered; what its connection is worth."""
     user = f" as {survey.user}" if survey.user else ""
-    findings = [fine(f"{side}.reachable", f"{survey.name} at {endpoint.display}{user}")]
+    findings = [fine(f"{side}.reachable", f"{survey.identity.name} at {endpoint.display}{user}")]
     if survey.info.get("loading") == "1":
         findings.append(
             error(

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from portd.errors import PortdError
 from portd.hold import Facts, Identity, judge
-from portd.link.gate import gather
+from portd.link.gate import followed_by, gather
 from portd.preflight import access, capacity, compatibility, permissions, safety
 from portd.preflight.findings import Report, error
 from portd.preflight.names import own_names
 from portd.preflight.safety import Held
 from portd.preflight.survey import Rate, Survey, Unreachable, survey, write_rate
-from portd.target.kept.checkpoint import read_checkpoint
+from portd.target.kept.checkpoint import State, read_checkpoint
 from portd.target.probe import inspect
 
 if TYPE_CHECKING:
@@ -69,31 +69,19 @@ async def _inspect(endpoint: Endpoint, report: Report) -> Capabilities | None:
     try:
         return await inspect(endpoint)
     except PortdError as problem:
-        report.findings.append(
-            error(
-                "target.probe",
-                str(problem.args[0]),
-                "what it can do is not known",
-                problem.hint or "see the target's log",
-                exit_code=problem.exit_code,
-            )
-        )
+        report.findings.append(_unknown("target.probe", problem, "what it can do is not known", "see the target's log"))
         return None
+
+
+def _unknown(subject: str, problem: PortdError, consequence: str, action: str) -> Finding:
+    return error(subject, str(problem.args[0]), consequence, problem.hint or action, exit_code=problem.exit_code)
 
 
 async def _target_permissions(endpoint: Endpoint, found: Capabilities, settings: Settings) -> list[Finding]:
     try:
         return await permissions.target_permissions(endpoint, found, settings.checkpoint_name())
     except PortdError as problem:
-        return [
-            error(
-                "target.permissions",
-                str(problem.args[0]),
-                "what we may do there is not known",
-                problem.hint or "try again",
-                exit_code=problem.exit_code,
-            )
-        ]
+        return [_unknown("target.permissions", problem, "what we may do there is not known", "try again")]
 
 
 async def _resumable(settings: Settings, here: Survey) -> bool | Held | Facts | PortdError:
@@ -112,14 +100,19 @@ async def _resumable(settings: Settings, here: Survey) -> bool | Held | Facts | 
             run_id=info.get("run_id", ""),
             address=settings.source_endpoint().display,
         )
+        broken_off = checkpoint.state is State.SNAPSHOT
+        if broken_off and checkpoint.accepted and followed_by(checkpoint).continues(source):
+            return True
         facts = await gather(settings, checkpoint, source, sum(here.keys.values()) if info else None)
     except PortdError as problem:
         return problem
     hold = judge(facts, settings.prune_limit)
+    known = {source.replid, source.replid2} - {""}
+    certain = broken_off or checkpoint.position.replid not in known
     if hold is None:
-        return facts if facts.doubtful and not checkpoint.first else True
-    partial = {source.replid, source.replid2} - {""} and checkpoint.position.replid in {source.replid, source.replid2}
-    return Held(hold, certain=not partial)
+        open_yet = facts.doubtful or (certain and facts.removes and facts.target_keys > 0)
+        return facts if open_yet and not checkpoint.first else True
+    return Held(hold, certain=certain)
 
 
 def _source(settings: Settings, endpoint: Endpoint, here: Survey, rate: Rate | None) -> list[Finding]:

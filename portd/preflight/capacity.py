@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SNAPSHOT_BYTES_PER_SECOND: Final = (
     60e6  # of used memory, that a source writes as a snapshot; the slower of what is seen
 )
-SHORT_CUT_SECONDS: Final = 60  # a link cut for so long should find its place in the backlog again
+SHORT_CUT_SECONDS: Final = 60  # a connection cut for so long should find its place in the backlog again
 CLOCK_SECONDS: Final = 0.5  # a difference worth a warning: expiry times are absolute
 TARGET_SLACK: Final = 1.2  # the same data may take more memory in another release
 FORK_SLACK: Final = 0.5  # of used memory, that copies of pages written meanwhile may take
@@ -48,7 +48,7 @@ def output_buffer(source: Survey, rate: Rate | None) -> list[Finding]:
         warning(
             "source.output-buffer",
             f"{what}; with {rate} written, about {human_bytes(waiting)} are written during a snapshot",
-            "the source drops the link when the limit is reached, and the snapshot begins again",
+            "the source drops our connection when the limit is reached, and the snapshot begins again",
             f"CONFIG SET client-output-buffer-limit 'replica {int(waiting * 4)} {int(waiting * 2)} 300' on the source "
             "while it has the memory, or sync at a quieter time",
         )
@@ -56,7 +56,7 @@ def output_buffer(source: Survey, rate: Rate | None) -> list[Finding]:
 
 
 def backlog(source: Survey, rate: Rate | None) -> list[Finding]:
-    """How long a link may be cut before a full sync is needed."""
+    """How long the connection to the source may be cut before a full sync is needed."""
     size = source.number("repl_backlog_size") or source.number("repl-backlog-size")
     if size is None:
         return [note("source.backlog", "not known")]
@@ -66,7 +66,7 @@ def backlog(source: Survey, rate: Rate | None) -> list[Finding]:
             note(
                 "source.backlog",
                 f"{what}; its write rate is not known",
-                "how long a link may be cut before it costs a full sync is not known",
+                "how long the connection to the source may be cut before it costs a full sync is not known",
             )
         ]
     if rate.per_second * 60 < 4096:  # pings and our own questions
@@ -78,7 +78,7 @@ def backlog(source: Survey, rate: Rate | None) -> list[Finding]:
         warning(
             "source.backlog",
             f"{what}, good for {human_seconds(seconds)} with {rate} written",
-            "a link that is cut for longer, a restart of portd included, costs a full sync",
+            "a connection that is cut for longer, a restart of portd included, costs a full sync",
             f"CONFIG SET repl-backlog-size {int(rate.per_second * 10 * SHORT_CUT_SECONDS)} on the source",
         )
     ]
@@ -176,7 +176,7 @@ def spool_space(settings: Settings, source: Survey, rate: Rate | None) -> list[F
             warning(
                 "spool",
                 "spool_dir is off",
-                "when the target is slower than the source, the source has to wait and may cut the link",
+                "when the target is slower than the source, the source has to wait and may cut the connection",
                 "give a directory on a local disk",
             )
         ]
@@ -200,7 +200,7 @@ def spool_space(settings: Settings, source: Survey, rate: Rate | None) -> list[F
             warning(
                 "spool",
                 what,
-                "if the target is slow and the spool fills up, the source has to wait and may cut the link",
+                "if the target is slow and the spool fills up, the source has to wait and may cut the connection",
                 "choose a spool_dir with more room, or raise spool_max_bytes",
             )
         ]

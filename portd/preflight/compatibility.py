@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 from portd.kernel.forms import FORMS, NONE, SCRIPT, lacking
 from portd.preflight.findings import error, fine, note, warning
 from portd.target.capabilities import OLDEST_REDIS as OLDEST_TARGET
-from portd.target.capabilities import rdb_version_of
 
 if TYPE_CHECKING:
     from portd.config.settings import Settings
+    from portd.net.identity import ServerIdentity
     from portd.preflight.findings import Finding
     from portd.preflight.survey import Survey
     from portd.target.capabilities import Capabilities
@@ -28,9 +28,10 @@ _FEATURES: Final = (
 )
 
 
-def versions(source: Survey, target: Capabilities) -> list[Finding]:
+def versions(survey: Survey, target: Capabilities) -> list[Finding]:
     """Releases, RDB versions, types that the target cannot take."""
-    if source.version is None or source.family is None:
+    source = survey.identity
+    if not source.family:
         return [
             note(
                 "versions",
@@ -41,9 +42,9 @@ def versions(source: Survey, target: Capabilities) -> list[Finding]:
     findings = []
     if source.family == "redis" and source.version[:2] < OLDEST_REDIS:
         findings.append(
-            error("source.version", f"{source.name}", "it does not know PSYNC", "upgrade the source to 2.8 or newer")
+            error("source.version", source.name, "it does not know PSYNC", "upgrade the source to 2.8 or newer")
         )
-    known = rdb_version_of(source.family, source.version)
+    known = source.rdb_version
     if (source.family == "valkey" and source.version[:2] > (9, 1)) or known > NEWEST_RDB[source.family]:
         findings.append(
             note(
@@ -79,26 +80,26 @@ def versions(source: Survey, target: Capabilities) -> list[Finding]:
     return findings
 
 
-def _same_types(source: Survey, target: Capabilities, known: int) -> bool:
+def _same_types(source: ServerIdentity, target: Capabilities, known: int) -> bool:
     same_family = source.family == target.family
     return known <= target.rdb_version and (same_family or known <= 11)  # up to RDB 11 both families agree
 
 
-def _lost_features(source: Survey, target: Capabilities) -> list[tuple[str, str]]:
-    assert source.version is not None
+def _lost_features(source: ServerIdentity, target: Capabilities) -> list[tuple[str, str]]:
     found = []
     for what, redis, valkey, loss in _FEATURES:
         first = {"redis": redis, "valkey": valkey}
-        has = source.version[:2] >= first[source.family or "redis"]
+        has = source.version[:2] >= first[source.family]
         takes = target.version[:2] >= first[target.family]
         if has and not takes:
             found.append((what, loss))
     return found
 
 
-def commands(source: Survey, target: Capabilities) -> list[Finding]:
+def commands(survey: Survey, target: Capabilities) -> list[Finding]:
     """Commands that the source may send and the target does not know, and what becomes of them."""
-    if source.version is None or source.family is None:
+    source = survey.identity
+    if not source.family:
         return [note("target.commands", "which commands the source sends is not known")]
     lacking_there = lacking(target.family, target.version) - lacking(source.family, source.version)
     forms = [form for form in FORMS if form.name in lacking_there]

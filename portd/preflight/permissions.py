@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portd.errors import PortdError
@@ -110,10 +111,9 @@ async def target_permissions(endpoint: Endpoint, found: Capabilities, checkpoint
 
 async def _keys(endpoint: Endpoint, checkpoint: str) -> list[Finding]:
     """Whether our user may write any key: queued in a transaction that is never executed."""
-    seconds = endpoint.connect_seconds
-    options = ConnectionOptions(connect_seconds=seconds, silence_seconds=seconds)
+    hasty = replace(endpoint, silence_seconds=endpoint.connect_seconds)
     anything = f"{secrets.token_hex(8)}"
-    connection = await connect(endpoint, "check", ConnectionState(), options)
+    connection = await connect(hasty, "check", ConnectionState(), ConnectionOptions())
     try:
         answers = await connection.ask(
             request("MULTI"), request("SET", anything, ""), request("HSET", checkpoint, "f", "")

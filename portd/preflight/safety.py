@@ -165,6 +165,13 @@ def _doubtful(settings: Settings, facts: Facts, what: str) -> Finding:
             f"{there}; the source does not tell who it is",
             "whether a sync resumes is not known; a full sync is held if its snapshot shows another server, or an empty one",
         )
+    if not facts.doubtful:
+        return note(
+            "target.keys",
+            f"{there}; the stream cannot be continued from it",
+            f"a sync begins with a full sync, and removes up to {settings.prune_limit:g} % of these keys by itself: "
+            "should its snapshot lack more of them, it is held",
+        )
     return warning(
         "target.keys",
         f"{there}; the source is another process with another history at the address that was followed",

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from portd.errors import ConfigError
-from portd.net.control import Refused, checked, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
+from portd.net.control import Refused, checked, keys_by_database, open_control, parse_info, parse_pairs
 from portd.net.endpoint import TLS_HINT, tls_failure
+from portd.net.identity import ServerIdentity
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.source.cluster import QUESTION, is_node
@@ -73,33 +74,14 @@ class Survey:
         return -number if number and text.startswith("-") else number
 
     @property
-    def family(self) -> str | None:
-        """`redis` or `valkey`; None when not told."""
-        if not self.info:
-            return None
-        return "valkey" if "valkey_version" in self.info else "redis"
-
-    @property
-    def version(self) -> tuple[int, int, int] | None:
-        """In the numbering of its family."""
-        text = self.info.get(f"{self.family}_version")
-        if text is None:
-            return None
-        numbers = [number for part in text.split(".") if (number := whole(part)) is not None]
-        major, minor, patch = [*numbers, 0, 0, 0][:3]
-        return major, minor, patch
-
-    @property
-    def name(self) -> str:
-        """Family and version."""
-        return "an unknown server" if self.version is None else f"{self.family} {'.'.join(map(str, self.version))}"
+    def identity(self) -> ServerIdentity:
+        """Who it says it is."""
+        return ServerIdentity.of(self.info)
 
     @property
     def modules(self) -> frozenset[str]:
         """Names of loaded modules that may bring types or commands."""
-        words = self.info.get("module", "").split()
-        fields = [parse_fields(word) for word in words]
-        return frozenset(each["name"] for each in fields if "name" in each) - BUILT_IN
+        return frozenset(self.identity.modules) - BUILT_IN
 
     @property
     def keys(self) -> dict[int, int]:

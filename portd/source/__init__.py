@@ -1,4 +1,4 @@
-"""The source's side: handshake, link, what to do when it is lost."""
+"""The source's side: handshake, receiver, what to do when it is lost."""
 
 from portd.source.handshake import HandshakeOptions
 from portd.source.losses import Reason, ReceiverLost

@@ -41,7 +41,7 @@ def is_node(info: Mapping[str, str], answer: object) -> bool | None:
 async def ask(endpoint: Endpoint) -> bool | None:
     """Asks a server whether it is a node of a cluster; None when it does not tell, or cannot be asked now.
 
-    What is wrong with it is for the link to say.
+    What is wrong with it is for the receiver to say.
 
     Raises:
         ConfigError: a TLS file cannot be used.

@@ -100,9 +100,9 @@ class Connection(asyncio.BufferedProtocol):
         reason = self._reason or reason_of(exc)
         if not self.transfer.done():
             lost = (
-                early_end(self._where, exc, agreed=self._handshake.state is State.HEADER)
+                early_end(self._where, exc, agreed=self._handshake.state is State.HEADER, end=self._handshake.end)
                 if self._reason is None
-                else ReceiverLost(reason, self._where)
+                else ReceiverLost(reason, self._where, end=self._handshake.end)
             )
             self.transfer.set_exception(lost)
         if not self.lost.done():

@@ -1,4 +1,4 @@
-"""The forecast: what the source queues for us, against its limits, and how long until it would drop the link.
+"""The forecast: what the source queues for us, against its limits, and how long until it would drop our connection.
 
 A source keeps what a replica has not read in an output buffer, and drops the replica when that passes
 `client-output-buffer-limit replica` (networking.c:checkClientOutputBufferLimits). What it has dropped can only go on while
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ASK_SECONDS = 3.0
 LIMIT_SECONDS = 60.0  # limits are asked for again after this long: CONFIG SET may change them
-WARN_SECONDS = 60.0  # a link that would be lost within this time is worth a warning
+WARN_SECONDS = 60.0  # a connection that would be lost within this time is worth a warning
 WARN_SHARE = 0.5  # and so is an output buffer that has reached this share of a limit
 QUIET_SECONDS = 60.0  # between two warnings
 SMOOTHING = 0.5  # weight of the newest rate
@@ -93,7 +93,7 @@ class Outlook:
         outlook.seconds_left = min(hard, soft)
 
     def backlog(self, at: float, written: int, received: int, size: int) -> None:
-        """How far we are behind what the source keeps for a link that breaks.
+        """How far we are behind what the source keeps for a connection that breaks.
 
         Args:
             at: monotonic seconds.
@@ -143,7 +143,7 @@ class Forecast:
             try:
                 async with open_control(self._endpoint) as control:
                     await self._ask_on(control)
-            except (Refused, OSError):  # the link itself says what is wrong with the source
+            except (Refused, OSError):  # the receiver says what is wrong with the source
                 continue
             except Exception:  # a forecast is not worth a sync
                 log.exception("no forecast from here on")
@@ -205,7 +205,7 @@ class Forecast:
         self._warned_at = now
         left = outlook.seconds_left
         log.warning(
-            "the source may drop the link",
+            "the source may drop our connection",
             seconds_left=round(left, 1) if math.isfinite(left) else "unknown",
             output_buffer=human_bytes(outlook.output_bytes),
             grows_per_second=human_bytes(outlook.output_growth),
@@ -217,14 +217,14 @@ class Forecast:
 
 
 def our_output(clients: str, local: str) -> int | None:
-    """What the source holds for our link, in bytes.
+    """What the source holds for our connection, in bytes.
 
     Args:
         clients: reply to CLIENT LIST TYPE replica.
         local: our address as the source sees it, `ip:port`; where the network changes it, a single replica is ours.
 
     Returns:
-        None when our link is not among them.
+        None when our connection is not among them.
     """
     lines = [dict(word.partition("=")[::2] for word in line.split()) for line in clients.splitlines() if line]
     ours = [fields for fields in lines if fields.get("addr") == local] or (lines if len(lines) == 1 else [])

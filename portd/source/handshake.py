@@ -51,6 +51,7 @@ class HandshakeOptions:
         rdb_only: want a snapshot and no stream (Redis 6.2.14+, Valkey); see `Handshake.accepted`.
         no_compression: want strings that are not LZF-compressed (Redis 8.6+).
         no_checksum: want a snapshot without CRC (Redis 8.8+).
+        end: which end of a sync the server is, `source` or `target`; for messages.
     """
 
     psync_command: str = "PSYNC"
@@ -58,6 +59,7 @@ class HandshakeOptions:
     rdb_only: bool = False
     no_compression: bool = False
     no_checksum: bool = False
+    end: str = "source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Transfer:
     def announced(self) -> bool:
         """The source told the position. One that renamed PSYNC by `rename-command` does not (see `Handshake`).
 
-        Otherwise it is found in the AUX fields repl-id and repl-offset of the snapshot, and a lost link always costs a
+        Otherwise it is found in the AUX fields repl-id and repl-offset of the snapshot, and a lost connection always costs a
         full sync.
         """
         return self.position.replid != ""
@@ -119,6 +121,7 @@ class Handshake:
 
     def __init__(self, auth: bytes | None, position: Position | None, options: HandshakeOptions | None = None) -> None:
         self._options = options or HandshakeOptions()
+        self.end = self._options.end
         self._position = position
         self._auth = auth
         self._requests = self._plan()
@@ -209,14 +212,14 @@ class Handshake:
         if state is State.PING:
             closed = code == b"NOAUTH" or b"operation not permitted" in line
             if closed and self._auth is None:
-                raise HandshakeError("the source wants a password", hint=NEEDS_PASSWORD)
+                raise HandshakeError(f"the {self.end} wants a password", hint=NEEDS_PASSWORD.format(end=self.end))
             if closed or code == b"NOPERM":  # the user may do what counts without being allowed to PING
                 return self._next_request()
         if state is State.REPLCONF and code == b"ERR" and b"unknown command" not in line:
             return self._next_request()
         psync = self._options.psync_command
         command = "full sync" if state is State.HEADER else self._current.name
-        raise refused(command, line, psync=psync, secret=state is State.AUTH)
+        raise refused(command, line, psync=psync, secret=state is State.AUTH, end=self.end)
 
     def _on_psync_reply(self, line: bytes) -> bytes:
         if found := _FULLRESYNC.fullmatch(line):
@@ -243,4 +246,6 @@ class Handshake:
     def _unexpected(self, line: bytes) -> HandshakeError:
         """Something that no Redis says here. After AUTH nothing is shown: a strange server may repeat what it got."""
         shown = "" if self.state is State.AUTH else f": {line[:60].decode('ascii', 'backslashreplace')!r}"
-        return HandshakeError(f"the source gave no valid answer to {self._current.name}{shown}", hint=_NOT_REDIS_HINT)
+        return HandshakeError(
+            f"the {self.end} gave no valid answer to {self._current.name}{shown}", hint=_NOT_REDIS_HINT
+        )

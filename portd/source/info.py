@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from portd.errors import SourceBusy
 from portd.log import get_logger
-from portd.net.control import NO_ROOM, Refused, keys_by_database, open_control, parse_fields, parse_info, parse_pairs
+from portd.net.control import NO_ROOM, Refused, keys_by_database, open_control, parse_info, parse_pairs
+from portd.net.identity import ServerIdentity
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.source.cluster import QUESTION, is_node
@@ -14,11 +16,13 @@ from portd.source.losses import connect_error
 from portd.source.refusals import refused as refusal
 
 if TYPE_CHECKING:
+    from portd.errors import SourceError
     from portd.net.endpoint import Endpoint
 
 _log = get_logger("source")
 
 _SECTIONS = ("server", "replication", "persistence", "memory", "modules", "keyspace", "cluster")
+_ROLES = {"master": "primary", "slave": "replica"}
 _CONFIG = ("client-output-buffer-limit", "repl-backlog-size", "repl-timeout", "repl-diskless-sync")
 
 
@@ -119,12 +123,10 @@ async def read_info(endpoint: Endpoint) -> SourceInfo:
     try:
         async with open_control(endpoint) as control:
             *answers, node = await control.ask(*questions)
-    except Refused:  # the link will say what is wrong with user and password
+    except Refused:  # the receiver will say what is wrong with user and password
         return _understand({}, {}, None, frozenset({"INFO", "CONFIG GET"}))
     except OSError as error:  # TimeoutError is one
-        if str(error).startswith(NO_ROOM):
-            raise refusal("INFO", f"-{error}".encode()) from None
-        raise connect_error(endpoint.display, error) from error
+        raise _silent(endpoint, error) from error
     for answer in answers[: len(_SECTIONS)]:
         if isinstance(answer, bytes):
             info |= parse_info(answer)
@@ -148,6 +150,33 @@ async def ask_info(endpoint: Endpoint, section: str) -> dict[str, str]:
         return {}
 
 
+async def ask_offset(endpoint: Endpoint) -> int | None:
+    """The source's replication offset now; None where it does not let us ask.
+
+    Raises:
+        SourceError: it does not answer, or not now: that says nothing, and it may be asked again.
+    """
+    try:
+        async with open_control(endpoint) as control:
+            told = parse_info(await control.call("INFO", "replication"))
+    except Refused as error:
+        why = refusal("INFO", f"-{error.text}".encode(), secret=error.login)
+        if isinstance(why, SourceBusy):
+            raise why from None
+        _log.debug("source does not tell its offset", error=str(why))
+        return None
+    except OSError as error:
+        raise _silent(endpoint, error) from error
+    return _number(told, "master_repl_offset")
+
+
+def _silent(endpoint: Endpoint, error: OSError) -> SourceError:
+    """What to raise when a question could not be asked, or was not answered."""
+    if str(error).startswith(NO_ROOM):
+        return refusal("INFO", f"-{error}".encode())
+    return connect_error(endpoint.display, error)
+
+
 async def ask_keys(endpoint: Endpoint) -> int | None:
     """Keys in all databases of the source; None where it does not tell."""
     info = await ask_info(endpoint, "keyspace")
@@ -155,17 +184,15 @@ async def ask_keys(endpoint: Endpoint) -> int | None:
 
 
 def _understand(info: dict[str, str], config: dict[str, str], node: object, refused: frozenset[str]) -> SourceInfo:
-    valkey = info.get("valkey_version") if info.get("server_name") == "valkey" else None
-    version = valkey or info.get("redis_version")
-    replica = info.get("role") in {"slave", "replica"}
+    identity = ServerIdentity.of(info)
     link = info.get("master_link_status")
     second = info.get("master_replid2", "")
     keys = keys_by_database(info)
     return SourceInfo(
-        family=None if version is None else "valkey" if valkey else "redis",
-        version=version,
-        run_id=info.get("run_id"),
-        role=None if "role" not in info else "replica" if replica else "primary",
+        family=identity.family or None,
+        version=identity.number if identity.family else None,
+        run_id=identity.run_id or None,
+        role=_ROLES.get(identity.role),
         replid=info.get("master_replid"),
         replid2=second if second.strip("0") else None,
         offset=_number(info, "master_repl_offset"),
@@ -178,7 +205,7 @@ def _understand(info: dict[str, str], config: dict[str, str], node: object, refu
         output_limit=parse_output_limit(config.get("client-output-buffer-limit", "")),
         repl_timeout_seconds=_number(config, "repl-timeout"),
         diskless=None if "repl-diskless-sync" not in config else config["repl-diskless-sync"] == "yes",
-        modules=tuple(parse_fields(module).get("name", "?") for module in info.get("module", "").split()),
+        modules=identity.modules,
         cluster=is_node(info, node),
         refused=refused,
     )

@@ -1,4 +1,4 @@
-"""The link to the source: connects, shakes hands, receives into the spool and acknowledges every second.
+"""The receiver: connects to the source, shakes hands, receives into the spool and acknowledges every second.
 
 ACKs come from a timer of the event loop and depend on nothing else in the process: the source drops a replica that
 stays silent for its repl-timeout, and after a diskless snapshot it sends nothing before it has seen one
@@ -35,28 +35,25 @@ STALL_SECONDS = 3.0  # a timer this late means that we slept, not the source
 
 @dataclass(frozen=True, slots=True)
 class ReceiverOptions:
-    """How a link behaves.
+    """How a receiver behaves, beside what its endpoint says.
 
     Attributes:
-        connect_seconds: longest wait for connection, TLS and the replies up to PSYNC.
-        silence_seconds: a link that brings no byte for this long is lost; time during which the spool is full does not count.
         ack_seconds: between two ACKs.
         handshake: what is asked of the source.
     """
 
-    connect_seconds: float = 10.0
-    silence_seconds: float = 60.0
     ack_seconds: float = 1.0
     handshake: HandshakeOptions = field(default_factory=HandshakeOptions)
 
 
 class Receiver:
-    """One link, over any number of connections one after the other. `connect`, then `run`; both again after a loss.
+    """One receiver, over any number of connections one after the other. `connect`, then `run`; both again after a loss.
 
     Between the two nothing is written to the spool: that is the moment for `Spool.reset` when the transfer is full.
 
     Args:
-        endpoint: the source.
+        endpoint: the source. Its `connect_seconds` is the longest wait for connection, TLS and the replies up to PSYNC; time
+            during which the spool is full does not count for its `silence_seconds`.
         spool: receives the snapshot (with its end mark) and the stream.
         progress: `source` is kept up to date, and `preparing` while the source makes its snapshot; `snapshot.bytes_read`, `bytes_total` and
             `stream.read_offset` too.
@@ -97,7 +94,7 @@ class Receiver:
             HandshakeError: it refuses for good: credentials, permissions, TLS, no Redis.
         """
         if self._connection is not None:
-            raise InternalError("the link is connected already")
+            raise InternalError("the receiver is connected already")
         try:
             transfer = await self._connect(position)
         except BaseException as error:
@@ -112,7 +109,7 @@ class Receiver:
         self._stream_index = None if transfer.full else self._begin_index
         if not transfer.announced:
             _log.warning(
-                "source takes psync_command for SYNC, every lost link will cost a full sync",
+                "source takes psync_command for SYNC, every lost connection will cost a full sync",
                 psync_command=self._options.handshake.psync_command,
                 hint="rename-command on the source causes this: undo it, and restrict PSYNC by ACL instead",
             )
@@ -125,8 +122,8 @@ class Receiver:
         return transfer
 
     async def _connect(self, position: Position | None) -> Transfer:
-        endpoint, options = self.endpoint, self._options
-        handshake = Handshake(endpoint.auth_command(), position, options.handshake)
+        endpoint = self.endpoint
+        handshake = Handshake(endpoint.auth_command(), position, self._options.handshake)
         where = endpoint.display
         connection: Connection | None = None
 
@@ -134,20 +131,20 @@ class Receiver:
             nonlocal connection
             source = self._progress.source
             connection = Connection(
-                handshake, source, where, options.silence_seconds, partial(self._on_handshake, handshake)
+                handshake, source, where, endpoint.silence_seconds, partial(self._on_handshake, handshake)
             )
             return connection
 
         try:
-            async with asyncio.timeout(options.connect_seconds) as self._deadline:
+            async with asyncio.timeout(endpoint.connect_seconds) as self._deadline:
                 try:
-                    _, self._connection = await endpoint.connect(make, timeout=options.connect_seconds)
+                    _, self._connection = await endpoint.connect(make, timeout=endpoint.connect_seconds)
                 except OSError as error:
-                    raise connect_error(where, error) from error
+                    raise connect_error(where, error, handshake.end) from error
                 self._start_timer()
                 transfer = await self._connection.transfer
         except TimeoutError as error:
-            raise ReceiverLost(Reason.TIMEOUT, where) from error
+            raise ReceiverLost(Reason.TIMEOUT, where, end=handshake.end) from error
         finally:
             self._deadline = None
             if connection is not None and not connection.transfer.cancel() and not connection.transfer.cancelled():
@@ -156,7 +153,7 @@ class Receiver:
         return transfer
 
     def _on_handshake(self, handshake: Handshake, state: State) -> None:
-        """From PSYNC on the source may take its time; it shows life with newlines, which `silence_seconds` watches."""
+        """From PSYNC on the source may take its time; it shows life with newlines, which `Endpoint.silence_seconds` watches."""
         if state in {State.PSYNC, State.HEADER} and self._deadline is not None:
             self._deadline.reschedule(None)
         transfer = handshake.transfer
@@ -166,7 +163,7 @@ class Receiver:
     # --------------------------------------------------------------- running
 
     async def run(self) -> None:
-        """Receives into the spool until the link is lost, which it always is in the end.
+        """Receives into the spool until the connection is lost, which it always is in the end.
 
         Raises:
             ReceiverLost: a `SourceLost` with a `reason`. What was received before stays in the spool; `position` is where to
@@ -176,7 +173,7 @@ class Receiver:
         if connection is None or transfer is None:
             raise ReceiverLost(Reason.CLOSED, self.endpoint.display)
         if self._running:
-            raise InternalError("the link runs already")
+            raise InternalError("the receiver runs already")
         self._running = True
         self._progress.preparing = False
         if transfer.full:
@@ -188,7 +185,7 @@ class Receiver:
             reason = await connection.lost
         finally:
             self.close()
-        error = ReceiverLost(reason, self.endpoint.display)
+        error = ReceiverLost(reason, self.endpoint.display, end=self._options.handshake.end)
         self._count(error)
         raise error
 
@@ -294,7 +291,7 @@ class Receiver:
         if late > STALL_SECONDS:
             connection.heard_at += late  # bytes that came meanwhile were not looked at yet
         self._start_timer()
-        if connection.silent_seconds > self._options.silence_seconds:
+        if connection.silent_seconds > self.endpoint.silence_seconds:
             connection.end(Reason.SILENCE)
         else:
             self.acknowledge_now()

@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 from collections import deque
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from portd.spool.room import DiskRoom
     from portd.spool.window import Block
 
-SEGMENTS_IN_LIMIT = 8  # a small disk limit is cut into this many segments, so that room comes back in steps
+SEGMENTS_IN_SHARE = 4  # what is kept for a spool is this many segments at least, so that room comes back in steps
 RETRY_SECONDS = 1.0  # a disk that refused is tried again after this
 WARN_INTERVAL_SECONDS = 60.0
 
@@ -63,7 +65,7 @@ class Overflow:
 
     Args:
         parent: where to make the private directory.
-        max_bytes: most bytes of segment files.
+        room: what bounds the bytes of segment files, ours and those of other spools.
         segment_bytes: a segment that has this many is not written to again.
         on_room: called when a write that was refused may be tried again.
         write: replaces `os.pwritev`, for tests.
@@ -76,18 +78,17 @@ class Overflow:
         self,
         parent: Path,
         *,
-        max_bytes: int,
+        room: DiskRoom,
         segment_bytes: int,
         on_room: Callable[[], None],
         write: Callable[..., int] = os.pwritev,
     ) -> None:
-        self.max_bytes = max_bytes
-        self.bytes = 0
+        self.share = room.join(self._on_shared_room)
         self.peak_bytes = 0
         self.blocked = ""  # why nothing is written now; empty when all is well
         self.writing = False
         self.loading = False
-        self._segment_bytes = max(1, min(segment_bytes, max_bytes // SEGMENTS_IN_LIMIT))
+        self._segment_bytes = max(1, min(segment_bytes, self.share.kept_bytes // SEGMENTS_IN_SHARE))
         self._on_room = on_room
         self._directory = PrivateDirectory(parent)
         nonce = secrets.randbits(32)
@@ -102,9 +103,15 @@ class Overflow:
         self._removing = 0
         self._may_try = True
         self._retry: asyncio.TimerHandle | None = None
+        self._context = copy_context()  # in which it was refused last
         self._warned_at = -WARN_INTERVAL_SECONDS
         self._warned = False  # and not yet told that it works again
         self._closed = False
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of segment files, those being written included."""
+        return self.share.used
 
     # -------------------------------------------------------------- contents
 
@@ -142,7 +149,7 @@ class Overflow:
         """How many of *blocks*, from the first, may be written now; 0 while a write runs or the disk refuses."""
         if self.writing or not self._may_try or self._closed:
             return 0
-        room = self.max_bytes - self.bytes
+        room = self.share.left_bytes
         count = 0
         for block in blocks:
             room -= stored_bytes(block)
@@ -159,7 +166,7 @@ class Overflow:
         size = sum(map(stored_bytes, blocks))
         offset = segment.size
         segment.size += size
-        self.bytes += size
+        self.share.take(size)
         self.peak_bytes = max(self.peak_bytes, self.bytes)
         self.writing = True
         self._target = segment
@@ -181,7 +188,7 @@ class Overflow:
         self._target = None
         if isinstance(error, Exception):
             segment.size -= size
-            self.bytes -= size
+            self.share.give(size)
             self._refuse(_reason(error), error)
         else:
             segment.end = end
@@ -194,6 +201,7 @@ class Overflow:
     def _refuse(self, reason: str, error: Exception | None = None) -> None:
         """Writes nothing for now: until a segment is removed or, when it is the disk that refused, for a moment."""
         self._may_try = False
+        self._context = copy_context()
         if self.blocked != reason and time.monotonic() - self._warned_at >= WARN_INTERVAL_SECONDS:
             self._warned_at = time.monotonic()
             self._warned = True
@@ -202,11 +210,16 @@ class Overflow:
                 reason=reason,
                 error=None if error is None else str(error),
                 disk_bytes=self.bytes,
-                disk_limit=self.max_bytes,
+                disk_limit=self.share.most_bytes,
             )
         self.blocked = reason
         if error is not None and not self._closed:
             self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again)
+
+    def _on_shared_room(self) -> None:
+        """Another spool has given something back; what is logged is not about that one's link."""
+        if self.blocked == DISK_LIMIT and not self._closed:
+            self._context.run(self._try_again)
 
     def _try_again(self) -> None:
         if self._retry is not None:
@@ -274,7 +287,7 @@ class Overflow:
 
     def _removed(self, segments: list[Segment], error: object) -> None:
         self._removing -= len(segments)
-        self.bytes -= sum(segment.size for segment in segments)
+        self.share.give(sum(segment.size for segment in segments))
         if isinstance(error, Exception):
             _log.warning("cannot remove a spool segment", error=str(error))
         self._try_again()
@@ -288,7 +301,7 @@ class Overflow:
             self._reads.close(self._reader.close)
             self._writes.close(self._clean_up)
             self._segments.clear()
-            self.bytes = 0
+            self.share.leave()
 
     def _clean_up(self) -> None:
         try:

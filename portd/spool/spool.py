@@ -1,4 +1,4 @@
-"""The spool: a queue of bytes between the link and the decoder, in memory first, then on disk.
+"""The spool: a queue of bytes between the receiver and the decoder, in memory first, then on disk.
 
 The writer is a socket that fills our buffers directly; the one reader takes chunks. Every byte has an absolute
 index. Bytes stay readable until `Spool.release` passes them, so that the reader can `Spool.seek` back.
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from portd.errors import ConfigError, InternalError
 from portd.spool.overflow import Overflow
+from portd.spool.room import DiskRoom
 from portd.spool.statistics import SpoolStatistics
 from portd.spool.window import Block, BufferPool
 
@@ -75,6 +76,7 @@ class Spool:
         memory_bytes: most bytes of buffers; at least four buffers.
         directory: where to make a private subdirectory; None never writes to disk.
         max_disk_bytes: most bytes of segment files.
+        room: bounds them instead, together with those of other spools.
         buffer_bytes: size of a buffer; None fits it to *memory_bytes*.
         segment_bytes: about the size of a segment file; smaller when *max_disk_bytes* is small.
         write: replaces `os.pwritev`, for tests of a full disk.
@@ -89,7 +91,8 @@ class Spool:
         *,
         memory_bytes: int,
         directory: Path | None,
-        max_disk_bytes: int,
+        max_disk_bytes: int = 0,
+        room: DiskRoom | None = None,
         buffer_bytes: int | None = None,
         segment_bytes: int = SEGMENT_BYTES,
         write: Callable[..., int] = os.pwritev,
@@ -105,7 +108,11 @@ class Spool:
         if directory is not None:
             self._load_limit = min(LOAD_BUFFERS, max(1, buffers // 8))
             self._disk = Overflow(
-                directory, max_bytes=max_disk_bytes, segment_bytes=segment_bytes, on_room=self._settle, write=write
+                directory,
+                room=room or DiskRoom(max_disk_bytes),
+                segment_bytes=segment_bytes,
+                on_room=self._settle,
+                write=write,
             )
         self._fill_limit = buffers - self._load_limit  # buffers that received bytes may take
         self._spill_above = self._fill_limit - min(RESERVE_BUFFERS, max(2, self._fill_limit // 4))
@@ -303,7 +310,7 @@ class Spool:
             memory_bytes=self._pool.allocated * buffer_bytes,
             memory_limit_bytes=self._pool.limit * buffer_bytes,
             disk_bytes=disk.bytes if disk else 0,
-            disk_limit_bytes=disk.max_bytes if disk else 0,
+            disk_limit_bytes=disk.share.most_bytes if disk else 0,
             peak_memory_bytes=self._pool.peak_allocated * buffer_bytes,
             peak_disk_bytes=disk.peak_bytes if disk else 0,
             written=self._written,

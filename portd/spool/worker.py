@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -29,8 +30,11 @@ class Worker:
         self._closed = False
 
     def submit(self, job: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
-        """Runs *job* in the thread, then *done* in the running event loop with its result, or with what it raised."""
-        loop = asyncio.get_running_loop()
+        """Runs *job* in the thread, then *done* in the running event loop with its result, or with what it raised.
+
+        *done* runs in the context of the caller: what it logs is about the same link.
+        """
+        loop, context = asyncio.get_running_loop(), copy_context()
 
         def work() -> None:
             if self._closed:
@@ -41,7 +45,7 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - handed to the caller, who knows what it means
                 result = error
             if not loop.is_closed():  # closed: the process is ending, nobody waits for this
-                loop.call_soon_threadsafe(done, result)
+                loop.call_soon_threadsafe(done, result, context=context)
 
         self._started = True
         self._executor.submit(work)

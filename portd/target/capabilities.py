@@ -257,21 +257,3 @@ def _removes_claimed(source: Mapping[str, str]) -> bool:
     """Whether XCLAIM removes a pending entry whose message was deleted: since Redis 7.0 (t_stream.c:xclaimCommand)."""
     major = source.get("version", "").partition(".")[0]
     return source.get("family") != "redis" or not major.isdecimal() or int(major) >= 7
-
-
-def rdb_version_of(family: str, version: tuple[int, int, int]) -> int:
-    """The highest RDB version that a release loads, from the table of releases (rdb.h:RDB_VERSION)."""
-    release = version[:2]
-    if family == "valkey":
-        return 80 if release >= (9, 0) else 11
-    table = [
-        ((8, 10), 15),
-        ((8, 8), 14),
-        ((8, 6), 13),
-        ((7, 4), 12),
-        ((7, 2), 11),
-        ((7, 0), 10),
-        ((5, 0), 9),
-        ((4, 0), 8),
-    ]
-    return next((rdb for since, rdb in table if release >= since), 7)

@@ -11,22 +11,23 @@ import asyncio
 import math
 import time
 from collections import deque
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import hiredis
 
-from portd.errors import InternalError, PortdError, TargetBusy, TargetError, TargetLost, TargetRefused
+from portd.errors import InternalError, PortdError, TargetBusy, TargetError, TargetLost, TargetRefused, first_cause
 from portd.kernel.replies import Note, ReplyCounter
 from portd.net.control import Answers
 from portd.net.endpoint import TLS_HINT, tls_failure
-from portd.net.replies import PROTOCOL_ERROR, Verdict, classify, code_of, fatal, login_refused, presentable
+from portd.net.replies import PROTOCOL_ERROR, classify, error_of, fatal, presentable
 from portd.net.resp import request
 from portd.net.shapes import STRANGE, Conversation
 from portd.troubles import TARGET, Troubles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from portd.model import ConnectionState
     from portd.net.endpoint import Endpoint
@@ -45,16 +46,14 @@ class Disconnected(TargetLost):
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason = reason.lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionOptions:
-    """How connections are made and given up.
+    """How connections are made, beside what their endpoint says.
 
     Attributes:
-        connect_seconds: longest wait for a connection and for each answer while it is set up.
-        silence_seconds: a connection that owes replies and neither takes nor brings a byte for this long is given up.
         retry_first_seconds: wait after the first failure; doubles with each.
         retry_limit_seconds: longest wait between attempts.
         tag: behind the connection's name as the target shows it.
@@ -62,8 +61,6 @@ class ConnectionOptions:
         troubles: where refusals that pass are noted.
     """
 
-    connect_seconds: float = 10.0
-    silence_seconds: float = 120.0
     retry_first_seconds: float = 0.05
     retry_limit_seconds: float = 5.0
     tag: str = ""
@@ -94,7 +91,7 @@ class Connection(asyncio.Protocol):
     Args:
         name: for logs, and what ``CLIENT LIST`` of the target shows.
         state: counters that operators see.
-        silence_seconds: see `ConnectionOptions`.
+        silence_seconds: owing replies, it is given up when it neither takes nor brings a byte for this long.
     """
 
     def __init__(self, name: str, state: ConnectionState, silence_seconds: float) -> None:
@@ -128,7 +125,6 @@ class Connection(asyncio.Protocol):
         """
         self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclasses
         self._transport.set_write_buffer_limits(high=1, low=0)
-        self.state.connected = True
         self.state.connects += 1
         self._watchdog = self._loop.call_later(self._silence / 4, self._watch_silence)
 
@@ -187,6 +183,13 @@ class Connection(asyncio.Protocol):
         for future in drained:
             if not future.done():
                 future.set_result(None)
+
+    def establish(self) -> None:
+        """It is set up, and the target has answered: operators see it as connected until it is lost.
+
+        A connection alone tells nothing: the kernel of a target that hangs accepts it, too.
+        """
+        self.state.connected = not self._lost.done()
 
     # -- sending
 
@@ -373,22 +376,33 @@ async def connect(endpoint: Endpoint, name: str, state: ConnectionState, options
     """
     try:
         _, connection = await endpoint.connect(
-            lambda: Connection(name, state, options.silence_seconds), timeout=options.connect_seconds
+            lambda: Connection(name, state, endpoint.silence_seconds), timeout=endpoint.connect_seconds
         )
     except OSError as error:  # TimeoutError is one
         if why := tls_failure(error):
             raise TargetRefused(f"TLS with {endpoint.display} failed: {why}", hint=TLS_HINT) from None
         raise _disconnected(f"{name} to {endpoint.display}", error) from None
+    async with set_up(connection, endpoint.connect_seconds):
+        await _log_in(connection, endpoint, options)
+    return connection
+
+
+@asynccontextmanager
+async def set_up(connection: Connection, seconds: float) -> AsyncIterator[None]:
+    """For as long as a connection is set up: it is closed when that fails, or takes too long.
+
+    Raises:
+        Disconnected: it took too long.
+    """
     try:
-        async with asyncio.timeout(options.connect_seconds):
-            await _log_in(connection, endpoint, options)
+        async with asyncio.timeout(seconds):
+            yield
     except TimeoutError:
         connection.close()
-        raise Disconnected(f"{name}: the target does not answer", "timeout") from None
+        raise Disconnected(f"{connection.name}: the target does not answer", "timeout") from None
     except BaseException:
         connection.close()
         raise
-    return connection
 
 
 async def _log_in(connection: Connection, endpoint: Endpoint, options: ConnectionOptions) -> None:
@@ -408,13 +422,8 @@ def _check_login(connection: Connection, endpoint: Endpoint, answer: object, *, 
     text = text_of(answer)
     if "max number of clients" in text:
         raise Disconnected(f"{connection.name}: the target has no room for more clients", "clients")
-    if text and login and classify(text) is Verdict.RETRY:
-        raise Disconnected(f"{connection.name}: the target is not ready: {text}", code_of(text).lower())
-    who = f"the target {endpoint.display}"
-    if text and login:
-        raise login_refused(who, text)
-    if text and classify(text) is Verdict.FATAL:
-        raise fatal(text, who)
+    if text and (login or classify(text).ends):
+        raise error_of(text, "refuses us", who=f"the target {endpoint.display}", login=login, busy=Disconnected)
 
 
 async def while_connected(
@@ -437,21 +446,8 @@ async def while_connected(
             for task in tasks:
                 task.cancel()
     except BaseExceptionGroup as errors:
-        raise _cause(errors) from None
+        raise first_cause(errors, less=Disconnected) from None  # any other one explains more than the loss
     return result
-
-
-def _cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that matters: any other one explains more than the loss of the connection."""
-    leaves: list[BaseException] = []
-    groups: list[BaseException] = [errors]
-    while groups:
-        error = groups.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            groups += error.exceptions
-        else:
-            leaves.append(error)
-    return next((error for error in leaves if not isinstance(error, Disconnected)), leaves[0])
 
 
 def text_of(answer: object) -> str:

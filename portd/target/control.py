@@ -6,11 +6,11 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from portd.errors import TargetBusy, TargetError, TargetLost, TargetRefused
+from portd.errors import TargetBusy, TargetLost, TargetRefused
 from portd.net.backoff import Backoff
 from portd.net.control import Refused, open_control
 from portd.net.endpoint import TLS_HINT, tls_failure
-from portd.net.replies import BUSY_HINT, Verdict, classify, code_of, is_refusal, login_refused, presentable
+from portd.net.replies import error_of
 from portd.target.connection import Disconnected
 
 if TYPE_CHECKING:
@@ -40,7 +40,13 @@ async def control(endpoint: Endpoint, what: str) -> AsyncIterator[Control]:
         async with open_control(endpoint) as connection:
             yield connection
     except Refused as refusal:
-        raise _translate(refusal, f"the target {endpoint.display}", what) from None
+        raise error_of(
+            refusal.text,
+            f"refused while {what}",
+            who=f"the target {endpoint.display}",
+            for_now=f"refuses for now while {what}",
+            login=refusal.login,
+        ) from None
     except OSError as error:
         if why := tls_failure(error):
             raise TargetRefused(f"TLS with the target {endpoint.display} failed: {why}", hint=TLS_HINT) from None
@@ -71,16 +77,3 @@ async def patiently(
         except (TargetBusy, Disconnected) as error:
             note(error)
             await asyncio.sleep(backoff.next_wait())
-
-
-def _translate(refusal: Refused, who: str, what: str) -> TargetError:
-    text = presentable(refusal.text)
-    if classify(refusal.text) is Verdict.RETRY:
-        return TargetBusy(f"{who} refuses for now while {what}: {text}", hint=BUSY_HINT, code=code_of(text))
-    if refusal.login:
-        return login_refused(who, text)
-    if is_refusal(text):
-        return TargetRefused(
-            f"{who} refused while {what}: {text}", hint="docs/operations.md lists what portd's user needs"
-        )
-    return TargetError(f"{who} refused while {what}: {text}")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from portd.log import get_logger
-from portd.net.replies import Verdict, classify, code_of, fatal, presentable
+from portd.net.control import checked
+from portd.net.replies import Verdict, classify, code_of, presentable
 from portd.net.resp import request
 from portd.target.connection import text_of
 from portd.target.control import control
@@ -90,11 +91,8 @@ class Databases:
         async with control(self._endpoint, "looking for its databases") as client:
             for db, answer in zip(asked, await client.ask(*(request("SELECT", db) for db in asked)), strict=True):
                 text = text_of(answer)
-                verdict = classify(text) if text else None
-                if verdict is Verdict.FATAL:
-                    raise fatal(text)
-                if verdict is Verdict.RETRY:
-                    await client.call("SELECT", db)  # says the same again, as an error
+                if text and classify(text) is not Verdict.REJECTED:
+                    checked(answer)
                 if text:
                     missing.add(db)
                     _log.warning("target lacks a database", db=db, reply=presentable(text), hint=HINT)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
+    from portd.kernel.leftout import Refusal
+    from portd.kernel.snapshot import DeadLetter
     from portd.model import Progress
 
 _log = get_logger("target")
@@ -77,6 +79,11 @@ class Letter(NamedTuple):
             f'"command":{_quoted(self.command)},"offset":{self.offset},"code":{_quoted(code)},'
             f'"reply":{_quoted(self.reply)}}}\n'
         ).encode()
+
+
+def unsupported(phase: str, command: str, found: DeadLetter | Refusal) -> Letter:
+    """What the kernel found that cannot be written to this target: a value of the snapshot, a command of the stream."""
+    return Letter(phase, found.db, found.key, command, found.offset, f"{UNSUPPORTED} {found.reason}")
 
 
 def read_keys(path: Path) -> frozenset[tuple[int, bytes]]:

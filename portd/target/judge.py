@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from portd.errors import InternalError, TargetError
 from portd.kernel.requests import find, of_keys, singles
-from portd.net.replies import Verdict, already_applied, classify, code_of, presentable
+from portd.net.replies import already_applied, code_of, presentable, sort_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,16 +72,15 @@ def settle(data: bytes, notes: Sequence[Note], *, resent: bool, skip_existing: b
 def _judge(data: bytes, errors: dict[int, str], settlement: Settlement) -> None:
     """Sorts *errors*, by number of the command, into *settlement*."""
     commands = _find(data, errors)
-    verdicts = {number: classify(text) for number, text in errors.items()}
-    settlement.fatal = next((errors[number] for number, verdict in verdicts.items() if verdict is Verdict.FATAL), "")
-    settlement.trouble = next((errors[number] for number, verdict in verdicts.items() if verdict is Verdict.RETRY), "")
-    waiting = {commands[number].key for number, verdict in verdicts.items() if verdict is Verdict.RETRY}
+    found = sort_out(errors)
+    settlement.fatal, settlement.trouble = found.fatal, found.trouble
+    waiting = {commands[number].key for number in found.passing}
     again, replies = of_keys(data, waiting) if waiting else (b"", 0)
     parts = [again]
     refused: set[bytes] = set()
-    for number, verdict in verdicts.items():
+    for number, text in found.refused.items():
         command = commands[number]
-        if verdict is not Verdict.REJECTED or command.key in waiting:
+        if command.key in waiting:
             continue
         if command.keys > 1:  # one key of an MSET was refused, and with it all
             alone, count = singles(data, command)
@@ -89,7 +88,7 @@ def _judge(data: bytes, errors: dict[int, str], settlement: Settlement) -> None:
             replies += count
         elif command.key not in refused:
             refused.add(command.key)
-            settlement.refused.append((command, errors[number]))
+            settlement.refused.append((command, text))
             settlement.failed += command.keys
     settlement.again = b"".join(parts)
     settlement.again_replies = replies

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _log = get_logger("target")
 
+LIMITS: Final = frozenset({"max_target_bytes_per_second", "max_target_ops"})  # settings, integers
 BURST_SECONDS: Final = 0.1  # of the rate may be saved up while nobody writes
 SHARE_SECONDS: Final = 0.1  # of the rate goes into one transaction of the stream, so that the target gets an even load
 MIN_SHARE_BYTES: Final = 16 * 1024  # but not less than this: the frame of a transaction costs 400 bytes by itself

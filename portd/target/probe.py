@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 from portd.kernel.crc64 import crc64
 from portd.model import ConnectionState
 from portd.net.commands import key_specs, writes
-from portd.net.control import checked, keys_by_database, parse_fields, parse_info, parse_pairs
+from portd.net.control import checked, keys_by_database, parse_info, parse_pairs
+from portd.net.identity import ServerIdentity
 from portd.net.replies import code_of
 from portd.net.resp import request
 from portd.net.shapes import whole
-from portd.target.capabilities import NEEDED_COMMANDS, USEFUL_COMMANDS, Capabilities, rdb_version_of
+from portd.target.capabilities import NEEDED_COMMANDS, USEFUL_COMMANDS, Capabilities
 from portd.target.connection import ConnectionOptions, connect, text_of
 from portd.target.control import control
 from portd.target.databases import count_databases
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from portd.net.endpoint import Endpoint
     from portd.target.connection import Connection
 
-MOST_VERSION: Final = 10_000  # no part of a version is larger
 DEFAULT_BULK_BYTES: Final = 512 * 1024 * 1024  # proto-max-bulk-len of a server that was not told otherwise
 REDIS_FOOTERS: Final = (15, 14, 13, 12, 11, 10, 9, 8, 7, 6)
 VALKEY_FOOTERS: Final = (80, 11, 10, 9)
@@ -103,14 +103,15 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
     async with control(endpoint, "probing the target") as client:
         info, limits, rows = await _told(client)
     flags = {row[0].lower(): writes(row) for row in rows}
-    options = options or ConnectionOptions(connect_seconds=endpoint.connect_seconds)
+    options = options or ConnectionOptions()
     connection = await connect(endpoint, "probe", ConnectionState(), options)
     try:
         key = f"portd:probe:{secrets.token_hex(8)}"
         has, forbidden = await _permissions(connection, key)
     finally:
         connection.close()  # with its transaction, which is thereby discarded
-    family, version = _identify(info)
+    identity = ServerIdentity.of(info)
+    family, version = identity.family or "redis", identity.version
     commands = ({name.decode("utf-8", "replace") for name in flags} | has) - forbidden
     connection = await connect(endpoint, "probe", ConnectionState(), options)
     try:
@@ -118,22 +119,19 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
         databases = await count_databases(connection)
     finally:
         connection.close()
-    known = rdb_version_of(family, version)
     return Capabilities(
         family=family,
         version=version,
-        run_id=info.get("run_id", ""),
-        role=info.get("role", ""),
-        read_only=info.get("role") == "slave" and info.get("slave_read_only", "1") != "0",
-        cluster_enabled=info.get("cluster_enabled", "0") != "0",
-        rdb_version=accepted or known,
-        footer=accepted or known,
+        run_id=identity.run_id,
+        role=identity.role,
+        read_only=identity.role == "slave" and info.get("slave_read_only", "1") != "0",
+        cluster_enabled=bool(identity.cluster),
+        rdb_version=accepted or identity.rdb_version,
+        footer=accepted or identity.rdb_version,
         footer_probed=bool(accepted),
         commands=frozenset(commands),
         forbidden=frozenset(forbidden),
-        modules=frozenset(
-            name for module in info.get("module", "").split() if (name := parse_fields(module).get("name"))
-        ),
+        modules=frozenset(identity.modules),
         maxmemory=_number(info | limits, "maxmemory", -1),
         maxmemory_policy=limits.get("maxmemory-policy", info.get("maxmemory_policy", "")),
         used_memory=_number(info, "used_memory", 0),
@@ -151,16 +149,6 @@ def _number(values: Mapping[str, str], name: str, default: int) -> int:
     text = values.get(name, "")
     number = whole(text)
     return default if number is None else number
-
-
-def _identify(info: Mapping[str, str]) -> tuple[str, tuple[int, int, int]]:
-    """Family and version; a Valkey also tells the Redis version it is compatible with."""
-    family = "valkey" if "valkey_version" in info else "redis"
-    numbers = info.get(f"{family}_version", "0").split(".")
-    major, minor, patch = [*(found for each in numbers if (found := whole(each, MOST_VERSION)) is not None), 0, 0, 0][
-        :3
-    ]
-    return family, (major, minor, patch)
 
 
 async def _told(client: Control) -> tuple[dict[str, str], dict[str, str], Sequence[Sequence[Any]]]:

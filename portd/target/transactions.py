@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from portd.errors import DataLost, TargetError
-from portd.net.replies import WRONG_TYPE, Verdict, classify, code_of, fatal, presentable, wrong_type
+from portd.net.replies import WRONG_TYPE, Verdict, classify, code_of, error_of, presentable
 from portd.net.resp import request
 from portd.target.connection import Disconnected
 from portd.target.kept.epoch import FIELD, taken_over
@@ -198,19 +198,11 @@ class Transactions:
 
     def _refused(self, text: str, number: int) -> None:
         """Raises what an error means that answers what opens a transaction; *number* of the answer."""
-        verdict = classify(text)
-        if verdict is Verdict.RETRY:
-            raise Disconnected(f"the target is not ready: {presentable(text)}", code_of(text).lower())
-        if verdict is Verdict.FATAL:
-            raise fatal(text)
         if "DB index" in text:
             raise no_database(self._db, text)
-        if code_of(text) == WRONG_TYPE:
-            raise wrong_type(self._guard.keys[number - self._first])
-        raise TargetError(
-            f"the target refuses transactions: {presentable(text)}",
-            hint="portd's user needs +multi +exec +watch +hget on the target, and ~<checkpoint key>*",
-        )
+        key = self._guard.keys[number - self._first] if code_of(text) == WRONG_TYPE else ""
+        hint = "portd's user needs +multi +exec +watch +hget on the target, and ~<checkpoint key>*"
+        raise error_of(text, "refuses transactions", hint=hint, key=key, busy=Disconnected)
 
 
 class Pipeline:
@@ -239,7 +231,7 @@ class Pipeline:
         if notes:
             text = notes[0].text or "nil"
             if classify(text) is Verdict.RETRY:
-                raise Disconnected(f"the target is not ready: {presentable(text)}", code_of(text).lower())
+                raise error_of(text, "refuses a database", busy=Disconnected)
             raise no_database(db, text)
         self._db = db
 

@@ -10,12 +10,12 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.errors import ConfigError, PortdError, TargetRefused
-from portd.net.control import keys_by_database, parse_info
-from portd.net.pieces import Refused, Wire
-from portd.net.replies import is_refusal, login_refused
+from portd.feed.pour import pour
+from portd.net.control import Refused, keys_by_database, parse_info
+from portd.net.identity import ServerIdentity
+from portd.net.pieces import Wire
+from portd.net.replies import error_of
 from portd.net.shapes import whole
-from portd.target.capabilities import rdb_version_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -42,31 +42,16 @@ _HINT = (
 )
 
 
-def pour(decoder: SnapshotDecoder, data: bytes | memoryview, sink: Sink) -> None:
-    """Feeds bytes and hands on what the handler makes of them."""
-    view = memoryview(data)
-    while True:
-        view = view[decoder.feed(view) :]
-        while (output := decoder.next_output()) is not None:
-            sink(output)
-        if not view:
-            return
-
-
-def _refused(what: str, refusal: Refused) -> PortdError:
+def _refused(who: str, refuses: str, refusal: Refused) -> Exception:
     """What an error reply means here."""
-    kind = TargetRefused if is_refusal(str(refusal)) else ConfigError
-    return kind(f"{what}: {refusal}", hint=_HINT)
+    return error_of(refusal.text, refuses, who=who, hint=_HINT)
 
 
 class LiveReader:
     """Reads keys of one end; see `open`.
 
     Attributes:
-        name: family and version.
-        version: in the numbering of its family.
-        family: `redis` or `valkey`.
-        run_id: of the process.
+        identity: who it is.
         one_shard: it is a node of a cluster: other keys are elsewhere.
         exact_ttl: expiry times can be asked for to the millisecond.
         databases: numbers of the databases that hold keys.
@@ -76,10 +61,10 @@ class LiveReader:
         read_bytes: of payloads.
     """
 
-    def __init__(self, endpoint: Endpoint, connect_seconds: float, silence_seconds: float, largest_bytes: int) -> None:
+    def __init__(self, endpoint: Endpoint, largest_bytes: int) -> None:
         self.too_large: set[NamedKey] = set()
         self.read_bytes = 0
-        self._wire = Wire(endpoint, connect_seconds, silence_seconds)
+        self._wire = Wire(endpoint)
         self._largest = largest_bytes
         self._usage = True
 
@@ -88,8 +73,7 @@ class LiveReader:
 
         Raises:
             SourceLost: it cannot be reached.
-            TargetRefused: it does not let us in, or may not say who it is.
-            ConfigError: it does not say who it is.
+            TargetError: it does not let us in, or does not say who it is.
         """
         await self._wire.open()
         try:
@@ -97,18 +81,10 @@ class LiveReader:
             info |= parse_info(await self._wire.ask("INFO", "keyspace"))
             info |= parse_info(await self._wire.ask("INFO", "cluster"))
         except Refused as error:
-            if str(error).startswith("NOAUTH"):
-                raise login_refused(self._wire.where, str(error)) from None
-            raise _refused(f"{self._wire.where} does not let us ask", error) from None
-        self.family = "valkey" if "valkey_version" in info else "redis"
-        version = info.get(f"{self.family}_version", "")
-        numbers = [number for part in version.split(".") if (number := whole(part)) is not None]
-        major, minor, patch = [*numbers, 0, 0, 0][:3]
-        self.version = major, minor, patch
-        self.name = f"{self.family} {major}.{minor}.{patch}"
-        self.run_id = info.get("run_id", "")
-        self.one_shard = info.get("cluster_enabled", "0") != "0"
-        self.exact_ttl = self.family == "valkey" or self.version >= (7, 0, 0)
+            raise _refused(self._wire.where, "does not let us ask", error) from None
+        self.identity = ServerIdentity.of(info)
+        self.one_shard = bool(self.identity.cluster)
+        self.exact_ttl = self.identity.family == "valkey" or self.identity.version >= (7, 0, 0)
         keys = keys_by_database(info)
         self.databases = list(keys)
         self.keys = sum(keys.values())
@@ -116,7 +92,7 @@ class LiveReader:
     @property
     def magic(self) -> bytes:
         """The first bytes of a snapshot of this server."""
-        number = rdb_version_of(self.family, self.version)
+        number = self.identity.rdb_version
         return b"VALKEY%03d" % number if number >= 80 else b"REDIS%04d" % number
 
     async def offset(self) -> int:
@@ -205,7 +181,7 @@ class LiveReader:
             try:
                 size = await wire.bulk()
             except Refused as error:
-                raise _refused(f"{wire.where} does not let us read keys", error) from None
+                raise _refused(wire.where, "does not let us read keys", error) from None
             if 0 <= size <= FOOTER_BYTES:
                 raise wire.strange(f"answers DUMP with {size} bytes")
             if size >= 0:
@@ -231,7 +207,8 @@ class LiveReader:
                     continue
                 data = head + piece[:1] + b"\x80" + struct.pack(">I", len(name)) + name + piece[1:]
                 first = False
-            pour(decoder, data, sink)
+            for made in pour(decoder, data):
+                sink(made)
             if after is not None:
                 await after()
         await self._wire.end_bulk(FOOTER_BYTES)
@@ -268,13 +245,13 @@ class LiveReader:
         except Refused as error:
             if self._is_elsewhere(error):
                 return GONE
-            raise _refused(f"{self._wire.where} refuses {command}", error) from None
+            raise _refused(self._wire.where, f"refuses {command}", error) from None
 
     def _is_elsewhere(self, refusal: Refused) -> bool:
-        return self.one_shard and str(refusal).startswith(_ELSEWHERE)
+        return self.one_shard and refusal.text.startswith(_ELSEWHERE)
 
     async def _reply(self, command: str) -> Any:
         try:
             return await self._wire.answer(command)
         except Refused as error:
-            raise _refused(f"{self._wire.where} refuses {command}", error) from None
+            raise _refused(self._wire.where, f"refuses {command}", error) from None

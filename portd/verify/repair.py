@@ -8,19 +8,19 @@ for the key, so that the value is no older than what a sync has written until th
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 from portd.errors import TargetBusy, TargetRejected
+from portd.feed.pour import pour
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
-from portd.net.pieces import Refused
+from portd.net.control import Refused
 from portd.net.resp import request
 from portd.target.kept.epoch import FIELD
-from portd.verify.live import END, pour
+from portd.verify.live import END
 from portd.verify.settle import BATCH_KEYS
 
 if TYPE_CHECKING:
-    from portd.kernel.batch import Batch
     from portd.kernel.snapshot import Dialect
     from portd.net.pieces import Wire
     from portd.verify.live import LiveReader
@@ -86,10 +86,7 @@ class Repairer:
 
     async def _repair(self, each: Suspect) -> None:
         """Removes it from the target, or writes it as the source has it."""
-        held: deque[Batch] = deque()
-
-        def take(output: object) -> None:
-            held.append(cast("Batch", output))
+        held: deque[Any] = deque()  # batches
 
         async def write() -> None:
             while held and not changed:
@@ -101,10 +98,10 @@ class Repairer:
         key = (each.db, each.name)
         changed: list[bool] = []  # by somebody else, since its transaction was opened: it is looked at again
         decoder = SnapshotDecoder(self._dialect)
-        pour(decoder, self._source.magic, take)
+        decoder.feed(self._source.magic)
         await self._open_transaction(each.db, each.name)
-        await self._source.tell([key], decoder, take, write)
-        pour(decoder, END, take)
+        await self._source.tell([key], decoder, held.append, write)
+        held.extend(pour(decoder, END))
         await write()
         if not decoder.statistics()["keys"] and key not in self._source.too_large:
             await self._write(request("DEL", each.name), 1, each.db, each.name)

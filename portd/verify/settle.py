@@ -11,11 +11,12 @@ import asyncio
 import struct
 from typing import TYPE_CHECKING, Final, cast
 
+from portd.feed.pour import pour
 from portd.kernel.digest import NAMES, compare
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.spool.directory import SEGMENT_SUFFIX
-from portd.verify.live import END, RELATIVE_TTL_TOLERANCE_MS, pour
+from portd.verify.live import END, RELATIVE_TTL_TOLERANCE_MS
 from portd.verify.store import Suspect, Suspects, name_at
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ class Settler:
 
         reader.too_large.clear()
         decoder = SnapshotDecoder(self._digests.handler(buckets=False), verify_checksum=False)
-        pour(decoder, reader.magic, take)
+        decoder.feed(reader.magic)
         await reader.tell(keys, decoder, take)
-        pour(decoder, END, take)
+        for made in pour(decoder, END):
+            take(made)
         return records, names

@@ -7,20 +7,20 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from portd.errors import HandshakeError, SourceError, SourceLost
+from portd.errors import HandshakeError, SourceError
+from portd.feed.pour import pour
 from portd.kernel.digest import DigestHandler
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
-from portd.model import Progress
-from portd.source.handshake import HandshakeOptions
-from portd.source.receiver import Receiver, ReceiverOptions
-from portd.spool import Spool
-from portd.verify.live import END, pour
+from portd.source import HandshakeOptions
+from portd.source.fetch import Fetch
+from portd.verify.live import END
 from portd.verify.options import Method
 
 if TYPE_CHECKING:
     from portd.config.settings import Settings
     from portd.net.endpoint import Endpoint
+    from portd.source import Transfer
     from portd.verify.live import LiveReader
     from portd.verify.report import EndReport
     from portd.verify.store import Store
@@ -112,7 +112,6 @@ class EndDigest:
             try:
                 await self._by_psync()
             except SourceError as error:
-                self._rename(error)
                 if method is Method.PSYNC or not isinstance(error, HandshakeError):
                     raise
                 log.info("PSYNC is refused, keys are scanned", end=self._side, error=str(error.args[0]))
@@ -125,38 +124,21 @@ class EndDigest:
     async def _by_psync(self) -> None:
         self._report.method = "PSYNC"
         settings = self._settings
-        spool = Spool(memory_bytes=WINDOW_BYTES, directory=None, max_disk_bytes=0)
         command = settings.psync_command if self._side == "source" else "PSYNC"
-        options = ReceiverOptions(
-            connect_seconds=settings.connect_seconds,
-            silence_seconds=settings.silence_seconds,
-            handshake=HandshakeOptions(psync_command=command, rdb_only=True),
-        )
-        receiver = Receiver(self._endpoint, spool, Progress(), options=options)
+        wanted = HandshakeOptions(psync_command=command, rdb_only=True, end=self._side)
+        fetch = Fetch(self._endpoint, wanted, WINDOW_BYTES)
         try:
-            await receiver.connect()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_receive(receiver, spool), name=f"verify {self._side} receiver")
-                await self._digest(spool)
-                receiver.close()
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
+            await fetch.run(self._digest)
         finally:
-            receiver.close()
-            spool.close()
+            fetch.close()
 
-    def _rename(self, error: SourceError) -> None:
-        """A link calls its server the source; here it may be the target."""
-        if self._side == "target":
-            error.args = (str(error.args[0]).replace("the source", "the target"), *error.args[1:])
-            error.hint = error.hint and error.hint.replace("the source", "the target")
-
-    async def _digest(self, spool: Spool) -> None:
+    async def _digest(self, fetch: Fetch, _: Transfer) -> None:
         self.decoder = decoder = SnapshotDecoder(self._options.handler())
         while not decoder.ended:
-            chunk = await spool.read()
-            pour(decoder, chunk.data, self._take)
-            spool.release(chunk.end)
+            chunk = await fetch.spool.read()
+            for made in pour(decoder, chunk.data):
+                self._take(made)
+            fetch.spool.release(chunk.end)
             self._tell(decoder, decoder.offset)
             await asyncio.sleep(0)  # a sync may run beside us
         self._finish(decoder, decoder.offset)
@@ -165,7 +147,7 @@ class EndDigest:
         self._report.method = "SCAN"
         reader = self._reader
         self.decoder = decoder = SnapshotDecoder(self._options.handler(), verify_checksum=False)
-        pour(decoder, reader.magic, self._take)
+        decoder.feed(reader.magic)
         before = reader.read_bytes
         for db in sorted(reader.databases):
             begun = time.monotonic()
@@ -174,7 +156,8 @@ class EndDigest:
                 self._tell(decoder, reader.read_bytes - before)
                 await asyncio.sleep((time.monotonic() - begun) * (1 / self._share - 1))
                 begun = time.monotonic()
-        pour(decoder, END, self._take)
+        for made in pour(decoder, END):
+            self._take(made)
         self._finish(decoder, reader.read_bytes - before)
         self._report.unreadable += len(reader.too_large)
         reader.too_large.clear()
@@ -198,11 +181,3 @@ class EndDigest:
         self._report.expired = counters["keys_expired"]
         self._report.unreadable = counters["keys_unreadable"]
         self._report.bytes = size
-
-
-async def _receive(receiver: Receiver, spool: Spool) -> None:
-    """Until the snapshot is over: then the server closes the link, or we do."""
-    try:
-        await receiver.run()
-    except SourceLost as error:
-        spool.end(error)

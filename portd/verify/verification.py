@@ -8,7 +8,7 @@ import secrets
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import ConfigError
+from portd.errors import ConfigError, first_cause
 from portd.kernel.digest import compare
 from portd.log import get_logger
 from portd.net.pieces import Wire
@@ -95,11 +95,11 @@ class Verification:
 
     async def _run(self) -> Report:
         source, target = await self._readers()
-        if source.run_id and source.run_id == target.run_id:
+        if source.identity.run_id and source.identity.run_id == target.identity.run_id:
             raise ConfigError("source and target are the same server", hint="check both addresses")
         if self._options.repair and source.one_shard and not self._settings.one_shard:
             raise only_one_shard(self._source.display)  # what other shards hold would be removed as extra
-        here, there = (EndReport(end.name, one_shard=end.one_shard) for end in (source, target))
+        here, there = (EndReport(end.identity.name, one_shard=end.one_shard) for end in (source, target))
         report = Report(here, there)
         digests = self._digests(source, target)
         report.functions = await _compare_functions(source, target)
@@ -132,8 +132,7 @@ class Verification:
         return await self._reader(self._source), await self._reader(self._target)
 
     async def _reader(self, endpoint: Endpoint) -> LiveReader:
-        settings = self._settings
-        reader = LiveReader(endpoint, settings.connect_seconds, settings.silence_seconds, self._options.largest_bytes)
+        reader = LiveReader(endpoint, self._options.largest_bytes)
         self._stack.callback(reader.close)
         await reader.open()
         return reader
@@ -144,9 +143,10 @@ class Verification:
     def _digests(self, source: LiveReader, target: LiveReader) -> DigestOptions:
         keys = max(source.keys, target.keys, 1)
         bits = min(max(math.ceil(math.log2(keys / BUCKET_KEYS)), MIN_BITS), MAX_BITS)
-        counters = all(end.family == "valkey" or end.version >= (7, 0, 0) for end in (source, target))
+        here = source.identity
+        counters = all(end.family == "valkey" or end.version >= (7, 0, 0) for end in (here, target.identity))
         # Before, XREADGROUP moves a group without a word of it in the stream (t_stream.c:streamPropagateGroupID).
-        entries_read = source.version >= ((8, 0, 0) if source.family == "valkey" else (7, 4, 0))
+        entries_read = here.version >= ((8, 0, 0) if here.family == "valkey" else (7, 4, 0))
         ignored = self._settings.checkpoint_key.encode()
         return DigestOptions(bits, ignored, counters, entries_read, secrets.token_bytes(SEED_BYTES))
 
@@ -169,7 +169,7 @@ class Verification:
                     for end, side in zip(ends, ("source", "target"), strict=True):
                         group.create_task(end.run(self._options.method), name=f"verify {side}")
             except BaseExceptionGroup as group:
-                raise group.exceptions[0] from None
+                raise first_cause(group) from None
             scanned = any(Method.SCAN.name == end.method for end in (report.source, report.target))
             tolerance = 0 if (source.exact_ttl and target.exact_ttl) or not scanned else RELATIVE_TTL_TOLERANCE_MS
             for index in range(buckets):
@@ -185,7 +185,7 @@ class Verification:
     ) -> Suspects:
         """Repairs, then looks again: what is equal now is repaired."""
         found = await inspect(self._target)
-        wire = Wire(self._target, self._settings.connect_seconds, self._settings.silence_seconds)
+        wire = Wire(self._target)
         self._stack.callback(wire.close)
         await wire.open()
         repairer = Repairer(source, wire, found.dialect(), self._settings.checkpoint_name() + EPOCH_SUFFIX)

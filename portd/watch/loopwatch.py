@@ -1,7 +1,7 @@
 """How long the event loop was ever held: ACKs to the source, `/metrics` and signals wait for as long.
 
 A timer that fires late says that something held the loop. It is set anew each time, closely while a snapshot or a backlog
-passes, widely otherwise; what it finds is in `Progress.loop`. A block is seen for what is left of it when the timer is
+passes, widely otherwise; what it finds is in `LoopWatch.state`. A block is seen for what is left of it when the timer is
 due, so that the true one may be longer by the gap.
 """
 
@@ -11,27 +11,32 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from portd.model import Phase
+from portd.model import LoopState, Work
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from portd.model import Progress
 
 CLOSE_SECONDS: Final = 0.004
 WIDE_SECONDS: Final = 0.1
 RECENT_SECONDS: Final = 60.0
 BACKLOG_BYTES: Final = 1 << 20  # that wait to be applied: more is watched closely
-_BUSY: Final = frozenset({Phase.STARTING, Phase.CONNECTING, Phase.SNAPSHOT, Phase.CATCHING_UP, Phase.DRAINING})
 
 
 class LoopWatch:
     """Watches the running loop from `start` to `close`.
 
     Args:
-        progress: its phase tells how closely to look, its ``loop`` gets the figures.
+        links: their phases tell how closely to look.
+
+    Attributes:
+        state: what was found.
     """
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, links: Sequence[Progress]) -> None:
+        self.state = LoopState()
+        self._links = links
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0  # perf_counter
         self._cpu = 0.0  # of this thread, when the timer was set
@@ -52,9 +57,7 @@ class LoopWatch:
             self._timer = None
 
     def _set(self, loop: asyncio.AbstractEventLoop) -> None:
-        stream = self._progress.stream
-        backlog = stream.read_offset - stream.applied_offset
-        gap = CLOSE_SECONDS if self._progress.phase in _BUSY or backlog > BACKLOG_BYTES else WIDE_SECONDS
+        gap = CLOSE_SECONDS if any(map(_busy, self._links)) else WIDE_SECONDS
         self._cpu = time.thread_time()
         self._due = time.perf_counter() + gap
         self._timer = loop.call_later(gap, self._fire, loop)
@@ -66,7 +69,7 @@ class LoopWatch:
 
     def _note(self, now: float, late: float, used: float) -> None:
         """Takes the lateness of the timer, and the CPU seconds of this thread since it was set."""
-        state = self._progress.loop
+        state = self.state
         if now - self._turned_at >= RECENT_SECONDS:
             self._turned_at, self._before, self._current = now, self._current, 0.0
         self._current = max(self._current, late)
@@ -74,3 +77,12 @@ class LoopWatch:
         state.longest_own_seconds = max(state.longest_own_seconds, min(late, used))
         if late > state.longest_seconds:
             state.longest_seconds, state.longest_at = late, time.time()
+
+
+def _busy(progress: Progress) -> bool:
+    """A snapshot or a backlog passes, or a link begins."""
+    if progress.ended or progress.held is not None or progress.preparing:
+        return False
+    stream = progress.stream
+    follows = progress.work is Work.FOLLOWING and stream.caught_up
+    return not follows or stream.read_offset - stream.applied_offset > BACKLOG_BYTES

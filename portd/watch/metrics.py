@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -17,13 +17,18 @@ from prometheus_client.registry import Collector
 
 from portd import __version__
 from portd.hold import Reason
-from portd.model import Phase, Progress, SourceOutlook, TargetLimit, VerifyProgress
+from portd.model import LoopState, Phase
+from portd.watch.readings import PipelineReading
 from portd.watch.standing import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from portd.watch.readings import CgroupReading, OwnerReading, PipelineReading
+    from portd.model import Progress, SourceOutlook, TargetLimit, VerifyProgress
+    from portd.watch.readings import CgroupReading, OwnerReading
+    from portd.watch.view import View
+
+LINK = "link"  # the label of every series of a link
 
 # Label values that are shown with zero before they happen; others appear when they do.
 HOLD_REASONS = tuple(reason.value for reason in Reason)
@@ -49,22 +54,39 @@ DROPPED_ATTRIBUTES = ("idle", "freq", "field-ttl", "stream-meta", "meta")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSources:
+    """Where the figures of one link come from; functions are called at each scrape.
+
+    Attributes:
+        view: its name and counters.
+        source: its address, without credentials.
+        target: the same.
+        pipeline: how full the parts are.
+        decoder: counters of the snapshot decoder by name (`SnapshotDecoder.statistics`), empty outside of a snapshot.
+    """
+
+    view: View
+    source: str
+    target: str
+    pipeline: Callable[[], PipelineReading] = PipelineReading
+    decoder: Callable[[], Mapping[str, int]] = dict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """Where the figures come from; functions are called at each scrape.
 
     Attributes:
-        progress: the counters of the sync.
-        pipeline: how full the parts are.
+        links: all of them.
         owners: who holds which bytes.
         cgroup: None where there is no cgroup.
-        decoder: counters of the snapshot decoder by name (`SnapshotDecoder.statistics`), empty outside of a snapshot.
+        loop: for how long the event loop was held.
     """
 
-    progress: Progress
-    pipeline: Callable[[], PipelineReading]
+    links: Sequence[LinkSources]
     owners: Callable[[], Sequence[OwnerReading]]
     cgroup: Callable[[], CgroupReading | None] = lambda: None
-    decoder: Callable[[], Mapping[str, int]] = dict
+    loop: LoopState = field(default_factory=LoopState)
 
 
 def build_registry(sources: Sources) -> CollectorRegistry:
@@ -83,17 +105,35 @@ class MetricsCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """All series."""
-        sources = self._sources
-        yield from _service(sources.progress)
-        yield from _source(sources.progress)
-        yield from _outlook(sources.progress.outlook)
-        yield from _snapshot(sources.progress, sources.decoder())
-        yield from _stream(sources)
-        yield from _lanes(sources.progress)
-        yield from _limit(sources.progress.limit)
-        yield from _verify(sources.progress.verify)
-        yield from _pipeline(sources.pipeline())
-        yield from _memory(sources.owners(), sources.cgroup())
+        yield from _of_links(self._sources.links)
+        yield from _loop(self._sources.loop)
+        yield from _memory(self._sources.owners(), self._sources.cgroup())
+
+
+def _of_links(links: Sequence[LinkSources]) -> Iterable[Metric]:
+    """The families of all links; each is there once, and every sample has the label of its link."""
+    families: dict[str, Metric] = {}
+    for link in links:
+        for family in _of_link(link):
+            samples, family.samples = family.samples, []
+            known = families.setdefault(family.name, family)
+            known.samples += [each._replace(labels={LINK: link.view.name, **each.labels}) for each in samples]
+    return families.values()
+
+
+def _of_link(link: LinkSources) -> Iterator[Metric]:
+    """What there is of one."""
+    progress = link.view.progress
+    yield from _info(link)
+    yield from _sync(progress)
+    yield from _source(progress)
+    yield from _outlook(progress.outlook)
+    yield from _snapshot(progress, link.decoder())
+    yield from _stream(progress)
+    yield from _lanes(progress)
+    yield from _limit(progress.limit)
+    yield from _verify(progress.verify)
+    yield from _pipeline(link.pipeline())
 
 
 def _gauge(name: str, text: str, value: float | None) -> GaugeMetricFamily:
@@ -121,10 +161,14 @@ def _counters(
     return family
 
 
-def _service(progress: Progress) -> Iterator[Metric]:
-    info = GaugeMetricFamily("portd_info", "Version of portd and of Python; always 1.", labels=["version", "python"])
-    info.add_metric([__version__, platform.python_version()], 1)
+def _info(link: LinkSources) -> Iterator[Metric]:
+    text = "Which ends the link has, and versions of portd and of Python; always 1."
+    info = GaugeMetricFamily("portd_info", text, labels=["source", "target", "version", "python"])
+    info.add_metric([link.source, link.target, __version__, platform.python_version()], 1)
     yield info
+
+
+def _sync(progress: Progress) -> Iterator[Metric]:
     yield _gauge("started_timestamp_seconds", "When this sync began, unix time.", progress.started_at)
     standing = look(progress)
     phases = {phase.value: float(phase is standing.phase) for phase in Phase}
@@ -150,7 +194,10 @@ def _service(progress: Progress) -> Iterator[Metric]:
     yield _counter(
         "keys_pruned_total", "Keys removed from the target that the source did not have any more.", progress.keys_pruned
     )
-    loop = progress.loop
+    yield from _expiries(progress)
+
+
+def _loop(loop: LoopState) -> Iterator[Metric]:
     yield _gauge("loop_block_seconds", "Longest time the event loop was held, of the last minute.", loop.recent_seconds)
     yield _gauge("loop_longest_block_seconds", "The same since the start.", loop.longest_seconds)
     yield _gauge(
@@ -158,7 +205,6 @@ def _service(progress: Progress) -> Iterator[Metric]:
         "Longest time it was held by computing, without waits for a core or a disk.",
         loop.longest_own_seconds,
     )
-    yield from _expiries(progress)
 
 
 def _expiries(progress: Progress) -> Iterator[Metric]:
@@ -188,10 +234,10 @@ def _expiries(progress: Progress) -> Iterator[Metric]:
 
 def _source(progress: Progress) -> Iterator[Metric]:
     source = progress.source
-    yield _gauge("source_connected", "1 while the link to the source is up.", source.connected)
-    yield _counter("source_connects_total", "Links to the source made.", source.connects)
+    yield _gauge("source_connected", "1 while the source is connected.", source.connected)
+    yield _counter("source_connects_total", "Connections to the source made.", source.connects)
     yield _counters(
-        "source_losses_total", "Links to the source lost, by reason.", "reason", source.losses, LOSS_REASONS
+        "source_losses_total", "Connections to the source lost, by reason.", "reason", source.losses, LOSS_REASONS
     )
     yield _counter("source_received_bytes_total", "Bytes received from the source.", source.bytes_received)
     yield _counter("source_sent_bytes_total", "Bytes sent to the source.", source.bytes_sent)
@@ -213,7 +259,7 @@ def _outlook(outlook: SourceOutlook) -> Iterator[Metric]:
     )
     yield _gauges(
         "source_output_buffer_limit_bytes",
-        "The source drops the link above these: hard at once, soft after a while; 0 without a limit.",
+        "The source drops our connection above these: hard at once, soft after a while; 0 without a limit.",
         "kind",
         {"hard": outlook.output_hard_bytes, "soft": outlook.output_soft_bytes},
     )
@@ -222,7 +268,7 @@ def _outlook(outlook: SourceOutlook) -> Iterator[Metric]:
     )
     yield _gauge(
         "source_link_left_seconds",
-        "Until the source would drop the link at the present pace; +Inf when it is in no danger.",
+        "Until the source would drop our connection at the present pace; +Inf when it is in no danger.",
         outlook.seconds_left,
     )
     yield _gauge("source_write_rate_bytes", "What the source adds to its stream in a second.", outlook.write_rate)
@@ -232,7 +278,7 @@ def _outlook(outlook: SourceOutlook) -> Iterator[Metric]:
     yield _gauge("source_backlog_behind_bytes", "Of it, what we have not received.", outlook.backlog_behind_bytes)
     yield _gauge(
         "source_backlog_left_seconds",
-        "For how long a link that breaks now could be continued without a full sync; +Inf when nothing is written.",
+        "For how long a connection that breaks now could be continued without a full sync; +Inf when nothing is written.",
         outlook.backlog_seconds_left,
     )
     yield _gauge(
@@ -286,8 +332,8 @@ def _snapshot(progress: Progress, decoder: Mapping[str, int]) -> Iterator[Metric
         yield _counter(f"decoder_{name}_total", text, progress.earlier[name] + decoder.get(name, 0))
 
 
-def _stream(sources: Sources) -> Iterator[Metric]:
-    stream = sources.progress.stream
+def _stream(progress: Progress) -> Iterator[Metric]:
+    stream = progress.stream
     offsets = {
         "read": stream.read_offset,
         "decoded": stream.decoded_offset,
@@ -306,19 +352,19 @@ def _stream(sources: Sources) -> Iterator[Metric]:
         "own_names_total",
         "Keys of the snapshot, and commands of the stream, that were left out because they name keys of portd.",
         "phase",
-        {"snapshot": sources.progress.snapshot.keys_own, "stream": stream.commands_own},
+        {"snapshot": progress.snapshot.keys_own, "stream": stream.commands_own},
     )
     yield _counter("stream_transactions_total", "Transactions the target committed for us.", stream.transactions)
     yield _gauge(
         "lag_bytes",
         "Bytes of the stream received and not yet applied; absent where portd_lag_seconds is.",
-        sources.progress.lag_bytes,
+        progress.lag_bytes,
     )
     yield _gauge(
         "lag_seconds",
         "Age of the oldest byte received and not yet acknowledged by the target; absent where it is not known: until the "
         "snapshot is applied, and while the source is away.",
-        sources.progress.lag_seconds,
+        progress.lag_seconds,
     )
     yield _gauge(
         "caught_up_timestamp_seconds",
@@ -431,18 +477,15 @@ def _pipeline(pipeline: PipelineReading) -> Iterator[Metric]:
 
 
 def _memory(owners: Sequence[OwnerReading], cgroup: CgroupReading | None) -> Iterator[Metric]:
-    yield _gauges(
-        "memory_owner_bytes",
-        "Bytes held, by owner.",
-        "owner",
-        {reading.owner: reading.held_bytes for reading in owners},
+    held = GaugeMetricFamily(
+        "portd_memory_owner_bytes", 'Bytes held, by owner; link is "" for those of the process.', labels=[LINK, "owner"]
     )
-    yield _gauges(
-        "memory_owner_peak_bytes",
-        "The most bytes held, by owner.",
-        "owner",
-        {reading.owner: reading.peak_bytes for reading in owners},
-    )
+    peak = GaugeMetricFamily("portd_memory_owner_peak_bytes", "The most bytes held, by owner.", labels=[LINK, "owner"])
+    for reading in owners:
+        held.add_metric([reading.link, reading.owner], reading.held_bytes)
+        peak.add_metric([reading.link, reading.owner], reading.peak_bytes)
+    yield held
+    yield peak
     current = cgroup.current_bytes if cgroup else None
     limit = cgroup.limit_bytes if cgroup else None
     yield _gauge("cgroup_memory_bytes", "Memory charged to the cgroup, page cache included.", current or 0)

@@ -25,6 +25,7 @@ class _Sample:
     at: float
     read: int
     decoded: int
+    settled: int
     keys: int
     commands: int
     applied: int
@@ -86,7 +87,7 @@ class Pace:
             return max(0, after - before) / seconds if seconds > 0 else 0.0  # a new full sync starts again at 0
 
         decoded, keys = rate(first.decoded, last.decoded), rate(first.keys, last.keys)
-        done, eta = self._rest(decoded, keys)
+        done, eta = self._rest(rate(first.settled, last.settled), keys)
         return PaceReading(
             received_bytes=rate(first.read, last.read),
             decoded_bytes=decoded,
@@ -103,22 +104,22 @@ class Pace:
             at=at,
             read=self._progress.source.bytes_received,
             decoded=snapshot.bytes_decoded,
+            settled=snapshot.bytes_applied,
             keys=snapshot.keys_settled,
             commands=stream.commands_applied,
             applied=stream.applied_offset,
         )
 
-    def _rest(self, decoded: float, keys: float) -> tuple[float | None, float | None]:
+    def _rest(self, settled: float, keys: float) -> tuple[float | None, float | None]:
         """Share done and seconds left: by bytes where the size is known, else by the source's keys, else by the hints.
 
-        Hints come with each database: where the source may not be asked, they grow until the last one has begun. Bytes are
-        decoded a little before they are applied: by as much as queue and lanes may hold.
+        Hints come with each database: where the source may not be asked, they grow until the last one has begun.
         """
         snapshot = self._progress.snapshot
         if snapshot.finished_at:
             return 1.0, 0.0
         if snapshot.bytes_total:
-            past, whole, rate = snapshot.bytes_decoded, snapshot.bytes_total, decoded
+            past, whole, rate = snapshot.bytes_applied, snapshot.bytes_total, settled
         elif told := snapshot.keys_total or snapshot.keys_announced:
             past, whole, rate = snapshot.keys_settled, max(told, snapshot.keys_read), keys
         else:

@@ -28,6 +28,7 @@ class OwnerReading:
         peak_bytes: at the most.
         peak_at: unix time of the sample that showed the peak; 0 when nothing was held yet.
         limit_bytes: what it may hold; 0 when nobody limits it.
+        link: whose it is; "" for what belongs to the process.
     """
 
     owner: str
@@ -35,6 +36,7 @@ class OwnerReading:
     peak_bytes: int
     peak_at: float
     limit_bytes: int
+    link: str = ""
 
 
 @dataclass(frozen=True, slots=True)

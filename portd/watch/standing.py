@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from portd.model import Phase
+from portd.model import Phase, Work
 
 if TYPE_CHECKING:
     from portd.model import Progress
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 SMALL_LAG_SECONDS: Final = 10.0  # a sync that has caught up is said to stream up to this lag
 
 _READY: Final = frozenset({Phase.CATCHING_UP, Phase.STREAMING})
-_FOLLOWING: Final = _READY
 _REASONS: Final = {
     Phase.STARTING: "both ends are being asked who they are",
     Phase.CONNECTING: "the source is not connected",
@@ -43,17 +42,25 @@ class Facts:
 
     Attributes:
         work: what the target's side does.
+        caught_up: the target had caught up since the source was connected last.
+        introduced: both ends have said who they are.
         source: the source.
         target: the target; THERE as long as no connection was asked for.
         stopping: told to stop.
+        ended: nothing more is done.
+        failure: why it has ended, or is tried again; "" when it was to end, or goes on.
         lag_seconds: None where it is not known.
         held: why a full sync waits for an operator; "" when none does.
     """
 
-    work: Phase
+    work: Work = Work.NOTHING
+    caught_up: bool = False
+    introduced: bool = True
     source: End = End.THERE
     target: End = End.THERE
     stopping: bool = False
+    ended: bool = False
+    failure: str = ""
     lag_seconds: float | None = None
     held: str = ""
 
@@ -81,20 +88,35 @@ def stand(facts: Facts) -> Standing:
 
 
 def _phase(facts: Facts) -> tuple[Phase, str]:
-    work = facts.work
-    if work in {Phase.STOPPED, Phase.FAILED}:
-        return work, ""
-    if facts.held and not facts.stopping:
+    """The phase, and the reason where it has one of its own."""
+    if facts.ended:
+        return (Phase.FAILED if facts.failure else Phase.STOPPED), facts.failure
+    if facts.stopping:
+        return Phase.DRAINING, ""
+    if facts.held:
         return Phase.HELD, facts.held
-    if facts.stopping or facts.source is End.PREPARING:
-        return (Phase.DRAINING if facts.stopping else Phase.WAITING), ""
+    if facts.source is End.PREPARING:
+        return Phase.WAITING, ""
+    return _working(facts) if facts.work is not Work.NOTHING else _beginning(facts)
+
+
+def _beginning(facts: Facts) -> tuple[Phase, str]:
+    """There is nothing to do for the target's side yet."""
+    if facts.failure:
+        return Phase.CONNECTING, f"{facts.failure}; it is tried again"
+    return (Phase.CONNECTING if facts.introduced else Phase.STARTING), ""
+
+
+def _working(facts: Facts) -> tuple[Phase, str]:
+    """The target's side has something to do."""
     away = " and ".join(f"the {name}" for name, end in _ends(facts) if end is End.AWAY)
     missing = f"{away} {'is' if ' and ' not in away else 'are'} not connected" if away else ""
-    if work in _FOLLOWING and missing:
+    if facts.work is Work.COPYING:
+        return Phase.SNAPSHOT, f"{_REASONS[Phase.SNAPSHOT]}, and {missing}" if missing else ""
+    if missing:
         return Phase.CONNECTING, missing
-    if work is Phase.STREAMING and (facts.lag_seconds or 0.0) > SMALL_LAG_SECONDS:
-        return Phase.CATCHING_UP, ""
-    return work, f"{_REASONS[work]}, and {missing}" if work is Phase.SNAPSHOT and missing else ""
+    small = (facts.lag_seconds or 0.0) <= SMALL_LAG_SECONDS
+    return (Phase.STREAMING if facts.caught_up and small else Phase.CATCHING_UP), ""
 
 
 def _ends(facts: Facts) -> tuple[tuple[str, End], ...]:
@@ -107,11 +129,15 @@ def look(progress: Progress) -> Standing:
     lanes = progress.lanes
     return stand(
         Facts(
-            work=progress.phase,
+            work=progress.work,
+            caught_up=progress.stream.caught_up,
+            introduced=progress.introduced,
             source=source,
             target=End.AWAY if lanes and not any(lane.connection.connected for lane in lanes) else End.THERE,
             stopping=progress.stopping,
             lag_seconds=progress.lag_seconds,
+            ended=progress.ended,
+            failure=progress.failure,
             held=f"{progress.held.reason}: {progress.held.words}" if progress.held else "",
         )
     )

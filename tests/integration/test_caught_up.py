@@ -101,6 +101,28 @@ async def test_it_is_said_again_when_the_source_comes_back(source: Server, targe
     assert_equal(source, target)
 
 
+async def test_a_source_that_does_not_answer_has_not_told(source: Server, target: Server) -> None:
+    """Silence is no refusal to tell: a source that hangs may hold megabytes, and is asked until it answers."""
+    fill_strings(source, 5000, 1000)
+    async with Proxy(source.port) as proxy:
+        with Portd(proxy.url, target, stop_after="caught-up", connect_seconds=1) as portd:
+            await wait_for(lambda: proxy.to_client.forwarded > 1 << 20)
+            target.signal(signal.SIGSTOP)  # the stream is not applied before the network is gone
+            await wait_for(lambda: source.info("replication").get("slave0", {}).get("state") == "online")
+            proxy.half_open()
+            end = await asyncio.to_thread(write_behind, source, 1 << 20)
+            target.signal(signal.SIGCONT)
+            asked = "whether the target has caught up is not known"
+            await wait_for(lambda: asked in portd.log() or not portd.alive, dump=portd.log)
+            assert caught_up_offsets(portd.log()) == []
+            proxy.heal()
+            proxy.cut()
+            assert await asyncio.to_thread(portd.wait) == os.EX_OK, portd.log()
+            (said,) = caught_up_offsets(portd.log())
+            assert said >= end, portd.log()
+    assert_equal(source, target)
+
+
 async def test_an_offset_of_a_source_that_was_left_is_not_waited_for(source: Server) -> None:
     """Behind a failover the new source may never come to what the old one had told: it is asked itself then."""
     client = source.client()

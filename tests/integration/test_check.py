@@ -202,6 +202,29 @@ async def test_a_full_sync_that_would_be_held(servers: ServerFactory) -> None:
     assert finding.level is Level.ERROR
 
 
+async def test_a_full_sync_that_begins_again(source: Server, target: Server) -> None:
+    """A history that is lost, and a full sync that was broken off, are copied anew: what may be held then is said."""
+    source.client().mset({f"key {number}": "1" for number in range(100)})
+    with Portd(source, target, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    key = "portd:checkpoint:default"
+    target.client().hset(key, "state", "snapshot")
+    finding = one(await look(source, target), "target.keys")
+    assert (finding.level, "begins with a full sync" in finding.why) == (Level.INFO, True)
+    source.client().flushall()
+    finding = one(await look(source, target), "target.keys")
+    assert (finding.level, "source-empty" in finding.why) == (Level.ERROR, True)
+    target.client().hset(key, "accepted", "1")
+    assert one(await look(source, target), "target.keys").level is Level.OK
+    target.client().hset(key, mapping={"state": "stream", "accepted": "0"})
+    source.client().mset({f"other {number}": "1" for number in range(100)})
+    assert one(await look(source, target), "target.keys").level is Level.OK
+    with Wire(source) as wire:
+        wire.call("DEBUG", "CHANGE-REPL-ID")
+    finding = one(await look(source, target), "target.keys")
+    assert (finding.level, "10 % of these keys" in finding.why) == (Level.INFO, True)
+
+
 async def test_a_full_sync_that_its_snapshot_decides(source: Server, target: Server) -> None:
     """Another process with another history at the address is a warning; a source that tells nothing is worth a note."""
     source.client().mset({f"key {number}": "1" for number in range(100)})

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -55,17 +55,19 @@ def test_a_dump_goes_through_a_pipe(source: Server) -> None:
 
 
 def test_follow_records_whole_commands(source: Server, target: Server, tmp_path: Path) -> None:
-    """The stream's file holds what was written after the snapshot, and restore applies both."""
+    """The stream's file holds what was written after the snapshot, through a lost link, and restore applies both."""
     fill_mixed(source, 500)
     file = tmp_path / "dump.rdb"
     words = command("dump", "--source", source.url, "--output", file, "--follow", "--progress-seconds", 0)
     with subprocess.Popen(words, stderr=subprocess.PIPE, env=environment()) as process:
         try:
             wait_for_sync(lambda: file.with_name("dump.rdb.stream").exists(), PATIENCE_SECONDS)
-            client = source.client(db=3)
+            client: Any = source.client(db=3)
             for number in range(100):
                 client.incr("counter")
                 client.rpush("list", number)
+                if number == 50:
+                    client.execute_command("CLIENT", "KILL", "TYPE", "replica")
             stream = file.with_name("dump.rdb.stream")
             wait_for_sync(lambda: stream.read_bytes().count(b"INCR") + stream.read_bytes().count(b"incr") >= 100)
             process.send_signal(signal.SIGTERM)

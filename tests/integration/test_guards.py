@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -237,7 +236,7 @@ def test_a_source_with_keys_named_like_ours(servers: ServerFactory) -> None:
         client.set("e", "1")
         status = portd.until_applied(source)
         assert status["phase"] == "streaming"
-        assert 'portd_own_names_total{phase="snapshot"} 4.0' in portd.get("metrics", "text/plain")
+        assert 'portd_own_names_total{link="default",phase="snapshot"} 4.0' in portd.get("metrics", "text/plain")
         assert "named like those of portd" in portd.log()
         assert "STREAM" not in status["dead_letters"]
         portd.terminate()
@@ -286,9 +285,7 @@ def test_a_chain_of_links_of_one_name(servers: ServerFactory) -> None:
             for number in range(2000):
                 client_of(first).incr(f"n{number % 7}")
             one.until_applied(first)
-            begun = time.monotonic()
             status = two.until_applied(second)
-            assert time.monotonic() - begun < 20
             assert status["stream"]["commands_failed"] == 0
             assert status["stream"]["commands_filtered"] > 0
         assert sum(int(client_of(third).get(f"n{number}") or 0) for number in range(7)) == 2000

@@ -59,8 +59,8 @@ def assert_shown(portd: Portd, reason: str) -> None:
     assert "portd ctl accept" in page
     assert reason in page
     metrics = portd.get("metrics")
-    assert f'portd_held{{reason="{reason}"}} 1.0' in metrics
-    assert 'portd_phase{phase="held"} 1.0' in metrics
+    assert f'portd_held{{link="default",reason="{reason}"}} 1.0' in metrics
+    assert 'portd_phase{link="default",phase="held"} 1.0' in metrics
     assert f"reason={reason}" in portd.log()
 
 
@@ -88,7 +88,7 @@ def test_a_source_that_lost_its_data_is_held_while_it_is_followed(source: Server
         kept.rename(file)
         source.start()
         portd.until(lambda status: status["phase"] == "streaming")
-        assert 'portd_held{reason="source-empty"} 0.0' in portd.get("metrics")
+        assert 'portd_held{link="default",reason="source-empty"} 0.0' in portd.get("metrics")
         assert portd.get("readyz")
         assert portd.terminate() == os.EX_OK
     assert_equal(source, target)
@@ -178,7 +178,7 @@ def test_too_many_deletions_wait_before_the_first_removal(source: Server, target
     path = tmp_path / "control.sock"
     with Portd(source, target, control_socket=path) as portd:
         assert_shown(portd, "prune-limit")
-        assert f"lacks {KEYS} of the target's {2 * KEYS} keys" in portd.status()["held"]["words"]  # type: ignore[index]
+        assert f"lacks {KEYS} keys of the target, which had {KEYS} before" in portd.status()["held"]["words"]  # type: ignore[index]
         assert names(target) >= before
         client.set("later", "1")
         assert names(target) >= before
@@ -187,6 +187,45 @@ def test_too_many_deletions_wait_before_the_first_removal(source: Server, target
         portd.until_applied(source)
         portd.terminate()
     assert_equal(source, target)
+
+
+@pytest.mark.parametrize(("keys", "others", "limit"), [(5, 100, 10), (5, 5, 100), (1, 20, 10)])
+def test_new_keys_do_not_make_the_loss_smaller(
+    source: Server, target: Server, keys: int, others: int, limit: int
+) -> None:
+    """What may go is a share of what the target had, not of what the snapshot has put beside it; never everything."""
+    fill_strings(source, keys)
+    copy(source, target)
+    before = names(target)
+    source.client().flushall()
+    source.client().mset({b"other %d" % number: b"1" for number in range(others)})
+    forget_history(source)
+    with Portd(source, target, prune_limit=limit) as portd:
+        status = portd.until(lambda status: status["phase"] in {"held", "streaming"})
+        assert status["phase"] == "held", portd.log()
+        assert status["held"]["reason"] == "prune-limit"
+        portd.terminate()
+    assert names(target) >= before
+
+
+def test_a_copy_that_was_broken_off_does_not_make_the_loss_smaller(source: Server, target: Server) -> None:
+    """Begun again, a full sync still knows how many keys the target had before any of its own."""
+    fill_strings(source, 100)
+    copy(source, target)
+    before = names(target)
+    source.client().flushall()
+    source.client().mset({b"other %d" % number: b"x" * 1000 for number in range(95)})
+    forget_history(source)
+    with Portd(source, target, max_target_bytes_per_second=20_000) as portd:
+        portd.until(lambda status: status["snapshot"]["keys_applied"] > 0)
+        portd.kill()
+    source.client().mset({b"more %d" % number: b"x" for number in range(2000)})
+    with Portd(source, target) as portd:
+        status = portd.until(lambda status: status["phase"] in {"held", "streaming"})
+        assert status["phase"] == "held", portd.log()
+        assert "which had 100 before" in status["held"]["words"]
+        portd.terminate()
+    assert names(target) >= before
 
 
 @pytest.mark.parametrize("prune", ["flush", "prune"])

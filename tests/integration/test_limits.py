@@ -45,7 +45,7 @@ def test_the_snapshot_is_not_faster_than_the_limit(source: Server, target: Serve
         found = portd.until(lambda status: status["phase"] == "streaming")["target"]["limit"]
         assert found["bytes_per_second"] == limit
         assert found["waited_seconds"] > 0
-        assert "\nportd_target_limit_rate_bytes 2e+06\n" in portd.get("metrics")
+        assert '\nportd_target_limit_rate_bytes{link="default"} 2e+06\n' in portd.get("metrics")
         assert "waited for it" in portd.get("", accept="text/html")
     assert_equal(source, target)
 

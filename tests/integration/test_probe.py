@@ -12,7 +12,8 @@ from portd.kernel.crc64 import crc64
 from portd.kernel.requests import split
 from portd.model import Position
 from portd.net.endpoint import Endpoint
-from portd.target.capabilities import NEEDED_COMMANDS, rdb_version_of
+from portd.net.identity import rdb_version_of
+from portd.target.capabilities import NEEDED_COMMANDS
 from portd.target.connection import ConnectionOptions
 from portd.target.kept.checkpoint import (
     Checkpoint,
@@ -145,6 +146,12 @@ async def test_checkpoint_survives_the_round_trip(binary: Binary, servers: Serve
     server.client().set(key, "somebody else's")  # whatever was there is replaced
     await put_checkpoint(endpoint, key, wanted)
     assert await read_checkpoint(endpoint, key) == wanted
+    for keys in (0, 2**60):
+        counted = replace(wanted, state=State.SNAPSHOT, keys_before=keys)
+        await put_checkpoint(endpoint, key, counted)
+        assert await read_checkpoint(endpoint, key) == counted
+    await put_checkpoint(endpoint, key, wanted)
+    assert await read_checkpoint(endpoint, key) == wanted  # nothing of the one before is left
     marker = Checkpoint.begin(Position(REPLID, 7), "run")
     assert (marker.state, Checkpoint.following(marker.position, 3).state) == (State.SNAPSHOT, State.STREAM)
     raw = replace(wanted, state=State.SNAPSHOT).render(key)

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,8 +25,6 @@ from tests.servers import find, wait_for_sync
 from tests.wire import pack
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import Pair, ServerFactory
     from tests.servers import Server
 
@@ -267,6 +266,27 @@ def test_sigterm_says_that_a_part_is_there(target: Server, tmp_path: Path) -> No
         wait_for_sync(lambda: b"restore" in process.stderr.readline(), PATIENCE_SECONDS)  # type: ignore[union-attr]
         process.send_signal(signal.SIGTERM)  # while it waits for more
         assert process.wait(PATIENCE_SECONDS) == os.EX_TEMPFAIL
+
+
+def test_a_stop_before_the_first_write_says_so(target: Server) -> None:
+    """Nothing came through the pipe yet: nothing is in the target, and nothing has to be replaced there."""
+    words = command("restore", "-", "--target", target.url)
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        pid = process.pid
+        wait_for_sync(lambda: catches(pid, signal.SIGTERM), PATIENCE_SECONDS)
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(PATIENCE_SECONDS)
+        assert process.stderr is not None
+        err = process.stderr.read()
+    assert code == os.EX_TEMPFAIL, err
+    assert b"stopped before anything was written" in err
+    assert target.client().dbsize() == 0
+
+
+def catches(pid: int, number: int) -> bool:
+    """A process has a handler for this signal."""
+    (mask,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def test_memory_stays_bounded(target: Server, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_text_that_nobody_knows_costs_a_full_sync(one: Server, target: Server)
         streaming(portd)
         client.evalsha(digest, 1, "a")
         equal(portd, one, target)
-        assert 'portd_full_syncs_total{reason="script"} 1.0' in portd.get("metrics")
+        assert 'portd_full_syncs_total{link="default",reason="script"} 1.0' in portd.get("metrics")
 
 
 @pytest.mark.parametrize("name", [name for name in OLD if name != "redis3.2"])

@@ -334,15 +334,19 @@ async def test_repair_brings_function_libraries(source: Server, target: Server, 
 
 
 async def test_scan_where_psync_is_forbidden(source: Server, target: Server, tmp_path: Path) -> None:
-    """An end that refuses PSYNC is scanned; with --method psync it is an error."""
+    """An end that refuses PSYNC is scanned; with --method psync it is an error that names the end."""
     await twins(source, target, 100)
     commands = ["+info", "+select", "+dump", "+pexpiretime", "+memory|usage", "+scan", "+ping"]
     client_of(source).acl_setuser("reader", enabled=True, passwords=["+pw"], keys=["*"], commands=commands)
     url = f"redis://reader:pw@127.0.0.1:{source.port}"
     report, found = await run(source, target, tmp_path, source=url)
     assert (found, report.source.method, report.target.method) == ({}, "SCAN", "PSYNC")
-    with pytest.raises(HandshakeError):
+    with pytest.raises(HandshakeError, match="the source's user may not run REPLCONF") as caught:
         await run(source, target, tmp_path, Options(method=Method.PSYNC), source=url)
+    assert "on the source: ACL SETUSER" in (caught.value.hint or "")
+    with pytest.raises(HandshakeError, match="the target's user may not run REPLCONF") as caught:
+        await run(target, source, tmp_path, Options(method=Method.PSYNC), target=url)
+    assert "on the target: ACL SETUSER" in (caught.value.hint or "")
 
 
 async def test_one_server_is_not_compared_with_itself(source: Server, tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ def test_differences_are_counted_and_named(source: Server, target: Server, tmp_p
         found = status["verify"]["keys"]
         assert (found["missing"], found["extra"], found["different"]) == (1, 1, 1), portd.log()
         assert status["verify"]["seconds"] > 0 or status["verify"]["running"]
-        assert sample(portd, 'portd_verify_keys{outcome="missing"}') == 1
-        assert sample(portd, 'portd_verify_last_result{result="different"}') == 1
+        assert sample(portd, 'portd_verify_keys{link="default",outcome="missing"}') == 1
+        assert sample(portd, 'portd_verify_last_result{link="default",result="different"}') == 1
         assert "only:target" in portd.log()
         assert "Comparison of both ends" in portd.get("", "text/html")
         source.client().set("value", "again")

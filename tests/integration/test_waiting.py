@@ -123,6 +123,9 @@ def test_errors_that_pass_are_waited_out(code: str, source: Server, servers: Ser
         assert before["stream"]["lag_bytes"] > 0
         assert after["dead_letters"] == {}
         assert after["full_syncs"] == {"first": 1}, portd.log()
+        told = [line for line in portd.log().splitlines() if "level=warning" in line and code in line.upper()]
+        assert [line for line in told if "part=refusals" not in line] == []  # once a minute, however often it is tried
+        assert told
         assert portd.terminate() == os.EX_OK, portd.log()
     assert target.client().get("counter") == b"%d" % WRITES
     assert target.client().llen("list") == WRITES

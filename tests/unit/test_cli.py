@@ -12,7 +12,6 @@ import subprocess
 import sys
 import textwrap
 import time
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +22,9 @@ from portd.cli.failures import cause, exit_code, leaves
 from portd.cli.options import show_default
 from portd.cli.reload import Changes, ConfigFile
 from portd.config.choices import LogLevel
-from portd.config.load import load_settings
+from portd.config.load import load_links, load_settings
 from portd.config.settings import SETTINGS, Settings
+from portd.config.tables import read_file
 from portd.errors import (
     ConfigError,
     DecodeError,
@@ -48,22 +48,26 @@ from portd.cli.runner import run_blocking
 from portd.config.load import load_settings
 from portd.errors import *
 from portd.memory.accounting import Accounting
-from portd.model import Phase, Progress
+from portd.model import Progress, Work
+from portd.watch.view import View
 
 class Service:
     def __init__(self, what):
         self.progress, self.what, self.stop = Progress(), what, asyncio.Event()
+        self.views = lambda: [View.of(self.progress)]
         self.memory = Accounting().report
     def request_stop(self):
         self.stop.set()
     def alive(self):
         return self.what != "dead"
     async def run(self):
-        self.progress.phase = Phase.STREAMING
-        self.progress.stream.following = self.progress.source.connected = True
+        self.progress.work = Work.FOLLOWING
+        self.progress.stream.following = self.progress.stream.caught_up = self.progress.source.connected = True
         print("running", flush=True)
         if self.what == "refuse":
             raise ExceptionGroup("g", [SourceLost("gone"), ExceptionGroup("h", [DecodeError("bad", hint="mend it")])])
+        if self.what == "lingers":
+            raise SourceLost("gone")
         if self.what == "bug":
             raise ZeroDivisionError("one\\ntwo")
         await self.stop.wait()
@@ -74,7 +78,12 @@ class Service:
 flags = dict(word.split("=", 1) for word in sys.argv[2:])
 settings = load_settings({"source": "redis://one", "target": "redis://two", **flags})
 log.configure(settings.log_format, settings.log_level)
-sys.exit(run_blocking(lambda: Service(sys.argv[1]), settings))
+code = run_blocking(lambda: Service(sys.argv[1]), settings)
+if sys.argv[1] == "lingers":
+    print("cleaning", flush=True)
+    sys.stdin.readline()
+    print("cleaned", flush=True)
+sys.exit(code)
 """
 
 
@@ -108,6 +117,7 @@ def start(script: Path, *words: str, **environment: str) -> subprocess.Popen[str
     """Starts the service and waits until it runs."""
     process = subprocess.Popen(
         [sys.executable, str(script), *words],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -282,6 +292,33 @@ def test_the_second_signal_aborts(script: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_the_end_changes_nothing(script: Path, number: signal.Signals) -> None:
+    """Between its last log line and its exit, a process keeps its code, and what is to be removed then is."""
+    process = start(script, "lingers")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "cleaning\n"
+    process.send_signal(number)
+    assert process.stdin is not None
+    process.stdin.write("\n")  # the signal is there before this is read
+    out, err = process.communicate(timeout=120)
+    assert (out, process.returncode) == ("cleaned\n", os.EX_UNAVAILABLE), err
+
+
+def test_an_interrupted_question_ends_in_order() -> None:
+    """Ctrl-C in `status` is 130, without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        words = [sys.executable, "-m", "portd", "status", "--target", url]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, env=clean()) as process:
+            asked, _ = listener.accept()
+            with asked:
+                asked.recv(1)  # it waits for an answer from now on
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (128 + signal.SIGINT, b"")
+
+
 class Notified:
     """Receives what a service tells systemd."""
 
@@ -388,6 +425,76 @@ def test_a_file_read_again_tells_what_changed(tmp_path: Path) -> None:
     assert config.reread().live == {"log_level": LogLevel.INFO, "progress_seconds": 5.0}
 
 
+TABLES = """\
+spool_max_bytes = "1GiB"
+[[link]]
+name = "eu"
+source = "redis://one"
+target = "redis://two"
+max_target_ops = 5
+[[link]]
+name = "us"
+source = "redis://three"
+target = "redis://two"
+"""
+
+
+def test_links_change_one_by_one(tmp_path: Path) -> None:
+    """A setting of a link has its name before it; a link that comes or goes needs a restart, and is none until then."""
+    file = tmp_path / "portd.toml"
+    file.write_text(TABLES)
+    config = ConfigFile(file, frozenset(), *load_links({}, file))
+    assert config.reread() == Changes()
+    file.write_text(TABLES.replace("= 5", "= 7").replace("1GiB", "2GiB") + "verify_every = 60\nwriters = 2\n")
+    live = {"eu.max_target_ops": 7, "us.verify_every": 60.0}
+    assert config.reread() == Changes(live, restart=["spool_max_bytes", "us.writers"])
+    more = '[[link]]\nname = "asia"\nsource = "redis://four"\ntarget = "redis://two"\nmax_target_ops = 1\n'
+    file.write_text(TABLES + more)
+    changes = config.reread()
+    assert changes.live == {"eu.max_target_ops": 5, "us.verify_every": 0.0}
+    assert changes.restart == ["asia.link", "asia.max_target_ops", "asia.source", "asia.target"]
+    file.write_text(TABLES.partition('[[link]]\nname = "us"')[0])
+    assert {"us.link", "us.source", "us.target"} <= set(config.reread().restart)
+    file.write_text('source = "redis://one"\ntarget = "redis://two"\nlink = "eu"\nmax_target_ops = 9\n')
+    assert not config.reread().live
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TABLES + 'spool_dir = "/data"\n', "spool_dir, which belongs to the process"),
+        ("writers = 2\n" + TABLES, "sets writers outside"),
+        (TABLES.replace('"us"', '"eu"'), "two links named eu"),
+        ('memory_budget = "17MiB"\n' + TABLES, "1 such link would fit"),
+        (TABLES + "writers = 100\n", "writers"),
+        (TABLES + 'prune = "flush"\n', "the link us flushes its target"),
+    ],
+)
+def test_a_file_of_links_with_mistakes_changes_nothing(text: str, message: str, tmp_path: Path) -> None:
+    """What the next start would refuse is refused at the signal, and what was valid before stays."""
+    file = tmp_path / "portd.toml"
+    file.write_text(TABLES)
+    config = ConfigFile(file, frozenset(), *load_links({}, file))
+    file.write_text('log_level = "debug"\n' + text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        config.reread()
+    assert "nothing was changed" in str(caught.value.hint)
+    file.write_text('log_level = "debug"\n' + TABLES)
+    assert config.reread().live == {"log_level": LogLevel.DEBUG}
+
+
+def test_a_link_that_was_picked_is_the_only_one_that_is_read_again(tmp_path: Path) -> None:
+    """With --link, tables of others come and go without a word."""
+    file = tmp_path / "portd.toml"
+    file.write_text(TABLES)
+    config = ConfigFile(file, frozenset({"link"}), *load_links({"link": "eu"}, file))
+    file.write_text(TABLES.replace('"us"', '"asia"').replace("= 5", "= 6"))
+    assert config.reread() == Changes({"eu.max_target_ops": 6})
+    file.write_text(TABLES.replace('"eu"', '"asia"'))
+    with pytest.raises(ConfigError, match="not in the file any more"):
+        config.reread()
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize(
     "value",
@@ -410,7 +517,7 @@ def test_a_file_is_read_again_as_it_is_at_the_start(name: str, value: str, tmp_p
         return settings
 
     started = outcome(lambda: load_settings(ends, file))
-    again = outcome(lambda: config._settings_of(tomllib.loads(file.read_text())))
+    again = outcome(lambda: next(iter(config._settings_of(read_file(file)).values())))
     if value == "true" and started != again:
         assert again == "refused"  # a number
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from portd.config.choices import Existing
-from portd.config.load import load_settings
+from portd.config.load import load_links, load_settings
 from portd.config.settings import MAX_CHUNK_BYTES, SETTINGS, check_variables
 from portd.errors import ConfigError
 from portd.units import GIB, KIB, MIB, human_bytes, human_seconds, parse_size, show_size
@@ -275,3 +275,129 @@ def test_settings_can_be_handed_over() -> None:
     """What one program has read another one can run, secrets included."""
     settings = load_settings({**ENDS, "target_password": "hunter", "spool_dir": "/data", "existing": "skip"})
     assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+# ---------------------------------------------------------------- several links
+
+TWO = """\
+memory_budget = "20MiB"
+
+[[link]]
+name = "eu"
+source = "redis://one"
+target = "redis://two"
+checkpoint_key = "cp:"
+writers = 2
+
+[[link]]
+name = "us"
+source = "redis://three"
+target = "redis://two"
+"""
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Path:
+    """A file of two links."""
+    file = tmp_path / "portd.toml"
+    file.write_text(TWO)
+    return file
+
+
+def test_tables_make_links(tables: Path) -> None:
+    """Each table is a link with what is set in it; what is outside is everybody's."""
+    eu, us = load_links({"log_level": "debug"}, tables)
+    assert (eu.link, eu.writers, eu.checkpoint_name()) == ("eu", 2, "cp:eu")
+    assert (us.link, us.writers, us.source) == ("us", 4, "redis://three")
+    assert eu.memory_budget == us.memory_budget == 20 * MIB
+    assert eu.log_level == us.log_level == "debug"
+
+
+def test_without_tables_there_is_one_link() -> None:
+    """Nothing changes for who has one, whatever its name is."""
+    assert [each.link for each in load_links(ENDS)] == ["default"]
+    assert [each.link for each in load_links({**ENDS, "link": "eu"})] == ["eu"]
+
+
+def test_one_of_several_links_can_be_named(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that are about one link take its name; without it they say which there are."""
+    assert load_settings({"link": "us"}, tables).source == "redis://three"
+    assert [each.link for each in load_links({"link": "us"}, tables)] == ["us"]
+    with pytest.raises(ConfigError, match="several links: eu, us"):
+        load_settings({}, tables)
+    with pytest.raises(ConfigError, match="no link named asia"):
+        load_links({"link": "asia"}, tables)
+    monkeypatch.setenv("PORTD_LINK", "eu")
+    assert load_settings({}, tables).writers == 2
+    assert load_settings({}, tables, {"source": "unix:///none"}).source == "unix:///none"
+
+
+@pytest.mark.parametrize("place", ["flag", "variable", "credential"])
+def test_what_is_set_for_nobody_in_particular_is_refused(
+    place: str, tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flag, variable or credential of a link is no link's where there are tables."""
+    flags = {"source_password": "hunter"} if place == "flag" else {}
+    if place == "variable":
+        monkeypatch.setenv("PORTD_SOURCE_PASSWORD", "hunter")
+    if place == "credential":
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+        (tmp_path / "source-password").write_text("hunter")
+    with pytest.raises(ConfigError, match="belongs to a link") as caught:
+        load_links(flags, tables)
+    assert "hunter" not in str(caught.value)
+
+
+def test_a_credential_can_be_a_links(tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of the link stands before that of the setting."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "us.target-password").write_text("hunter\n")
+    (tmp_path / "source_password").write_text("")  # none: what the unit loads where none is needed
+    eu, us = load_links({}, tables)
+    assert (eu.target_password, us.target_password) == (None, "hunter")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("writers = 2", "link = 'x'", "number 1 .* sets link"),
+        ('name = "us"\n', "", "number 2 .* has no name"),
+        ('name = "us"', 'name = "eu"', "two links named eu"),
+        ('name = "us"', 'name = "a b"', "link a b: link: string should match"),
+        ("writers = 2", "writer = 2", "number 1 .* sets writer, which is not a setting"),
+        ("writers = 2", "http = 'off'", "sets http, which belongs to the process"),
+        ("writers = 2", "writers = 2000", "link eu: writers: "),
+        ("memory_budget", "writers = 3\nmemory_budget", "sets writers outside of its .* tables"),
+        ("[[link]]", "[link]", "two brackets|is not TOML"),
+        (TWO, "link = []", "no link"),
+        (TWO, '[link]\nname = "eu"\n', "two brackets"),
+        ('"redis://three"', '"redis://two"', "link us: source and target are the same"),
+        ('name = "us"\nsource = "redis://three"', 'name = "u"\nsource = "redis://a"\nexisting = "flush"', "u flushes"),
+        (
+            'source = "redis://three"\ntarget = "redis://two"',
+            'source = "redis://two"\ntarget = "redis://one"',
+            "copy in a circle",
+        ),
+        (TWO, TWO.replace("target =", "dead_letters = '/l'\ntarget ="), "one file for dead letters"),
+    ],
+)
+def test_links_that_cannot_be_are_refused(tables: Path, before: str, after: str, message: str) -> None:
+    """A wrong place, a name twice, or two links that would undo one another: said before anything is asked."""
+    tables.write_text(TWO.replace(before, after))
+    with pytest.raises(ConfigError, match=f"(?s){message}") as caught:
+        load_links({}, tables)
+    assert caught.value.hint
+
+
+def test_one_checkpoint_is_one_links(tables: Path) -> None:
+    """Two prefixes and two names can be one key: in one target that is an error, in two it is none."""
+    text = TWO.replace('name = "us"', 'name = "u"\ncheckpoint_key = "cp:e"')
+    tables.write_text(text)
+    with pytest.raises(ConfigError, match="keep one checkpoint, 'cp:eu', in one target"):
+        load_links({}, tables)
+    tables.write_text(
+        text.replace(
+            'source = "redis://three"\ntarget = "redis://two"', 'source = "redis://three"\ntarget = "redis://4"'
+        )
+    )
+    assert len(load_links({}, tables)) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import socket
@@ -125,6 +126,40 @@ async def test_what_is_in_the_way(tmp_path: Path) -> None:
         await ControlSocket(tmp_path / ("x" * PATH_BYTES), {}).start()
     with pytest.raises(ConfigError, match="cannot be made"):
         await ControlSocket(tmp_path / "missing" / "socket", {}).start()
+
+
+async def test_two_that_start_at_once_do_not_replace_each_other(tmp_path: Path) -> None:
+    """While another process is between making its socket and listening, a start waits, and then finds it in use."""
+    path = tmp_path / "socket"
+    directory = os.open(tmp_path, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as other:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        other.bind(str(path))
+        inode = path.stat().st_ino
+        second = ControlSocket(path, {})
+        starting = asyncio.create_task(second.start())
+        try:
+            done, _ = await asyncio.wait({starting}, timeout=0.2)
+            assert not done, "the socket of the other process was taken for one left behind"
+            assert path.stat().st_ino == inode
+            other.listen()
+            os.close(directory)
+            with pytest.raises(ConfigError, match="another process listens"):
+                await starting
+        finally:
+            second.close()
+
+
+async def test_a_directory_that_is_gone_at_the_end(tmp_path: Path) -> None:
+    """Whatever became of the path, the end of a sync is in order."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    control = ControlSocket(directory / "socket", {})
+    await control.start()
+    (directory / "socket").unlink()
+    directory.rmdir()
+    directory.write_text("a file")
+    control.close()
 
 
 async def test_the_socket_of_a_successor_stays(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ import pytest
 
 from portd import errors
 from portd.cli.reference import configuration_page, metrics_page, modules_page
+from portd.config.load import load_links
 from portd.config.settings import SETTINGS, default
 from portd.http.handlers import ENDPOINTS
+from portd.memory.plan import plan_memory
 from portd.verify.report import EXIT_DIFFERENT
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +138,14 @@ def test_series_in_the_documents_exist() -> None:
     known = set(re.findall(r"`(portd_\w+)`", metrics_page()))
     for document in (README, OPERATIONS, (ROOT / "docs/quickstart.md").read_text(encoding="utf-8")):
         assert set(re.findall(r"\b(portd_[a-z_]+)\b", document)) <= known
+
+
+def test_the_example_of_several_links_can_be_read() -> None:
+    """deploy/portd.toml is settings as they are, and its links fit into its budget."""
+    links = load_links({}, ROOT / "deploy/portd.toml")
+    assert [each.link for each in links] == ["eu", "us"]
+    for each in links:
+        plan_memory(each, None, len(links))
 
 
 def test_the_unit_leaves_time_to_drain() -> None:

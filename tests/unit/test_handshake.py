@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portd.errors import HandshakeError, InternalError, PortdError, SourceBusy
+from portd.errors import HandshakeError, InternalError, PortdError, SourceBusy, SourceError
 from portd.model import Position
 from portd.net.endpoint import Endpoint
 from portd.net.resp import request
@@ -203,6 +203,16 @@ def test_refusals_say_what_to_do(name: str) -> None:
         talk([*HELLO[:after], reply + b"\r\n"])
     assert not caught.value.retriable
     assert words in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", [*BUSY, *REFUSED])
+def test_what_the_target_refuses_is_said_of_the_target(name: str) -> None:
+    """Who reads both ends by PSYNC hears which of them it is, and which setting has its password."""
+    after, reply = (BUSY | {each: found[:2] for each, found in REFUSED.items()})[name]
+    with pytest.raises(SourceError) as caught:
+        talk([*[*HELLO, FULL][:after], reply + b"\r\n"], options=HandshakeOptions(end="target"))
+    assert "target" in str(caught.value)
+    assert "source" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

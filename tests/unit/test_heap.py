@@ -20,8 +20,7 @@ from portd.memory.heap import OTHER, HeapBusy, HeapProfile, HeapRecorder, Sample
 from portd.memory.heapformat import SAMPLE_TYPES, as_pprof, as_text, varint
 from portd.memory.heapnames import FunctionNames
 from portd.memory.slices import Slices
-from portd.watch.metrics import Sources, build_registry
-from portd.watch.readings import OwnerReading, PipelineReading
+from portd.watch.readings import OwnerReading
 from tests.unit.test_http import Observed
 
 if TYPE_CHECKING:
@@ -287,7 +286,7 @@ async def test_go_reads_it(recorder: HeapRecorder, tmp_path: Path) -> None:
 async def url() -> AsyncIterator[str]:
     """Where the profile of a listening server is."""
     service = Observed()
-    registry = build_registry(Sources(progress=service.progress, pipeline=PipelineReading, owners=list))
+    registry = service.registry()
     server = HttpServer(service, registry, ("127.0.0.1", 0))
     await server.start()
     yield f"{server.url}debug/memory/heap"

@@ -88,6 +88,11 @@ def test_the_limit_is_a_share_and_never_everything(removed: int, keys: int, limi
     assert (judge_removal(removed, keys, limit) is not None) is held
 
 
+def test_a_target_that_was_empty_loses_nothing() -> None:
+    """What is there all the same came from a full sync that was broken off."""
+    assert judge_removal(3, 0, 10) is None
+
+
 def test_the_words_name_both_ends_and_the_figures() -> None:
     """An operator reads whom the target followed, who is there now, and how many keys are concerned."""
     found = judge(replace(FACTS, source=OTHER, source_keys=0), 10.0)

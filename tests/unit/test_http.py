@@ -20,18 +20,20 @@ from portd.config.load import load_settings
 from portd.errors import ConfigError
 from portd.http import HttpServer
 from portd.http.server import MAX_CONNECTIONS
-from portd.http.status import describe
+from portd.http.status import describe, describe_all
 from portd.memory.accounting import Accounting, MemoryReport
 from portd.memory.heap import HeapRecorder
-from portd.model import LaneState, Phase, Position, Progress
-from portd.watch.metrics import Sources, build_registry
-from portd.watch.pace import Pace
+from portd.model import LaneState, LoopState, Phase, Position, Progress, Work
+from portd.watch.metrics import LinkSources, Sources, build_registry
 from portd.watch.readings import KeyReading, PipelineReading
 from portd.watch.standing import Standing, look
+from portd.watch.view import View
 from tests.servers import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from prometheus_client import CollectorRegistry
 
     from portd.memory.heap import HeapProfile
 
@@ -45,24 +47,32 @@ class Observed:
 
     progress: Progress = field(default_factory=Progress)
     pipeline: PipelineReading = field(default_factory=PipelineReading)
+    others: tuple[str, ...] = ()
     is_alive: bool = True
     broken: bool = False
 
     def __post_init__(self) -> None:
         self.settings = load_settings({"source": "redis://u:hunter@one", "target": "redis://two"})
-        self.pace = Pace(self.progress)
+        self.view = View.of(self.progress, "default")
         self.accounting = Accounting()
         self.recorder = HeapRecorder(self.accounting.ledger.readings)
-        self.accounting.pipeline = lambda: self.pipeline
+        self.accounting.pipelines = lambda: dict.fromkeys(self.links(), self.pipeline)
         self.accounting.ledger.register(f"lane {EVIL}", lambda: 100)
         for _ in range(3):
             self.accounting.sample()
 
-    def status(self) -> dict[str, Any]:
+    def links(self) -> list[str]:
+        """Those it has; they are alike."""
+        return ["default", *self.others]
+
+    def status(self, link: str = "") -> dict[str, Any]:
         """What the sync is doing."""
         if self.broken:
             raise ZeroDivisionError
-        return describe(self.progress, self.pace, self.settings)
+        each = describe(self.view, self.settings, LoopState())
+        if link or not self.others:
+            return {**each, "link": link or "default"}
+        return describe_all([{**each, "link": name} for name in self.links()])
 
     def memory(self) -> MemoryReport:
         """Where the memory is."""
@@ -72,9 +82,13 @@ class Observed:
         """What records heap profiles."""
         return self.recorder
 
-    def standing(self) -> Standing:
+    def standings(self) -> dict[str, Standing]:
         """Phase, and whether the target may be read."""
-        return look(self.progress)
+        return {"default": look(self.progress), **dict.fromkeys(self.others, Standing(Phase.STREAMING, ready=True))}
+
+    def registry(self) -> CollectorRegistry:
+        """Its series."""
+        return build_registry(Sources(links=[LinkSources(view=self.view, source="", target="")], owners=list))
 
     def alive(self) -> bool:
         """All parts run."""
@@ -85,7 +99,7 @@ class Observed:
 def service() -> Observed:
     """A service that has begun a snapshot, with a key of a hostile name."""
     found = Observed(
-        Progress(phase=Phase.SNAPSHOT, position=Position("a" * 40, 7), lanes=[LaneState(0), LaneState(1)]),
+        Progress(work=Work.COPYING, position=Position("a" * 40, 7), lanes=[LaneState(0), LaneState(1)]),
         PipelineReading(budget_bytes=10, current_key=KeyReading(3, EVIL, "hash", 1, 4, 5)),
     )
     found.progress.snapshot.bytes_total, found.progress.snapshot.bytes_decoded = 100, 25
@@ -103,8 +117,7 @@ async def server(service: Observed) -> AsyncIterator[HttpServer]:
 @asynccontextmanager
 async def listening(service: Observed, address: str = "127.0.0.1", **options: Any) -> AsyncIterator[HttpServer]:
     """Starts a server on a free port and closes it."""
-    registry = build_registry(Sources(progress=service.progress, pipeline=PipelineReading, owners=list))
-    found = HttpServer(service, registry, (address, 0), **options)
+    found = HttpServer(service, service.registry(), (address, 0), **options)
     await found.start()
     try:
         yield found
@@ -127,10 +140,38 @@ async def test_health_follows_the_service(server: HttpServer, service: Observed)
     status, text, _ = await get(server, "readyz")
     reason = "the snapshot is not applied yet, and the target is not connected"
     assert (status, text) == (503, f"not ready: snapshot, {reason}, 25% of it is\n")
-    service.progress.phase, service.is_alive = Phase.STREAMING, False
+    service.progress.work, service.is_alive = Work.FOLLOWING, False
+    service.progress.stream.caught_up = True
     service.progress.lanes[1].connection.connected = True
     assert (await get(server, "readyz"))[:2] == (200, "ready\n")
     assert (await get(server, "livez"))[0] == 503
+
+
+async def test_several_links_have_a_page_each_and_one_together(service: Observed) -> None:
+    """`/` and `/status` tell of all; ?link= is the page of one; /readyz names who is not ready."""
+    service.others = ("eu", EVIL)
+    async with listening(service) as server:
+        status = json.loads((await get(server, "status"))[1])
+        assert [each["link"] for each in status["links"]] == ["default", "eu", EVIL]
+        assert not status["ready"]
+        assert status["reason"].startswith("link default: snapshot, ")
+        assert json.loads((await get(server, "status?link=eu"))[1])["link"] == "eu"
+        code, text, _ = await get(server, "status?link=asia")
+        assert (code, text) == (404, f"there is no link 'asia'; there is default, eu, {EVIL}\n")
+        code, text, _ = await get(server, "readyz")
+        assert code == 503
+        assert text.startswith("not ready: link default: snapshot, the snapshot is not applied yet")
+        assert text.count("\n") == 1
+        _, text, _ = await get(server, "", Accept=BROWSER)
+        assert "href='?link=eu'" in text
+        assert EVIL not in text
+        assert "Key being decoded of eu" in (await get(server, "debug/memory", Accept=BROWSER))[1]
+        report = json.loads((await get(server, "debug/memory"))[1])
+        assert set(report["pipelines"]) == {"default", "eu", EVIL}
+        assert "pipeline" not in report
+        service.progress.work, service.progress.source.connected = Work.FOLLOWING, True
+        service.progress.lanes[0].connection.connected = True
+        assert (await get(server, "readyz"))[:2] == (200, "ready\n")
 
 
 async def test_status_is_json_without_secrets(server: HttpServer) -> None:
@@ -148,7 +189,7 @@ async def test_metrics_are_served_as_prometheus_asks(server: HttpServer) -> None
     """The text format by default, OpenMetrics for who accepts it."""
     status, text, headers = await get(server, "metrics")
     assert status == 200
-    assert 'portd_phase{phase="snapshot"} 1.0' in text
+    assert 'portd_phase{link="default",phase="snapshot"} 1.0' in text
     assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
     _, text, headers = await get(server, "metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert headers["Content-Type"].startswith("application/openmetrics-text")
@@ -413,7 +454,7 @@ async def test_a_taken_port_is_told(service: Observed) -> None:
     """A second portd on the same port says which, and what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        registry = build_registry(Sources(progress=service.progress, pipeline=PipelineReading, owners=list))
+        registry = service.registry()
         server = HttpServer(service, registry, ("127.0.0.1", port))
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: address already in use\nHINT: .*--http"):
             await server.start()

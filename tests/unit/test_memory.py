@@ -17,7 +17,7 @@ from portd.memory.accounting import Accounting
 from portd.memory.cgroup import find_cgroup
 from portd.memory.history import History
 from portd.memory.ledger import Ledger
-from portd.memory.plan import PROCESS_BYTES, RESERVE_BYTES, plan_memory
+from portd.memory.plan import PROCESS_BYTES, RESERVE_BYTES, RESERVE_LINK_BYTES, plan_memory
 from portd.units import GIB, KIB, MIB
 from portd.watch.readings import KeyReading, PipelineReading
 
@@ -199,6 +199,25 @@ def test_a_budget_that_cannot_work_is_refused(
     assert caught.value.hint
 
 
+def test_links_share_one_budget() -> None:
+    """Each has an equal part, the process reaches no more than with one, and one too many is told with what fits."""
+    one = plan_memory(settings(), None)
+    for links in (2, 3):
+        plan = plan_memory(settings(), None, links)
+        assert plan.budget_bytes == one.budget_bytes // links
+        assert plan.budget_bytes == plan.spool_bytes + plan.decoder_bytes + plan.queue_bytes
+        assert plan.ceiling_bytes == one.ceiling_bytes
+    with pytest.raises(ConfigError, match=r"32.0 MiB .* for 4 links .* 3 such links would fit") as caught:
+        plan_memory(settings(link="eu"), None, 4)
+    assert "link eu" in str(caught.value)
+    assert caught.value.hint is not None
+    assert "36.0 MiB" in caught.value.hint
+    with pytest.raises(ConfigError, match="1 such link would fit"):
+        plan_memory(settings(memory_budget="9MiB"), None, 2)
+    limit = PROCESS_BYTES + RESERVE_BYTES + RESERVE_LINK_BYTES + 20 * MIB
+    assert plan_memory(settings(), limit, 2).budget_bytes == 10 * MIB
+
+
 # ---------------------------------------------------------------- process and report
 
 
@@ -246,9 +265,9 @@ async def test_free_heap_goes_back_to_the_kernel() -> None:
 async def test_a_report_is_json_and_holds_the_pipeline() -> None:
     """Everything the page shows can be had as JSON."""
     accounting = Accounting()
-    accounting.pipeline = lambda: PipelineReading(
-        budget_bytes=5, current_key=KeyReading(0, "k", "hash", 1, 2, 3), queue_batches=2
-    )
+    accounting.pipelines = lambda: {
+        "default": PipelineReading(budget_bytes=5, current_key=KeyReading(0, "k", "hash", 1, 2, 3), queue_batches=2)
+    }
     accounting.ledger.register("queue", lambda: 3 * KIB)
     accounting.sample()
     accounting.sample()

@@ -12,12 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from portd.config.load import load_settings
 from portd.http.status import describe
-from portd.model import LaneState, Phase, Progress
+from portd.model import LaneState, LoopState, Progress, Work
 from portd.source.losses import Reason
 from portd.spool.overflow import DISK_ERROR, DISK_FULL, DISK_LIMIT
-from portd.watch.metrics import LOSS_REASONS, SPOOL_BLOCKS, MetricsCollector, Sources, build_registry
-from portd.watch.pace import Pace
+from portd.watch.metrics import LOSS_REASONS, SPOOL_BLOCKS, LinkSources, MetricsCollector, Sources, build_registry
 from portd.watch.readings import CgroupReading, OwnerReading, PipelineReading, SpoolReading
+from portd.watch.view import View
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -31,19 +31,26 @@ UNITS = re.compile(
 def collect(progress: Progress, pipeline: PipelineReading | None = None) -> dict[str, Metric]:
     """All families by name."""
     sources = Sources(
-        progress=progress,
-        pipeline=lambda: pipeline or PipelineReading(),
-        owners=lambda: [OwnerReading("spool", 5, 9, 1.0, 10)],
+        links=[_link(progress, pipeline)],
+        owners=lambda: [OwnerReading("spool", 5, 9, 1.0, 10, "default")],
         cgroup=lambda: CgroupReading(2, 100, 200, 150),
     )
     return {family.name: family for family in MetricsCollector(sources).collect()}
 
 
-def value(families: dict[str, Metric], name: str, **labels: str) -> float:
-    """One sample."""
+def _link(progress: Progress, pipeline: PipelineReading | None = None, name: str = "default") -> LinkSources:
+    reading = pipeline or PipelineReading()
+    return LinkSources(
+        view=View.of(progress, name), source="redis://one", target="redis://two", pipeline=lambda: reading
+    )
+
+
+def value(families: dict[str, Metric], name: str, *, link: str | None = "default", **labels: str) -> float:
+    """One sample; *link* is None for one of the process."""
+    wanted = labels if link is None else {"link": link, **labels}
     for family in families.values():
         for sample in family.samples:
-            if sample.name == name and sample.labels == labels:
+            if sample.name == name and sample.labels == wanted:
                 return float(sample.value)
     raise AssertionError(f"no sample {name} {labels}")
 
@@ -66,7 +73,7 @@ def test_loss_reasons_are_those_of_the_link() -> None:
 
 def test_the_phase_is_one_hot() -> None:
     """Exactly one phase is 1."""
-    families = collect(Progress(phase=Phase.STREAMING))
+    families = collect(following())
     assert value(families, "portd_phase", phase="streaming") == 1
     assert sum(sample.value for sample in families["portd_phase"].samples) == 1
 
@@ -90,7 +97,25 @@ def test_the_counters_are_read_at_scrape() -> None:
     assert value(families, "portd_spool_disk_bytes") == 11
     assert value(families, "portd_spool_spilling") == 1
     assert value(families, "portd_memory_owner_peak_bytes", owner="spool") == 9
-    assert value(families, "portd_cgroup_memory_limit_bytes") == 200
+    assert value(families, "portd_cgroup_memory_limit_bytes", link=None) == 200
+
+
+def test_every_series_of_a_link_names_it() -> None:
+    """Two links are two samples of each series, told apart by their label alone; what the process has, it has once."""
+    slow, quick = Progress(lanes=[LaneState(0)]), Progress(lanes=[LaneState(0)])
+    slow.snapshot.keys_read = slow.snapshot.keys_applied = 3
+    sources = Sources(links=[_link(slow, name="slow"), _link(quick, name="quick")], owners=list)
+    families = {family.name: family for family in MetricsCollector(sources).collect()}
+    of_the_process = {name for name, family in families.items() for each in family.samples if "link" not in each.labels}
+    assert {name.removeprefix("portd_").split("_")[0] for name in of_the_process} == {"loop", "cgroup", "scraped"}
+    for name, family in families.items():
+        samples = [tuple(sorted({**each.labels, "link": ""}.items())) for each in family.samples]
+        if name not in of_the_process and samples:
+            assert len(samples) == 2 * len(set(samples)), name
+    assert value(families, "portd_snapshot_keys_read_total", link="slow") == 3
+    assert value(families, "portd_snapshot_keys_read_total", link="quick") == 0
+    (info,) = (each for each in families["portd_info"].samples if each.labels["link"] == "slow")
+    assert (info.labels["source"], info.labels["target"]) == ("redis://one", "redis://two")
 
 
 def test_names_follow_the_rules() -> None:
@@ -104,7 +129,7 @@ def test_names_follow_the_rules() -> None:
 
 def test_the_exposition_can_be_parsed_and_has_the_process() -> None:
     """What /metrics serves is valid, free of duplicates, and tells RSS and CPU of the process."""
-    sources = Sources(progress=Progress(), pipeline=PipelineReading, owners=list)
+    sources = Sources(links=[_link(Progress(), name=name) for name in ("eu", "us")], owners=list)
     text = generate_latest(build_registry(sources)).decode()
     names = [family.name for family in text_string_to_metric_families(text)]
     assert len(names) == len(set(names))
@@ -142,10 +167,10 @@ def test_lag_is_one_figure() -> None:
     progress = following()
     progress.stream.read_offset, progress.stream.waiting_since = 10, time.time() - 42
     progress.stream.acknowledged_seconds = 7.0
-    status = describe(progress, Pace(progress), load_settings({"source": "redis://one", "target": "redis://two"}))
+    status = describe(View.of(progress), load_settings({"source": "redis://one", "target": "redis://two"}), LoopState())
     assert samples_of(progress, "portd_lag_seconds") == [pytest.approx(status["stream"]["lag_seconds"], abs=5)]
     progress.stream.applied_offset = 10
-    status = describe(progress, Pace(progress), load_settings({"source": "redis://one", "target": "redis://two"}))
+    status = describe(View.of(progress), load_settings({"source": "redis://one", "target": "redis://two"}), LoopState())
     assert samples_of(progress, "portd_lag_seconds") == [status["stream"]["lag_seconds"]] == [0]
 
 
@@ -187,7 +212,8 @@ def test_codes_of_refusals_are_a_closed_set() -> None:
 
 def following() -> Progress:
     """A sync that follows the stream, with nothing missing in the target."""
-    progress = Progress(phase=Phase.STREAMING)
+    progress = Progress(work=Work.FOLLOWING)
+    progress.stream.caught_up = True
     progress.stream.following = progress.source.connected = True
     progress.source.connects = 1
     return progress

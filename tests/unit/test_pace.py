@@ -42,6 +42,19 @@ def test_the_time_left_follows_bytes_where_the_size_is_known() -> None:
     assert (reading.done, reading.eta_seconds, reading.decoded_bytes) == (0.25, 15.0, 50.0)
 
 
+def test_bytes_that_wait_are_not_done() -> None:
+    """What is decoded and waits for the target is still to come, however much smaller or larger it is as commands."""
+    progress, clock = Progress(), Clock()
+    snapshot = progress.snapshot
+    snapshot.bytes_total = 1000
+    pace = Pace(progress, clock)
+    clock.now += 5
+    snapshot.bytes_decoded, snapshot.bytes_made, snapshot.bytes_settled = 800, 8000, 1000
+    assert (pace.read().done, pace.read().eta_seconds) == (0.1, 45.0)
+    snapshot.bytes_settled = 8000
+    assert pace.read().done == 0.8
+
+
 def test_the_time_left_follows_keys_where_only_they_are_announced() -> None:
     """A diskless transfer has no length, but a hint of how many keys come."""
     progress, clock = Progress(), Clock()

@@ -145,14 +145,17 @@ async def test_refuses_to_release_what_is_not_held() -> None:
         ByteBudget(0)
 
 
-async def test_clear_takes_everything_back() -> None:
-    """What owners that are gone held is free again, and who waited for it goes on."""
+async def test_clear_takes_back_what_its_owners_hold() -> None:
+    """What owners that are gone held is free again, and who waited for it goes on; nobody else loses a byte."""
     budget = ByteBudget(10)
-    await budget.acquire("lane-0", 10)
+    await budget.acquire("lane-0", 7)
+    await budget.acquire("other", 3)
     waiting = asyncio.create_task(budget.acquire("queue", 4))
     await asyncio.sleep(0)
-    budget.clear()
+    budget.clear("lane-0", "never seen")
     await waiting
-    assert budget.used == budget.held("queue") == 4
+    assert (budget.used, budget.held("queue"), budget.held("other")) == (7, 4, 3)
     assert budget.held("lane-0") == 0
     assert budget.statistics().peak == 10
+    budget.release("other", 3)
+    assert budget.used == 4

@@ -14,7 +14,7 @@ from portd.watch.readings import FenceReading, KeyReading, LaneReading, SpoolRea
 
 POSITIONS = {"written", "cursor", "released"}  # indexes of the spool's own
 ORDER = {"number"}  # of the queue's own
-RENAMED = {"index", "link"}  # a lane's number, and what its connection says
+RENAMED = {"index", "connection"}  # a lane's number, and what its connection says
 COUNTED = {"replies", "errors", "retries"}  # shown from `Progress.lanes`
 
 

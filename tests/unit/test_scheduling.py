@@ -31,6 +31,17 @@ def test_bulk_work_waits_its_turn_and_no_longer() -> None:
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
+def test_copies_side_by_side_end_with_the_last() -> None:
+    """Two links copy at a time: what the first one to end does is not the end for the other."""
+    first, second = bulk_work(), bulk_work()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert os.sched_getscheduler(0) == os.SCHED_BATCH
+    second.__exit__(None, None, None)
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
 def test_what_was_set_from_outside_is_left_alone() -> None:
     """CPUSchedulingPolicy= of a unit file means what it says, before and after."""
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

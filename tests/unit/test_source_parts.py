@@ -50,6 +50,7 @@ def test_every_loss_says_what_to_do(reason: Reason) -> None:
     assert error.hint
     assert error.retriable
     assert error.reason is reason
+    assert "source" not in str(ReceiverLost(reason, ADDRESS, end="target"))
 
 
 def test_what_trying_again_does_not_change() -> None:

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import product
 
 import pytest
 
 from portd.cli.display import one_line
-from portd.model import Phase, Progress
+from portd.model import Phase, Progress, Work
 from portd.watch.pace import Pace
 from portd.watch.standing import SMALL_LAG_SECONDS, End, Facts, look, stand
 
 
 def test_ready_is_what_has_the_snapshot_and_both_ends() -> None:
-    """Of all combinations, ready are exactly those that follow the stream with nobody away and no stop asked for."""
-    for work, source, target, stopping in product(Phase, End, (End.THERE, End.AWAY), (False, True)):
-        found = stand(Facts(work=work, source=source, target=target, stopping=stopping))
-        follows = work in {Phase.CATCHING_UP, Phase.STREAMING}
-        assert found.ready == (follows and source is target is End.THERE and not stopping), (work, source, target)
+    """Of all combinations, ready are exactly those that follow the stream with nobody away, no stop asked for and no end."""
+    switches = product((False, True), repeat=4)
+    for work, source, target, switch in product(Work, End, (End.THERE, End.AWAY), tuple(switches)):
+        stopping, ended, caught_up, introduced = switch
+        found = stand(
+            Facts(
+                work=work,
+                source=source,
+                target=target,
+                stopping=stopping,
+                ended=ended,
+                caught_up=caught_up,
+                introduced=introduced,
+            )
+        )
+        follows = work is Work.FOLLOWING
+        there = source is target is End.THERE
+        assert found.ready == (follows and there and not stopping and not ended), (work, source, target, switch)
         assert bool(found.reason) != found.ready
         assert not found.ready or found.phase in {Phase.CATCHING_UP, Phase.STREAMING}
 
@@ -32,9 +46,9 @@ def test_ready_is_what_has_the_snapshot_and_both_ends() -> None:
 )
 def test_the_end_that_is_gone_is_named(source: End, target: End, reason: str) -> None:
     """In the stream an end that is gone is a phase of its own; a snapshot goes on with what has come."""
-    found = stand(Facts(work=Phase.STREAMING, source=source, target=target))
+    found = stand(Facts(work=Work.FOLLOWING, caught_up=True, source=source, target=target))
     assert (found.phase, found.reason) == (Phase.CONNECTING, reason)
-    found = stand(Facts(work=Phase.SNAPSHOT, source=source, target=target))
+    found = stand(Facts(work=Work.COPYING, source=source, target=target))
     assert found.phase is Phase.SNAPSHOT
     assert found.reason.endswith(reason)
 
@@ -42,23 +56,51 @@ def test_the_end_that_is_gone_is_named(source: End, target: End, reason: str) ->
 def test_a_lag_that_is_not_small_is_no_streaming() -> None:
     """A target that falls behind catches up again; it may still be read."""
     for lag, phase in ((None, Phase.STREAMING), (SMALL_LAG_SECONDS, Phase.STREAMING), (11.0, Phase.CATCHING_UP)):
-        found = stand(Facts(work=Phase.STREAMING, lag_seconds=lag))
+        found = stand(Facts(work=Work.FOLLOWING, caught_up=True, lag_seconds=lag))
         assert (found.phase, found.ready) == (phase, True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "phase", "reason"),
+    [
+        (Facts(introduced=False), Phase.STARTING, "both ends are being asked who they are"),
+        (Facts(), Phase.CONNECTING, "the source is not connected"),
+        (Facts(introduced=False, failure="no such host"), Phase.CONNECTING, "no such host; it is tried again"),
+        (Facts(introduced=False, failure="no such host", stopping=True), Phase.DRAINING, "it was told to stop"),
+        (Facts(ended=True), Phase.STOPPED, "it has stopped"),
+        (Facts(ended=True, failure="wrong password", stopping=True), Phase.FAILED, "wrong password"),
+        (Facts(held="source-empty: x"), Phase.HELD, "source-empty: x"),
+        (Facts(work=Work.COPYING, held="prune-limit: x", stopping=True), Phase.DRAINING, "it was told to stop"),
+    ],
+)
+def test_what_is_not_at_work_says_why(facts: Facts, phase: Phase, reason: str) -> None:
+    """Before the first byte and behind the last one, the phase and its reason follow from what has happened."""
+    found = stand(facts)
+    assert (found.phase, found.reason, found.ready) == (phase, reason, False)
+
+
+def test_work_is_over_where_its_block_is() -> None:
+    """Also behind an error: nobody has to undo a phase."""
+    progress = Progress(introduced=True)
+    with contextlib.suppress(LookupError), progress.doing(Work.COPYING):
+        assert look(progress).phase is Phase.SNAPSHOT
+        raise LookupError
+    assert look(progress).phase is Phase.CONNECTING
 
 
 def test_a_source_that_prepares_is_waited_for() -> None:
     """Between the agreement on a full sync and its first byte."""
-    progress = Progress(phase=Phase.CONNECTING, preparing=True)
+    progress = Progress(introduced=True, preparing=True)
     assert look(progress).phase is Phase.WAITING
 
 
 def test_a_command_without_a_source_lacks_none() -> None:
     """`restore` reads a file, `dump` writes one: neither has a lag, and nobody is away."""
-    progress = Progress(phase=Phase.CATCHING_UP)
+    progress = Progress(work=Work.FOLLOWING)
     progress.stream.read_offset = progress.stream.decoded_offset = 10**9
     assert look(progress).phase is Phase.CATCHING_UP
     assert "lag" not in one_line(progress, Pace(progress).read())
-    progress.phase = Phase.STREAMING
+    progress.stream.caught_up = True
     progress.source.connects, progress.source.connected = 1, True
     assert (progress.lag_bytes, progress.lag_seconds) == (None, None)
     assert "lag" not in one_line(progress, Pace(progress).read())

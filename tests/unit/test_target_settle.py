@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portd.errors import ConfigError, InternalError, SpoolError, TargetRejected
+from portd.errors import ConfigError, InternalError, SpoolError, TargetBusy, TargetError, TargetRefused, TargetRejected
 from portd.kernel.replies import Note
 from portd.kernel.requests import split
 from portd.model import Progress
 from portd.net.backoff import Backoff
-from portd.net.replies import Verdict, abort_cause, already_applied, classify, presentable
+from portd.net.replies import Verdict, abort_cause, already_applied, classify, error_of, presentable, sort_out
 from portd.net.resp import request
+from portd.target.connection import Disconnected
 from portd.target.deadletter import DeadLetters, Letter, read_keys
 from portd.target.judge import outcome, settle
 
@@ -36,12 +37,57 @@ WRONGTYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
         ("ERR Bad data format", Verdict.REJECTED),
         ("NOPERM No permissions to access a key", Verdict.REJECTED),
         ("NOAUTH Authentication required.", Verdict.FATAL),
-        ("MOVED 1 127.0.0.1:7000", Verdict.FATAL),
+        ("MOVED 1 127.0.0.1:7000", Verdict.REROUTE),
+        ("ASK 1 127.0.0.1:7000", Verdict.REROUTE),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", Verdict.RETRY),
+        ("CLUSTERDOWN The cluster is down", Verdict.RETRY),
     ],
 )
 def test_classifies_by_code(text: str, verdict: Verdict) -> None:
     """The first word of a reply decides, whatever the sentence behind it."""
     assert classify(text) is verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "said", "hint"),
+    [
+        (OOM, TargetBusy, f"the target is not ready: {OOM}", ""),
+        ("EXECABORT Transaction discarded because of: " + OOM, TargetBusy, f"the target is not ready: {OOM}", ""),
+        ("MOVED 1 127.0.0.1:7000", TargetError, "the target refuses everything: MOVED", "clusters are not supported"),
+        ("ASK 1 127.0.0.1:7000", TargetError, "the target refuses everything: ASK", "clusters are not supported"),
+        ("NOAUTH Authentication required.", TargetRefused, "wants a password and got none (NOAUTH)", "password file"),
+        ("NOPERM No permissions to access a key", TargetRefused, "the target refuses x: NOPERM", "docs/operations.md"),
+        (WRONGTYPE, TargetError, "the target's key 'ours' is portd's own", "delete the key 'ours'"),
+        ("ERR syntax error", TargetError, "the target refuses x: ERR syntax error", ""),
+    ],
+)
+def test_a_reply_becomes_one_error(text: str, kind: type[TargetError], said: str, hint: str) -> None:
+    """Whatever of ours was refused, the code says which error that is, and the message what to do."""
+    error = error_of(text, "refuses x", key="ours")
+    assert type(error) is kind
+    assert said in str(error)
+    assert hint in (error.hint or "")
+
+
+def test_what_passes_is_the_loss_of_a_connection_where_that_is_made_anew() -> None:
+    """A connection for data is given up; any other reply means what it always does."""
+    lost = error_of("LOADING Redis is loading", "refuses x", busy=Disconnected)
+    assert isinstance(lost, Disconnected)
+    assert lost.reason == "loading"
+    assert type(error_of("ERR other", "refuses x", busy=Disconnected)) is TargetError
+    assert type(error_of("LOADING Redis is loading", "refuses us", login=True)) is TargetBusy
+    assert "refused the credentials" in str(error_of("ERR invalid password", "refuses us", login=True))
+
+
+def test_errors_of_a_group_are_sorted() -> None:
+    """Each number is in one place; a cause that is about no command stops the group, and is no refusal."""
+    errors = {1: WRONGTYPE, 4: OOM, 5: "MOVED 1 127.0.0.1:7000", 9: "LOADING"}
+    found = sort_out(errors)
+    assert (found.refused, found.passing) == ({1: WRONGTYPE}, {4: OOM, 9: "LOADING"})
+    assert (found.fatal, found.trouble) == (errors[5], OOM)
+    assert sort_out({1: WRONGTYPE}, OOM).trouble == OOM
+    assert sort_out({}, "NOAUTH x").fatal == "NOAUTH x"
+    assert sort_out({}, WRONGTYPE).refused == {}
 
 
 def test_replies_are_shown_without_arguments() -> None:

@@ -16,6 +16,7 @@ A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set othe
 ``sole``              1 when nothing but this link's data was there when its first sync began
 ``first``             1 beside ``snapshot`` while no full sync of this link has ended
 ``accepted``          1 beside ``snapshot`` when an operator said that this source is meant (`portd.hold`)
+``keys_before``       beside ``snapshot``: keys that the target had before it, without ours; not there where none are removed
 ``postponed``         1 when expiries may be in the target that were sent later than they are (`portd.target.kept.postponed`)
 ``strands``           ``one``: this hash is the record of the only strand (docs/design/0006)
 ``rules``             digest of what the data was filtered and mapped by; empty: it is as in the source
@@ -31,10 +32,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import ConfigError, TargetError, TargetLost, TargetNotEmpty
+from portd.errors import ConfigError, TargetError, TargetNotEmpty
 from portd.log import get_logger
 from portd.model import Position
 from portd.net.control import MOST_DATABASES, Refused, keys_by_database, parse_info, parse_pairs
+from portd.net.identity import require_process
 from portd.net.replies import WRONG_TYPE, code_of, wrong_type
 from portd.net.resp import request
 from portd.net.shapes import whole
@@ -92,6 +94,7 @@ class Checkpoint:
     source_address: str = ""
     first: bool = False
     accepted: bool = False
+    keys_before: int | None = None
 
     @classmethod
     def begin(
@@ -113,7 +116,7 @@ class Checkpoint:
         return cls(position=position, db=db, epoch=new_epoch(), source_run_id=source_run_id, snapshot_id=snapshot_id)
 
     def fields(self) -> list[bytes | str | int]:
-        """Names and values, alternating; every field is always written."""
+        """Names and values, alternating; every field but ``keys_before`` is always written."""
         return [
             *("version", VERSION, "state", self.state.value, "replid", self.position.replid),
             *("offset", self.position.offset),
@@ -122,6 +125,7 @@ class Checkpoint:
             *("postponed", int(self.postponed)),
             *("source_replid2", self.source_replid2, "source_address", self.source_address),
             *("first", int(self.first), "accepted", int(self.accepted), "strands", ONE_STRAND, "rules", ""),
+            *(() if self.keys_before is None else ("keys_before", self.keys_before)),
         ]
 
     def commands(self, key: str) -> list[bytes]:
@@ -160,6 +164,7 @@ class Checkpoint:
                     source_address=text.get("source_address", ""),
                     first=text.get("first") == "1",
                     accepted=text.get("accepted") == "1",
+                    keys_before=_number(text, "keys_before", MOST_OFFSET) if "keys_before" in text else None,
                 )
         except (KeyError, ValueError):
             raise TargetError(
@@ -254,12 +259,7 @@ async def write_checkpoint(
 
     async def recognise(opened: Connection) -> None:
         (info,) = await opened.ask(request("INFO", "server"))
-        told = "" if text_of(info) else run_id_of(info)
-        if run_id and told not in {"", run_id}:
-            raise TargetLost(
-                "the target was restarted or replaced behind the snapshot, so acknowledged keys may be missing",
-                hint="the snapshot starts over",
-            )
+        require_process(b"" if text_of(info) else info, run_id, "behind the snapshot")
 
     answers = await write_once(
         endpoint, connection, epoch, *checkpoint.commands(key), what=CHECKPOINT, closes=closes, name="checkpoint",
@@ -267,11 +267,6 @@ async def write_checkpoint(
     )  # fmt: skip
     for answer in answers:
         check(answer, CHECKPOINT)
-
-
-def run_id_of(info: bytes) -> str:
-    """The process id of a server, from the reply to ``INFO server``; "" when it does not tell."""
-    return next((line[7:] for line in info.decode("utf-8", "replace").splitlines() if line.startswith("run_id:")), "")
 
 
 async def guard(

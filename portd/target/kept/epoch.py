@@ -15,19 +15,9 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from portd.errors import DataLost, LinkTaken, TargetBusy, TargetError, TargetRefused
+from portd.errors import DataLost, LinkTaken
 from portd.model import ConnectionState
-from portd.net.replies import (
-    BUSY_HINT,
-    WRONG_TYPE,
-    Verdict,
-    abort_cause,
-    classify,
-    code_of,
-    is_refusal,
-    presentable,
-    wrong_type,
-)
+from portd.net.replies import USER_HINT, error_of
 from portd.net.resp import request
 from portd.target.connection import connect, text_of, while_connected
 
@@ -309,28 +299,19 @@ def taken_over(link: str = "") -> LinkTaken:
     )
 
 
-def check(answer: object, what: str, key: str = "") -> None:
-    """Raises what an error reply to a fenced write means.
+def check(answer: object, what: str, key: str = "", *, hint: str = USER_HINT) -> None:
+    """Raises what an error reply means.
 
     Args:
         answer: any answer.
-        what: was to be written, for messages.
+        what: was to be done, for messages.
         key: that was asked for, where that is one of ours; "" for none.
+        hint: what to do.
 
     Raises:
         TargetBusy: the target refuses for now.
         TargetRefused: what our user may not do.
         TargetError: it refuses for another reason.
     """
-    text = text_of(answer)
-    if not text:
-        return
-    text = abort_cause(text) or text
-    if classify(text) is Verdict.RETRY:
-        raise TargetBusy(f"the target refuses {what} for now: {code_of(text)}", hint=BUSY_HINT, code=code_of(text))
-    if key and code_of(text) == WRONG_TYPE:
-        raise wrong_type(key)
-    kind = TargetRefused if is_refusal(text) else TargetError
-    raise kind(
-        f"the target refuses {what}: {presentable(text)}", hint="docs/operations.md lists what portd's user needs"
-    )
+    if text := text_of(answer):
+        raise error_of(text, f"refuses {what}", for_now=f"refuses {what} for now", key=key, hint=hint)

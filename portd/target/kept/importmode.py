@@ -100,7 +100,10 @@ class ImportMode:
             )
             others = _alive(told, users)
             if others:
-                _log.info("target stays in import mode", links=" ".join(others), hint="the last of them ends it")
+                _log.info(
+                    "target stays in import mode", links=" ".join(others),
+                    hint="the last of them to end switches it off; CONFIG SET import-mode no does, should it have been killed",
+                )  # fmt: skip
                 return
             await client.call("CONFIG", "SET", SETTING, "no")
 

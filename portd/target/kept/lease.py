@@ -29,12 +29,13 @@ from portd.log import get_logger
 from portd.model import ConnectionState
 from portd.net.backoff import Backoff
 from portd.net.control import parse_pairs
+from portd.net.identity import run_id_of
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.target.capabilities import EVICTING_COMMANDS
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control
-from portd.target.kept.checkpoint import LEASE_SUFFIX, run_id_of
+from portd.target.kept.checkpoint import LEASE_SUFFIX
 from portd.target.kept.epoch import FIELD, PLAIN, Epochs, check, taken_over
 from portd.target.kept.eviction import Eviction, tag_of
 

@@ -18,12 +18,11 @@ from portd.log import get_logger
 from portd.model import ConnectionState
 from portd.net.backoff import Backoff
 from portd.net.control import MOST_DATABASES, Refused
-from portd.net.replies import Verdict, classify, code_of, presentable
 from portd.net.resp import request
 from portd.net.shapes import kind_of, whole
-from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
+from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, while_connected
 from portd.target.control import control
-from portd.target.kept.epoch import Fenced
+from portd.target.kept.epoch import Fenced, check
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -316,7 +315,7 @@ class Sweeper:
                 _log.info("postponed expiries are set back", corrected=self._progress.expiries_corrected)
             clear = request("EVAL", CLEAR_SCRIPT, 1, self._key, epoch)
             (answer,) = await Fenced(connection, self._epoch).execute(clear, what="the checkpoint")
-            _check(answer)
+            check(answer, "to be swept")
             self._postponed.wanted.clear()
             self._postponed.told = self._progress.expiries_to_correct = False
 
@@ -352,7 +351,7 @@ class Sweeper:
         """One pass over all databases; how many were corrected."""
         corrected = 0
         (keyspace,) = await connection.ask(request("INFO", "keyspace"))
-        _check(keyspace)
+        check(keyspace, "to be swept")
         fenced = Fenced(connection, self._epoch)
         for line in keyspace.decode("utf-8", "replace").splitlines():
             name, _, facts = line.partition(":")
@@ -371,7 +370,7 @@ class Sweeper:
             begun = time.monotonic()
             page = request("EVAL", SWEEP_SCRIPT, 1, self._key, cursor, keys, self._shift_ms, LINK_MS, GRACE_MS)
             (answer,) = await fenced.execute(page, db=db, what="corrected expiries")
-            _check(answer)
+            check(answer, "to be swept")
             if not (isinstance(answer, list) and len(answer) == 3 and isinstance(answer[2], int)):
                 raise TargetError(f"the target answers the script for postponed expiries with {kind_of(answer)}")
             cursor, found = answer[0], answer[2]
@@ -382,13 +381,3 @@ class Sweeper:
             if calm is not None:
                 await asyncio.sleep((SWEEP_SHARE - 1) * (time.monotonic() - begun))
                 await calm()
-
-
-def _check(answer: object) -> None:
-    """Raises what an error reply means."""
-    text = text_of(answer)
-    if not text:
-        return
-    if classify(text) is Verdict.RETRY:
-        raise TargetBusy(f"the target is not ready: {code_of(text)}", code=code_of(text))
-    raise TargetError(f"the target refuses to be swept: {presentable(text)}")

@@ -13,19 +13,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import TargetBusy, TargetError, TargetLost
+from portd.errors import TargetBusy
 from portd.kernel.keyhash import BUCKETS, HASH_SIZE, HashSet, KeyBuckets, names_of
 from portd.log import get_logger
 from portd.model import ConnectionState
 from portd.net.backoff import Backoff
 from portd.net.control import MOST_DATABASES
-from portd.net.replies import Verdict, classify, code_of, presentable
+from portd.net.identity import require_process
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.spool.buckets import NOWHERE, BucketFile
-from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
-from portd.target.kept.checkpoint import run_id_of
-from portd.target.kept.epoch import Fenced, renew
+from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, while_connected
+from portd.target.kept.epoch import Fenced, check, renew
 from portd.target.limiter import Limiter
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from portd.net.endpoint import Endpoint
     from portd.target.kept.epoch import Epoch
 
+HINT: Final = "pruning needs +info +select +scan and +unlink on all keys; or set prune to leave"
 _log = get_logger("target")
 
 WRITE_BYTES: Final = 256 * 1024  # blocks are collected to this size before they are written
@@ -152,11 +152,11 @@ class Pruner:
 
     # -- behind it
 
-    async def run(self, permit: Callable[[int, int], Awaitable[None]] | None = None) -> PruneProgress:
+    async def run(self, permit: Callable[[int], Awaitable[None]] | None = None) -> PruneProgress:
         """Removes what the snapshot does not have; nothing else may write to the target meanwhile.
 
         Args:
-            permit: told the number of ghosts and of all keys before the first one is removed; returns when they may.
+            permit: told the number of ghosts before the first one is removed; returns when they may.
 
         Raises:
             SpoolError: the disk failed.
@@ -171,7 +171,7 @@ class Pruner:
         await self._connected(self._look)
         if self.progress.ghosts:
             if permit is not None:  # no connection is kept while an operator is waited for
-                await permit(self.progress.ghosts, self.progress.scanned)
+                await permit(self.progress.ghosts)
             await self._connected(self._remove_ghosts)
         return self.progress
 
@@ -220,13 +220,8 @@ class Pruner:
 
     async def _recognise(self, connection: Connection) -> None:
         (info,) = await connection.ask(request("INFO", "server"))
-        _check(info, "told who it is")
-        found = run_id_of(info)
-        if self._options.run_id and found != self._options.run_id:
-            raise TargetLost(
-                "the target was restarted or replaced during the snapshot, so acknowledged keys may be missing",
-                hint="the snapshot starts over",
-            )
+        check(info, "to tell who it is", hint=HINT)
+        require_process(info, self._options.run_id)
 
     async def _scan(self, connection: Connection) -> None:
         """Sorts all keys of the target into buckets."""
@@ -238,7 +233,7 @@ class Pruner:
         names = self._names = KeyBuckets(self._secret, block_bytes=4096)
         file = self._name_file = BucketFile(self._directory, BUCKETS)
         (keyspace,) = await connection.ask(request("INFO", "keyspace"))
-        _check(keyspace, "told its databases")
+        check(keyspace, "to tell its databases", hint=HINT)
         for line in keyspace.decode("utf-8", "replace").splitlines():
             name, _, facts = line.partition(":")
             db = whole(name[2:], MOST_DATABASES)
@@ -249,13 +244,13 @@ class Pruner:
 
     async def _scan_database(self, connection: Connection, db: int, names: KeyBuckets, file: BucketFile) -> None:
         (selected,) = await connection.ask(request("SELECT", db))
-        _check(selected, "selected a database")
+        check(selected, "a database", hint=HINT)
         cursor = b"0"
         while True:
             scan = request("SCAN", cursor, "COUNT", SCAN_COUNT)
             await self._options.limiter.take(len(scan), 1)
             (answer,) = await connection.ask(scan)
-            _check(answer, "been scanned")
+            check(answer, "to be scanned", hint=HINT)
             cursor, found = answer
             found = self._spare(db, found)
             names.add_names(db, found)
@@ -311,18 +306,5 @@ class Pruner:
             await self._options.limiter.take(sum(map(len, removals)), len(names))
             for removal in removals:  # one transaction each: the target's other clients get their turns between them
                 (answer,) = await fenced.execute(removal, db=db, what="the removal of keys")
-                _check(answer, "removed keys")
+                check(answer, "the removal of keys", hint=HINT)
                 self.progress.removed += answer
-
-
-def _check(answer: object, what: str) -> None:
-    """Raises what an error reply means."""
-    text = text_of(answer)
-    if not text:
-        return
-    if classify(text) is Verdict.RETRY:
-        raise TargetBusy(f"the target is not ready: {code_of(text)}", code=code_of(text))
-    raise TargetError(
-        f"the target has not {what}: {presentable(text)}",
-        hint="pruning needs +info +select +scan and +unlink on all keys; or set prune to leave",
-    )

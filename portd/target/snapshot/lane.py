@@ -22,7 +22,18 @@ from portd.errors import InternalError, TargetBusy, TargetError, TargetLost, Tar
 from portd.kernel.requests import split
 from portd.log import get_logger
 from portd.net.backoff import Backoff
-from portd.net.replies import RECONNECT_CODES, Verdict, abort_cause, classify, code_of, fatal, presentable
+from portd.net.identity import require_process
+from portd.net.replies import (
+    RECONNECT_CODES,
+    Verdict,
+    abort_cause,
+    classify,
+    code_of,
+    error_of,
+    fatal,
+    presentable,
+    sort_out,
+)
 from portd.net.resp import request
 from portd.pipeline import QueueClosed, Run
 from portd.target.connection import Connection, Disconnected, connect, text_of, while_connected
@@ -139,12 +150,12 @@ class Lane:
         try:
             await self._recognise(connection)
             await self._fence(connection)
-        except TargetBusy as error:
+        except BaseException as error:
             connection.close()
-            raise Disconnected(f"{self.name}: {error}", error.code.lower() or "busy") from None
-        except BaseException:
-            connection.close()
+            if isinstance(error, TargetBusy):
+                raise Disconnected(f"{self.name}: {error}", error.code.lower() or "busy") from None
             raise
+        connection.establish()
         return connection
 
     async def _fence(self, connection: Connection) -> None:
@@ -169,8 +180,7 @@ class Lane:
     async def _recognise(self, connection: Connection) -> None:
         """Makes sure that this is the process that holds what was acknowledged.
 
-        A target that was restarted may have lost acknowledged writes, and so may a promoted replica. One that lost the
-        epoch is found out by it.
+        One that was restarted or promoted may have lost acknowledged writes; one that lost the epoch is found out by it.
 
         Raises:
             TargetLost: it is another one.
@@ -180,23 +190,16 @@ class Lane:
         (info,) = await connection.ask(request("INFO", "server"))
         text = text_of(info)
         if text and classify(text) is Verdict.RETRY:
-            raise Disconnected(f"{self.name}: the target is not ready: {text}", code_of(text).lower())
-        told = b"" if text else info
-        found = next((line[7:] for line in told.decode().splitlines() if line.startswith("run_id:")), "")
-        if found and found != self._options.run_id:
-            raise TargetLost(
-                "the target was restarted or replaced during the snapshot, so acknowledged keys may be missing",
-                hint="the snapshot starts over",
-            )
+            raise error_of(text, "does not tell who it is", busy=Disconnected)
+        require_process(b"" if text else info, self._options.run_id)
 
     def _lose(self, lost: Disconnected) -> None:
         """Prepares to send everything again that was not acknowledged."""
         self._letters.progress.last_error = str(lost)
-        self._letters.progress.troubles.note_loss(lost.reason, str(lost))
         self._state.connection.losses[lost.reason] += 1
-        loads = [*self._in_flight, *([self._load] if self._load else [])]
-        batches = sum(len(load.deliveries) for load in loads)
-        _log.warning("lane lost its connection", lane=self._state.index, reason=lost.reason, batches=batches)
+        batches = sum(len(load.deliveries) for load in (*self._in_flight, self._load) if load)
+        if not self._letters.progress.troubles.note_loss(lost.reason, str(lost)):
+            _log.warning("lane lost its connection", lane=self._state.index, reason=lost.reason, batches=batches)
         self._again.extendleft(reversed(self._in_flight))
         self._in_flight.clear()
         for load in self._again:
@@ -444,14 +447,13 @@ class Lane:
     def _aborted(self, load: Load, result: Outcome) -> None:
         """Nothing ran. Leaves out what is refused for good; the rest is to be sent again."""
         cause = abort_cause(result.aborted)
-        verdicts = {classify(text): text for text in (*result.queued.values(), *([cause] if cause else []))}
-        if Verdict.FATAL in verdicts:
-            raise fatal(verdicts[Verdict.FATAL])
-        refused = {number: text for number, text in result.queued.items() if classify(text) is Verdict.REJECTED}
-        for delivery, commands in load.leave_out(refused):
+        found = sort_out(result.queued, cause)
+        if found.fatal:
+            raise fatal(found.fatal)
+        for delivery, commands in load.leave_out(found.refused):
             self._refuse_all(delivery.batch, commands)
-        load.trouble = verdicts.get(Verdict.RETRY, "")
-        if not load.trouble and not refused:
+        load.trouble = found.trouble
+        if not load.trouble and not found.refused:
             raise TargetError(f"the target refuses transactions: {presentable(cause or result.aborted)}")
         self._over(load)
 
@@ -481,7 +483,7 @@ class Lane:
             await self._wait(text)
             return
         if text:
-            if classify(text) is Verdict.FATAL:
+            if classify(text).ends:
                 raise fatal(text)
             self._refuse(delivery.batch, "EXISTS", delivery.batch.key, text)
         self._load = None
@@ -501,7 +503,7 @@ class Lane:
             if not text:
                 return isinstance(length, int) and length > load.deliveries[0].batch.base
             if classify(text) is not Verdict.RETRY:
-                raise TargetError(f"the target does not tell the length of a list: {presentable(text)}")
+                raise error_of(text, "does not tell the length of a list")
             await self._wait(text)
 
     # -- commands in parts
@@ -548,7 +550,7 @@ class Lane:
         cause = abort_cause(result.aborted)
         for text in filter(None, (*errors, cause, *result.failed.values())):
             verdict = classify(text)
-            if verdict is Verdict.FATAL:
+            if verdict.ends:
                 raise fatal(text)
             if verdict is Verdict.RETRY:
                 self._note(text)
@@ -568,7 +570,7 @@ class Lane:
         self._state.retries += 1
         self._note(text)
         if code_of(text) in RECONNECT_CODES:
-            raise Disconnected(f"{self.name}: the target is not ready: {presentable(text)}", code_of(text).lower())
+            raise Disconnected(f"{self.name}: the target is not ready: {presentable(text)}", code_of(text))
         self._letters.progress.troubles.note(TARGET, code_of(text), presentable(text))
         await asyncio.sleep(self._backoff.next_wait())
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portd.pipeline import BatchQueue
+from portd.pipeline.queue import OWNER as QUEUE
 from portd.target.snapshot.lane import Lane
 from portd.target.snapshot.seats import Seats
 
@@ -37,8 +38,7 @@ class Writers:
 
     Args:
         endpoint: the target.
-        budget: bounds queue and lanes together; owners are ``queue`` and ``lane-<n>``. One pair of writers at a time has
-            it, until `discard`.
+        budget: bounds queue and lanes together; owners are ``queue`` and ``lane-<n>``, which are ours until `discard`.
         progress: ``snapshot`` counts keys, ``lanes`` is filled anew.
         letters: receives refusals.
         options: see there.
@@ -93,7 +93,7 @@ class Writers:
         self.queue.discard()
         for lane in self._lanes:
             lane.discard()
-        self._budget.clear()  # nobody else holds any
+        self._budget.clear(QUEUE, *(lane.name for lane in self._lanes))
 
     def statistics(self) -> WriterStatistics:
         """Who holds what."""

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from portd.errors import TargetError
 from portd.net.replies import presentable
-from portd.target.deadletter import UNSUPPORTED, Letter
+from portd.target.deadletter import UNSUPPORTED, Letter, unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from portd.kernel.leftout import Refusal
     from portd.model import Progress
     from portd.target.deadletter import DeadLetters
     from portd.target.stream.group import Culprit
@@ -74,7 +73,7 @@ class Account:
         stream.acknowledged_seconds = max(0.0, time.time() - done.received_at)
         self.show()
         for refusal in counts.refusals:
-            self._letters.add(letter_of(refusal))
+            self._letters.add(unsupported("stream", refusal.command, refusal))
         if counts.dead > len(counts.refusals):
             self._letters.count(UNSUPPORTED, counts.dead - len(counts.refusals))
         if stream.acknowledged_seconds <= self._caught_up_seconds:  # what is missing came after that
@@ -181,15 +180,3 @@ class Account:
         stream.applied_offset = stream.checkpointed_offset = record.position.offset
         self._progress.position = record.position
         self._progress.expiries_to_correct = self._strand.postponed.there
-
-
-def letter_of(refusal: Refusal) -> Letter:
-    """A command of the stream that cannot be written to this target."""
-    return Letter(
-        phase="stream",
-        db=refusal.db,
-        key=refusal.key,
-        command=refusal.command,
-        offset=refusal.offset,
-        reply=f"{UNSUPPORTED} {refusal.reason}",
-    )

@@ -15,27 +15,18 @@ from typing import TYPE_CHECKING, Final
 from portd.errors import PortdError, SourceLost, TargetBusy, TargetError, TargetLost
 from portd.log import get_logger
 from portd.net.backoff import Backoff
-from portd.net.replies import (
-    RECONNECT_CODES,
-    WRONG_TYPE,
-    Verdict,
-    abort_cause,
-    classify,
-    code_of,
-    fatal,
-    presentable,
-    wrong_type,
-)
+from portd.net.replies import RECONNECT_CODES, abort_cause, code_of, error_of, fatal, presentable, sort_out
 from portd.net.resp import request
-from portd.target.connection import Connection, Disconnected, connect, text_of, while_connected
+from portd.target.connection import Connection, Disconnected, connect, set_up, text_of, while_connected
 from portd.target.databases import Databases
+from portd.target.deadletter import unsupported
 from portd.target.groupsize import GroupSize
 from portd.target.judge import Outcome, inside, outcome
 from portd.target.kept.checkpoint import Checkpoint
 from portd.target.kept.epoch import FIELD
 from portd.target.limiter import LagWatch
 from portd.target.names import FilteredNames
-from portd.target.stream.account import Account, letter_of
+from portd.target.stream.account import Account
 from portd.target.stream.applying import ApplierOptions, ApplierStatistics
 from portd.target.stream.group import Frame, Group, PieceSource, frame
 from portd.target.stream.passing import Passage, Search
@@ -154,12 +145,12 @@ class Applier:
             except Disconnected as error:
                 lost = True
                 self._progress.last_error = str(error)
-                self._progress.troubles.note_loss(error.reason, str(error))
                 self._state.connection.losses[error.reason] += 1
-                _log.warning(
-                    "applier has no connection", target=self._endpoint.display, reason=error.reason,
-                    offset=self._strand.offset,
-                )  # fmt: skip
+                if not self._progress.troubles.note_loss(error.reason, str(error)):
+                    _log.warning(
+                        "applier has no connection", target=self._endpoint.display, reason=error.reason,
+                        offset=self._strand.offset,
+                    )  # fmt: skip
                 waiting_since = self._progress.stream.waiting_since or time.time()
                 self._sending(None)
                 self._progress.stream.waiting_since = waiting_since  # nobody looks at the spool meanwhile
@@ -175,16 +166,10 @@ class Applier:
 
     async def _connect(self) -> Connection:
         connection = await connect(self._endpoint, NAME, self._state.connection, self._options.connection)
-        try:
-            async with asyncio.timeout(self._options.connection.silence_seconds):
-                self._databases.forget()
-                await (self._recover(connection) if self._claimed else self._claim(connection))
-        except TimeoutError:
-            connection.close()
-            raise Disconnected(f"{NAME}: the target does not answer", "timeout") from None
-        except BaseException:
-            connection.close()
-            raise
+        async with set_up(connection, self._endpoint.silence_seconds):
+            self._databases.forget()
+            await (self._recover(connection) if self._claimed else self._claim(connection))
+        connection.establish()
         return connection
 
     async def _read(self, connection: Connection) -> Checkpoint | None:
@@ -225,16 +210,10 @@ class Applier:
         if not text:
             return
         self._trouble(text)
-        verdict = classify(text)
-        if verdict is Verdict.RETRY or text.startswith("EXECABORT"):
-            raise Disconnected(f"{NAME}: the target is not ready: {text}", code_of(text).lower())
-        if verdict is Verdict.FATAL:
-            raise fatal(text)
-        if code_of(text) == WRONG_TYPE:
-            raise wrong_type(key or self._strand.key)
-        raise TargetError(
-            f"the target refuses the checkpoint: {text}", hint=f"portd's user needs to write {self._strand.key!r}"
-        )
+        if text.startswith("EXECABORT"):
+            raise Disconnected(f"{NAME}: the target is not ready: {text}", code_of(text))
+        hint = f"portd's user needs to write {self._strand.key!r}"
+        raise error_of(text, "refuses the checkpoint", hint=hint, key=key or self._strand.key, busy=Disconnected)
 
     def _rewind(self) -> None:
         """What was taken from the source is dropped, and comes again."""
@@ -323,7 +302,8 @@ class Applier:
             TargetRejected: it begins with what cannot be written there, and the policy is to stop before that.
         """
         if piece.refusals and self._letters.stops:
-            raise self._letters.refusal(letter_of(piece.refusals[0]))
+            first = piece.refusals[0]
+            raise self._letters.refusal(unsupported("stream", first.command, first))
         if piece.names or piece.own:
             self._names.note(piece)
         if piece.getack and self.on_getack is not None:
@@ -407,19 +387,17 @@ class Applier:
     async def _aborted(self, group: Group, around: Frame, result: Outcome) -> None:
         """Nothing of the group took effect: takes out what never will, and waits when it was refused for now."""
         cause = abort_cause(result.aborted)
-        of = {text: classify(text) for text in {*result.queued.values(), *([cause] if cause else [])}}
-        verdicts = {verdict: text for text, verdict in of.items()}
-        if Verdict.FATAL in verdicts:
-            raise fatal(verdicts[Verdict.FATAL])
-        if Verdict.REJECTED in verdicts:
-            refused = {number: text for number, text in result.queued.items() if of[text] is Verdict.REJECTED}
-            if refused and min(refused) < around.scripts:
-                raise load_refused(refused[min(refused)])
-            self._leave_out(group, inside(refused, around.head_commands, group.commands))
-        elif Verdict.RETRY not in verdicts:
+        found = sort_out(result.queued, cause)
+        if found.fatal:
+            raise fatal(found.fatal)
+        if found.refused:
+            if min(found.refused) < around.scripts:
+                raise load_refused(found.refused[min(found.refused)])
+            self._leave_out(group, inside(found.refused, around.head_commands, group.commands))
+        elif not found.trouble:
             raise TargetError(f"the target refuses transactions: {presentable(result.aborted)}")
-        if Verdict.RETRY in verdicts:
-            await self._wait(verdicts[Verdict.RETRY])
+        if found.trouble:
+            await self._wait(found.trouble)
 
     def _leave_out(self, group: Group, refused: dict[int, str]) -> None:
         """Takes commands out of a group that can never be queued; all of them at once, however many they are."""

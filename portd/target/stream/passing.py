@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.kernel.requests import head
-from portd.net.replies import Verdict, classify
+from portd.net.replies import sort_out
 from portd.target.stream.group import Counts, Culprit, locate
 
 if TYPE_CHECKING:
@@ -137,28 +137,24 @@ class Passage:
         self.replies -= piece.replies
         self._held -= len(piece.data)
         self._changed.set()
-        refused: dict[int, str] = {}
-        for number, _, text in notes:
-            verdict = classify(text or "nil")
-            if verdict is Verdict.RETRY:
-                self.trouble = self.trouble or text or "nil"
-            elif verdict is Verdict.FATAL:
-                self.fatal = self.fatal or text or "nil"
-            else:
-                refused[number] = text or "nil"
+        refused = self._sort(notes)
         if refused:
             self.incomplete = True
             self._refused += zip(culprits(piece, sorted(refused), db, cut), refused.values(), strict=True)
+
+    def _sort(self, notes: Sequence[Note]) -> dict[int, str]:
+        """Keeps what stops us; returns what is refused for good."""
+        found = sort_out({number: text or "nil" for number, _, text in notes})
+        self.trouble = self.trouble or found.trouble
+        self.fatal = self.fatal or found.fatal
+        return found.refused
 
     def _gave(self, count: int, notes: Sequence[Note]) -> None:
         """The target has answered commands about scripts."""
         self.replies -= count
         self._changed.set()
-        for _, _, text in notes:
-            if classify(text or "nil") is Verdict.RETRY:
-                self.trouble = self.trouble or text or "nil"
-            else:
-                self.fatal = self.fatal or text or "nil"
+        refused = self._sort(notes)
+        self.fatal = self.fatal or next(iter(refused.values()), "")
 
 
 class Cutter:

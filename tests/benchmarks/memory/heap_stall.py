@@ -27,6 +27,8 @@ from tests.servers import Server, free_port, wait_for
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from portd.model import Progress
+
 TICK_SECONDS = 0.0005
 MAX_TICKS = 1_000_000
 
@@ -35,7 +37,7 @@ MAX_TICKS = 1_000_000
 class Watch:
     """Gaps seen while it runs."""
 
-    service: Service
+    progress: Progress
     gaps: array[float] = field(
         default_factory=lambda: array("d", bytes(8 * MAX_TICKS))
     )  # not a list: blocks are traced
@@ -44,24 +46,24 @@ class Watch:
 
     async def run(self) -> None:
         """Ticks until cancelled."""
-        last, sent = time.perf_counter(), self.service.progress.source.last_sent_at
+        last, sent = time.perf_counter(), self.progress.source.last_sent_at
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.perf_counter()
             self.gaps[self.turns % MAX_TICKS] = now - last
             self.turns += 1
             last = now
-            if self.service.progress.source.last_sent_at != sent:
-                self.ack_gaps.append(self.service.progress.source.last_sent_at - sent)
-                sent = self.service.progress.source.last_sent_at
+            if self.progress.source.last_sent_at != sent:
+                self.ack_gaps.append(self.progress.source.last_sent_at - sent)
+                sent = self.progress.source.last_sent_at
 
 
 async def _measured(name: str, service: Service, work: Coroutine[object, object, None]) -> None:
-    watch = Watch(service)
+    watch = Watch(service.views()[0].progress)
     ticker = asyncio.create_task(watch.run(), name="ticker")
-    before, at = service.progress.snapshot.bytes_decoded, time.perf_counter()
+    before, at = service.views()[0].progress.snapshot.bytes_decoded, time.perf_counter()
     await work
-    rate = (service.progress.snapshot.bytes_decoded - before) / (time.perf_counter() - at)
+    rate = (service.views()[0].progress.snapshot.bytes_decoded - before) / (time.perf_counter() - at)
     ticker.cancel()
     gaps = sorted(watch.gaps[: watch.turns])
     shown = f"longest {gaps[-1] * 1e3:.1f} ms, 99.9 % {gaps[int(len(gaps) * 0.999)] * 1e3:.1f} ms of {len(gaps)} turns"
@@ -91,7 +93,7 @@ async def _watched_sync(source: Server, target: Server, seconds: float, *, kept:
     )
     service = Service(settings)
     task = asyncio.create_task(service.run(), name="service")
-    await wait_for(partial(getattr, service.progress.snapshot, "bytes_decoded"))
+    await wait_for(partial(getattr, service.views()[0].progress.snapshot, "bytes_decoded"))
     print(f"heap_profile={'yes' if kept else 'no'}")
     await _measured("no profile", service, asyncio.sleep(seconds))
     url = f"http://127.0.0.1:{port}/debug/memory/heap"

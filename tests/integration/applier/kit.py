@@ -7,6 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
+from portd.errors import first_cause
 from portd.kernel.stream import Piece, StreamSplitter
 from portd.model import Position, Progress
 from portd.net.endpoint import Endpoint
@@ -18,7 +19,6 @@ from portd.target.kept.epoch import Epoch
 from portd.target.stream.applier import Applier
 from portd.target.stream.applying import ApplierOptions
 from tests.fencing import put_checkpoint
-from tests.loops import leaf
 from tests.servers import Server, wait_for
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ REPLID = "0123456789abcdef0123456789abcdef01234567"
 
 FIRST = 1000  # replication offset before the first byte
 
-FAST = ConnectionOptions(connect_seconds=2, retry_first_seconds=0.005, retry_limit_seconds=0.05)
+FAST = ConnectionOptions(retry_first_seconds=0.005, retry_limit_seconds=0.05)
 
 PATIENCE_MS = 60_000  # of a target that is let go on before
 
@@ -181,7 +181,7 @@ async def running(sync: Sync, seconds: float = 60) -> AsyncIterator[Sync]:
             yield sync
             sync.stream.finish()
     except BaseExceptionGroup as errors:
-        raise leaf(errors) from errors
+        raise first_cause(errors) from errors
     found = await read_checkpoint(Endpoint.parse(sync.server.url), KEY)
     assert found is not None
     assert (found.position, found.state) == (Position(REPLID, sync.stream.end), State.STREAM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,10 +12,8 @@ import pytest
 from portd.errors import DecodeError
 from portd.model import Position
 from portd.net.resp import request
-from portd.target.connection import ConnectionOptions
 from portd.target.kept.checkpoint import read_checkpoint
 from portd.target.limiter import Limiter
-from portd.target.stream.applying import ApplierOptions
 from tests.integration.applier.kit import FIRST, KEY, PATIENCE_MS, REPLID, Stream, Sync, running
 from tests.loops import both_loops
 from tests.proxy import Proxy
@@ -179,10 +178,9 @@ async def test_late_execution_on_an_old_connection_doubles_nothing(target: Serve
     target.client().acl_setuser(
         "plain", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-client|kill"]
     )
-    options = ConnectionOptions(connect_seconds=5, silence_seconds=0.2, retry_first_seconds=0.005)
     with Relay(target.port) as relay:
         sync = Sync(target, stream := Stream(), url=f"redis://plain:pw@127.0.0.1:{relay.port}")
-        sync.options = ApplierOptions(epoch=sync.epoch, connection=options)
+        sync.endpoint = replace(sync.endpoint, silence_seconds=0.2)
         async with running(sync):
             stream.write("INCR", "n")
             await sync.caught_up()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from portd.errors import first_cause
 from portd.kernel.batch import CLOSE, OPEN, ORDERED, SPREAD, Batch
 from portd.model import Progress
 from portd.net.endpoint import Endpoint
@@ -22,12 +23,11 @@ from portd.target.kept.eviction import Eviction, tag_of
 from portd.target.snapshot.writers import Writers
 from portd.target.snapshot.writing import WriterOptions
 from tests.fencing import KEY, fall, stand
-from tests.loops import leaf
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-FAST = ConnectionOptions(connect_seconds=2, retry_first_seconds=0.005, retry_limit_seconds=0.05)
+FAST = ConnectionOptions(retry_first_seconds=0.005, retry_limit_seconds=0.05)
 FENCES = itertools.count(1)
 LINK, TOKEN = "tests", "0123456789abcdef"  # of connections that an eviction ends
 
@@ -76,7 +76,7 @@ async def running(load: Load, seconds: float = 60) -> AsyncIterator[Load]:
             await load.writers.flush()
             load.writers.close()
     except BaseExceptionGroup as errors:
-        raise leaf(errors) from errors
+        raise first_cause(errors) from errors
     await fall(load.direct, load.epoch)
     assert load.budget.used == 0
     assert load.writers.statistics().in_flight_bytes == (0,) * len(load.progress.lanes)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from portd.errors import PortdError, TargetLost
-from portd.target.connection import ConnectionOptions
+from portd.net.endpoint import Endpoint
 from tests.integration.lanes.kit import Load, big_list, big_set, big_stream, in_parts, one_mode, running, strings
 from tests.loops import both_loops
 from tests.proxy import Proxy
@@ -138,9 +139,9 @@ async def test_cut_inside_parts_starts_the_snapshot_over(target: Server) -> None
 @both_loops
 async def test_silent_target_is_given_up(target: Server) -> None:
     """A connection that carries nothing any more is replaced, and what it held is sent again."""
-    options = ConnectionOptions(connect_seconds=1, silence_seconds=0.2, retry_first_seconds=0.005)
     async with Proxy(target.port) as proxy:
-        load = Load(proxy.url, at=target.url, writers=1, connection=options)
+        load = Load(proxy.url, at=target.url)
+        load.writers = load.make(replace(Endpoint.parse(proxy.url), connect_seconds=1, silence_seconds=0.2), writers=1)
         async with running(load):
             await load.put(strings(100))
             await load.writers.flush()

@@ -6,6 +6,7 @@ import asyncio
 import random
 import shutil
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,6 @@ import pytest
 from portd.kernel.requests import split
 from portd.net.endpoint import Endpoint, Tls
 from portd.net.resp import request
-from portd.target.connection import ConnectionOptions
 from portd.target.snapshot import seats
 from tests.fencing import stand
 from tests.integration.lanes.kit import Load, big_list, big_set, big_stream, in_parts, one_mode, running, strings, whole
@@ -94,9 +94,8 @@ async def test_writes_over_tls(servers: ServerFactory, tmp_path: Path) -> None:
     files = {"tls_cert_file": str(certificate), "tls_key_file": str(key), "tls_ca_cert_file": str(certificate)}
     target = servers(binary, tls_port=port, tls_auth_clients="no", **files)
     endpoint = Endpoint.parse(f"rediss://127.0.0.1:{port}", tls=Tls(ca=certificate))
-    options = ConnectionOptions(connect_seconds=5, silence_seconds=0.2)
     load = Load(target.url, budget=3_000_000)
-    load.writers = load.make(endpoint, connection=options)
+    load.writers = load.make(replace(endpoint, silence_seconds=0.2))
     large = random.Random(1).randbytes(3_000_000)
     async with running(load):
         await load.put([*strings(300), *in_parts("parts", [b"a"], large, part=50_000)])

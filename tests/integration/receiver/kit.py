@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -102,6 +102,8 @@ async def ends(
     """A receiver from a server, not connected; *options* are its own, ACKs come ten times as often as usual."""
     options = {"ack_seconds": 0.1} | options
     endpoint = Endpoint.parse(endpoint.url) if isinstance(endpoint, Server) else endpoint
+    patience = {name: options.pop(name) for name in ("connect_seconds", "silence_seconds") if name in options}
+    endpoint = replace(endpoint, **patience)
     progress = Progress()
     spool = Spool(memory_bytes=memory, directory=directory, max_disk_bytes=1 << 30)
     each = Ends(Receiver(endpoint, spool, progress, options=ReceiverOptions(**options)), spool, progress)

@@ -1,0 +1,126 @@
+"""One snapshot into one target: the decoder for it, the writers, and what both leave to be told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+from portd.config.choices import Existing
+from portd.errors import first_cause
+from portd.kernel.snapshot import SnapshotDecoder
+from portd.log import get_logger
+from portd.target.snapshot.writers import Writers
+from portd.target.snapshot.writing import WriterOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from portd.config.settings import Settings
+    from portd.memory.plan import MemoryPlan
+    from portd.model import Progress
+    from portd.net.endpoint import Endpoint
+    from portd.pipeline import ByteBudget
+    from portd.target.capabilities import Capabilities
+    from portd.target.connection import ConnectionOptions
+    from portd.target.deadletter import DeadLetters
+    from portd.target.kept.epoch import Epoch
+    from portd.target.kept.eviction import Eviction
+    from portd.target.limiter import Limiter
+
+Read = TypeVar("Read")
+
+
+class Loading:
+    """Loads one snapshot. Use: `run` with what reads it; that puts the batches of `decoder` into `writers`.
+
+    Args:
+        settings: sizes, and what becomes of keys that are there.
+        plan: how much memory each part has.
+        progress: counters.
+        target: its address.
+        capabilities: what it understands.
+        budget: bounds queue and lanes.
+        letters: receives refusals.
+        epoch: what every transaction is fenced by.
+        eviction: how lost connections are ended on the target; None where our user may not.
+        limiter: what is asked before the target is given work.
+        connection: how connections are made.
+
+    Attributes:
+        decoder: for this target; fresh.
+        writers: the lanes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        plan: MemoryPlan,
+        progress: Progress,
+        target: Endpoint,
+        capabilities: Capabilities,
+        budget: ByteBudget,
+        letters: DeadLetters,
+        *,
+        epoch: Epoch,
+        eviction: Eviction | None,
+        limiter: Limiter,
+        connection: ConnectionOptions,
+    ) -> None:
+        self._progress = progress
+        skip_existing = settings.existing is Existing.SKIP
+        self.decoder = SnapshotDecoder(
+            capabilities.dialect(),
+            chunk_bytes=capabilities.chunk_bytes(settings.chunk_bytes),
+            batch_bytes=capabilities.batch_bytes(plan.batch_bytes),
+            command_bytes=settings.command_bytes,
+            command_elements=settings.command_elements,
+            skip_existing=skip_existing,
+        )
+        self.decoder.spare(settings.checkpoint_key.encode())
+        options = WriterOptions(
+            epoch=epoch,
+            eviction=eviction,
+            writers=settings.writers,
+            seats=capabilities.io_threads,
+            window_bytes=max(plan.batch_bytes, plan.queue_bytes // (2 * settings.writers)),
+            skip_existing=skip_existing,
+            run_id=capabilities.run_id,
+            limiter=limiter,
+            connection=connection,
+        )
+        self.writers = Writers(target, budget, progress, letters, options)
+
+    async def run(self, read: Callable[[], Awaitable[Read]], part: str) -> Read:
+        """Writes what *read* puts into the writers; returns when it has returned, and all is acknowledged.
+
+        Args:
+            read: reads the snapshot to its end.
+            part: of the log.
+
+        Raises:
+            PortdError: of *read*, or the target refuses.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.writers.run(), name="writers")
+                result = await read()
+                await self.writers.flush()
+                self.writers.close()
+        except BaseExceptionGroup as group:
+            raise first_cause(group) from None
+        finally:
+            self.writers.discard()
+        self._note_dropped(part)
+        return result
+
+    def _note_dropped(self, part: str) -> None:
+        """What was applied without something that the target, or a command, cannot carry; and what is ours alone."""
+        counters = self.decoder.statistics()
+        for name in ("idle", "freq", "field_ttl", "stream_meta", "meta"):
+            if count := counters[f"{name}_dropped"]:
+                self._progress.attributes_dropped[name.replace("_", "-")] += count
+        if keys := counters["keys_own"]:
+            get_logger(part).warning(
+                "the source has keys named like those of portd: they are not copied", keys=keys,
+                hint="harmless when the source is itself the target of a portd; rename them, or set checkpoint_key, otherwise",
+            )  # fmt: skip

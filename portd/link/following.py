@@ -1,0 +1,186 @@
+"""The target's side of the stream: applies what comes behind a snapshot, or behind the checkpoint of an earlier start."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from portd.config.choices import StopAfter
+from portd.errors import first_cause
+from portd.feed.stream import StreamFeed
+from portd.link.catchup import CatchUp
+from portd.log import get_logger
+from portd.model import Position
+from portd.target.kept.checkpoint import IMPORTS_SUFFIX, Checkpoint
+from portd.target.kept.postponed import Horizon, Postponed, Sweeper, shift_of
+from portd.target.stream.applier import Applier
+from portd.target.stream.applying import ApplierOptions
+from portd.target.stream.scripts import Scripts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from portd.link.destination import Destination
+    from portd.link.inflow import Inflow
+    from portd.model import Progress
+    from portd.target.kept.epoch import Epoch
+    from portd.target.stream.scriptbook import ScriptBook
+
+log = get_logger("sync")
+
+
+class Following:
+    """Follows the stream; exists while it is followed.
+
+    Args:
+        progress: counters.
+        scripts: texts that the source may call by their SHA1.
+        beside: runs from when the target has caught up; cancelled when the stream ends.
+        destination: what it is applied to.
+        inflow: where it comes from.
+        checkpoint: behind which it begins.
+        index: of the spool, where it begins.
+        since: unix time; the target has nothing of it since then.
+        epoch: what every transaction is fenced by.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        scripts: ScriptBook,
+        beside: Callable[[], Coroutine[None, None, None]] | None,
+        destination: Destination,
+        inflow: Inflow,
+        checkpoint: Checkpoint,
+        *,
+        index: int,
+        since: float,
+        epoch: Epoch,
+    ) -> None:
+        self._progress = progress
+        self._beside = beside
+        self._into = into = destination
+        self._inflow = inflow
+        self._caught_up = asyncio.Event()  # once
+        settings = into.settings
+        forms = into.capabilities.stream_forms(
+            progress.source_info,
+            own=settings.checkpoint_key,
+            publish=not settings.skip_messages,
+            stops=into.letters.stops,
+        )
+        self._feed = StreamFeed(
+            inflow.spool,
+            progress.stream,
+            index=index,
+            offset=checkpoint.position.offset,
+            db=checkpoint.db,
+            max_argument=into.capabilities.proto_max_bulk_bytes,
+            forms=forms,
+            horizon=Horizon(into.shift_ms, since, always=into.holds),
+        )
+        options = ApplierOptions(
+            epoch=epoch,
+            limiter=into.limiter,
+            ages=into.postpones,
+            connection=into.connection,
+            beside=into.lease.restated,
+            scripts=Scripts.of(scripts, into.capabilities),
+            others=(settings.checkpoint_key + IMPORTS_SUFFIX,),
+        )
+        known = self._followed(checkpoint)
+        self._replid = inflow.replid
+        self._applier = Applier(into.endpoint, self._feed, known, into.key, progress, into.letters, options)
+        self._applier.on_getack = inflow.receiver.acknowledge_now
+        self._sweeper = sweeper_of(into, progress, epoch, self._applier.postponed)
+        inflow.on_again = self._on_again
+
+    async def run(self) -> bool:
+        """Applies it until its end; whether the target had caught up.
+
+        Raises:
+            PortdError: the target failed, or the stream is wrong.
+        """
+        applier, into = self._applier, self._into
+        self._progress.stream.caught_up = False
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(applier.run(), name="applier")
+                tasks = [group.create_task(self._watch_caught_up(), name="caught up")]
+                if not into.holds:
+                    sweep = self._sweeper.follow(
+                        applier.caught_up, self._feed.lagging, lambda: applier.checkpoint.position.offset
+                    )
+                    tasks.append(group.create_task(sweep, name="expiries"))
+                if self._beside is not None:
+                    tasks.append(group.create_task(self._run_beside(self._beside), name="beside the stream"))
+                await self._inflow.ended.wait()
+                for task in tasks:
+                    task.cancel()
+        except BaseExceptionGroup as group:
+            raise first_cause(group) from None
+        log.info("stream ended", offset=self._progress.stream.checkpointed_offset)
+        if not into.holds or into.settings.stop_after is not StopAfter.NONE:
+            await self._sweeper.finish(applier.checkpoint.epoch)
+        return self._caught_up.is_set()
+
+    def _on_again(self, lost_at: float) -> None:
+        """The source is connected again, perhaps with another id for the history: it was promoted."""
+        replid = self._inflow.replid
+        if replid != self._replid:
+            self._replid = replid
+            self._applier.adopt(replid)
+        self._feed.lag(lost_at)
+
+    def _followed(self, known: Checkpoint) -> Checkpoint:
+        """The checkpoint with what the source is by now: it continued that history, whatever its name was then."""
+        info, position, replid = self._progress.source_info, known.position, self._inflow.replid
+        before = known.source_replid2 if replid == position.replid else position.replid
+        return replace(
+            known,
+            position=Position(replid, position.offset),
+            source_run_id=info.get("run_id", known.source_run_id),
+            source_replid2=info.get("replid2", before),
+            source_address=self._inflow.endpoint.display,
+        )
+
+    async def _watch_caught_up(self) -> None:
+        """Says when the target has caught up; ends the input where that is all that is wanted."""
+        inflow, stream = self._inflow, self._progress.stream
+        catching_up = CatchUp(inflow.endpoint, inflow.spool, stream, self._applier, inflow.linked, inflow.relinked)
+        while True:
+            inflow.relinked.clear()
+            source_offset = await catching_up.wait()
+            if inflow.relinked.is_set():
+                continue
+            stream.caught_up_at = stream.caught_up_at or time.time()
+            stream.caught_up = True
+            self._caught_up.set()
+            told = "unknown" if source_offset is None else source_offset
+            log.info("caught up", offset=stream.applied_offset, source_offset=told)
+            if self._into.settings.stop_after is StopAfter.CAUGHT_UP:
+                inflow.end()
+            await inflow.relinked.wait()
+
+    async def _run_beside(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        await self._caught_up.wait()
+        await work()
+
+    # -- what the pages show
+
+    def feed_bytes(self) -> int:
+        """What the splitter holds."""
+        return self._feed.owned_bytes()
+
+    def applier_bytes(self) -> int:
+        """What is sent, and what grows behind it."""
+        statistics = self._applier.statistics()
+        return statistics.in_flight_bytes + statistics.growing_bytes
+
+
+def sweeper_of(into: Destination, progress: Progress, epoch: Epoch, postponed: Postponed) -> Sweeper:
+    """What sets postponed expiries back."""
+    shift_ms = shift_of(into.settings.link)
+    return Sweeper(into.endpoint, into.key, epoch, shift_ms, postponed, progress, into.connection)

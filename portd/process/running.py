@@ -1,0 +1,186 @@
+"""A link while the process runs: what is its own, and what becomes of it when it fails.
+
+Links leave one another alone. Where a process has one, whatever ends it ends the process. Where there are several, an error
+that may pass has the link tried again; one that will not lets it stand failed while the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from structlog.contextvars import bind_contextvars
+
+from portd.config.choices import StopAfter
+from portd.errors import Interrupted, PortdError, first_cause
+from portd.link.link import Link
+from portd.log import get_logger
+from portd.model import Progress
+from portd.net.backoff import Backoff
+from portd.source.forecast import Forecast
+from portd.verify.schedule import Schedule
+from portd.watch.pace import Pace
+from portd.watch.standing import look
+from portd.watch.view import View
+
+if TYPE_CHECKING:
+    from portd.config.settings import Settings
+    from portd.memory.ledger import Ledger
+    from portd.memory.plan import MemoryPlan
+    from portd.spool import DiskRoom
+    from portd.watch.standing import Standing
+
+AGAIN_SECONDS: Final = 60.0  # longest wait before a link is tried again
+
+log = get_logger("service")
+
+
+class RunningLink:
+    """One link from the start of the process to its own end.
+
+    Args:
+        settings: of the link.
+        plan: its part of the memory.
+        room: on disk, with the others.
+        stop: set when all links are to end in order.
+        alone: the process has no other link.
+
+    Attributes:
+        name: of the link.
+        settings: see above.
+        progress: its counters.
+        link: what replicates.
+        error: what has ended it before it was to end; None otherwise.
+    """
+
+    def __init__(
+        self, settings: Settings, plan: MemoryPlan, room: DiskRoom, stop: asyncio.Event, *, alone: bool
+    ) -> None:
+        self.name = settings.link
+        self.settings = settings
+        self.progress = Progress()
+        self.error: BaseException | None = None
+        self._pace = Pace(self.progress)
+        self._alone = alone
+        self._plan = plan
+        self._stop = stop
+        self._schedule = Schedule(settings, self.progress)
+        self.link = Link(settings, plan, self.progress, stop, self._schedule.run, room)
+        self._forecast = Forecast(settings.source_endpoint(), self.progress)
+
+    @property
+    def view(self) -> View:
+        """For those who watch."""
+        return View(self.name, self.progress, self._pace)
+
+    async def run(self) -> None:
+        """Replicates until the link has reached its end, was told to stop, or has failed; `error` tells then.
+
+        Cancelling it ends it at once.
+        """
+        if not self._alone:
+            bind_contextvars(link=self.name)  # of this task, and of what it starts
+        try:
+            async with asyncio.TaskGroup() as group:
+                forecast = group.create_task(self._forecast.run(), name="forecast")
+                await self._replicate()
+                forecast.cancel()
+            self._check_reached()
+            self._end("")
+            if not self._alone:
+                log.info("link ended", reached=self.link.reached)
+        except asyncio.CancelledError:
+            self._end("" if self._stop.is_set() else "it was aborted")
+            if self._stop.is_set():
+                self._end_late()
+            raise
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is, it is one link's and becomes its end
+            self._fail(first_cause(error))
+
+    async def _replicate(self) -> None:
+        """Until the link ends; again and again where it does not end for good, and others run beside it."""
+        backoff = Backoff(1.0, AGAIN_SECONDS)
+        progress = self.progress
+        while True:
+            done = progress.stream.transactions
+            try:
+                await self.link.run()
+            except PortdError as error:
+                if self._alone or not error.retriable:
+                    raise
+                if progress.stream.transactions > done:
+                    backoff.reset()
+                progress.failure = progress.last_error = str(error.args[0])
+                wait = backoff.next_wait()
+                log.warning(
+                    "link is tried again", error=progress.failure, hint=error.hint, retry_seconds=round(wait, 1)
+                )
+                try:
+                    async with asyncio.timeout(wait):
+                        await self._stop.wait()
+                except TimeoutError:
+                    continue
+            return
+
+    def _fail(self, error: BaseException) -> None:
+        """The link has ended before it was to."""
+        self.error = error
+        progress = self.progress
+        if isinstance(error, Interrupted):
+            self._end("")
+            return
+        known = isinstance(error, PortdError)
+        self._end(str(error.args[0]) if known and error.args else f"{type(error).__name__}: {error}")
+        progress.last_error = progress.last_error if self._alone and progress.last_error else str(error)
+        if self._alone:
+            return  # who runs the process says so
+        tell = log.error if known else partial(log.error, exc_info=error)
+        hint, code = (error.hint, error.exit_code) if isinstance(error, PortdError) else (None, os.EX_SOFTWARE)
+        tell("link failed", error=progress.failure, hint=hint, exit_code=code, others="go on")
+
+    def _end(self, failure: str) -> None:
+        """Nothing more is done."""
+        self.progress.failure, self.progress.ended = failure, True
+
+    def _check_reached(self) -> None:
+        """A stop is an answer to a sync that goes on for ever, not to one that was to reach something.
+
+        Raises:
+            Interrupted: it has not.
+        """
+        wanted = self.settings.stop_after
+        if wanted is not StopAfter.NONE and not self.link.reached:
+            what = "the snapshot was applied" if wanted is StopAfter.SNAPSHOT else "the target had caught up"
+            follows = self.progress.stream.following
+            hint = "it goes on from the target's checkpoint" if follows else "a snapshot that is not whole begins anew"
+            raise Interrupted(f"stopped before {what}", hint=f"start it again: {hint}")
+
+    def _end_late(self) -> None:
+        """The time to drain is over."""
+        try:
+            self._check_reached()
+        except Interrupted as error:
+            self.error = error
+
+    def standing(self) -> Standing:
+        """Phase, and whether the target may be read."""
+        return look(self.progress)
+
+    def register(self, ledger: Ledger) -> None:
+        """Names who holds memory."""
+        settings = self.settings
+        self.link.report.register(ledger, self._plan, settings.writers, self.name)
+        ledger.register("verification", self._schedule.held_bytes, link=self.name)
+
+    def change(self, name: str, value: float) -> None:
+        """Lets a setting take effect that can: another time between two comparisons, or a limit on the load of the target."""
+        if name == "verify_every":
+            self._schedule.change(value)
+        else:
+            self.link.limiter.change_setting(name, int(value))
+
+    def close(self) -> None:
+        """Ends connections and removes files; idempotent."""
+        self.link.close()
