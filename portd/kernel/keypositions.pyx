@@ -122,7 +122,7 @@ cdef void _find(const uint8_t* header, const uint8_t* end, const Spec* spec, int
         _add(found, first, first + spec.last, spec.step, spec.use, argc)
     elif spec.limit > 1:
         _add(found, first, first + (argc - first) // spec.limit + spec.last, spec.step, spec.use, argc)
-    else:
+    elif first != argc + spec.last + 1:  # else there are none, as the sources of a PFMERGE may be
         _add(found, first, argc + spec.last, spec.step, spec.use, argc)
 
 
