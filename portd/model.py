@@ -143,6 +143,7 @@ class LaneState:
 
     index: int
     connection: ConnectionState = field(default_factory=ConnectionState)
+    finished: bool = False  # it has nothing more to send: that it has no connection is no loss
     in_flight_bytes: int = 0
     in_flight_batches: int = 0
     replies: int = 0
@@ -291,7 +292,7 @@ class Progress:
         self.lanes[:] = [known.pop(index) if index in known else LaneState(index) for index in range(count)]
         self.resting[:] = known.values()
         for lane in (*self.lanes, *self.resting):
-            lane.connection.connected = False
+            lane.connection.connected = lane.finished = False
             lane.in_flight_bytes = lane.in_flight_batches = 0
         return list(self.lanes)
 

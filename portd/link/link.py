@@ -25,6 +25,7 @@ from portd.errors import (
     SourceLost,
     TargetBusy,
     TargetError,
+    TargetNotEmpty,
     first_cause,
 )
 from portd.link.destination import Destination
@@ -282,14 +283,7 @@ class Link:
             evicts=capabilities.evicts,
         )
         epoch = await self._lease.acquire(takeover=settings.takeover)
-        await guard(
-            self._target,
-            capabilities,
-            settings.checkpoint_name(),
-            settings.checkpoint_key,
-            settings.existing.value,
-            source_run_id=source.run_id or "",
-        )
+        await self._guard(capabilities)
         postpones = await self._close_expiry_gap(capabilities)
         if not self._imports:  # it evicts nothing in import mode
             capabilities.warn_of_eviction()
@@ -430,15 +424,36 @@ class Link:
             self._receiver.close()  # the source need not keep a snapshot for us
             raise
 
+    async def _guard(self, capabilities: Capabilities) -> None:
+        """Lets a target pass that is empty, or holds our checkpoint, or whose data the settings speak of.
+
+        Raises:
+            ConfigError: it is none of them, or the source itself.
+            TargetError: it cannot be asked.
+        """
+        settings = self._settings
+        await guard(
+            self._target,
+            capabilities,
+            settings.checkpoint_name(),
+            settings.checkpoint_key,
+            settings.existing.value,
+            source_run_id=self._progress.source_info.get("run_id", ""),
+        )
+
     async def _recognise_target(self, destination: Destination) -> Destination:
-        """Asks the target again who it is: since the session before it may have become another process, or version."""
+        """Asks the target again who it is: since the session before it may have become another process, or version, or
+        another server at the same address, with data of its own.
+        """  # noqa: D205
         if self._session is None:
             return destination
         try:
             capabilities = await probe(self._target)
+            if capabilities.run_id != destination.capabilities.run_id:
+                await self._guard(capabilities)
         except BaseException as error:
             self._receiver.close()  # of a full sync that is agreed on
-            if isinstance(error, ConfigError):  # it was usable before: perhaps a failover is under way
+            if isinstance(error, ConfigError | TargetNotEmpty):  # it was usable before: perhaps a failover is under way
                 raise TargetBusy(str(error.args[0]), hint=error.hint) from error
             raise
         self._progress.target_info = capabilities.shown()

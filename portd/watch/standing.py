@@ -133,7 +133,9 @@ def look(progress: Progress) -> Standing:
             caught_up=progress.stream.caught_up,
             introduced=progress.introduced,
             source=source,
-            target=End.AWAY if lanes and not any(lane.connection.connected for lane in lanes) else End.THERE,
+            target=End.AWAY
+            if lanes and not any(lane.connection.connected or lane.finished for lane in lanes)
+            else End.THERE,
             stopping=progress.stopping,
             lag_seconds=progress.lag_seconds,
             ended=progress.ended,

@@ -394,3 +394,29 @@ def test_what_replicas_pass_over(target: Server) -> None:
     with HostileSource(encode(Snapshot(False, 9, [])) + MARK + stream) as source, Portd(source.url, target) as portd:
         portd.until(lambda status: status["stream"]["checkpointed_offset"] == len(stream))
         assert keys_of(target) == {b"a", b"b", b"c"}
+
+
+@pytest.mark.parametrize("prune", ["auto", "prune", "flush"])
+def test_another_server_at_the_targets_address_is_not_overwritten(servers: ServerFactory, prune: str) -> None:
+    """What the start refuses, data without our checkpoint, is refused while it runs: the sync waits for the right target."""
+    source, target, other = servers(), servers(), servers()
+    client_of(source).mset({f"key {number}": "1" for number in range(100)})
+    client_of(other).mset({"key 1": "precious", "mine": "precious"})
+    client_of(other).save()
+    other.terminate()
+    with Portd(source, target, prune=prune) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until_applied(source)
+        client_of(target).save()
+        target.terminate()
+        other.port = target.port
+        other.start()
+        client_of(source).set("key 1", "2")
+        wait_for_sync(lambda: "is not empty" in portd.log())
+        assert portd.alive
+        assert client_of(other).mget("key 1", "mine") == [b"precious", b"precious"]
+        assert not {name for name in keys_of(other) if name.startswith(b"key ")} - {b"key 1"}
+        other.terminate()
+        target.start()
+        portd.until_applied(source)
+        assert client_of(target).get("key 1") == b"2"

@@ -122,6 +122,7 @@ class Lane:
                 connection = await self._connect()
                 try:
                     await while_connected(connection, self._serve(connection))
+                    self._state.finished = True
                 finally:
                     connection.close()
             except Disconnected as lost:
