@@ -72,9 +72,8 @@ cdef int owned(
     while index + 1 < argc and _next(&header, end, &text, &size):
         index += 1
         named = is_key(keys, index, argc)
-        if behind_store:
-            named, behind_store = True, False
-        elif keys == K_SORT and index > 1:
+        if keys == K_SORT and index > 1:
+            named = behind_store                    # the word itself, too: it may have been a pattern of GET
             behind_store = is_word(text, size, "STORE") or is_word(text, size, "STOREDIS")
             behind_store |= size == 9 and is_word(text, 8, "STOREDIS")
         elif index >= first and (index - first) < count * step:

@@ -64,6 +64,7 @@ def test_our_names_among_others_are_left_out(command: bytes, wanted: bytes, db: 
         b"COPY a portd:checkpoint:a",
         b"SUNIONSTORE a b portd:checkpoint:a",
         b"SORT a BY nosort STORE portd:checkpoint:a",
+        b"SORT a GET STORE STORE portd:checkpoint:a",
         b"GEORADIUS a 1 2 3 m STOREDIST portd:checkpoint:a",
         b"ZUNIONSTORE a 2 b portd:checkpoint:a",
         b"EVAL script 2 a portd:checkpoint:a",
