@@ -139,6 +139,27 @@ def test_a_process_frozen_while_it_removes_keys(source: Server, target: Server, 
     assert_equal(source, target)
 
 
+def assert_no_step_back(portd: Portd, hold: Hold, source: Server, target: Server, *, writes: int) -> None:
+    """The checkpoint of a snapshot arrives behind the stream: it changes nothing, so that a restart applies nothing twice."""
+    caught(hold)
+    streaming(portd)
+    for _ in range(writes):
+        source.client().incr("counter")
+    portd.until_applied(source)
+    before = target.client().hgetall(CHECKPOINT)
+    arrive(hold)
+    after = target.client().hgetall(CHECKPOINT)
+    assert int(after[b"offset"]) >= int(before[b"offset"])
+    assert after[b"epoch"] == before[b"epoch"]
+    portd.kill()
+    portd.start()
+    streaming(portd)
+    source.client().incr("counter")
+    portd.until_applied(source)
+    assert (portd.status() or {})["full_syncs"] == {}
+    assert portd.terminate() == os.EX_OK
+
+
 def test_the_checkpoint_behind_a_snapshot_comes_late(source: Server, target: Server, login: str) -> None:
     """The position does not go back, so that a restart applies nothing twice."""
     source.client().set("counter", 1)
@@ -146,23 +167,7 @@ def test_the_checkpoint_behind_a_snapshot_comes_late(source: Server, target: Ser
         portd = Portd(source.url, f"redis://{login}127.0.0.1:{relay.port}")
         hold = relay.hold(holding(b"\r\nHSET\r\n", name=b"portd-checkpoint", passing=1), reset=True)
         with portd:
-            caught(hold)
-            streaming(portd)
-            for _ in range(500):
-                source.client().incr("counter")
-            portd.until_applied(source)
-            before = target.client().hgetall(CHECKPOINT)
-            arrive(hold)
-            after = target.client().hgetall(CHECKPOINT)
-            assert int(after[b"offset"]) >= int(before[b"offset"])
-            assert after[b"epoch"] == before[b"epoch"]
-            portd.kill()
-            portd.start()
-            streaming(portd)
-            source.client().incr("counter")
-            portd.until_applied(source)
-            assert (portd.status() or {})["full_syncs"] == {}
-            assert portd.terminate() == os.EX_OK
+            assert_no_step_back(portd, hold, source, target, writes=500)
     assert target.client().get("counter") == b"502"
 
 
@@ -171,22 +176,7 @@ def test_the_checkpoint_behind_a_snapshot_comes_twice(source: Server, target: Se
     source.client().set("counter", 1)
     with Relay(target.port) as relay, Portd(source.url, f"redis://{login}127.0.0.1:{relay.port}") as portd:
         hold = relay.hold(holding(b"\r\nHSET\r\n", name=b"portd-checkpoint", passing=1), reset=True, twice=True)
-        caught(hold)
-        streaming(portd)
-        for _ in range(50):
-            source.client().incr("counter")
-        portd.until_applied(source)
-        before = target.client().hgetall(CHECKPOINT)
-        arrive(hold)
-        after = target.client().hgetall(CHECKPOINT)
-        assert int(after[b"offset"]) >= int(before[b"offset"])
-        portd.kill()
-        portd.start()
-        streaming(portd)
-        source.client().incr("counter")
-        portd.until_applied(source)
-        assert (portd.status() or {})["full_syncs"] == {}
-        assert portd.terminate() == os.EX_OK
+        assert_no_step_back(portd, hold, source, target, writes=50)
     assert target.client().get("counter") == b"52"
 
 

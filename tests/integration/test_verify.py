@@ -158,6 +158,24 @@ async def test_repair_makes_the_ends_equal(source: Server, target: Server, tmp_p
     assert_equal(source, target)
 
 
+async def repair_over_a_write(source: Server, target: Server, directory: Path, at: bytes) -> None:
+    """Repairs key a; a sync writes it at both ends before the bytes *at* reach the target, and what it wrote stays."""
+
+    def as_a_sync_does() -> None:
+        for server in (source, target):
+            server.client().set("a", "written since")
+
+    with Relay(target.port) as relay:
+        hold = relay.hold(holding(at), on_caught=as_a_sync_does)
+        hold.release()
+        through = f"redis://127.0.0.1:{relay.port}"
+        options = Options(settle_seconds=0.09, repair=True)
+        report, found = await run(source, target, directory, options, target=through)
+    assert hold.caught.is_set()
+    assert target.client().get("a") == source.client().get("a") == b"written since"
+    assert (report.exit_code, found) == (os.EX_OK, {})
+
+
 @pytest.mark.parametrize("kind", ["value", "missing", "extra"])
 async def test_a_key_changed_on_the_way_of_its_repair(
     source: Server, target: Server, tmp_path: Path, kind: str
@@ -171,40 +189,14 @@ async def test_a_key_changed_on_the_way_of_its_repair(
         source.client().delete("a")
     if kind == "missing":
         target.client().delete("a")
-
-    def as_a_sync_does() -> None:
-        for server in (source, target):
-            server.client().set("a", "written since")
-
-    with Relay(target.port) as relay:
-        hold = relay.hold(holding(b"\r\nEXEC\r\n"), on_caught=as_a_sync_does)
-        hold.release()
-        through = f"redis://127.0.0.1:{relay.port}"
-        options = Options(settle_seconds=0.09, repair=True)
-        report, found = await run(source, target, tmp_path, options, target=through)
-    assert hold.caught.is_set()
-    assert target.client().get("a") == source.client().get("a") == b"written since"
-    assert (report.exit_code, found) == (os.EX_OK, {})
+    await repair_over_a_write(source, target, tmp_path, b"\r\nEXEC\r\n")
 
 
 async def test_a_key_changed_just_before_its_repair(source: Server, target: Server, tmp_path: Path) -> None:
     """The target's key is watched before the source's is read: no older value goes over one that a sync has written."""
     source.client().set("a", "as it was")
     target.client().set("a", "different")
-
-    def as_a_sync_does() -> None:
-        for server in (source, target):
-            server.client().set("a", "written since")
-
-    with Relay(target.port) as relay:
-        hold = relay.hold(holding(b"\r\nWATCH\r\n$1\r\na\r\n"), on_caught=as_a_sync_does)
-        hold.release()
-        through = f"redis://127.0.0.1:{relay.port}"
-        options = Options(settle_seconds=0.09, repair=True)
-        report, found = await run(source, target, tmp_path, options, target=through)
-    assert hold.caught.is_set()
-    assert target.client().get("a") == source.client().get("a") == b"written since"
-    assert (report.exit_code, found) == (os.EX_OK, {})
+    await repair_over_a_write(source, target, tmp_path, b"\r\nWATCH\r\n$1\r\na\r\n")
 
 
 @pytest.mark.parametrize("size", [2, 60_000])
