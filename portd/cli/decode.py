@@ -15,7 +15,7 @@ import typer
 
 from portd import log
 from portd.cli.failures import report_plainly
-from portd.config.settings import check_variables
+from portd.config.variables import check_variables
 from portd.errors import ConfigError, OutputClosed, PortdError
 from portd.files.outputs import STDOUT, Output
 from portd.kernel.events import EventHandler

@@ -17,8 +17,9 @@ from pydantic import BeforeValidator, Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from portd import ENV_PREFIX
-from portd.config.settings import OF_THE_PROCESS, SECRETS, SETTINGS, Settings, check_variables
-from portd.config.tables import TABLE, FileValues, check_together, read_file, similar
+from portd.config.settings import OF_THE_PROCESS, SECRETS, SETTINGS, Settings
+from portd.config.tables import TABLE, FileValues, check_together, read_file
+from portd.config.variables import check_variables, similar
 from portd.errors import ConfigError
 from portd.net.endpoint import read_secret
 from portd.units import parse_size

@@ -9,29 +9,21 @@ budget is split is in `portd.memory.plan`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from portd import ENV_PREFIX
 from portd.config.choices import Existing, ExpiryGap, LogFormat, LogLevel, OnRefusal, Prune, StopAfter, VerifyMethod
 from portd.errors import ConfigError
 from portd.net.endpoint import Endpoint, Tls, read_secret
 from portd.units import GIB, KIB, MIB, show_size
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 DEFAULT_LINK = "default"
 MIN_CHUNK_BYTES = 64 * KIB
 MAX_CHUNK_BYTES = 64 * MIB
 MAX_BUDGET_BYTES = 32 * MIB  # default ceiling of the budget; an explicit setting may go above
-# Variables that are not ours: what Kubernetes tells of a Service named portd, and what this project's tests read.
-_OTHERS = re.compile(ENV_PREFIX + r"(SERVICE_(HOST|PORT)|PORT(_[0-9]|$)|TESTS?_|FUZZ$)")
 REQUIRED: Any = dataclasses.MISSING
 
 
@@ -573,23 +565,3 @@ def control_name(link: str) -> str:
 def default(name: str) -> Any:
     """What a setting is when nobody sets it; `REQUIRED` where somebody must."""
     return SETTINGS[name].default
-
-
-def check_variables(environment: Mapping[str, str]) -> None:
-    """Refuses ``PORTD_*`` variables that nothing reads: probably misspelt, and a default would hold in silence.
-
-    Raises:
-        ConfigError: there are some.
-    """
-    known = {f"{ENV_PREFIX}{name}".upper() for name in [*SETTINGS, "config"]}
-    unknown = sorted(  # those in small letters as well: not all that reads variables would see them
-        name
-        for name in environment
-        if name.upper().startswith(ENV_PREFIX) and name not in known and not _OTHERS.match(name)
-    )
-    if unknown:
-        near = difflib.get_close_matches(unknown[0].upper(), known, n=1)
-        raise ConfigError(
-            f"{', '.join(unknown)} is set in the environment, which is not a setting",
-            hint=f"did you mean {near[0]}?" if near else "docs/configuration.md lists all settings; unset it",
-        )

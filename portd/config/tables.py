@@ -6,7 +6,6 @@ starts a sync and by the one that works (SIGHUP), so the standard library does i
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portd.config.choices import Existing, Prune
 from portd.config.settings import OF_THE_PROCESS, SETTINGS
+from portd.config.variables import similar
 from portd.errors import ConfigError
 from portd.text import hide_logins
 
@@ -132,12 +132,6 @@ def _named(values: dict[str, Any], where: str) -> dict[str, Any]:
         if name not in SETTINGS:
             raise ConfigError(f"{where} sets {name}, which is not a setting", hint=similar(name))
     return found
-
-
-def similar(name: str) -> str:
-    """A hint for a name that is no setting."""
-    near = difflib.get_close_matches(name, SETTINGS, n=1)
-    return f"did you mean {near[0]}?" if near else "docs/configuration.md lists all settings"
 
 
 def check_together(links: Sequence[Settings]) -> None:

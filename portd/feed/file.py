@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from portd.errors import DecodeError, TargetLost
+from portd.feed.splitting import Splitting
 from portd.files.inputs import STDIN, Input, open_input
 from portd.kernel.annotations import AnnotationFilter
-from portd.kernel.stream import StreamSplitter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
     from portd.model import StreamProgress
     from portd.target.capabilities import StreamForms
 
-PIECE_BYTES: Final = 256 * 1024
 
-
-class FileFeed:
+class FileFeed(Splitting):
     """Pieces of the commands in some files, one file after the other; a `portd.target.stream.group.PieceSource`.
 
     Going back after a failure reads the files again from their beginning.
@@ -47,6 +45,7 @@ class FileFeed:
         offset: int = 0,
         db: int = 0,
     ) -> None:
+        super().__init__(offset, db, forms)
         self.received_at = time.time()
         self.waiting_since = 0.0  # nobody writes to a file meanwhile
         self.size: int | None = None  # bytes of commands, known at the end
@@ -54,7 +53,6 @@ class FileFeed:
         self._progress = progress
         self._skip = skip
         self._begin_offset = offset
-        self._forms = forms
         self._counted = offset
         self._fresh = True  # nothing was handed out since the beginning
         self._number = 0  # of the next file to open
@@ -68,9 +66,6 @@ class FileFeed:
             rest = self._filter.feed(rest)
             self._rest = memoryview(rest)
             self._read = len(rest)
-        self._lacking: frozenset[int] = frozenset()
-        self._mixed: frozenset[int] = frozenset()  # offsets of commands that turned out to name keys of ours
-        self._splitter = StreamSplitter(offset, db, piece_bytes=PIECE_BYTES, **forms)
 
     async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece; None at the end of the last file.
@@ -90,11 +85,9 @@ class FileFeed:
     def pending(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece if the bytes read so far hold one."""
         while True:
-            piece = self._splitter.next_piece(max_bytes, max_commands)
+            piece = self._split(max_bytes, max_commands)
             if piece is not None:
                 self._fresh = False
-                if piece.mixed:
-                    self._mixed |= {piece.mixed}
                 if piece.end_offset > self._counted:
                     self._counted = piece.end_offset
                     self._progress.read_offset = self._progress.decoded_offset = piece.end_offset
@@ -136,14 +129,6 @@ class FileFeed:
             count -= len(data)
         return data
 
-    def exclude(self, offset: int) -> None:
-        """Leaves out the command that begins at *offset*."""
-        self._splitter.exclude(offset)
-
-    def lack(self, databases: frozenset[int]) -> None:
-        """The target does not have these; takes effect with the next `rewind`."""
-        self._lacking |= databases
-
     def rewind(self, offset: int, db: int) -> None:
         """Goes back to behind *offset*.
 
@@ -170,9 +155,7 @@ class FileFeed:
                 )
             self._rest = data[left:] if len(data) > left else memoryview(b"")
             left -= min(left, len(data))
-        self._splitter = StreamSplitter(
-            offset, db, piece_bytes=PIECE_BYTES, lacking=self._lacking, mixed=self._mixed, **self._forms
-        )
+        self._split_from(offset, db)
 
     def release(self, offset: int) -> None:
         """Nothing is held."""

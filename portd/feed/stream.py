@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from portd.errors import SourceLost
-from portd.kernel.stream import DEFAULT_MAX_ARGUMENT, Piece, StreamSplitter
+from portd.feed.splitting import Splitting
+from portd.kernel.stream import DEFAULT_MAX_ARGUMENT, Piece
 from portd.spool import SpoolClosed
 from portd.target.kept.postponed import Horizon
 
@@ -14,10 +15,8 @@ if TYPE_CHECKING:
     from portd.spool import Chunk, Spool
     from portd.target.capabilities import StreamForms
 
-PIECE_BYTES = 256 * 1024
 
-
-class StreamFeed:
+class StreamFeed(Splitting):
     """Pieces of the stream in order, and the way back to any position that is not yet committed.
 
     Args:
@@ -43,15 +42,12 @@ class StreamFeed:
         max_argument: int = DEFAULT_MAX_ARGUMENT,
         horizon: Horizon | None = None,
     ) -> None:
+        super().__init__(offset, db, forms, max_argument)
         self.received_at = 0.0  # unix seconds; of the bytes the last piece ends with
         self._spool = spool
         self._progress = progress
         self._shift = index - offset  # spool index = offset + shift
-        self._forms = forms
-        self._max_argument = max_argument
         self._horizon = horizon or Horizon(0)
-        self._lacking: frozenset[int] = frozenset()
-        self._mixed: frozenset[int] = frozenset()  # offsets of commands that turned out to name keys of ours
         self._rest = memoryview(b"")  # of the chunk that is being fed
         self._chunk = (0, 0)  # offsets before its first byte, and of its last one
         self._held_since = (
@@ -59,18 +55,6 @@ class StreamFeed:
         )
         self._counted = offset  # pieces up to here are in the counters: a rewind does not count them twice
         self._commands = progress.commands_settled  # behind the last piece handed out
-        self._splitter = self._begin(offset, db)
-
-    def _begin(self, offset: int, db: int) -> StreamSplitter:
-        return StreamSplitter(
-            offset,
-            db,
-            piece_bytes=PIECE_BYTES,
-            max_argument=self._max_argument,
-            lacking=self._lacking,
-            mixed=self._mixed,
-            **self._forms,
-        )
 
     async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece, waiting for it; None when the stream has ended.
@@ -93,13 +77,11 @@ class StreamFeed:
         while True:
             if horizon.shift_ms:
                 self._splitter.postpone(horizon.ms(), horizon.shift_ms)
-            piece = self._splitter.next_piece(max_bytes, max_commands)
+            piece = self._split(max_bytes, max_commands)
             if piece is not None:
                 self._note_out(piece.end_offset)
                 if piece.overdue:
                     horizon.lag()
-                if piece.mixed:
-                    self._mixed |= {piece.mixed}
                 self._commands += piece.replies + piece.filtered + piece.refused
                 self._progress.commands_read = max(self._progress.commands_read, self._commands)
                 if piece.end_offset > self._counted:
@@ -148,14 +130,6 @@ class StreamFeed:
         taken = self._splitter.feed(self._rest, int(self.received_at * 1000))
         self._rest = self._rest[taken:]
 
-    def exclude(self, offset: int) -> None:
-        """Leaves out the command that begins at *offset*, which is still to come; forgotten by `rewind`."""
-        self._splitter.exclude(offset)
-
-    def lack(self, databases: frozenset[int]) -> None:
-        """The target does not have these; takes effect with the next `rewind`."""
-        self._lacking |= databases
-
     def rewind(self, offset: int, db: int) -> None:
         """Goes back to behind *offset*, which is not before what was committed.
 
@@ -171,7 +145,7 @@ class StreamFeed:
         self._held_since = 0.0
         self._spool.seek(offset + self._shift)
         self._commands = self._progress.commands_settled
-        self._splitter = self._begin(offset, db)
+        self._split_from(offset, db)
 
     def release(self, offset: int) -> None:
         """The target's checkpoint covers *offset*: bytes up to there are not needed again."""

@@ -107,7 +107,7 @@ class Copying:
         await patiently(partial(self._write, marker), into.note_refusal)
         try:
             index = await self._loading.run(self._read, "sync")
-            progress.take_lanes(0)  # nobody asks for a connection until the stream begins, so none is missing
+            progress.take_lanes(0)  # none is at work until the stream begins: pages show none
             counters = self._decoder.statistics()
             await resync.finish(counters["keys_failed"] - counters["keys_lacking"], self._gate.permit)
             progress.keys_pruned += resync.removed

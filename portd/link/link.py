@@ -1,7 +1,7 @@
 """One sync from beginning to end: which history is followed, and what happens when either end is lost.
 
 A *session* follows one history of the source: it begins with a full or a partial sync and lasts until the source no
-longer knows where we are. Within it the link is made again as often as it breaks, and the target's side never notices:
+longer knows where we are. Within it the source is connected again as often as that breaks, and the target's side never notices:
 the spool is between them. A new session begins from the checkpoint in the target, or with a full sync.
 """
 
@@ -442,9 +442,7 @@ class Link:
         )
 
     async def _recognise_target(self, destination: Destination) -> Destination:
-        """Asks the target again who it is: since the session before it may have become another process, or version, or
-        another server at the same address, with data of its own.
-        """  # noqa: D205
+        """Asks the target again who it is: it may be another process or version by now, or another server with data of its own."""
         if self._session is None:
             return destination
         try:

@@ -11,7 +11,8 @@ import pytest
 
 from portd.config.choices import Existing
 from portd.config.load import load_links, load_settings
-from portd.config.settings import MAX_CHUNK_BYTES, SETTINGS, check_variables
+from portd.config.settings import MAX_CHUNK_BYTES, SETTINGS
+from portd.config.variables import check_variables
 from portd.errors import ConfigError
 from portd.units import GIB, KIB, MIB, human_bytes, human_seconds, parse_size, show_size
 from tests import commands
