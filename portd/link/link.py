@@ -28,7 +28,6 @@ from portd.errors import (
     TargetNotEmpty,
     first_cause,
 )
-from portd.link.destination import Destination
 from portd.link.gate import Gate, HeldBack, Stopped
 from portd.link.inflow import Inflow
 from portd.link.report import Report
@@ -45,6 +44,7 @@ from portd.spool import Spool
 from portd.target.capabilities import ALLKEYS, KEEP_KEYS
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
+from portd.target.destination import Destination
 from portd.target.kept import postponed
 from portd.target.kept.checkpoint import State, guard, read_checkpoint
 from portd.target.kept.importmode import ImportMode
@@ -55,10 +55,10 @@ from portd.target.stream.scriptbook import ScriptBook
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from portd.config.settings import Settings
+    from portd.link.following import Beside
     from portd.memory.plan import MemoryPlan
     from portd.model import Position, Progress
     from portd.source.handshake import Transfer
@@ -99,7 +99,7 @@ class Link:
         plan: MemoryPlan,
         progress: Progress,
         stop: asyncio.Event,
-        beside: Callable[[], Coroutine[None, None, None]] | None = None,
+        beside: Beside | None = None,
         room: DiskRoom | None = None,
     ) -> None:
         self.reached = False
@@ -293,7 +293,9 @@ class Link:
             capabilities=capabilities,
             connection=replace(self._lease.options(), imports=self._imports),
             limiter=self.limiter,
+            budget=self._budget,
             letters=self._letters,
+            scripts=self._scripts,
             lease=self._lease,
             epoch=epoch,
             postpones=postpones,
@@ -391,11 +393,9 @@ class Link:
         self._copying = transfer.full
         spacing, self._spacing = self._spacing, 0.0
         inflow = Inflow(self._receiver, self._spool, self._progress, transfer, spacing=spacing)
-        self._session = Session(
-            self._plan, self._progress, self._budget, self._scripts, self.gate, self._beside, destination, inflow, transfer, checkpoint
-        )  # fmt: skip
+        self._session = Session(self._plan, self._progress, self.gate, destination, inflow, checkpoint)
         try:
-            await self._session.run(self._stop, self._copied)
+            await self._session.run(self._stop, self._copied, self._beside)
             self.reached = self._session.reached
         except HistoryLost as lost:
             self._spacing = self._fork_wait()

@@ -17,15 +17,10 @@ from portd.target.kept.prune import PruneOptions, Pruner
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from portd.config.settings import Settings
     from portd.kernel.batch import Batch
     from portd.kernel.snapshot import DeadLetter
-    from portd.net.endpoint import Endpoint
-    from portd.target.capabilities import Capabilities
-    from portd.target.connection import ConnectionOptions
+    from portd.target.destination import Destination
     from portd.target.kept.checkpoint import Checkpoint
-    from portd.target.kept.epoch import Epoch
-    from portd.target.limiter import Limiter
 
 log = get_logger("sync")
 
@@ -34,12 +29,7 @@ class Resync:
     """The ghosts of one full sync. Use: `begin`, `note` and `note_letter`, `finish`, `close`.
 
     Args:
-        settings: `prune`, the spool's directory, names of keys.
-        target: its address.
-        capabilities: what it can do.
-        limiter: what is asked before the target is given work.
-        connection: how connections that write are made.
-        epoch: what every write is fenced by.
+        destination: of the full sync.
 
     Attributes:
         sole: nothing but this link's data is in the target, as far as can be known; set by `begin`.
@@ -49,26 +39,14 @@ class Resync:
         keys_before: of the target, ours left out; None where no ghosts are to be removed; set by `begin`.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        target: Endpoint,
-        capabilities: Capabilities,
-        limiter: Limiter,
-        connection: ConnectionOptions,
-        epoch: Epoch,
-    ) -> None:
+    def __init__(self, destination: Destination) -> None:
         self.sole = False
         self.first = False
         self.removed = 0
         self.postponed = False
         self.keys_before: int | None = None
-        self._settings = settings
-        self._target = target
-        self._capabilities = capabilities
-        self._connection = connection
-        self._epoch = epoch
-        self._limiter = limiter
+        self._into = destination
+        self._settings = destination.settings
         self._pruner: Pruner | None = None
         self._letters = 0
 
@@ -79,22 +57,20 @@ class Resync:
             TargetError: the target refuses, or cannot be reached.
             SpoolError: the directory for bucket files cannot be used, and `prune` is explicit.
         """
-        settings = self._settings
+        into, settings = self._into, self._settings
         mode = settings.prune
-        checkpoint = await read_checkpoint(self._target, settings.checkpoint_name())
+        checkpoint = await read_checkpoint(into.endpoint, into.key)
         self.first = checkpoint is None or checkpoint.first
         if mode is Prune.FLUSH:
-            functions = "function" in self._capabilities.commands
-            await flush(self._target, self._epoch, self._connection, functions=functions)
+            await flush(into.endpoint, into.epoch, into.connection, functions="function" in into.capabilities.commands)
             self.sole = True
             log.info("target flushed", reason="prune is flush")
             return
         if checkpoint is None:
             if settings.existing is Existing.FLUSH:
-                key, prefix = settings.checkpoint_name(), settings.checkpoint_key
-                await make_room(self._target, key, self._epoch, self._connection, prefix)
-            async with control(self._target, "looking for data in the target") as client:
-                self.sole = not await foreign_keys(client, settings.checkpoint_key, settings.checkpoint_name())
+                await make_room(into.endpoint, into.key, into.epoch, into.connection, settings.checkpoint_key)
+            async with control(into.endpoint, "looking for data in the target") as client:
+                self.sole = not await foreign_keys(client, settings.checkpoint_key, into.key)
         else:
             self.sole = checkpoint.sole
             self.postponed = checkpoint.postponed
@@ -111,30 +87,30 @@ class Resync:
         """Keys that may be lost. One that was broken off had counted them before it wrote its own beside them."""
         if checkpoint is not None and checkpoint.state is State.SNAPSHOT and checkpoint.keys_before is not None:
             return checkpoint.keys_before
-        async with control(self._target, "counting the target's keys") as client:
-            found = await foreign_keys(client, self._settings.checkpoint_key, self._settings.checkpoint_name())
+        async with control(self._into.endpoint, "counting the target's keys") as client:
+            found = await foreign_keys(client, self._settings.checkpoint_key, self._into.key)
         return sum(found.values())
 
     async def _begin_pruning(self) -> None:
-        settings, capabilities = self._settings, self._capabilities
+        into, settings, capabilities = self._into, self._settings, self._into.capabilities
         self.close()  # of an attempt before
         explicit = settings.prune is Prune.PRUNE
         directory = settings.spool_directory()
         options = PruneOptions(
-            own_key=settings.checkpoint_name(),
+            own_key=into.key,
             prefix=settings.checkpoint_key,
             shared=explicit,
             unlink="unlink" in capabilities.commands,
             run_id=capabilities.run_id,
-            limiter=self._limiter,
-            connection=self._connection,
-            epoch=self._epoch,
+            limiter=into.limiter,
+            connection=into.connection,
+            epoch=into.epoch,
         )
         if directory is None:
             self._give_up("spool_dir is off")
             return
         try:
-            self._pruner = Pruner(self._target, directory, options)
+            self._pruner = Pruner(into.endpoint, directory, options)
         except SpoolError as error:
             if explicit:
                 raise
@@ -142,7 +118,7 @@ class Resync:
             return
         if "function" in capabilities.commands:  # they have no keys to compare: the snapshot brings all there are
             flush_all = request("FUNCTION", "FLUSH")
-            await write_once(self._target, self._connection, self._epoch, flush_all, what="FUNCTION FLUSH")
+            await write_once(into.endpoint, into.connection, into.epoch, flush_all, what="FUNCTION FLUSH")
 
     def _give_up(self, why: str) -> None:
         log.error(
