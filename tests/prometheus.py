@@ -81,6 +81,7 @@ class Prometheus:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_for_sync(self._ready, dump=self._said)
+        wait_for_sync(lambda: self.query("up"), dump=self._said)  # it begins to ask some seconds behind its start
         return self
 
     def __exit__(self, *exc: object) -> None:
