@@ -12,7 +12,6 @@ from portd.net.resp import request
 from portd.target.control import control
 from portd.target.kept.checkpoint import State, flush, foreign_keys, make_room, read_checkpoint
 from portd.target.kept.epoch import write_once
-from portd.target.kept.prune import PruneOptions, Pruner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from portd.kernel.snapshot import DeadLetter
     from portd.target.destination import Destination
     from portd.target.kept.checkpoint import Checkpoint
+    from portd.target.kept.prune import Pruner
 
 log = get_logger("sync")
 
@@ -92,6 +92,8 @@ class Resync:
         return sum(found.values())
 
     async def _begin_pruning(self) -> None:
+        from portd.target.kept.prune import PruneOptions, Pruner  # noqa: PLC0415 - a sync that removes nothing does without
+
         into, settings, capabilities = self._into, self._settings, self._into.capabilities
         self.close()  # of an attempt before
         explicit = settings.prune is Prune.PRUNE
