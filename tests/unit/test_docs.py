@@ -9,9 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
+from typer.core import TyperGroup
 
 from portd import errors
+from portd.cli.app import COMMANDS, build
 from portd.cli.reference import alerts_table, configuration_page, metrics_page, modules_page
 from portd.config.load import load_links
 from portd.config.settings import SETTINGS, default
@@ -21,6 +24,7 @@ from portd.verify.report import EXIT_DIFFERENT
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("index.md", "quickstart.md", "operations.md", "check.md", "verify.md", "dump.md", "restore.md", "decode.md")
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 UNIT = (ROOT / "deploy/portd.service").read_text(encoding="utf-8")
@@ -143,8 +147,26 @@ def test_every_exit_code_is_documented_and_known_to_the_unit() -> None:
 def test_series_in_the_documents_exist() -> None:
     """An alert copied from the documents watches something."""
     known = set(re.findall(r"`(portd_\w+)`", metrics_page()))
-    for document in (README, OPERATIONS, (ROOT / "docs/quickstart.md").read_text(encoding="utf-8")):
-        assert set(re.findall(r"\b(portd_[a-z_]+)\b", document)) <= known
+    for path in (ROOT / "README.md", *(ROOT / "docs" / name for name in PAGES), *(ROOT / "docs/guides").glob("*.md")):
+        assert set(re.findall(r"\b(portd_[a-z_]+)\b", path.read_text(encoding="utf-8"))) <= known, path
+
+
+def test_commands_and_flags_in_the_guides_exist() -> None:
+    """A line that somebody copies from a page is one that portd takes: each command, and each flag of it."""
+    app = typer.main.get_command(build(COMMANDS))
+    assert isinstance(app, TyperGroup)
+    for path in (ROOT / "README.md", *(ROOT / "docs" / name for name in PAGES), *(ROOT / "docs/guides").glob("*.md")):
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        for name, words in re.findall(r"(?<![\w/.-])(?<!SETUSER )portd ([a-z]+)\b([^`\n#]*)", "\n".join(_code(text))):
+            assert name in app.commands, f"{path.name}: portd {name}"
+            flags = {"--help"} | {flag for each in app.commands[name].params for flag in each.opts}
+            assert set(re.findall(r"(?<=\s)--[a-z-]+", words)) <= flags, f"{path.name}: portd {name}{words}"
+
+
+def _code(text: str) -> list[str]:
+    """What stands in backticks, and in blocks."""
+    blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()] + re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
 
 
 def test_the_example_of_several_links_can_be_read() -> None:
