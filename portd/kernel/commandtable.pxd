@@ -5,6 +5,8 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from portd.kernel.dialect cimport Dialect
 from portd.kernel.forms cimport Forms
+from portd.kernel.keypositions cimport Layout
+from portd.kernel.keyspecs cimport KeySpecs
 from portd.kernel.resp cimport load_word
 
 
@@ -17,7 +19,7 @@ cdef struct Row:
     uint64_t high  # the next eight; of a name longer than 16 bytes, a digest of what is behind the first eight
     uint64_t size  # 0: nothing is here
     int kind  # what becomes of it: a Kind of edit.pxd or forms.pxd
-    int keys  # where its keys stand: Keys of keypositions.pxd
+    int keys  # where its keys stand: the number of a layout, see keyspecs.pxd
 
 
 cdef struct Names:
@@ -30,6 +32,7 @@ cdef class CommandTable:
     cdef Names names
     cdef readonly bint strict
     cdef Forms forms  # of commands that the target does not know
+    cdef KeySpecs keys
     cdef Dialect dialect  # of the target; None: payloads go on as they came
 
     cdef int _build(self, dict found) except -1

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Literal, Self, final
 
 from portd.kernel.forms import Forms
+from portd.kernel.keyspecs import KeySpecs
 from portd.kernel.snapshot import Dialect
 
 @final
@@ -20,6 +21,7 @@ class CommandTable:
         forms: what the target does not know; None: it knows all. What has another form goes on in it, listed by
             COMMAND or not.
         dialect: what the target takes as the payload of RESTORE; None: any, they go on as they came.
+        keys: where the keys of commands stand; None: only what is known of all servers.
     """
 
     def __new__(
@@ -29,6 +31,7 @@ class CommandTable:
         publish: bool = ...,
         forms: Forms | None = ...,
         dialect: Dialect | None = ...,
+        keys: KeySpecs | None = ...,
     ) -> Self: ...
     @property
     def strict(self) -> bool:

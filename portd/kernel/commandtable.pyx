@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
-"""What is known of commands by their names, for one target.
+"""What is known of commands by their names, for one target; where their keys stand is in ``keyspecs.pyx``.
 
 Only what writes goes on. What the target's own COMMAND flags as ``write`` does, modules included; what it has without
 that flag does not; what it does not have it refuses by itself. Where COMMAND is not known, the lists of this unit decide,
@@ -7,7 +7,7 @@ and a name that is in none of them is refused. A command that the target may kno
 own, whether COMMAND lists it or not: see ``forms.pyx``. What becomes of commands that need more than that is decided in
 ``decide.pyx``.
 
-Flags and key positions: src/commands/*.json of Valkey and Redis, server.c:redisCommandTable before 7.0.
+Flags: src/commands/*.json of Valkey and Redis, server.c:redisCommandTable before 7.0.
 """
 
 cimport cython
@@ -21,10 +21,7 @@ from portd.kernel.edit cimport (
     XGROUP,
 )
 from portd.kernel.forms cimport Forms
-from portd.kernel.keypositions cimport (
-    K_ALL, K_COUNTED, K_COUNTED_PAIRS, K_DATABASE, K_FIRST, K_FROM_SECOND, K_NONE, K_PAIRS, K_SCRIPT, K_SECOND, K_SORT,
-    K_STORE, K_TRIPLES, K_TWO,
-)
+from portd.kernel.keyspecs cimport K_UNKNOWN, KeySpecs, known
 from portd.kernel.resp cimport SLACK, load_word
 
 
@@ -92,32 +89,16 @@ cdef bytes OTHERS = (
     b" ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREVRANGE ZREVRANGEBYLEX ZREVRANGEBYSCORE ZREVRANK ZSCAN ZSCORE ZUNION"
 )
 
-cdef dict KEYS = {
-    K_NONE: b"FLUSHALL SWAPDB PUBLISH SPUBLISH FUNCTION MULTI EXEC DISCARD SELECT",
-    K_DATABASE: b"FLUSHDB",
-    K_ALL: b"DEL UNLINK SDIFFSTORE SINTERSTORE SUNIONSTORE PFMERGE PFCOUNT",
-    K_PAIRS: b"MSET MSETNX",
-    K_TWO: b"RENAME RENAMENX COPY SMOVE LMOVE RPOPLPUSH BRPOPLPUSH ZRANGESTORE GEOSEARCHSTORE",
-    K_SECOND: b"XGROUP",
-    K_FROM_SECOND: b"BITOP",
-    K_STORE: b"ZUNIONSTORE ZINTERSTORE ZDIFFSTORE",
-    K_SCRIPT: b"EVAL EVALSHA FCALL",
-    K_COUNTED: b"LMPOP ZMPOP",
-    K_COUNTED_PAIRS: b"MSETEX",
-    K_SORT: b"SORT GEORADIUS GEORADIUSBYMEMBER",
-    K_TRIPLES: b"JSON.MSET",
-}
-
-
 cdef Forms ALL_KNOWN = Forms((), True, False)
 
 
 @cython.final
 cdef class CommandTable:
-    def __cinit__(self, flags=None, *, bint publish=True, Forms forms=None, Dialect dialect=None):
+    def __cinit__(self, flags=None, *, bint publish=True, Forms forms=None, Dialect dialect=None, KeySpecs keys=None):
         cdef dict found = {}
         self.forms = ALL_KNOWN if forms is None else forms
         self.dialect = dialect
+        self.keys = known if keys is None else keys
         for kind, words in ((FILTERED, OTHERS), (FORWARD, WRITES)):
             found.update(dict.fromkeys((<bytes> words).split(), kind))
         for name, writes in (flags or {}).items():
@@ -130,8 +111,9 @@ cdef class CommandTable:
         found.update(self.forms.kinds(dialect is not None))
         self.strict = flags is not None and not flags
         self.names.other.kind = STRANGE if self.strict else FORWARD
-        for words in KEYS.values():
-            for name in (<bytes> words).split():
+        self.names.other.keys = K_UNKNOWN
+        for name in self.keys.numbers:
+            if b"|" not in name:
                 found.setdefault(name, self.names.other.kind)
         self._build(found)
 
@@ -150,7 +132,6 @@ cdef class CommandTable:
         if self.names.rows == NULL:
             raise MemoryError
         self.names.mask -= 1
-        keys = {name: kind for kind, words in KEYS.items() for name in (<bytes> words).split()}
         for name, kind in found.items():
             padded = name + bytes(SLACK)
             text = padded
@@ -165,12 +146,12 @@ cdef class CommandTable:
             row.high = high
             row.size = len(name)
             row.kind = kind
-            row.keys = keys.get(name, K_FIRST)
+            row.keys = self.keys.numbers.get(name, K_UNKNOWN)
         return 0
 
     cdef Py_ssize_t owned(self) noexcept:
         """Bytes allocated."""
-        return <Py_ssize_t> ((self.names.mask + 1) * sizeof(Row))
+        return <Py_ssize_t> ((self.names.mask + 1) * sizeof(Row)) + (0 if self.keys is known else self.keys.owned())
 
     def decide(self, bytes name not None):
         cdef bytes padded = name + bytes(SLACK)

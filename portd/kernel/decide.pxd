@@ -4,7 +4,7 @@
 from libc.stdint cimport int64_t
 
 from portd.kernel.edit cimport Editor
-from portd.kernel.keypositions cimport Ours
+from portd.kernel.keypositions cimport Layout, Ours
 from portd.kernel.leftout cimport Exclusions
 from portd.kernel.scan cimport CommandScanner
 
@@ -58,7 +58,7 @@ cdef class Decider(CommandScanner):
     cdef int _refuse(self, Reason reason) noexcept
     cdef bint _lacks(self, int64_t db) noexcept
     cdef bint _may_name_ours(self, Py_ssize_t end) noexcept
-    cdef int _decide_ours(self, int kind, int keys, bint large) noexcept
+    cdef int _decide_ours(self, int kind, const Layout* layout, bint large) noexcept
     cdef int _decide(self, int kind, bint large) noexcept
     cdef int _decide_swap(self, bint large) noexcept
     cdef int _decide_by_first(self, int kind, bint large) noexcept

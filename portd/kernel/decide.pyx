@@ -17,7 +17,8 @@ from portd.kernel.edit cimport (
     RESTORE_ASKING, SCRIPT, SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP,
 )
 from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, FORM, FUNCTIONS
-from portd.kernel.keypositions cimport K_FIRST, K_NONE, K_PAIRS, K_SECOND, O_ALL, O_NONE, owned
+from portd.kernel.keypositions cimport O_ALL, O_NONE, Layout, owned
+from portd.kernel.keyspecs cimport K_NONE
 from portd.kernel.piecebuffer cimport LATE_DISCARD, MORE, NO_DATABASE, NOT_A_DATABASE, SELECT_EXCLUDED, PieceBuffer
 from portd.kernel.resp cimport NEVER_MS, argument_behind, is_word, read_number
 from portd.kernel.scan cimport CommandScanner
@@ -49,14 +50,14 @@ cdef class Decider(CommandScanner):
             return kind
         if self.tally.db < 0:
             return -self._bad_command(NO_DATABASE)
-        if row.keys == K_NONE:
+        if row.keys <= K_NONE:
             return kind
         if self.tally.lacking:
             return self._refuse(LACKS)
         if large and self.mixed.count > 0 and self.mixed.has(buffer.base + buffer.cut.head + 1):
             return self._refuse(NAMES_OURS)
         if self.ours.size and self._may_name_ours(buffer.tail if large else buffer.cut.head + self.scan.next):
-            return self._decide_ours(kind, row.keys, large)
+            return self._decide_ours(kind, self._layout(row), large)
         return kind
 
     cdef int _refuse(self, Reason reason) noexcept:
@@ -86,18 +87,18 @@ cdef class Decider(CommandScanner):
             self.ours_at = buffer.base + (found - buffer.window if found != NULL else buffer.tail - self.ours.size + 1)
         return False
 
-    cdef int _decide_ours(self, int kind, int keys, bint large) noexcept:
+    cdef int _decide_ours(self, int kind, const Layout* layout, bint large) noexcept:
         """What becomes of a command in which our prefix stands; see ``_kind_at_head``."""
         cdef const uint8_t* name = self.buffer.window + self.buffer.cut.head + self.scan.name
         cdef const uint8_t* end = self.buffer.window + self.buffer.tail
-        cdef int found = owned(self._arguments(), end, keys, self.scan.argc, &self.ours)
+        cdef int found = owned(self._arguments(), end, layout, self.scan.argc, &self.ours)
         if found == O_NONE:
             return kind
-        if found == O_ALL and (not large or keys == K_FIRST or keys == K_SECOND):
+        if found == O_ALL and (not large or layout.single):
             return OWN
         if large:
             return self._refuse(NAMES_OURS)
-        if keys == K_PAIRS or is_word(name, self.scan.name_size, "DEL") or is_word(name, self.scan.name_size, "UNLINK"):
+        if layout.pairs or is_word(name, self.scan.name_size, "DEL") or is_word(name, self.scan.name_size, "UNLINK"):
             return SPARED
         return self._refuse(NAMES_OURS)
 

@@ -4,7 +4,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from portd.kernel.dialect cimport Dialect
-from portd.kernel.keypositions cimport Ours
+from portd.kernel.keypositions cimport Layout, Ours
 from portd.kernel.piecebuffer cimport PieceBuffer
 
 
@@ -65,7 +65,7 @@ cdef struct Part:  # the command that is passed on argument by argument
     int64_t payload  # number of the argument that may need another footer; 0: there is none
     bint footed  # that argument is at the head, and long enough for a footer
     uint64_t crc  # of as much of it as was passed on
-    int keys  # where its keys stand, a Keys; K_NONE where nobody wants to know
+    const Layout* keys  # where its keys stand; NULL where nobody wants to know
 
 
 cdef class Editor:
@@ -87,7 +87,7 @@ cdef class Editor:
     cdef bint overdue  # one of them had passed when it was received
 
     cdef int begin(self, int kind, int64_t argc, Py_ssize_t end, bint large, bint relative) except -1
-    cdef void watch(self, int keys) noexcept
+    cdef void watch(self, const Layout* keys) noexcept
     cdef int resume(self, int64_t argc, int64_t index) noexcept
     cdef int64_t postpone_from(self, int64_t at, int64_t now_ms) noexcept
     cdef int advance(self, Py_ssize_t limit) except -1

@@ -24,7 +24,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from portd.kernel.crc64 cimport crc64_update
-from portd.kernel.keypositions cimport K_NONE, may_be_key
+from portd.kernel.keypositions cimport Layout, may_be_key
 from portd.kernel.payload cimport FOOTER, accepts, write_footer
 from portd.kernel.piecebuffer cimport (
     BAD, FULL, MORE, NOT_A_TIME, WHOLE, PieceBuffer, count_reply, keep, produced, read_header,
@@ -86,7 +86,7 @@ cdef class Editor:
         if self.dialect is not None and self.dialect.footer:
             part.payload = 3 if kind >= RESTORE else 2 if kind == FUNCTION_RESTORE else 0
         part.footed = False
-        part.keys = K_NONE
+        part.keys = NULL
         part.expires_at = 0
         self.key_size = -1
         return self._write_beginning(end)
@@ -104,9 +104,9 @@ cdef class Editor:
         part.expires_at = 0
         return 0
 
-    cdef void watch(self, int keys) noexcept:
+    cdef void watch(self, const Layout* keys) noexcept:
         """Looks for names of ours among the keys still to come of the command that was begun."""
-        self.part.keys = keys if self.ours.size and self.passes() else K_NONE
+        self.part.keys = keys if self.ours.size and self.passes() else NULL
 
     cdef int _write_beginning(self, Py_ssize_t end) except -1:
         """Passes on what stands before window index *end*, or writes another count and name instead."""
@@ -237,7 +237,7 @@ cdef class Editor:
         if status != WHOLE:
             return status
         payload = cursor - buffer.window
-        if part.keys != K_NONE and may_be_key(part.keys, part.index, part.argc) and announced >= <uint64_t> self.ours.size:
+        if part.keys != NULL and may_be_key(part.keys, part.index, part.argc) and announced >= <uint64_t> self.ours.size:
             if buffer.tail - payload < self.ours.size:
                 return MORE
             if memcmp(cursor, self.ours.prefix, self.ours.size) == 0:

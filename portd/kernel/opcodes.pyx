@@ -2,7 +2,7 @@
 """What a snapshot holds beside keys: its magic, the opcodes between keys, its checksum."""
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memset
 
 from portd.errors import ChecksumMismatch, LimitExceeded
@@ -14,6 +14,7 @@ from portd.kernel.encodings cimport module_name
 from portd.kernel.measure cimport measure_meta
 from portd.kernel.rare cimport remember_template
 from portd.kernel.reader cimport Cursor, R_BAD, R_LARGE, R_MORE, R_OK
+from portd.kernel.slots cimport slot_of
 from portd.kernel.window cimport next_item, next_number, sum_window
 
 
@@ -266,39 +267,7 @@ cdef int _slot_import(Decoder self, Cursor* c) except -1:
 
 
 cdef bint half_imported(Decoder self) except -1:
-    return self.slots[key_slot(self.key.name[:self.key.size])] != 0
-
-cdef uint16_t[256] CRC16            # of each byte
+    return self.slots[slot_of(<const uint8_t*> self.key.name, self.key.size)] != 0
 
 
-cdef int fill_table() noexcept:
-    cdef unsigned int crc
-    cdef int byte
-    cdef int bit
-    for byte in range(256):
-        crc = <unsigned int>byte << 8
-        for bit in range(8):
-            crc = ((crc << 1) ^ 0x1021) & 0xFFFF if crc & 0x8000 else (crc << 1) & 0xFFFF
-        CRC16[byte] = <uint16_t>crc
-    return 0
-
-
-fill_table()
 fill_opcodes()
-
-
-cdef int key_slot(bytes key) except -1:
-    """Cluster slot of a key: CRC16/XMODEM of the hash tag or of all of it (cluster.c:keyHashSlot).
-
-    By a table, for a name may be a megabyte long, and hundreds of them packed in one window.
-    """
-    cdef unsigned int crc = 0
-    cdef unsigned char byte
-    opening = key.find(b"{")
-    if opening >= 0:
-        closing = key.find(b"}", opening + 1)
-        if closing > opening + 1:
-            key = key[opening + 1:closing]
-    for byte in key:
-        crc = ((crc << 8) & 0xFFFF) ^ CRC16[(crc >> 8) ^ byte]
-    return crc & 0x3FFF

@@ -2,8 +2,7 @@
 """Finds commands inside RESP bytes that were sent: their names, keys, extents and databases.
 
 The bytes are walked once, however many commands are wanted; objects are made of those alone. Where the first key of a
-command stands is what COMMAND says of it (``first_key``, or its key specs); ``PLACES`` names those whose first key is
-not their first argument.
+command stands ``keyspecs.pyx`` knows; of one that nobody knows the first argument is taken for it.
 """
 
 cimport cython
@@ -12,37 +11,13 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport INT32_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memset
 
+from portd.kernel.keypositions cimport Layout, first_key
+from portd.kernel.keyspecs cimport known
 from portd.kernel.resp cimport LINE_CUT, LINE_READ, read_length, read_number
 
 
-cdef enum Place:  # where the first key of a command stands
-    ARGUMENT  # right behind the name
-    NOWHERE
-    SECOND
-    COUNTED_FIRST  # the first argument says how many keys follow it
-    COUNTED_SECOND  # the second one does
-    BEHIND_STREAMS
-    MIGRATED  # the third one, or behind KEYS when that is empty
-    PAIRS  # right behind the name, and every second one from there on
-
 cdef enum:
-    FIRST_WORDS = 4  # arguments whose places are kept, the name included
-
-cdef dict PLACES = {
-    NOWHERE: b"FUNCTION SCRIPT FLUSHALL FLUSHDB SWAPDB PUBLISH SPUBLISH MULTI EXEC DISCARD UNWATCH PING ECHO ACL CONFIG"
-    b" CLIENT CLUSTER COMMAND REPLCONF WAIT WAITAOF INFO KEYS SCAN RANDOMKEY DBSIZE TIME AUTH HELLO RESET QUIT SYNC PSYNC"
-    b" REPLICAOF SLAVEOF SAVE BGSAVE LASTSAVE BGREWRITEAOF SHUTDOWN FAILOVER MODULE LATENCY SLOWLOG COMMANDLOG MONITOR"
-    b" SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE PUBSUB ROLE LOLWUT READONLY READWRITE"
-    b" ASKING SELECT PFSELFTEST",
-    SECOND: b"XGROUP XINFO OBJECT BITOP MEMORY PFDEBUG DEBUG",
-    COUNTED_FIRST: b"ZUNION ZINTER ZDIFF ZINTERCARD SINTERCARD LMPOP ZMPOP MSETEX",
-    COUNTED_SECOND: b"EVAL EVALSHA EVAL_RO EVALSHA_RO FCALL FCALL_RO BLMPOP BZMPOP",
-    BEHIND_STREAMS: b"XREAD XREADGROUP",
-    MIGRATED: b"MIGRATE",
-    PAIRS: b"MSET MSETNX",
-}
-cdef dict place_of = {name: place for place, names in PLACES.items() for name in (<bytes> names).split()}
-
+    FIRST_WORDS = 2  # arguments whose places are kept, the name included
 
 cdef struct Span:  # of an argument
     const uint8_t* start
@@ -122,7 +97,7 @@ def of_keys(bytes data not None, keys not None):
     cdef int64_t count = 0
     _begin(&walk, data)
     while _read(&walk):
-        if _key(&walk, place_of.get(_name(&walk), ARGUMENT)) in keys:
+        if _key(&walk, known.layout_of(_name(&walk))) in keys:
             count += 1
             if run == NULL:
                 run = walk.start
@@ -261,26 +236,14 @@ cdef bytes _name(Walk* walk):
     return _word(walk, 0).upper()
 
 
-cdef bytes _key(Walk* walk, int place):
+cdef bytes _key(Walk* walk, const Layout* layout):
     """The first key; b"" when there is none, or it is not there."""
-    cdef int64_t count = 0
-    cdef int64_t index = 1
-    if place == NOWHERE:
+    cdef const uint8_t* key
+    cdef Py_ssize_t size = 0
+    if walk.there == 0:
         return b""
-    if place == SECOND:
-        index = 2
-    elif place == COUNTED_FIRST or place == COUNTED_SECOND:
-        index = 1 if place == COUNTED_FIRST else 2
-        if index >= walk.there or not read_number(walk.words[index].start, walk.words[index].size, INT32_MAX, &count) or count < 1:
-            return b""
-        index += 1
-    elif place == BEHIND_STREAMS:
-        return _behind(walk, b"STREAMS", 1)
-    elif place == MIGRATED:
-        if walk.there > 3 and walk.words[3].size == 0:
-            return _behind(walk, b"KEYS", 4)
-        index = 3
-    return _word(walk, index)
+    key = first_key(walk.words[0].start + walk.words[0].size + 2, walk.end, layout, walk.count, &size)
+    return PyBytes_FromStringAndSize(<const char*> key, size) if key != NULL else b""
 
 
 cdef bytes _word(Walk* walk, int64_t index):
@@ -288,22 +251,6 @@ cdef bytes _word(Walk* walk, int64_t index):
     if index >= walk.there:
         return b""
     return PyBytes_FromStringAndSize(<const char*> walk.words[index].start, walk.words[index].size)
-
-
-cdef bytes _behind(Walk* walk, bytes word, int64_t index):
-    """The argument behind *word* (upper case), which is looked for from *index* on; b"" when it is not there."""
-    cdef const uint8_t* p = walk.start
-    cdef uint64_t count = 0
-    cdef Span span = Span(NULL, 0)
-    cdef int64_t number
-    cdef bint found = False
-    _length(&p, walk.end, c"*", &count)
-    for number in range(walk.there):
-        _argument(&p, walk.end, &span)
-        if found:
-            return PyBytes_FromStringAndSize(<const char*> span.start, span.size)
-        found = number >= index and span.size == len(word) and span.start[: span.size].upper() == word
-    return b""
 
 
 cdef int64_t _database(Walk* walk, int64_t db) except? -2:
@@ -321,14 +268,14 @@ cdef Command _describe(Walk* walk, bytes data, int64_t db):
     cdef Command command = Command.__new__(Command)
     cdef const uint8_t* first = <const uint8_t*> PyBytes_AS_STRING(data)
     cdef bytes name = _name(walk)
-    cdef int place = place_of.get(name, ARGUMENT)
+    cdef const Layout* layout = known.layout_of(name)
     command.name = name
-    command.key = _key(walk, place)
+    command.key = _key(walk, layout)
     command.start = walk.start - first
     command.end = walk.next - first
     command.db = _database(walk, db)
-    if place == PAIRS:
+    if layout.pairs:
         command.keys = walk.count // 2
     else:
-        command.keys = 1 if command.key or (place == ARGUMENT and walk.count > 1) else 0
+        command.keys = 1 if command.key or (layout.single and layout.specs[0].begin < walk.count) else 0
     return command

@@ -4,6 +4,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from portd.kernel.commandtable cimport CommandTable, Row
+from portd.kernel.keypositions cimport Layout
 from portd.kernel.piecebuffer cimport PieceBuffer
 
 
@@ -25,6 +26,7 @@ cdef class CommandScanner:
     cdef int _note_name(self, Py_ssize_t index, uint64_t size) noexcept
     cdef int _bad_command(self, int why) noexcept
     cdef const Row* _row_at_head(self) noexcept
+    cdef const Layout* _layout(self, const Row* row) noexcept
     cdef bytes _name(self)
     cdef const uint8_t* _arguments(self) noexcept
     cdef bint _first_argument(self, const uint8_t** start, Py_ssize_t* size) noexcept

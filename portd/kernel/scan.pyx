@@ -9,6 +9,7 @@ Format: networking.c:processMultibulkBuffer, and processInlineBuffer for what is
 from libc.stdint cimport INT32_MAX, int64_t, uint8_t, uint64_t
 
 from portd.kernel.commandtable cimport MAX_NAME, Row, look_up
+from portd.kernel.keypositions cimport Layout
 from portd.kernel.piecebuffer cimport (
     EMPTY, LARGE, MORE, NAME_TOO_LONG, NO_LINE_END, NOT_A_COMMAND, NOT_A_LENGTH, TOO_MANY_ARGUMENTS, WHOLE, PieceBuffer,
     read_header,
@@ -103,6 +104,10 @@ cdef class CommandScanner:
 
     cdef const Row* _row_at_head(self) noexcept:
         return look_up(&self.table.names, self.buffer.window + self.buffer.cut.head + self.scan.name, self.scan.name_size)
+
+    cdef const Layout* _layout(self, const Row* row) noexcept:
+        """Where the keys of a command stand."""
+        return &self.table.keys.layouts[row.keys]
 
     cdef bytes _name(self):
         """The name of the scanned command, as it came."""

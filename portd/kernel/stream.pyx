@@ -28,7 +28,7 @@ from portd.kernel.edit cimport (
     SCRIPT, SELECT, SET, SPARED, SWAPDB, XGROUP, Editor,
 )
 from portd.kernel.forms cimport F_RESTORE, F_RESTORE_ASKING, F_SET, F_XGROUP, FORM, PEXPIREAT_CONDITION
-from portd.kernel.keypositions cimport first_key, is_key
+from portd.kernel.keypositions cimport Found, Layout, find_keys, first_key, is_key
 from portd.kernel.leftout cimport Exclusions, LeftOut
 from portd.kernel.payload cimport AS_IT_CAME
 from portd.kernel.piecebuffer cimport (
@@ -413,14 +413,15 @@ cdef class StreamSplitter:
         cdef const uint8_t* text
         cdef Py_ssize_t size = 0
         cdef Py_ssize_t end = buffer.cut.head + self.scan.next
-        cdef int keys = self._row_at_head().keys
+        cdef Found found
         cdef int64_t i
         cdef bint ours = False
         kept = []
+        find_keys(header, buffer.window + buffer.tail, self._layout(self._row_at_head()), self.scan.argc, &found)
         for i in range(1, self.scan.argc):
             text = argument_behind(header, &size)
             header = text + size + 2
-            if is_key(keys, i, self.scan.argc):
+            if is_key(&found, i):
                 ours = size >= self.ours.size and memcmp(text, self.ours.prefix, self.ours.size) == 0
             if not ours:
                 kept.append((text - buffer.window, size))
@@ -441,7 +442,7 @@ cdef class StreamSplitter:
 
     cdef int _take_large(self) except -1:
         """Begins to pass on the command at the head, which is larger than a piece."""
-        cdef int keys = self._row_at_head().keys
+        cdef const Layout* keys = self._layout(self._row_at_head())
         cdef int kind = self._kind_at_head(True)
         if kind >= FORM:
             kind = self._begin_form(kind)
@@ -517,7 +518,7 @@ cdef class StreamSplitter:
         if kind != REFUSED:
             return 0
         key = first_key(
-            self._arguments(), buffer.window + buffer.tail, self._row_at_head().keys, self.scan.argc, &size
+            self._arguments(), buffer.window + buffer.tail, self._layout(self._row_at_head()), self.scan.argc, &size
         )
         name = key[:size] if key != NULL else b""
         reason = REASONS[<int> self.reason]

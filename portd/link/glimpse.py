@@ -14,6 +14,7 @@ import hiredis
 from portd.config.settings import MIN_CHUNK_BYTES
 from portd.feed.pour import pour
 from portd.hold import Sample
+from portd.kernel.keyspecs import KNOWN
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.net.resp import request
 from portd.target.control import control
@@ -94,8 +95,5 @@ def names(batch: Batch) -> list[bytes]:
     reader.feed(batch.data)
     found: list[bytes] = []
     while isinstance(words := reader.gets(), list):
-        if words[0] == b"MSET":
-            found += words[1::2]
-        elif words[0] != b"FUNCTION":
-            found.append(words[1])
+        found += [words[index] for index, _ in KNOWN.places(words) or ()]
     return found

@@ -51,6 +51,7 @@ from portd.target.kept.importmode import ImportMode
 from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
+from portd.target.pulse import Pulse
 from portd.target.stream.scriptbook import ScriptBook
 from portd.troubles import TARGET
 
@@ -140,6 +141,8 @@ class Link:
         self._afresh = False  # the checkpoint in the target is worth nothing: a script was lost
         self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
         self._lease: Lease | None = None
+        self._taken = False  # somebody else has the link by now
+        self._pulse = Pulse(self._target, progress)
         self._imports = False  # the target is in import mode because of us
         self._import_mode = ImportMode(self._target, settings.checkpoint_key, settings.link, progress)
         self._keys_at_start: int | None = None  # of the source; good for a snapshot that begins at once
@@ -152,10 +155,13 @@ class Link:
             PortdError: what an operator has to mend; also an end that cannot be reached at the first try.
         """
         try:
+            self._taken = False
             destination = await self._prepare()
             self._progress.introduced, self._progress.failure = True, ""
             async with asyncio.TaskGroup() as group:
-                keepers = [group.create_task(self._lease.keep(), name="lease")] if self._lease else []
+                keepers = [group.create_task(self._pulse.keep(), name="pulse")]
+                if self._lease:
+                    keepers.append(group.create_task(self._lease.keep(), name="lease"))
                 if self._imports:
                     keepers.append(group.create_task(self._import_mode.keep(), name="import mode"))
                 await self._follow(destination)
@@ -165,6 +171,7 @@ class Link:
             cause = first_cause(group)
             if isinstance(cause, LinkTaken):
                 self._imports = False  # the mode is the other one's by now
+                self._taken = True
             raise cause from None
         finally:
             await self._leave()
@@ -184,6 +191,8 @@ class Link:
                 await lease.release(forget=lease.fresh and self._session is None)
             finally:
                 lease.close()
+                if not self._taken:
+                    self._progress.lease.renewed_at = 0.0
 
     async def _follow(self, destination: Destination) -> None:
         """Session after session."""
@@ -281,6 +290,7 @@ class Link:
             run_id=capabilities.run_id,
             connection=patience,
             evicts=capabilities.evicts,
+            state=progress.lease,
         )
         epoch = await self._lease.acquire(takeover=settings.takeover)
         await self._guard(capabilities)

@@ -107,7 +107,8 @@ class Control(asyncio.Protocol):
         seconds: longest wait for all answers to what is asked at once.
 
     Attributes:
-        most_bytes: of all these answers; more is no answer to any question.
+        heard: it has answered something.
+        most_bytes: of all answers to what is asked at once; more is no answer to any question.
         most_objects: likewise.
     """
 
@@ -120,6 +121,7 @@ class Control(asyncio.Protocol):
         self._taker: Taker | None = None
         self._limit: asyncio.Timeout | None = None  # of the wait for answers
         self._ended: Exception | None = None
+        self.heard = False
         self._conversation = Conversation()
 
     # -- asyncio.Protocol
@@ -130,6 +132,7 @@ class Control(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Takes answers. A server that speaks without being asked says why it does not serve us."""
+        self.heard = True
         if self._taker is None:
             self._fail(_turned_away(data.lstrip(b"-").split(b"\r\n")[0].decode("utf-8", "replace")))
             return
@@ -231,6 +234,10 @@ async def open_control(endpoint: Endpoint) -> AsyncIterator[Control]:
             (answer,) = await control.ask(login)
             checked(answer, login=True)
         yield control
+    except OSError as error:
+        if control.heard or (why := await endpoint.explained(error)) is error:
+            raise
+        raise why from None
     finally:
         control.close()
 

@@ -68,17 +68,24 @@ class PieceControl(Control):
         try:
             await self._endpoint.connect(lambda: self, timeout=self._endpoint.connect_seconds)
         except OSError as error:
-            if why := tls_failure(error):
-                raise TargetRefused(f"TLS with {self.where} failed: {why}", hint=TLS_HINT) from None
-            raise SourceLost(
-                f"{self.where} cannot be reached: {error.strerror or error or 'timeout'}",
-                hint="check host, port and TLS",
-            ) from None
+            raise self._unreachable(error) from None
         auth = self._endpoint.auth_command()
-        if auth is not None:
-            (answer,) = await self.ask(auth)
-            if isinstance(answer, hiredis.ReplyError):
-                raise error_of(str(answer), "refuses us", who=self.where, login=True)
+        try:
+            (answer,) = await super().ask(auth or request("PING"))
+        except Refused as refusal:
+            raise error_of(refusal.text, "refuses us", who=self.where, login=refusal.login) from None
+        except OSError as error:
+            why = await self._endpoint.explained(error)
+            raise (self._unreachable(why) if tls_failure(why) else self.lost(error)) from None
+        if auth is not None and isinstance(answer, hiredis.ReplyError):
+            raise error_of(str(answer), "refuses us", who=self.where, login=True)
+
+    def _unreachable(self, error: OSError) -> TargetRefused | SourceLost:
+        if why := tls_failure(error):
+            return TargetRefused(f"TLS with {self.where} failed: {why}", hint=TLS_HINT)
+        return SourceLost(
+            f"{self.where} cannot be reached: {error.strerror or error or 'timeout'}", hint="check host, port and TLS"
+        )
 
     async def ask(self, *commands: bytes) -> list[Any]:
         """Like `Control.ask`.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, TypedDict
 from portd.errors import ConfigError, TargetRefused
 from portd.kernel.commandtable import CommandTable
 from portd.kernel.forms import Forms, lacking
+from portd.kernel.keyspecs import KeySpecs
 from portd.kernel.snapshot import Dialect
 from portd.log import get_logger
 
@@ -97,6 +98,7 @@ class Capabilities:
         io_threads: threads that read from connections; 1 when not known.
         databases: how many it has; 0 when not known.
         flags: whether each of its commands writes, by lower-case name; empty where it does not tell.
+        key_specs: where the keys of its commands stand, as `portd.net.commands.key_specs` says it.
     """
 
     family: str
@@ -119,6 +121,7 @@ class Capabilities:
     io_threads: int = 1
     databases: int = 0
     flags: Mapping[bytes, bool] = field(default_factory=dict)
+    key_specs: Mapping[bytes, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -199,6 +202,7 @@ class Capabilities:
                 publish=publish,
                 forms=Forms(lacking(self.family, self.version), "eval" in self.commands, _removes_claimed(source)),
                 dialect=self.dialect(),
+                keys=KeySpecs(self.key_specs),
             ),
             "databases": self.databases,
             "own": own.encode(),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portd.kernel.crc64 import crc64
 from portd.model import ConnectionState
+from portd.net.commands import key_specs, writes
 from portd.net.control import checked, keys_by_database, parse_info, parse_pairs
 from portd.net.identity import ServerIdentity
 from portd.net.replies import code_of
@@ -100,7 +101,8 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
         TargetError: it refuses to tell anything.
     """
     async with control(endpoint, "probing the target") as client:
-        info, limits, flags = await _told(client)
+        info, limits, rows = await _told(client)
+    flags = {row[0].lower(): writes(row) for row in rows}
     options = options or ConnectionOptions()
     connection = await connect(endpoint, "probe", ConnectionState(), options)
     try:
@@ -138,6 +140,7 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
         keys=keys_by_database(info),
         databases=databases,
         flags=flags,
+        key_specs=key_specs(rows),
     )
 
 
@@ -148,10 +151,10 @@ def _number(values: Mapping[str, str], name: str, default: int) -> int:
     return default if number is None else number
 
 
-async def _told(client: Control) -> tuple[dict[str, str], dict[str, str], dict[bytes, bool]]:
-    """What the target says of itself, its settings that bound what we may send, and which of its commands write.
+async def _told(client: Control) -> tuple[dict[str, str], dict[str, str], Sequence[Sequence[Any]]]:
+    """What the target says of itself, its settings that bound what we may send, and the rows of its commands.
 
-    Settings are empty where CONFIG is forbidden or renamed, commands where COMMAND is.
+    Settings are empty where CONFIG is forbidden or renamed, rows where COMMAND is.
     """
     questions = [request("INFO", section) for section in _SECTIONS]
     questions += [request("CONFIG", "GET", name) for name in _LIMITS]
@@ -163,13 +166,7 @@ async def _told(client: Control) -> tuple[dict[str, str], dict[str, str], dict[b
     for answer in answers[len(_SECTIONS) :]:
         if not text_of(answer):
             limits |= parse_pairs(answer)
-    rows = [] if text_of(commands) else commands
-    return info, limits, {row[0].lower(): _writes(row) for row in rows}
-
-
-def _writes(row: Sequence[Any]) -> bool:
-    """Whether a command is flagged as writing in its row of COMMAND's reply, or one of its subcommands is (7.0)."""
-    return b"write" in row[2] or (len(row) > 9 and any(_writes(each) for each in row[9]))
+    return info, limits, [] if text_of(commands) else commands
 
 
 async def _permissions(connection: Connection, key: str) -> tuple[set[str], set[str]]:

@@ -98,7 +98,7 @@ def test_every_encoding_between_real_servers(matrix: Pair) -> None:
 
 # Of these COMMAND tells no key, since the subcommand decides whether there is one; or a channel; or they are no commands.
 UNTOLD = {"OBJECT", "XINFO", "XGROUP", "MEMORY", "PFDEBUG", "DEBUG"}
-CHANNELS = {"SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE"}
+CHANNELS = {"SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE", "CLUSTERSCAN"}  # the last one has a cursor there
 TRAPS = {"HOST:", "POST"}
 # Arguments of commands whose first key is not their first argument; ``k`` is the key.
 KEYED = [

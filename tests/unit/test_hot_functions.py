@@ -30,8 +30,10 @@ HOT = {
     "writer": "open_command close_command",
     "stream": "_gather _take _take_as _unlink _take_whole _take_large _go_on _edit _begin_edit",
     "decide": "_kind_at_head _decide _decide_swap _decide_by_first _sets_expiry _may_name_ours _decide_ours _refuse",
-    "scan": "_scan_command _scan_empty _note_name _arguments _first_argument _row_at_head",
-    "keypositions": "is_key owned first_key _next",
+    "scan": "_scan_command _scan_empty _note_name _arguments _first_argument _row_at_head _layout",
+    "keypositions": "is_key use_of may_be_key owned first_key find_keys _next _find _add",
+    "slots": "slot_of",
+    "rules": "_fits match take",
     "arguments": "sets_expiry tells_entries_read _time_behind_key expires_before restores_before restores_relative",
     "piecebuffer": "line_ends skip append write_head write_argument write_word write_number _append_header "
     "_note_received received_at",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,8 @@ from portd.kernel.handler import Handler
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.link.glimpse import names
 from tests.oracle.dialects import VALKEY_9
+from tests.oracle.model import Entry, Group, Snapshot, StreamValue
+from tests.oracle.rdbwrite import encode
 
 KEYS = b"".join(b"\x00" + bytes([2]) + b"%02d" % number + b"\x01x" for number in range(50))
 SNAPSHOT = b"REDIS0011" + KEYS + b"\xff" + bytes(8)
@@ -29,6 +32,17 @@ def test_whatever_the_pieces_all_comes_out(size: int) -> None:
     ]
     assert found == [b"%02d" % number for number in range(50)]
     assert decoder.ended
+
+
+def test_names_stand_where_commands_have_them() -> None:
+    """A stream's groups are told by commands whose first argument is no key."""
+    groups = {b"group": Group((1, 0), 1)}
+    stream = StreamValue([((1, 0), [(b"f", b"v")])], 1, (1, 0), (1, 0), (0, 0), 1, groups)
+    data = encode(Snapshot(valkey=True, version=80, entries=[Entry(0, b"s", 21, stream)]))
+    older = replace(VALKEY_9, rdb_version=8, footer=8)  # takes no such value with RESTORE
+    batches = list(pour(SnapshotDecoder(older.dialect()), data))
+    assert any(b"XGROUP" in batch.data for batch in batches)
+    assert {name for batch in batches for name in names(batch)} == {b"s"}
 
 
 def test_what_is_behind_the_end_is_left() -> None:

@@ -24,6 +24,8 @@ OURS = b"portd:checkpoint:"
         b"MSETEX 1 portd:checkpoint:a v EX 5",
         b"BITOP AND portd:checkpoint:a portd:checkpoint:b",
         b"X.UNKNOWN portd:checkpoint:a",
+        b"SORT portd:checkpoint:a GET STORE STORE portd:checkpoint:b",
+        b"COPY portd:checkpoint:a portd:checkpoint:b DB 1 REPLACE",
     ],
 )
 @pytest.mark.parametrize("step", [1, 50, 10_000])

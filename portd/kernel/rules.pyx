@@ -1,0 +1,196 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
+"""Which keys are taken, by prefixes and globs. Nothing is allocated for a key, and no pattern makes a key expensive.
+
+Prefixes are sorted. Of those that a key begins with, every one begins the greatest one that is not above the key, too:
+one search finds that, and the ones that it begins with are linked.
+
+Globs are those of KEYS (util.c:stringmatchlen), read once into sets of bytes. A star that turned out to be too short is
+taken further, and never one before it: the time for a key is at most its length times that of the pattern.
+
+Two things differ from what some servers do, by intent: bytes above 127 in a range are ordered as unsigned numbers, which in
+a server depends on its processor; and a star fits an empty rest everywhere.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcmp
+
+cdef bytes SPECIAL = b"*?["
+
+
+cdef inline void _put(Step* step, uint8_t byte) noexcept nogil:
+    step.bytes[byte >> 6] |= <uint64_t> 1 << (byte & 63)
+
+
+cdef inline bint _has(const Step* step, uint8_t byte) noexcept nogil:
+    return (step.bytes[byte >> 6] >> (byte & 63)) & 1
+
+
+cdef Py_ssize_t _read_class(const uint8_t* text, Py_ssize_t size, Py_ssize_t i, Step* step) noexcept:
+    """Reads what stands behind a ``[``; the index of its ``]``, or of the pattern's end where that is missing."""
+    cdef bint inverse = i < size and text[i] == c"^"
+    cdef int byte, low, high
+    cdef int word
+    i += inverse
+    while i < size:
+        if text[i] == c"\\" and i + 1 < size:
+            i += 1
+            _put(step, text[i])
+        elif text[i] == c"]":
+            break
+        elif i + 2 < size and text[i + 1] == c"-":
+            low, high = min(text[i], text[i + 2]), max(text[i], text[i + 2])
+            for byte in range(low, high + 1):
+                _put(step, <uint8_t> byte)
+            i += 2
+        else:
+            _put(step, text[i])
+        i += 1
+    if inverse:
+        for word in range(4):
+            step.bytes[word] = ~step.bytes[word]
+    return i
+
+
+cdef Py_ssize_t _read_glob(const uint8_t* text, Py_ssize_t size, Step* steps) noexcept:
+    """Reads a pattern; how many steps it has, never more than bytes."""
+    cdef Py_ssize_t count = 0
+    cdef Py_ssize_t i = 0
+    cdef int word
+    while i < size:
+        if text[i] == c"*":
+            if count > 0 and steps[count - 1].any:
+                count -= 1
+            steps[count].any = True
+        elif text[i] == c"?":
+            for word in range(4):
+                steps[count].bytes[word] = ~<uint64_t> 0
+        elif text[i] == c"[":
+            i = _read_class(text, size, i + 1, &steps[count])
+        else:
+            i += text[i] == c"\\" and i + 1 < size
+            _put(&steps[count], text[i])
+        count += 1
+        i += 1
+    return count
+
+
+cdef bint _fits(const Glob* glob, const uint8_t* key, Py_ssize_t size) noexcept nogil:
+    """Whether a glob fits a whole key."""
+    cdef Py_ssize_t at = 0  # of the steps
+    cdef Py_ssize_t i = 0  # of the key
+    cdef Py_ssize_t star = -1  # behind the last one
+    cdef Py_ssize_t taken = 0  # the key up to here belongs to what stands up to the last star
+    while i < size:
+        if at < glob.size and glob.steps[at].any:
+            at += 1
+            star = at
+            taken = i
+            if at == glob.size:
+                return True
+        elif at < glob.size and _has(&glob.steps[at], key[i]):
+            at += 1
+            i += 1
+        elif star < 0:
+            return False
+        else:
+            taken += 1
+            i = taken
+            at = star
+    while at < glob.size and glob.steps[at].any:
+        at += 1
+    return at == glob.size
+
+
+@cython.final
+cdef class Patterns:
+    def __cinit__(self, patterns=()):
+        cdef list globs = [each for each in patterns if any(byte in SPECIAL for byte in <bytes> each)]
+        self.texts = sorted(set(patterns) - set(globs))
+        self._build_prefixes()
+        self._build_globs(globs)
+
+    def __dealloc__(self):
+        PyMem_Free(self.prefixes)
+        PyMem_Free(self.globs)
+        PyMem_Free(self.steps)
+
+    cdef int _build_prefixes(self) except -1:
+        cdef Prefix* prefix
+        cdef bytes text
+        cdef list open = []  # numbers of those that the one before begins with, itself the last
+        self.prefix_count = len(self.texts)
+        self.prefixes = <Prefix*> PyMem_Calloc(self.prefix_count + 1, sizeof(Prefix))
+        if self.prefixes == NULL:
+            raise MemoryError
+        for number, text in enumerate(self.texts):
+            while open and not text.startswith(self.texts[open[len(open) - 1]]):
+                open.pop()
+            prefix = &self.prefixes[<Py_ssize_t> number]
+            prefix.text = <const uint8_t*> PyBytes_AS_STRING(text)
+            prefix.size = PyBytes_GET_SIZE(text)
+            prefix.shorter = open[len(open) - 1] if open else -1
+            open.append(number)
+        return 0
+
+    cdef int _build_globs(self, list globs) except -1:
+        cdef Step* steps
+        cdef Glob* glob
+        cdef bytes text
+        self.glob_count = len(globs)
+        self.globs = <Glob*> PyMem_Calloc(self.glob_count + 1, sizeof(Glob))
+        self.steps = steps = <Step*> PyMem_Calloc(sum(map(len, globs)) + 1, sizeof(Step))
+        if self.globs == NULL or steps == NULL:
+            raise MemoryError
+        for number, text in enumerate(globs):
+            glob = &self.globs[<Py_ssize_t> number]
+            glob.steps = steps
+            glob.size = _read_glob(<const uint8_t*> PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), steps)
+            steps += glob.size
+        return 0
+
+    cdef bint match(self, const uint8_t* key, Py_ssize_t size) noexcept nogil:
+        """Whether one of them fits."""
+        cdef Py_ssize_t low = 0
+        cdef Py_ssize_t high = self.prefix_count
+        cdef Py_ssize_t middle
+        cdef const Prefix* prefix
+        cdef int order
+        while low < high:  # for the first one above the key
+            middle = (low + high) // 2
+            prefix = &self.prefixes[middle]
+            order = memcmp(prefix.text, key, min(prefix.size, size))
+            if order > 0 or (order == 0 and prefix.size > size):
+                high = middle
+            else:
+                low = middle + 1
+        low -= 1
+        while low >= 0:
+            prefix = &self.prefixes[low]
+            if prefix.size <= size and memcmp(prefix.text, key, prefix.size) == 0:
+                return True
+            low = prefix.shorter
+        for low in range(self.glob_count):
+            if _fits(&self.globs[low], key, size):
+                return True
+        return False
+
+    def matches(self, bytes key not None):
+        return self.match(<const uint8_t*> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+
+
+@cython.final
+cdef class Rules:
+    def __cinit__(self, taken=(), left=()):
+        self.included = Patterns(taken)
+        self.excluded = Patterns(left)
+        self.all = not taken
+
+    cdef bint take(self, const uint8_t* key, Py_ssize_t size) noexcept nogil:
+        """Whether a key is taken."""
+        return (self.all or self.included.match(key, size)) and not self.excluded.match(key, size)
+
+    def takes(self, bytes key not None):
+        return self.take(<const uint8_t*> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
