@@ -94,9 +94,14 @@ class RuleSettings:
         (), "Put a database of the source into another one of the target: 0=3.", group=GROUP, unit="from=to", split=","
     )
     all_dbs_to: int | None = option(
-        None, "Put every database of the source that map_db does not name into this one of the target.", group=GROUP,
-        unit="number", ge=0, le=MOST_DATABASE,
-    )  # fmt: skip
+        None,
+        "Put every database of the source into this one of the target; not together with map_db. A name that is in two of them is the "
+        "last one's that was written.",
+        group=GROUP,
+        unit="number",
+        ge=0,
+        le=MOST_DATABASE,
+    )
     map_db_many: bool = option(
         False,
         "Let map_db put several databases into one: a name that is in two of them is the last one's that was written.",
@@ -152,6 +157,8 @@ class RuleSettings:
 
     def _check_map(self) -> None:
         """Raises: ConfigError: two databases go into one, and nobody said that they may."""
+        if self.all_dbs_to is not None and self.map_db:
+            raise ConfigError("map_db and all_dbs_to are both set", hint="keep one of the two")
         places: dict[int, int] = {}
         for source, target in self.databases().items():
             if target in places and not self.map_db_many:
