@@ -16,6 +16,8 @@ from portd.kernel.mapping import Mapping
 from portd.kernel.rules import TYPES, Rules
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping as Mappings
+
     from portd.config.rulesettings import RuleSettings
 
 # Settings by what a digest tells of them, and what messages call it.
@@ -50,9 +52,7 @@ class Image:
         """A key can be in both."""
         if self.databases is not None and other.databases is not None and not self.databases & other.databases:
             return False
-        return any(
-            one.startswith(two) or two.startswith(one) for one in self.prefixes for two in other.prefixes
-        )
+        return any(one.startswith(two) or two.startswith(one) for one in self.prefixes for two in other.prefixes)
 
     def text(self) -> str:
         """As a checkpoint keeps it."""
@@ -99,6 +99,18 @@ class Choice:
 
     def __bool__(self) -> bool:
         return bool(self.digest)
+
+    @property
+    def of_values(self) -> bool:
+        """Names alone do not tell whether a key is taken."""
+        return self.rules is not None and self.rules.of_values
+
+    def keys_of(self, databases: Mappings[int, int]) -> int | None:
+        """How many keys are taken of a source that has so many in its databases; None where that cannot be known."""
+        if self.rules is None:
+            return sum(databases.values())
+        found = sum(keys for db, keys in databases.items() if self.rules.takes_database(db))
+        return found if not found or self.rules.whole_databases else None
 
     def origin(self, db: int, name: bytes) -> tuple[int, bytes] | None:
         """What a key of the target is called in the source; None where it is none of this link's by name and database.
@@ -155,7 +167,11 @@ def choice_of(settings: RuleSettings, own: str = "") -> Choice:
 
 def rules_of(settings: RuleSettings) -> Rules | None:
     """Which keys are taken; None where all are."""
-    if not any(name in settings.given() for kind in ("keys", "types", "databases", "slots", "sizes", "times") for name in KINDS[kind]):
+    if not any(
+        name in settings.given()
+        for kind in ("keys", "types", "databases", "slots", "sizes", "times")
+        for name in KINDS[kind]
+    ):
         return None
     types = set(settings.include_type or TYPES) - set(settings.exclude_type)
     return Rules(
@@ -207,7 +223,11 @@ def changed(before: str, now: str) -> list[str]:
     words = []
     for kind in dict.fromkeys((*KINDS, *old, *new)):
         if old.get(kind) != new.get(kind):
-            names = " and ".join(KINDS[kind]) if kind in KINDS else f"rules of a kind that this build does not know ({kind})"
+            names = (
+                " and ".join(KINDS[kind])
+                if kind in KINDS
+                else f"rules of a kind that this build does not know ({kind})"
+            )
             words.append(f"{names} {'added' if kind not in old else 'gone' if kind not in new else 'changed'}")
     return words
 

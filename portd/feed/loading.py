@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from portd.config.choices import Existing
 from portd.errors import first_cause
+from portd.feed.choosing import choose
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.target.snapshot.writers import Writers
@@ -15,6 +16,7 @@ from portd.target.snapshot.writing import WriterOptions
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from portd.config.rules import Choice
     from portd.config.settings import Settings
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
@@ -45,6 +47,7 @@ class Loading:
         eviction: how lost connections are ended on the target; None where our user may not.
         limiter: what is asked before the target is given work.
         connection: how connections are made.
+        choice: which keys are loaded, and where to.
 
     Attributes:
         decoder: for this target; fresh.
@@ -65,6 +68,7 @@ class Loading:
         eviction: Eviction | None,
         limiter: Limiter,
         connection: ConnectionOptions,
+        choice: Choice,
     ) -> None:
         self._progress = progress
         skip_existing = settings.existing is Existing.SKIP
@@ -77,6 +81,7 @@ class Loading:
             skip_existing=skip_existing,
         )
         self.decoder.spare(settings.checkpoint_key.encode())
+        choose(self.decoder, choice)
         options = WriterOptions(
             epoch=epoch,
             eviction=eviction,

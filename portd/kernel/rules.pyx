@@ -201,6 +201,9 @@ cdef class Patterns:
                 return True
         return self.search is not None and self.search(PyBytes_FromStringAndSize(<const char*> key, size)) is not None
 
+    cdef Py_ssize_t count(self) noexcept:
+        return self.prefix_count + self.glob_count + (self.search is not None)
+
     def matches(self, bytes key not None):
         return self.match(<const uint8_t*> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
 
@@ -265,6 +268,10 @@ cdef class Rules:
     @property
     def of_values(self):
         return bool(self.typed or self.sized or self.min_ttl_ms >= 0 or self.max_ttl_ms >= 0)
+
+    @property
+    def whole_databases(self):
+        return bool(self.all and self.excluded.count() == 0 and self.slots is None and not self.of_values)
 
     cdef bint take_name(self, const uint8_t* key, Py_ssize_t size) except -1:
         return (self.all or self.included.match(key, size)) and not self.excluded.match(key, size)

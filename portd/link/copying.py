@@ -82,10 +82,13 @@ class Copying:
         self._inflow = inflow
         self._transfer = transfer
         settings = into.settings
-        self._resync = Resync(settings, into.endpoint, into.capabilities, into.limiter, into.connection, into.epoch)
+        self._resync = Resync(
+            settings, into.endpoint, into.capabilities, into.limiter, into.connection, into.epoch, into.choice
+        )
         self._loading = Loading(
             settings, plan, progress, into.endpoint, into.capabilities, budget, into.letters,
             epoch=into.epoch, eviction=into.lease.eviction, limiter=into.limiter, connection=into.connection,
+            choice=into.choice,
         )  # fmt: skip
         self._decoder = self._loading.decoder
         self._decoder.postpone(snapshot_margin_ms(always=into.holds), into.shift_ms)
@@ -146,6 +149,7 @@ class Copying:
             source_replid2=progress.source_info.get("replid2", ""),
             source_address=self._inflow.endpoint.display,
             keys_before=resync.keys_before,
+            rules=self._into.choice.digest,
         )
 
     def _checkpoint(self, marker: Checkpoint) -> Checkpoint:
@@ -155,6 +159,7 @@ class Copying:
         return replace(
             found,
             sole=marker.sole,
+            rules=marker.rules,
             source_replid2=marker.source_replid2,
             source_address=marker.source_address,
             postponed=self._resync.postponed or self._progress.snapshot.keys_postponed > 0,

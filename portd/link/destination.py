@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from portd.config.rules import Choice
 from portd.log import get_logger
 from portd.target.kept.postponed import shift_of
 
@@ -36,6 +37,7 @@ class Destination:
         lease: on the link.
         epoch: fences every write of a snapshot, and its successor those of the stream behind it; a stream that is
             continued is fenced by the epoch itself.
+        choice: which keys are written, and where to.
         postpones: expiries that are near are sent later while the target lags.
         holds: all of them are, until the end.
     """
@@ -48,6 +50,7 @@ class Destination:
     letters: DeadLetters
     lease: Lease
     epoch: Epoch
+    choice: Choice = field(default_factory=Choice)
     postpones: bool = False
     holds: bool = False
 

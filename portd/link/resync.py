@@ -10,13 +10,15 @@ from portd.errors import SpoolError
 from portd.log import get_logger
 from portd.net.resp import request
 from portd.target.control import control
-from portd.target.kept.checkpoint import State, flush, foreign_keys, make_room, read_checkpoint
+from portd.target.kept.checkpoint import State, flush, make_room, read_checkpoint
+from portd.target.kept.contents import keys_there
 from portd.target.kept.epoch import write_once
 from portd.target.kept.prune import PruneOptions, Pruner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from portd.config.rules import Choice
     from portd.config.settings import Settings
     from portd.kernel.batch import Batch
     from portd.kernel.snapshot import DeadLetter
@@ -40,6 +42,7 @@ class Resync:
         limiter: what is asked before the target is given work.
         connection: how connections that write are made.
         epoch: what every write is fenced by.
+        choice: which keys are copied: the others of the target are none of ours.
 
     Attributes:
         sole: nothing but this link's data is in the target, as far as can be known; set by `begin`.
@@ -57,7 +60,9 @@ class Resync:
         limiter: Limiter,
         connection: ConnectionOptions,
         epoch: Epoch,
+        choice: Choice,
     ) -> None:
+        self._choice = choice
         self.sole = False
         self.first = False
         self.removed = 0
@@ -92,28 +97,33 @@ class Resync:
         if checkpoint is None:
             if settings.existing is Existing.FLUSH:
                 key, prefix = settings.checkpoint_name(), settings.checkpoint_key
-                await make_room(self._target, key, self._epoch, self._connection, prefix)
-            async with control(self._target, "looking for data in the target") as client:
-                self.sole = not await foreign_keys(client, settings.checkpoint_key, settings.checkpoint_name())
+                await make_room(self._target, key, self._epoch, self._connection, prefix, alone=bool(self._choice))
+            self.sole = not await self._keys_there()
         else:
             self.sole = checkpoint.sole
             self.postponed = checkpoint.postponed
-        if mode is Prune.PRUNE or (mode is Prune.AUTO and checkpoint is not None and self.sole):
+        wanted = mode is Prune.AUTO and checkpoint is not None and self.sole and not self._choice.of_values
+        if mode is Prune.PRUNE or wanted:
             self.keys_before = await self._count_keys(checkpoint)
             await self._begin_pruning()
         elif checkpoint is not None:
             log.warning(
                 "keys that the source deleted meanwhile stay in the target", prune=mode.value,
-                hint="the target held other data when its first sync began: set prune to prune if it may go",
+                hint="names do not tell which keys are taken: flush or clean the target to be exact" if self._choice.of_values
+                else "the target held other data when its first sync began: set prune to prune if it may go",
             )  # fmt: skip
 
     async def _count_keys(self, checkpoint: Checkpoint | None) -> int:
         """Keys that may be lost. One that was broken off had counted them before it wrote its own beside them."""
         if checkpoint is not None and checkpoint.state is State.SNAPSHOT and checkpoint.keys_before is not None:
             return checkpoint.keys_before
-        async with control(self._target, "counting the target's keys") as client:
-            found = await foreign_keys(client, self._settings.checkpoint_key, self._settings.checkpoint_name())
-        return sum(found.values())
+        return sum((await self._keys_there()).values())
+
+    async def _keys_there(self) -> dict[int, int]:
+        """The target's keys that are data, and that we may have written."""
+        async with control(self._target, "looking for data in the target") as client:
+            key, prefix = self._settings.checkpoint_name(), self._settings.checkpoint_key
+            return await keys_there(client, prefix, key, self._choice)
 
     async def _begin_pruning(self) -> None:
         settings, capabilities = self._settings, self._capabilities
@@ -123,7 +133,8 @@ class Resync:
         options = PruneOptions(
             own_key=settings.checkpoint_name(),
             prefix=settings.checkpoint_key,
-            shared=explicit,
+            shared=explicit or (bool(self._choice) and not settings.share_image),
+            covers=self._choice.covers if self._choice else None,
             unlink="unlink" in capabilities.commands,
             run_id=capabilities.run_id,
             limiter=self._limiter,
@@ -140,7 +151,9 @@ class Resync:
                 raise
             self._give_up(str(error))
             return
-        if "function" in capabilities.commands:  # they have no keys to compare: the snapshot brings all there are
+        if (
+            "function" in capabilities.commands and not self._choice
+        ):  # they have no keys to compare: the snapshot brings all there are
             flush_all = request("FUNCTION", "FLUSH")
             await write_once(self._target, self._connection, self._epoch, flush_all, what="FUNCTION FLUSH")
 
