@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.config.choices import Existing, OnRefusal
+from portd.config.rules import choice_of
 from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb, first_cause
 from portd.feed.file import FileFeed
 from portd.feed.loading import Loading
@@ -78,18 +79,19 @@ class Restore(OfflineService):
             bytes_per_second=settings.max_target_bytes_per_second,
             ops_per_second=settings.max_target_ops,
         )
+        self._choice = choice_of(settings, settings.checkpoint_key)
         self._letters = DeadLetters(
             self.progress,
             path=settings.dead_letters,
             stop=settings.on_refusal is OnRefusal.STOP,
             redact=settings.redact_keys,
+            origin=self._choice.origin if self._choice.mapping is not None else None,
         )
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
         self._begun = False  # something may have been written or removed
         self._written_by: dict[str, str] = {}  # family and version, where the snapshot tells them
         self._length = 0  # of the snapshot, bytes
-        self._filtered = 0  # keys that the decoder left out, so far
         self._wanted = read_keys(only) if only is not None else None
 
     async def run(self) -> None:
@@ -156,6 +158,7 @@ class Restore(OfflineService):
                 scripts=ScriptBook(),
                 lease=lease,
                 epoch=epoch,
+                choice=self._choice,
             )
             try:
                 async with asyncio.TaskGroup() as group:
@@ -226,7 +229,8 @@ class Restore(OfflineService):
         counts = Counts(decoder, self.progress.snapshot, self._on_letter, scripts.add)
         while True:
             await pour_into(loading.writers.put, decoder, data)
-            self._report(source, decoder, counts.read())
+            counts.read()
+            self._report(source, decoder)
             if decoder.ended:
                 break
             data = await asyncio.to_thread(source.read)
@@ -238,12 +242,10 @@ class Restore(OfflineService):
     def _on_letter(self, letter: DeadLetter) -> None:
         self._letters.add(unsupported("snapshot", letter.type, letter))
 
-    def _report(self, source: Input, decoder: SnapshotDecoder, counters: dict[str, int]) -> None:
+    def _report(self, source: Input, decoder: SnapshotDecoder) -> None:
         snapshot = self.progress.snapshot
         snapshot.bytes_read = source.read_bytes
         snapshot.bytes_decoded = min(source.consumed, decoder.offset) if source.size else decoder.offset
-        snapshot.keys_filtered += counters["keys_filtered"] - self._filtered
-        self._filtered = counters["keys_filtered"]
 
     def _note_end(self, decoder: SnapshotDecoder) -> None:
         """Remembers where the stream behind the snapshot begins."""
