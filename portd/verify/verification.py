@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from portd.errors import ConfigError, first_cause
 from portd.kernel.digest import compare
 from portd.log import get_logger
-from portd.net.pieces import Wire
+from portd.net.pieces import PieceControl
 from portd.source.cluster import only_one_shard
 from portd.spool.directory import SEGMENT_SUFFIX, PrivateDirectory
 from portd.target.kept.epoch import EPOCH_SUFFIX
@@ -187,10 +187,10 @@ class Verification:
     ) -> Suspects:
         """Repairs, then looks again: what is equal now is repaired."""
         found = await inspect(self._target)
-        wire = Wire(self._target)
-        self._stack.callback(wire.close)
-        await wire.open()
-        repairer = Repairer(source, wire, found.dialect(), self._settings.checkpoint_name() + EPOCH_SUFFIX)
+        control = PieceControl(self._target)
+        self._stack.callback(control.close)
+        await control.open()
+        repairer = Repairer(source, control, found.dialect(), self._settings.checkpoint_name() + EPOCH_SUFFIX)
         if report.functions:
             await repairer.repair_functions(await target.functions())
             report.functions = await _compare_functions(source, target)
