@@ -59,13 +59,13 @@ def rearrange(server: Server, place: Place) -> None:
             elif where != (db, key):
                 client.rename(key, b"\x01moving\x01" + key)
                 moves.append((db, key, *where))
-    for db, key, to_db, to_key in moves:
+    for number, (db, key, to_db, _) in enumerate(moves):
         client = server.client(db=db)
-        client.rename(b"\x01moving\x01" + key, b"\x01placed\x01" + to_key)
+        client.rename(b"\x01moving\x01" + key, b"\x01placed\x01%d" % number)
         if db != to_db:
-            client.move(b"\x01placed\x01" + to_key, to_db)
-    for _, _, to_db, to_key in moves:
-        server.client(db=to_db).rename(b"\x01placed\x01" + to_key, to_key)
+            client.move(b"\x01placed\x01%d" % number, to_db)
+    for number, (_, _, to_db, to_key) in enumerate(moves):
+        server.client(db=to_db).rename(b"\x01placed\x01%d" % number, to_key)
 
 
 def is_small(db: int, key: bytes, kind: str) -> bool:
@@ -114,8 +114,8 @@ ROWS: Final[dict[str, tuple[dict[str, object], Place]]] = {
         else (db, key),
     ),
     "everything under a prefix": (
-        {"add_prefix": "eu:", "rename_prefix": "old:=", "map_db": "1=11,11=1"},
-        lambda db, key, kind: ({1: 11, 11: 1}.get(db, db), b"eu:" + key.removeprefix(b"old:")),
+        {"add_prefix": "eu:", "rename_prefix": "old:=o/", "map_db": "1=11,11=1"},
+        lambda db, key, kind: ({1: 11, 11: 1}.get(db, db), b"eu:" + (b"o/" + key[4:] if key.startswith(b"old:") else key)),
     ),
     "all at once": (
         {"include": "old:", "include_db": 1, "all_dbs_to": 5, "add_prefix": "x:", "exclude_type": "list"},
