@@ -29,7 +29,6 @@ from portd.errors import (
     TargetNotEmpty,
     first_cause,
 )
-from portd.link.destination import Destination
 from portd.link.gate import Gate, HeldBack, Stopped
 from portd.link.inflow import Inflow
 from portd.link.report import Report
@@ -46,6 +45,7 @@ from portd.spool import Spool
 from portd.target.capabilities import ALLKEYS, KEEP_KEYS
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
+from portd.target.destination import Destination
 from portd.target.kept import postponed
 from portd.target.kept.checkpoint import State, guard, read_checkpoint
 from portd.target.kept.contents import keys_there
@@ -54,14 +54,16 @@ from portd.target.kept.importmode import ImportMode
 from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.probe import probe
+from portd.target.pulse import Pulse
 from portd.target.stream.scriptbook import ScriptBook
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
     from portd.config.settings import Settings
+    from portd.link.following import Beside
     from portd.memory.plan import MemoryPlan
     from portd.model import Position, Progress
     from portd.net.control import Control
@@ -103,7 +105,7 @@ class Link:
         plan: MemoryPlan,
         progress: Progress,
         stop: asyncio.Event,
-        beside: Callable[[], Coroutine[None, None, None]] | None = None,
+        beside: Beside | None = None,
         room: DiskRoom | None = None,
     ) -> None:
         self.reached = False
@@ -146,6 +148,8 @@ class Link:
         self._afresh = False  # the checkpoint in the target is worth nothing: a script was lost
         self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
         self._lease: Lease | None = None
+        self._taken = False  # somebody else has the link by now
+        self._pulse = Pulse(self._target, progress)
         self._imports = False  # the target is in import mode because of us
         self._import_mode = ImportMode(self._target, settings.checkpoint_key, settings.link, progress)
         self._keys_at_start: int | None = None  # of the source; good for a snapshot that begins at once
@@ -158,10 +162,13 @@ class Link:
             PortdError: what an operator has to mend; also an end that cannot be reached at the first try.
         """
         try:
+            self._taken = False
             destination = await self._prepare()
             self._progress.introduced, self._progress.failure = True, ""
             async with asyncio.TaskGroup() as group:
-                keepers = [group.create_task(self._lease.keep(), name="lease")] if self._lease else []
+                keepers = [group.create_task(self._pulse.keep(), name="pulse")]
+                if self._lease:
+                    keepers.append(group.create_task(self._lease.keep(), name="lease"))
                 if self._imports:
                     keepers.append(group.create_task(self._import_mode.keep(), name="import mode"))
                 await self._follow(destination)
@@ -171,6 +178,7 @@ class Link:
             cause = first_cause(group)
             if isinstance(cause, LinkTaken):
                 self._imports = False  # the mode is the other one's by now
+                self._taken = True
             raise cause from None
         finally:
             await self._leave()
@@ -190,6 +198,8 @@ class Link:
                 await lease.release(forget=lease.fresh and self._session is None)
             finally:
                 lease.close()
+                if not self._taken:
+                    self._progress.lease.renewed_at = 0.0
 
     async def _follow(self, destination: Destination) -> None:
         """Session after session."""
@@ -288,6 +298,7 @@ class Link:
             run_id=capabilities.run_id,
             connection=patience,
             evicts=capabilities.evicts,
+            state=progress.lease,
         )
         epoch = await self._lease.acquire(takeover=settings.takeover)
         await self._guard(capabilities)
@@ -301,7 +312,9 @@ class Link:
             capabilities=capabilities,
             connection=replace(self._lease.options(), imports=self._imports),
             limiter=self.limiter,
+            budget=self._budget,
             letters=self._letters,
+            scripts=self._scripts,
             lease=self._lease,
             epoch=epoch,
             choice=self._choice,
@@ -419,11 +432,9 @@ class Link:
         self._copying = transfer.full
         spacing, self._spacing = self._spacing, 0.0
         inflow = Inflow(self._receiver, self._spool, self._progress, transfer, spacing=spacing)
-        self._session = Session(
-            self._plan, self._progress, self._budget, self._scripts, self.gate, self._beside, destination, inflow, transfer, checkpoint
-        )  # fmt: skip
+        self._session = Session(self._plan, self._progress, self.gate, destination, inflow, checkpoint)
         try:
-            await self._session.run(self._stop, self._copied)
+            await self._session.run(self._stop, self._copied, self._beside)
             self.reached = self._session.reached
         except HistoryLost as lost:
             self._spacing = self._fork_wait()

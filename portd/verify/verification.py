@@ -147,8 +147,10 @@ class Verification:
         counters = all(end.family == "valkey" or end.version >= (7, 0, 0) for end in (here, target.identity))
         # Before, XREADGROUP moves a group without a word of it in the stream (t_stream.c:streamPropagateGroupID).
         entries_read = here.version >= ((8, 0, 0) if here.family == "valkey" else (7, 4, 0))
+        # Before, XREADGROUP NOACK makes a consumer without a word of it (t_stream.c:streamPropagateConsumerCreation).
+        idle = here.family == "valkey" or here.version >= (6, 2, 0)
         ignored = self._settings.checkpoint_key.encode()
-        return DigestOptions(bits, ignored, counters, entries_read, secrets.token_bytes(SEED_BYTES))
+        return DigestOptions(bits, ignored, counters, entries_read, idle, secrets.token_bytes(SEED_BYTES))
 
     async def _compare(
         self, source: LiveReader, target: LiveReader, digests: DigestOptions, report: Report, suspects: Suspects

@@ -22,10 +22,10 @@ DATABASES: Final = (0, 1, 3)
 Place = Callable[[int, bytes, str], tuple[int, bytes] | None]  # where a key belongs, by database, name and type
 
 
-def snapshot(source: Server, target: Server, code: int = os.EX_OK, **options: object) -> str:
+def snapshot(source: Server, target: Server, **options: object) -> str:
     """One snapshot under rules; the log."""
     with Portd(source, target, stop_after="snapshot", log_format="logfmt", **options) as portd:
-        assert portd.wait() == code, portd.log()
+        assert portd.wait() == os.EX_OK, portd.log()
         return portd.log()
 
 
@@ -53,7 +53,7 @@ def rearrange(server: Server, place: Place) -> None:
         for key in list(client.scan_iter(count=1000)):
             if key.startswith(b"portd:"):
                 continue
-            where = place(db, key, client.type(key).decode())
+            where = place(db, key, bytes(client.type(key)).decode())
             if where is None:
                 client.delete(key)
             elif where != (db, key):
