@@ -69,13 +69,12 @@ class Resync:
             return
         if checkpoint is None:
             if settings.existing is Existing.FLUSH:
-                alone = bool(into.choice)
-                await make_room(
-                    into.endpoint, into.key, into.epoch, into.connection, settings.checkpoint_key, alone=alone
-                )
+                prefix, alone = settings.checkpoint_key, bool(into.choice)
+                await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix, alone=alone)
             self.sole = not await self._keys_there()
         else:
-            self.sole = checkpoint.sole
+            # What other rules have not covered may be somebody else's.
+            self.sole = checkpoint.sole and checkpoint.rules in {"", into.choice.digest}
             self.postponed = checkpoint.postponed
         wanted = mode is Prune.AUTO and checkpoint is not None and self.sole and not into.choice.of_values
         if mode is Prune.PRUNE or wanted:
@@ -85,6 +84,7 @@ class Resync:
             log.warning(
                 "keys that the source deleted meanwhile stay in the target", prune=mode.value,
                 hint="names do not tell which keys are taken: flush or clean the target to be exact" if into.choice.of_values
+                else "the rules were others: set prune to prune to be exact" if checkpoint.rules != into.choice.digest
                 else "the target held other data when its first sync began: set prune to prune if it may go",
             )  # fmt: skip
 
@@ -128,9 +128,8 @@ class Resync:
                 raise
             self._give_up(str(error))
             return
-        if (
-            "function" in capabilities.commands and not into.choice
-        ):  # they have no keys to compare: the snapshot brings all there are
+        # They have no keys to compare: the snapshot brings all there are, unless other links have theirs here.
+        if "function" in capabilities.commands and not into.choice:
             flush_all = request("FUNCTION", "FLUSH")
             await write_once(into.endpoint, into.connection, into.epoch, flush_all, what="FUNCTION FLUSH")
 

@@ -33,6 +33,7 @@ from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, read_keys, unsupported
 from portd.target.destination import Destination
 from portd.target.kept.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
+from portd.target.kept.contents import keys_there
 from portd.target.kept.epoch import write_once
 from portd.target.kept.lease import Lease
 from portd.target.limiter import LIMITS, Limiter
@@ -173,10 +174,11 @@ class Restore(OfflineService):
         """Restores the files; the link is ours."""
         settings, prefix = into.settings, into.settings.checkpoint_key
         await self._forget_another(into)
-        await guard(into.endpoint, into.capabilities, into.key, prefix, settings.existing.value)
+        covers = partial(keys_there, prefix=prefix, key=into.key, choice=into.choice) if into.choice else None
+        await guard(into.endpoint, into.capabilities, into.key, prefix, settings.existing.value, covers=covers)
         self._begun = True
         if settings.existing is Existing.FLUSH:
-            await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix)
+            await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix, alone=bool(into.choice))
         if is_snapshot:
             rest, skip = await self._restore_snapshot(source, data, into)
             rest = rest or bytes(await asyncio.to_thread(source.read))

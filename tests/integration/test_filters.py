@@ -22,10 +22,10 @@ DATABASES: Final = (0, 1, 3)
 Place = Callable[[int, bytes, str], tuple[int, bytes] | None]  # where a key belongs, by database, name and type
 
 
-def snapshot(source: Server, target: Server, code: int = os.EX_OK, **options: object) -> str:
+def snapshot(source: Server, target: Server, **options: object) -> str:
     """One snapshot under rules; the log."""
     with Portd(source, target, stop_after="snapshot", log_format="logfmt", **options) as portd:
-        assert portd.wait() == code, portd.log()
+        assert portd.wait() == os.EX_OK, portd.log()
         return portd.log()
 
 
@@ -53,19 +53,19 @@ def rearrange(server: Server, place: Place) -> None:
         for key in list(client.scan_iter(count=1000)):
             if key.startswith(b"portd:"):
                 continue
-            where = place(db, key, client.type(key).decode())
+            where = place(db, key, bytes(client.type(key)).decode())
             if where is None:
                 client.delete(key)
             elif where != (db, key):
                 client.rename(key, b"\x01moving\x01" + key)
                 moves.append((db, key, *where))
-    for db, key, to_db, to_key in moves:
+    for number, (db, key, to_db, _) in enumerate(moves):
         client = server.client(db=db)
-        client.rename(b"\x01moving\x01" + key, b"\x01placed\x01" + to_key)
+        client.rename(b"\x01moving\x01" + key, b"\x01placed\x01%d" % number)
         if db != to_db:
-            client.move(b"\x01placed\x01" + to_key, to_db)
-    for _, _, to_db, to_key in moves:
-        server.client(db=to_db).rename(b"\x01placed\x01" + to_key, to_key)
+            client.move(b"\x01placed\x01%d" % number, to_db)
+    for number, (_, _, to_db, to_key) in enumerate(moves):
+        server.client(db=to_db).rename(b"\x01placed\x01%d" % number, to_key)
 
 
 def is_small(db: int, key: bytes, kind: str) -> bool:
@@ -114,8 +114,8 @@ ROWS: Final[dict[str, tuple[dict[str, object], Place]]] = {
         else (db, key),
     ),
     "everything under a prefix": (
-        {"add_prefix": "eu:", "rename_prefix": "old:=", "map_db": "1=11,11=1"},
-        lambda db, key, kind: ({1: 11, 11: 1}.get(db, db), b"eu:" + key.removeprefix(b"old:")),
+        {"add_prefix": "eu:", "rename_prefix": "old:=o/", "map_db": "1=11,11=1"},
+        lambda db, key, kind: ({1: 11, 11: 1}.get(db, db), b"eu:" + (b"o/" + key[4:] if key.startswith(b"old:") else key)),
     ),
     "all at once": (
         {"include": "old:", "include_db": 1, "all_dbs_to": 5, "add_prefix": "x:", "exclude_type": "list"},
