@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from portd.config.choices import Existing
 from portd.errors import first_cause
+from portd.feed.choosing import choose
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.target.snapshot.writers import Writers
@@ -48,6 +49,7 @@ class Loading:
             skip_existing=skip_existing,
         )
         self.decoder.spare(settings.checkpoint_key.encode())
+        choose(self.decoder, into.choice)
         options = WriterOptions(
             epoch=into.epoch,
             eviction=into.lease.eviction,

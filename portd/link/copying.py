@@ -121,6 +121,7 @@ class Copying:
             source_replid2=progress.source_info.get("replid2", ""),
             source_address=self._inflow.endpoint.display,
             keys_before=resync.keys_before,
+            rules=self._into.choice.digest,
         )
 
     def _checkpoint(self, marker: Checkpoint) -> Checkpoint:
@@ -130,6 +131,7 @@ class Copying:
         return replace(
             found,
             sole=marker.sole,
+            rules=marker.rules,
             source_replid2=marker.source_replid2,
             source_address=marker.source_address,
             postponed=self._resync.postponed or self._progress.snapshot.keys_postponed > 0,

@@ -10,7 +10,8 @@ from portd.errors import SpoolError
 from portd.log import get_logger
 from portd.net.resp import request
 from portd.target.control import control
-from portd.target.kept.checkpoint import State, flush, foreign_keys, make_room, read_checkpoint
+from portd.target.kept.checkpoint import State, flush, make_room, read_checkpoint
+from portd.target.kept.contents import keys_there
 from portd.target.kept.epoch import write_once
 
 if TYPE_CHECKING:
@@ -68,28 +69,36 @@ class Resync:
             return
         if checkpoint is None:
             if settings.existing is Existing.FLUSH:
-                await make_room(into.endpoint, into.key, into.epoch, into.connection, settings.checkpoint_key)
-            async with control(into.endpoint, "looking for data in the target") as client:
-                self.sole = not await foreign_keys(client, settings.checkpoint_key, into.key)
+                prefix, alone = settings.checkpoint_key, bool(into.choice)
+                await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix, alone=alone)
+            self.sole = not await self._keys_there()
         else:
-            self.sole = checkpoint.sole
+            # What other rules have not covered may be somebody else's.
+            self.sole = checkpoint.sole and checkpoint.rules in {"", into.choice.digest}
             self.postponed = checkpoint.postponed
-        if mode is Prune.PRUNE or (mode is Prune.AUTO and checkpoint is not None and self.sole):
+        wanted = mode is Prune.AUTO and checkpoint is not None and self.sole and not into.choice.of_values
+        if mode is Prune.PRUNE or wanted:
             self.keys_before = await self._count_keys(checkpoint)
             await self._begin_pruning()
         elif checkpoint is not None:
             log.warning(
                 "keys that the source deleted meanwhile stay in the target", prune=mode.value,
-                hint="the target held other data when its first sync began: set prune to prune if it may go",
+                hint="names do not tell which keys are taken: flush or clean the target to be exact" if into.choice.of_values
+                else "the rules were others: set prune to prune to be exact" if checkpoint.rules != into.choice.digest
+                else "the target held other data when its first sync began: set prune to prune if it may go",
             )  # fmt: skip
 
     async def _count_keys(self, checkpoint: Checkpoint | None) -> int:
         """Keys that may be lost. One that was broken off had counted them before it wrote its own beside them."""
         if checkpoint is not None and checkpoint.state is State.SNAPSHOT and checkpoint.keys_before is not None:
             return checkpoint.keys_before
-        async with control(self._into.endpoint, "counting the target's keys") as client:
-            found = await foreign_keys(client, self._settings.checkpoint_key, self._into.key)
-        return sum(found.values())
+        return sum((await self._keys_there()).values())
+
+    async def _keys_there(self) -> dict[int, int]:
+        """The target's keys that are data, and that we may have written."""
+        into = self._into
+        async with control(into.endpoint, "looking for data in the target") as client:
+            return await keys_there(client, self._settings.checkpoint_key, into.key, into.choice)
 
     async def _begin_pruning(self) -> None:
         from portd.target.kept.prune import PruneOptions, Pruner  # noqa: PLC0415 - a sync that removes nothing does without
@@ -101,7 +110,8 @@ class Resync:
         options = PruneOptions(
             own_key=into.key,
             prefix=settings.checkpoint_key,
-            shared=explicit,
+            shared=explicit or (bool(into.choice) and not settings.share_image),
+            covers=into.choice.covers if into.choice else None,
             unlink="unlink" in capabilities.commands,
             run_id=capabilities.run_id,
             limiter=into.limiter,
@@ -118,7 +128,8 @@ class Resync:
                 raise
             self._give_up(str(error))
             return
-        if "function" in capabilities.commands:  # they have no keys to compare: the snapshot brings all there are
+        # They have no keys to compare: the snapshot brings all there are, unless other links have theirs here.
+        if "function" in capabilities.commands and not into.choice:
             flush_all = request("FUNCTION", "FLUSH")
             await write_once(into.endpoint, into.connection, into.epoch, flush_all, what="FUNCTION FLUSH")
 

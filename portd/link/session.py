@@ -164,5 +164,5 @@ class Session:
         """
         if self._gate.doubtful:
             spool, capabilities = self._inflow.spool, self._into.capabilities
-            glimpse = Glimpse(spool, capabilities.dialect(), self._plan.spool_bytes // 4)
+            glimpse = Glimpse(spool, capabilities.dialect(), self._plan.spool_bytes // 4, self._into.choice)
             self._gate.examine(await glimpse.read(self._into.endpoint))

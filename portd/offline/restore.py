@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.config.choices import Existing, OnRefusal
+from portd.config.rules import choice_of
 from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb, first_cause
 from portd.feed.file import FileFeed
 from portd.feed.loading import Loading
@@ -32,6 +33,7 @@ from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, read_keys, unsupported
 from portd.target.destination import Destination
 from portd.target.kept.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
+from portd.target.kept.contents import keys_there
 from portd.target.kept.epoch import write_once
 from portd.target.kept.lease import Lease
 from portd.target.limiter import LIMITS, Limiter
@@ -78,18 +80,19 @@ class Restore(OfflineService):
             bytes_per_second=settings.max_target_bytes_per_second,
             ops_per_second=settings.max_target_ops,
         )
+        self._choice = choice_of(settings, settings.checkpoint_key)
         self._letters = DeadLetters(
             self.progress,
             path=settings.dead_letters,
             stop=settings.on_refusal is OnRefusal.STOP,
             redact=settings.redact_keys,
+            origin=self._choice.origin if self._choice.mapping is not None else None,
         )
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
         self._begun = False  # something may have been written or removed
         self._written_by: dict[str, str] = {}  # family and version, where the snapshot tells them
         self._length = 0  # of the snapshot, bytes
-        self._filtered = 0  # keys that the decoder left out, so far
         self._wanted = read_keys(only) if only is not None else None
 
     async def run(self) -> None:
@@ -156,6 +159,7 @@ class Restore(OfflineService):
                 scripts=ScriptBook(),
                 lease=lease,
                 epoch=epoch,
+                choice=self._choice,
             )
             try:
                 async with asyncio.TaskGroup() as group:
@@ -170,10 +174,11 @@ class Restore(OfflineService):
         """Restores the files; the link is ours."""
         settings, prefix = into.settings, into.settings.checkpoint_key
         await self._forget_another(into)
-        await guard(into.endpoint, into.capabilities, into.key, prefix, settings.existing.value)
+        covers = partial(keys_there, prefix=prefix, key=into.key, choice=into.choice) if into.choice else None
+        await guard(into.endpoint, into.capabilities, into.key, prefix, settings.existing.value, covers=covers)
         self._begun = True
         if settings.existing is Existing.FLUSH:
-            await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix)
+            await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix, alone=bool(into.choice))
         if is_snapshot:
             rest, skip = await self._restore_snapshot(source, data, into)
             rest = rest or bytes(await asyncio.to_thread(source.read))
@@ -226,7 +231,8 @@ class Restore(OfflineService):
         counts = Counts(decoder, self.progress.snapshot, self._on_letter, scripts.add)
         while True:
             await pour_into(loading.writers.put, decoder, data)
-            self._report(source, decoder, counts.read())
+            counts.read()
+            self._report(source, decoder)
             if decoder.ended:
                 break
             data = await asyncio.to_thread(source.read)
@@ -238,12 +244,10 @@ class Restore(OfflineService):
     def _on_letter(self, letter: DeadLetter) -> None:
         self._letters.add(unsupported("snapshot", letter.type, letter))
 
-    def _report(self, source: Input, decoder: SnapshotDecoder, counters: dict[str, int]) -> None:
+    def _report(self, source: Input, decoder: SnapshotDecoder) -> None:
         snapshot = self.progress.snapshot
         snapshot.bytes_read = source.read_bytes
         snapshot.bytes_decoded = min(source.consumed, decoder.offset) if source.size else decoder.offset
-        snapshot.keys_filtered += counters["keys_filtered"] - self._filtered
-        self._filtered = counters["keys_filtered"]
 
     def _note_end(self, decoder: SnapshotDecoder) -> None:
         """Remembers where the stream behind the snapshot begins."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from portd.config.rules import Choice
 from portd.log import get_logger
 from portd.target.kept.postponed import shift_of
 
@@ -39,6 +40,7 @@ class Destination:
         scripts: texts that what is written may call by their SHA1.
         lease: on the link.
         epoch: fences every write.
+        choice: which keys are written, and where to.
         postpones: expiries that are near are sent later while the target lags.
         holds: all of them are, until the end.
     """
@@ -53,6 +55,7 @@ class Destination:
     scripts: ScriptBook
     lease: Lease
     epoch: Epoch
+    choice: Choice = field(default_factory=Choice)
     postpones: bool = False
     holds: bool = False
 
