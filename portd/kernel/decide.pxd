@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t
 from portd.kernel.edit cimport Editor
 from portd.kernel.keypositions cimport Layout, Ours
 from portd.kernel.leftout cimport Exclusions
+from portd.kernel.mapping cimport Mapping
 from portd.kernel.scan cimport CommandScanner
 
 
@@ -44,6 +45,7 @@ cdef class Decider(CommandScanner):
     cdef Exclusions excluded
     cdef int64_t databases  # of the target; 0: not known
     cdef frozenset lacking  # those it does not have beside
+    cdef Mapping mapping  # None: names and databases stay
     cdef Exclusions mixed  # large commands that name keys of ours among others
     cdef Reason reason  # why the command at the head is refused
     # names that are ours alone: none begins in the stream between the head and offset ``ours_at``; there one does if found

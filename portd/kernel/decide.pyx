@@ -65,7 +65,9 @@ cdef class Decider(CommandScanner):
         return REFUSED
 
     cdef bint _lacks(self, int64_t db) noexcept:
-        """The target does not have this database, as far as is known."""
+        """The target does not have what this database is written to, as far as is known."""
+        if self.mapping is not None:
+            db = self.mapping.database(db)
         return 0 < self.databases <= db or (len(self.lacking) > 0 and db in self.lacking)
 
     cdef bint _may_name_ours(self, Py_ssize_t end) noexcept:

@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t
 from portd.kernel.decide cimport Decider, Tally
 from portd.kernel.leftout cimport LeftOut
 from portd.kernel.piecebuffer cimport Cut
+from portd.kernel.rename cimport Renamer
 from portd.kernel.rewrite cimport Rewriter
 from portd.kernel.scripts cimport ScriptNotes
 
@@ -40,6 +41,8 @@ cdef class Piece:
 cdef class StreamSplitter(Decider):
     cdef Rewriter rewriter
     cdef ScriptNotes scripts
+    cdef Renamer renamer  # None: names and databases stay
+    cdef Py_ssize_t most_bytes  # of a piece before it is renamed
     cdef Tally totals  # of the pieces handed out; its state fields mean nothing
     cdef LeftOut left_out
     cdef bint stops  # a piece ends before a refused command

@@ -30,10 +30,12 @@ from portd.kernel.edit cimport (
 from portd.kernel.forms cimport F_RESTORE, F_RESTORE_ASKING, F_SET, F_XGROUP, FORM, PEXPIREAT_CONDITION
 from portd.kernel.keypositions cimport Found, Layout, find_keys, first_key, is_key
 from portd.kernel.leftout cimport Exclusions, LeftOut
+from portd.kernel.mapping cimport Mapping
 from portd.kernel.payload cimport AS_IT_CAME
 from portd.kernel.piecebuffer cimport (
     BAD, EMPTY, FULL, LARGE, MORE, WHOLE, Cut, PieceBuffer, count_reply, keep, produced,
 )
+from portd.kernel.rename cimport Renamer
 from portd.kernel.resp cimport NEVER_MS, argument_behind
 from portd.kernel.rewrite cimport Rewriter
 from portd.kernel.scripts cimport ScriptNotes
@@ -41,6 +43,7 @@ from portd.kernel.scripts cimport ScriptNotes
 
 cdef enum:
     LEAST_PIECE = 64
+    LEAST_KEY = 8  # bytes of a command that names a short key, for each of its keys
 
 DEFAULT_PIECE_BYTES = 256 * 1024
 DEFAULT_MAX_ARGUMENT = 512 * 1024 * 1024  # proto-max-bulk-len of a server that was not told otherwise
@@ -92,6 +95,7 @@ cdef class StreamSplitter:
         bytes own not None=b"",
         bint stops=False,
         frozenset mixed not None=NOBODY,
+        Mapping mapping=None,
     ):
         cdef CommandTable table = ANY_TARGET if commands is None else commands
         if offset < 0 or max_argument < 0 or piece_bytes < LEAST_PIECE:
@@ -115,6 +119,11 @@ cdef class StreamSplitter:
         self.stops = stops
         self.left_out = LeftOut()
         self.excluded = Exclusions()
+        self.most_bytes = piece_bytes
+        if mapping is not None and (mapping.names or mapping.databases):
+            self.mapping = mapping
+            self.renamer = Renamer(mapping, table)
+            self.most_bytes = max(piece_bytes * LEAST_KEY // (LEAST_KEY + self.renamer.growth), 1)
         self.tally.db = max(db, -1)
         self.tally.lacking = self._lacks(db)
 
@@ -130,7 +139,7 @@ cdef class StreamSplitter:
         buffer.begin_piece()
         self.scripts.begin()
         self.start = start
-        status = self._gather(start, min(max(max_bytes, 1), buffer.piece_bytes), max(max_commands, 1))
+        status = self._gather(start, min(max(max_bytes, 1), self.most_bytes), max(max_commands, 1))
         if self.marked and self.editor.part.kind < 0 and self.marked_cut.head > start:
             back = True
             buffer.cut = self.marked_cut
@@ -175,7 +184,8 @@ cdef class StreamSplitter:
             "window_capacity": buffer.capacity,
             "output_capacity": buffer.output_capacity,
             "owned_bytes": buffer.owned() + self.editor.key_capacity + self.rewriter.owned() + self.excluded.owned() + self.mixed.owned()
-            + (self.table.owned() if self.table is not ANY_TARGET else 0),
+            + (self.table.owned() if self.table is not ANY_TARGET else 0)
+            + (self.renamer.owned() if self.renamer is not None else 0),
             "commands": self.totals.commands,
             "filtered": self.totals.filtered,
             "excluded": self.totals.excluded,
@@ -196,7 +206,7 @@ cdef class StreamSplitter:
         piece.replies = buffer.cut.replies
         piece.offsets = PyBytes_FromStringAndSize(<char*> buffer.offsets, piece.replies * sizeof(uint64_t))
         piece.end_offset = buffer.base + buffer.cut.head
-        piece.data = buffer.take_data()
+        piece.data = buffer.take_data() if self.renamer is None else self.renamer.rename(buffer.take_data())
         piece.db = tally.db
         piece.part = self.editor.passes()
         piece.boundary = self.editor.part.kind < 0 and not tally.in_transaction
