@@ -50,9 +50,7 @@ class Image:
         """A key can be in both."""
         if self.databases is not None and other.databases is not None and not self.databases & other.databases:
             return False
-        return any(
-            one.startswith(two) or two.startswith(one) for one in self.prefixes for two in other.prefixes
-        )
+        return any(one.startswith(two) or two.startswith(one) for one in self.prefixes for two in other.prefixes)
 
     def text(self) -> str:
         """As a checkpoint keeps it."""
@@ -155,7 +153,11 @@ def choice_of(settings: RuleSettings, own: str = "") -> Choice:
 
 def rules_of(settings: RuleSettings) -> Rules | None:
     """Which keys are taken; None where all are."""
-    if not any(name in settings.given() for kind in ("keys", "types", "databases", "slots", "sizes", "times") for name in KINDS[kind]):
+    if not any(
+        name in settings.given()
+        for kind in ("keys", "types", "databases", "slots", "sizes", "times")
+        for name in KINDS[kind]
+    ):
         return None
     types = set(settings.include_type or TYPES) - set(settings.exclude_type)
     return Rules(
@@ -207,7 +209,11 @@ def changed(before: str, now: str) -> list[str]:
     words = []
     for kind in dict.fromkeys((*KINDS, *old, *new)):
         if old.get(kind) != new.get(kind):
-            names = " and ".join(KINDS[kind]) if kind in KINDS else f"rules of a kind that this build does not know ({kind})"
+            names = (
+                " and ".join(KINDS[kind])
+                if kind in KINDS
+                else f"rules of a kind that this build does not know ({kind})"
+            )
             words.append(f"{names} {'added' if kind not in old else 'gone' if kind not in new else 'changed'}")
     return words
 

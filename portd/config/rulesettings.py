@@ -88,7 +88,11 @@ class RuleSettings:
         ge=0,
     )
     max_ttl: float | None = option(
-        None, "Take only keys that have an expiry, and no longer to live; see min_ttl.", group=GROUP, unit="seconds", ge=0
+        None,
+        "Take only keys that have an expiry, and no longer to live; see min_ttl.",
+        group=GROUP,
+        unit="seconds",
+        ge=0,
     )
     map_db: tuple[str, ...] = option(
         (), "Put a database of the source into another one of the target: 0=3.", group=GROUP, unit="from=to", split=","
@@ -150,7 +154,9 @@ class RuleSettings:
                 raise ConfigError(f"{one} is larger than {other}", hint="no key is both")
         for word in self.exclude_command:
             if not word.isascii() or not word.replace("-", "").replace("_", "").replace(".", "").isalnum():
-                raise ConfigError(f"exclude_command: {word!r} is not the name of a command", hint="write INCR, or JSON.SET")
+                raise ConfigError(
+                    f"exclude_command: {word!r} is not the name of a command", hint="write INCR, or JSON.SET"
+                )
         self.slot_ranges()
         self._check_map()
         self.renames()

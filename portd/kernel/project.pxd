@@ -3,7 +3,6 @@
 
 from libc.stdint cimport int64_t, uint8_t
 
-from portd.kernel.commandtable cimport Row
 from portd.kernel.keypositions cimport Found, Layout, Ours
 from portd.kernel.mapping cimport Mapping
 from portd.kernel.rules cimport Rules
@@ -17,6 +16,7 @@ cdef enum Fate:  # of a command
     P_HALF  # what it takes away is taken, and where it goes is not
     P_CROSSES  # what it needs is not in the target
     P_UNKNOWN  # nobody knows what its keys are
+    P_MORE  # that cannot be told yet
     P_OURS  # it would write under a name of ours
 
 
@@ -26,6 +26,7 @@ cdef struct Command:  # as it was scanned
     const uint8_t* header  # of the argument behind that
     const uint8_t* end  # of what is at hand
     int64_t argc
+    Py_ssize_t most  # bytes behind the name that can be at hand
     int64_t db
 
 
@@ -33,14 +34,18 @@ cdef class Projector:
     cdef Rules rules  # None: all is taken
     cdef Mapping mapping  # None: names and databases stay
     cdef Ours* ours
+    cdef frozenset blocked  # databases of the source that may not be written, for another one goes where they would
     cdef readonly bint by_names  # some names are not taken
+    cdef readonly bint by_databases  # some databases are not, or have another number
     cdef readonly bint renames
+    cdef bint reserves  # a name can become one of ours, for its beginning is taken away
 
     cdef bint takes(self, const uint8_t* key, Py_ssize_t size) noexcept
     cdef bint takes_database(self, int64_t db) noexcept
     cdef int64_t database(self, int64_t db) noexcept
     cdef bint alone(self, int64_t db) noexcept
     cdef int fate(self, const Command* command, const Layout* layout, Found* found) noexcept
-    cdef int fate_of_large(self, const Command* command, const Layout* layout, Found* found, bint* first) noexcept
+    cdef int fate_of_large(self, const Command* command, const Layout* layout, Found* found, int* others) noexcept
+    cdef bint _becomes_ours(self, const uint8_t* key, Py_ssize_t size) noexcept
     cdef int _across(self, const Command* command, bint copies) noexcept
     cdef int _mixed(self, const Command* command, const Layout* layout, const Found* found, bint first, int wrote) noexcept

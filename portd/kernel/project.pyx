@@ -7,7 +7,7 @@ away from a key that is taken and put it elsewhere become the first half. What i
 """
 
 cimport cython
-from libc.stdint cimport INT32_MAX, int64_t, uint8_t
+from libc.stdint cimport INT32_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp
 
 from portd.kernel.keypositions cimport (
@@ -45,19 +45,51 @@ cdef bint _reads_others(const Command* command) noexcept:
     return False
 
 
+cdef int _reach(const Command* command, int64_t index, const uint8_t** text, Py_ssize_t* size) noexcept:
+    """Looks for the argument at *index* of a large command: P_ALL when it is at hand, P_MORE when it will be, or P_UNKNOWN."""
+    cdef const uint8_t* cursor = command.header
+    cdef const uint8_t* limit = command.header + command.most
+    cdef uint64_t length = 0
+    cdef int64_t i
+    if index >= command.argc:
+        return P_UNKNOWN
+    for i in range(index):
+        cursor += 1
+        if cursor >= command.end or read_length(&cursor, command.end, &length) != LINE_READ:
+            return P_MORE if cursor < limit else P_UNKNOWN
+        if cursor >= limit or length > <uint64_t> (limit - cursor):
+            return P_UNKNOWN
+        if length > <uint64_t> (command.end - cursor):
+            return P_MORE
+        text[0] = cursor
+        size[0] = <Py_ssize_t> length
+        cursor += length + 2
+    return P_ALL
+
+
 @cython.final
 cdef class Projector:
-    def __cinit__(self, Rules rules, Mapping mapping):
+    def __cinit__(self, Rules rules, Mapping mapping, frozenset blocked):
+        cdef Py_ssize_t i
+        self.blocked = blocked
         self.rules = rules
         self.mapping = mapping
-        self.by_names = rules is not None and rules.by_names
+        self.by_names = rules is not None and rules.of_names
+        self.by_databases = rules is not None and rules.of_databases or mapping is not None and mapping.databases
         self.renames = mapping is not None and mapping.names
+        if mapping is not None:
+            for i in range(mapping.count):
+                self.reserves |= mapping.swaps[i].size == 0
 
     cdef bint takes(self, const uint8_t* key, Py_ssize_t size) noexcept:
         """Whether a key is taken, and not one of ours."""
         if size >= self.ours.size > 0 and memcmp(key, self.ours.prefix, self.ours.size) == 0:
             return False
         return self.rules is None or self.rules.take(key, size)
+
+    cdef bint _becomes_ours(self, const uint8_t* key, Py_ssize_t size) noexcept:
+        """Whether a key would be given a name of ours."""
+        return self.reserves and self.ours.size > 0 and self.mapping.meets(key, size, self.ours.prefix, self.ours.size)
 
     cdef bint takes_database(self, int64_t db) noexcept:
         return self.rules is None or self.rules.take_database(<int> min(db, INT32_MAX))
@@ -67,10 +99,17 @@ cdef class Projector:
 
     cdef bint alone(self, int64_t db) noexcept:
         """Whether nothing else is written to where a database goes."""
+        cdef int64_t other
         if self.mapping is None or not self.mapping.databases:
             return True
         origins = self.mapping.databases_to(self.mapping.database(db))
-        return origins is not None and all([each == db or not self.takes_database(each) for each in origins])
+        if origins is None:
+            return False
+        for each in origins:
+            other = each
+            if other != db and each not in self.blocked and self.takes_database(other):
+                return False
+        return True
 
     cdef int fate(self, const Command* command, const Layout* layout, Found* found) noexcept:
         """What becomes of a whole command, a Fate; *found* are its keys."""
@@ -98,7 +137,7 @@ cdef class Projector:
             if use == 0 or use & NOT_KEY:
                 continue
             inside = self.takes(text, size)
-            if inside and self.renames and self.ours.size and self.mapping.meets(text, size, self.ours.prefix, self.ours.size):
+            if inside and self._becomes_ours(text, size):
                 return P_OURS
             first |= inside and taken + left == 0
             taken += inside
@@ -118,8 +157,8 @@ cdef class Projector:
             return P_KEYS
         if _named(command, "PFCOUNT") or not wrote & WROTE_TAKEN:
             return P_BY_KEY
-        if found.count == 2 and found.ranges[1].use & WRITES and command.argc <= 6 and not layout.specs[1].counted:
-            return P_HALF if first else P_CROSSES
+        if first and layout.count == 2 and use & RW and layout.specs[1].use & WRITES:
+            return P_HALF
         return P_CROSSES
 
     cdef int _across(self, const Command* command, bint copies) noexcept:
@@ -153,50 +192,52 @@ cdef class Projector:
             return P_BY_DATABASE if not self.takes_database(command.db if not comes else to) else P_BY_KEY
         if not comes:
             return P_CROSSES
-        if self.renames and self.ours.size and self.mapping.meets(second, other, self.ours.prefix, self.ours.size):
+        if self._becomes_ours(second, other):
             return P_OURS
         if to != command.db and self.database(to) == self.database(command.db):
             if size == other and memcmp(key, second, size) == 0:
                 return P_BY_DATABASE  # it is there already
         return P_ALL
 
-    cdef int fate_of_large(self, const Command* command, const Layout* layout, Found* found, bint* first) noexcept:
+    cdef int fate_of_large(self, const Command* command, const Layout* layout, Found* found, int* others) noexcept:
         """The same for a command of which only the beginning is at hand.
 
         Args:
             command: it.
             layout: where its keys stand.
             found: all of its keys, in so far as it is not P_UNKNOWN.
-            first: whether its first key is taken; the other ones must be looked at as they come.
+            others: whether the keys behind the first one must be taken; -1: nobody needs to look.
         """
-        cdef const uint8_t* cursor = command.header
-        cdef int64_t index
-        cdef uint64_t size = 0
-        cdef int i
-        find_keys(command.header, command.end, layout, command.argc, found)
-        if not found.known or not found.fits or layout.subcommand_count or layout.rule == R_SORT or layout.rule == R_MIGRATE:
+        cdef const uint8_t* key = NULL
+        cdef Py_ssize_t size = 0
+        cdef int64_t index = 0
+        cdef int64_t first = INT32_MAX
+        cdef int fate, i
+        cdef bint inside
+        others[0] = -1
+        if not layout.known or layout.subcommand_count or layout.rule == R_SORT or layout.rule == R_MIGRATE:
+            return P_UNKNOWN
+        if _named(command, "MOVE") or _named(command, "COPY") or _named(command, "RENAME") or _named(command, "RENAMENX"):
             return P_UNKNOWN
         for i in range(layout.count):
             if layout.specs[i].size:
                 return P_UNKNOWN
-        if _named(command, "MOVE") or _named(command, "COPY") or _named(command, "RENAME") or _named(command, "RENAMENX"):
+            index = max(index, <int64_t> layout.specs[i].begin)
+            first = min(first, <int64_t> layout.specs[i].begin + layout.specs[i].counted)
+        if layout.count == 1 and not layout.specs[0].counted and layout.specs[0].last == -1 and layout.specs[0].use & (OW | RM):
+            return P_KEYS if self.by_names and layout.specs[0].step <= 2 else P_UNKNOWN if self.by_names else P_ALL
+        if not self.by_names and not (self.reserves and self.ours.size > 0):
+            return P_ALL
+        fate = _reach(command, max(index, first), &key, &size)
+        if fate != P_ALL:
+            return fate
+        find_keys(command.header, command.end, layout, command.argc, found)
+        if not found.fits or not is_key(found, first):
             return P_UNKNOWN
-        if not self.takes_database(command.db):
-            return P_BY_DATABASE
-        if layout.specs[0].begin == 1 and not layout.specs[0].counted and layout.specs[0].last == -1 and layout.count == 1:
-            if layout.specs[0].use & (OW | RM):
-                return P_KEYS
-        for index in range(1, command.argc):
-            cursor += 1
-            if cursor >= command.end or read_length(&cursor, command.end, &size) != LINE_READ:
-                return P_UNKNOWN
-            if size > <uint64_t> (command.end - cursor):
-                return P_UNKNOWN
-            if is_key(found, index):
-                first[0] = self.takes(cursor, <Py_ssize_t> size)
-                if first[0] and self.renames and self.ours.size:
-                    if self.mapping.meets(cursor, <Py_ssize_t> size, self.ours.prefix, self.ours.size):
-                        return P_OURS
-                return P_ALL if first[0] else P_BY_KEY
-            cursor += size + 2
-        return P_UNKNOWN
+        _reach(command, first, &key, &size)
+        inside = self.takes(key, size)
+        if inside and self._becomes_ours(key, size):
+            return P_OURS
+        if not layout.single and (inside or layout.count == 1 or layout.specs[1].use & WRITES):
+            others[0] = inside
+        return P_ALL if inside else P_BY_KEY

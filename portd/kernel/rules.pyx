@@ -201,6 +201,10 @@ cdef class Patterns:
                 return True
         return self.search is not None and self.search(PyBytes_FromStringAndSize(<const char*> key, size)) is not None
 
+    cdef bint empty(self) noexcept:
+        """There are none."""
+        return self.prefix_count == 0 and self.glob_count == 0 and self.search is None
+
     def matches(self, bytes key not None):
         return self.match(<const uint8_t*> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
 
@@ -261,6 +265,14 @@ cdef class Rules:
         self.sized = min_bytes > 0 or max_bytes is not None
         self.min_ttl_ms = -1 if min_ttl_ms is None else min_ttl_ms
         self.max_ttl_ms = -1 if max_ttl_ms is None else max_ttl_ms
+
+    @property
+    def of_names(self):
+        return not self.all or self.slots is not None or not self.excluded.empty()
+
+    @property
+    def of_databases(self):
+        return self.databases is not None or len(self.without) > 0
 
     @property
     def of_values(self):

@@ -60,9 +60,7 @@ class SnapshotDecoder:
         """
     def restrict(self, keys: frozenset[tuple[int, bytes]]) -> None:
         """Writes only these keys, given as database and name; others count as ``keys_filtered``, functions are left out."""
-    def choose(
-        self, rules: Rules | None = None, mapping: Mapping | None = None, blocked: frozenset[int] = frozenset()
-    ) -> None:
+    def choose(self, rules: Rules | None = None, mapping: Mapping | None = None, blocked: frozenset[int] = ...) -> None:
         """Tells of some keys only, and under other names; before the first byte is fed.
 
         Those that are left out count as ``keys_filtered``, and by why (`portd.kernel.rules.REASONS`) as ``filtered_key``
