@@ -16,6 +16,8 @@ from portd.kernel.mapping import Mapping
 from portd.kernel.rules import TYPES, Rules
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping as Mappings
+
     from portd.config.rulesettings import RuleSettings
 
 # Settings by what a digest tells of them, and what messages call it.
@@ -97,6 +99,18 @@ class Choice:
 
     def __bool__(self) -> bool:
         return bool(self.digest)
+
+    @property
+    def of_values(self) -> bool:
+        """Names alone do not tell whether a key is taken."""
+        return self.rules is not None and self.rules.of_values
+
+    def keys_of(self, databases: Mappings[int, int]) -> int | None:
+        """How many keys are taken of a source that has so many in its databases; None where that cannot be known."""
+        if self.rules is None:
+            return sum(databases.values())
+        found = sum(keys for db, keys in databases.items() if self.rules.takes_database(db))
+        return found if not found or self.rules.whole_databases else None
 
     def origin(self, db: int, name: bytes) -> tuple[int, bytes] | None:
         """What a key of the target is called in the source; None where it is none of this link's by name and database.

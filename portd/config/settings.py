@@ -439,6 +439,16 @@ class Settings(RuleSettings):
                 f"{', '.join(names)} cannot be kept in a stream: its commands do not tell what is asked for",
                 hint="set stop_after to snapshot, or choose by key and database; dump, restore and verify know these rules, too",
             )
+        if self.ruled and self.prune is Prune.FLUSH:
+            raise ConfigError(
+                "prune is flush, which deletes everything in the target, and rules take a part of the source only",
+                hint="set prune to prune: it removes what the rules cover and the source does not have",
+            )
+        if self.of_snapshots() and self.prune is Prune.PRUNE:
+            raise ConfigError(
+                f"prune is prune, but names do not tell which keys {self.of_snapshots()[0]} takes",
+                hint="set prune to leave, or choose by key and database",
+            )
         for name in ("min_bytes", "max_bytes"):
             if (getattr(self, name) or 0) > self.chunk_bytes:
                 raise ConfigError(

@@ -44,7 +44,7 @@ cdef class Patterns:
 
     cdef int _build_prefixes(self) except -1
     cdef int _build_globs(self, list globs) except -1
-    cdef bint empty(self) noexcept
+    cdef Py_ssize_t count(self) noexcept
     cdef bint match(self, const uint8_t* key, Py_ssize_t size) except -1
 
 

@@ -70,6 +70,9 @@ class Rules:
     @property
     def of_values(self) -> bool:
         """Something is asked for that its name does not tell: type, size or time to live."""
+    @property
+    def whole_databases(self) -> bool:
+        """Of a database that is taken, every key is."""
     def takes(self, key: bytes, db: int = 0) -> bool:
         """Whether a key is taken, by its name, slot and database."""
     def takes_database(self, db: int) -> bool:

@@ -201,9 +201,8 @@ cdef class Patterns:
                 return True
         return self.search is not None and self.search(PyBytes_FromStringAndSize(<const char*> key, size)) is not None
 
-    cdef bint empty(self) noexcept:
-        """There are none."""
-        return self.prefix_count == 0 and self.glob_count == 0 and self.search is None
+    cdef Py_ssize_t count(self) noexcept:
+        return self.prefix_count + self.glob_count + (self.search is not None)
 
     def matches(self, bytes key not None):
         return self.match(<const uint8_t*> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
@@ -268,7 +267,7 @@ cdef class Rules:
 
     @property
     def of_names(self):
-        return not self.all or self.slots is not None or not self.excluded.empty()
+        return not self.all or self.slots is not None or self.excluded.count() > 0
 
     @property
     def of_databases(self):
@@ -277,6 +276,10 @@ cdef class Rules:
     @property
     def of_values(self):
         return bool(self.typed or self.sized or self.min_ttl_ms >= 0 or self.max_ttl_ms >= 0)
+
+    @property
+    def whole_databases(self):
+        return bool(self.all and self.excluded.count() == 0 and self.slots is None and not self.of_values)
 
     cdef bint take_name(self, const uint8_t* key, Py_ssize_t size) except -1:
         return (self.all or self.included.match(key, size)) and not self.excluded.match(key, size)

@@ -86,6 +86,9 @@ class Control(asyncio.Protocol):
 
     Args:
         seconds: longest wait for all answers to what is asked at once.
+
+    Attributes:
+        heard: it has answered something.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -93,6 +96,7 @@ class Control(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._answers: Answers | None = None
         self._ended: Exception | None = None
+        self.heard = False
         self._conversation = Conversation()
 
     # -- asyncio.Protocol
@@ -103,6 +107,7 @@ class Control(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Takes answers. A server that speaks without being asked says why it does not serve us."""
+        self.heard = True
         if self._answers is None:
             self._fail(_turned_away(data.lstrip(b"-").split(b"\r\n")[0].decode("utf-8", "replace")))
             return
@@ -187,6 +192,10 @@ async def open_control(endpoint: Endpoint) -> AsyncIterator[Control]:
             (answer,) = await control.ask(login)
             checked(answer, login=True)
         yield control
+    except OSError as error:
+        if control.heard or (why := await endpoint.explained(error)) is error:
+            raise
+        raise why from None
     finally:
         control.close()
 

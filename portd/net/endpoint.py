@@ -29,7 +29,10 @@ DEFAULT_PORT = 6379
 CONNECT_SECONDS = 10.0  # where no setting says otherwise
 SILENCE_SECONDS = 60.0  # likewise
 PLAIN_SECONDS = 1.0  # a TLS handshake that takes longer makes us look whether the port speaks without TLS
-TLS_HINT = "check the certificate authority, the certificate's names and validity; a plain port needs redis://"
+TLS_HINT = (
+    "check the certificate authority, the certificate's names and validity; a plain port needs redis://, and a server that "
+    "wants a certificate of ours *_tls_cert"
+)
 _TLS_LOSSES = (
     ssl.SSLEOFError,
     ssl.SSLZeroReturnError,
@@ -96,6 +99,18 @@ class NoTls(ssl.SSLError):
     def __init__(self) -> None:
         super().__init__(ssl.SSL_ERROR_SSL, "the port answers without TLS")
         self.reason = "the port answers without TLS"
+
+
+class _Listener(asyncio.Protocol):
+    """Sends nothing, and keeps what ended the connection."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells who waits."""
+        if not self.ended.done():
+            self.ended.set_result(exc)
 
 
 def tls_failure(error: BaseException | None) -> str:
@@ -226,6 +241,28 @@ class Endpoint:
         if self.path is None:
             _tune(transport)
         return transport, protocol
+
+    async def explained(self, error: OSError) -> OSError:
+        """What ended a connection before it brought anything, where TLS knows more than *error* says.
+
+        A server that wants a certificate of ours says so behind the handshake (TLS 1.3), and resets the connection because of what
+        we had sent meanwhile. Asked again in silence, it is heard.
+        """
+        if self.tls is None or not isinstance(error, (ConnectionError, ssl.SSLError)) or tls_failure(error):
+            return error
+        listener = _Listener()
+        try:
+            transport, _ = await self.connect(lambda: listener, timeout=self.connect_seconds)
+        except OSError as again:
+            return again if tls_failure(again) else error
+        try:
+            async with asyncio.timeout(PLAIN_SECONDS):
+                said = await listener.ended
+        except TimeoutError:
+            return error
+        finally:
+            transport.abort()
+        return said if isinstance(said, OSError) and tls_failure(said) else error
 
     async def primary(self) -> Endpoint:
         """This endpoint with the address that the Sentinels tell now; itself when there are none.

@@ -80,19 +80,25 @@ class Wire(asyncio.Protocol):
         try:
             self._transport, _ = await self._endpoint.connect(lambda: self, timeout=self._endpoint.connect_seconds)
         except OSError as error:
-            if why := tls_failure(error):
-                raise TargetRefused(f"TLS with {self.where} failed: {why}", hint=TLS_HINT) from None
-            raise SourceLost(
-                f"{self.where} cannot be reached: {error.strerror or error or 'timeout'}",
-                hint="check host, port and TLS",
-            ) from None
+            raise self._unreachable(error) from None
         auth = self._endpoint.auth_command()
-        if auth is not None:
-            self.write(auth)
-            try:
-                await self.reply()
-            except Refused as refusal:
+        self.write(auth or request("PING"))
+        try:
+            await self.reply()
+        except Refused as refusal:
+            if auth is not None:
                 raise error_of(refusal.text, "refuses us", who=self.where, login=True) from None
+        except SourceLost:
+            if tls_failure(why := await self._endpoint.explained(ConnectionResetError())):
+                raise self._unreachable(why) from None
+            raise
+
+    def _unreachable(self, error: OSError) -> TargetRefused | SourceLost:
+        if why := tls_failure(error):
+            return TargetRefused(f"TLS with {self.where} failed: {why}", hint=TLS_HINT)
+        return SourceLost(
+            f"{self.where} cannot be reached: {error.strerror or error or 'timeout'}", hint="check host, port and TLS"
+        )
 
     def send(self, *words: bytes | str | int) -> None:
         """Adds one command to what is sent when the next reply is waited for."""

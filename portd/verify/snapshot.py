@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from portd.config.settings import Settings
     from portd.net.endpoint import Endpoint
     from portd.source import Transfer
+    from portd.verify.ends import End
     from portd.verify.live import LiveReader
     from portd.verify.report import EndReport
     from portd.verify.store import Store
@@ -40,6 +41,7 @@ class DigestOptions:
         ignored: prefix of keys that do not count: a sync does not copy them.
         stream_counters: both ends keep the counters of streams that came with Redis 7.0.
         entries_read: the source tells how many entries a group has read. One that does not leaves it stale at its own replicas, too.
+        idle_consumers: the source tells its replicas of consumers that own nothing.
         seed: of the digests.
     """
 
@@ -47,6 +49,7 @@ class DigestOptions:
     ignored: bytes
     stream_counters: bool
     entries_read: bool
+    idle_consumers: bool
     seed: bytes
 
     def handler(self, *, buckets: bool = True) -> DigestHandler:
@@ -56,6 +59,7 @@ class DigestOptions:
             ignored=self.ignored,
             stream_counters=self.stream_counters,
             entries_read=self.entries_read,
+            idle_consumers=self.idle_consumers,
             seed=self.seed,
         )
 
@@ -71,6 +75,7 @@ class EndDigest:
         settings: timeouts, `psync_command`.
         options: see there.
         report: brought up to date at the end.
+        end: which of its keys count, and what they are called.
         share: of the time that a scan may use.
 
     Attributes:
@@ -86,8 +91,10 @@ class EndDigest:
         settings: Settings,
         options: DigestOptions,
         report: EndReport,
+        end: End,
         share: float = 1.0,
     ) -> None:
+        self._end = end
         self.decoder: SnapshotDecoder | None = None
         self._share = share
         self._side = side
@@ -134,6 +141,7 @@ class EndDigest:
 
     async def _digest(self, fetch: Fetch, _: Transfer) -> None:
         self.decoder = decoder = SnapshotDecoder(self._options.handler())
+        self._end.choose(decoder)
         while not decoder.ended:
             chunk = await fetch.spool.read()
             for made in pour(decoder, chunk.data):
@@ -147,12 +155,13 @@ class EndDigest:
         self._report.method = "SCAN"
         reader = self._reader
         self.decoder = decoder = SnapshotDecoder(self._options.handler(), verify_checksum=False)
+        self._end.choose(decoder)
         decoder.feed(reader.magic)
         before = reader.read_bytes
         for db in sorted(reader.databases):
             begun = time.monotonic()
             async for names in reader.scan(db):
-                await reader.tell([(db, name) for name in names], decoder, self._take)
+                await reader.tell([(db, name) for name in self._end.taken(db, names)], decoder, self._take)
                 self._tell(decoder, reader.read_bytes - before)
                 await asyncio.sleep((time.monotonic() - begun) * (1 / self._share - 1))
                 begun = time.monotonic()
