@@ -2,9 +2,9 @@
 
 A transaction of which one command is refused while it is queued has to be sent again without it, whole. Where a target refuses
 commands of some name again and again (a permission that was taken away, a command or option that it does not know), those
-commands alone go first, into a transaction that cannot be executed: it ends in an ``EXEC`` with an argument too many, which
-makes a server refuse the one behind it (server.c:processCommand, multi.c:flagTransaction). DISCARD would do, and needs
-a permission that portd can do without.
+commands alone go first, into a transaction that cannot be executed: it ends in a command without its arguments, which
+makes a server refuse the ``EXEC`` behind it (server.c:processCommand, multi.c:flagTransaction). ``DISCARD`` would do, and
+needs a permission that portd can do without.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from portd.target.transactions import Transactions
 
 MOST_NAMES: Final = 64  # that are tried; a name that comes when there are so many is refused as before
-SPOILER: Final = request("EXEC", "-")
+SPOILER: Final = request("HGET")
 
 
 class Trials:
