@@ -81,6 +81,10 @@ class SnapshotProgress:
         """Keys whose fate is known."""
         return self.keys_applied + self.keys_filtered + self.keys_expired + self.keys_failed
 
+    def left_out(self) -> str | None:
+        """How many of those filtered each rule has left out, in words; None where none has."""
+        return " ".join(f"{why}={count}" for why, count in self.filtered.items() if count) or None
+
     @property
     def bytes_applied(self) -> int:
         """Bytes of the snapshot whose commands are settled; what waits in queue and lanes is decoded only."""

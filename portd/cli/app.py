@@ -93,7 +93,6 @@ def build(names: Iterable[str]) -> typer.Typer:
             "\n\nTry it with: portd demo"
         ),
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )

@@ -28,7 +28,7 @@ def ctl(
             "--link",
             metavar="TEXT",
             help="Name of the link that is meant, of a process with several; also tells where the socket is when it is where "
-            "systemd puts it: $RUNTIME_DIRECTORY or /run/portd.",
+            "systemd puts it: $RUNTIME_DIRECTORY or /run/portd, and /run/portd-NAME with portd@NAME.service.",
             show_default=False,
         ),
     ] = None,
@@ -65,7 +65,9 @@ def ctl(
 
 
 def _socket_of(link: str | None) -> Path:
-    """Where the socket of that link is: its own, or that of a process with several links."""
+    """Where the socket of that link is: its own, that of a process with several links, or that of a unit for this link."""
     directory = Path(os.environ.get("RUNTIME_DIRECTORY", str(RUNTIME)).split(":")[0])
-    own, several = directory / control_name(link or DEFAULT_LINK), directory / control_name("")
-    return several if several.exists() and not own.exists() else own
+    name = control_name(link or DEFAULT_LINK)
+    own, several = directory / name, directory / control_name("")
+    of_unit = directory.with_name(f"{directory.name}-{link or DEFAULT_LINK}") / name  # portd@.service
+    return next((path for path in (own, several, of_unit) if path.exists()), own)

@@ -6,6 +6,8 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from portd.cli.options import given_flags, settings_flags
+from portd.config.choices import StopAfter
+from portd.config.rulesettings import GROUP
 from portd.config.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ ENDS = (
     *("psync_command", "link", "checkpoint_key", "connect_seconds"),
     *(name for name, each in SETTINGS.items() if each.metadata["group"] == "TLS"),
 )
+RULES = tuple(name for name, each in SETTINGS.items() if each.metadata["group"] == GROUP)
+# For commands that read keys and follow no stream: rules that need the values can be kept, too.
+ALL_RULES: Mapping[str, object] = {"stop_after": StopAfter.SNAPSHOT}
 
 
 def flags(

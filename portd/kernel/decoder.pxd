@@ -191,6 +191,7 @@ cdef class Decoder:
     # choice.pyx: which keys are taken, and what they are called
     cdef bint plain                     # all are, as they are; neither rules nor slots in import
     cdef Rules rules                    # None: all
+    cdef object covers                  # tells whether a key counts by its database and name; None: each does
     cdef bint db_taken                  # by the rules
     cdef Mapping mapping                # None: nothing is renamed or put elsewhere
     cdef int to_db                      # what is told of db: its number in the target

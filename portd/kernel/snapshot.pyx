@@ -103,8 +103,17 @@ cdef class SnapshotDecoder(Decoder):
             raise TypeError("only commands can be restricted")
         self.letters.wanted = keys
 
-    def choose(self, Rules rules=None, Mapping mapping=None, frozenset blocked not None=frozenset()):
+    def choose(
+        self, Rules rules=None, Mapping mapping=None, frozenset blocked not None=frozenset(), bytes own not None=b""
+    ):
+        if own:
+            self.own = own
+            self.own_size = len(own)
         set_rules(self, rules, mapping, blocked)
+
+    def cover(self, covers not None):
+        self.covers = covers
+        self.plain = False
 
     def spare(self, bytes prefix not None):
         if self.letters is None:

@@ -53,7 +53,8 @@ def rearrange(server: Server, place: Place) -> None:
         for key in list(client.scan_iter(count=1000)):
             if key.startswith(b"portd:"):
                 continue
-            where = place(db, key, bytes(client.type(key)).decode())
+            kind = client.type(key)
+            where = place(db, key, kind.decode() if isinstance(kind, bytes) else kind)
             if where is None:
                 client.delete(key)
             elif where != (db, key):
