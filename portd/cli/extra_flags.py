@@ -17,6 +17,10 @@ ENDS = (
     *(name for name, each in SETTINGS.items() if each.metadata["group"] == "TLS"),
 )
 
+# Of a command that reads one server: the same names as everywhere, since a file or a variable may be shared with a sync.
+SOURCE = (*(name for name in ENDS if name.startswith("source")), "link", "connect_seconds")
+NO_TARGET = "unix:///no-target-is-needed"  # settings want one, such a command does not
+
 
 def flags(
     command: Callable[..., None], names: Collection[str], own: Mapping[str, tuple[Any, Any]]
