@@ -67,7 +67,8 @@ class SnapshotProgress:
     )
     keys_read: int = 0  # keys the decoder has seen; = applied + filtered + expired + failed once all is acknowledged
     keys_applied: int = 0
-    keys_filtered: int = 0  # left out on purpose (--existing skip, half-imported slots)
+    keys_filtered: int = 0  # left out on purpose: by rules, --existing skip, names of portd, half-imported slots
+    filtered: dict[str, int] = field(default_factory=dict)  # of them, by the rule that left them out
     keys_expired: int = 0  # expiry had passed when it was decoded
     keys_failed: int = 0  # refused by the target or not representable there: dead letters
     keys_own: int = 0  # of those filtered: named like keys of portd
@@ -79,6 +80,10 @@ class SnapshotProgress:
     def keys_settled(self) -> int:
         """Keys whose fate is known."""
         return self.keys_applied + self.keys_filtered + self.keys_expired + self.keys_failed
+
+    def left_out(self) -> str | None:
+        """How many of those filtered each rule has left out, in words; None where none has."""
+        return " ".join(f"{why}={count}" for why, count in self.filtered.items() if count) or None
 
     @property
     def bytes_applied(self) -> int:

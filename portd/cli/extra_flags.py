@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from portd.cli.options import settings_flags
+from portd.cli.options import given_flags, settings_flags
+from portd.config.choices import StopAfter
+from portd.config.rulesettings import GROUP
 from portd.config.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ ENDS = (
     *("psync_command", "link", "checkpoint_key", "connect_seconds"),
     *(name for name, each in SETTINGS.items() if each.metadata["group"] == "TLS"),
 )
+RULES = tuple(name for name, each in SETTINGS.items() if each.metadata["group"] == GROUP)
+# For commands that read keys and follow no stream: rules that need the values can be kept, too.
+ALL_RULES: Mapping[str, object] = {"stop_after": StopAfter.SNAPSHOT}
 
 # Of a command that reads one server: the same names as everywhere, since a file or a variable may be shared with a sync.
 SOURCE = (*(name for name in ENDS if name.startswith("source")), "link", "connect_seconds")
@@ -46,7 +51,7 @@ def flags(
     def run(**given: Any) -> None:
         mine = {name: given.pop(name) for name in own}
         config = given.pop("config")
-        command(config, {name: value for name, value in given.items() if value is not None}, **mine)
+        command(config, given_flags(given), **mine)
 
     run.__signature__ = inspect.Signature(wanted)  # type: ignore[attr-defined]  # typer reads it from here
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in wanted}

@@ -12,7 +12,8 @@ import portd
 from portd import ENV_PREFIX
 from portd.cli.manual import commands_page, write_manual
 from portd.cli.options import choices, show_default
-from portd.config.settings import REQUIRED, SECRETS, SETTINGS
+from portd.config.option import REQUIRED
+from portd.config.settings import SECRETS, SETTINGS
 from portd.units import show_size
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ def configuration_page() -> str:
         elif about["unit"]:
             facts.append(about["unit"])
         facts += _limits(about["limits"], about["unit"])
+        facts += ["may be repeated"] if isinstance(setting.default, tuple) else []
         facts += ["of the process"] if about["process"] else []
         default = show_default(setting)
         facts.append("required" if setting.default is REQUIRED else f"default `{default}`" if default else "no default")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from portd.config.choices import Existing
 from portd.errors import first_cause
+from portd.feed.choosing import choose
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.target.snapshot.writers import Writers
@@ -15,17 +16,9 @@ from portd.target.snapshot.writing import WriterOptions
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from portd.config.settings import Settings
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
-    from portd.net.endpoint import Endpoint
-    from portd.pipeline import ByteBudget
-    from portd.target.capabilities import Capabilities
-    from portd.target.connection import ConnectionOptions
-    from portd.target.deadletter import DeadLetters
-    from portd.target.kept.epoch import Epoch
-    from portd.target.kept.eviction import Eviction
-    from portd.target.limiter import Limiter
+    from portd.target.destination import Destination
 
 Read = TypeVar("Read")
 
@@ -34,39 +27,18 @@ class Loading:
     """Loads one snapshot. Use: `run` with what reads it; that puts the batches of `decoder` into `writers`.
 
     Args:
-        settings: sizes, and what becomes of keys that are there.
         plan: how much memory each part has.
         progress: counters.
-        target: its address.
-        capabilities: what it understands.
-        budget: bounds queue and lanes.
-        letters: receives refusals.
-        epoch: what every transaction is fenced by.
-        eviction: how lost connections are ended on the target; None where our user may not.
-        limiter: what is asked before the target is given work.
-        connection: how connections are made.
+        destination: what it is loaded into.
 
     Attributes:
         decoder: for this target; fresh.
         writers: the lanes.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        plan: MemoryPlan,
-        progress: Progress,
-        target: Endpoint,
-        capabilities: Capabilities,
-        budget: ByteBudget,
-        letters: DeadLetters,
-        *,
-        epoch: Epoch,
-        eviction: Eviction | None,
-        limiter: Limiter,
-        connection: ConnectionOptions,
-    ) -> None:
+    def __init__(self, plan: MemoryPlan, progress: Progress, destination: Destination) -> None:
         self._progress = progress
+        into, settings, capabilities = destination, destination.settings, destination.capabilities
         skip_existing = settings.existing is Existing.SKIP
         self.decoder = SnapshotDecoder(
             capabilities.dialect(),
@@ -77,18 +49,19 @@ class Loading:
             skip_existing=skip_existing,
         )
         self.decoder.spare(settings.checkpoint_key.encode())
+        choose(self.decoder, into.choice)
         options = WriterOptions(
-            epoch=epoch,
-            eviction=eviction,
+            epoch=into.epoch,
+            eviction=into.lease.eviction,
             writers=settings.writers,
             seats=capabilities.io_threads,
             window_bytes=max(plan.batch_bytes, plan.queue_bytes // (2 * settings.writers)),
             skip_existing=skip_existing,
             run_id=capabilities.run_id,
-            limiter=limiter,
-            connection=connection,
+            limiter=into.limiter,
+            connection=into.connection,
         )
-        self.writers = Writers(target, budget, progress, letters, options)
+        self.writers = Writers(into.endpoint, into.budget, progress, into.letters, options)
 
     async def run(self, read: Callable[[], Awaitable[Read]], part: str) -> Read:
         """Writes what *read* puts into the writers; returns when it has returned, and all is acknowledged.

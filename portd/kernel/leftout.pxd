@@ -9,6 +9,7 @@ cdef class Refusal:
     cdef readonly int64_t db
     cdef readonly str command
     cdef readonly bytes key
+    cdef readonly str code
     cdef readonly str reason
 
 
@@ -18,7 +19,7 @@ cdef class LeftOut:
     cdef set names
     cdef set databases
 
-    cdef int refuse(self, int64_t offset, int64_t db, bytes command, bytes key, str reason) except -1
+    cdef int refuse(self, int64_t offset, int64_t db, bytes command, bytes key, str code, str reason) except -1
     cdef int filter(self, bytes command) except -1
     cdef int select(self, int64_t db) except -1
     cdef void mark(self) noexcept

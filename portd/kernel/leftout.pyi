@@ -19,4 +19,7 @@ class Refusal:
     def key(self) -> bytes:
         """Its first key, cut when it is long; b"" when it has none, or when that was not at hand."""
     @property
+    def code(self) -> str:
+        """What it is counted as."""
+    @property
     def reason(self) -> str: ...

@@ -35,7 +35,7 @@ cdef class LeftOut:
         self.names = set()
         self.databases = set()
 
-    cdef int refuse(self, int64_t offset, int64_t db, bytes command, bytes key, str reason) except -1:
+    cdef int refuse(self, int64_t offset, int64_t db, bytes command, bytes key, str code, str reason) except -1:
         """Notes a command that is a dead letter."""
         cdef Refusal refusal
         if len(self.refusals) < REFUSALS_KEPT:
@@ -44,6 +44,7 @@ cdef class LeftOut:
             refusal.db = db
             refusal.command = command[:NAME_SHOWN].decode("ascii", "backslashreplace").upper()
             refusal.key = key[:KEY_SHOWN]
+            refusal.code = code
             refusal.reason = reason
             self.refusals.append(refusal)
         return 0

@@ -2,7 +2,6 @@
 
 from typing import Any, Final, Self, final
 
-from portd.kernel.events import EventHandler
 from portd.kernel.handler import Handler
 from portd.kernel.selection import Selection
 
@@ -10,8 +9,12 @@ TTL_LIMITS: Final[tuple[int, ...]]
 TYPE_NAMES: Final[tuple[str, ...]]
 
 @final
-class KeyHandler(EventHandler):
+class KeyHandler(Handler):
     """Writes one JSON object for each key; arguments as for `EventHandler`, ``csv`` has no meaning here."""
+
+    def __new__(
+        cls, *, csv: bool = ..., selection: Selection | None = ..., part_bytes: int = ..., chunk_bytes: int = ...
+    ) -> Self: ...
 
 @final
 class StatsHandler(Handler):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.errors import SourceError
 from portd.feed.loading import Loading
 from portd.feed.snapshot import SnapshotCopy, stream_database
+from portd.link.inflow import StreamStart
 from portd.link.resync import Resync
 from portd.log import get_logger
 from portd.model import Position
@@ -22,33 +23,16 @@ from portd.target.kept.postponed import snapshot_margin_ms
 if TYPE_CHECKING:
     from portd.kernel.batch import Batch
     from portd.kernel.snapshot import CurrentKey, DeadLetter, SnapshotDecoder
-    from portd.link.destination import Destination
     from portd.link.gate import Gate
     from portd.link.inflow import Inflow
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
-    from portd.pipeline import ByteBudget, QueueStatistics
-    from portd.source.handshake import Transfer
-    from portd.target.stream.scriptbook import ScriptBook
+    from portd.pipeline import QueueStatistics
+    from portd.target.destination import Destination
 
 log = get_logger("sync")
 
 CAPACITIES = ("window_capacity", "blob_capacity", "output_capacity", "scratch_capacity")
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """A snapshot that is applied.
-
-    Attributes:
-        index: of the spool, where the stream begins.
-        checkpoint: as it is in the target.
-        since: unix time; the target has nothing of the stream since then.
-    """
-
-    index: int
-    checkpoint: Checkpoint
-    since: float
 
 
 class Copying:
@@ -57,45 +41,36 @@ class Copying:
     Args:
         plan: how much memory each part has.
         progress: counters.
-        budget: bounds queue and lanes.
-        scripts: keeps what the snapshot brings of them.
         gate: where removals wait that are too many.
         destination: what it is copied into.
         inflow: where it comes from.
-        transfer: what the source agreed to.
     """
 
     def __init__(
-        self,
-        plan: MemoryPlan,
-        progress: Progress,
-        budget: ByteBudget,
-        scripts: ScriptBook,
-        gate: Gate,
-        destination: Destination,
-        inflow: Inflow,
-        transfer: Transfer,
+        self, plan: MemoryPlan, progress: Progress, gate: Gate, destination: Destination, inflow: Inflow
     ) -> None:
         self._progress = progress
         self._gate = gate
         self._into = into = destination
         self._inflow = inflow
-        self._transfer = transfer
-        settings = into.settings
-        self._resync = Resync(settings, into.endpoint, into.capabilities, into.limiter, into.connection, into.epoch)
-        self._loading = Loading(
-            settings, plan, progress, into.endpoint, into.capabilities, budget, into.letters,
-            epoch=into.epoch, eviction=into.lease.eviction, limiter=into.limiter, connection=into.connection,
-        )  # fmt: skip
+        self._transfer = inflow.transfer
+        self._resync = Resync(into)
+        self._loading = Loading(plan, progress, into)
         self._decoder = self._loading.decoder
         self._decoder.postpone(snapshot_margin_ms(always=into.holds), into.shift_ms)
         self._copy = SnapshotCopy(
-            inflow.spool, self._decoder, self._put, progress.snapshot, transfer, self._on_letter, scripts.add
+            inflow.spool,
+            self._decoder,
+            self._put,
+            progress.snapshot,
+            inflow.transfer,
+            self._on_letter,
+            into.scripts.add,
         )
-        self._copy.refuse_node = None if settings.one_shard else inflow.endpoint.display
+        self._copy.refuse_node = None if into.settings.one_shard else inflow.endpoint.display
 
-    async def run(self) -> Copied:
-        """Copies all of it.
+    async def run(self) -> StreamStart:
+        """Copies all of it; where the stream begins.
 
         Raises:
             PortdError: an end failed, or the snapshot is wrong.
@@ -123,9 +98,10 @@ class Copying:
         log.info(
             "snapshot applied", keys=snapshot.keys_read, applied=snapshot.keys_applied, filtered=snapshot.keys_filtered,
             expired=snapshot.keys_expired, postponed=snapshot.keys_postponed, failed=snapshot.keys_failed, bytes=snapshot.bytes_decoded,
+            left_out=snapshot.left_out(),
             seconds=round(snapshot.finished_at - snapshot.started_at, 3),
         )  # fmt: skip
-        return Copied(index, checkpoint, snapshot.started_at)
+        return StreamStart(index, checkpoint, snapshot.started_at)
 
     def close(self) -> None:
         """It is over: what the decoder has counted stays in the counters, its buffers and the writers go. Once."""
@@ -146,6 +122,7 @@ class Copying:
             source_replid2=progress.source_info.get("replid2", ""),
             source_address=self._inflow.endpoint.display,
             keys_before=resync.keys_before,
+            rules=self._into.choice.digest,
         )
 
     def _checkpoint(self, marker: Checkpoint) -> Checkpoint:
@@ -155,6 +132,7 @@ class Copying:
         return replace(
             found,
             sole=marker.sole,
+            rules=marker.rules,
             source_replid2=marker.source_replid2,
             source_address=marker.source_address,
             postponed=self._resync.postponed or self._progress.snapshot.keys_postponed > 0,

@@ -13,7 +13,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from portd.config.choices import ExpiryGap, OnRefusal, StopAfter
+from portd.config.choices import ExpiryGap, OnRefusal, OnRulesChange, StopAfter
+from portd.config.rules import changed, choice_of
 from portd.errors import (
     ConfigError,
     DataLost,
@@ -28,7 +29,6 @@ from portd.errors import (
     TargetNotEmpty,
     first_cause,
 )
-from portd.link.destination import Destination
 from portd.link.gate import Gate, HeldBack, Stopped
 from portd.link.inflow import Inflow
 from portd.link.report import Report
@@ -45,8 +45,11 @@ from portd.spool import Spool
 from portd.target.capabilities import ALLKEYS, KEEP_KEYS
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
+from portd.target.destination import Destination
 from portd.target.kept import postponed
 from portd.target.kept.checkpoint import State, guard, read_checkpoint
+from portd.target.kept.contents import keys_there
+from portd.target.kept.images import claim
 from portd.target.kept.importmode import ImportMode
 from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
@@ -56,12 +59,14 @@ from portd.target.stream.scriptbook import ScriptBook
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Iterable
     from pathlib import Path
 
     from portd.config.settings import Settings
+    from portd.link.following import Beside
     from portd.memory.plan import MemoryPlan
     from portd.model import Position, Progress
+    from portd.net.control import Control
     from portd.source.handshake import Transfer
     from portd.spool import DiskRoom
     from portd.target.capabilities import Capabilities
@@ -100,7 +105,7 @@ class Link:
         plan: MemoryPlan,
         progress: Progress,
         stop: asyncio.Event,
-        beside: Callable[[], Coroutine[None, None, None]] | None = None,
+        beside: Beside | None = None,
         room: DiskRoom | None = None,
     ) -> None:
         self.reached = False
@@ -109,7 +114,8 @@ class Link:
         self._plan = plan
         self._progress = progress
         self._stop = stop
-        self.gate = Gate(settings, progress, stop)
+        self._choice = choice_of(settings, settings.checkpoint_key)
+        self.gate = Gate(settings, progress, stop, self._choice)
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
         self._letters = DeadLetters(
@@ -117,6 +123,7 @@ class Link:
             path=settings.dead_letters,
             stop=settings.on_refusal is OnRefusal.STOP,
             redact=settings.redact_keys,
+            origin=self._choice.origin if self._choice.mapping is not None else None,
         )
         self._scripts = ScriptBook(_script_path(settings))
         self._spool = Spool(
@@ -281,7 +288,8 @@ class Link:
         self._keys_at_start = source.keys
         log.info("source", url=self._source.display, **progress.source_info)
         cluster.admit(self._source, source.cluster, one_shard=settings.one_shard)
-        self._require_databases(source.highest_database, capabilities.databases)
+        self._refuse_collisions(source.databases)
+        self._require_databases(source.databases, capabilities.databases)
         patience = ConnectionOptions(troubles=progress.troubles)
         self._lease = Lease(
             self._target,
@@ -294,6 +302,7 @@ class Link:
         )
         epoch = await self._lease.acquire(takeover=settings.takeover)
         await self._guard(capabilities)
+        await self._look_at_rules()
         postpones = await self._close_expiry_gap(capabilities)
         if not self._imports:  # it evicts nothing in import mode
             capabilities.warn_of_eviction()
@@ -303,22 +312,42 @@ class Link:
             capabilities=capabilities,
             connection=replace(self._lease.options(), imports=self._imports),
             limiter=self.limiter,
+            budget=self._budget,
             letters=self._letters,
+            scripts=self._scripts,
             lease=self._lease,
             epoch=epoch,
+            choice=self._choice,
             postpones=postpones,
             holds=postpones and settings.expiry_gap is ExpiryGap.HOLD,
         )
 
-    def _require_databases(self, highest: int | None, there: int) -> None:
-        """Makes sure that the target has every database that holds keys, as far as both ends tell.
+    def _refuse_collisions(self, used: Iterable[int]) -> None:
+        """Makes sure that no two databases go into one, unless that was asked for.
+
+        Raises:
+            ConfigError: two do, and both hold keys.
+        """
+        for db in self._choice.blocked.intersection(used):
+            others = [each for each in used if each != db and self._choice.database_to(each) == db]
+            if others:
+                raise ConfigError(
+                    f"map_db puts database {others[0]} into {db}, and the source has keys in its database {db}, too",
+                    hint=f"say where that one goes (map_db {db}=N), leave it out (exclude_db {db}), or set map_db_many",
+                )
+
+    def _require_databases(self, used: Iterable[int], there: int) -> None:
+        """Makes sure that the target has every database that keys go to, as far as both ends tell.
 
         Raises:
             ConfigError: it has not, and the policy is to stop.
         """
-        if highest is None or not 0 < there <= highest:
+        choice = self._choice
+        taken = [each for each in used if choice.rules is None or choice.rules.takes_database(each)]
+        highest = max(map(choice.database_to, taken), default=-1)
+        if not 0 < there <= highest:
             return
-        told = f"the source has keys in database {highest}, the target has only {there} databases"
+        told = f"the source has keys for database {highest}, the target has only {there} databases"
         if self._letters.stops:
             raise ConfigError(
                 told, hint=f"set databases to {highest + 1} or more at the target, or --on-refusal continue"
@@ -355,6 +384,8 @@ class Link:
             return None, "script"
         if checkpoint is None:
             return None, "first"
+        if checkpoint.rules != self._choice.digest:
+            return None, "rules"
         if checkpoint.state is not State.STREAM:
             return None, "interrupted"
         return checkpoint.position, "backlog"
@@ -401,11 +432,9 @@ class Link:
         self._copying = transfer.full
         spacing, self._spacing = self._spacing, 0.0
         inflow = Inflow(self._receiver, self._spool, self._progress, transfer, spacing=spacing)
-        self._session = Session(
-            self._plan, self._progress, self._budget, self._scripts, self.gate, self._beside, destination, inflow, transfer, checkpoint
-        )  # fmt: skip
+        self._session = Session(self._plan, self._progress, self.gate, destination, inflow, checkpoint)
         try:
-            await self._session.run(self._stop, self._copied)
+            await self._session.run(self._stop, self._copied, self._beside)
             self.reached = self._session.reached
         except HistoryLost as lost:
             self._spacing = self._fork_wait()
@@ -449,7 +478,32 @@ class Link:
             settings.checkpoint_key,
             settings.existing.value,
             source_run_id=self._progress.source_info.get("run_id", ""),
+            covers=self._covered if self._choice else None,
         )
+
+    async def _covered(self, client: Control) -> dict[int, int]:
+        settings = self._settings
+        return await keys_there(client, settings.checkpoint_key, settings.checkpoint_name(), self._choice)
+
+    async def _look_at_rules(self) -> None:
+        """Lets rules pass by which the data in the target was made, and no other link makes the same keys.
+
+        Raises:
+            ConfigError: they are others.
+            TargetError: it cannot be asked.
+        """
+        settings, choice = self._settings, self._choice
+        checkpoint = await read_checkpoint(self._target, settings.checkpoint_name())
+        differs = checkpoint is not None and checkpoint.rules != choice.digest
+        if checkpoint is not None and differs:
+            words = ", ".join(changed(checkpoint.rules, choice.digest))
+            if settings.on_rules_change is OnRulesChange.REFUSE:
+                raise ConfigError(
+                    f"the data in the target was made by other rules than those of this start: {words}",
+                    hint="take the old ones, or set on_rules_change to full-sync, which copies the snapshot again",
+                )
+            log.warning("the rules are others than those of the data in the target: a full sync", changed=words)
+        await claim(settings, choice.image, ruled=bool(choice), thorough=differs or checkpoint is None)
 
     async def _recognise_target(self, destination: Destination) -> Destination:
         """Asks the target again who it is: it may be another process or version by now, or another server with data of its own."""

@@ -10,22 +10,18 @@ from portd.errors import SpoolError
 from portd.log import get_logger
 from portd.net.resp import request
 from portd.target.control import control
-from portd.target.kept.checkpoint import State, flush, foreign_keys, make_room, read_checkpoint
+from portd.target.kept.checkpoint import State, flush, make_room, read_checkpoint
+from portd.target.kept.contents import keys_there
 from portd.target.kept.epoch import write_once
-from portd.target.kept.prune import PruneOptions, Pruner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from portd.config.settings import Settings
     from portd.kernel.batch import Batch
     from portd.kernel.snapshot import DeadLetter
-    from portd.net.endpoint import Endpoint
-    from portd.target.capabilities import Capabilities
-    from portd.target.connection import ConnectionOptions
+    from portd.target.destination import Destination
     from portd.target.kept.checkpoint import Checkpoint
-    from portd.target.kept.epoch import Epoch
-    from portd.target.limiter import Limiter
+    from portd.target.kept.prune import Pruner
 
 log = get_logger("sync")
 
@@ -34,12 +30,7 @@ class Resync:
     """The ghosts of one full sync. Use: `begin`, `note` and `note_letter`, `finish`, `close`.
 
     Args:
-        settings: `prune`, the spool's directory, names of keys.
-        target: its address.
-        capabilities: what it can do.
-        limiter: what is asked before the target is given work.
-        connection: how connections that write are made.
-        epoch: what every write is fenced by.
+        destination: of the full sync.
 
     Attributes:
         sole: nothing but this link's data is in the target, as far as can be known; set by `begin`.
@@ -49,26 +40,14 @@ class Resync:
         keys_before: of the target, ours left out; None where no ghosts are to be removed; set by `begin`.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        target: Endpoint,
-        capabilities: Capabilities,
-        limiter: Limiter,
-        connection: ConnectionOptions,
-        epoch: Epoch,
-    ) -> None:
+    def __init__(self, destination: Destination) -> None:
         self.sole = False
         self.first = False
         self.removed = 0
         self.postponed = False
         self.keys_before: int | None = None
-        self._settings = settings
-        self._target = target
-        self._capabilities = capabilities
-        self._connection = connection
-        self._epoch = epoch
-        self._limiter = limiter
+        self._into = destination
+        self._settings = destination.settings
         self._pruner: Pruner | None = None
         self._letters = 0
 
@@ -79,76 +58,91 @@ class Resync:
             TargetError: the target refuses, or cannot be reached.
             SpoolError: the directory for bucket files cannot be used, and `prune` is explicit.
         """
-        settings = self._settings
+        into, settings = self._into, self._settings
         mode = settings.prune
-        checkpoint = await read_checkpoint(self._target, settings.checkpoint_name())
+        checkpoint = await read_checkpoint(into.endpoint, into.key)
         self.first = checkpoint is None or checkpoint.first
         if mode is Prune.FLUSH:
-            functions = "function" in self._capabilities.commands
-            await flush(self._target, self._epoch, self._connection, functions=functions)
+            await flush(into.endpoint, into.epoch, into.connection, functions="function" in into.capabilities.commands)
             self.sole = True
             log.info("target flushed", reason="prune is flush")
             return
         if checkpoint is None:
             if settings.existing is Existing.FLUSH:
-                key, prefix = settings.checkpoint_name(), settings.checkpoint_key
-                await make_room(self._target, key, self._epoch, self._connection, prefix)
-            async with control(self._target, "looking for data in the target") as client:
-                self.sole = not await foreign_keys(client, settings.checkpoint_key, settings.checkpoint_name())
+                prefix, alone = settings.checkpoint_key, bool(into.choice)
+                await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix, alone=alone)
+            self.sole = not await self._keys_there()
         else:
-            self.sole = checkpoint.sole
+            # What other rules have not covered may be somebody else's.
+            self.sole = checkpoint.sole and checkpoint.rules in {"", into.choice.digest}
             self.postponed = checkpoint.postponed
-        if mode is Prune.PRUNE or (mode is Prune.AUTO and checkpoint is not None and self.sole):
+        wanted = mode is Prune.AUTO and checkpoint is not None and self.sole and not into.choice.of_values
+        if mode is Prune.PRUNE or wanted:
             self.keys_before = await self._count_keys(checkpoint)
             await self._begin_pruning()
         elif checkpoint is not None:
             log.warning(
                 "keys that the source deleted meanwhile stay in the target", prune=mode.value,
-                hint="the target held other data when its first sync began: set prune to prune if it may go",
+                hint="names do not tell which keys are taken: flush or clean the target to be exact" if into.choice.of_values
+                else "the rules were others: set prune to prune to be exact" if checkpoint.rules != into.choice.digest
+                else "the target held other data when its first sync began: set prune to prune if it may go",
             )  # fmt: skip
 
     async def _count_keys(self, checkpoint: Checkpoint | None) -> int:
         """Keys that may be lost. One that was broken off had counted them before it wrote its own beside them."""
         if checkpoint is not None and checkpoint.state is State.SNAPSHOT and checkpoint.keys_before is not None:
             return checkpoint.keys_before
-        async with control(self._target, "counting the target's keys") as client:
-            found = await foreign_keys(client, self._settings.checkpoint_key, self._settings.checkpoint_name())
-        return sum(found.values())
+        return sum((await self._keys_there()).values())
+
+    async def _keys_there(self) -> dict[int, int]:
+        """The target's keys that are data, and that we may have written."""
+        into = self._into
+        async with control(into.endpoint, "looking for data in the target") as client:
+            return await keys_there(client, self._settings.checkpoint_key, into.key, into.choice)
 
     async def _begin_pruning(self) -> None:
-        settings, capabilities = self._settings, self._capabilities
+        from portd.target.kept.prune import PruneOptions, Pruner  # noqa: PLC0415 - a sync that removes nothing does without
+
+        into, settings, capabilities = self._into, self._settings, self._into.capabilities
         self.close()  # of an attempt before
         explicit = settings.prune is Prune.PRUNE
         directory = settings.spool_directory()
         options = PruneOptions(
-            own_key=settings.checkpoint_name(),
+            own_key=into.key,
             prefix=settings.checkpoint_key,
-            shared=explicit,
+            shared=explicit or self._apart,
+            covers=into.choice.covers if into.choice else None,
             unlink="unlink" in capabilities.commands,
             run_id=capabilities.run_id,
-            limiter=self._limiter,
-            connection=self._connection,
-            epoch=self._epoch,
+            limiter=into.limiter,
+            connection=into.connection,
+            epoch=into.epoch,
         )
         if directory is None:
             self._give_up("spool_dir is off")
             return
         try:
-            self._pruner = Pruner(self._target, directory, options)
+            self._pruner = Pruner(into.endpoint, directory, options)
         except SpoolError as error:
             if explicit:
                 raise
             self._give_up(str(error))
             return
-        if "function" in capabilities.commands:  # they have no keys to compare: the snapshot brings all there are
+        # They have no keys to compare: the snapshot brings all there are, unless other links have theirs here.
+        if "function" in capabilities.commands and not into.choice:
             flush_all = request("FUNCTION", "FLUSH")
-            await write_once(self._target, self._connection, self._epoch, flush_all, what="FUNCTION FLUSH")
+            await write_once(into.endpoint, into.connection, into.epoch, flush_all, what="FUNCTION FLUSH")
 
     def _give_up(self, why: str) -> None:
         log.error(
             "keys that the source deleted meanwhile stay in the target", error=why, hint="flush the target to be exact"
         )
         self.close()
+
+    @property
+    def _apart(self) -> bool:
+        """Rules keep the keys of this link apart from those of others."""
+        return bool(self._into.choice) and not self._settings.share_image
 
     async def note(self, batch: Batch) -> None:
         """Takes the keys that begin in a batch.
@@ -190,7 +184,7 @@ class Resync:
         before = self.keys_before
         found = await pruner.run(None if self.first or before is None else lambda ghosts: permit(ghosts, before))
         self.removed = found.removed
-        if found.others and self._settings.prune is Prune.AUTO:
+        if found.others and self._settings.prune is Prune.AUTO and not self._apart:
             log.warning(
                 "keys that the source deleted meanwhile stay in the target", scanned=found.scanned,
                 hint="another link has a checkpoint in this target: set prune to prune if its keys may go",
