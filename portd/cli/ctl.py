@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from portd.cli.failures import say
 from portd.config.settings import DEFAULT_LINK, control_name
 
 EPILOG = "Exit codes: 0 done, 1 the sync refused, 64 usage, 69 nobody listens there, 77 we may not ask."
@@ -46,13 +47,12 @@ def ctl(
     try:
         answer = ask(path, command, {} if link is None else {"link": link})
     except PermissionError:
-        typer.echo(f"portd: {path} may not be opened\nHINT: ask as the user that runs the sync, or as root", err=True)
+        say(f"{path} may not be opened", hint="ask as the user that runs the sync, or as root")
         raise typer.Exit(os.EX_NOPERM) from None
     except OSError as error:
-        typer.echo(
-            f"portd: no sync answers at {path}: {error.strerror or error}\n"
-            "HINT: give its control_socket with --socket; a sync that has none was started without",
-            err=True,
+        say(
+            f"no sync answers at {path}: {error.strerror or error}",
+            hint="give its control_socket with --socket; a sync that has none was started without",
         )
         raise typer.Exit(os.EX_UNAVAILABLE) from None
     if as_json:
@@ -60,7 +60,7 @@ def ctl(
     elif answer["ok"]:
         typer.echo(answer.get("text", "done"))
     else:
-        typer.echo(f"portd: {answer.get('error', 'refused')}\nHINT: {answer.get('hint', '')}", err=True)
+        say(str(answer.get("error", "refused")), hint=str(answer.get("hint", "")))
     raise typer.Exit(0 if answer["ok"] else 1)
 
 

@@ -8,27 +8,30 @@ import signal
 import time
 from contextlib import closing
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from inspect import Parameter
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from portd import log
+from portd.cli.extra_flags import NO_TARGET, SOURCE, flags
 from portd.cli.failures import report_plainly
-from portd.config.variables import check_variables
 from portd.errors import ConfigError, OutputClosed, PortdError
 from portd.files.outputs import STDOUT, Output
 from portd.kernel.events import EventHandler
 from portd.kernel.selection import DEFAULT_TYPES, TYPES, Selection
 from portd.kernel.snapshot import DEFAULT_CHUNK_BYTES, SnapshotDecoder
 from portd.kernel.tally import KeyHandler, StatsHandler
-from portd.net.endpoint import Endpoint, Tls, read_secret
 from portd.offline.decode import decode_file, decode_source
 from portd.offline.stats import Stats, render_html, render_json, render_text
 from portd.units import parse_size, show_size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from portd.kernel.handler import Handler
+    from portd.net.endpoint import Endpoint
 
 PART_BYTES = 128 * 1024
 RENDERERS = {"text": render_text, "json": render_json, "html": render_html}
@@ -52,47 +55,67 @@ class Report(StrEnum):
     HTML = "html"
 
 
-PasswordFile = Annotated[
-    Path | None,
-    typer.Option(help="File whose first line is the source's password.", envvar="PORTD_SOURCE_PASSWORD_FILE"),
-]
-TlsCa = Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust.", envvar="PORTD_SOURCE_TLS_CA")]
-TlsCert = Annotated[Path | None, typer.Option(help="PEM file of our certificate.", envvar="PORTD_SOURCE_TLS_CERT")]
-TlsKey = Annotated[Path | None, typer.Option(help="PEM file of its private key.", envvar="PORTD_SOURCE_TLS_KEY")]
-TlsInsecure = Annotated[bool, typer.Option("--tls-insecure", help="Do not check the source's certificate.")]
+_OWN = {
+    "path": (
+        Annotated[
+            str,
+            typer.Argument(
+                metavar="FILE|-|URL", help="An RDB file (.gz and .zst too), - for standard input, or a live server."
+            ),
+        ],
+        Parameter.empty,
+    ),
+    "form": (
+        Annotated[
+            Format,
+            typer.Option(
+                "--format", "-f", help="jsonl: a line for each element; csv; keys: a line for each key; stats."
+            ),
+        ],
+        Format.JSONL,
+    ),
+    "output": (Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to write.")], STDOUT),
+    "types": (
+        Annotated[list[str] | None, typer.Option("--type", "-t", help=f"Only these types; one of {', '.join(TYPES)}.")],
+        None,
+    ),
+    "match": (
+        Annotated[
+            list[str] | None, typer.Option("--match", "-m", metavar="GLOB", help="Only keys like this, as in KEYS.")
+        ],
+        None,
+    ),
+    "database": (Annotated[list[int] | None, typer.Option("--db", help="Only these databases.")], None),
+    "min_bytes": (
+        Annotated[str | None, typer.Option(help="Only values of at least this size, in the snapshot.")],
+        None,
+    ),
+    "max_bytes": (Annotated[str | None, typer.Option(help="Only values of at most this size.")], None),
+    "report": (Annotated[Report, typer.Option(help="How stats are shown.")], Report.TEXT),
+    "top": (Annotated[int, typer.Option(min=0, max=10_000, help="How many of the biggest keys stats shows.")], 20),
+    "separator": (Annotated[str, typer.Option(help="What ends a key's prefix, for stats.")], ":"),
+}
 
 
-def decode(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE|-|URL", help="An RDB file (.gz and .zst too), - for standard input, or a live server."
-        ),
-    ],
-    form: Annotated[
-        Format,
-        typer.Option("--format", "-f", help="jsonl: a line for each element; csv; keys: a line for each key; stats."),
-    ] = Format.JSONL,
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to write.")] = STDOUT,
-    types: Annotated[
-        list[str] | None, typer.Option("--type", "-t", help=f"Only these types; one of {', '.join(TYPES)}.")
-    ] = None,
-    match: Annotated[
-        list[str] | None, typer.Option("--match", "-m", metavar="GLOB", help="Only keys like this, as in KEYS.")
-    ] = None,
-    database: Annotated[list[int] | None, typer.Option("--db", help="Only these databases.")] = None,
-    min_bytes: Annotated[str | None, typer.Option(help="Only values of at least this size, in the snapshot.")] = None,
-    max_bytes: Annotated[str | None, typer.Option(help="Only values of at most this size.")] = None,
-    report: Annotated[Report, typer.Option(help="How stats are shown.")] = Report.TEXT,
-    top: Annotated[int, typer.Option(min=0, max=10_000, help="How many of the biggest keys stats shows.")] = 20,
-    separator: Annotated[str, typer.Option(help="What ends a key's prefix, for stats.")] = ":",
-    password_file: PasswordFile = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    tls_insecure: TlsInsecure = False,
+def _decode(
+    file: Path | None,
+    given: Mapping[str, Any],
+    *,
+    path: str,
+    form: Format,
+    output: str,
+    types: list[str] | None,
+    match: list[str] | None,
+    database: list[int] | None,
+    min_bytes: str | None,
+    max_bytes: str | None,
+    report: Report,
+    top: int,
+    separator: str,
 ) -> None:
     """Show what is in an RDB file or a live server's snapshot.
+
+    Flags about the source are for a live server, as for sync.
 
     Example: portd decode dump.rdb --type hash --match 'user:*' | head
     """
@@ -101,14 +124,16 @@ def decode(
     try:
         selection = make_selection(types, match, database, min_bytes, max_bytes)
         handler = make_handler(form, selection, top, separator)
-        endpoint = source_endpoint(source, password_file, Tls(tls_ca, tls_cert, tls_key, verify=not tls_insecure))
-        run(source, endpoint, handler, output, report)
+        run(path, source_endpoint(path, file, given), handler, output, report)
     except OutputClosed:
         raise typer.Exit(os.EX_OK) from None
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None
+
+
+decode = flags(_decode, [name for name in SOURCE if name != "source"], _OWN)
 
 
 def _end(number: int, _frame: object) -> NoReturn:
@@ -181,16 +206,14 @@ def _size(name: str, text: str | None) -> int | None:
     return size
 
 
-def source_endpoint(source: str, password_file: Path | None, tls: Tls) -> Endpoint | None:
+def source_endpoint(source: str, file: Path | None, given: Mapping[str, Any]) -> Endpoint | None:
     """The server to read from; None when the source is a file.
 
     Raises:
-        ConfigError: the URL or the password cannot be used.
+        ConfigError: the settings cannot be used.
     """
     if not source.startswith(URL_SCHEMES):
         return None
-    check_variables(os.environ)
-    password = os.environ.get("PORTD_SOURCE_PASSWORD") or None
-    if password_file is not None:
-        password = read_secret(password_file, "password_file")
-    return Endpoint.parse(source, password=password, tls=tls)
+    from portd.config.load import load_settings  # noqa: PLC0415 - heavy, and files do without
+
+    return load_settings(given, file, {"source": source, "target": NO_TARGET}).source_endpoint()

@@ -22,6 +22,10 @@ RULES = tuple(name for name, each in SETTINGS.items() if each.metadata["group"] 
 # For commands that read keys and follow no stream: rules that need the values can be kept, too.
 ALL_RULES: Mapping[str, object] = {"stop_after": StopAfter.SNAPSHOT}
 
+# Of a command that reads one server: the same names as everywhere, since a file or a variable may be shared with a sync.
+SOURCE = (*(name for name in ENDS if name.startswith("source")), "link", "connect_seconds")
+NO_TARGET = "unix:///no-target-is-needed"  # settings want one, such a command does not
+
 
 def flags(
     command: Callable[..., None], names: Collection[str], own: Mapping[str, tuple[Any, Any]]

@@ -15,7 +15,7 @@ import typer
 
 from portd import log
 from portd.cli.extra_flags import ENDS, flags
-from portd.cli.failures import report, report_plainly
+from portd.cli.failures import report_plainly, say
 from portd.config import load as configload
 from portd.errors import PortdError
 from portd.text import hide_logins, plain
@@ -65,11 +65,10 @@ def _status(file: Path | None, given: Mapping[str, Any], *, as_json: bool, ask: 
         for found in states if ask else ():
             found["process"] = _ask(ask, found["link"])
     except (PortdError, ExceptionGroup) as error:
-        raise typer.Exit(report(error)) from None
+        raise typer.Exit(report_plainly(error)) from None
     except OSError as error:
-        typer.echo(
-            f"portd: {hide_logins(ask, bare=True)} does not answer: {hide_logins(str(error), bare=True)}", err=True
-        )
+        text = f"{hide_logins(ask, bare=True)} does not answer: {hide_logins(str(error), bare=True)}"
+        say(text, hint="give the address of its pages: its --http")
         raise typer.Exit(os.EX_UNAVAILABLE) from None
     if as_json:
         typer.echo(json.dumps({"links": states} if len(states) > 1 else states[0], indent=2))

@@ -102,7 +102,7 @@ def test_shells_complete_commands_and_flags(shell: str) -> None:
     def ask(**variables: str) -> str:
         words = {**os.environ, **variables, "_TYPER_COMPLETE_ARGS": variables.get("COMP_WORDS", "")}
         shown = subprocess.run(
-            [sys.executable, "-c", "import sys; sys.argv[0] = 'portd'; from portd.__main__ import main; main()"],
+            [sys.executable, "-m", "portd"],
             env=words, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert shown.stderr == ""
