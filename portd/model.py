@@ -324,6 +324,7 @@ class Progress:
         """A full sync begins: what the one before it has counted is put aside, so that no total ever falls."""
         for name in EARLIER:
             self.earlier[name] += getattr(self.snapshot, name)
+        self.earlier.update({f"filtered {why}": count for why, count in self.snapshot.filtered.items()})
         begun = SnapshotProgress(started_at=time.time())
         for name in begun.__dataclass_fields__:
             setattr(self.snapshot, name, getattr(begun, name))
@@ -332,6 +333,10 @@ class Progress:
     def snapshots_total(self, name: str) -> int:
         """A counter of `SnapshotProgress` over all snapshots of this process."""
         return int(self.earlier[name] + getattr(self.snapshot, name))
+
+    def filtered_total(self, why: str) -> int:
+        """Keys that rules have left out for one reason, over all snapshots of this process."""
+        return self.earlier[f"filtered {why}"] + self.snapshot.filtered.get(why, 0)
 
     def take_lanes(self, count: int) -> list[LaneState]:
         """Puts the first *count* lanes to use, and no others; counters go on where they were."""
