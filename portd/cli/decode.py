@@ -15,22 +15,40 @@ import typer
 
 from portd import log
 from portd.cli.failures import report_plainly
+from portd.cli.rule_flags import (
+    Exclude,
+    ExcludeDb,
+    ExcludeType,
+    Include,
+    IncludeDb,
+    IncludeSlots,
+    MaxBytes,
+    MaxTtl,
+    MinBytes,
+    MinTtl,
+    rule_settings,
+)
+from portd.config.choices import KeyType
+from portd.config.option import separated
+from portd.config.rules import choice_of
 from portd.config.variables import check_variables
-from portd.errors import ConfigError, OutputClosed, PortdError
+from portd.errors import OutputClosed, PortdError
+from portd.feed.choosing import choose
 from portd.files.outputs import STDOUT, Output
 from portd.kernel.events import EventHandler
-from portd.kernel.selection import DEFAULT_TYPES, TYPES, Selection
 from portd.kernel.snapshot import DEFAULT_CHUNK_BYTES, SnapshotDecoder
 from portd.kernel.tally import KeyHandler, StatsHandler
 from portd.net.endpoint import Endpoint, Tls, read_secret
 from portd.offline.decode import decode_file, decode_source
 from portd.offline.stats import Stats, render_html, render_json, render_text
-from portd.units import parse_size, show_size
 
 if TYPE_CHECKING:
+    from portd.config.rules import Choice
     from portd.kernel.handler import Handler
 
 PART_BYTES = 128 * 1024
+FILE_TYPES = ("function", "aux")  # of the file itself
+TYPES = (*KeyType, *FILE_TYPES)
 RENDERERS = {"text": render_text, "json": render_json, "html": render_html}
 URL_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 
@@ -74,15 +92,23 @@ def decode(
         typer.Option("--format", "-f", help="jsonl: a line for each element; csv; keys: a line for each key; stats."),
     ] = Format.JSONL,
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to write.")] = STDOUT,
-    types: Annotated[
-        list[str] | None, typer.Option("--type", "-t", help=f"Only these types; one of {', '.join(TYPES)}.")
-    ] = None,
+    include: Include = None,
     match: Annotated[
         list[str] | None, typer.Option("--match", "-m", metavar="GLOB", help="Only keys like this, as in KEYS.")
     ] = None,
-    database: Annotated[list[int] | None, typer.Option("--db", help="Only these databases.")] = None,
-    min_bytes: Annotated[str | None, typer.Option(help="Only values of at least this size, in the snapshot.")] = None,
-    max_bytes: Annotated[str | None, typer.Option(help="Only values of at most this size.")] = None,
+    exclude: Exclude = None,
+    include_type: Annotated[
+        list[str] | None,
+        typer.Option("--include-type", "--type", "-t", help=f"Only these types; of {', '.join(TYPES)}."),
+    ] = None,
+    exclude_type: ExcludeType = None,
+    include_db: IncludeDb = None,
+    exclude_db: ExcludeDb = None,
+    include_slots: IncludeSlots = None,
+    min_bytes: MinBytes = None,
+    max_bytes: MaxBytes = None,
+    min_ttl: MinTtl = None,
+    max_ttl: MaxTtl = None,
     report: Annotated[Report, typer.Option(help="How stats are shown.")] = Report.TEXT,
     top: Annotated[int, typer.Option(min=0, max=10_000, help="How many of the biggest keys stats shows.")] = 20,
     separator: Annotated[str, typer.Option(help="What ends a key's prefix, for stats.")] = ":",
@@ -99,10 +125,18 @@ def decode(
     log.configure("auto", "warning")
     signal.signal(signal.SIGTERM, _end)
     try:
-        selection = make_selection(types, match, database, min_bytes, max_bytes)
-        handler = make_handler(form, selection, top, separator)
+        words = separated(include_type, ",") or []
+        kinds = [word for word in words if word not in FILE_TYPES]
+        settings = rule_settings(
+            DEFAULT_CHUNK_BYTES, include=[*(include or ()), *map(as_glob, match or ())], exclude=exclude,
+            include_type=kinds, exclude_type=[*KeyType] if words and not kinds else exclude_type,
+            include_db=include_db, exclude_db=exclude_db, include_slots=include_slots, min_bytes=min_bytes,
+            max_bytes=max_bytes, min_ttl=min_ttl, max_ttl=max_ttl,
+        )  # fmt: skip
+        handler = make_handler(form, top, separator, functions=not words or "function" in words, aux="aux" in words)
+        choice = choice_of(settings)
         endpoint = source_endpoint(source, password_file, Tls(tls_ca, tls_cert, tls_key, verify=not tls_insecure))
-        run(source, endpoint, handler, output, report)
+        run(source, endpoint, handler, output, report, choice)
     except OutputClosed:
         raise typer.Exit(os.EX_OK) from None
     except PortdError as error:
@@ -116,9 +150,13 @@ def _end(number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def run(source: str, endpoint: Endpoint | None, handler: Handler, path: str, report: Report) -> None:
+def run(
+    source: str, endpoint: Endpoint | None, handler: Handler, path: str, report: Report, choice: Choice | None = None
+) -> None:
     """Decodes into *path*, which appears when all of it is written."""
     decoder = SnapshotDecoder(handler)
+    if choice is not None:
+        choose(decoder, choice)
     with closing(Output(path)) as output:
         if endpoint is None:
             decode_file(source, decoder, output)
@@ -132,53 +170,22 @@ def run(source: str, endpoint: Endpoint | None, handler: Handler, path: str, rep
         output.commit()
 
 
-def make_handler(form: Format, selection: Selection, top: int, separator: str) -> Handler:
+def make_handler(form: Format, top: int, separator: str, *, functions: bool = True, aux: bool = False) -> Handler:
     """What hears the values."""
     if form is Format.STATS:
-        return StatsHandler(selection=selection, top=top, separator=separator.encode())
+        return StatsHandler(top=top, separator=separator.encode())
     if form is Format.KEYS:
-        return KeyHandler(selection=selection, part_bytes=PART_BYTES)
-    return EventHandler(csv=form is Format.CSV, selection=selection, part_bytes=PART_BYTES)
+        return KeyHandler(functions=functions, aux=aux, part_bytes=PART_BYTES)
+    return EventHandler(csv=form is Format.CSV, functions=functions, aux=aux, part_bytes=PART_BYTES)
 
 
-def make_selection(
-    types: list[str] | None,
-    match: list[str] | None,
-    databases: list[int] | None,
-    min_bytes: str | None,
-    max_bytes: str | None,
-) -> Selection:
-    """The filters.
-
-    Raises:
-        ConfigError: one of them cannot be understood.
-    """
-    least, most = (_size(name, text) for name, text in (("--min-bytes", min_bytes), ("--max-bytes", max_bytes)))
-    try:
-        return Selection(
-            types=types or DEFAULT_TYPES,
-            patterns=[os.fsencode(pattern) for pattern in match or ()],
-            databases=databases or (),
-            min_bytes=least or 0,
-            max_bytes=most,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error), hint=f"the types are {', '.join(TYPES)}") from None
-
-
-def _size(name: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error}") from None
-    if size > DEFAULT_CHUNK_BYTES:
-        raise ConfigError(
-            f"{name} is above {show_size(DEFAULT_CHUNK_BYTES)}, and larger values are not measured before they are told",
-            hint="--format keys tells the size of every key; pick from its lines",
-        )
-    return size
+def as_glob(pattern: str) -> str:
+    """A pattern that fits what KEYS finds by it: a name without special letters is a whole one, not a prefix."""
+    if any(letter in pattern for letter in "*?["):
+        return pattern
+    if pattern[:1] == "\\":
+        return f"[{pattern[:2]}]{pattern[2:]}"
+    return f"[\\{pattern[:1]}]{pattern[1:]}"
 
 
 def source_endpoint(source: str, password_file: Path | None, tls: Tls) -> Endpoint | None:
