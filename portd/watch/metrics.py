@@ -364,6 +364,17 @@ def _stream(progress: Progress) -> Iterator[Metric]:
     yield _counter("stream_commands_read_total", "Commands of the stream split off.", stream.commands_read)
     yield _counters("stream_commands_total", "What became of them.", "outcome", outcomes)
     yield _counters(
+        "stream_commands_filtered_total",
+        "Commands that rules left out, by what the rule asks for: a part of those filtered.",
+        "reason",
+        stream.commands_left,
+    )
+    yield _counter(
+        "stream_commands_projected_total",
+        "Commands that were applied in part, for rules take some of their keys only; once each, they are among those applied.",
+        stream.commands_projected,
+    )
+    yield _counters(
         "own_names_total",
         "Keys of the snapshot, and commands of the stream, that were left out because they name keys of portd.",
         "phase",

@@ -70,7 +70,7 @@ class Account:
         stream.commands_filtered += counts.filtered
         stream.commands_own += counts.own
         stream.commands_left["key"] += counts.by_key
-        stream.commands_left["database"] += counts.by_database
+        stream.commands_left["db"] += counts.by_database
         stream.commands_left["command"] += counts.by_name
         stream.commands_projected += counts.projected
         stream.transactions += 1
