@@ -116,7 +116,10 @@ def settled(portd: Portd, source: Server) -> dict[str, Any]:
 
 @pytest.mark.parametrize("renames", [False, True], ids=["same-names", "renamed"])
 def test_every_row_is_a_filter_applied_afterwards(
-    source: Server, target: Server, tmp_path: Path, renames: bool
+    source: Server,
+    target: Server,
+    tmp_path: Path,
+    renames: bool,  # noqa: FBT001
 ) -> None:
     """What is exact is equal to the last byte; what crosses rules is named, counted, and nothing else differs."""
     source.client().set("in:before", "1")
@@ -206,7 +209,8 @@ def test_a_flush_removes_what_rules_cover(source: Server, target: Server, comman
         source.client(db=db).mset({f"in:{number}": "x" for number in range(3000)} | {"other": "1"})
     with Portd(source, target, include="in:", rename_prefix="in:=to:") as portd:
         portd.until(lambda status: status["ready"])
-        source.client().execute_command(command)
+        with Wire(source) as wire:
+            wire.call(command)
         source.client().mset({"in:new": "1", "other": "2"})
         stream = settled(portd, source)
         assert (stream["commands_failed"], stream["commands_projected"]) == (0, 2)
@@ -267,7 +271,7 @@ def test_a_swap_that_cannot_be_followed_stops(source: Server, target: Server) ->
     source.client().set("in:a", "1")
     with Portd(source, target, include="in:") as portd:
         portd.until(lambda status: status["ready"])
-        source.client().execute_command("SWAPDB", 0, 1)
+        source.client().swapdb(0, 1)
         source.client().set("in:b", "2")
         assert portd.wait() == os.EX_DATAERR
         assert "cannot be followed" in portd.log()
