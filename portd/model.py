@@ -81,6 +81,10 @@ class SnapshotProgress:
         """Keys whose fate is known."""
         return self.keys_applied + self.keys_filtered + self.keys_expired + self.keys_failed
 
+    def left_out(self) -> str | None:
+        """How many of those filtered each rule has left out, in words; None where none has."""
+        return " ".join(f"{why}={count}" for why, count in self.filtered.items() if count) or None
+
     @property
     def bytes_applied(self) -> int:
         """Bytes of the snapshot whose commands are settled; what waits in queue and lanes is decoded only."""
@@ -324,6 +328,7 @@ class Progress:
         """A full sync begins: what the one before it has counted is put aside, so that no total ever falls."""
         for name in EARLIER:
             self.earlier[name] += getattr(self.snapshot, name)
+        self.earlier.update({f"filtered {why}": count for why, count in self.snapshot.filtered.items()})
         begun = SnapshotProgress(started_at=time.time())
         for name in begun.__dataclass_fields__:
             setattr(self.snapshot, name, getattr(begun, name))
@@ -332,6 +337,10 @@ class Progress:
     def snapshots_total(self, name: str) -> int:
         """A counter of `SnapshotProgress` over all snapshots of this process."""
         return int(self.earlier[name] + getattr(self.snapshot, name))
+
+    def filtered_total(self, why: str) -> int:
+        """Keys that rules have left out for one reason, over all snapshots of this process."""
+        return self.earlier[f"filtered {why}"] + self.snapshot.filtered.get(why, 0)
 
     def take_lanes(self, count: int) -> list[LaneState]:
         """Puts the first *count* lanes to use, and no others; counters go on where they were."""

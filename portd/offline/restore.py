@@ -176,6 +176,8 @@ class Restore(OfflineService):
         await self._forget_another(into)
         covers = partial(keys_there, prefix=prefix, key=into.key, choice=into.choice) if into.choice else None
         await guard(into.endpoint, into.capabilities, into.key, prefix, settings.existing.value, covers=covers)
+        if not is_snapshot or self._follow is not None:
+            self._require_plain_rules()
         self._begun = True
         if settings.existing is Existing.FLUSH:
             await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix, alone=bool(into.choice))
@@ -185,6 +187,8 @@ class Restore(OfflineService):
             feed = self._feed(source, rest, skip, into) if rest or self._paths[1:] else None
         else:
             feed = self._feed(source, bytes(data), 0, into)
+        if feed is not None:
+            self._require_plain_rules()
         if feed is not None and self._wanted is not None:
             raise ConfigError(
                 "keys cannot be picked from commands: there are some in the file, or behind its snapshot",
@@ -201,6 +205,18 @@ class Restore(OfflineService):
                 FileFeed([str(self._follow)], self.progress.stream, forms, offset=position.offset, db=self._db),
                 into,
                 position,
+            )
+
+    def _require_plain_rules(self) -> None:
+        """Makes sure that commands can keep the rules.
+
+        Raises:
+            ConfigError: they do not tell what a rule asks for.
+        """
+        if names := self._settings.of_snapshots():
+            raise ConfigError(
+                f"{', '.join(names)} cannot be kept by commands, and there are some in the file or behind it",
+                hint="choose by key and database, or restore a snapshot alone",
             )
 
     async def _forget_another(self, into: Destination) -> None:

@@ -32,6 +32,7 @@ LINK = "link"  # the label of every series of a link
 
 # Label values that are shown with zero before they happen; others appear when they do.
 HOLD_REASONS = tuple(reason.value for reason in Reason)
+FILTERED_REASONS = ("key", "db", "slot", "type", "size", "ttl")
 FULL_SYNC_REASONS = ("first", "interrupted", "backlog", "script", "rules", "source-changed", "source-empty")
 LOSS_REASONS = (  # portd.source.losses.Reason
     "eof",
@@ -321,6 +322,12 @@ def _snapshot(progress: Progress, decoder: Mapping[str, int]) -> Iterator[Metric
     names = ("applied", "filtered", "expired", "failed")
     outcomes = {name: progress.snapshots_total(f"keys_{name}") for name in names}
     yield _counters("snapshot_keys_total", "What became of the keys; adds up to those read.", "outcome", outcomes)
+    yield _counters(
+        "snapshot_keys_filtered_total",
+        "Keys that rules left out, in all snapshots, by what the rule asks for: a part of those filtered.",
+        "reason",
+        {why: progress.filtered_total(why) for why in FILTERED_REASONS},
+    )
     yield _gauge(
         "snapshot_started_timestamp_seconds", "When the snapshot began, unix time; 0 for never.", snapshot.started_at
     )
