@@ -47,7 +47,7 @@ LOSS_REASONS = (  # portd.source.losses.Reason
     "handshake",
     "closed",
 )
-DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported")
+DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported", "cross_rule")
 SPOOL_BLOCKS = ("disk full", "disk limit", "disk error")  # portd.spool.overflow
 VERIFY_RESULTS = ("equal", "different", "undecided", "failed", "abandoned")
 VERIFY_OUTCOMES = ("equal", "missing", "extra", "different", "undecided")
