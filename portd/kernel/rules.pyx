@@ -272,6 +272,14 @@ cdef class Rules:
         self.max_ttl_ms = -1 if max_ttl_ms is None else max_ttl_ms
 
     @property
+    def of_names(self):
+        return not self.all or self.slots is not None or self.excluded.count() > 0
+
+    @property
+    def of_databases(self):
+        return self.databases is not None or len(self.without) > 0
+
+    @property
     def of_values(self):
         return bool(self.typed or self.sized or self.min_ttl_ms >= 0 or self.max_ttl_ms >= 0)
 

@@ -47,7 +47,7 @@ LOSS_REASONS = (  # portd.source.losses.Reason
     "handshake",
     "closed",
 )
-DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported")
+DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported", "cross_rule")
 SPOOL_BLOCKS = ("disk full", "disk limit", "disk error")  # portd.spool.overflow
 VERIFY_RESULTS = ("equal", "different", "undecided", "failed", "abandoned")
 VERIFY_OUTCOMES = ("equal", "missing", "extra", "different", "undecided")
@@ -370,6 +370,17 @@ def _stream(progress: Progress) -> Iterator[Metric]:
     }
     yield _counter("stream_commands_read_total", "Commands of the stream split off.", stream.commands_read)
     yield _counters("stream_commands_total", "What became of them.", "outcome", outcomes)
+    yield _counters(
+        "stream_commands_filtered_total",
+        "Commands that rules left out, by what the rule asks for: a part of those filtered.",
+        "reason",
+        stream.commands_left,
+    )
+    yield _counter(
+        "stream_commands_projected_total",
+        "Commands that were applied in part, for rules take some of their keys only; once each, they are among those applied.",
+        stream.commands_projected,
+    )
     yield _counters(
         "own_names_total",
         "Keys of the snapshot, and commands of the stream, that were left out because they name keys of portd.",
