@@ -14,26 +14,33 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from portd import log
-from portd.cli.extra_flags import NO_TARGET, SOURCE, flags
+from portd.cli.extra_flags import ALL_RULES, NO_SOURCE, NO_TARGET, SNAPSHOT_RULES, SOURCE, flags
 from portd.cli.failures import report_plainly
-from portd.errors import ConfigError, OutputClosed, PortdError
+from portd.cli.options import given_flags
+from portd.config.choices import KeyType
+from portd.config.load import load_settings
+from portd.config.option import separated
+from portd.config.rules import choice_of
+from portd.errors import OutputClosed, PortdError
+from portd.feed.choosing import choose
 from portd.files.outputs import STDOUT, Output
 from portd.kernel.events import EventHandler
-from portd.kernel.selection import DEFAULT_TYPES, TYPES, Selection
-from portd.kernel.snapshot import DEFAULT_CHUNK_BYTES, SnapshotDecoder
+from portd.kernel.snapshot import SnapshotDecoder
 from portd.kernel.tally import KeyHandler, StatsHandler
 from portd.offline.decode import decode_file, decode_source
 from portd.offline.stats import Stats, render_html, render_json, render_text
-from portd.units import parse_size, show_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from portd.config.rules import Choice
     from portd.kernel.handler import Handler
     from portd.net.endpoint import Endpoint
 
 PART_BYTES = 128 * 1024
+FILE_TYPES = ("function", "aux")  # of the file itself
+TYPES = (*KeyType, *FILE_TYPES)
 RENDERERS = {"text": render_text, "json": render_json, "html": render_html}
 URL_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 
@@ -76,7 +83,10 @@ _OWN = {
     ),
     "output": (Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to write.")], STDOUT),
     "types": (
-        Annotated[list[str] | None, typer.Option("--type", "-t", help=f"Only these types; one of {', '.join(TYPES)}.")],
+        Annotated[
+            list[str] | None,
+            typer.Option("--include-type", "--type", "-t", help=f"Only these types; one of {', '.join(TYPES)}."),
+        ],
         None,
     ),
     "match": (
@@ -85,12 +95,10 @@ _OWN = {
         ],
         None,
     ),
-    "database": (Annotated[list[int] | None, typer.Option("--db", help="Only these databases.")], None),
-    "min_bytes": (
-        Annotated[str | None, typer.Option(help="Only values of at least this size, in the snapshot.")],
+    "database": (
+        Annotated[list[str] | None, typer.Option("--include-db", "--db", help="Only these databases.")],
         None,
     ),
-    "max_bytes": (Annotated[str | None, typer.Option(help="Only values of at most this size.")], None),
     "report": (Annotated[Report, typer.Option(help="How stats are shown.")], Report.TEXT),
     "top": (Annotated[int, typer.Option(min=0, max=10_000, help="How many of the biggest keys stats shows.")], 20),
     "separator": (Annotated[str, typer.Option(help="What ends a key's prefix, for stats.")], ":"),
@@ -106,9 +114,7 @@ def _decode(
     output: str,
     types: list[str] | None,
     match: list[str] | None,
-    database: list[int] | None,
-    min_bytes: str | None,
-    max_bytes: str | None,
+    database: list[str] | None,
     report: Report,
     top: int,
     separator: str,
@@ -122,9 +128,19 @@ def _decode(
     log.configure("auto", "warning")
     signal.signal(signal.SIGTERM, _end)
     try:
-        selection = make_selection(types, match, database, min_bytes, max_bytes)
-        handler = make_handler(form, selection, top, separator)
-        run(path, source_endpoint(path, file, given), handler, output, report)
+        words = separated(types, ",") or []
+        kinds = [word for word in words if word not in FILE_TYPES]
+        rules = dict(given)
+        rules["include"] = [*given.get("include", ()), *map(as_glob, match or ())]
+        rules["include_db"] = database or []
+        rules["include_type"] = kinds
+        if words and not kinds:
+            rules["exclude_type"] = [*KeyType]
+        is_server = path.startswith(URL_SCHEMES)
+        source = path if is_server else NO_SOURCE
+        settings = load_settings(given_flags(rules), file, {"source": source, "target": NO_TARGET, **ALL_RULES})
+        handler = make_handler(form, top, separator, functions=not words or "function" in words, aux="aux" in words)
+        run(path, settings.source_endpoint() if is_server else None, handler, output, report, choice_of(settings))
     except OutputClosed:
         raise typer.Exit(os.EX_OK) from None
     except PortdError as error:
@@ -133,7 +149,8 @@ def _decode(
         raise typer.Exit(128 + signal.SIGINT) from None
 
 
-decode = flags(_decode, [name for name in SOURCE if name != "source"], _OWN)
+_DECIDED = ("source", "include_type", "include_db")  # by what has other names here
+decode = flags(_decode, [name for name in (*SOURCE, *SNAPSHOT_RULES) if name not in _DECIDED], _OWN)
 
 
 def _end(number: int, _frame: object) -> NoReturn:
@@ -141,9 +158,13 @@ def _end(number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def run(source: str, endpoint: Endpoint | None, handler: Handler, path: str, report: Report) -> None:
+def run(
+    source: str, endpoint: Endpoint | None, handler: Handler, path: str, report: Report, choice: Choice | None = None
+) -> None:
     """Decodes into *path*, which appears when all of it is written."""
     decoder = SnapshotDecoder(handler)
+    if choice is not None:
+        choose(decoder, choice)
     with closing(Output(path)) as output:
         if endpoint is None:
             decode_file(source, decoder, output)
@@ -157,63 +178,19 @@ def run(source: str, endpoint: Endpoint | None, handler: Handler, path: str, rep
         output.commit()
 
 
-def make_handler(form: Format, selection: Selection, top: int, separator: str) -> Handler:
+def make_handler(form: Format, top: int, separator: str, *, functions: bool = True, aux: bool = False) -> Handler:
     """What hears the values."""
     if form is Format.STATS:
-        return StatsHandler(selection=selection, top=top, separator=separator.encode())
+        return StatsHandler(top=top, separator=separator.encode())
     if form is Format.KEYS:
-        return KeyHandler(selection=selection, part_bytes=PART_BYTES)
-    return EventHandler(csv=form is Format.CSV, selection=selection, part_bytes=PART_BYTES)
+        return KeyHandler(functions=functions, aux=aux, part_bytes=PART_BYTES)
+    return EventHandler(csv=form is Format.CSV, functions=functions, aux=aux, part_bytes=PART_BYTES)
 
 
-def make_selection(
-    types: list[str] | None,
-    match: list[str] | None,
-    databases: list[int] | None,
-    min_bytes: str | None,
-    max_bytes: str | None,
-) -> Selection:
-    """The filters.
-
-    Raises:
-        ConfigError: one of them cannot be understood.
-    """
-    least, most = (_size(name, text) for name, text in (("--min-bytes", min_bytes), ("--max-bytes", max_bytes)))
-    try:
-        return Selection(
-            types=types or DEFAULT_TYPES,
-            patterns=[os.fsencode(pattern) for pattern in match or ()],
-            databases=databases or (),
-            min_bytes=least or 0,
-            max_bytes=most,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error), hint=f"the types are {', '.join(TYPES)}") from None
-
-
-def _size(name: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error}") from None
-    if size > DEFAULT_CHUNK_BYTES:
-        raise ConfigError(
-            f"{name} is above {show_size(DEFAULT_CHUNK_BYTES)}, and larger values are not measured before they are told",
-            hint="--format keys tells the size of every key; pick from its lines",
-        )
-    return size
-
-
-def source_endpoint(source: str, file: Path | None, given: Mapping[str, Any]) -> Endpoint | None:
-    """The server to read from; None when the source is a file.
-
-    Raises:
-        ConfigError: the settings cannot be used.
-    """
-    if not source.startswith(URL_SCHEMES):
-        return None
-    from portd.config.load import load_settings  # noqa: PLC0415 - heavy, and files do without
-
-    return load_settings(given, file, {"source": source, "target": NO_TARGET}).source_endpoint()
+def as_glob(pattern: str) -> str:
+    """A pattern that fits what KEYS finds by it: a name without special letters is a whole one, not a prefix."""
+    if any(letter in pattern for letter in "*?["):
+        return pattern
+    if pattern[:1] == "\\":
+        return f"[{pattern[:2]}]{pattern[2:]}"
+    return f"[\\{pattern[:1]}]{pattern[1:]}"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from portd import log
-from portd.cli.extra_flags import NO_TARGET, SOURCE, flags
+from portd.cli.extra_flags import ALL_RULES, NO_TARGET, SNAPSHOT_RULES, SOURCE, flags
 from portd.cli.failures import report_plainly
 from portd.config import load as configload
+from portd.config.rules import choice_of
 from portd.errors import ConfigError, PortdError
 from portd.files.outputs import STDOUT, Output
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from portd.config.settings import Settings
 
-_NAMES = (*SOURCE, "one_shard", "progress_seconds")
+_NAMES = (*SOURCE, "one_shard", "progress_seconds", *SNAPSHOT_RULES)
 _OWN = {
     "output": (
         Annotated[
@@ -47,9 +48,14 @@ def _dump(file: Path | None, given: Mapping[str, Any], *, output: str, follow: b
     """
     log.configure("auto", "info" if output != STDOUT or not sys.stderr.isatty() else "warning")
     try:
-        settings = configload.load_settings(given, file, {"target": NO_TARGET})
+        settings = configload.load_settings(given, file, {"target": NO_TARGET, **ALL_RULES})
         if follow and output == STDOUT:
             raise ConfigError("--follow needs a file", hint="name one with --output; the stream goes to FILE.stream")
+        if follow and settings.ruled:
+            raise ConfigError(
+                "--follow records the stream as it comes, and rules leave out a part of the snapshot",
+                hint="record all of it, and give the rules to restore",
+            )
         stream = Path(f"{output}.stream") if follow else None
         code = run_dump(settings, output, stream)
     except PortdError as error:
@@ -70,5 +76,7 @@ def run_dump(settings: Settings, path: str, follow: Path | None) -> int:
     from portd.offline.dump import Dump  # noqa: PLC0415 - the same
 
     with closing(Output(path)) as output:
-        endpoint = settings.source_endpoint()
-        return run_blocking(lambda: Dump(endpoint, output, follow, one_shard=settings.one_shard), settings)
+        endpoint, choice = settings.source_endpoint(), choice_of(settings)
+        return run_blocking(
+            lambda: Dump(endpoint, output, follow, one_shard=settings.one_shard, choice=choice), settings
+        )

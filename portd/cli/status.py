@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from portd import log
-from portd.cli.extra_flags import ENDS, flags
+from portd.cli.extra_flags import ENDS, NO_SOURCE, flags
 from portd.cli.failures import report_plainly, say
 from portd.config import load as configload
 from portd.errors import PortdError
@@ -30,7 +30,6 @@ EPILOG = (
     "Exit codes: 0 the target is complete up to the checkpoint, 1 there is none, 69 the target (or --ask) cannot be reached, "
     "75 not complete: a full sync is under way, or was broken off, 77 it refuses us, 78 settings."
 )
-NO_SOURCE = "unix:///no-source-is-needed"  # settings want one, this command does not
 ASK_SECONDS = 5.0
 _NAMES = tuple(name for name in ENDS if "source" not in name and name != "psync_command")
 _OWN = {

@@ -137,6 +137,13 @@ class Choice:
         """What a key of the source is called in the target."""
         return (db, name) if self.mapping is None else (self.mapping.database_of(db), self.mapping.renamed(name))
 
+    def place(self, db: int) -> int:
+        """The database of the target in which commands of a stream are executed; 0 where those of *db* are not written."""
+        if db < 0 or not self.digest:
+            return db
+        taken = (self.rules is None or self.rules.takes_database(db)) and db not in self.blocked
+        return self.database_to(db) if taken else 0
+
     def database_to(self, db: int) -> int:
         """The number of a database of the source in the target."""
         return db if self.mapping is None else self.mapping.database_of(db)

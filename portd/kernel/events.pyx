@@ -10,7 +10,7 @@ from libc.string cimport strlen
 
 from portd.kernel.containers cimport be64
 from portd.kernel.encodings cimport C_HASH, C_LIST, C_MODULE, C_OTHER, C_STREAM, C_STRING, C_ZSET, layout_of, module_name
-from portd.kernel.handler cimport F_WHOLE, Item, Key, StreamMeta
+from portd.kernel.handler cimport F_WHOLE, Item, Key, P_ELEMENTS, StreamMeta
 from portd.kernel.lines cimport (
     CSV_VALUE, CSV_INDEX, CSV_MEMBER, CSV_SCORE, CSV_EXPIREAT, CSV_ID, CSV_RECORD, LineWriter,
 )
@@ -21,11 +21,16 @@ from portd.kernel.lines import CSV_HEADER  # noqa: F401 - for those who use this
 cdef class EventHandler(LineWriter):
     """Writes what it is told as lines; the stub tells how to use it."""
 
-    # -- values ------------------------------------------------------------------------------------------------------------
+    # -- keys --------------------------------------------------------------------------------------------------------------
+
+    cdef int plan(self, Key* key) except -1:
+        return P_ELEMENTS
 
     cdef int string(self, Key* key, Item* value) except -1:
-        if LineWriter.begin(self, key, C_STRING, True):
-            return 0
+        self.key = key
+        self.collection = C_STRING
+        self.keys_told += 1
+        self._begin_key(key)
         self._line()
         if self.csv:
             self._commas(2)
@@ -36,8 +41,11 @@ cdef class EventHandler(LineWriter):
         return self._end_line()
 
     cdef int begin(self, Key* key, int collection, bint small) except -1:
+        self.key = key
+        self.collection = collection
         self.index = 0
-        return LineWriter.begin(self, key, collection, small)
+        self.keys_told += 1
+        return self._begin_key(key)
 
     cdef int end(self, Key* key) except -1:
         if self.collection == C_MODULE or self.collection == C_OTHER:
@@ -62,6 +70,26 @@ cdef class EventHandler(LineWriter):
         self._json_text(self.cell, name, len(name))
         self._pair(self.cell, b"bytes")
         self._unsigned(self.cell, key.bytes)
+        return self._record_end()
+
+    cdef int abandon(self, Key* key, str reason) except -1:
+        self.keys_failed += 1
+        return self.refuse(key, layout_of(key.encoding).name.decode(), reason)
+
+    cdef int refuse(self, Key* key, str type_name, str reason) except -1:
+        """What cannot be told is at least named."""
+        cdef bytes text = reason.encode()
+        cdef bytes kind = type_name.encode()
+        if key == NULL:
+            return 0
+        self.key = key
+        self.collection = layout_of(key.encoding).collection
+        self._begin_key(key)
+        self._record_begin(b"refused")
+        self._pair(self.cell, b"name")
+        self._json_text(self.cell, kind, len(kind))
+        self._pair(self.cell, b"reason")
+        self._json_text(self.cell, text, len(text))
         return self._record_end()
 
     # -- the file itself -----------------------------------------------------------------------------------------------------
@@ -91,11 +119,11 @@ cdef class EventHandler(LineWriter):
         return self._end_line()
 
     cdef int aux(self, Item* name, Item* value) except -1:
-        return self._file_line(b"aux", name, value) if self.selection.aux else 0
+        return self._file_line(b"aux", name, value) if self.fields else 0
 
     cdef int function(self, Item* code) except -1:
-        if not self.selection.functions or code.form != F_WHOLE:
-            self.keys_failed += self.selection.functions
+        if not self.functions or code.form != F_WHOLE:
+            self.keys_failed += self.functions
             return 0
         return self._file_line(b"function", NULL, code)
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
-"""Which keys are told in lines, and what a line of JSON or CSV is made of: texts, numbers, what each begins with, records.
+"""What a line of JSON or CSV is made of: texts, numbers, what each line of a key begins with, records.
 
 A string that is UTF-8 stands as it is, any other is base64.
 """
@@ -9,10 +9,8 @@ from collections import deque
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, strlen
 
-from portd.kernel.encodings cimport C_ARRAY, C_HASH, C_LIST, C_MODULE, C_OTHER, C_SET, C_STREAM, C_STRING, C_ZSET, layout_of
-from portd.kernel.handler cimport Handler, Item, Key, P_ELEMENTS, P_SKIP, P_SMALL
-from portd.kernel.selection import Selection
-from portd.kernel.selection cimport Selection as SelectionType
+from portd.kernel.encodings cimport C_ARRAY, C_HASH, C_LIST, C_MODULE, C_OTHER, C_SET, C_STREAM, C_STRING, C_ZSET
+from portd.kernel.handler cimport Handler, Item, Key
 from portd.kernel.writer cimport NUMBER_BYTES, RespWriter, portd_format_i64, portd_format_u64
 
 
@@ -44,11 +42,13 @@ cdef class LineWriter(Handler):
     """Lines that are made piece by piece; what is told becomes which lines, is for the classes derived from it."""
 
     def __cinit__(
-        self, *, bint csv=False, SelectionType selection=None, Py_ssize_t part_bytes=131072, uint64_t chunk_bytes=1 << 20
+        self, *, bint csv=False, bint functions=True, bint aux=False, Py_ssize_t part_bytes=131072,
+        uint64_t chunk_bytes=1 << 20
     ):
         cdef bytes header
         self.csv = csv
-        self.selection = Selection() if selection is None else selection
+        self.functions = functions
+        self.fields = aux
         self.part_bytes = part_bytes
         self.chunk_bytes = chunk_bytes
         self.out = RespWriter(part_bytes + 16384)
@@ -58,47 +58,6 @@ cdef class LineWriter(Handler):
         if csv:
             header = CSV_HEADER
             self.out.raw(<const char*>header, len(header))
-
-    # -- keys --------------------------------------------------------------------------------------------------------------
-
-    cdef int plan(self, Key* key) except -1:
-        cdef int collection = layout_of(key.encoding).collection
-        if not self.selection.takes(key, collection):
-            self.keys_left_out += 1
-            return P_SKIP
-        if collection == C_STRING and key.bytes and not self.selection.fits(key):
-            self.keys_left_out += 1
-            return P_SKIP
-        return P_SMALL if self.selection.sized else P_ELEMENTS
-
-    cdef int begin(self, Key* key, int collection, bint small) except -1:
-        if self.selection.sized and not self.selection.fits(key):
-            self.keys_left_out += 1
-            return 1
-        self.key = key
-        self.collection = collection
-        self.keys_told += 1
-        return self._begin_key(key)
-
-    cdef int abandon(self, Key* key, str reason) except -1:
-        self.keys_failed += 1
-        return self.refuse(key, layout_of(key.encoding).name.decode(), reason)
-
-    cdef int refuse(self, Key* key, str type_name, str reason) except -1:
-        """What cannot be told is at least named."""
-        cdef bytes text = reason.encode()
-        cdef bytes kind = type_name.encode()
-        if key == NULL:
-            return 0
-        self.key = key
-        self.collection = layout_of(key.encoding).collection
-        self._begin_key(key)
-        self._record_begin(b"refused")
-        self._pair(self.cell, b"name")
-        self._json_text(self.cell, kind, len(kind))
-        self._pair(self.cell, b"reason")
-        self._json_text(self.cell, text, len(text))
-        return self._record_end()
 
     # -- output ----------------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ cdef class Projector:
     cdef bint takes(self, const uint8_t* key, Py_ssize_t size) noexcept
     cdef bint takes_database(self, int64_t db) noexcept
     cdef int64_t database(self, int64_t db) noexcept
+    cdef int64_t place(self, int64_t db) noexcept
     cdef bint alone(self, int64_t db) noexcept
     cdef int fate(self, const Command* command, const Layout* layout, Found* found) noexcept
     cdef int fate_of_large(self, const Command* command, const Layout* layout, Found* found, int* others) noexcept

@@ -97,6 +97,12 @@ cdef class Projector:
     cdef int64_t database(self, int64_t db) noexcept:
         return db if self.mapping is None else self.mapping.database(db)
 
+    cdef int64_t place(self, int64_t db) noexcept:
+        """The database of the target in which commands are executed; 0 where those of the source's are not written."""
+        if db < 0:
+            return db
+        return self.database(db) if self.takes_database(db) and db not in self.blocked else 0
+
     cdef bint alone(self, int64_t db) noexcept:
         """Whether nothing else is written to where a database goes."""
         cdef int64_t other

@@ -18,6 +18,7 @@ cdef class Piece:
     cdef readonly bytes offsets
     cdef readonly int64_t end_offset
     cdef readonly int64_t db
+    cdef readonly int64_t selected
     cdef readonly bint boundary
     cdef readonly bint part
     cdef readonly int64_t filtered

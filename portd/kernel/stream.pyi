@@ -25,6 +25,7 @@ class Piece:
         offsets: packed native u64 per command that ends in ``data``: its first byte's replication offset.
         end_offset: replication offset of the last byte consumed for this piece, dropped commands included.
         db: database of the source in effect after the piece.
+        selected: the one of the target that is selected then; 0 where nothing is written of the source's.
         boundary: the piece ends where a checkpoint may stand (outside a source transaction, no command cut).
         part: the last command continues in the next piece (only when it is larger than the piece size).
         filtered: commands dropped on purpose (PING, REPLCONF, PUBLISH of sentinel hello, what does not write, what is on
@@ -65,6 +66,8 @@ class Piece:
     def end_offset(self) -> int: ...
     @property
     def db(self) -> int: ...
+    @property
+    def selected(self) -> int: ...
     @property
     def boundary(self) -> bool: ...
     @property

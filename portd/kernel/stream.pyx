@@ -220,6 +220,7 @@ cdef class StreamSplitter:
         piece.end_offset = buffer.base + buffer.cut.head
         piece.data = buffer.take_data() if self.renamer is None else self.renamer.rename(buffer.take_data())
         piece.db = tally.db
+        piece.selected = tally.db if self.projector is None else self.projector.place(tally.db)
         piece.part = self.editor.passes()
         piece.boundary = self.editor.part.kind < 0 and not tally.in_transaction
         piece.filtered = tally.filtered
@@ -553,7 +554,10 @@ cdef class StreamSplitter:
         )
         name = key[:size] if key != NULL else b""
         code, reason = REASONS[<int> self.reason]
-        return self.left_out.refuse(buffer.base + buffer.cut.head + 1, self.tally.db, self._name(), name, code, reason)
+        return self.left_out.refuse(
+            buffer.base + buffer.cut.head + 1, self.tally.db, self._name(), name, code, reason,
+            None if self.projector is None else self.projector.mapping,
+        )
 
     cdef int _count(self, int kind) noexcept:
         """Counts a command, if it does not go on."""

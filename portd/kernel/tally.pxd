@@ -1,9 +1,8 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from portd.kernel.encodings cimport ENCODINGS
-from portd.kernel.handler cimport Handler, Item, Key
-from portd.kernel.lines cimport LineWriter
-from portd.kernel.selection cimport Selection
+from portd.kernel.events cimport EventHandler
+from portd.kernel.handler cimport Handler, Item, Key, StreamMeta
 
 
 cdef enum:
@@ -17,13 +16,12 @@ cdef struct Count:
     uint64_t expiring           # keys with an expiry
 
 
-cdef class KeyHandler(LineWriter):
+cdef class KeyHandler(EventHandler):
     cdef uint64_t elements
     cdef int _key_line(self, Key* key, uint64_t elements) except -1
 
 
 cdef class StatsHandler(Handler):
-    cdef Selection selection
     cdef unsigned char separator
     cdef Py_ssize_t top
     cdef uint64_t elements          # of the key being told

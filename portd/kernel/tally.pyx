@@ -9,10 +9,8 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memchr, memset, strlen
 
 from portd.kernel.encodings cimport C_STREAM, C_STRING, ENCODINGS, layout_of
-from portd.kernel.handler cimport Handler, Item, Key, P_ELEMENTS, P_SKIP, P_SMALL
-from portd.kernel.lines cimport LineWriter
-from portd.kernel.selection import Selection
-from portd.kernel.selection cimport Selection as SelectionType
+from portd.kernel.events cimport EventHandler
+from portd.kernel.handler cimport Handler, Item, Key, P_ELEMENTS, P_SKIP, P_SMALL, StreamMeta
 
 
 cdef enum:
@@ -24,7 +22,7 @@ TTL_LIMITS = (0, 60, 3600, 86400, 604800, 2592000, 31536000)    # seconds left; 
 
 
 @cython.final
-cdef class KeyHandler(LineWriter):
+cdef class KeyHandler(EventHandler):
     """Writes a JSON object for each key; the stub tells how to use it."""
 
     def __cinit__(self, *_, **__):
@@ -42,14 +40,20 @@ cdef class KeyHandler(LineWriter):
         return self._end_line()
 
     cdef int string(self, Key* key, Item* value) except -1:
-        return 0 if LineWriter.begin(self, key, C_STRING, True) else self._key_line(key, 1)
+        self.collection = C_STRING
+        self.keys_told += 1
+        self._begin_key(key)
+        return self._key_line(key, 1)
 
     cdef int begin(self, Key* key, int collection, bint small) except -1:
         self.elements = collection == C_STRING
-        return LineWriter.begin(self, key, collection, small)
+        return EventHandler.begin(self, key, collection, small)
 
     cdef int end(self, Key* key) except -1:
         return self._key_line(key, self.elements)
+
+    cdef int string_part(self, const unsigned char* p, Py_ssize_t n, uint64_t at, uint64_t total) except -1:
+        return 0
 
     cdef int element(self, Item* item) except -1:
         self.elements += 1
@@ -67,12 +71,57 @@ cdef class KeyHandler(LineWriter):
         self.elements += 1
         return 0
 
+    cdef int array_end(self, bint has_insert, uint64_t insert) except -1:
+        return 0
+
+    cdef int large_begin(self, int collection, int strings, bint has_last) except -1:
+        return 0
+
+    cdef int large_item(self, uint64_t n) except -1:
+        return 0
+
+    cdef int large_data(self, const unsigned char* p, Py_ssize_t n) except -1:
+        return 0
+
+    cdef int large_item_end(self) except -1:
+        return 0
+
     cdef int large_end(self, Item* last) except -1:
         self.elements += 1
         return 0
 
+    cdef int entry(self, uint64_t ms, uint64_t seq, uint64_t fields) except -1:
+        return 0
+
+    cdef int entry_item(self, Item* item) except -1:
+        return 0
+
     cdef int entry_end(self) except -1:
         self.elements += 1
+        return 0
+
+    cdef int stream_meta(self, StreamMeta* meta) except -1:
+        return 0
+
+    cdef int group(self, Item* name, uint64_t ms, uint64_t seq, int64_t entries_read) except -1:
+        return 0
+
+    cdef int pending(self, const unsigned char* id, int64_t delivered_ms, uint64_t count) except -1:
+        return 0
+
+    cdef int consumer(self, Item* name, int64_t seen_ms, int64_t active_ms) except -1:
+        return 0
+
+    cdef int owns(self, const unsigned char* id) except -1:
+        return 0
+
+    cdef int stream_dropped(self, const char* what) except -1:
+        return 0
+
+    cdef int function(self, Item* code) except -1:
+        return 0
+
+    cdef int aux(self, Item* name, Item* value) except -1:
         return 0
 
 
@@ -80,8 +129,7 @@ cdef class KeyHandler(LineWriter):
 cdef class StatsHandler(Handler):
     """Counts keys by what they have in common; the stub tells how to use it."""
 
-    def __cinit__(self, *, SelectionType selection=None, Py_ssize_t top=20, bytes separator=b":"):
-        self.selection = Selection() if selection is None else selection
+    def __cinit__(self, *, Py_ssize_t top=20, bytes separator=b":"):
         self.separator = separator[0] if len(separator) == 1 else 0
         self.top = top
         self.binary_scores = True       # they are counted, not shown
@@ -101,24 +149,14 @@ cdef class StatsHandler(Handler):
         return 2 * (PREFIXES + 100000) * <Py_ssize_t>sizeof(Count)
 
     cdef int plan(self, Key* key) except -1:
-        cdef int collection = layout_of(key.encoding).collection
-        if not self.selection.takes(key, collection):
-            self.keys_left_out += 1
-            return P_SKIP
-        return P_SMALL if self.selection.sized else P_ELEMENTS
+        return P_ELEMENTS
 
     # -- counting ----------------------------------------------------------------------------------------------------------
 
     cdef int string(self, Key* key, Item* value) except -1:
-        if self.selection.sized and not self.selection.fits(key):
-            self.keys_left_out += 1
-            return 0
         return self._count(key, 1)
 
     cdef int begin(self, Key* key, int collection, bint small) except -1:
-        if self.selection.sized and not self.selection.fits(key):
-            self.keys_left_out += 1
-            return 1
         self.elements = collection == C_STRING
         return 0
 

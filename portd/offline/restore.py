@@ -284,6 +284,8 @@ class Restore(OfflineService):
             own=settings.checkpoint_key,
             publish=not settings.skip_messages,
             stops=into.letters.stops,
+            choice=into.choice,
+            left=settings.exclude_command,
         )
 
     def _feed(self, source: Input, rest: bytes, skip: int, into: Destination) -> FileFeed:
@@ -309,7 +311,15 @@ class Restore(OfflineService):
         await write_checkpoint(into.endpoint, into.key, checkpoint, into.epoch, into.connection, closes=True)
         into = into.behind_checkpoint()
         scripts = Scripts.of(into.scripts, into.capabilities)
-        options = ApplierOptions(epoch=into.epoch, limiter=into.limiter, connection=into.connection, scripts=scripts)
+        options = ApplierOptions(
+            epoch=into.epoch,
+            choice=into.choice,
+            prefix=into.settings.checkpoint_key,
+            unlink="unlink" in into.capabilities.commands,
+            limiter=into.limiter,
+            connection=into.connection,
+            scripts=scripts,
+        )
         applier = Applier(into.endpoint, feed, checkpoint, into.key, progress, into.letters, options)
         try:
             with progress.doing(Work.FOLLOWING):

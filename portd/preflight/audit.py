@@ -104,8 +104,8 @@ async def _resumable(settings: Settings, here: Survey) -> bool | Held | Facts | 
         broken_off = checkpoint.state is State.SNAPSHOT
         if broken_off and checkpoint.accepted and followed_by(checkpoint).continues(source):
             return True
-        choice = choice_of(settings)
-        facts = await gather(settings, checkpoint, source, here.keys if info else None, choice)
+        choice, used = choice_of(settings, settings.checkpoint_key), here.keys if info else None
+        facts = await gather(settings, checkpoint, source, used, choice)
     except PortdError as problem:
         return problem
     hold = judge(facts, settings.prune_limit)

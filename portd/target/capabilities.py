@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypedDict
 
+from portd.config.rules import Choice
 from portd.errors import ConfigError, TargetRefused
 from portd.kernel.commandtable import CommandTable
 from portd.kernel.forms import Forms, lacking
@@ -14,7 +15,10 @@ from portd.log import get_logger
 from portd.net.identity import ROLES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from portd.kernel.mapping import Mapping as RuleMapping
+    from portd.kernel.rules import Rules
 
 _log = get_logger("target")
 
@@ -72,6 +76,9 @@ class StreamForms(TypedDict):
     databases: int
     own: bytes
     stops: bool
+    rules: Rules | None
+    mapping: RuleMapping | None
+    blocked: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,8 +190,9 @@ class Capabilities:
         return self.family == "valkey" or self.version >= (6, 2, 0)
 
     def stream_forms(
-        self, source: Mapping[str, str], *, own: str, publish: bool = True, stops: bool = False
-    ) -> StreamForms:
+        self, source: Mapping[str, str], *, own: str, publish: bool = True, stops: bool = False,
+        choice: Choice | None = None, left: Iterable[str] = (),
+    ) -> StreamForms:  # fmt: skip
         """What the stream splitter needs to know.
 
         Args:
@@ -193,7 +201,10 @@ class Capabilities:
             own: prefix of keys that are ours alone.
             publish: messages go on.
             stops: the first refusal ends the sync.
+            choice: which keys are taken, and where they go; None: all, as they are.
+            left: names of commands that do not go on.
         """
+        chosen = choice or Choice()
         return {
             "pxat": self.pxat,
             "entries_read": self.family == "valkey" or self.version >= (7, 0, 0),
@@ -204,10 +215,14 @@ class Capabilities:
                 forms=Forms(lacking(self.family, self.version), "eval" in self.commands, _removes_claimed(source)),
                 dialect=self.dialect(),
                 keys=KeySpecs(self.key_specs),
+                left=frozenset(name.encode() for name in left),
             ),
             "databases": self.databases,
             "own": own.encode(),
             "stops": stops,
+            "rules": chosen.rules,
+            "mapping": chosen.mapping,
+            "blocked": chosen.blocked,
         }
 
     def shown(self) -> dict[str, str]:

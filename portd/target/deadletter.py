@@ -32,6 +32,7 @@ DEFAULT_MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_READ: Final = 100_000  # letters whose keys are held at once
 LETTERS_HINT: Final = "name a file that --dead-letters wrote"
 UNSUPPORTED: Final = "unsupported"  # code of what was refused by ourselves
+CROSS_RULE: Final = "cross_rule"  # the same, because rules take some of a command's keys only
 LOGGED_EACH: Final = 10  # letters of one code that are logged one by one
 LOGGED_SECONDS: Final = 60.0  # between two lines about those that follow
 
@@ -93,9 +94,10 @@ def _named(key: bytes) -> str:
 
 def unsupported(phase: str, command: str, found: DeadLetter | Refusal) -> Letter:
     """What the kernel found that cannot be written to this target: a value of the snapshot, a command of the stream."""
-    source_db = getattr(found, "source_db", -1)  # a value's: of commands, one name is known
+    source_db = getattr(found, "source_db", -1)
     source = (source_db, getattr(found, "source_key", b"")) if source_db >= 0 else None
-    return Letter(phase, found.db, found.key, command, found.offset, f"{UNSUPPORTED} {found.reason}", source)
+    code = getattr(found, "code", UNSUPPORTED)
+    return Letter(phase, found.db, found.key, command, found.offset, f"{code} {found.reason}", source)
 
 
 def read_keys(path: Path) -> frozenset[tuple[int, bytes]]:

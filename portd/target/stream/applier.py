@@ -28,6 +28,7 @@ from portd.target.limiter import LagWatch
 from portd.target.names import FilteredNames
 from portd.target.stream.account import Account
 from portd.target.stream.applying import ApplierOptions, ApplierStatistics
+from portd.target.stream.clearing import clear
 from portd.target.stream.group import Frame, Group, PieceSource, frame
 from portd.target.stream.passing import Passage, Search
 from portd.target.stream.scripts import disown, lacked, load_refused, missing_script
@@ -85,7 +86,7 @@ class Applier:
         self._source = source
         self._progress = progress
         self._options = options
-        self._strand = Strand(key, start, source, self._options.others)
+        self._strand = Strand(key, start, source, self._options.others, self._options.choice)
         self._account = Account(self._strand, progress, letters, self._options.caught_up_seconds)
         self.caught_up = self._account.caught_up
         self.postponed = self._strand.postponed
@@ -238,6 +239,8 @@ class Applier:
                 continue
             self._sending(group)
             self._measure()
+            if group.clears is not None:
+                await clear(self._endpoint, self._options, group.clears)
             if group.complete:
                 await self._commit(transactions, group)
             elif not await self._pass_on(transactions, group):
@@ -335,7 +338,7 @@ class Applier:
             self._leave_out(group, refused)
         while True:
             expected = strand.expect(group.end_offset, group.db_after, group.counts, group.received_at)
-            before = self._databases.selectable(group.db)
+            before = self._databases.selectable(group.selected)
             around = strand.frame(before, expected, self._options.restated() if group.swaps else None).behind(scripts)
             data = [each for each in (around.head, *group.data, around.tail) if each]
             replies = around.head_commands + group.commands + around.tail_commands
@@ -418,10 +421,10 @@ class Applier:
         When it fails the connection is given up, and with it the open transaction; the source is rewound then.
         """
         connection = transactions.connection
-        passage = Passage(connection, group.db, self._options.max_bytes)
+        passage = Passage(connection, group.selected, self._options.max_bytes)
         await transactions.opened()
         begun = time.monotonic()
-        before = self._databases.selectable(group.db)
+        before = self._databases.selectable(group.selected)
         around = frame(b"", before=before, after=0, clear=self._strand.keys)
         opened = connection.confirm([around.head], around.head_commands)
         received_at = group.received_at
@@ -454,7 +457,7 @@ class Applier:
         expected = self._strand.expect(piece.end_offset, piece.db, passage.counts, received_at)
         await self._execute_passage(transactions, passage, expected, around.head_commands)
         self._progress.commits.note(time.monotonic() - begun)
-        self._strand.growing = Group(piece.db)
+        self._strand.growing = Group(piece.db, piece.selected)
         return True
 
     async def _send_on(self, passage: Passage, piece: Piece) -> None:

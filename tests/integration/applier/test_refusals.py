@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -157,7 +157,8 @@ async def test_what_was_refused_before_is_tried_before_its_group_is_sent(target:
     """Commands of a name that was not queued go ahead without effect, so that their group goes once; until it is taken again."""
     sync = Sync(target, stream := Stream())
     user = ["ACL", "SETUSER", "default", "resetkeys", "~ok:*", "~portd:*", f"~{KEY}*"]
-    target.client().execute_command(*user)
+    client: Any = target.client()
+    client.execute_command(*user)
     refused: list[int] = []
     sent: list[int] = []
     async with running(sync):
@@ -170,11 +171,10 @@ async def test_what_was_refused_before_is_tried_before_its_group_is_sent(target:
             await sync.caught_up()
             sent.append(sync.progress.lanes[0].replies)
         assert [letter.offset for letter in sync.letters.kept] == refused
-        target.client().execute_command(*user, "~no:*")
+        client.execute_command(*user, "~no:*")
         for _ in range(2):
             stream.write("INCR", "no:n")
             await sync.caught_up()
-    client = target.client()
     assert (client.get("ok:n"), client.get("ok:s"), client.get("no:n")) == (b"3600", b"891", b"2")
     assert len(sync.letters.kept) == len(refused)
     assert sync.progress.stream.commands_failed == len(refused)

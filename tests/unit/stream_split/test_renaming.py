@@ -83,6 +83,24 @@ def test_keys_are_renamed_wherever_they_stand(commands: list[list[bytes]], step:
                {one.offset for other in plain.pieces for one in other.refusals})  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        b"SORT k:1 LIMIT 0 1 STORE k:2",
+        b"GEORADIUS k:1 1 2 3 m STORE k:2",
+        b"BITOP NOT k:1 k:2",
+        b"XGROUP CREATE k:1 k:g $",
+        b"EVAL k:x 2 k:1 k:2 k:3",
+        b"LMPOP 2 k:1 k:2 LEFT",
+    ],
+)
+def test_places_that_depend_on_other_arguments(argv: bytes) -> None:
+    """Destinations behind a word, keys behind their number, a subcommand's."""
+    (piece,) = split(argv.split(), mapping=MAPPING)
+    assert commands_of(piece.data) == [renamed(argv.split(), MAPPING)]
+    assert renamed(argv.split(), MAPPING) != argv.split()
+
+
 LARGE: Final = b"x" * 300
 
 
