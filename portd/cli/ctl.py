@@ -28,7 +28,7 @@ def ctl(
             help="The sync's control_socket.",
             show_default=False,
             envvar="PORTD_CONTROL_SOCKET",
-        ),  # fmt: skip
+        ),
     ] = None,
     link: Annotated[
         str | None,
