@@ -12,6 +12,7 @@ from portd.link.gate import followed_by, gather
 from portd.preflight import access, capacity, compatibility, permissions, safety
 from portd.preflight.findings import Report, error
 from portd.preflight.names import own_names
+from portd.preflight.rules import rules
 from portd.preflight.safety import Held
 from portd.preflight.survey import Rate, Survey, Unreachable, survey, write_rate
 from portd.target.kept.checkpoint import State, read_checkpoint
@@ -53,6 +54,7 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
     if here is not None and there is not None and found is not None:
         resumable = await _resumable(settings, here)
         report.findings += _both(settings, here, there, found, resumable=resumable)
+        report.findings += await rules(settings, here)
     return report
 
 

@@ -100,6 +100,7 @@ class Verification:
 
     async def _run(self) -> Report:
         source, target = await self._readers()
+        self._sides[0].used = source.databases
         if source.identity.run_id and source.identity.run_id == target.identity.run_id:
             raise ConfigError("source and target are the same server", hint="check both addresses")
         if self._options.repair and source.one_shard and not self._settings.one_shard:
