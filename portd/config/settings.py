@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from portd.config.choices import Existing, ExpiryGap, LogFormat, LogLevel, OnRefusal, Prune, StopAfter, VerifyMethod
 from portd.errors import ConfigError
-from portd.net.endpoint import Endpoint, Tls, read_secret
+from portd.kernel.slots import key_slot
+from portd.net.endpoint import Endpoint, Tls, is_cluster, read_address, read_secret
 from portd.units import GIB, KIB, MIB, show_size
 
 DEFAULT_LINK = "default"
@@ -108,6 +109,12 @@ class Settings:
         "source that begin with it are not copied, in any database.",
         group="Ends",
         min_length=1,
+    )
+    target_address_map: str = option(
+        "",
+        "Addresses to use in place of those that the nodes of a target cluster announce, where these cannot be reached from here "
+        "(NAT, containers): `announced=used,...`, each a host and a port.",
+        group="Ends",
     )
     one_shard: bool = option(
         False,
@@ -460,7 +467,13 @@ class Settings:
         Raises:
             ConfigError: the URL, the password or the TLS settings cannot be used.
         """
-        return self._endpoint("source")
+        end = self._endpoint("source")
+        if end.seeds is not None:
+            raise ConfigError(
+                "source: a cluster cannot be read from yet",
+                hint="redis://host:port names one server; of a cluster's node, --one-shard copies its share of the keys",
+            )
+        return end
 
     def target_endpoint(self) -> Endpoint:
         """Where the target is and how to get in.
@@ -468,7 +481,16 @@ class Settings:
         Raises:
             ConfigError: the URL, the password or the TLS settings cannot be used.
         """
-        return self._endpoint("target")
+        end = self._endpoint("target")
+        mapped = _address_map(self.target_address_map)
+        if end.seeds is None:
+            if mapped:
+                raise ConfigError("target_address_map is set, but the target is no redis+cluster:// URL")
+            return end
+        if "{" in self.checkpoint_key:
+            raise ConfigError("checkpoint_key may hold no '{' where the target is a cluster: names get a tag behind it")
+        slot = key_slot(self.checkpoint_name().encode())
+        return dataclasses.replace(end, seeds=dataclasses.replace(end.seeds, mapped=mapped), slot=slot)
 
     def http_address(self) -> tuple[str, int] | None:
         """Host and port to serve HTTP on, None when it is off.
@@ -512,8 +534,8 @@ class Settings:
         return None if self.control_socket == "off" else Path(self.control_socket)
 
     def checkpoint_name(self) -> str:
-        """The key in the target's database 0 that holds this link's checkpoint."""
-        return self.checkpoint_key + self.link
+        """The key in the target's database 0 that holds this link's checkpoint; of a cluster, in the slot of the link's name."""
+        return self.checkpoint_key + (f"{{{self.link}}}" if is_cluster(self.target) else self.link)
 
     def shown(self) -> dict[str, Any]:
         """All settings as they may be shown: no secrets, URLs without credentials; JSON-able."""
@@ -550,6 +572,21 @@ class Settings:
         except ConfigError as error:
             raise ConfigError(f"{side}: {error.args[0]}", hint=error.hint) from None
         return dataclasses.replace(end, connect_seconds=self.connect_seconds, silence_seconds=self.silence_seconds)
+
+
+def _address_map(text: str) -> tuple[tuple[Address, Address], ...]:
+    """Reads `target_address_map`.
+
+    Raises:
+        ConfigError: it is no such list.
+    """
+    pairs = [pair.strip().split("=") for pair in text.split(",") if pair.strip()]
+    try:
+        return tuple((read_address(announced), read_address(used)) for announced, used in pairs)
+    except ValueError:
+        raise ConfigError(
+            "target_address_map is no list of announced=used addresses", hint="for example 10.0.0.5:6379=127.0.0.1:7001"
+        ) from None
 
 
 SETTINGS: dict[str, dataclasses.Field[Any]] = {each.name: each for each in dataclasses.fields(Settings)}

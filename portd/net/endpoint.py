@@ -157,7 +157,7 @@ class Endpoint:
         """
         if url.startswith(("redis+sentinel://", "rediss+sentinel://")):
             return _behind_sentinels(cls, url, password, tls)
-        if url.startswith(("redis+cluster://", "rediss+cluster://")):
+        if is_cluster(url):
             return _of_cluster(cls, url, password, tls)
         parts, port = _split(url)
         options = _options(parts)
@@ -303,6 +303,23 @@ def _hosts(url: str, tls: Tls | None, kind: str) -> tuple[SplitResult, str | Non
             f"TLS options are set, but the URL begins with redis+{kind}://", hint=f"use rediss+{kind}:// for TLS"
         )
     return parts, unquote(user) or None, unquote(given) or None, hosts.split(",")
+
+
+def is_cluster(url: str) -> bool:
+    """Whether a URL names a cluster."""
+    return url.startswith(("redis+cluster://", "rediss+cluster://"))
+
+
+def read_address(text: str) -> tuple[str, int]:
+    """A host and a port.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = urlsplit(f"//{text.strip()}")
+    if not parts.hostname or not parts.port or parts.username or parts.path:
+        raise ValueError(text)
+    return parts.hostname, parts.port
 
 
 def _of_cluster(cls: type[Endpoint], url: str, password: str | None, tls: Tls | None) -> Endpoint:

@@ -18,7 +18,8 @@ A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set othe
 ``accepted``          1 beside ``snapshot`` when an operator said that this source is meant (`portd.hold`)
 ``keys_before``       beside ``snapshot``: keys that the target had before it, without ours; not there where none are removed
 ``postponed``         1 when expiries may be in the target that were sent later than they are (`portd.target.kept.postponed`)
-``strands``           ``one``: this hash is the record of the only strand (docs/design/0006)
+``strands``           ``one``: this hash is the record of the only strand (docs/design/0006); ``slots``: each slot of a
+                      cluster has a record of its own, and the position here is one that none of them is before
 ``rules``             digest of what the data was filtered and mapped by; empty: it is as in the source
 ====================  ==============================================================================
 """
@@ -57,6 +58,7 @@ _log = get_logger("target")
 
 VERSION: Final = 2
 ONE_STRAND: Final = "one"
+SLOT_STRANDS: Final = "slots"
 DEFAULT_PREFIX: Final = "portd:checkpoint:"
 LEASE_SUFFIX: Final = ":lease"  # of the key beside a checkpoint that says which process has the link
 CHECKPOINT: Final = "the checkpoint"  # for messages
@@ -95,6 +97,7 @@ class Checkpoint:
     first: bool = False
     accepted: bool = False
     keys_before: int | None = None
+    strands: str = ONE_STRAND
 
     @classmethod
     def begin(
@@ -124,7 +127,7 @@ class Checkpoint:
             *("source_run_id", self.source_run_id, "snapshot_id", self.snapshot_id, "sole", int(self.sole)),
             *("postponed", int(self.postponed)),
             *("source_replid2", self.source_replid2, "source_address", self.source_address),
-            *("first", int(self.first), "accepted", int(self.accepted), "strands", ONE_STRAND, "rules", ""),
+            *("first", int(self.first), "accepted", int(self.accepted), "strands", self.strands, "rules", ""),
             *(() if self.keys_before is None else ("keys_before", self.keys_before)),
         ]
 
@@ -165,6 +168,7 @@ class Checkpoint:
                     first=text.get("first") == "1",
                     accepted=text.get("accepted") == "1",
                     keys_before=_number(text, "keys_before", MOST_OFFSET) if "keys_before" in text else None,
+                    strands=text.get("strands", ONE_STRAND),
                 )
         except (KeyError, ValueError):
             raise TargetError(
@@ -181,11 +185,11 @@ def _check_known(text: Mapping[str, str]) -> None:
     """What decides how to go on is known.
 
     Raises:
-        TargetError: a newer portd has several strands there, or data that is not all of the source's.
+        TargetError: a newer portd has strands of another kind there, or data that is not all of the source's.
     """
-    if text.get("strands", ONE_STRAND) != ONE_STRAND or text.get("rules", ""):
+    if text.get("strands", ONE_STRAND) not in {ONE_STRAND, SLOT_STRANDS} or text.get("rules", ""):
         raise TargetError(
-            "the checkpoint in the target belongs to a portd that has more to it: several strands, or rules",
+            "the checkpoint in the target belongs to a portd that has more to it: other strands, or rules",
             hint="use the portd that wrote it, or a newer one",
         )
 

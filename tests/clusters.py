@@ -1,0 +1,140 @@
+"""Real clusters on loopback for tests: some primaries, with replicas where they are wanted, up in a second or two."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+from portd.kernel.slots import key_slot
+from tests.servers import Server, default_binary, free_port, wait_for_sync
+from tests.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.servers import Binary, Setting
+    from tests.wire import Argument
+
+SLOTS = 16384
+BUS = 10_000  # the bus port of a node is that far above its own
+TIMEOUT_MS = 1500  # after which a node that is silent is taken for dead
+
+
+class Cluster:
+    """A cluster of *primaries* nodes with slots, and *replicas* of each of them. A context manager.
+
+    Args:
+        binary: the executable, `default_binary()` when None.
+        primaries: nodes with slots.
+        replicas: of each.
+        config: settings of every node.
+    """
+
+    def __init__(self, binary: Binary | None = None, primaries: int = 3, replicas: int = 0, **config: Setting) -> None:
+        self.binary = binary or default_binary()
+        settings: dict[str, Setting] = {
+            "cluster_enabled": True,
+            "cluster_node_timeout": TIMEOUT_MS,
+            "cluster_replica_validity_factor": 0,
+        }
+        self.primaries = [Server(self.binary, **settings | config) for _ in range(primaries)]
+        self.replicas = [Server(self.binary, **settings | config) for _ in range(primaries * replicas)]
+        self._stack = ExitStack()
+
+    @property
+    def nodes(self) -> list[Server]:
+        """All of them."""
+        return [*self.primaries, *self.replicas]
+
+    def __enter__(self) -> Self:
+        for node in self.nodes:
+            node.port = _port_with_bus()
+            self._stack.enter_context(node)
+        count = len(self.primaries)
+        for number, node in enumerate(self.nodes):
+            self.call(node, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            if number < count:
+                first, last = number * SLOTS // count, (number + 1) * SLOTS // count - 1
+                self.call(node, "CLUSTER", "ADDSLOTS", *range(first, last + 1))
+            if number:
+                self.call(node, "CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
+        wait_for_sync(lambda: all(len(self.known(node)) == len(self.nodes) for node in self.nodes))
+        for number, replica in enumerate(self.replicas):
+            primary = self.primaries[number % count]
+            name = self.name(primary)
+            wait_for_sync(lambda replica=replica, name=name: name in self.known(replica))
+            self.call(replica, "CLUSTER", "REPLICATE", name)
+        wait_for_sync(self.is_up)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    # -- asking
+
+    @staticmethod
+    def call(node: Server, *words: Argument) -> Any:
+        """One command to one node."""
+        with Wire(node) as wire:
+            return wire.call(*words)
+
+    def name(self, node: Server) -> str:
+        """The id of a node."""
+        return str(self.call(node, "CLUSTER", "MYID").decode())
+
+    def known(self, node: Server) -> list[str]:
+        """Ids of the nodes that a node knows and is not meeting still."""
+        lines = self.call(node, "CLUSTER", "NODES").decode().splitlines()
+        return [line.split()[0] for line in lines if "handshake" not in line.split()[2]]
+
+    def is_up(self) -> bool:
+        """Every node says so, all replicas follow."""
+        if not all(b"cluster_state:ok" in self.call(node, "CLUSTER", "INFO") for node in self.nodes):
+            return False
+        return all(replica.info("replication").get("master_link_status") == "up" for replica in self.replicas)
+
+    @property
+    def url(self) -> str:
+        """As portd takes it."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.primaries[:2])
+
+    def owners(self) -> dict[Server, list[tuple[int, int]]]:
+        """Ranges of slots by node, as the first one that lives tells it."""
+        ports = {node.port: node for node in self.nodes}
+        asked = next(node for node in self.nodes if node.alive)
+        found: dict[Server, list[tuple[int, int]]] = {}
+        for first, last, primary, *_ in self.call(asked, "CLUSTER", "SLOTS"):
+            found.setdefault(ports[primary[1]], []).append((first, last))
+        return found
+
+    def owner(self, key: bytes | str) -> Server:
+        """The node that has a key."""
+        slot = key_slot(key.encode() if isinstance(key, str) else key)
+        return next(
+            node for node, ranges in self.owners().items() if any(first <= slot <= last for first, last in ranges)
+        )
+
+    def get(self, command: str, key: bytes | str, *words: Argument) -> Any:
+        """A command about a key, at its node."""
+        return self.call(self.owner(key), command, key, *words)
+
+    def keys(self) -> Iterator[tuple[Server, bytes]]:
+        """All keys but portd's own, with their nodes."""
+        for node in self.owners():
+            client: Any = node.client()
+            for key in client.scan_iter(count=1000):
+                if not key.startswith(b"portd:"):
+                    yield node, key
+
+
+def _port_with_bus() -> int:
+    """A free port whose bus port is free, too."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port + BUS))
+            except OSError:
+                continue
+            return port
