@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
@@ -33,7 +34,7 @@ class Cluster:
 
     def __init__(self, binary: Binary | None = None, primaries: int = 3, replicas: int = 0, **config: Setting) -> None:
         self.binary = binary or default_binary()
-        settings: dict[str, Setting] = {
+        settings: dict[str, Any] = {
             "cluster_enabled": True,
             "cluster_node_timeout": TIMEOUT_MS,
             "cluster_replica_validity_factor": 0,
@@ -63,7 +64,7 @@ class Cluster:
         for number, replica in enumerate(self.replicas):
             primary = self.primaries[number % count]
             name = self.name(primary)
-            wait_for_sync(lambda replica=replica, name=name: name in self.known(replica))
+            wait_for_sync(functools.partial(self._knows, replica, name))
             self.call(replica, "CLUSTER", "REPLICATE", name)
         wait_for_sync(self.is_up)
         return self
@@ -87,6 +88,9 @@ class Cluster:
         """Ids of the nodes that a node knows and is not meeting still."""
         lines = self.call(node, "CLUSTER", "NODES").decode().splitlines()
         return [line.split()[0] for line in lines if "handshake" not in line.split()[2]]
+
+    def _knows(self, node: Server, name: str) -> bool:
+        return name in self.known(node)
 
     def is_up(self) -> bool:
         """Every node says so, all replicas follow."""

@@ -13,13 +13,16 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from portd.config.choices import Existing, ExpiryGap, LogFormat, LogLevel, OnRefusal, Prune, StopAfter, VerifyMethod
 from portd.errors import ConfigError
 from portd.kernel.slots import key_slot
 from portd.net.endpoint import Endpoint, Tls, is_cluster, read_address, read_secret
 from portd.units import GIB, KIB, MIB, show_size
+
+if TYPE_CHECKING:
+    from portd.net.topology import Address
 
 DEFAULT_LINK = "default"
 MIN_CHUNK_BYTES = 64 * KIB

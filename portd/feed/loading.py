@@ -9,18 +9,21 @@ from portd.config.choices import Existing
 from portd.errors import first_cause
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
+from portd.target.cluster.writers import ClusterWriters
 from portd.target.snapshot.writers import Writers
 from portd.target.snapshot.writing import WriterOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from portd.config.settings import Settings
+    from portd.kernel.batch import Batch
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
     from portd.net.endpoint import Endpoint
     from portd.pipeline import ByteBudget
     from portd.target.capabilities import Capabilities
+    from portd.target.cluster.nodes import ClusterTarget
     from portd.target.connection import ConnectionOptions
     from portd.target.deadletter import DeadLetters
     from portd.target.kept.epoch import Epoch
@@ -45,6 +48,9 @@ class Loading:
         eviction: how lost connections are ended on the target; None where our user may not.
         limiter: what is asked before the target is given work.
         connection: how connections are made.
+        cluster: its nodes, where the target is a cluster.
+        epochs: of a cluster, what transactions are fenced by on each node.
+        note: of a cluster, awaited with the number of a node and each batch that goes there.
 
     Attributes:
         decoder: for this target; fresh.
@@ -65,6 +71,9 @@ class Loading:
         eviction: Eviction | None,
         limiter: Limiter,
         connection: ConnectionOptions,
+        cluster: ClusterTarget | None = None,
+        epochs: Sequence[Epoch] = (),
+        note: Callable[[int, Batch], Awaitable[None]] | None = None,
     ) -> None:
         self._progress = progress
         skip_existing = settings.existing is Existing.SKIP
@@ -88,7 +97,11 @@ class Loading:
             limiter=limiter,
             connection=connection,
         )
-        self.writers = Writers(target, budget, progress, letters, options)
+        self.writers: Writers | ClusterWriters = (
+            Writers(target, budget, progress, letters, options)
+            if cluster is None
+            else ClusterWriters(cluster, epochs, budget, progress, letters, options, plan.batch_bytes, note)
+        )
 
     async def run(self, read: Callable[[], Awaitable[Read]], part: str) -> Read:
         """Writes what *read* puts into the writers; returns when it has returned, and all is acknowledged.

@@ -85,8 +85,12 @@ class SlotGroups:
         """The windows that take commands, by number of the node."""
     def renew(self, node: int) -> Window:
         """Takes a node's window away; an empty one grows from now on."""
-    def again(self, window: Window) -> None:
-        """Sorts what is in a window of another table anew, as far as the records do not have it."""
+    def again(self, window: Window) -> int:
+        """Sorts what is in a window that was taken away anew, as far as the records do not have it.
+
+        Returns:
+            Commands of the source that this makes.
+        """
     def take(self, data: bytes, offsets: bytes, end_offset: int, floor: int, first: int = 0) -> int:
         """Takes commands of a piece from number *first* on.
 
@@ -127,7 +131,7 @@ class SlotGroups:
     def set_record(self, slot: int, position: int) -> None:
         """Notes how far a slot is."""
     def set_records(self, position: int) -> None:
-        """All slots are there."""
+        """All slots are at least there."""
     @property
     def lowest(self) -> int:
         """The lowest of all records."""

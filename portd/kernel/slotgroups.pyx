@@ -244,6 +244,7 @@ cdef class SlotGroups:
         cdef Py_ssize_t i
         cdef Entry* entry
         cdef Window into
+        cdef Py_ssize_t commands = 0
         for i in range(window.count):
             entry = &window.list[i]
             if entry.offset <= self.records[entry.slot]:
@@ -251,6 +252,8 @@ cdef class SlotGroups:
             into = self._window(entry.slot)
             memcpy(into._room_for(entry.size), window.data + entry.begin, entry.size)
             into._add(entry.size, entry.slot, entry.offset, entry.behind, entry.counts, window.floor)
+            commands += entry.counts
+        return commands
 
     # ------------------------------------------------------------------------------------------------------- taking
 
@@ -472,7 +475,7 @@ cdef class SlotGroups:
     def set_records(self, int64_t position):
         cdef int slot
         for slot in range(SLOT_COUNT):
-            self.records[slot] = position
+            self.records[slot] = max(self.records[slot], position)
 
     @property
     def lowest(self):

@@ -14,6 +14,7 @@ from portd.link.resync import Resync
 from portd.log import get_logger
 from portd.model import Position
 from portd.net.shapes import whole
+from portd.target.cluster.nodes import seal
 from portd.target.control import patiently
 from portd.target.deadletter import unsupported
 from portd.target.kept.checkpoint import MOST_OFFSET, Checkpoint, write_checkpoint
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from portd.model import Progress
     from portd.pipeline import ByteBudget, QueueStatistics
     from portd.source.handshake import Transfer
+    from portd.target.cluster.nodes import ClusterTarget
     from portd.target.stream.scriptbook import ScriptBook
 
 log = get_logger("sync")
@@ -82,10 +84,11 @@ class Copying:
         self._inflow = inflow
         self._transfer = transfer
         settings = into.settings
-        self._resync = Resync(settings, into.endpoint, into.capabilities, into.limiter, into.connection, into.epoch)
+        self._resync = Resync(into)
         self._loading = Loading(
             settings, plan, progress, into.endpoint, into.capabilities, budget, into.letters,
             epoch=into.epoch, eviction=into.lease.eviction, limiter=into.limiter, connection=into.connection,
+            cluster=into.cluster, epochs=into.node_epochs, note=self._resync.note_at,
         )  # fmt: skip
         self._decoder = self._loading.decoder
         self._decoder.postpone(snapshot_margin_ms(always=into.holds), into.shift_ms)
@@ -114,6 +117,8 @@ class Copying:
         finally:
             resync.close()
         checkpoint = self._checkpoint(marker)
+        if into.cluster is not None:
+            await patiently(partial(self._seal, into.cluster, checkpoint), into.note_refusal)
         run_id = into.capabilities.run_id
         await patiently(partial(self._write, checkpoint, run_id=run_id, closes=True), into.note_refusal)
         offset = checkpoint.position.offset
@@ -146,6 +151,7 @@ class Copying:
             source_replid2=progress.source_info.get("replid2", ""),
             source_address=self._inflow.endpoint.display,
             keys_before=resync.keys_before,
+            strands=self._into.strands,
         )
 
     def _checkpoint(self, marker: Checkpoint) -> Checkpoint:
@@ -157,6 +163,7 @@ class Copying:
             sole=marker.sole,
             source_replid2=marker.source_replid2,
             source_address=marker.source_address,
+            strands=marker.strands,
             postponed=self._resync.postponed or self._progress.snapshot.keys_postponed > 0,
         )
 
@@ -166,6 +173,11 @@ class Copying:
             into.endpoint, into.key, checkpoint, into.epoch, into.connection, run_id=run_id, closes=closes
         )
 
+    async def _seal(self, cluster: ClusterTarget, checkpoint: Checkpoint) -> None:
+        """Every slot of a cluster has the snapshot: its record says so."""
+        into, offset = self._into, checkpoint.position.offset
+        await seal(cluster, into.records, into.lease, into.epoch, into.connection, checkpoint.epoch, offset)
+
     async def _read(self) -> int:
         """Out of the spool into the writers; returns where the stream begins in the spool."""
         index = await self._copy.run()
@@ -174,7 +186,8 @@ class Copying:
         return index
 
     async def _put(self, batch: Batch) -> None:
-        await self._resync.note(batch)
+        if self._into.cluster is None:  # its writers know where each key goes
+            await self._resync.note(batch)
         await self._loading.writers.put(batch)
 
     def _find_position(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portd.log import get_logger
+from portd.target.kept.checkpoint import ONE_STRAND, SLOT_STRANDS
 from portd.target.kept.postponed import shift_of
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from portd.errors import TargetBusy
     from portd.net.endpoint import Endpoint
     from portd.target.capabilities import Capabilities
+    from portd.target.cluster.nodes import ClusterTarget
     from portd.target.connection import ConnectionOptions, Disconnected
     from portd.target.deadletter import DeadLetters
     from portd.target.kept.epoch import Epoch
@@ -20,6 +22,21 @@ if TYPE_CHECKING:
     from portd.target.limiter import Limiter
 
 log = get_logger("sync")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One server of the target.
+
+    Attributes:
+        endpoint: its address.
+        epoch: what is written to it is fenced by.
+        run_id: of its process; "" when it does not tell.
+    """
+
+    endpoint: Endpoint
+    epoch: Epoch
+    run_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +55,8 @@ class Destination:
             continued is fenced by the epoch itself.
         postpones: expiries that are near are sent later while the target lags.
         holds: all of them are, until the end.
+        cluster: its nodes, where it is a cluster; *endpoint* is the home of the link then.
+        node_epochs: of a cluster, what a snapshot is fenced by on each node.
     """
 
     settings: Settings
@@ -50,6 +69,28 @@ class Destination:
     epoch: Epoch
     postpones: bool = False
     holds: bool = False
+    cluster: ClusterTarget | None = None
+    node_epochs: tuple[Epoch, ...] = ()
+
+    @property
+    def places(self) -> list[Place]:
+        """The servers that a snapshot is written to."""
+        if self.cluster is None:
+            return [Place(self.endpoint, self.epoch, self.capabilities.run_id)]
+        return [
+            Place(node.endpoint, epoch, node.run_id)
+            for node, epoch in zip(self.cluster.nodes, self.node_epochs, strict=True)
+        ]
+
+    @property
+    def strands(self) -> str:
+        """What the checkpoint says of its strands."""
+        return ONE_STRAND if self.cluster is None else SLOT_STRANDS
+
+    @property
+    def records(self) -> str:
+        """Of a cluster: what the keys of the slots' records begin with."""
+        return f"{self.settings.checkpoint_key}{self.settings.link}:"
 
     @property
     def key(self) -> str:

@@ -13,6 +13,7 @@ from portd.feed.stream import StreamFeed
 from portd.link.catchup import CatchUp
 from portd.log import get_logger
 from portd.model import Position
+from portd.target.cluster.applier import ClusterApplier
 from portd.target.kept.checkpoint import IMPORTS_SUFFIX, Checkpoint
 from portd.target.kept.postponed import Horizon, Postponed, Sweeper, shift_of
 from portd.target.stream.applier import Applier
@@ -92,7 +93,13 @@ class Following:
         )
         known = self._followed(checkpoint)
         self._replid = inflow.replid
-        self._applier = Applier(into.endpoint, self._feed, known, into.key, progress, into.letters, options)
+        self._applier: Applier | ClusterApplier = (
+            Applier(into.endpoint, self._feed, known, into.key, progress, into.letters, options)
+            if into.cluster is None
+            else ClusterApplier(
+                into.cluster, self._feed, known, into.key, into.records, into.lease, progress, into.letters, options
+            )
+        )
         self._applier.on_getack = inflow.receiver.acknowledge_now
         self._sweeper = sweeper_of(into, progress, epoch, self._applier.postponed)
         inflow.on_again = self._on_again

@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from portd.config.choices import ExpiryGap, OnRefusal, StopAfter
+from portd.config.choices import Existing, ExpiryGap, OnRefusal, StopAfter
 from portd.errors import (
     ConfigError,
     DataLost,
@@ -36,13 +36,14 @@ from portd.link.session import Session
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.pipeline import ByteBudget
-from portd.source import cluster
+from portd.source import cluster as one_shard
 from portd.source.handshake import HandshakeOptions
 from portd.source.info import ask_keys, read_info
 from portd.source.keeper import HistoryLost
 from portd.source.receiver import Receiver, ReceiverOptions
 from portd.spool import Spool
 from portd.target.capabilities import ALLKEYS, KEEP_KEYS
+from portd.target.cluster.nodes import guard_nodes, survey, take_nodes
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
 from portd.target.kept import postponed
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from portd.source.handshake import Transfer
     from portd.spool import DiskRoom
     from portd.target.capabilities import Capabilities
+    from portd.target.cluster.nodes import ClusterTarget
     from portd.target.kept.checkpoint import Checkpoint
 
 log = get_logger("sync")
@@ -264,14 +266,15 @@ class Link:
     async def _prepare(self) -> Destination:
         """Asks both ends who they are, and refuses what cannot be right."""
         progress, settings = self._progress, self._settings
-        capabilities = await probe(self._target)
+        cluster = await survey(self._target) if self._target.seeds is not None else None
+        capabilities = cluster.capabilities if cluster is not None else await probe(self._target)
         progress.target_info = capabilities.shown()
         log.info("target", url=self._target.display, **progress.target_info)
         source = await read_info(self._source)
         progress.source_info = source.shown()
         self._keys_at_start = source.keys
         log.info("source", url=self._source.display, **progress.source_info)
-        cluster.admit(self._source, source.cluster, one_shard=settings.one_shard)
+        one_shard.admit(self._source, source.cluster, one_shard=settings.one_shard)
         self._require_databases(source.highest_database, capabilities.databases)
         patience = ConnectionOptions(troubles=progress.troubles)
         self._lease = Lease(
@@ -283,8 +286,8 @@ class Link:
             evicts=capabilities.evicts,
         )
         epoch = await self._lease.acquire(takeover=settings.takeover)
-        await self._guard(capabilities)
-        postpones = await self._close_expiry_gap(capabilities)
+        await self._guard(capabilities, cluster)
+        postpones = await self._close_expiry_gap(capabilities) if cluster is None else self._leave_expiry_gap()
         if not self._imports:  # it evicts nothing in import mode
             capabilities.warn_of_eviction()
         return Destination(
@@ -298,7 +301,17 @@ class Link:
             epoch=epoch,
             postpones=postpones,
             holds=postpones and settings.expiry_gap is ExpiryGap.HOLD,
+            cluster=cluster,
         )
+
+    def _leave_expiry_gap(self) -> bool:
+        """Of a cluster, nothing closes the gap yet; whether near expiries are postponed."""
+        if self._settings.expiry_gap is not ExpiryGap.OFF:
+            log.warning(
+                "the expiry gap is open: the target is a cluster", wanted=self._settings.expiry_gap.value,
+                hint="keys renewed at the last moment may expire while the target lags",
+            )  # fmt: skip
+        return False
 
     def _require_databases(self, highest: int | None, there: int) -> None:
         """Makes sure that the target has every database that holds keys, as far as both ends tell.
@@ -368,6 +381,11 @@ class Link:
             destination = replace(destination, epoch=await destination.lease.begin())
         if transfer is None:
             checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
+            if checkpoint is not None and checkpoint.strands != destination.strands:
+                raise ConfigError(
+                    "the target's checkpoint was written by a sync into another kind of target",
+                    hint="it came from there with the data: delete its key to start with a full sync",
+                )
             position, reason = self._place(checkpoint)
             self._copying = False  # an attempt that does not get as far costs no fork
             transfer = await self._connect(position)
@@ -378,6 +396,7 @@ class Link:
             checkpoint = None
             self._copying = True
             reason = await self._admit(transfer, reason)
+            destination = await self._take_nodes(destination)
             self._progress.full_syncs[reason] += 1
             self._progress.begin_snapshot()
             self._progress.snapshot.bytes_total = transfer.length
@@ -411,6 +430,18 @@ class Link:
             log.warning("stopped inside a snapshot", hint="the target is not complete; the next start begins it anew")
         return None
 
+    async def _take_nodes(self, destination: Destination) -> Destination:
+        """Of a cluster, nobody but us writes to any node from now on."""
+        cluster, into = destination.cluster, destination
+        if cluster is None:
+            return destination
+        try:
+            epochs = await take_nodes(cluster, into.records, into.lease, into.epoch, into.connection)
+        except BaseException:
+            self._receiver.close()
+            raise
+        return replace(destination, node_epochs=tuple(epochs))
+
     async def _admit(self, transfer: Transfer, reason: str) -> str:
         """The full sync that the source has agreed to may begin; why it does.
 
@@ -424,7 +455,7 @@ class Link:
             self._receiver.close()  # the source need not keep a snapshot for us
             raise
 
-    async def _guard(self, capabilities: Capabilities) -> None:
+    async def _guard(self, capabilities: Capabilities, cluster: ClusterTarget | None) -> None:
         """Lets a target pass that is empty, or holds our checkpoint, or whose data the settings speak of.
 
         Raises:
@@ -432,30 +463,39 @@ class Link:
             TargetError: it cannot be asked.
         """
         settings = self._settings
+        source_run_id = self._progress.source_info.get("run_id", "")
+        if cluster is not None:
+            held = await read_checkpoint(self._target, settings.checkpoint_name())
+            if held is None and settings.existing is Existing.REFUSE:
+                await guard_nodes(cluster, settings.checkpoint_key, source_run_id)
+            return
         await guard(
             self._target,
             capabilities,
             settings.checkpoint_name(),
             settings.checkpoint_key,
             settings.existing.value,
-            source_run_id=self._progress.source_info.get("run_id", ""),
+            source_run_id=source_run_id,
         )
 
     async def _recognise_target(self, destination: Destination) -> Destination:
         """Asks the target again who it is: it may be another process or version by now, or another server with data of its own."""
         if self._session is None:
             return destination
+        cluster = None
         try:
-            capabilities = await probe(self._target)
+            if self._target.seeds is not None:
+                cluster = await survey(self._target)
+            capabilities = cluster.capabilities if cluster is not None else await probe(self._target)
             if capabilities.run_id != destination.capabilities.run_id:
-                await self._guard(capabilities)
+                await self._guard(capabilities, cluster)
         except BaseException as error:
             self._receiver.close()  # of a full sync that is agreed on
             if isinstance(error, ConfigError | TargetNotEmpty):  # it was usable before: perhaps a failover is under way
                 raise TargetBusy(str(error.args[0]), hint=error.hint) from error
             raise
         self._progress.target_info = capabilities.shown()
-        return replace(destination, capabilities=capabilities)
+        return replace(destination, capabilities=capabilities, cluster=cluster)
 
     async def _connect(self, position: Position | None) -> Transfer | None:
         """Makes the link, which waits for the source's snapshot for as long as that takes; None at a stop."""

@@ -9,23 +9,19 @@ from portd.config.choices import Existing, Prune
 from portd.errors import SpoolError
 from portd.log import get_logger
 from portd.net.resp import request
+from portd.target.cluster.nodes import foreign_keys as cluster_keys
 from portd.target.control import control
 from portd.target.kept.checkpoint import State, flush, foreign_keys, make_room, read_checkpoint
 from portd.target.kept.epoch import write_once
-from portd.target.kept.prune import PruneOptions, Pruner
+from portd.target.kept.prune import PruneOptions, PruneProgress, Pruner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from portd.config.settings import Settings
     from portd.kernel.batch import Batch
     from portd.kernel.snapshot import DeadLetter
-    from portd.net.endpoint import Endpoint
-    from portd.target.capabilities import Capabilities
-    from portd.target.connection import ConnectionOptions
+    from portd.link.destination import Destination
     from portd.target.kept.checkpoint import Checkpoint
-    from portd.target.kept.epoch import Epoch
-    from portd.target.limiter import Limiter
 
 log = get_logger("sync")
 
@@ -34,12 +30,7 @@ class Resync:
     """The ghosts of one full sync. Use: `begin`, `note` and `note_letter`, `finish`, `close`.
 
     Args:
-        settings: `prune`, the spool's directory, names of keys.
-        target: its address.
-        capabilities: what it can do.
-        limiter: what is asked before the target is given work.
-        connection: how connections that write are made.
-        epoch: what every write is fenced by.
+        destination: the target; of a cluster every node is looked at by itself.
 
     Attributes:
         sole: nothing but this link's data is in the target, as far as can be known; set by `begin`.
@@ -49,27 +40,18 @@ class Resync:
         keys_before: of the target, ours left out; None where no ghosts are to be removed; set by `begin`.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        target: Endpoint,
-        capabilities: Capabilities,
-        limiter: Limiter,
-        connection: ConnectionOptions,
-        epoch: Epoch,
-    ) -> None:
+    def __init__(self, destination: Destination) -> None:
         self.sole = False
         self.first = False
         self.removed = 0
         self.postponed = False
         self.keys_before: int | None = None
-        self._settings = settings
-        self._target = target
-        self._capabilities = capabilities
-        self._connection = connection
-        self._epoch = epoch
-        self._limiter = limiter
-        self._pruner: Pruner | None = None
+        self._into = destination
+        self._settings = destination.settings
+        self._target = destination.endpoint
+        self._capabilities = destination.capabilities
+        self._connection = destination.connection
+        self._pruners: list[Pruner] = []  # one for each server
         self._letters = 0
 
     async def begin(self) -> None:
@@ -85,16 +67,14 @@ class Resync:
         self.first = checkpoint is None or checkpoint.first
         if mode is Prune.FLUSH:
             functions = "function" in self._capabilities.commands
-            await flush(self._target, self._epoch, self._connection, functions=functions)
+            await self._flush(functions=functions)
             self.sole = True
             log.info("target flushed", reason="prune is flush")
             return
         if checkpoint is None:
             if settings.existing is Existing.FLUSH:
-                key, prefix = settings.checkpoint_name(), settings.checkpoint_key
-                await make_room(self._target, key, self._epoch, self._connection, prefix)
-            async with control(self._target, "looking for data in the target") as client:
-                self.sole = not await foreign_keys(client, settings.checkpoint_key, settings.checkpoint_name())
+                await self._make_room()
+            self.sole = not await self._count_foreign()
         else:
             self.sole = checkpoint.sole
             self.postponed = checkpoint.postponed
@@ -111,30 +91,52 @@ class Resync:
         """Keys that may be lost. One that was broken off had counted them before it wrote its own beside them."""
         if checkpoint is not None and checkpoint.state is State.SNAPSHOT and checkpoint.keys_before is not None:
             return checkpoint.keys_before
-        async with control(self._target, "counting the target's keys") as client:
-            found = await foreign_keys(client, self._settings.checkpoint_key, self._settings.checkpoint_name())
+        return await self._count_foreign()
+
+    async def _count_foreign(self) -> int:
+        """Keys in the target that are not ours."""
+        settings = self._settings
+        if self._into.cluster is not None:
+            return sum((await cluster_keys(self._into.cluster, settings.checkpoint_key)).values())
+        async with control(self._target, "looking for data in the target") as client:
+            found = await foreign_keys(client, settings.checkpoint_key, settings.checkpoint_name())
         return sum(found.values())
+
+    async def _flush(self, *, functions: bool = False) -> None:
+        for place in self._into.places:
+            await flush(place.endpoint, place.epoch, self._connection, functions=functions)
+
+    async def _make_room(self) -> None:
+        """Deletes what is there, unless a checkpoint of this link is."""
+        settings = self._settings
+        if self._into.cluster is None:
+            key, prefix = settings.checkpoint_name(), settings.checkpoint_key
+            await make_room(self._target, key, self._into.epoch, self._connection, prefix)
+        elif keys := await self._count_foreign():
+            await self._flush()
+            log.warning("target flushed", reason="existing is flush", keys=keys)
 
     async def _begin_pruning(self) -> None:
         settings, capabilities = self._settings, self._capabilities
         self.close()  # of an attempt before
         explicit = settings.prune is Prune.PRUNE
         directory = settings.spool_directory()
-        options = PruneOptions(
-            own_key=settings.checkpoint_name(),
-            prefix=settings.checkpoint_key,
-            shared=explicit,
-            unlink="unlink" in capabilities.commands,
-            run_id=capabilities.run_id,
-            limiter=self._limiter,
-            connection=self._connection,
-            epoch=self._epoch,
-        )
         if directory is None:
             self._give_up("spool_dir is off")
             return
         try:
-            self._pruner = Pruner(self._target, directory, options)
+            for place in self._into.places:
+                options = PruneOptions(
+                    own_key=settings.checkpoint_name(),
+                    prefix=settings.checkpoint_key,
+                    shared=explicit,
+                    unlink="unlink" in capabilities.commands,
+                    run_id=place.run_id,
+                    limiter=self._into.limiter,
+                    connection=self._connection,
+                    epoch=place.epoch,
+                )
+                self._pruners.append(Pruner(place.endpoint, directory, options))
         except SpoolError as error:
             if explicit:
                 raise
@@ -142,7 +144,8 @@ class Resync:
             return
         if "function" in capabilities.commands:  # they have no keys to compare: the snapshot brings all there are
             flush_all = request("FUNCTION", "FLUSH")
-            await write_once(self._target, self._connection, self._epoch, flush_all, what="FUNCTION FLUSH")
+            for place in self._into.places:
+                await write_once(place.endpoint, self._connection, place.epoch, flush_all, what="FUNCTION FLUSH")
 
     def _give_up(self, why: str) -> None:
         log.error(
@@ -151,15 +154,19 @@ class Resync:
         self.close()
 
     async def note(self, batch: Batch) -> None:
-        """Takes the keys that begin in a batch.
+        """Takes the keys that begin in a batch; raises as `note_at` does."""
+        await self.note_at(0, batch)
+
+    async def note_at(self, number: int, batch: Batch) -> None:
+        """Takes the keys that begin in a batch, for the node of that number.
 
         Raises:
             SpoolError: the disk is full, and `prune` is explicit.
         """
-        if self._pruner is None:
+        if not self._pruners:
             return
         try:
-            await self._pruner.note(batch)
+            await self._pruners[number].note(batch)
         except SpoolError as error:
             if self._settings.prune is Prune.PRUNE:
                 raise
@@ -168,8 +175,8 @@ class Resync:
     def note_letter(self, letter: DeadLetter) -> None:
         """Takes a key that the target cannot hold as it is in the snapshot: an older value of it stays."""
         self._letters += 1
-        if self._pruner is not None:
-            self._pruner.note_key(letter.db, letter.key)
+        for pruner in self._pruners:
+            pruner.note_key(letter.db, letter.key)
 
     async def finish(self, letters: int, permit: Callable[[int, int], Awaitable[None]]) -> None:
         """Removes the ghosts; all of the snapshot is acknowledged, and nothing else is sent.
@@ -181,14 +188,15 @@ class Resync:
         Raises:
             PortdError: see `Pruner.run`.
         """
-        pruner = self._pruner
-        if pruner is None:
+        if not self._pruners:
             return
         if letters > self._letters:  # some were counted and not kept: their keys are not known
             self._give_up("more dead letters than could be kept")
             return
         before = self.keys_before
-        found = await pruner.run(None if self.first or before is None else lambda ghosts: permit(ghosts, before))
+        pruners, found = self._pruners, PruneProgress()
+        for pruner in pruners:
+            found.add(await pruner.run(None if self.first or before is None else lambda ghosts: permit(ghosts, before)))
         self.removed = found.removed
         if found.others and self._settings.prune is Prune.AUTO:
             log.warning(
@@ -197,15 +205,16 @@ class Resync:
             )  # fmt: skip
         else:
             log.info("target pruned", removed=found.removed, scanned=found.scanned, hashed=found.hashed)
-        self._pruner = None
-        await asyncio.to_thread(pruner.close)  # the disk needs a moment to let gigabytes go
+        self._pruners = []
+        for pruner in pruners:
+            await asyncio.to_thread(pruner.close)  # the disk needs a moment to let gigabytes go
 
     def owned_bytes(self) -> int:
         """Bytes held."""
-        return self._pruner.owned_bytes() if self._pruner is not None else 0
+        return sum(pruner.owned_bytes() for pruner in self._pruners)
 
     def close(self) -> None:
         """Gives memory and disk back; idempotent."""
-        if self._pruner is not None:
-            self._pruner.close()
-            self._pruner = None
+        for pruner in self._pruners:
+            pruner.close()
+        self._pruners = []

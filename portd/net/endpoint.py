@@ -17,7 +17,7 @@ from portd.errors import ConfigError
 from portd.net.resp import request
 from portd.net.sentinel import DEFAULT_PORT as SENTINEL_PORT
 from portd.net.sentinel import Sentinels
-from portd.net.topology import Seeds, shown
+from portd.net.topology import Entrance, Seeds, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
@@ -208,6 +208,17 @@ class Endpoint:
             return None
         return request(*words)
 
+    @property
+    def entrance(self) -> Entrance:
+        """How to get into the nodes of a cluster."""
+        tls = self.tls
+        return Entrance(
+            seconds=self.connect_seconds,
+            login=self.auth_command(),
+            context=tls.context if tls is not None else None,
+            server_name=tls.server_name if tls is not None else None,
+        )
+
     async def connect(self, factory: Callable[[], ProtocolT], *, timeout: float) -> tuple[asyncio.Transport, ProtocolT]:  # noqa: ASYNC109
         """Opens a connection, TLS included; nothing is sent on it.
 
@@ -246,7 +257,7 @@ class Endpoint:
             NoMap: no node of the cluster does, or nobody has the slot; an `OSError`.
         """
         if self.seeds is not None:
-            host, port = await self.seeds.owner(self, self.slot)
+            host, port = await self.seeds.owner(self.entrance, self.slot)
             return replace(self, host=host, port=port, seeds=None)
         if self.sentinels is None:
             return self

@@ -114,7 +114,9 @@ def fatal(text: str, who: str = "the target") -> TargetError:
     if is_refusal(text):
         return login_refused(who, text)
     if code_of(text) in REROUTE_CODES:
-        return TargetLost(f"{who} has given slots away: {presentable(text)}", hint="the sync starts over by the new map")
+        return TargetLost(
+            f"{who} has given slots away: {presentable(text)}", hint="the sync starts over by the new map"
+        )
     return TargetError(f"{who} refuses everything: {presentable(text)}", hint=_HINTS.get(code_of(text)))
 
 

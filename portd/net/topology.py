@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import hiredis
+
+from portd.kernel.answerbound import AnswerBound
 from portd.kernel.slots import SLOTS
-from portd.net.control import Refused, checked, open_control
 from portd.net.resp import request
 from portd.net.shapes import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from portd.net.endpoint import Endpoint
+    import ssl
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Address = tuple[str, int]
 
 NOBODY: Final = 0xFFFF  # stands in the table for a slot without an owner
 MOST_NODES: Final = 4096  # entries of an answer that are believed
 MOST_PORT: Final = 65535
+MOST_OBJECTS: Final = 100_000  # of an answer: a few bytes make an object of many
+MOST_BYTES: Final = 8 << 20  # likewise
+READ_BYTES: Final = 64 * 1024
 _DISABLED: Final = "cluster support disabled"
 _UNKNOWN_HOSTS: Final = frozenset({"", "?"})  # the host is the one that was asked (cluster.c:addNodeToNodeReply)
 
@@ -115,7 +119,7 @@ def parse_slots(answer: object, asked: str, addresses: Mapping[Address, Address]
     slots: dict[tuple[str, str, int], list[tuple[int, int]]] = {}
     others: dict[Address, None] = {}
     if not isinstance(answer, list):
-        raise ValueError("it answers CLUSTER SLOTS with something else than a list")
+        raise ValueError("it answers CLUSTER SLOTS with something else than a list")  # noqa: TRY004 - it came from outside
     for entry in answer:
         if not isinstance(entry, list) or len(entry) < 3:
             raise ValueError("an entry of CLUSTER SLOTS is no range with a node")
@@ -219,11 +223,11 @@ class Seeds:
     mapped: tuple[tuple[Address, Address], ...] = ()
     known: list[Address] = field(default_factory=list, compare=False, repr=False)
 
-    async def read(self, endpoint: Endpoint) -> Topology:
+    async def read(self, entrance: Entrance) -> Topology:
         """The map, from the first node that tells it.
 
         Args:
-            endpoint: how to get in.
+            entrance: how to get in.
 
         Raises:
             NoMap: none tells; the message says which answered what.
@@ -232,19 +236,13 @@ class Seeds:
         outside = True
         places = list(dict.fromkeys((*self.known, *self.addresses)))
         for host, port in places:
-            node = replace(endpoint, host=host, port=port, seeds=None)
-            node = replace(node, connect_seconds=max(1.0, endpoint.connect_seconds / len(places)))
             try:
-                async with open_control(node) as control:
-                    (answer,) = await control.ask(request("CLUSTER", "SLOTS"))
-                found = parse_slots(checked(answer), host, dict(self.mapped))
-            except Refused as refusal:
-                outside &= _DISABLED in refusal.text
-                said.append(f"{shown(host, port)}: {refusal.text[:100]}")
-                continue
-            except (OSError, ValueError) as error:
-                outside = False
-                said.append(f"{shown(host, port)}: {str(error) or type(error).__name__}")
+                async with asyncio.timeout(max(1.0, entrance.seconds / len(places))):
+                    answer = await _ask(host, port, entrance)
+                found = parse_slots(answer, host, dict(self.mapped))
+            except (OSError, EOFError, ValueError, hiredis.HiredisError) as error:  # TimeoutError is one
+                outside &= _DISABLED in str(error)
+                said.append(f"{shown(host, port)}: {str(error)[:100] or type(error).__name__}")
                 continue
             if found.nodes:
                 self.known[:] = [*((each.host, each.port) for each in found.nodes), *found.others]
@@ -253,33 +251,61 @@ class Seeds:
             said.append(f"{shown(host, port)}: knows of no slots")
         raise (NoCluster if outside else NoMap)(f"no node tells who has the cluster's slots ({'; '.join(said)})")
 
-    async def owner(self, endpoint: Endpoint, slot: int) -> Address:
+    async def owner(self, entrance: Entrance, slot: int) -> Address:
         """Where the primary is that has a slot.
 
         Raises:
             NoMap: nobody tells, or nobody has it.
         """
-        node = (await self.read(endpoint)).owner(slot)
+        node = (await self.read(entrance)).owner(slot)
         if node is None:
             raise NoMap(f"slot {slot} of the cluster has no owner")
         return node.host, node.port
 
 
-def node_endpoint(endpoint: Endpoint, node: Node) -> Endpoint:
-    """One node of the cluster that *endpoint* is, wherever it is by now."""
-    return replace(endpoint, host=node.host, port=node.port, slot=node.first)
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """How to get into a node.
 
-
-async def ask_each(endpoint: Endpoint, topology: Topology, *commands: bytes) -> list[list[Any]]:
-    """Asks all primaries at once; answers in their order.
-
-    Raises:
-        OSError: one cannot be asked.
-        Refused: one refuses our login.
+    Attributes:
+        seconds: for all nodes that are asked; one that is silent takes its share only.
+        login: the AUTH command; None when there are no credentials.
+        context: makes a TLS context; None is plain.
+        server_name: to find in the certificate; None is the host.
     """
 
-    async def ask(node: Node) -> list[Any]:
-        async with open_control(replace(endpoint, host=node.host, port=node.port, seeds=None)) as control:
-            return await control.ask(*commands)
+    seconds: float
+    login: bytes | None = field(default=None, repr=False)
+    context: Callable[[], ssl.SSLContext] | None = None
+    server_name: str | None = None
 
-    return list(await asyncio.gather(*(ask(node) for node in topology.nodes)))
+
+async def _ask(host: str, port: int, entrance: Entrance) -> object:
+    """One node's answer to ``CLUSTER SLOTS``.
+
+    Raises:
+        OSError: it cannot be reached.
+        ValueError: it refuses, or answers with something else.
+    """
+    context = entrance.context() if entrance.context is not None else None
+    name = (entrance.server_name or host) if context else None
+    reader, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=name)
+    try:
+        questions = [*([entrance.login] if entrance.login is not None else []), request("CLUSTER", "SLOTS")]
+        writer.write(b"".join(questions))
+        answers, bound, parser, size = list[Any](), AnswerBound(MOST_OBJECTS), hiredis.Reader(), 0
+        while len(answers) < len(questions):
+            data = await reader.read(READ_BYTES)
+            size += len(data)
+            if not data:
+                raise ConnectionResetError("it closed the connection")
+            if size > MOST_BYTES or not bound.feed(data):
+                raise ValueError("its answer is too long")
+            parser.feed(data)
+            while (answer := parser.gets()) is not False:
+                if isinstance(answer, hiredis.ReplyError):
+                    raise ValueError(str(answer))  # noqa: TRY004 - it came from outside
+                answers.append(answer)
+        return answers[-1]
+    finally:
+        writer.transport.abort()

@@ -88,6 +88,14 @@ class PruneProgress:
     removed: int = 0
     others: bool = False
 
+    def add(self, found: PruneProgress) -> None:
+        """What was found on another node of the same target."""
+        self.hashed += found.hashed
+        self.scanned += found.scanned
+        self.ghosts += found.ghosts
+        self.removed += found.removed
+        self.others |= found.others
+
 
 class Pruner:
     """Compares one snapshot with its target. Use: `note` each batch, then `run`, then `close`.

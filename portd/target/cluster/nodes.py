@@ -1,0 +1,335 @@
+"""The nodes of a target cluster: who they are, what all of them can do, and who may write to them.
+
+The link's hash, lease and epoch lie in one slot, that of the link's name (*home*). Every other primary has an epoch of its
+own, for what is sent to it outside of transactions: see docs/design/0004. Whoever has taken the link writes it, and ends
+the connections of whoever had it before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from portd.errors import ConfigError, TargetBusy, TargetLost, TargetNotEmpty, TargetRefused
+from portd.kernel.slots import slot_tag
+from portd.log import get_logger
+from portd.model import ConnectionState
+from portd.net.control import Refused, open_control
+from portd.net.identity import require_process
+from portd.net.replies import error_of
+from portd.net.resp import request
+from portd.net.topology import NoCluster, Node, Topology, moving, ranges_of, spelled
+from portd.target.capabilities import EVICTING_COMMANDS
+from portd.target.cluster.records import write_records
+from portd.target.connection import connect, set_up, text_of
+from portd.target.control import control
+from portd.target.kept.checkpoint import SCAN_COUNT
+from portd.target.kept.epoch import check
+from portd.target.probe import probe
+
+if TYPE_CHECKING:
+    from portd.net.control import Control
+    from portd.net.endpoint import Endpoint
+    from portd.target.capabilities import Capabilities
+    from portd.target.connection import Connection, ConnectionOptions
+    from portd.target.kept.epoch import Epoch
+    from portd.target.kept.lease import Lease
+
+_log = get_logger("target")
+
+MAP: Final = "CLUSTERMAP"  # code of a refusal that passes: not one of a server's
+CLUSTER_HINT: Final = "portd tries again until every slot has an owner and none is on its way"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNode:
+    """A primary of the target.
+
+    Attributes:
+        number: as the table of slots has it.
+        endpoint: whoever has its first slot by now.
+        run_id: of its process; "" when it does not tell.
+        address: for people.
+        first: its lowest slot.
+        slots: ranges that it has.
+    """
+
+    number: int
+    endpoint: Endpoint
+    run_id: str
+    address: str
+    first: int
+    slots: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterTarget:
+    """A cluster as it was when it was looked at.
+
+    Attributes:
+        endpoint: the home of the link.
+        topology: its map.
+        nodes: its primaries.
+        capabilities: what all of them can do.
+    """
+
+    endpoint: Endpoint
+    topology: Topology
+    nodes: tuple[ClusterNode, ...]
+    capabilities: Capabilities
+
+
+async def read_map(endpoint: Endpoint) -> Topology:
+    """The map, if every slot has an owner and none is on its way.
+
+    Raises:
+        ConfigError: this is no cluster.
+        TargetLost: no node tells.
+        TargetBusy: slots have no owner, or are on their way.
+    """
+    seeds = endpoint.seeds
+    assert seeds is not None, "only clusters have a map"
+    try:
+        topology = await seeds.read(endpoint.entrance)
+        if gaps := topology.gaps():
+            raise TargetBusy(f"slots {spelled(gaps)} of the target have no owner", hint=CLUSTER_HINT, code=MAP)
+        answers = await asyncio.gather(*(_ask(endpoint, node, request("CLUSTER", "NODES")) for node in topology.nodes))
+    except NoCluster as error:
+        raise ConfigError(
+            f"the target is no cluster: {error}", hint="redis://host:port is the URL of one server"
+        ) from None
+    except Refused as refusal:
+        raise error_of(refusal.text, "does not tell its map", login=refusal.login) from None
+    except OSError as error:
+        raise TargetLost(f"the target's map cannot be read: {error}", hint="check hosts, ports and TLS") from None
+    on_their_way: dict[int, str] = {}
+    for node, answer in zip(topology.nodes, answers, strict=True):
+        if text := _error(answer):
+            raise error_of(text, "does not tell which slots are on their way", who=f"the target {node.address}")
+        on_their_way |= moving(answer)
+    if on_their_way:
+        slots = spelled(ranges_of(sorted(on_their_way)))
+        raise TargetBusy(
+            f"slots {slots} of the target are on their way to another node; nothing is written meanwhile",
+            hint="portd goes on when they have arrived; redis-cli --cluster fix ends a move that was given up", code=MAP,
+        )  # fmt: skip
+    return topology
+
+
+async def _ask(endpoint: Endpoint, node: Node, question: bytes) -> object:
+    async with open_control(replace(endpoint, host=node.host, port=node.port, seeds=None)) as asked:
+        (answer,) = await asked.ask(question)
+    return answer
+
+
+def _error(answer: object) -> str:
+    return "" if isinstance(answer, bytes) else str(answer) or "no answer"
+
+
+async def survey(endpoint: Endpoint) -> ClusterTarget:
+    """Looks at a cluster and makes sure that a sync into it can work.
+
+    Raises:
+        ConfigError: it is none, or its nodes differ too much.
+        TargetRefused: our user may not do on every node what a sync does.
+        TargetError: a node cannot be asked, or slots have no owner.
+    """
+    topology = await read_map(endpoint)
+    places = [replace(endpoint, host=node.host, port=node.port, slot=node.first) for node in topology.nodes]
+    found = await asyncio.gather(*(probe(place) for place in places))
+    for node, each in zip(topology.nodes, found, strict=True):
+        if not each.evicts:
+            raise TargetRefused(
+                f"the target {node.address} does not let us end connections, and in a cluster nothing else keeps late writes away",
+                hint=f"allow {' '.join(f'+{name}' for name in EVICTING_COMMANDS)} to portd's user",
+            )
+    nodes = tuple(
+        ClusterNode(number, place, each.run_id, node.address, node.first, node.slots)
+        for number, (node, place, each) in enumerate(zip(topology.nodes, places, found, strict=True))
+    )
+    home = found[memoryview(topology.table).cast("H")[endpoint.slot]]
+    return ClusterTarget(endpoint, topology, nodes, _shared(home, found))
+
+
+def _shared(home: Capabilities, all_nodes: list[Capabilities]) -> Capabilities:
+    """What every node can do, told of the one at home."""
+    if len({each.family for each in all_nodes}) > 1:
+        raise ConfigError(
+            "the target's nodes are of Valkey and of Redis", hint="finish the upgrade of the cluster first"
+        )
+    oldest = min(all_nodes, key=lambda each: each.version)
+    commands = frozenset.intersection(*(each.commands for each in all_nodes))
+    bounded = [each for each in all_nodes if each.maxmemory > 0]
+    tightest = min(bounded, key=lambda each: each.maxmemory) if bounded else home
+    return replace(
+        oldest,
+        run_id=home.run_id,
+        commands=commands,
+        forbidden=frozenset.union(*(each.forbidden for each in all_nodes)),
+        modules=frozenset.intersection(*(each.modules for each in all_nodes)),
+        rdb_version=min(each.rdb_version for each in all_nodes),
+        footer=min(each.footer for each in all_nodes),
+        maxmemory=tightest.maxmemory,
+        maxmemory_policy=tightest.maxmemory_policy,
+        proto_max_bulk_bytes=min(each.proto_max_bulk_bytes for each in all_nodes),
+        used_memory=sum(each.used_memory for each in all_nodes),
+        databases=1,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ what is there already
+
+
+async def guard_nodes(cluster: ClusterTarget, prefix: str, source_run_id: str) -> None:
+    """Lets a cluster pass that holds nothing but what is named like ours. Changes nothing.
+
+    Raises:
+        ConfigError: the source is one of its nodes.
+        TargetNotEmpty: it holds something else.
+    """
+    if source_run_id and any(node.run_id == source_run_id for node in cluster.nodes):
+        raise ConfigError("the source is a node of the target cluster", hint="check --source and --target")
+    if held := await foreign_keys(cluster, prefix):
+        told = ", ".join(f"{count} keys on {address}" for address, count in held.items())
+        raise TargetNotEmpty(
+            f"the target {cluster.endpoint.display} is not empty ({told}) and has no checkpoint of this link",
+            hint="if source and target are the right way round, choose --existing replace, skip or flush",
+        )
+
+
+async def foreign_keys(cluster: ClusterTarget, prefix: str) -> dict[str, int]:
+    """Keys of each node that are not named like ours, by address; nodes that have none are left out."""
+
+    async def count(node: ClusterNode) -> int:
+        async with control(node.endpoint, "looking for data in the target") as client:
+            return await _count_foreign(client, prefix.encode())
+
+    counts = await asyncio.gather(*(count(node) for node in cluster.nodes))
+    return {node.address: found for node, found in zip(cluster.nodes, counts, strict=True) if found}
+
+
+async def _count_foreign(client: Control, prefix: bytes) -> int:
+    """Keys that do not begin with *prefix*: all of the node's, once there is one; records of other links are skipped."""
+    total = int(await client.call("DBSIZE"))
+    cursor, ours = b"0", 0
+    while total:
+        cursor, names = await client.call("SCAN", cursor, "COUNT", SCAN_COUNT)
+        mine = sum(name.startswith(prefix) for name in names)
+        ours += mine
+        if mine < len(names):
+            return int(max(1, total - ours))
+        if cursor == b"0":
+            break
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------- who may write
+
+
+def node_key(record_prefix: str, node: ClusterNode) -> str:
+    """What a node's own keys of a link begin with; they lie in its first slot."""
+    return f"{record_prefix}{{{slot_tag(node.first)}}}"
+
+
+async def take_nodes(
+    cluster: ClusterTarget, record_prefix: str, lease: Lease, home: Epoch, connection: ConnectionOptions
+) -> list[Epoch]:
+    """Begins an epoch on every node, and ends whatever connections have written there; one that is ours since then stays.
+
+    Args:
+        cluster: the target.
+        record_prefix: what the keys of the slots' records begin with.
+        lease: that this process has.
+        home: the epoch that stands at home.
+        connection: how connections are made.
+
+    Returns:
+        The epochs, by number of the node.
+
+    Raises:
+        LinkTaken: another process has the link.
+        TargetLost: a node was restarted or is gone.
+        TargetBusy: one refuses for now.
+        TargetError: one refuses.
+    """
+
+    async def take(node: ClusterNode) -> Epoch:
+        at_home = any(first <= cluster.endpoint.slot <= last for first, last in node.slots)
+        epoch = home if at_home else lease.epochs(node_key(record_prefix, node)).new()
+        opened = await connect(node.endpoint, "node", ConnectionState(), connection)
+        try:
+            async with set_up(opened, node.endpoint.silence_seconds):
+                (info,) = await opened.ask(request("INFO", "server"))
+                require_process(b"" if text_of(info) else info, node.run_id, "since it was looked at")
+                await require_home(cluster, home)  # whoever takes the link from now on ends this connection
+                if not at_home:
+                    (answer,) = await opened.ask(epoch.stated())
+                    check(answer, "the epoch", epoch.key)
+                await end_connections(opened, lease)
+        finally:
+            opened.close()
+        return epoch
+
+    return list(await asyncio.gather(*(take(node) for node in cluster.nodes)))
+
+
+async def seal(
+    cluster: ClusterTarget,
+    record_prefix: str,
+    lease: Lease,
+    home: Epoch,
+    connection: ConnectionOptions,
+    writer: str,
+    offset: int,
+) -> None:
+    """Writes the records of all slots: a snapshot is applied, and nothing else is on its way. Again does no harm.
+
+    Args:
+        cluster: the target.
+        record_prefix: what the keys of the records begin with.
+        lease: that this process has.
+        home: the epoch that stands at home.
+        connection: how connections are made.
+        writer: of the records.
+        offset: that they say.
+
+    Raises:
+        LinkTaken: another process has the link.
+        TargetLost: a node is another process than the one that took the snapshot.
+        TargetError: one refuses, for now or for good.
+    """
+
+    async def write(node: ClusterNode) -> None:
+        opened = await connect(node.endpoint, "records", ConnectionState(), connection)
+        try:
+            async with set_up(opened, node.endpoint.silence_seconds):
+                (info,) = await opened.ask(request("INFO", "server"))
+                require_process(b"" if text_of(info) else info, node.run_id, "behind the snapshot")
+                await require_home(cluster, home)
+                await end_connections(opened, lease)  # a try before this one may have left some
+                await write_records(opened, record_prefix, node.slots, writer, offset)
+        finally:
+            opened.close()
+
+    await asyncio.gather(*(write(node) for node in cluster.nodes))
+
+
+async def end_connections(connection: Connection, lease: Lease) -> None:
+    """Ends all connections that write through the link to a node, but for this one and the keepers of the lease."""
+    eviction = lease.eviction
+    assert eviction is not None, "it was seen to be allowed"
+    await eviction.others(connection)
+    await eviction.ours(connection)
+
+
+async def require_home(cluster: ClusterTarget, home: Epoch) -> None:
+    """Makes sure that an epoch stands at home.
+
+    Raises:
+        LinkTaken: another process has the link.
+        TargetLost: the epoch is gone.
+        TargetError: it cannot be asked for.
+    """
+    async with control(cluster.endpoint, "reading the epoch") as client:
+        home.check(await client.call("HGET", home.key, "epoch"))
