@@ -8,11 +8,12 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from portd.kernel.slots import key_slot
+from tests.reading import read_functions
 from tests.servers import Server, default_binary, free_port, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.servers import Binary, Setting
     from tests.wire import Argument
@@ -103,6 +104,33 @@ class Cluster:
         """As portd takes it."""
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.primaries[:2])
 
+    def fail_over(self, replica: Server, *how: str) -> None:
+        """Promotes a replica: in order, or by ``FORCE`` or ``TAKEOVER``; returns when every node says so."""
+        name = self.name(replica)
+        self.call(replica, "CLUSTER", "FAILOVER", *how)
+        wait_for_sync(lambda: replica.info("replication")["role"] == "master" and self._all_see(name))
+
+    def _all_see(self, name: str) -> bool:
+        """Every node that lives takes that one for a primary with slots."""
+        for node in self.nodes:
+            if node.alive:
+                entries = self.call(node, "CLUSTER", "SLOTS")
+                if not any(len(entry[2]) > 2 and entry[2][2].decode() == name for entry in entries):
+                    return False
+        return True
+
+    def move_slot(self, slot: int, into: Server, *, until: Callable[[], object] = lambda: None) -> None:
+        """Moves a slot as redis-cli does, key by key; *until* is called when half of the move is done."""
+        source = next(node for node, ranges in self.owners().items() if any(a <= slot <= b for a, b in ranges))
+        self.call(into, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.name(source))
+        self.call(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.name(into))
+        until()
+        while keys := self.call(source, "CLUSTER", "GETKEYSINSLOT", slot, 10):
+            self.call(source, "MIGRATE", "127.0.0.1", into.port, "", 0, 60_000, "KEYS", *keys)
+        name = self.name(into)
+        for node in (into, source, *(each for each in self.primaries if each not in (into, source))):
+            self.call(node, "CLUSTER", "SETSLOT", slot, "NODE", name)
+
     def owners(self) -> dict[Server, list[tuple[int, int]]]:
         """Ranges of slots by node, as the first one that lives tells it."""
         ports = {node.port: node for node in self.nodes}
@@ -142,3 +170,38 @@ def _port_with_bus() -> int:
             except OSError:
                 continue
             return port
+
+
+def differences(source: Server, cluster: Cluster) -> list[str]:
+    """What is not the same in db 0 of a server and in a cluster: keys, values by digest, expiry times, function libraries."""
+    mine, there = _contents(source), {}
+    found: list[str] = []
+    for node, ranges in cluster.owners().items():
+        for key, facts in _contents(node).items():
+            if not any(first <= key_slot(key) <= last for first, last in ranges):
+                found.append(f"{key!r} is on node {node.port}, which has not its slot")
+            there[key] = facts
+        if source.binary.at_least(redis=(7, 0), valkey=(0,)):
+            with Wire(source) as one, Wire(node) as other:
+                if read_functions(one) != read_functions(other):
+                    found.append(f"functions differ on node {node.port}")
+    for key in sorted(mine.keys() | there.keys()):
+        if mine.get(key) != there.get(key):
+            found.append(f"{key!r}: {mine.get(key)} in the source, {there.get(key)} in the cluster")
+    return found
+
+
+def _contents(server: Server) -> dict[bytes, tuple[bytes, int]]:
+    """Digest and expiry time of each key of db 0 that is not ours."""
+    client: Any = server.client()
+    keys = [key for key in client.scan_iter(count=1000) if not key.startswith(b"portd:")]
+    absolute = server.binary.at_least(redis=(7, 0), valkey=(0,))
+    with Wire(server) as wire:
+        digests = wire.many([("DEBUG", "DIGEST-VALUE", key) for key in keys])
+        expiries = wire.many([("PEXPIRETIME", key) for key in keys] if absolute else [])
+    times = expiries or [0] * len(keys)
+    return {
+        key: (digest[0], time)
+        for key, digest, time in zip(keys, digests, times, strict=True)
+        if time != -2  # it expired
+    }
