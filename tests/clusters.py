@@ -97,7 +97,10 @@ class Cluster:
         """Every node says so, all replicas follow."""
         if not all(b"cluster_state:ok" in self.call(node, "CLUSTER", "INFO") for node in self.nodes):
             return False
-        return all(replica.info("replication").get("master_link_status") == "up" for replica in self.replicas)
+        told = [node.info("replication") for node in self.nodes]
+        return all(each["role"] == "master" or each["master_link_status"] == "up" for each in told) and (
+            sum(each["role"] == "master" for each in told) == len(self.primaries)
+        )
 
     @property
     def url(self) -> str:
@@ -151,7 +154,7 @@ class Cluster:
         """A command about a key, at its node."""
         return self.call(self.owner(key), command, key, *words)
 
-    def keys(self) -> Iterator[tuple[Server, bytes]]:
+    def contents(self) -> Iterator[tuple[Server, bytes]]:
         """All keys but portd's own, with their nodes."""
         for node in self.owners():
             client: Any = node.client()
@@ -185,10 +188,11 @@ def differences(source: Server, cluster: Cluster) -> list[str]:
             with Wire(source) as one, Wire(node) as other:
                 if read_functions(one) != read_functions(other):
                     found.append(f"functions differ on node {node.port}")
-    for key in sorted(mine.keys() | there.keys()):
-        if mine.get(key) != there.get(key):
-            found.append(f"{key!r}: {mine.get(key)} in the source, {there.get(key)} in the cluster")
-    return found
+    return found + [
+        f"{key!r}: {mine.get(key)} in the source, {there.get(key)} in the cluster"
+        for key in sorted(mine.keys() | there.keys())
+        if mine.get(key) != there.get(key)
+    ]
 
 
 def _contents(server: Server) -> dict[bytes, tuple[bytes, int]]:

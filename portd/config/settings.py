@@ -540,6 +540,10 @@ class Settings:
         """The key in the target's database 0 that holds this link's checkpoint; of a cluster, in the slot of the link's name."""
         return self.checkpoint_key + (f"{{{self.link}}}" if is_cluster(self.target) else self.link)
 
+    def records_prefix(self) -> str:
+        """What the keys of a target cluster's records begin with: one for each slot."""
+        return f"{self.checkpoint_key}{self.link}:"
+
     def shown(self) -> dict[str, Any]:
         """All settings as they may be shown: no secrets, URLs without credentials; JSON-able."""
         values = {

@@ -90,7 +90,7 @@ class Destination:
     @property
     def records(self) -> str:
         """Of a cluster: what the keys of the slots' records begin with."""
-        return f"{self.settings.checkpoint_key}{self.settings.link}:"
+        return self.settings.records_prefix()
 
     @property
     def key(self) -> str:

@@ -18,6 +18,8 @@ from portd.log import get_logger
 from portd.model import Held
 from portd.net.backoff import Backoff
 from portd.source.info import read_info
+from portd.target.cluster.nodes import foreign_keys as keys_of_cluster
+from portd.target.cluster.nodes import read_map
 from portd.target.control import control
 from portd.target.kept.checkpoint import State, foreign_keys, other_links, read_checkpoint
 
@@ -280,12 +282,18 @@ async def gather(settings: Settings, checkpoint: Checkpoint, source: Identity, s
     compares = mode is Prune.PRUNE or (
         mode is Prune.AUTO and checkpoint.sole and settings.spool_directory() is not None
     )
-    async with control(settings.target_endpoint(), "counting the target's keys") as client:
+    target = settings.target_endpoint()
+    async with control(target, "counting the target's keys") as client:
+        if target.seeds is not None:
+            held = await keys_of_cluster(target, await read_map(target), prefix, settings.records_prefix())
+            target_keys = sum(held.values())
+        else:
+            target_keys = sum((await foreign_keys(client, prefix, key)).values())
         facts = Facts(
             followed=followed_by(checkpoint),
             source=source,
             source_keys=source_keys,
-            target_keys=sum((await foreign_keys(client, prefix, key)).values()),
+            target_keys=target_keys,
             removes=not checkpoint.first and (compares or mode is Prune.FLUSH),
             at_once=mode is Prune.FLUSH,
         )

@@ -467,7 +467,7 @@ class Link:
         if cluster is not None:
             held = await read_checkpoint(self._target, settings.checkpoint_name())
             if held is None and settings.existing is Existing.REFUSE:
-                await guard_nodes(cluster, settings.checkpoint_key, source_run_id)
+                await guard_nodes(cluster, settings.checkpoint_key, settings.records_prefix(), source_run_id)
             return
         await guard(
             self._target,

@@ -9,7 +9,7 @@ from portd.config.choices import Existing, Prune
 from portd.errors import SpoolError
 from portd.log import get_logger
 from portd.net.resp import request
-from portd.target.cluster.nodes import foreign_keys as cluster_keys
+from portd.target.cluster.nodes import foreign_keys as keys_of_cluster
 from portd.target.control import control
 from portd.target.kept.checkpoint import State, flush, foreign_keys, make_room, read_checkpoint
 from portd.target.kept.epoch import write_once
@@ -97,7 +97,9 @@ class Resync:
         """Keys in the target that are not ours."""
         settings = self._settings
         if self._into.cluster is not None:
-            return sum((await cluster_keys(self._into.cluster, settings.checkpoint_key)).values())
+            topology = self._into.cluster.topology
+            held = await keys_of_cluster(self._target, topology, settings.checkpoint_key, self._into.records)
+            return sum(held.values())
         async with control(self._target, "looking for data in the target") as client:
             found = await foreign_keys(client, settings.checkpoint_key, settings.checkpoint_name())
         return sum(found.values())

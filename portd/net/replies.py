@@ -149,7 +149,7 @@ def error_of(
     """
     text = abort_cause(text) or text
     shown, code, verdict = presentable(text), code_of(text), classify(text)
-    if verdict is Verdict.RETRY:
+    if verdict in {Verdict.RETRY, Verdict.REROUTE}:  # another node has the slot by now: the next try asks who
         return busy(f"{who} {for_now}: {shown}", code)
     if login:
         return login_refused(who, text)

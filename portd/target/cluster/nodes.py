@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import ConfigError, TargetBusy, TargetLost, TargetNotEmpty, TargetRefused
+from portd.kernel.slotgroups import record_keys
 from portd.kernel.slots import slot_tag
 from portd.log import get_logger
 from portd.model import ConnectionState
@@ -21,7 +22,7 @@ from portd.net.replies import error_of
 from portd.net.resp import request
 from portd.net.topology import NoCluster, Node, Topology, moving, ranges_of, spelled
 from portd.target.capabilities import EVICTING_COMMANDS
-from portd.target.cluster.records import write_records
+from portd.target.cluster.records import portions, write_records
 from portd.target.connection import connect, set_up, text_of
 from portd.target.control import control
 from portd.target.kept.checkpoint import SCAN_COUNT
@@ -29,6 +30,8 @@ from portd.target.kept.epoch import check
 from portd.target.probe import probe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from portd.net.control import Control
     from portd.net.endpoint import Endpoint
     from portd.target.capabilities import Capabilities
@@ -181,8 +184,14 @@ def _shared(home: Capabilities, all_nodes: list[Capabilities]) -> Capabilities:
 # ------------------------------------------------------------------------------------------------ what is there already
 
 
-async def guard_nodes(cluster: ClusterTarget, prefix: str, source_run_id: str) -> None:
+async def guard_nodes(cluster: ClusterTarget, prefix: str, records: str, source_run_id: str) -> None:
     """Lets a cluster pass that holds nothing but what is named like ours. Changes nothing.
+
+    Args:
+        cluster: the target.
+        prefix: of all keys that are ours or another link's.
+        records: what the keys of this link's records begin with.
+        source_run_id: the source's process; "" when it does not tell.
 
     Raises:
         ConfigError: the source is one of its nodes.
@@ -190,7 +199,7 @@ async def guard_nodes(cluster: ClusterTarget, prefix: str, source_run_id: str) -
     """
     if source_run_id and any(node.run_id == source_run_id for node in cluster.nodes):
         raise ConfigError("the source is a node of the target cluster", hint="check --source and --target")
-    if held := await foreign_keys(cluster, prefix):
+    if held := await foreign_keys(cluster.endpoint, cluster.topology, prefix, records):
         told = ", ".join(f"{count} keys on {address}" for address, count in held.items())
         raise TargetNotEmpty(
             f"the target {cluster.endpoint.display} is not empty ({told}) and has no checkpoint of this link",
@@ -198,30 +207,44 @@ async def guard_nodes(cluster: ClusterTarget, prefix: str, source_run_id: str) -
         )
 
 
-async def foreign_keys(cluster: ClusterTarget, prefix: str) -> dict[str, int]:
-    """Keys of each node that are not named like ours, by address; nodes that have none are left out."""
+async def foreign_keys(endpoint: Endpoint, topology: Topology, prefix: str, records: str) -> dict[str, int]:
+    """Keys of each node that are not named like ours, by address; nodes that have none are left out.
 
-    async def count(node: ClusterNode) -> int:
-        async with control(node.endpoint, "looking for data in the target") as client:
-            return await _count_foreign(client, prefix.encode())
+    Records of other links are counted among them where there are others.
 
-    counts = await asyncio.gather(*(count(node) for node in cluster.nodes))
-    return {node.address: found for node, found in zip(cluster.nodes, counts, strict=True) if found}
+    Raises:
+        TargetError: a node cannot be asked.
+    """
+
+    async def count(node: Node) -> int:
+        place = replace(endpoint, host=node.host, port=node.port, seeds=None)
+        async with control(place, "looking for data in the target") as client:
+            total = int(await client.call("DBSIZE"))
+            if not total or not await _holds_others(client, prefix.encode()):
+                return 0
+            return max(1, total - await _count_records(client, records, node.slots))
+
+    counts = await asyncio.gather(*(count(node) for node in topology.nodes))
+    return {node.address: found for node, found in zip(topology.nodes, counts, strict=True) if found}
 
 
-async def _count_foreign(client: Control, prefix: bytes) -> int:
-    """Keys that do not begin with *prefix*: all of the node's, once there is one; records of other links are skipped."""
-    total = int(await client.call("DBSIZE"))
-    cursor, ours = b"0", 0
-    while total:
+async def _holds_others(client: Control, prefix: bytes) -> bool:
+    """Whether a node holds a key that does not begin with *prefix*."""
+    cursor = b"0"
+    while True:
         cursor, names = await client.call("SCAN", cursor, "COUNT", SCAN_COUNT)
-        mine = sum(name.startswith(prefix) for name in names)
-        ours += mine
-        if mine < len(names):
-            return int(max(1, total - ours))
+        if any(not name.startswith(prefix) for name in names):
+            return True
         if cursor == b"0":
-            break
-    return 0
+            return False
+
+
+async def _count_records(client: Control, records: str, slots: Sequence[tuple[int, int]]) -> int:
+    found = 0
+    for first, last in portions(slots):
+        answers = await client.ask(*(request("EXISTS", key) for key in record_keys(records.encode(), first, last)))
+        found += sum(answer == 1 for answer in answers)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- who may write

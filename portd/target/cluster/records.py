@@ -64,7 +64,7 @@ async def read_records(connection: Connection, prefix: str, slots: Sequence[tupl
         TargetError: it refuses, or what is there is no record.
     """
     found: list[tuple[int, int]] = []
-    for first, last in _portions(slots):
+    for first, last in portions(slots):
         keys = record_keys(prefix.encode(), first, last)
         answers = await connection.ask(*(request("GET", key) for key in keys))
         for number, answer in enumerate(answers):
@@ -85,14 +85,14 @@ async def write_records(
         TargetError: it refuses.
     """
     text = record_text(writer, offset)
-    for first, last in _portions(slots):
+    for first, last in portions(slots):
         keys = record_keys(prefix.encode(), first, last)
         for answer in await connection.ask(*(request("SET", key, text) for key in keys)):
             if text_of(answer):
                 check(answer, RECORDS)
 
 
-def _portions(slots: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def portions(slots: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Ranges of slots, none of them too large."""
     return [
         (begin, min(last, begin + AT_ONCE - 1)) for first, last in slots for begin in range(first, last + 1, AT_ONCE)

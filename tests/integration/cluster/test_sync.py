@@ -63,22 +63,18 @@ class Load:
 
     def _one(self) -> tuple[Any, ...]:
         number = self._random.randrange(NAMES)
-        kind = self._random.randrange(8)
-        if kind == 0:
-            return ("RPUSH", f"list:{number}", self.commands)
-        if kind == 1:
-            return ("XADD", f"stream:{number}", "MAXLEN", "1000", "*", "n", self.commands)
-        if kind == 2:
-            return ("APPEND", f"text:{number}", "x")
-        if kind == 3:
-            return ("MSET", *(word for each in range(3) for word in (f"m:{(number + each) % NAMES}", self.commands)))
-        if kind == 4:
-            return ("HINCRBY", f"hash:{number}", "n", 1)
-        if kind == 5:
-            return ("LPOP", f"list:{number}")
-        if kind == 6 and number < 20:
-            return ("DEL", f"text:{number}", f"m:{number}", f"list:{number}")
-        return ("INCR", f"counter:{number}")
+        pairs = (word for each in range(3) for word in (f"m:{(number + each) % NAMES}", self.commands))
+        choices: list[tuple[Any, ...]] = [
+            ("RPUSH", f"list:{number}", self.commands),
+            ("XADD", f"stream:{number}", "MAXLEN", "1000", "*", "n", self.commands),
+            ("APPEND", f"text:{number}", "x"),
+            ("MSET", *pairs),
+            ("HINCRBY", f"hash:{number}", "n", 1),
+            ("LPOP", f"list:{number}"),
+            ("DEL", f"text:{number}", f"m:{number}", f"list:{number}") if number < 20 else ("INCR", "all"),
+            ("INCR", f"counter:{number}"),
+        ]
+        return self._random.choice(choices)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -170,6 +166,7 @@ def test_slots_that_move_are_waited_for(source: Server, cluster: Cluster) -> Non
         portd.until(lambda status: status["phase"] == "streaming")
 
         def half() -> None:
+            source.client().incr(f"{{counter:{len(said)}}}:new")  # the old owner has not got it: it says ASK
             portd.until(lambda status: "on their way" in json.dumps(status))
             said.append("held")
 
@@ -244,7 +241,7 @@ def test_commands_over_several_slots_are_told(source: Server, cluster: Cluster) 
             wire.many([("SET", "{d}1", 1), ("RENAME", "{d}1", "{d}2"), ("MSETNX", "f", 1, "g", 2)])
         status = portd.until_applied(source)
     assert status["dead_letters"] == {"cross_slot": 1}
-    assert {key for _, key in cluster.keys()} == {b"c", b"d", b"{d}2", b"f", b"g"}
+    assert {key for _, key in cluster.contents()} == {b"c", b"d", b"{d}2", b"f", b"g"}
 
 
 def test_another_database_is_refused(source: Server, cluster: Cluster) -> None:
@@ -263,7 +260,7 @@ def test_another_database_is_refused(source: Server, cluster: Cluster) -> None:
         portd.until(lambda status: status["stream"]["following"])
         source.client(3).incr("a")
         portd.until_applied(source)
-    assert {key for _, key in cluster.keys()} == {b"b"}
+    assert {key for _, key in cluster.contents()} == {b"b"}
     assert cluster.get("GET", "b") == b"2"
 
 
@@ -273,7 +270,7 @@ def test_a_full_sync_removes_what_the_source_deleted(source: Server, cluster: Cl
     client.mset({f"key:{number}": number for number in range(500)})
     with Portd(source, cluster.url, stop_after="caught-up") as portd:
         assert portd.wait() == os.EX_OK, portd.log()
-    client.delete(*(f"key:{number}" for number in range(0, 500, 2)))
+    client.delete(*(f"key:{number}" for number in range(0, 500, 20)))
     Cluster.call(source, "DEBUG", "CHANGE-REPL-ID")
     with Portd(source, cluster.url, stop_after="caught-up") as portd:
         assert portd.wait() == os.EX_OK, portd.log()
@@ -309,7 +306,7 @@ def test_a_cluster_that_is_not_empty_is_refused(source: Server, cluster: Cluster
         assert "is not empty" in portd.log()
     with Portd(source, cluster.url, existing="flush", stop_after="caught-up") as portd:
         assert portd.wait() == os.EX_OK, portd.log()
-    assert not list(cluster.keys())
+    assert not list(cluster.contents())
 
 
 def test_wrong_urls_are_told(source: Server, cluster: Cluster) -> None:
