@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from portd.troubles import Troubles
 
@@ -66,7 +67,8 @@ class SnapshotProgress:
     )
     keys_read: int = 0  # keys the decoder has seen; = applied + filtered + expired + failed once all is acknowledged
     keys_applied: int = 0
-    keys_filtered: int = 0  # left out on purpose (--existing skip, half-imported slots)
+    keys_filtered: int = 0  # left out on purpose: by rules, --existing skip, names of portd, half-imported slots
+    filtered: dict[str, int] = field(default_factory=dict)  # of them, by the rule that left them out
     keys_expired: int = 0  # expiry had passed when it was decoded
     keys_failed: int = 0  # refused by the target or not representable there: dead letters
     keys_own: int = 0  # of those filtered: named like keys of portd
@@ -109,6 +111,7 @@ class StreamProgress:
     acknowledged_seconds: float = 0.0  # receipt to acknowledgement of the newest acknowledged byte
     waiting_since: float = 0.0  # time.time() when the oldest byte was received that the target has not acknowledged
     caught_up_at: float = 0.0  # time.time() when the target had first caught up; 0 = never
+    checkpointed_at: float = 0.0  # time.time() when the checkpoint was last known to be written; 0 = never
 
     @property
     def commands_settled(self) -> int:
@@ -149,6 +152,43 @@ class LaneState:
     replies: int = 0
     errors: int = 0
     retries: int = 0
+
+
+# Upper bounds in seconds of what `Durations` counts; what is longer is counted behind the last one.
+DURATION_BOUNDS: Final = (
+    *(0.00025, 0.0005, 0.001, 0.0025, 0.005),
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+
+
+@dataclass(slots=True)
+class Durations:
+    """How long things took: how many were in which of `DURATION_BOUNDS`, and their sum."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BOUNDS) + 1))
+    seconds: float = 0.0
+
+    def note(self, seconds: float) -> None:
+        """Counts one."""
+        self.counts[bisect_left(DURATION_BOUNDS, seconds)] += 1
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
+class TargetPulse:
+    """What the target tells of itself while it is written to; see `portd.target.pulse`."""
+
+    asked_at: float = 0.0  # time.time() of the last answer; 0 = never
+    memory_bytes: int | None = None  # that it uses; None where it does not tell, or is away
+    memory_limit_bytes: int | None = None  # its maxmemory, 0 = no limit; None as above
+    round_trips: Durations = field(default_factory=Durations)  # of the question
+
+
+@dataclass(slots=True)
+class LeaseState:
+    """The right to write through a link; see `portd.target.kept.lease`."""
+
+    renewed_at: float = 0.0  # time.time(); 0 = it is not held, or was given back
 
 
 @dataclass(slots=True)
@@ -255,6 +295,9 @@ class Progress:
     resting: list[LaneState] = field(default_factory=list)  # that were: their counters go on when they are needed again
     troubles: Troubles = field(default_factory=Troubles)
     limit: TargetLimit = field(default_factory=TargetLimit)
+    pulse: TargetPulse = field(default_factory=TargetPulse)
+    lease: LeaseState = field(default_factory=LeaseState)
+    commits: Durations = field(default_factory=Durations)  # transactions of the stream, from sending to the reply
     dead_letters: Counter[str] = field(default_factory=Counter)  # error code -> times
     attributes_dropped: Counter[str] = field(
         default_factory=Counter

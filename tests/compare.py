@@ -272,9 +272,9 @@ class Comparison:
     def _same_expiry(self, one: int, other: int) -> bool:
         if one < 0 or other < 0:
             return one == other
-        if self._postponed and other >= LEAST_SHIFT_MS:
-            other %= LINK_MS
-        return abs(one - other) <= self._tolerance
+        if abs(one - other) <= self._tolerance:
+            return True
+        return self._postponed and other >= LEAST_SHIFT_MS and abs(one - other % LINK_MS) <= self._tolerance
 
     def _key(self, db: int, key: bytes) -> None:
         """Everything about one key, read again from both ends."""

@@ -26,7 +26,7 @@ class Portd:
     Args:
         source: server to read, or a URL.
         target: server to write, or a URL.
-        options: further flags; underscores become dashes, True is a flag without a value.
+        options: further flags; underscores become dashes, True is a flag without a value, a list one that is repeated.
     """
 
     def __init__(self, source: Server | str, target: Server | str, **options: object) -> None:
@@ -40,7 +40,8 @@ class Portd:
         self.http = f"127.0.0.1:{free_port()}"
         words = []
         for name, value in {"http": self.http, **flags}.items():
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+            for each in value if isinstance(value, list) else [value]:
+                words += [f"--{name.replace('_', '-')}", *([] if each is True else [str(each)])]
         self.command = [sys.executable, "-m", "portd", "sync", *words]
         self.log_path = Path(self._directory.name) / "log"
         self._process: subprocess.Popen[bytes] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from portd.cli.options import settings_flags
+from portd.cli.options import given_flags, settings_flags
 from portd.config.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def flags(
     def run(**given: Any) -> None:
         mine = {name: given.pop(name) for name in own}
         config = given.pop("config")
-        command(config, {name: value for name, value in given.items() if value is not None}, **mine)
+        command(config, given_flags(given), **mine)
 
     run.__signature__ = inspect.Signature(wanted)  # type: ignore[attr-defined]  # typer reads it from here
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in wanted}

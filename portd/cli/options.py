@@ -7,7 +7,7 @@ from dataclasses import MISSING
 from enum import EnumType
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -33,7 +33,7 @@ def settings_flags(
     """
 
     def run(**given: Any) -> None:
-        command(given.pop("config"), {name: value for name, value in given.items() if value is not None})
+        command(given.pop("config"), given_flags(given))
 
     config = Annotated[
         Path | None, typer.Option("--config", "-c", help=CONFIG_HELP, metavar="FILE", envvar="PORTD_CONFIG")
@@ -50,9 +50,15 @@ def settings_flags(
     return run
 
 
+def given_flags(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that were given; a list that was not is empty."""
+    return {name: value for name, value in given.items() if value is not None and value != []}
+
+
 def choices(setting: Field[Any]) -> list[str]:
     """The words a setting may be, where it is one of a few; empty elsewhere."""
     kind = kind_of(setting)
+    kind = get_args(kind)[0] if get_origin(kind) is tuple else kind
     members: list[Any] = list(kind) if isinstance(kind, EnumType) else []
     return [str(member.value) for member in members]
 
@@ -65,7 +71,7 @@ def kind_of(setting: Field[Any]) -> Any:
 def show_default(setting: Field[Any]) -> str:
     """A default as one would write it; empty where there is none."""
     default = setting.default
-    if default is MISSING or default is None:
+    if default in (MISSING, None, ()):
         return ""
     if isinstance(default, bool):
         return "yes" if default else "no"
@@ -92,6 +98,7 @@ def _flag(setting: Field[Any]) -> Any:
         about["description"],
         f"One of {', '.join(words)}." if words else "",
         f"Default: {default}." if default else "",
+        "May be given several times." if isinstance(setting.default, tuple) else "",
     ]
     kind = "WORD" if words else "NUMBER" if kind_of(setting) is int else "TEXT"
     option = typer.Option(
@@ -101,4 +108,6 @@ def _flag(setting: Field[Any]) -> Any:
         rich_help_panel=about["group"],
         show_default=False,
     )
+    if isinstance(setting.default, tuple):
+        return Annotated[list[str] | None, option]
     return Annotated[bool | None if switch else str | None, option]

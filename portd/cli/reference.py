@@ -11,7 +11,8 @@ import typer
 import portd
 from portd import ENV_PREFIX
 from portd.cli.options import choices, show_default
-from portd.config.settings import REQUIRED, SECRETS, SETTINGS
+from portd.config.option import REQUIRED
+from portd.config.settings import SECRETS, SETTINGS
 from portd.units import show_size
 
 if TYPE_CHECKING:
@@ -79,9 +80,21 @@ Every module in the words it begins with. [Architecture](architecture.md) says w
 """
 
 
-def reference(page: str = typer.Argument("configuration", help="configuration, metrics or modules")) -> None:
+ALERTS_HEADER = """| alert | severity | fires when | for | what it means |
+|---|---|---|---|---|
+"""
+
+
+def reference(
+    page: str = typer.Argument("configuration", help="configuration, metrics, modules, or the table of alerts"),
+) -> None:
     """Print a page of docs/ as it follows from the code."""
-    pages = {"configuration": configuration_page, "metrics": metrics_page, "modules": modules_page}
+    pages = {
+        "configuration": configuration_page,
+        "metrics": metrics_page,
+        "modules": modules_page,
+        "alerts": alerts_table,
+    }
     if page not in pages:
         raise typer.BadParameter(f"there are {', '.join(pages)}")
     typer.echo(pages[page](), nl=False)
@@ -97,6 +110,7 @@ def metrics_page() -> str:
     progress = Progress(lanes=[LaneState(0)])
     progress.stream.following = progress.source.connected = True  # some figures are known then only
     progress.snapshot.keys_total = 0
+    progress.pulse.memory_bytes = progress.pulse.memory_limit_bytes = 0
     sources = Sources(
         links=[LinkSources(view=View.of(progress, "default"), source="", target="")],
         owners=lambda: [OwnerReading("spool", 0, 0, 0.0, 0)],
@@ -106,6 +120,31 @@ def metrics_page() -> str:
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = ", ".join(f"`{label}`" for label in family.samples[0].labels) if family.samples else ""
         text += f"| `{name}` | {family.type} | {labels} | {family.documentation} |\n"
+    return text
+
+
+def alerts_table() -> str:
+    """The table "What to watch" of docs/operations.md, made of deploy/alerts.yml in a clone.
+
+    Raises:
+        typer.BadParameter: that is not there, or nothing that reads it.
+    """
+    path = Path(portd.__file__).parents[1] / "deploy" / "alerts.yml"
+    try:
+        import yaml  # noqa: PLC0415 - of developers only
+
+        (group,) = yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+    except (ImportError, OSError) as error:
+        raise typer.BadParameter(f"this page is made in a clone, with .[dev] installed: {error}") from None
+    text = ALERTS_HEADER
+    for rule in group["rules"]:
+        notes = rule["annotations"]
+        about = notes["description"]
+        if runbook := notes.get("runbook"):
+            about += f" [More](#{runbook.partition('#')[2]})"
+        expression = rule["expr"].replace("|", "\\|")
+        waits = rule.get("for", "")
+        text += f"| `{rule['alert']}` | {rule['labels']['severity']} | `{expression}` | {waits} | {about} |\n"
     return text
 
 
@@ -149,6 +188,7 @@ def configuration_page() -> str:
         elif about["unit"]:
             facts.append(about["unit"])
         facts += _limits(about["limits"], about["unit"])
+        facts += ["may be repeated"] if isinstance(setting.default, tuple) else []
         facts += ["of the process"] if about["process"] else []
         default = show_default(setting)
         facts.append("required" if setting.default is REQUIRED else f"default `{default}`" if default else "no default")

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from portd.config.settings import OF_THE_PROCESS, REQUIRED, SECRETS, SETTINGS, Settings
+from portd.config.option import REQUIRED, separated
+from portd.config.settings import OF_THE_PROCESS, SECRETS, SETTINGS, Settings
 from portd.config.tables import TABLE, FileValues, check_together, read_file
 from portd.errors import ConfigError
 from portd.memory.cgroup import find_cgroup
@@ -157,7 +158,10 @@ def _parsed(name: str, kind: Any, value: Any) -> Any:
     """
     about, kinds = SETTINGS[name].metadata, get_args(kind) or (kind,)
     try:
-        found = _converted(kinds, about["unit"], value)
+        if get_origin(kind) is tuple:
+            found: Any = _listed(kinds[0], separated(value, about["split"]))
+        else:
+            found = _converted(kinds, about["unit"], value)
         if not all(_LIMITS[limit](found, bound) for limit, bound in about["limits"].items()):
             _no(value)
     except (TypeError, ValueError, OverflowError):
@@ -166,6 +170,15 @@ def _parsed(name: str, kind: Any, value: Any) -> Any:
             f"{name}: {shown} is not a value for it", hint="nothing was changed; see docs/configuration.md"
         ) from None
     return found
+
+
+def _listed(kind: Any, values: Any) -> tuple[Any, ...]:
+    """The values of a list.
+
+    Raises:
+        TypeError, ValueError, OverflowError: one of them is none, or there is no list.
+    """
+    return tuple(_converted((kind,), "", each) for each in (values if isinstance(values, list) else _no(values)))
 
 
 def _converted(kinds: tuple[Any, ...], unit: str, value: Any) -> Any:

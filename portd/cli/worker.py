@@ -55,7 +55,7 @@ def _take_over(inbox: int, reader: int) -> bytes:
 def _load() -> None:
     """Loads what the service needs."""
     gc.disable()  # nothing that is loaded becomes garbage
-    for module in ("portd.cli.reload", "portd.cli.runner", "portd.process"):
+    for module in ("portd.cli.runner", "portd.process"):
         import_module(module)
     gc.enable()
 
@@ -69,7 +69,6 @@ def _run(links: Sequence[Settings], file: Path | None, pinned: frozenset[str]) -
         pinned: settings that the file cannot change, since a flag or variable set them.
     """
     from portd import log  # noqa: PLC0415 - loaded by now
-    from portd.cli.reload import ConfigFile  # noqa: PLC0415 - the same
     from portd.cli.runner import run_blocking  # noqa: PLC0415 - the same
     from portd.errors import redact_keys  # noqa: PLC0415 - the same
     from portd.process import Service  # noqa: PLC0415 - the same
@@ -77,7 +76,11 @@ def _run(links: Sequence[Settings], file: Path | None, pinned: frozenset[str]) -
     settings = links[0]  # what belongs to the process is the same in all
     log.configure(settings.log_format, settings.log_level)
     redact_keys(on=settings.redact_keys)
-    reread = ConfigFile(file, pinned, *links) if file is not None else None
+    reread = None
+    if file is not None:
+        from portd.cli.reload import ConfigFile  # noqa: PLC0415 - nothing can be read again where there is no file
+
+        reread = ConfigFile(file, pinned, *links)
     return run_blocking(lambda: Service(*links), settings, reread)
 
 

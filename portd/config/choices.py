@@ -72,3 +72,23 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class KeyType(StrEnum):
+    """What a value is, as TYPE names it."""
+
+    STRING = "string"
+    LIST = "list"
+    SET = "set"
+    ZSET = "zset"
+    HASH = "hash"
+    STREAM = "stream"
+    MODULE = "module"  # of any module
+    ARRAY = "array"
+
+
+class OnRulesChange(StrEnum):
+    """What a start does whose rules are not those that the data in the target was made by."""
+
+    REFUSE = "refuse"
+    FULL_SYNC = "full-sync"

@@ -9,14 +9,21 @@ from __future__ import annotations
 import os
 from contextvars import ContextVar
 from dataclasses import MISSING
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from pydantic import BeforeValidator, Field, ValidationError, create_model
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from portd import ENV_PREFIX
+from portd.config.option import separated
 from portd.config.settings import OF_THE_PROCESS, SECRETS, SETTINGS, Settings
 from portd.config.tables import TABLE, FileValues, check_together, read_file
 from portd.config.variables import check_variables, similar
@@ -187,7 +194,9 @@ def _model() -> type[_Base]:
     definitions: dict[str, Any] = {}
     for name, kind in get_type_hints(Settings).items():
         about = SETTINGS[name]
-        parsed = Annotated[kind, BeforeValidator(_size)] if about.metadata["unit"] == "bytes" else kind
+        parsed: Any = Annotated[kind, BeforeValidator(_size)] if about.metadata["unit"] == "bytes" else kind
+        if isinstance(about.default, tuple):
+            parsed = Annotated[kind, NoDecode, BeforeValidator(partial(separated, split=about.metadata["split"]))]
         default = ... if about.default is MISSING else about.default
         definitions[name] = (parsed, Field(default, **about.metadata["limits"]))
     model: type[_Base] = create_model("Settings", __base__=_Base, **definitions)

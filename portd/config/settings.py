@@ -13,52 +13,25 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from portd.config.choices import Existing, ExpiryGap, LogFormat, LogLevel, OnRefusal, Prune, StopAfter, VerifyMethod
+from portd.config.option import REQUIRED, option
+from portd.config.rulesettings import RuleSettings
 from portd.errors import ConfigError
 from portd.kernel.slots import key_slot
-from portd.net.endpoint import Endpoint, Tls, is_cluster, read_address, read_secret
+from portd.net.endpoint import Endpoint, Tls, is_cluster, read_address_map, read_secret
 from portd.units import GIB, KIB, MIB, show_size
-
-if TYPE_CHECKING:
-    from portd.net.topology import Address
 
 DEFAULT_LINK = "default"
 MIN_CHUNK_BYTES = 64 * KIB
 MAX_CHUNK_BYTES = 64 * MIB
 MAX_BUDGET_BYTES = 32 * MIB  # default ceiling of the budget; an explicit setting may go above
-REQUIRED: Any = dataclasses.MISSING
-
-
-def option(
-    default: Any,
-    description: str,
-    *,
-    group: str,
-    unit: str = "",
-    secret: bool = False,
-    process: bool = False,
-    **limits: Any,
-) -> Any:
-    """A setting.
-
-    Args:
-        default: `REQUIRED` where there is none.
-        description: sentences for `--help` and the reference.
-        group: heading it stands under.
-        unit: of the value; `bytes` may be written with units such as 16MiB.
-        secret: may be in a credential, is never shown.
-        process: of the process, whatever links it has; all others are a link's.
-        limits: `ge`, `gt`, `le`, `min_length`, `pattern`, as pydantic knows them.
-    """
-    metadata = {"description": description, "group": group, "unit": unit, "secret": secret, "process": process}
-    metadata["limits"] = limits
-    return dataclasses.field(default=default, repr=not secret, metadata=metadata)
+GROUPS = ("Ends", "TLS", "What is done", "Rules", "Speed and memory", "Patience", "What is seen")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(RuleSettings):
     """What one sync was told to do; checked when it is made, and immutable.
 
     Raises:
@@ -462,7 +435,33 @@ class Settings:
                 "verify_every is set, but spool_dir is off",
                 hint="a verification keeps its records on disk: set spool_dir",
             )
+        self.check()
+        self._check_rules()
         self.http_address()
+
+    def _check_rules(self) -> None:
+        """Raises: ConfigError: a rule cannot be kept by what is done."""
+        if self.stop_after is not StopAfter.SNAPSHOT and (names := self.of_snapshots()):
+            raise ConfigError(
+                f"{', '.join(names)} cannot be kept in a stream: its commands do not tell what is asked for",
+                hint="set stop_after to snapshot, or choose by key and database; dump, restore and verify know these rules, too",
+            )
+        if self.ruled and self.prune is Prune.FLUSH:
+            raise ConfigError(
+                "prune is flush, which deletes everything in the target, and rules take a part of the source only",
+                hint="set prune to prune: it removes what the rules cover and the source does not have",
+            )
+        if self.of_snapshots() and self.prune is Prune.PRUNE:
+            raise ConfigError(
+                f"prune is prune, but names do not tell which keys {self.of_snapshots()[0]} takes",
+                hint="set prune to leave, or choose by key and database",
+            )
+        for name in ("min_bytes", "max_bytes"):
+            if (getattr(self, name) or 0) > self.chunk_bytes:
+                raise ConfigError(
+                    f"{name} is larger than chunk_bytes ({show_size(self.chunk_bytes)})",
+                    hint="larger values are not measured before they are written: raise chunk_bytes",
+                )
 
     def source_endpoint(self) -> Endpoint:
         """Where the source is and how to get in.
@@ -485,15 +484,14 @@ class Settings:
             ConfigError: the URL, the password or the TLS settings cannot be used.
         """
         end = self._endpoint("target")
-        mapped = _address_map(self.target_address_map)
         if end.seeds is None:
-            if mapped:
+            if self.target_address_map:
                 raise ConfigError("target_address_map is set, but the target is no redis+cluster:// URL")
             return end
         if "{" in self.checkpoint_key:
             raise ConfigError("checkpoint_key may hold no '{' where the target is a cluster: names get a tag behind it")
-        slot = key_slot(self.checkpoint_name().encode())
-        return dataclasses.replace(end, seeds=dataclasses.replace(end.seeds, mapped=mapped), slot=slot)
+        seeds = dataclasses.replace(end.seeds, mapped=read_address_map(self.target_address_map))
+        return dataclasses.replace(end, seeds=seeds, slot=key_slot(self.checkpoint_name().encode()))
 
     def http_address(self) -> tuple[str, int] | None:
         """Host and port to serve HTTP on, None when it is off.
@@ -581,22 +579,10 @@ class Settings:
         return dataclasses.replace(end, connect_seconds=self.connect_seconds, silence_seconds=self.silence_seconds)
 
 
-def _address_map(text: str) -> tuple[tuple[Address, Address], ...]:
-    """Reads `target_address_map`.
-
-    Raises:
-        ConfigError: it is no such list.
-    """
-    pairs = [pair.strip().split("=") for pair in text.split(",") if pair.strip()]
-    try:
-        return tuple((read_address(announced), read_address(used)) for announced, used in pairs)
-    except ValueError:
-        raise ConfigError(
-            "target_address_map is no list of announced=used addresses", hint="for example 10.0.0.5:6379=127.0.0.1:7001"
-        ) from None
-
-
-SETTINGS: dict[str, dataclasses.Field[Any]] = {each.name: each for each in dataclasses.fields(Settings)}
+SETTINGS: dict[str, dataclasses.Field[Any]] = {
+    each.name: each
+    for each in sorted(dataclasses.fields(Settings), key=lambda each: GROUPS.index(each.metadata["group"]))
+}
 SECRETS = tuple(name for name, each in SETTINGS.items() if each.metadata["secret"])
 OF_THE_PROCESS = frozenset(name for name, each in SETTINGS.items() if each.metadata["process"])
 

@@ -7,28 +7,20 @@ from typing import TYPE_CHECKING, TypeVar
 
 from portd.config.choices import Existing
 from portd.errors import first_cause
+from portd.feed.choosing import choose
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
-from portd.target.cluster.writers import ClusterWriters
 from portd.target.snapshot.writers import Writers
 from portd.target.snapshot.writing import WriterOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
-    from portd.config.settings import Settings
     from portd.kernel.batch import Batch
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
-    from portd.net.endpoint import Endpoint
-    from portd.pipeline import ByteBudget
-    from portd.target.capabilities import Capabilities
-    from portd.target.cluster.nodes import ClusterTarget
-    from portd.target.connection import ConnectionOptions
-    from portd.target.deadletter import DeadLetters
-    from portd.target.kept.epoch import Epoch
-    from portd.target.kept.eviction import Eviction
-    from portd.target.limiter import Limiter
+    from portd.target.cluster.writers import ClusterWriters
+    from portd.target.destination import Destination
 
 Read = TypeVar("Read")
 
@@ -37,19 +29,9 @@ class Loading:
     """Loads one snapshot. Use: `run` with what reads it; that puts the batches of `decoder` into `writers`.
 
     Args:
-        settings: sizes, and what becomes of keys that are there.
         plan: how much memory each part has.
         progress: counters.
-        target: its address.
-        capabilities: what it understands.
-        budget: bounds queue and lanes.
-        letters: receives refusals.
-        epoch: what every transaction is fenced by.
-        eviction: how lost connections are ended on the target; None where our user may not.
-        limiter: what is asked before the target is given work.
-        connection: how connections are made.
-        cluster: its nodes, where the target is a cluster.
-        epochs: of a cluster, what transactions are fenced by on each node.
+        destination: what it is loaded into.
         note: of a cluster, awaited with the number of a node and each batch that goes there.
 
     Attributes:
@@ -59,23 +41,13 @@ class Loading:
 
     def __init__(
         self,
-        settings: Settings,
         plan: MemoryPlan,
         progress: Progress,
-        target: Endpoint,
-        capabilities: Capabilities,
-        budget: ByteBudget,
-        letters: DeadLetters,
-        *,
-        epoch: Epoch,
-        eviction: Eviction | None,
-        limiter: Limiter,
-        connection: ConnectionOptions,
-        cluster: ClusterTarget | None = None,
-        epochs: Sequence[Epoch] = (),
+        destination: Destination,
         note: Callable[[int, Batch], Awaitable[None]] | None = None,
     ) -> None:
         self._progress = progress
+        into, settings, capabilities = destination, destination.settings, destination.capabilities
         skip_existing = settings.existing is Existing.SKIP
         self.decoder = SnapshotDecoder(
             capabilities.dialect(),
@@ -86,21 +58,22 @@ class Loading:
             skip_existing=skip_existing,
         )
         self.decoder.spare(settings.checkpoint_key.encode())
+        choose(self.decoder, into.choice)
         options = WriterOptions(
-            epoch=epoch,
-            eviction=eviction,
+            epoch=into.epoch,
+            eviction=into.lease.eviction,
             writers=settings.writers,
             seats=capabilities.io_threads,
             window_bytes=max(plan.batch_bytes, plan.queue_bytes // (2 * settings.writers)),
             skip_existing=skip_existing,
             run_id=capabilities.run_id,
-            limiter=limiter,
-            connection=connection,
+            limiter=into.limiter,
+            connection=into.connection,
         )
         self.writers: Writers | ClusterWriters = (
-            Writers(target, budget, progress, letters, options)
-            if cluster is None
-            else ClusterWriters(cluster, epochs, budget, progress, letters, options, plan.batch_bytes, note)
+            Writers(into.endpoint, into.budget, progress, into.letters, options)
+            if into.cluster is None
+            else _cluster_writers(into, progress, options, plan.batch_bytes, note)
         )
 
     async def run(self, read: Callable[[], Awaitable[Read]], part: str) -> Read:
@@ -137,3 +110,16 @@ class Loading:
                 "the source has keys named like those of portd: they are not copied", keys=keys,
                 hint="harmless when the source is itself the target of a portd; rename them, or set checkpoint_key, otherwise",
             )  # fmt: skip
+
+
+def _cluster_writers(
+    into: Destination,
+    progress: Progress,
+    options: WriterOptions,
+    batch_bytes: int,
+    note: Callable[[int, Batch], Awaitable[None]] | None,
+) -> ClusterWriters:
+    """Lanes to every node of a cluster."""
+    from portd.target.cluster.writers import ClusterWriters  # noqa: PLC0415 - only clusters need it
+
+    return ClusterWriters(into, progress, options, batch_bytes, note)

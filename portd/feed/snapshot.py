@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from portd.errors import DecodeError, TruncatedSnapshot
 from portd.feed.pour import pour_into
+from portd.kernel.rules import REASONS
 from portd.source.cluster import only_one_shard
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from portd.spool import Spool
 
 LARGEST_KEYS = 10
+FILTERED = REASONS[1:]
 LARGE_KEY_BYTES = 1 << 20  # keys below this are never among the largest worth telling
 LONGEST_NUMBER = 10  # digits of a database number that can be one
 
@@ -76,6 +78,7 @@ class Counts:
         self._on_letter = on_letter
         self._on_script = on_script
         self._refused = 0  # keys that the decoder gave up, so far
+        self._left_out = 0  # that it left out
 
     def read(self) -> dict[str, int]:
         """Passes on what is new; returns all that is counted."""
@@ -85,6 +88,10 @@ class Counts:
         progress.keys_expired = counters["keys_expired"]
         progress.keys_failed += counters["keys_failed"] - self._refused  # the lanes count theirs
         self._refused = counters["keys_failed"]
+        progress.keys_filtered += counters["keys_filtered"] - self._left_out  # the same
+        self._left_out = counters["keys_filtered"]
+        for why in FILTERED:
+            progress.filtered[why] = counters[f"filtered_{why}"]
         progress.keys_own = counters["keys_own"]
         progress.keys_postponed = counters["keys_postponed"]
         if self._on_letter is not None:

@@ -81,6 +81,8 @@ cdef class CommandHandler(StreamCommands):
         return P_SMALL
 
     cdef bint _is_wanted(self, Key* key) except -1:
+        if self.origin_db >= 0:
+            return (self.origin_db, self.origin[:self.origin_size]) in self.wanted
         return (self.db, key.name[:key.size]) in self.wanted
 
     cdef int _older_stream(self, int encoding) noexcept:

@@ -5,6 +5,7 @@
 #
 #   snapshot        what Python sees: SnapshotDecoder, a Decoder with methods
 #   keys            the steps; keys, and how their values begin
+#   choice          which keys are taken, and what they are called
 #   opcodes         magic, opcodes (their table), checksum
 #   streams, rare   streams (the table of their states); modules, arrays, templated hashes
 #   elements        elements of collections
@@ -21,8 +22,10 @@ from portd.kernel.containers cimport Cell
 from portd.kernel.encodings cimport E_NONE, Layout
 from portd.kernel.handler cimport Handler, Item, Key
 from portd.kernel.lzf cimport LzfStream
+from portd.kernel.mapping cimport Mapping
 from portd.kernel.measure cimport Measure
 from portd.kernel.reader cimport Cursor
+from portd.kernel.rules cimport REASONS_COUNT, Rules
 
 
 cdef enum:
@@ -185,8 +188,25 @@ cdef class Decoder:
     cdef bint planned
     cdef int plan
     cdef Measure measure
+    # choice.pyx: which keys are taken, and what they are called
+    cdef bint plain                     # all are, as they are; neither rules nor slots in import
+    cdef Rules rules                    # None: all
+    cdef bint db_taken                  # by the rules
+    cdef Mapping mapping                # None: nothing is renamed or put elsewhere
+    cdef int to_db                      # what is told of db: its number in the target
+    cdef frozenset blocked              # databases in whose place another one is put
+    cdef bint db_blocked
+    cdef bytes own                      # prefix of names that are ours alone
+    cdef Py_ssize_t own_size            # 0: there are none
+    cdef uint64_t keys_own              # of the source that begin with it, left out before they were renamed
+    cdef unsigned char* renamed         # name of the key in progress
+    cdef Py_ssize_t renamed_capacity
+    cdef bint chosen                    # the key in progress was; its size may still be asked for
+    cdef Measure sizing                 # of a value whose size is asked for
+    cdef uint64_t[<int>REASONS_COUNT] left_out  # keys, by why
 
     cdef dict _where(self)
+    cdef bytes _source_name(self)
     cdef str _part(self)
     cdef int _fail(self, str message, object error=*) except -1
     cdef int _unsupported(self, str message) except -1

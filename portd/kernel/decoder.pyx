@@ -26,6 +26,7 @@ cdef class Decoder:
         self.lzf = LzfStream()
         self.templates = {}
         self.aux_fields = {}
+        self.plain = self.db_taken = True
         forget_key(self)
 
     def __dealloc__(self):
@@ -36,6 +37,7 @@ cdef class Decoder:
         PyMem_Free(self.blob)
         PyMem_Free(self.names)
         PyMem_Free(self.name)
+        PyMem_Free(self.renamed)
 
     # -- errors --------------------------------------------------------------------------------------------------------
 
@@ -45,9 +47,15 @@ cdef class Decoder:
             "part": self._part(),
             "offset": self.base + self.start,
             "db": self.db,
-            "key": self.key.name[:self.key.size] if inside and self.key.name != NULL else None,
+            "key": self._source_name() if inside and self.key.name != NULL else None,
             "type": layout_of(self.key.encoding).name.decode() if inside else None,
         }
+
+    cdef bytes _source_name(self):
+        """Of the key in progress, as the source has it."""
+        if self.key.name != NULL and self.key.name == self.renamed:
+            return self.out.origin[:self.out.origin_size]
+        return self.key.name[:self.key.size] if self.key.name != NULL else b""
 
     cdef str _part(self):
         """What is being read: the name of the state, or of what stands at the window's beginning; None behind the end."""

@@ -41,6 +41,7 @@ cdef class DigestHandler(Handler):
     cdef uint64_t names_base            # offset of names[0]
     cdef bytes ignored                  # prefix of keys of database 0 that do not count
     cdef bint entries_read
+    cdef bint idle_consumers
     cdef bint counters
     cdef Hash seed
     cdef int db
@@ -56,7 +57,7 @@ cdef class DigestHandler(Handler):
     cdef Hash[2] parts
     cdef int part
     cdef bint in_group
-    cdef bint in_consumer
+    cdef bint in_consumer               # one that counts
     cdef Hash consumer_total
     # counters
     cdef uint64_t keys_told

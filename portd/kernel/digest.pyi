@@ -20,6 +20,7 @@ class DigestHandler(Handler):
         ignored: keys of database 0 that begin with it are left out; empty leaves none out.
         stream_counters: entries added, highest deleted id and entries read by groups count; they exist since Redis 7.0.
         entries_read: of them, the entries read by groups.
+        idle_consumers: consumers without pending entries count.
         seed: digests can only be compared under the same seed.
     """
 
@@ -31,6 +32,7 @@ class DigestHandler(Handler):
         ignored: bytes = ...,
         stream_counters: bool = ...,
         entries_read: bool = ...,
+        idle_consumers: bool = ...,
         seed: bytes = ...,
     ) -> None: ...
 

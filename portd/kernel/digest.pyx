@@ -88,7 +88,7 @@ cdef class DigestHandler(Handler):
 
     def __cinit__(
         self, *, int bucket_bits=0, Py_ssize_t bucket_records=200, bytes ignored=b"", bint stream_counters=True,
-        bytes seed=b"", bint entries_read=True,
+        bytes seed=b"", bint entries_read=True, bint idle_consumers=True,
     ):
         if not 0 <= bucket_bits <= 12 or bucket_records < 1:
             raise ValueError("at most 4096 buckets, of at least one record")
@@ -98,6 +98,7 @@ cdef class DigestHandler(Handler):
         self.ignored = ignored
         self.counters = stream_counters
         self.entries_read = stream_counters and entries_read
+        self.idle_consumers = idle_consumers
         self.seed = hash_bytes(Hash(0, 0), <const char*>seed, len(seed))
         self.chunks = deque()
         self.buckets = <Bucket*>PyMem_Calloc(1 << bucket_bits, sizeof(Bucket))
@@ -397,11 +398,12 @@ cdef class DigestHandler(Handler):
     cdef int consumer(self, Item* name, int64_t seen_ms, int64_t active_ms) except -1:
         """When a consumer was last seen is not part of it: no command carries that."""
         self._close_consumer()
-        self.in_consumer = True
+        self.in_consumer = self.idle_consumers
         self.consumer_total = hash_bytes(self.seed, name.p, name.n)
         return 0
 
     cdef int owns(self, const unsigned char* id) except -1:
+        self.in_consumer = True
         self.consumer_total = hash_pair(self.consumer_total, hash_numbers(self.seed, be64(id), be64(id + 8)))
         return 0
 

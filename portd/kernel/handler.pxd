@@ -58,6 +58,9 @@ cdef enum Plan:
 
 cdef class Handler:
     cdef bint ready
+    cdef const unsigned char* origin    # name of the key that is told as the source has it; only where keys are mapped
+    cdef Py_ssize_t origin_size
+    cdef int origin_db                  # -1: nothing is mapped
     cdef int64_t now_ms                 # unix ms; set by the decoder before each turn
     cdef uint64_t offset                # of the snapshot, set by the decoder before each step
     cdef bint valkey                    # the snapshot is of that family; set when its magic was read

@@ -7,6 +7,7 @@ from libc.stdint cimport int64_t, uint64_t
 cdef class Handler:
     def __cinit__(self, *_, **__):
         self.whole_elements = <uint64_t>-1
+        self.origin_db = -1
 
     cdef object pop(self):
         """What was made of the values, in order; None when there is nothing now."""

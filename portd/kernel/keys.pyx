@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 from portd.errors import LimitExceeded
 
 from portd.kernel.blob cimport begin_parts, open_blob, read_parts
+from portd.kernel.choice cimport choose, fit
 from portd.kernel.containers cimport le64
 from portd.kernel.decoder cimport (
     Decoder, PP_KEY, PP_STRING, SS_NODE, ST_ARRAY, ST_CELLS, ST_CHECKSUM, ST_END, ST_HEAD, ST_ITEMS, ST_LARGE, ST_MAGIC,
@@ -25,9 +26,10 @@ from portd.kernel.encodings cimport (
 )
 from portd.kernel.handler cimport P_ELEMENTS, P_SKIP, P_WHOLE
 from portd.kernel.measure cimport Measure, measure_value
-from portd.kernel.opcodes cimport half_imported, read_magic, read_opcode, read_trailer
+from portd.kernel.opcodes cimport read_magic, read_opcode, read_trailer
 from portd.kernel.rare cimport begin_array, begin_template, read_array, read_module, read_template
 from portd.kernel.reader cimport Cursor, R_BAD, R_LARGE, R_MORE, R_OK
+from portd.kernel.rules cimport R_DATABASE
 from portd.kernel.streams cimport read_stream
 from portd.kernel.window cimport next_item, next_number
 
@@ -125,8 +127,8 @@ cdef int _key(Decoder self, Cursor* c) except -1:
         return _long_key(self, c)
     self.key.name = self.items[0].p
     self.key.size = self.items[0].n
-    if encoding == E_STRING and not self.slots and not self.meta:
-        r = _string(self, c)
+    if encoding == E_STRING and not self.meta:
+        r = _string(self, c) if self.plain else _chosen_string(self, c)
         if r != R_LARGE:
             return r
     # The value may take many turns: keep the name.
@@ -175,6 +177,31 @@ cdef int _string(Decoder self, Cursor* c) except -1:
     return r
 
 
+cdef int _chosen_string(Decoder self, Cursor* c) except -1:
+    """The same, where not every key is taken."""
+    cdef const unsigned char* value = c.p
+    cdef int plan
+    cdef int r = next_item(self, c, 1)
+    if r == R_LARGE:
+        c.p = value
+        return R_LARGE
+    if r != R_OK:
+        self.key.encoding = E_NONE
+        self.key.name = NULL
+        return r
+    self.key.bytes = c.p - value
+    if choose(self) and fit(self, self.key.bytes):
+        plan = self.out.plan(&self.key)
+        if plan == P_WHOLE:
+            self.out.raw(&self.key, value, c.p - value, NULL, 0)
+        elif plan != P_SKIP:
+            self.out.string(&self.key, &self.items[1])
+    self.keys += 1
+    self._consume(c)
+    clear_key(&self.key)
+    return R_OK
+
+
 cdef int _keep_name(Decoder self) except -1:
     cdef unsigned char* grown
     if self.name_capacity < self.key.size + 1:
@@ -193,8 +220,12 @@ cdef int _long_key(Decoder self, Cursor* c) except -1:
     self.key.name = NULL
     self.key.size = 0
     self.keys += 1
-    self.out.keys_failed += 1
-    self.out.refuse(&self.key, self.layout.name.decode(), f"its name of {self.items[0].n} bytes is longer than chunk_bytes")
+    if self.db_taken:
+        self.out.keys_failed += 1
+        self.out.refuse(&self.key, self.layout.name.decode(), f"its name of {self.items[0].n} bytes is longer than chunk_bytes")
+    else:
+        self.left_out[<int> R_DATABASE] += 1
+        self.keys_filtered += 1
     self._consume(c)
     self.planned = True
     self.plan = P_SKIP
@@ -215,7 +246,9 @@ cdef int _value(Decoder self) except -1:
             r = next_number(self, &c, &self.key.module)
             if r != R_OK:
                 return r
-        _plan(self)
+        r = _plan(self) if self.plain else _choose(self)
+        if r != R_OK:
+            return r
     if self.plan == P_SKIP:
         self.to = self.nothing
         self.state = ST_START
@@ -251,12 +284,34 @@ cdef int _value(Decoder self) except -1:
 cdef int _plan(Decoder self) except -1:
     self.planned = True
     self.key.meta = len(self.meta) > 0
-    if self.slots and half_imported(self):
-        self.keys_filtered += 1
-        self.plan = P_SKIP
-        return 0
     self.plan = self.out.plan(&self.key)
-    return 0
+    return R_OK
+
+
+cdef int _choose(Decoder self) except -1:
+    """The same, where not every key is taken."""
+    cdef bint taken
+    cdef int r
+    if not self.chosen and not choose(self):
+        taken = False
+    elif self.rules is None or not self.rules.sized:
+        taken = True
+    else:
+        r = measure_value(
+            &self.sizing, self.key.encoding, self.buffer + self.start, self.stop - self.start,
+            self.chunk + (64 if self.layout.shape == S_STRING else 0), <uint64_t>-1,
+        )
+        if r == R_MORE:
+            self.chosen = True
+            return R_MORE
+        taken = fit(self, self.sizing.at if r == R_OK else 0)
+        memset(&self.sizing, 0, sizeof(Measure))
+        self.chosen = False
+    if taken:
+        return _plan(self)
+    self.planned = True
+    self.plan = P_SKIP
+    return R_OK
 
 
 cdef uint64_t _told_bytes(Decoder self) noexcept:

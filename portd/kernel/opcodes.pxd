@@ -7,4 +7,3 @@ from portd.kernel.reader cimport Cursor
 cdef int read_magic(Decoder self) except -1
 cdef int read_trailer(Decoder self) except -1
 cdef int read_opcode(Decoder self, Cursor* c, int op) except -1
-cdef bint half_imported(Decoder self) except -1

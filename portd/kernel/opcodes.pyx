@@ -8,13 +8,13 @@ from libc.string cimport memset
 from portd.errors import ChecksumMismatch, LimitExceeded
 
 from portd.kernel.blob cimport begin_parts
+from portd.kernel.choice cimport enter_database
 from portd.kernel.containers cimport le32, le64
 from portd.kernel.decoder cimport Decoder, PP_SKIP, ST_CHECKSUM, ST_END, ST_HEAD, ST_MODULE, name_opcode
 from portd.kernel.encodings cimport module_name
 from portd.kernel.measure cimport measure_meta
 from portd.kernel.rare cimport remember_template
 from portd.kernel.reader cimport Cursor, R_BAD, R_LARGE, R_MORE, R_OK
-from portd.kernel.slots cimport slot_of
 from portd.kernel.window cimport next_item, next_number, sum_window
 
 
@@ -147,8 +147,8 @@ cdef int _select(Decoder self, Cursor* c) except -1:
     if r == R_OK:
         if db > 1 << 30:
             return self._fail(f"database number {db}", LimitExceeded)
-        self.db = <int>db
-        self.out.select(self.db)
+        enter_database(self, <int>db)
+        self.out.select(self.to_db)
     return r
 
 
@@ -261,13 +261,10 @@ cdef int _slot_import(Decoder self, Cursor* c) except -1:
                 return self._fail(f"slots {first} to {last} are being imported, but there are {SLOTS}")
             if self.slots is None:
                 self.slots = bytearray(SLOTS)
+                self.plain = False
             memset(PyByteArray_AS_STRING(self.slots) + first, 1, last - first + 1)
         n -= 1
     return r
-
-
-cdef bint half_imported(Decoder self) except -1:
-    return self.slots[slot_of(<const uint8_t*> self.key.name, self.key.size)] != 0
 
 
 fill_opcodes()

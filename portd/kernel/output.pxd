@@ -77,3 +77,5 @@ cdef class DeadLetter:
     cdef readonly str type
     cdef readonly uint64_t offset
     cdef readonly str reason
+    cdef readonly int source_db         # -1: db and key are those of the source
+    cdef readonly bytes source_key

@@ -96,6 +96,8 @@ cdef class CommandOutput(Handler):
             letter.type = type_name
             letter.offset = key.offset if key != NULL else self.offset
             letter.reason = reason
+            letter.source_db = self.origin_db if key != NULL else -1
+            letter.source_key = self.origin[:self.origin_size] if letter.source_db >= 0 else b""
             self.letters_bytes += len(letter.key)
             self.letters.append(letter)
         return 0

@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
-"""Which keys are taken, by prefixes and globs. Nothing is allocated for a key, and no pattern makes a key expensive.
+"""Which keys are taken: by name, database, slot, and what is known of their values. Nothing is allocated for a key, and no
+pattern makes a key expensive.
 
 Prefixes are sorted. Of those that a key begins with, every one begins the greatest one that is not above the key, too:
 one search finds that, and the ones that it begins with are linked.
@@ -7,17 +8,36 @@ one search finds that, and the ones that it begins with are linked.
 Globs are those of KEYS (util.c:stringmatchlen), read once into sets of bytes. A star that turned out to be too short is
 taken further, and never one before it: the time for a key is at most its length times that of the pattern.
 
+Regular expressions are RE2's: they take time in proportion to the key, whatever it holds. All of them are one expression, that
+Python's binding is asked for; whoever gives none does not need it.
+
 Two things differ from what some servers do, by intent: bytes above 127 in a range are ordered as unsigned numbers, which in
 a server depends on its processor; and a star fits an empty rest everywhere.
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp
 
+from portd.errors import ConfigError
+
+from portd.kernel.encodings cimport (
+    C_ARRAY, C_HASH, C_LIST, C_MODULE, C_OTHER, C_SET, C_STREAM, C_STRING, C_ZSET, layout_of,
+)
+from portd.kernel.handler cimport Key
+from portd.kernel.slots cimport slot_of
+
 cdef bytes SPECIAL = b"*?["
+cdef bytes REGEX = b"re:"           # before a pattern that is a regular expression
+
+cdef tuple NAMES = (
+    ("string", C_STRING), ("list", C_LIST), ("set", C_SET), ("zset", C_ZSET), ("hash", C_HASH), ("stream", C_STREAM),
+    ("module", C_MODULE), ("array", C_ARRAY), ("other", C_OTHER),
+)
+TYPES = tuple([name for name, _ in NAMES])
+REASONS = ("", "key", "db", "slot", "type", "size", "ttl")  # of `Reason`, in its order
 
 
 cdef inline void _put(Step* step, uint8_t byte) noexcept nogil:
@@ -107,10 +127,14 @@ cdef bint _fits(const Glob* glob, const uint8_t* key, Py_ssize_t size) noexcept 
 @cython.final
 cdef class Patterns:
     def __cinit__(self, patterns=()):
-        cdef list globs = [each for each in patterns if any(byte in SPECIAL for byte in <bytes> each)]
-        self.texts = sorted(set(patterns) - set(globs))
+        cdef list regexes = [each for each in patterns if (<bytes> each).startswith(REGEX)]
+        cdef list globs = [
+            each for each in patterns if each not in regexes and any(byte in SPECIAL for byte in <bytes> each)
+        ]
+        self.texts = sorted(set(patterns) - set(globs) - set(regexes))
         self._build_prefixes()
         self._build_globs(globs)
+        self.search = _searching([(<bytes> each)[len(REGEX):] for each in regexes]) if regexes else None
 
     def __dealloc__(self):
         PyMem_Free(self.prefixes)
@@ -151,7 +175,7 @@ cdef class Patterns:
             steps += glob.size
         return 0
 
-    cdef bint match(self, const uint8_t* key, Py_ssize_t size) noexcept nogil:
+    cdef bint match(self, const uint8_t* key, Py_ssize_t size) except -1:
         """Whether one of them fits."""
         cdef Py_ssize_t low = 0
         cdef Py_ssize_t high = self.prefix_count
@@ -175,22 +199,122 @@ cdef class Patterns:
         for low in range(self.glob_count):
             if _fits(&self.globs[low], key, size):
                 return True
-        return False
+        return self.search is not None and self.search(PyBytes_FromStringAndSize(<const char*> key, size)) is not None
+
+    cdef Py_ssize_t count(self) noexcept:
+        return self.prefix_count + self.glob_count + (self.search is not None)
 
     def matches(self, bytes key not None):
         return self.match(<const uint8_t*> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
 
 
+def _searching(list patterns):
+    """What looks for any of these regular expressions in a name: RE2's search, which no key makes expensive.
+
+    Each byte is a letter (Latin-1), a dot takes every one of them, and nothing is written to standard error.
+    """
+    try:
+        import re2
+    except ImportError:
+        raise ConfigError(
+            "a pattern is a regular expression (re:), and the library that reads them is not installed",
+            hint="pip install 'portd[regex]', or write a prefix or a glob",
+        ) from None
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.log_errors = False
+    options.dot_nl = True
+    for pattern in patterns:
+        try:
+            re2.compile(pattern, options)
+        except re2.error as error:
+            reason = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else str(error)
+            raise ConfigError(
+                f"the regular expression {pattern.decode('utf-8', 'replace')!r} cannot be read: {reason}",
+                hint="it is written as RE2 has it: github.com/google/re2/wiki/Syntax",
+            ) from None
+    return re2.compile(b"|".join([b"(?:" + each + b")" for each in patterns]), options).search
+
+
 @cython.final
 cdef class Rules:
-    def __cinit__(self, taken=(), left=()):
+    def __cinit__(
+        self, taken=(), left=(), *, types=None, databases=None, without=(), slots=(), min_bytes=0, max_bytes=None,
+        min_ttl_ms=None, max_ttl_ms=None,
+    ):
+        wanted = set(TYPES if types is None else types)
+        unknown = wanted.difference(TYPES)
+        if unknown:
+            raise ValueError(f"no such type: {', '.join(sorted(unknown))}")
+        for name, number in NAMES:
+            self.collections[<int> number] = name in wanted
+        self.typed = len(wanted) < len(TYPES)
         self.included = Patterns(taken)
         self.excluded = Patterns(left)
         self.all = not taken
+        self.databases = None if databases is None else frozenset(databases)
+        self.without = frozenset(without)
+        self.slots = None
+        for first, last in slots:
+            if self.slots is None:
+                self.slots = bytearray(16384)
+            self.slots[first:last + 1] = b"\1" * (last + 1 - first)
+        self.min_bytes = min_bytes
+        self.max_bytes = <uint64_t>-1 if max_bytes is None else max_bytes
+        self.sized = min_bytes > 0 or max_bytes is not None
+        self.min_ttl_ms = -1 if min_ttl_ms is None else min_ttl_ms
+        self.max_ttl_ms = -1 if max_ttl_ms is None else max_ttl_ms
 
-    cdef bint take(self, const uint8_t* key, Py_ssize_t size) noexcept nogil:
-        """Whether a key is taken."""
+    @property
+    def of_values(self):
+        return bool(self.typed or self.sized or self.min_ttl_ms >= 0 or self.max_ttl_ms >= 0)
+
+    @property
+    def whole_databases(self):
+        return bool(self.all and self.excluded.count() == 0 and self.slots is None and not self.of_values)
+
+    cdef bint take_name(self, const uint8_t* key, Py_ssize_t size) except -1:
         return (self.all or self.included.match(key, size)) and not self.excluded.match(key, size)
 
-    def takes(self, bytes key not None):
-        return self.take(<const uint8_t*> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+    cdef bint take_slot(self, const uint8_t* key, Py_ssize_t size) except -1:
+        return self.slots is None or self.slots[slot_of(key, size)] != 0
+
+    cdef bint take_database(self, int db) except -1:
+        """Whether a database of the source is taken."""
+        return (self.databases is None or db in self.databases) and db not in self.without
+
+    cdef bint take(self, const uint8_t* key, Py_ssize_t size) except -1:
+        """Whether a name is taken, in a database that is."""
+        return self.take_name(key, size) and self.take_slot(key, size)
+
+    cdef int judge(self, Key* key, bint database, int64_t now_ms) except -1:
+        """Why a key of a snapshot is left out, 0 when it is not; what needs its size is for `fits`.
+
+        Args:
+            database: whether that is taken.
+        """
+        if not database:
+            return R_DATABASE
+        if not self.take_name(<const uint8_t*> key.name, key.size):
+            return R_KEY
+        if not self.take_slot(<const uint8_t*> key.name, key.size):
+            return R_SLOT
+        if self.typed and not self.collections[layout_of(key.encoding).collection]:
+            return R_TYPE
+        if self.min_ttl_ms >= 0 and key.expire_ms >= 0 and key.expire_ms - now_ms < self.min_ttl_ms:
+            return R_TTL
+        if self.max_ttl_ms >= 0 and (key.expire_ms < 0 or key.expire_ms - now_ms > self.max_ttl_ms):
+            return R_TTL
+        return R_TAKEN
+
+    cdef bint fits(self, uint64_t size) noexcept nogil:
+        """Whether a value of a size is wanted; 0: one that is not known, for it is larger than a chunk."""
+        if size == 0:
+            size = <uint64_t>-1
+        return self.min_bytes <= size and (self.max_bytes == <uint64_t>-1 or size <= self.max_bytes)
+
+    def takes(self, bytes key not None, int db=0):
+        return self.take_database(db) and self.take(<const uint8_t*> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+
+    def takes_database(self, int db):
+        return self.take_database(db)

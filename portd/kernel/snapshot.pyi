@@ -6,6 +6,8 @@ from typing_extensions import Buffer
 
 from portd.kernel.batch import Batch
 from portd.kernel.handler import Handler
+from portd.kernel.mapping import Mapping
+from portd.kernel.rules import Rules
 
 @final
 class SnapshotDecoder:
@@ -58,6 +60,17 @@ class SnapshotDecoder:
         """
     def restrict(self, keys: frozenset[tuple[int, bytes]]) -> None:
         """Writes only these keys, given as database and name; others count as ``keys_filtered``, functions are left out."""
+    def choose(self, rules: Rules | None = None, mapping: Mapping | None = None, blocked: frozenset[int] = ...) -> None:
+        """Tells of some keys only, and under other names; before the first byte is fed.
+
+        Those that are left out count as ``keys_filtered``, and by why (`portd.kernel.rules.REASONS`) as ``filtered_key``
+        and so on. Whoever hears of the others is told the target's database and name.
+
+        Args:
+            rules: which keys are taken; None: all.
+            mapping: where they go; None: they keep database and name.
+            blocked: databases of the source in whose place another one is put: their keys are refused.
+        """
     def spare(self, prefix: bytes) -> None:
         """Leaves out keys whose names begin with *prefix*, in any database: they are ours alone in the target.
 
@@ -98,6 +111,7 @@ class SnapshotDecoder:
         """Counters and owned bytes: see docs/architecture.
 
         Keys: ``keys`` ``keys_announced`` ``keys_expired`` ``keys_postponed`` ``keys_filtered`` ``keys_own`` (of those)
+        ``filtered_key`` ``filtered_db`` ``filtered_slot`` ``filtered_type`` ``filtered_size`` ``filtered_ttl`` (of those)
         ``keys_failed`` ``keys_lacking`` (of those: their database is not there) ``elements`` ``batches``
         ``window_used`` ``window_capacity`` ``blob_capacity`` ``output_used`` ``output_capacity`` ``scratch_capacity``
         ``idle_dropped`` ``freq_dropped`` ``field_ttl_dropped`` ``stream_meta_dropped`` ``functions`` ``db``.
@@ -136,6 +150,11 @@ class DeadLetter:
     def db(self) -> int: ...
     @property
     def key(self) -> bytes: ...
+    @property
+    def source_db(self) -> int:
+        """Where the source has it; -1: database and name are the same there."""
+    @property
+    def source_key(self) -> bytes: ...
     @property
     def type(self) -> str: ...
     @property

@@ -16,14 +16,18 @@ from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from portd.errors import LimitExceeded, TruncatedSnapshot
 from portd.kernel.dialect import Dialect
 from portd.kernel.output import DeadLetter
+from portd.kernel.rules import REASONS
 
+from portd.kernel.choice cimport set_rules
 from portd.kernel.commands cimport CommandHandler
 from portd.kernel.decoder cimport DEFAULT_CHUNK, Decoder, ITEMS, ST_CHECKSUM, ST_END, ST_HEAD
 from portd.kernel.dialect cimport Dialect as TargetDialect
 from portd.kernel.encodings cimport E_NONE, layout_of
 from portd.kernel.handler cimport Handler
 from portd.kernel.keys cimport run_decoder
+from portd.kernel.mapping cimport Mapping
 from portd.kernel.reader cimport R_MORE
+from portd.kernel.rules cimport REASONS_COUNT, Rules
 from portd.kernel.window cimport take_in
 
 DEFAULT_CHUNK_BYTES = DEFAULT_CHUNK
@@ -99,9 +103,14 @@ cdef class SnapshotDecoder(Decoder):
             raise TypeError("only commands can be restricted")
         self.letters.wanted = keys
 
+    def choose(self, Rules rules=None, Mapping mapping=None, frozenset blocked not None=frozenset()):
+        set_rules(self, rules, mapping, blocked)
+
     def spare(self, bytes prefix not None):
         if self.letters is None:
             raise TypeError("only commands can be spared")
+        self.own = prefix
+        self.own_size = len(prefix)
         self.letters.own = prefix
         self.letters.own_name = prefix
         self.letters.own_size = len(prefix)
@@ -154,7 +163,7 @@ cdef class SnapshotDecoder(Decoder):
             return None
         current = CurrentKey.__new__(CurrentKey)
         current.db = self.db
-        current.key = self.key.name[:self.key.size] if self.key.name != NULL else b""
+        current.key = self._source_name()
         current.type = layout_of(self.key.encoding).name.decode()
         current.elements_done = self.done
         current.elements_total = self.key.elements
@@ -173,7 +182,7 @@ cdef class SnapshotDecoder(Decoder):
             "keys_postponed": 0,
             "keys_filtered": self.keys_filtered + self.out.keys_left_out,
             "keys_failed": self.out.keys_failed,
-            "keys_own": self.letters.keys_own if self.letters is not None else 0,
+            "keys_own": self.keys_own + (self.letters.keys_own if self.letters is not None else 0),
             "keys_lacking": self.letters.keys_lacking if self.letters is not None else 0,
             "window_used": self.stop - self.start,
             "window_capacity": self.capacity,
@@ -184,6 +193,8 @@ cdef class SnapshotDecoder(Decoder):
             "modules_aux": self.modules_aux,
             "db": self.db,
         }
+        for i in range(1, <int>REASONS_COUNT):
+            counters["filtered_" + <str>REASONS[i]] = self.left_out[i]
         self.out.add_statistics(counters)
         return counters
 

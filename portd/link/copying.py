@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.errors import SourceError
 from portd.feed.loading import Loading
 from portd.feed.snapshot import SnapshotCopy, stream_database
+from portd.link.inflow import StreamStart
 from portd.link.resync import Resync
 from portd.log import get_logger
 from portd.model import Position
 from portd.net.shapes import whole
-from portd.target.cluster.nodes import seal
 from portd.target.control import patiently
 from portd.target.deadletter import unsupported
 from portd.target.kept.checkpoint import MOST_OFFSET, Checkpoint, write_checkpoint
@@ -23,34 +23,16 @@ from portd.target.kept.postponed import snapshot_margin_ms
 if TYPE_CHECKING:
     from portd.kernel.batch import Batch
     from portd.kernel.snapshot import CurrentKey, DeadLetter, SnapshotDecoder
-    from portd.link.destination import Destination
     from portd.link.gate import Gate
     from portd.link.inflow import Inflow
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
-    from portd.pipeline import ByteBudget, QueueStatistics
-    from portd.source.handshake import Transfer
-    from portd.target.cluster.nodes import ClusterTarget
-    from portd.target.stream.scriptbook import ScriptBook
+    from portd.pipeline import QueueStatistics
+    from portd.target.destination import Destination
 
 log = get_logger("sync")
 
 CAPACITIES = ("window_capacity", "blob_capacity", "output_capacity", "scratch_capacity")
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """A snapshot that is applied.
-
-    Attributes:
-        index: of the spool, where the stream begins.
-        checkpoint: as it is in the target.
-        since: unix time; the target has nothing of the stream since then.
-    """
-
-    index: int
-    checkpoint: Checkpoint
-    since: float
 
 
 class Copying:
@@ -59,46 +41,36 @@ class Copying:
     Args:
         plan: how much memory each part has.
         progress: counters.
-        budget: bounds queue and lanes.
-        scripts: keeps what the snapshot brings of them.
         gate: where removals wait that are too many.
         destination: what it is copied into.
         inflow: where it comes from.
-        transfer: what the source agreed to.
     """
 
     def __init__(
-        self,
-        plan: MemoryPlan,
-        progress: Progress,
-        budget: ByteBudget,
-        scripts: ScriptBook,
-        gate: Gate,
-        destination: Destination,
-        inflow: Inflow,
-        transfer: Transfer,
+        self, plan: MemoryPlan, progress: Progress, gate: Gate, destination: Destination, inflow: Inflow
     ) -> None:
         self._progress = progress
         self._gate = gate
         self._into = into = destination
         self._inflow = inflow
-        self._transfer = transfer
-        settings = into.settings
+        self._transfer = inflow.transfer
         self._resync = Resync(into)
-        self._loading = Loading(
-            settings, plan, progress, into.endpoint, into.capabilities, budget, into.letters,
-            epoch=into.epoch, eviction=into.lease.eviction, limiter=into.limiter, connection=into.connection,
-            cluster=into.cluster, epochs=into.node_epochs, note=self._resync.note_at,
-        )  # fmt: skip
+        self._loading = Loading(plan, progress, into, self._resync.note_at)
         self._decoder = self._loading.decoder
         self._decoder.postpone(snapshot_margin_ms(always=into.holds), into.shift_ms)
         self._copy = SnapshotCopy(
-            inflow.spool, self._decoder, self._put, progress.snapshot, transfer, self._on_letter, scripts.add
+            inflow.spool,
+            self._decoder,
+            self._put,
+            progress.snapshot,
+            inflow.transfer,
+            self._on_letter,
+            into.scripts.add,
         )
-        self._copy.refuse_node = None if settings.one_shard else inflow.endpoint.display
+        self._copy.refuse_node = None if into.settings.one_shard else inflow.endpoint.display
 
-    async def run(self) -> Copied:
-        """Copies all of it.
+    async def run(self) -> StreamStart:
+        """Copies all of it; where the stream begins.
 
         Raises:
             PortdError: an end failed, or the snapshot is wrong.
@@ -118,7 +90,9 @@ class Copying:
             resync.close()
         checkpoint = self._checkpoint(marker)
         if into.cluster is not None:
-            await patiently(partial(self._seal, into.cluster, checkpoint), into.note_refusal)
+            from portd.target.cluster.nodes import seal  # noqa: PLC0415 - only clusters need it
+
+            await patiently(partial(seal, into, checkpoint), into.note_refusal)
         run_id = into.capabilities.run_id
         await patiently(partial(self._write, checkpoint, run_id=run_id, closes=True), into.note_refusal)
         offset = checkpoint.position.offset
@@ -130,7 +104,7 @@ class Copying:
             expired=snapshot.keys_expired, postponed=snapshot.keys_postponed, failed=snapshot.keys_failed, bytes=snapshot.bytes_decoded,
             seconds=round(snapshot.finished_at - snapshot.started_at, 3),
         )  # fmt: skip
-        return Copied(index, checkpoint, snapshot.started_at)
+        return StreamStart(index, checkpoint, snapshot.started_at)
 
     def close(self) -> None:
         """It is over: what the decoder has counted stays in the counters, its buffers and the writers go. Once."""
@@ -151,6 +125,7 @@ class Copying:
             source_replid2=progress.source_info.get("replid2", ""),
             source_address=self._inflow.endpoint.display,
             keys_before=resync.keys_before,
+            rules=self._into.choice.digest,
             strands=self._into.strands,
         )
 
@@ -161,9 +136,10 @@ class Copying:
         return replace(
             found,
             sole=marker.sole,
+            rules=marker.rules,
+            strands=marker.strands,
             source_replid2=marker.source_replid2,
             source_address=marker.source_address,
-            strands=marker.strands,
             postponed=self._resync.postponed or self._progress.snapshot.keys_postponed > 0,
         )
 
@@ -172,11 +148,6 @@ class Copying:
         await write_checkpoint(
             into.endpoint, into.key, checkpoint, into.epoch, into.connection, run_id=run_id, closes=closes
         )
-
-    async def _seal(self, cluster: ClusterTarget, checkpoint: Checkpoint) -> None:
-        """Every slot of a cluster has the snapshot: its record says so."""
-        into, offset = self._into, checkpoint.position.offset
-        await seal(cluster, into.records, into.lease, into.epoch, into.connection, checkpoint.epoch, offset)
 
     async def _read(self) -> int:
         """Out of the spool into the writers; returns where the stream begins in the spool."""

@@ -13,7 +13,6 @@ from portd.feed.stream import StreamFeed
 from portd.link.catchup import CatchUp
 from portd.log import get_logger
 from portd.model import Position
-from portd.target.cluster.applier import ClusterApplier
 from portd.target.kept.checkpoint import IMPORTS_SUFFIX, Checkpoint
 from portd.target.kept.postponed import Horizon, Postponed, Sweeper, shift_of
 from portd.target.stream.applier import Applier
@@ -22,12 +21,14 @@ from portd.target.stream.scripts import Scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from typing import TypeAlias
 
-    from portd.link.destination import Destination
-    from portd.link.inflow import Inflow
+    from portd.link.inflow import Inflow, StreamStart
     from portd.model import Progress
-    from portd.target.kept.epoch import Epoch
-    from portd.target.stream.scriptbook import ScriptBook
+    from portd.target.cluster.applier import ClusterApplier
+    from portd.target.destination import Destination
+
+    Beside: TypeAlias = Callable[[], Coroutine[None, None, None]]
 
 log = get_logger("sync")
 
@@ -37,31 +38,13 @@ class Following:
 
     Args:
         progress: counters.
-        scripts: texts that the source may call by their SHA1.
-        beside: runs from when the target has caught up; cancelled when the stream ends.
         destination: what it is applied to.
         inflow: where it comes from.
-        checkpoint: behind which it begins.
-        index: of the spool, where it begins.
-        since: unix time; the target has nothing of it since then.
-        epoch: what every transaction is fenced by.
+        start: where it begins.
     """
 
-    def __init__(
-        self,
-        progress: Progress,
-        scripts: ScriptBook,
-        beside: Callable[[], Coroutine[None, None, None]] | None,
-        destination: Destination,
-        inflow: Inflow,
-        checkpoint: Checkpoint,
-        *,
-        index: int,
-        since: float,
-        epoch: Epoch,
-    ) -> None:
+    def __init__(self, progress: Progress, destination: Destination, inflow: Inflow, start: StreamStart) -> None:
         self._progress = progress
-        self._beside = beside
         self._into = into = destination
         self._inflow = inflow
         self._caught_up = asyncio.Event()  # once
@@ -75,37 +58,38 @@ class Following:
         self._feed = StreamFeed(
             inflow.spool,
             progress.stream,
-            index=index,
-            offset=checkpoint.position.offset,
-            db=checkpoint.db,
+            index=start.index,
+            offset=start.checkpoint.position.offset,
+            db=start.checkpoint.db,
             max_argument=into.capabilities.proto_max_bulk_bytes,
             forms=forms,
-            horizon=Horizon(into.shift_ms, since, always=into.holds),
+            horizon=Horizon(into.shift_ms, start.since, always=into.holds),
         )
         options = ApplierOptions(
-            epoch=epoch,
+            epoch=into.epoch,
             limiter=into.limiter,
             ages=into.postpones,
             connection=into.connection,
             beside=into.lease.restated,
-            scripts=Scripts.of(scripts, into.capabilities),
+            scripts=Scripts.of(into.scripts, into.capabilities),
             others=(settings.checkpoint_key + IMPORTS_SUFFIX,),
         )
-        known = self._followed(checkpoint)
+        known = self._followed(start.checkpoint)
         self._replid = inflow.replid
         self._applier: Applier | ClusterApplier = (
             Applier(into.endpoint, self._feed, known, into.key, progress, into.letters, options)
             if into.cluster is None
-            else ClusterApplier(
-                into.cluster, self._feed, known, into.key, into.records, into.lease, progress, into.letters, options
-            )
+            else _cluster_applier(into, self._feed, known, progress, options)
         )
         self._applier.on_getack = inflow.receiver.acknowledge_now
-        self._sweeper = sweeper_of(into, progress, epoch, self._applier.postponed)
+        self._sweeper = sweeper_of(into, progress, self._applier.postponed)
         inflow.on_again = self._on_again
 
-    async def run(self) -> bool:
+    async def run(self, beside: Beside | None) -> bool:
         """Applies it until its end; whether the target had caught up.
+
+        Args:
+            beside: runs from when the target has caught up; cancelled when the stream ends.
 
         Raises:
             PortdError: the target failed, or the stream is wrong.
@@ -121,8 +105,8 @@ class Following:
                         applier.caught_up, self._feed.lagging, lambda: applier.checkpoint.position.offset
                     )
                     tasks.append(group.create_task(sweep, name="expiries"))
-                if self._beside is not None:
-                    tasks.append(group.create_task(self._run_beside(self._beside), name="beside the stream"))
+                if beside is not None:
+                    tasks.append(group.create_task(self._run_beside(beside), name="beside the stream"))
                 await self._inflow.ended.wait()
                 for task in tasks:
                     task.cancel()
@@ -171,7 +155,7 @@ class Following:
                 inflow.end()
             await inflow.relinked.wait()
 
-    async def _run_beside(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+    async def _run_beside(self, work: Beside) -> None:
         await self._caught_up.wait()
         await work()
 
@@ -187,7 +171,16 @@ class Following:
         return statistics.in_flight_bytes + statistics.growing_bytes
 
 
-def sweeper_of(into: Destination, progress: Progress, epoch: Epoch, postponed: Postponed) -> Sweeper:
+def sweeper_of(into: Destination, progress: Progress, postponed: Postponed) -> Sweeper:
     """What sets postponed expiries back."""
     shift_ms = shift_of(into.settings.link)
-    return Sweeper(into.endpoint, into.key, epoch, shift_ms, postponed, progress, into.connection)
+    return Sweeper(into.endpoint, into.key, into.epoch, shift_ms, postponed, progress, into.connection)
+
+
+def _cluster_applier(
+    into: Destination, feed: StreamFeed, start: Checkpoint, progress: Progress, options: ApplierOptions
+) -> ClusterApplier:
+    """What applies the stream to the slots of a cluster."""
+    from portd.target.cluster.applier import ClusterApplier  # noqa: PLC0415 - only clusters need it
+
+    return ClusterApplier(into, feed, start, progress, options)

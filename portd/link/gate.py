@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Final
 from portd.config.choices import Prune
 from portd.errors import PortdError
 from portd.hold import Facts, Identity, Reason, judge, judge_removal, judge_sample
+from portd.link import clusters
 from portd.log import get_logger
 from portd.model import Held
 from portd.net.backoff import Backoff
 from portd.source.info import read_info
-from portd.target.cluster.nodes import foreign_keys as keys_of_cluster
-from portd.target.cluster.nodes import read_map
 from portd.target.control import control
-from portd.target.kept.checkpoint import State, foreign_keys, other_links, read_checkpoint
+from portd.target.kept.checkpoint import State, other_links, read_checkpoint
+from portd.target.kept.contents import keys_there
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from portd.config.rules import Choice
     from portd.config.settings import Settings
     from portd.hold import Hold, Sample
     from portd.model import Progress
@@ -64,13 +65,15 @@ class Gate:
         settings: both ends, what is removed and how much of it may go.
         progress: `held` and `source_info` are kept up to date.
         stop: set when the sync is to end.
+        choice: which keys are copied.
 
     Attributes:
         accepted: an operator said that this source is meant; until its snapshot is applied.
         broken_off: a stop came while something waited here.
     """
 
-    def __init__(self, settings: Settings, progress: Progress, stop: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, progress: Progress, stop: asyncio.Event, choice: Choice) -> None:
+        self._choice = choice
         self.accepted = settings.accept_source
         self.broken_off = False
         self._settings = settings
@@ -246,7 +249,7 @@ class Gate:
         if checkpoint.state is State.SNAPSHOT and checkpoint.accepted and followed.continues(source):
             self.accepted = True  # and was broken off
             return None
-        facts = await gather(settings, checkpoint, source, info.keys)
+        facts = await gather(settings, checkpoint, source, None if info.keys is None else info.databases, self._choice)
         if facts.doubtful and not checkpoint.first:
             self._doubt = facts
         return judge(facts, settings.prune_limit)
@@ -272,33 +275,38 @@ def followed_by(checkpoint: Checkpoint) -> Identity:
     )
 
 
-async def gather(settings: Settings, checkpoint: Checkpoint, source: Identity, source_keys: int | None) -> Facts:
+async def gather(
+    settings: Settings, checkpoint: Checkpoint, source: Identity, source_keys: Mapping[int, int] | None, choice: Choice
+) -> Facts:
     """What a full sync from *source* would do; asks the target.
+
+    Where only some keys are copied, only those of the target count that these can be. How many the source has of them is
+    not known, unless it is none.
 
     Raises:
         TargetError: it cannot be asked.
     """
     key, prefix, mode = settings.checkpoint_name(), settings.checkpoint_key, settings.prune
     compares = mode is Prune.PRUNE or (
-        mode is Prune.AUTO and checkpoint.sole and settings.spool_directory() is not None
+        mode is Prune.AUTO and checkpoint.sole and settings.spool_directory() is not None and not choice.of_values
     )
+    removes = not checkpoint.first and (compares or mode is Prune.FLUSH)
+    known = None if source_keys is None else choice.keys_of(source_keys)
     target = settings.target_endpoint()
+    of_cluster = await clusters.count_keys(settings) if target.seeds is not None else None
     async with control(target, "counting the target's keys") as client:
-        if target.seeds is not None:
-            held = await keys_of_cluster(target, await read_map(target), prefix, settings.records_prefix())
-            target_keys = sum(held.values())
-        else:
-            target_keys = sum((await foreign_keys(client, prefix, key)).values())
         facts = Facts(
             followed=followed_by(checkpoint),
             source=source,
-            source_keys=source_keys,
-            target_keys=target_keys,
-            removes=not checkpoint.first and (compares or mode is Prune.FLUSH),
+            source_keys=known,
+            target_keys=of_cluster
+            if of_cluster is not None
+            else sum((await keys_there(client, prefix, key, choice if removes else None)).values()),
+            removes=removes,
             at_once=mode is Prune.FLUSH,
         )
         hold = judge(facts, settings.prune_limit)
         empty = facts.source_keys is None if hold is None else hold.reason is Reason.SOURCE_EMPTY
-        if mode is Prune.AUTO and facts.removes and empty and await other_links(client, prefix, key):
+        if mode is Prune.AUTO and facts.removes and empty and not choice and await other_links(client, prefix, key):
             return replace(facts, removes=False)  # their keys may not go, so none do
     return facts

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import hiredis
 
+from portd.config.rules import Choice
 from portd.config.settings import MIN_CHUNK_BYTES
+from portd.feed.choosing import choose
 from portd.feed.pour import pour
 from portd.hold import Sample
 from portd.kernel.keyspecs import KNOWN
@@ -36,13 +38,16 @@ class Glimpse:
         spool: holds the snapshot from index 0 on; nothing of it was released.
         dialect: of the target.
         most_bytes: of the spool that may be held.
+        choice: which keys are looked for, and where.
     """
 
-    def __init__(self, spool: Spool, dialect: Dialect, most_bytes: int) -> None:
+    def __init__(self, spool: Spool, dialect: Dialect, most_bytes: int, choice: Choice | None = None) -> None:
         self._spool = spool
         self._decoder = SnapshotDecoder(
             dialect, chunk_bytes=MIN_CHUNK_BYTES, batch_bytes=MIN_CHUNK_BYTES, verify_checksum=False
         )
+        self._chosen = bool(choice)
+        choose(self._decoder, choice or Choice())
         self._most_bytes = min(BYTES, most_bytes)
         self._names: dict[int, dict[bytes, None]] = {}  # in order, once each
 
@@ -66,7 +71,8 @@ class Glimpse:
                     break
         self._spool.seek(0)
         counters = decoder.statistics()
-        keys = counters["keys"] if decoder.ended else max(counters["keys"], counters["keys_announced"])
+        taken = counters["keys"] - counters["keys_filtered"]
+        keys = taken if decoder.ended or self._chosen else max(taken, counters["keys_announced"])
         there = await self._ask(target)
         return Sample(keys=keys, whole=decoder.ended, looked_for=self._count, there=there)
 

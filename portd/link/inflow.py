@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portd.log import get_logger
@@ -17,8 +18,24 @@ if TYPE_CHECKING:
     from portd.source.handshake import Transfer
     from portd.source.receiver import Receiver
     from portd.spool import Spool
+    from portd.target.kept.checkpoint import Checkpoint
 
 log = get_logger("sync")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStart:
+    """Where a stream begins: behind a snapshot that is applied, or where an earlier session had come to.
+
+    Attributes:
+        index: of the spool.
+        checkpoint: as it is in the target.
+        since: unix time; the target has nothing of the stream since then.
+    """
+
+    index: int
+    checkpoint: Checkpoint
+    since: float
 
 
 class Inflow:
@@ -35,6 +52,7 @@ class Inflow:
     Attributes:
         receiver: see above.
         spool: see above.
+        transfer: see above.
         replid: the history's id by now: it changes when the source is promoted.
         linked: set while the source is connected.
         relinked: set when it was connected again; whoever looks at it clears it.
@@ -47,6 +65,7 @@ class Inflow:
     ) -> None:
         self.receiver = receiver
         self.spool = spool
+        self.transfer = transfer
         self.replid = transfer.position.replid
         self.linked, self.relinked, self.ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.linked.set()

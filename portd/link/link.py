@@ -13,7 +13,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from portd.config.choices import Existing, ExpiryGap, OnRefusal, StopAfter
+from portd.config.choices import ExpiryGap, OnRefusal, OnRulesChange, StopAfter
+from portd.config.rules import changed, choice_of
 from portd.errors import (
     ConfigError,
     DataLost,
@@ -28,7 +29,7 @@ from portd.errors import (
     TargetNotEmpty,
     first_cause,
 )
-from portd.link.destination import Destination
+from portd.link import clusters
 from portd.link.gate import Gate, HeldBack, Stopped
 from portd.link.inflow import Inflow
 from portd.link.report import Report
@@ -43,29 +44,33 @@ from portd.source.keeper import HistoryLost
 from portd.source.receiver import Receiver, ReceiverOptions
 from portd.spool import Spool
 from portd.target.capabilities import ALLKEYS, KEEP_KEYS
-from portd.target.cluster.nodes import guard_nodes, survey, take_nodes
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
+from portd.target.destination import Destination
 from portd.target.kept import postponed
-from portd.target.kept.checkpoint import State, guard, read_checkpoint
+from portd.target.kept.checkpoint import SLOT_STRANDS, State, guard, read_checkpoint
+from portd.target.kept.contents import keys_there
+from portd.target.kept.images import claim
 from portd.target.kept.importmode import ImportMode
 from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
-from portd.target.probe import probe
+from portd.target.pulse import Pulse
 from portd.target.stream.scriptbook import ScriptBook
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Iterable
     from pathlib import Path
 
     from portd.config.settings import Settings
+    from portd.link.following import Beside
     from portd.memory.plan import MemoryPlan
     from portd.model import Position, Progress
+    from portd.net.control import Control
     from portd.source.handshake import Transfer
     from portd.spool import DiskRoom
     from portd.target.capabilities import Capabilities
-    from portd.target.cluster.nodes import ClusterTarget
+    from portd.target.clusternodes import ClusterTarget
     from portd.target.kept.checkpoint import Checkpoint
 
 log = get_logger("sync")
@@ -101,7 +106,7 @@ class Link:
         plan: MemoryPlan,
         progress: Progress,
         stop: asyncio.Event,
-        beside: Callable[[], Coroutine[None, None, None]] | None = None,
+        beside: Beside | None = None,
         room: DiskRoom | None = None,
     ) -> None:
         self.reached = False
@@ -110,7 +115,8 @@ class Link:
         self._plan = plan
         self._progress = progress
         self._stop = stop
-        self.gate = Gate(settings, progress, stop)
+        self._choice = choice_of(settings, settings.checkpoint_key)
+        self.gate = Gate(settings, progress, stop, self._choice)
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
         self._letters = DeadLetters(
@@ -118,6 +124,7 @@ class Link:
             path=settings.dead_letters,
             stop=settings.on_refusal is OnRefusal.STOP,
             redact=settings.redact_keys,
+            origin=self._choice.origin if self._choice.mapping is not None else None,
         )
         self._scripts = ScriptBook(_script_path(settings))
         self._spool = Spool(
@@ -142,6 +149,8 @@ class Link:
         self._afresh = False  # the checkpoint in the target is worth nothing: a script was lost
         self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
         self._lease: Lease | None = None
+        self._taken = False  # somebody else has the link by now
+        self._pulse = Pulse(self._target, progress)
         self._imports = False  # the target is in import mode because of us
         self._import_mode = ImportMode(self._target, settings.checkpoint_key, settings.link, progress)
         self._keys_at_start: int | None = None  # of the source; good for a snapshot that begins at once
@@ -154,10 +163,13 @@ class Link:
             PortdError: what an operator has to mend; also an end that cannot be reached at the first try.
         """
         try:
+            self._taken = False
             destination = await self._prepare()
             self._progress.introduced, self._progress.failure = True, ""
             async with asyncio.TaskGroup() as group:
-                keepers = [group.create_task(self._lease.keep(), name="lease")] if self._lease else []
+                keepers = [group.create_task(self._pulse.keep(), name="pulse")]
+                if self._lease:
+                    keepers.append(group.create_task(self._lease.keep(), name="lease"))
                 if self._imports:
                     keepers.append(group.create_task(self._import_mode.keep(), name="import mode"))
                 await self._follow(destination)
@@ -167,6 +179,7 @@ class Link:
             cause = first_cause(group)
             if isinstance(cause, LinkTaken):
                 self._imports = False  # the mode is the other one's by now
+                self._taken = True
             raise cause from None
         finally:
             await self._leave()
@@ -186,6 +199,8 @@ class Link:
                 await lease.release(forget=lease.fresh and self._session is None)
             finally:
                 lease.close()
+                if not self._taken:
+                    self._progress.lease.renewed_at = 0.0
 
     async def _follow(self, destination: Destination) -> None:
         """Session after session."""
@@ -266,8 +281,7 @@ class Link:
     async def _prepare(self) -> Destination:
         """Asks both ends who they are, and refuses what cannot be right."""
         progress, settings = self._progress, self._settings
-        cluster = await survey(self._target) if self._target.seeds is not None else None
-        capabilities = cluster.capabilities if cluster is not None else await probe(self._target)
+        capabilities, cluster = await clusters.look_at(self._target)
         progress.target_info = capabilities.shown()
         log.info("target", url=self._target.display, **progress.target_info)
         source = await read_info(self._source)
@@ -275,7 +289,8 @@ class Link:
         self._keys_at_start = source.keys
         log.info("source", url=self._source.display, **progress.source_info)
         one_shard.admit(self._source, source.cluster, one_shard=settings.one_shard)
-        self._require_databases(source.highest_database, capabilities.databases)
+        self._refuse_collisions(source.databases)
+        self._require_databases(source.databases, capabilities.databases)
         patience = ConnectionOptions(troubles=progress.troubles)
         self._lease = Lease(
             self._target,
@@ -284,10 +299,12 @@ class Link:
             run_id=capabilities.run_id,
             connection=patience,
             evicts=capabilities.evicts,
+            state=progress.lease,
         )
         epoch = await self._lease.acquire(takeover=settings.takeover)
         await self._guard(capabilities, cluster)
-        postpones = await self._close_expiry_gap(capabilities) if cluster is None else self._leave_expiry_gap()
+        await self._look_at_rules()
+        postpones = await self._close_expiry_gap(capabilities)
         if not self._imports:  # it evicts nothing in import mode
             capabilities.warn_of_eviction()
         return Destination(
@@ -296,32 +313,43 @@ class Link:
             capabilities=capabilities,
             connection=replace(self._lease.options(), imports=self._imports),
             limiter=self.limiter,
+            budget=self._budget,
             letters=self._letters,
+            scripts=self._scripts,
             lease=self._lease,
             epoch=epoch,
+            choice=self._choice,
             postpones=postpones,
             holds=postpones and settings.expiry_gap is ExpiryGap.HOLD,
             cluster=cluster,
         )
 
-    def _leave_expiry_gap(self) -> bool:
-        """Of a cluster, nothing closes the gap yet; whether near expiries are postponed."""
-        if self._settings.expiry_gap is not ExpiryGap.OFF:
-            log.warning(
-                "the expiry gap is open: the target is a cluster", wanted=self._settings.expiry_gap.value,
-                hint="keys renewed at the last moment may expire while the target lags",
-            )  # fmt: skip
-        return False
+    def _refuse_collisions(self, used: Iterable[int]) -> None:
+        """Makes sure that no two databases go into one, unless that was asked for.
 
-    def _require_databases(self, highest: int | None, there: int) -> None:
-        """Makes sure that the target has every database that holds keys, as far as both ends tell.
+        Raises:
+            ConfigError: two do, and both hold keys.
+        """
+        for db in self._choice.blocked.intersection(used):
+            others = [each for each in used if each != db and self._choice.database_to(each) == db]
+            if others:
+                raise ConfigError(
+                    f"map_db puts database {others[0]} into {db}, and the source has keys in its database {db}, too",
+                    hint=f"say where that one goes (map_db {db}=N), leave it out (exclude_db {db}), or set map_db_many",
+                )
+
+    def _require_databases(self, used: Iterable[int], there: int) -> None:
+        """Makes sure that the target has every database that keys go to, as far as both ends tell.
 
         Raises:
             ConfigError: it has not, and the policy is to stop.
         """
-        if highest is None or not 0 < there <= highest:
+        choice = self._choice
+        taken = [each for each in used if choice.rules is None or choice.rules.takes_database(each)]
+        highest = max(map(choice.database_to, taken), default=-1)
+        if not 0 < there <= highest:
             return
-        told = f"the source has keys in database {highest}, the target has only {there} databases"
+        told = f"the source has keys for database {highest}, the target has only {there} databases"
         if self._letters.stops:
             raise ConfigError(
                 told, hint=f"set databases to {highest + 1} or more at the target, or --on-refusal continue"
@@ -331,6 +359,13 @@ class Link:
     async def _close_expiry_gap(self, capabilities: Capabilities) -> bool:
         """Chooses what keeps keys alive whose renewal comes late; whether near expiries are postponed."""
         wanted, postpones = self._settings.expiry_gap, False
+        if capabilities.cluster_enabled:
+            wanted = ExpiryGap.OFF
+            if self._settings.expiry_gap is not wanted:
+                log.warning(
+                    "the expiry gap is open: the target is a cluster", wanted=self._settings.expiry_gap.value,
+                    hint="keys renewed at the last moment may expire while the target lags",
+                )  # fmt: skip
         if wanted in {ExpiryGap.AUTO, ExpiryGap.IMPORT_MODE}:
             self._imports = await self._import_mode.enter(capabilities)
         if wanted in {ExpiryGap.POSTPONE, ExpiryGap.HOLD} or (wanted is ExpiryGap.AUTO and not self._imports):
@@ -358,6 +393,13 @@ class Link:
             return None, "script"
         if checkpoint is None:
             return None, "first"
+        if checkpoint.rules != self._choice.digest:
+            return None, "rules"
+        if (checkpoint.strands == SLOT_STRANDS) is not (self._target.seeds is not None):
+            raise ConfigError(
+                "the target's checkpoint was written by a sync into another kind of target, and came from there with the data",
+                hint=f"delete the key {self._settings.checkpoint_name()!r} there to start with a full sync",
+            )
         if checkpoint.state is not State.STREAM:
             return None, "interrupted"
         return checkpoint.position, "backlog"
@@ -381,11 +423,6 @@ class Link:
             destination = replace(destination, epoch=await destination.lease.begin())
         if transfer is None:
             checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
-            if checkpoint is not None and checkpoint.strands != destination.strands:
-                raise ConfigError(
-                    "the target's checkpoint was written by a sync into another kind of target",
-                    hint="it came from there with the data: delete its key to start with a full sync",
-                )
             position, reason = self._place(checkpoint)
             self._copying = False  # an attempt that does not get as far costs no fork
             transfer = await self._connect(position)
@@ -395,8 +432,7 @@ class Link:
         if transfer.full:
             checkpoint = None
             self._copying = True
-            reason = await self._admit(transfer, reason)
-            destination = await self._take_nodes(destination)
+            reason, destination = await self._admit(transfer, reason, destination)
             self._progress.full_syncs[reason] += 1
             self._progress.begin_snapshot()
             self._progress.snapshot.bytes_total = transfer.length
@@ -410,11 +446,9 @@ class Link:
         self._copying = transfer.full
         spacing, self._spacing = self._spacing, 0.0
         inflow = Inflow(self._receiver, self._spool, self._progress, transfer, spacing=spacing)
-        self._session = Session(
-            self._plan, self._progress, self._budget, self._scripts, self.gate, self._beside, destination, inflow, transfer, checkpoint
-        )  # fmt: skip
+        self._session = Session(self._plan, self._progress, self.gate, destination, inflow, checkpoint)
         try:
-            await self._session.run(self._stop, self._copied)
+            await self._session.run(self._stop, self._copied, self._beside)
             self.reached = self._session.reached
         except HistoryLost as lost:
             self._spacing = self._fork_wait()
@@ -430,27 +464,16 @@ class Link:
             log.warning("stopped inside a snapshot", hint="the target is not complete; the next start begins it anew")
         return None
 
-    async def _take_nodes(self, destination: Destination) -> Destination:
-        """Of a cluster, nobody but us writes to any node from now on."""
-        cluster, into = destination.cluster, destination
-        if cluster is None:
-            return destination
-        try:
-            epochs = await take_nodes(cluster, into.records, into.lease, into.epoch, into.connection)
-        except BaseException:
-            self._receiver.close()
-            raise
-        return replace(destination, node_epochs=tuple(epochs))
-
-    async def _admit(self, transfer: Transfer, reason: str) -> str:
-        """The full sync that the source has agreed to may begin; why it does.
+    async def _admit(self, transfer: Transfer, reason: str, destination: Destination) -> tuple[str, Destination]:
+        """The full sync that the source has agreed to may begin; why it does, and into what.
 
         Raises:
             HeldBack: it has to wait.
             PortdError: an end cannot be asked.
         """
         try:
-            return await self.gate.admit(transfer.position.replid) or reason
+            reason = await self.gate.admit(transfer.position.replid) or reason
+            return reason, await clusters.take(destination)
         except BaseException:
             self._receiver.close()  # the source need not keep a snapshot for us
             raise
@@ -465,9 +488,7 @@ class Link:
         settings = self._settings
         source_run_id = self._progress.source_info.get("run_id", "")
         if cluster is not None:
-            held = await read_checkpoint(self._target, settings.checkpoint_name())
-            if held is None and settings.existing is Existing.REFUSE:
-                await guard_nodes(cluster, settings.checkpoint_key, settings.records_prefix(), source_run_id)
+            await clusters.guard(cluster, settings, source_run_id)
             return
         await guard(
             self._target,
@@ -476,17 +497,41 @@ class Link:
             settings.checkpoint_key,
             settings.existing.value,
             source_run_id=source_run_id,
+            covers=self._covered if self._choice else None,
         )
+
+    async def _covered(self, client: Control) -> dict[int, int]:
+        settings = self._settings
+        return await keys_there(client, settings.checkpoint_key, settings.checkpoint_name(), self._choice)
+
+    async def _look_at_rules(self) -> None:
+        """Lets rules pass by which the data in the target was made, and no other link makes the same keys.
+
+        Raises:
+            ConfigError: they are others.
+            TargetError: it cannot be asked.
+        """
+        settings, choice = self._settings, self._choice
+        checkpoint = await read_checkpoint(self._target, settings.checkpoint_name())
+        differs = checkpoint is not None and checkpoint.rules != choice.digest
+        if checkpoint is not None and differs:
+            words = ", ".join(changed(checkpoint.rules, choice.digest))
+            if settings.on_rules_change is OnRulesChange.REFUSE:
+                raise ConfigError(
+                    f"the data in the target was made by other rules than those of this start: {words}",
+                    hint="take the old ones, or set on_rules_change to full-sync, which copies the snapshot again",
+                )
+            log.warning("the rules are others than those of the data in the target: a full sync", changed=words)
+        if self._target.seeds is not None:  # what says whose keys are whose lies on any of its nodes
+            return
+        await claim(settings, choice.image, ruled=bool(choice), thorough=differs or checkpoint is None)
 
     async def _recognise_target(self, destination: Destination) -> Destination:
         """Asks the target again who it is: it may be another process or version by now, or another server with data of its own."""
         if self._session is None:
             return destination
-        cluster = None
         try:
-            if self._target.seeds is not None:
-                cluster = await survey(self._target)
-            capabilities = cluster.capabilities if cluster is not None else await probe(self._target)
+            capabilities, cluster = await clusters.look_at(self._target)
             if capabilities.run_id != destination.capabilities.run_id:
                 await self._guard(capabilities, cluster)
         except BaseException as error:

@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING
 
 from portd.config.choices import Existing, Prune
 from portd.errors import SpoolError
+from portd.link import clusters
 from portd.log import get_logger
 from portd.net.resp import request
-from portd.target.cluster.nodes import foreign_keys as keys_of_cluster
 from portd.target.control import control
-from portd.target.kept.checkpoint import State, flush, foreign_keys, make_room, read_checkpoint
+from portd.target.kept.checkpoint import State, flush, make_room, read_checkpoint
+from portd.target.kept.contents import keys_there
 from portd.target.kept.epoch import write_once
-from portd.target.kept.prune import PruneOptions, PruneProgress, Pruner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from portd.kernel.batch import Batch
     from portd.kernel.snapshot import DeadLetter
-    from portd.link.destination import Destination
+    from portd.target.destination import Destination
     from portd.target.kept.checkpoint import Checkpoint
+    from portd.target.kept.prune import Pruner
 
 log = get_logger("sync")
 
@@ -30,7 +31,7 @@ class Resync:
     """The ghosts of one full sync. Use: `begin`, `note` and `note_letter`, `finish`, `close`.
 
     Args:
-        destination: the target; of a cluster every node is looked at by itself.
+        destination: of the full sync; of a cluster every node is looked at by itself.
 
     Attributes:
         sole: nothing but this link's data is in the target, as far as can be known; set by `begin`.
@@ -48,9 +49,6 @@ class Resync:
         self.keys_before: int | None = None
         self._into = destination
         self._settings = destination.settings
-        self._target = destination.endpoint
-        self._capabilities = destination.capabilities
-        self._connection = destination.connection
         self._pruners: list[Pruner] = []  # one for each server
         self._letters = 0
 
@@ -61,65 +59,67 @@ class Resync:
             TargetError: the target refuses, or cannot be reached.
             SpoolError: the directory for bucket files cannot be used, and `prune` is explicit.
         """
-        settings = self._settings
+        into, settings = self._into, self._settings
         mode = settings.prune
-        checkpoint = await read_checkpoint(self._target, settings.checkpoint_name())
+        checkpoint = await read_checkpoint(into.endpoint, into.key)
         self.first = checkpoint is None or checkpoint.first
         if mode is Prune.FLUSH:
-            functions = "function" in self._capabilities.commands
-            await self._flush(functions=functions)
+            await self._flush(functions="function" in into.capabilities.commands)
             self.sole = True
             log.info("target flushed", reason="prune is flush")
             return
         if checkpoint is None:
             if settings.existing is Existing.FLUSH:
                 await self._make_room()
-            self.sole = not await self._count_foreign()
+            self.sole = not await self._keys_there()
         else:
-            self.sole = checkpoint.sole
+            # What other rules have not covered may be somebody else's.
+            self.sole = checkpoint.sole and checkpoint.rules in {"", into.choice.digest}
             self.postponed = checkpoint.postponed
-        if mode is Prune.PRUNE or (mode is Prune.AUTO and checkpoint is not None and self.sole):
+        wanted = mode is Prune.AUTO and checkpoint is not None and self.sole and not into.choice.of_values
+        if mode is Prune.PRUNE or wanted:
             self.keys_before = await self._count_keys(checkpoint)
             await self._begin_pruning()
         elif checkpoint is not None:
             log.warning(
                 "keys that the source deleted meanwhile stay in the target", prune=mode.value,
-                hint="the target held other data when its first sync began: set prune to prune if it may go",
+                hint="names do not tell which keys are taken: flush or clean the target to be exact" if into.choice.of_values
+                else "the rules were others: set prune to prune to be exact" if checkpoint.rules != into.choice.digest
+                else "the target held other data when its first sync began: set prune to prune if it may go",
             )  # fmt: skip
 
     async def _count_keys(self, checkpoint: Checkpoint | None) -> int:
         """Keys that may be lost. One that was broken off had counted them before it wrote its own beside them."""
         if checkpoint is not None and checkpoint.state is State.SNAPSHOT and checkpoint.keys_before is not None:
             return checkpoint.keys_before
-        return await self._count_foreign()
+        return sum((await self._keys_there()).values())
 
-    async def _count_foreign(self) -> int:
-        """Keys in the target that are not ours."""
-        settings = self._settings
-        if self._into.cluster is not None:
-            topology = self._into.cluster.topology
-            held = await keys_of_cluster(self._target, topology, settings.checkpoint_key, self._into.records)
-            return sum(held.values())
-        async with control(self._target, "looking for data in the target") as client:
-            found = await foreign_keys(client, settings.checkpoint_key, settings.checkpoint_name())
-        return sum(found.values())
+    async def _keys_there(self) -> dict[int, int]:
+        """The target's keys that are data, and that we may have written."""
+        into, prefix = self._into, self._settings.checkpoint_key
+        if into.cluster is not None:
+            return {0: await clusters.count_keys(into.settings)}
+        async with control(into.endpoint, "looking for data in the target") as client:
+            return await keys_there(client, prefix, into.key, into.choice)
 
     async def _flush(self, *, functions: bool = False) -> None:
         for place in self._into.places:
-            await flush(place.endpoint, place.epoch, self._connection, functions=functions)
+            await flush(place.endpoint, place.epoch, self._into.connection, functions=functions)
 
     async def _make_room(self) -> None:
-        """Deletes what is there, unless a checkpoint of this link is."""
-        settings = self._settings
-        if self._into.cluster is None:
-            key, prefix = settings.checkpoint_name(), settings.checkpoint_key
-            await make_room(self._target, key, self._into.epoch, self._connection, prefix)
-        elif keys := await self._count_foreign():
+        """Deletes what is there; this link has no checkpoint there."""
+        into = self._into
+        if into.cluster is None:
+            prefix, alone = self._settings.checkpoint_key, bool(into.choice)
+            await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix, alone=alone)
+        elif keys := sum((await self._keys_there()).values()):
             await self._flush()
             log.warning("target flushed", reason="existing is flush", keys=keys)
 
     async def _begin_pruning(self) -> None:
-        settings, capabilities = self._settings, self._capabilities
+        from portd.target.kept.prune import PruneOptions, Pruner  # noqa: PLC0415 - a sync that removes nothing does without
+
+        into, settings, capabilities = self._into, self._settings, self._into.capabilities
         self.close()  # of an attempt before
         explicit = settings.prune is Prune.PRUNE
         directory = settings.spool_directory()
@@ -127,15 +127,16 @@ class Resync:
             self._give_up("spool_dir is off")
             return
         try:
-            for place in self._into.places:
+            for place in into.places:
                 options = PruneOptions(
-                    own_key=settings.checkpoint_name(),
+                    own_key=into.key,
                     prefix=settings.checkpoint_key,
-                    shared=explicit,
+                    shared=explicit or (bool(into.choice) and not settings.share_image),
+                    covers=into.choice.covers if into.choice else None,
                     unlink="unlink" in capabilities.commands,
                     run_id=place.run_id,
-                    limiter=self._into.limiter,
-                    connection=self._connection,
+                    limiter=into.limiter,
+                    connection=into.connection,
                     epoch=place.epoch,
                 )
                 self._pruners.append(Pruner(place.endpoint, directory, options))
@@ -144,10 +145,11 @@ class Resync:
                 raise
             self._give_up(str(error))
             return
-        if "function" in capabilities.commands:  # they have no keys to compare: the snapshot brings all there are
+        # They have no keys to compare: the snapshot brings all there are, unless other links have theirs here.
+        if "function" in capabilities.commands and not into.choice:
             flush_all = request("FUNCTION", "FLUSH")
-            for place in self._into.places:
-                await write_once(place.endpoint, self._connection, place.epoch, flush_all, what="FUNCTION FLUSH")
+            for place in into.places:
+                await write_once(place.endpoint, into.connection, place.epoch, flush_all, what="FUNCTION FLUSH")
 
     def _give_up(self, why: str) -> None:
         log.error(
@@ -160,7 +162,7 @@ class Resync:
         await self.note_at(0, batch)
 
     async def note_at(self, number: int, batch: Batch) -> None:
-        """Takes the keys that begin in a batch, for the node of that number.
+        """Takes the keys that begin in a batch for the node of that number.
 
         Raises:
             SpoolError: the disk is full, and `prune` is explicit.
@@ -196,9 +198,11 @@ class Resync:
             self._give_up("more dead letters than could be kept")
             return
         before = self.keys_before
-        pruners, found = self._pruners, PruneProgress()
+        pruners, found = self._pruners, None
         for pruner in pruners:
-            found.add(await pruner.run(None if self.first or before is None else lambda ghosts: permit(ghosts, before)))
+            one = await pruner.run(None if self.first or before is None else lambda ghosts: permit(ghosts, before))
+            found = one if found is None else found.add(one)
+        assert found is not None, "a target has a server"
         self.removed = found.removed
         if found.others and self._settings.prune is Prune.AUTO:
             log.warning(

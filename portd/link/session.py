@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from portd.config.choices import StopAfter
 from portd.errors import first_cause
-from portd.link.copying import Copied, Copying
+from portd.link.copying import Copying
 from portd.link.following import Following, sweeper_of
 from portd.link.gate import Stopped
 from portd.link.glimpse import Glimpse
+from portd.link.inflow import StreamStart
 from portd.log import get_logger
 from portd.model import Work
 from portd.scheduling import bulk_work
@@ -23,18 +24,16 @@ from portd.source.keeper import HistoryLost
 from portd.target.kept.postponed import Postponed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from portd.kernel.snapshot import CurrentKey
-    from portd.link.destination import Destination
+    from portd.link.following import Beside
     from portd.link.gate import Gate
     from portd.link.inflow import Inflow
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
-    from portd.pipeline import ByteBudget
-    from portd.source.handshake import Transfer
+    from portd.target.destination import Destination
     from portd.target.kept.checkpoint import Checkpoint
-    from portd.target.stream.scriptbook import ScriptBook
 
 log = get_logger("sync")
 
@@ -45,13 +44,9 @@ class Session:
     Args:
         plan: how much memory each part has.
         progress: counters.
-        budget: bounds queue and lanes.
-        scripts: texts that the source may call by their SHA1.
         gate: where a full sync waits for an operator.
-        beside: runs while the stream is followed, from when it has caught up; cancelled when that ends.
         destination: the target's side.
-        inflow: the source's side.
-        transfer: what the source agreed to; it is connected.
+        inflow: the source's side; it is connected.
         checkpoint: where a partial sync continues; None for a full one.
 
     Attributes:
@@ -64,13 +59,9 @@ class Session:
         self,
         plan: MemoryPlan,
         progress: Progress,
-        budget: ByteBudget,
-        scripts: ScriptBook,
         gate: Gate,
-        beside: Callable[[], Coroutine[None, None, None]] | None,
         destination: Destination,
         inflow: Inflow,
-        transfer: Transfer,
         checkpoint: Checkpoint | None,
     ) -> None:
         self.work: Copying | Following | None = None
@@ -78,21 +69,18 @@ class Session:
         self.reached = False
         self._plan = plan
         self._progress = progress
-        self._budget = budget
-        self._scripts = scripts
         self._gate = gate
-        self._beside = beside
         self._into = destination
         self._inflow = inflow
-        self._transfer = transfer
         self._checkpoint = checkpoint
 
-    async def run(self, stop: asyncio.Event, on_copied: Callable[[], None]) -> None:
+    async def run(self, stop: asyncio.Event, on_copied: Callable[[], None], beside: Beside | None) -> None:
         """Replicates until told to stop, or until ``stop_after`` is reached.
 
         Args:
             stop: set when it is to end in order.
             on_copied: called when a snapshot is applied and its checkpoint written.
+            beside: see `Following.run`.
 
         Raises:
             HistoryLost: the source begins another full sync.
@@ -103,7 +91,7 @@ class Session:
         try:
             async with asyncio.TaskGroup() as group:
                 inflow = group.create_task(self._inflow.run(), name="receiver")
-                apply = group.create_task(self._apply(stop, on_copied), name="apply")
+                apply = group.create_task(self._apply(stop, on_copied, beside), name="apply")
                 watch = group.create_task(self._watch_stop(stop), name="stop")
                 await apply
                 for task in (inflow, watch):
@@ -125,34 +113,29 @@ class Session:
             raise Stopped
         self._inflow.end()
 
-    async def _apply(self, stop: asyncio.Event, on_copied: Callable[[], None]) -> None:
+    async def _apply(self, stop: asyncio.Event, on_copied: Callable[[], None], beside: Beside | None) -> None:
         """The target's side."""
-        into, known, copied = self._into, self._checkpoint, None
+        into, known = self._into, self._checkpoint
         if known is None:
-            copied = await self._copy()
-            known = copied.checkpoint
+            start = await self._copy()
+            into = into.behind_checkpoint()
             on_copied()
-        epoch = into.epoch if copied is None else into.epoch.successor
+        else:
+            start = StreamStart(self._inflow.spool.cursor, known, known.time_ms / 1000)
         if into.settings.stop_after is StopAfter.SNAPSHOT:
-            if copied is None:
+            if known is not None:
                 log.info("snapshot was applied by an earlier start", offset=known.position.offset)
-            sweeper = sweeper_of(into, self._progress, epoch, Postponed(there=known.postponed))
-            await sweeper.finish(known.epoch)
+            sweeper = sweeper_of(into, self._progress, Postponed(there=start.checkpoint.postponed))
+            await sweeper.finish(start.checkpoint.epoch)
             self.reached = True
             return
-        index, since = (
-            (self._inflow.spool.cursor, known.time_ms / 1000) if copied is None else (copied.index, copied.since)
-        )
-        following = Following(
-            self._progress, self._scripts, self._beside, into, self._inflow, known, index=index, since=since, epoch=epoch
-        )  # fmt: skip
-        self.work = following
+        following = self.work = Following(self._progress, into, self._inflow, start)
         with self._progress.doing(Work.FOLLOWING):
             if stop.is_set():
                 self._inflow.end()
-            self.reached = await following.run()
+            self.reached = await following.run(beside)
 
-    async def _copy(self) -> Copied:
+    async def _copy(self) -> StreamStart:
         """The snapshot of a full sync.
 
         Raises:
@@ -160,10 +143,7 @@ class Session:
         """
         with bulk_work(), self._progress.doing(Work.COPYING):
             await self._examine()
-            copying = Copying(
-                self._plan, self._progress, self._budget, self._scripts, self._gate, self._into, self._inflow, self._transfer
-            )  # fmt: skip
-            self.work = copying
+            copying = self.work = Copying(self._plan, self._progress, self._gate, self._into, self._inflow)
             try:
                 return await copying.run()
             except BaseException as error:
@@ -184,5 +164,5 @@ class Session:
         """
         if self._gate.doubtful:
             spool, capabilities = self._inflow.spool, self._into.capabilities
-            glimpse = Glimpse(spool, capabilities.dialect(), self._plan.spool_bytes // 4)
+            glimpse = Glimpse(spool, capabilities.dialect(), self._plan.spool_bytes // 4, self._into.choice)
             self._gate.examine(await glimpse.read(self._into.endpoint))

@@ -30,7 +30,10 @@ DEFAULT_PORT = 6379
 CONNECT_SECONDS = 10.0  # where no setting says otherwise
 SILENCE_SECONDS = 60.0  # likewise
 PLAIN_SECONDS = 1.0  # a TLS handshake that takes longer makes us look whether the port speaks without TLS
-TLS_HINT = "check the certificate authority, the certificate's names and validity; a plain port needs redis://"
+TLS_HINT = (
+    "check the certificate authority, the certificate's names and validity; a plain port needs redis://, and a server that "
+    "wants a certificate of ours *_tls_cert"
+)
 _TLS_LOSSES = (
     ssl.SSLEOFError,
     ssl.SSLZeroReturnError,
@@ -98,6 +101,18 @@ class NoTls(ssl.SSLError):
     def __init__(self) -> None:
         super().__init__(ssl.SSL_ERROR_SSL, "the port answers without TLS")
         self.reason = "the port answers without TLS"
+
+
+class _Listener(asyncio.Protocol):
+    """Sends nothing, and keeps what ended the connection."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells who waits."""
+        if not self.ended.done():
+            self.ended.set_result(exc)
 
 
 def tls_failure(error: BaseException | None) -> str:
@@ -249,6 +264,28 @@ class Endpoint:
             _tune(transport)
         return transport, protocol
 
+    async def explained(self, error: OSError) -> OSError:
+        """What ended a connection before it brought anything, where TLS knows more than *error* says.
+
+        A server that wants a certificate of ours says so behind the handshake (TLS 1.3), and resets the connection because of what
+        we had sent meanwhile. Asked again in silence, it is heard.
+        """
+        if self.tls is None or not isinstance(error, (ConnectionError, ssl.SSLError)) or tls_failure(error):
+            return error
+        listener = _Listener()
+        try:
+            transport, _ = await self.connect(lambda: listener, timeout=self.connect_seconds)
+        except OSError as again:
+            return again if tls_failure(again) else error
+        try:
+            async with asyncio.timeout(PLAIN_SECONDS):
+                said = await listener.ended
+        except TimeoutError:
+            return error
+        finally:
+            transport.abort()
+        return said if isinstance(said, OSError) and tls_failure(said) else error
+
     async def primary(self) -> Endpoint:
         """This endpoint with the address that Sentinels or nodes of the cluster tell now; itself when there are none.
 
@@ -321,16 +358,26 @@ def is_cluster(url: str) -> bool:
     return url.startswith(("redis+cluster://", "rediss+cluster://"))
 
 
-def read_address(text: str) -> tuple[str, int]:
-    """A host and a port.
+def read_address_map(text: str) -> tuple[tuple[tuple[str, int], tuple[str, int]], ...]:
+    """Reads ``announced=used,...``, where each is a host and a port.
 
     Raises:
-        ValueError: it is none.
+        ConfigError: it is no such list.
     """
-    parts = urlsplit(f"//{text.strip()}")
-    if not parts.hostname or not parts.port or parts.username or parts.path:
-        raise ValueError(text)
-    return parts.hostname, parts.port
+
+    def address(word: str) -> tuple[str, int]:
+        parts = urlsplit(f"//{word.strip()}")
+        if not parts.hostname or not parts.port or parts.username or parts.path:
+            raise ValueError(word)
+        return parts.hostname, parts.port
+
+    try:
+        pairs = [pair.split("=") for pair in text.split(",") if pair.strip()]
+        return tuple((address(announced), address(used)) for announced, used in pairs)
+    except ValueError:
+        raise ConfigError(
+            "target_address_map is no list of announced=used addresses", hint="for example 10.0.0.5:6379=127.0.0.1:7001"
+        ) from None
 
 
 def _of_cluster(cls: type[Endpoint], url: str, password: str | None, tls: Tls | None) -> Endpoint:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.config.choices import Existing, OnRefusal
+from portd.config.rules import choice_of
 from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb, first_cause
 from portd.feed.file import FileFeed
 from portd.feed.loading import Loading
@@ -29,8 +31,10 @@ from portd.offline.job import OfflineService
 from portd.pipeline import ByteBudget
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters, read_keys, unsupported
+from portd.target.destination import Destination
 from portd.target.kept.checkpoint import MOST_OFFSET, Checkpoint, guard, make_room, read_checkpoint, write_checkpoint
-from portd.target.kept.epoch import Epoch, write_once
+from portd.target.kept.contents import keys_there
+from portd.target.kept.epoch import write_once
 from portd.target.kept.lease import Lease
 from portd.target.limiter import LIMITS, Limiter
 from portd.target.probe import probe
@@ -45,8 +49,7 @@ if TYPE_CHECKING:
     from portd.config.settings import Settings
     from portd.files.inputs import Input
     from portd.kernel.snapshot import DeadLetter, SnapshotDecoder
-    from portd.target.capabilities import Capabilities, StreamForms
-    from portd.target.kept.eviction import Eviction
+    from portd.target.capabilities import StreamForms
 
 log = get_logger("restore")
 
@@ -66,36 +69,30 @@ class Restore(OfflineService):
 
     def __init__(self, settings: Settings, path: str, follow: Path | None, only: Path | None = None) -> None:
         super().__init__()
-        self._settings = settings
+        self._settings = replace(settings, link=LINK + settings.link)
         self._paths = parts_of(path)
         self._follow = follow
         self._target = settings.target_endpoint()
         cgroup = self._accounting.cgroup
         self._plan = plan_memory(settings, cgroup.limit() if cgroup else None)
-        self._budget = ByteBudget(self._plan.queue_bytes)
         self._limiter = Limiter(
             self.progress.limit,
             bytes_per_second=settings.max_target_bytes_per_second,
             ops_per_second=settings.max_target_ops,
         )
+        self._choice = choice_of(settings, settings.checkpoint_key)
         self._letters = DeadLetters(
             self.progress,
             path=settings.dead_letters,
             stop=settings.on_refusal is OnRefusal.STOP,
             redact=settings.redact_keys,
+            origin=self._choice.origin if self._choice.mapping is not None else None,
         )
-        self._link = LINK + settings.link
-        self._checkpoint_key = settings.checkpoint_key + self._link
-        self._epoch = Epoch.of(self._checkpoint_key)  # until the link is taken
-        self._eviction: Eviction | None = None
-        self._connection = ConnectionOptions(troubles=self.progress.troubles)
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
         self._begun = False  # something may have been written or removed
         self._written_by: dict[str, str] = {}  # family and version, where the snapshot tells them
         self._length = 0  # of the snapshot, bytes
-        self._filtered = 0  # keys that the decoder left out, so far
-        self._scripts = ScriptBook()
         self._wanted = read_keys(only) if only is not None else None
 
     async def run(self) -> None:
@@ -132,7 +129,7 @@ class Restore(OfflineService):
             self._limiter.change_setting(name, int(value))
 
     async def _run(self) -> None:
-        progress = self.progress
+        progress, settings = self.progress, self._settings
         with closing(
             open_input(self._paths[0])
         ) as source:  # what is not there is said before anything is done to the target
@@ -141,85 +138,101 @@ class Restore(OfflineService):
             capabilities = await probe(self._target)
             progress.target_info = capabilities.shown()
             log.info("target", url=self._target.display, **progress.target_info)
-            key, run_id = self._checkpoint_key, capabilities.run_id
+            key = settings.checkpoint_name()
             lease = Lease(
-                self._target, key, self._link, run_id=run_id, connection=self._connection, evicts=capabilities.evicts
+                self._target,
+                key,
+                settings.link,
+                run_id=capabilities.run_id,
+                connection=ConnectionOptions(troubles=progress.troubles),
+                evicts=capabilities.evicts,
             )
-            self._epoch, self._eviction = await lease.acquire(), lease.eviction
-            self._connection = lease.options()
+            epoch = await lease.acquire()
+            destination = Destination(
+                settings=settings,
+                endpoint=self._target,
+                capabilities=capabilities,
+                connection=lease.options(),
+                limiter=self._limiter,
+                budget=ByteBudget(self._plan.queue_bytes),
+                letters=self._letters,
+                scripts=ScriptBook(),
+                lease=lease,
+                epoch=epoch,
+                choice=self._choice,
+            )
             try:
                 async with asyncio.TaskGroup() as group:
                     keeper = group.create_task(lease.keep(), name="lease")
-                    await self._restore(source, data, capabilities, is_snapshot=is_snapshot)
+                    await self._restore(source, data, destination, is_snapshot=is_snapshot)
                     keeper.cancel()
             finally:
                 lease.close()
                 await lease.release(forget=True, keys=[key])
 
-    async def _restore(self, source: Input, data: memoryview, capabilities: Capabilities, *, is_snapshot: bool) -> None:
+    async def _restore(self, source: Input, data: memoryview, into: Destination, *, is_snapshot: bool) -> None:
         """Restores the files; the link is ours."""
-        settings, key, prefix = self._settings, self._checkpoint_key, self._settings.checkpoint_key
-        await self._forget_another()
-        await guard(self._target, capabilities, key, prefix, settings.existing.value)
+        settings, prefix = into.settings, into.settings.checkpoint_key
+        await self._forget_another(into)
+        covers = partial(keys_there, prefix=prefix, key=into.key, choice=into.choice) if into.choice else None
+        await guard(into.endpoint, into.capabilities, into.key, prefix, settings.existing.value, covers=covers)
         self._begun = True
         if settings.existing is Existing.FLUSH:
-            await make_room(self._target, key, self._epoch, self._connection, prefix)
+            await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix, alone=bool(into.choice))
         if is_snapshot:
-            rest, skip = await self._restore_snapshot(source, data, capabilities)
+            rest, skip = await self._restore_snapshot(source, data, into)
             rest = rest or bytes(await asyncio.to_thread(source.read))
-            feed = self._feed(source, rest, skip, capabilities) if rest or self._paths[1:] else None
+            feed = self._feed(source, rest, skip, into) if rest or self._paths[1:] else None
         else:
-            feed = self._feed(source, bytes(data), 0, capabilities)
+            feed = self._feed(source, bytes(data), 0, into)
         if feed is not None and self._wanted is not None:
             raise ConfigError(
                 "keys cannot be picked from commands: there are some in the file, or behind its snapshot",
                 hint="restore the whole file instead of --only-letters",
             )
         if feed is not None:
-            await self._apply(feed, capabilities)
+            into = await self._apply(feed, into)
         if self._follow is not None:
             position = self._position
-            forms = self._forms(capabilities)
+            forms = self._forms(into)
             self.progress.attributes_dropped = self.progress.dropped()
             self.progress.stream = type(self.progress.stream)()
             await self._apply(
                 FileFeed([str(self._follow)], self.progress.stream, forms, offset=position.offset, db=self._db),
-                capabilities,
+                into,
                 position,
             )
 
-    async def _forget_another(self) -> None:
+    async def _forget_another(self, into: Destination) -> None:
         """Deletes the checkpoint of a restore that was killed: nobody goes on from there, and what it wrote is not ours."""
-        key = self._checkpoint_key
-        if await read_checkpoint(self._target, key) is not None:
+        key = into.key
+        if await read_checkpoint(into.endpoint, key) is not None:
             log.warning("a restore was cut off before: what the target holds may be a part of its file", checkpoint=key)
-            await write_once(self._target, self._connection, self._epoch, request("DEL", key), what="the checkpoint")
+            await write_once(into.endpoint, into.connection, into.epoch, request("DEL", key), what="the checkpoint")
 
     # -- the snapshot
 
-    async def _restore_snapshot(self, source: Input, data: memoryview, capabilities: Capabilities) -> tuple[bytes, int]:
+    async def _restore_snapshot(self, source: Input, data: memoryview, into: Destination) -> tuple[bytes, int]:
         """Decodes and applies the snapshot; returns what was read behind it, and its length."""
-        settings, snapshot = self._settings, self.progress.snapshot
+        snapshot = self.progress.snapshot
         snapshot.started_at = time.time()
         snapshot.bytes_total = source.size
-        loading = Loading(
-            settings, self._plan, self.progress, self._target, capabilities, self._budget, self._letters,
-            epoch=self._epoch, eviction=self._eviction, limiter=self._limiter, connection=self._connection,
-        )  # fmt: skip
+        loading = Loading(self._plan, self.progress, into)
         if self._wanted is not None:
             loading.decoder.restrict(self._wanted)
         with self.progress.doing(Work.COPYING):
-            rest = await loading.run(partial(self._decode, source, data, loading), "restore")
+            rest = await loading.run(partial(self._decode, source, data, loading, into.scripts), "restore")
         self._note_end(loading.decoder)
         return rest, self._length
 
-    async def _decode(self, source: Input, data: memoryview, loading: Loading) -> bytes:
+    async def _decode(self, source: Input, data: memoryview, loading: Loading, scripts: ScriptBook) -> bytes:
         """Puts the whole snapshot into the queue; returns what was read behind it."""
         decoder = loading.decoder
-        counts = Counts(decoder, self.progress.snapshot, self._on_letter, self._scripts.add)
+        counts = Counts(decoder, self.progress.snapshot, self._on_letter, scripts.add)
         while True:
             await pour_into(loading.writers.put, decoder, data)
-            self._report(source, decoder, counts.read())
+            counts.read()
+            self._report(source, decoder)
             if decoder.ended:
                 break
             data = await asyncio.to_thread(source.read)
@@ -231,12 +244,10 @@ class Restore(OfflineService):
     def _on_letter(self, letter: DeadLetter) -> None:
         self._letters.add(unsupported("snapshot", letter.type, letter))
 
-    def _report(self, source: Input, decoder: SnapshotDecoder, counters: dict[str, int]) -> None:
+    def _report(self, source: Input, decoder: SnapshotDecoder) -> None:
         snapshot = self.progress.snapshot
         snapshot.bytes_read = source.read_bytes
         snapshot.bytes_decoded = min(source.consumed, decoder.offset) if source.size else decoder.offset
-        snapshot.keys_filtered += counters["keys_filtered"] - self._filtered
-        self._filtered = counters["keys_filtered"]
 
     def _note_end(self, decoder: SnapshotDecoder) -> None:
         """Remembers where the stream behind the snapshot begins."""
@@ -260,26 +271,26 @@ class Restore(OfflineService):
 
     # -- commands
 
-    def _forms(self, capabilities: Capabilities) -> StreamForms:
-        settings = self._settings
-        return capabilities.stream_forms(
+    def _forms(self, into: Destination) -> StreamForms:
+        settings = into.settings
+        return into.capabilities.stream_forms(
             self._written_by,
             own=settings.checkpoint_key,
             publish=not settings.skip_messages,
-            stops=self._letters.stops,
+            stops=into.letters.stops,
         )
 
-    def _feed(self, source: Input, rest: bytes, skip: int, capabilities: Capabilities) -> FileFeed:
+    def _feed(self, source: Input, rest: bytes, skip: int, into: Destination) -> FileFeed:
         return FileFeed(
             self._paths,
             self.progress.stream,
-            self._forms(capabilities),
+            self._forms(into),
             skip=skip,
             opened=(source, rest),
         )
 
-    async def _apply(self, feed: FileFeed, capabilities: Capabilities, position: Position | None = None) -> None:
-        """Applies commands to the end of the files.
+    async def _apply(self, feed: FileFeed, into: Destination, position: Position | None = None) -> Destination:
+        """Applies commands to the end of the files; what can be written to behind them.
 
         Raises:
             DecodeError: they end inside of a command or a transaction; what is before it is applied.
@@ -288,13 +299,12 @@ class Restore(OfflineService):
         position = position or Position(UNKNOWN_REPLID, 0)
         checkpoint = Checkpoint.following(position, self._db if position.offset else 0)
         begun = time.time()
-        key, epoch, connection = self._checkpoint_key, self._epoch, self._connection
         # Nothing of the snapshot, or of the file before, takes effect behind it.
-        await write_checkpoint(self._target, key, checkpoint, epoch, connection, closes=True)
-        epoch = self._epoch = epoch.successor
-        scripts = Scripts.of(self._scripts, capabilities)
-        options = ApplierOptions(epoch=epoch, limiter=self._limiter, connection=connection, scripts=scripts)
-        applier = Applier(self._target, feed, checkpoint, self._checkpoint_key, progress, self._letters, options)
+        await write_checkpoint(into.endpoint, into.key, checkpoint, into.epoch, into.connection, closes=True)
+        into = into.behind_checkpoint()
+        scripts = Scripts.of(into.scripts, into.capabilities)
+        options = ApplierOptions(epoch=into.epoch, limiter=into.limiter, connection=into.connection, scripts=scripts)
+        applier = Applier(into.endpoint, feed, checkpoint, into.key, progress, into.letters, options)
         try:
             with progress.doing(Work.FOLLOWING):
                 await applier.run()
@@ -313,6 +323,7 @@ class Restore(OfflineService):
                 offset=end,
                 hint="everything before it was applied",
             )
+        return into
 
 
 def looks_like_snapshot(source: Input, data: memoryview) -> bool:

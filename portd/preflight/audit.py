@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from portd.config.rules import choice_of
 from portd.errors import PortdError
 from portd.hold import Facts, Identity, judge
 from portd.link.gate import followed_by, gather
@@ -103,7 +104,7 @@ async def _resumable(settings: Settings, here: Survey) -> bool | Held | Facts | 
         broken_off = checkpoint.state is State.SNAPSHOT
         if broken_off and checkpoint.accepted and followed_by(checkpoint).continues(source):
             return True
-        facts = await gather(settings, checkpoint, source, sum(here.keys.values()) if info else None)
+        facts = await gather(settings, checkpoint, source, here.keys if info else None, choice_of(settings))
     except PortdError as problem:
         return problem
     hold = judge(facts, settings.prune_limit)

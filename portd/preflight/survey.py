@@ -120,7 +120,7 @@ async def survey(endpoint: Endpoint) -> Survey:
         wants = "it wants a password" if endpoint.auth_command() is None else f"it refuses the credentials: {refusal}"
         raise Unreachable(wants, refused=True) from None
     except OSError as error:
-        raise Unreachable(str(error) or type(error).__name__) from None
+        raise _unreachable(error) from None
     return replace(found, certificate_days=certificate_days, tls_version=tls_version)
 
 
@@ -181,17 +181,22 @@ async def _dial(endpoint: Endpoint) -> tuple[float | None, str | None]:
     except TimeoutError:
         raise Unreachable(f"no connection within {human_seconds(endpoint.connect_seconds)}") from None
     except OSError as error:
-        if why := tls_failure(error):
-            raise Unreachable(f"TLS failed: {why}", refused=True, hint=TLS_HINT) from None
-        reason = getattr(error, "verify_message", None) or error.strerror or str(error) or type(error).__name__
-        raise Unreachable(reason) from None
+        raise _unreachable(error) from None
     try:
         secure = transport.get_extra_info("ssl_object")
         if secure is None:
             return None, None
         return _days_left(secure.getpeercert()), secure.version()
+    except ValueError:  # it has ended already; the first question tells why
+        return None, None
     finally:
         transport.abort()
+
+
+def _unreachable(error: OSError) -> Unreachable:
+    if why := tls_failure(error):
+        return Unreachable(f"TLS failed: {why}", refused=True, hint=TLS_HINT)
+    return Unreachable(error.strerror or str(error) or type(error).__name__)
 
 
 def _days_left(certificate: Mapping[str, Any] | None) -> float | None:

@@ -260,6 +260,7 @@ class Service:
                 owners=accounting.ledger.readings,
                 cgroup=lambda: accounting.cgroup.read() if accounting.cgroup else None,
                 loop=self._loop_watch.state,
+                ceiling_bytes=accounting.ceiling_bytes,
             )
         )
         settings = self._settings

@@ -58,7 +58,7 @@ class SourceInfo:
         replicas: connected replicas, ours included.
         used_memory: bytes.
         keys: in all databases.
-        highest_database: that holds keys.
+        databases: keys in each that holds some; empty where it does not tell.
         output_limit: of the class replica.
         repl_timeout_seconds: how long the source waits for an ACK.
         diskless: snapshots are sent without a file.
@@ -79,7 +79,7 @@ class SourceInfo:
     replicas: int | None = None
     used_memory: int | None = None
     keys: int | None = None
-    highest_database: int | None = None
+    databases: dict[int, int] = field(default_factory=dict)
     output_limit: OutputLimit | None = None
     repl_timeout_seconds: int | None = None
     diskless: bool | None = None
@@ -201,7 +201,7 @@ def _understand(info: dict[str, str], config: dict[str, str], node: object, refu
         replicas=_number(info, "connected_slaves"),
         used_memory=_number(info, "used_memory"),
         keys=sum(keys.values()) if info else None,
-        highest_database=max(keys, default=None),
+        databases=keys,
         output_limit=parse_output_limit(config.get("client-output-buffer-limit", "")),
         repl_timeout_seconds=_number(config, "repl-timeout"),
         diskless=None if "repl-diskless-sync" not in config else config["repl-diskless-sync"] == "yes",

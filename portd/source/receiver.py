@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from portd.errors import InternalError, SourceBusy, SourceError
 from portd.log import get_logger
 from portd.model import Position
+from portd.net.endpoint import tls_failure
 from portd.net.resp import request
 from portd.source.connection import Connection
 from portd.source.handshake import RDB_ONLY, Handshake, HandshakeOptions, State, Transfer
-from portd.source.losses import Reason, ReceiverLost, connect_error
+from portd.source.losses import Reason, ReceiverLost, connect_error, tls_error
 from portd.troubles import SOURCE
 
 if TYPE_CHECKING:
@@ -143,6 +144,10 @@ class Receiver:
                     raise connect_error(where, error, handshake.end) from error
                 self._start_timer()
                 transfer = await self._connection.transfer
+        except ReceiverLost as lost:
+            if handshake.state is State.PING and tls_failure(why := await endpoint.explained(ConnectionResetError())):
+                raise tls_error(where, why) from lost
+            raise
         except TimeoutError as error:
             raise ReceiverLost(Reason.TIMEOUT, where, end=handshake.end) from error
         finally:

@@ -16,7 +16,7 @@ from portd.log import get_logger
 from portd.net.replies import code_of, presentable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from io import FileIO
     from pathlib import Path
 
@@ -43,6 +43,7 @@ class Letter(NamedTuple):
         command: name of the command, or of the value's type.
         offset: byte offset in the snapshot, or replication offset in the stream; -1 when it is not known.
         reply: the target's error, or our reason, without values.
+        source: database and name in the source, where they are others; None: they are the same, or not known.
     """
 
     phase: str
@@ -51,6 +52,7 @@ class Letter(NamedTuple):
     command: str
     offset: int
     reply: str
+    source: tuple[int, bytes] | None = None
 
     @property
     def code(self) -> str:
@@ -67,27 +69,34 @@ class Letter(NamedTuple):
             now: unix time.
             redact: do not name the key.
         """
-        if redact and self.key:
-            key = f'{_quoted(REDACTED)},"redacted":true'
-        else:
-            try:
-                key = _quoted(self.key.decode())
-            except UnicodeDecodeError:
-                key = f'{{"base64":"{base64.b64encode(self.key).decode()}"}}'
+        key = f'{_quoted(REDACTED)},"redacted":true' if redact and self.key else _named(self.key)
+        source = "" if self.source is None else f',"source_db":{self.source[0]}'
+        if self.source is not None and not redact:
+            source += f',"source_key":{_named(self.source[1])}'
         return (
-            f'{{"time":{now:.3f},"phase":{_quoted(self.phase)},"db":{self.db},"key":{key},'
+            f'{{"time":{now:.3f},"phase":{_quoted(self.phase)},"db":{self.db},"key":{key}{source},'
             f'"command":{_quoted(self.command)},"offset":{self.offset},"code":{_quoted(code)},'
             f'"reply":{_quoted(self.reply)}}}\n'
         ).encode()
 
 
+def _named(key: bytes) -> str:
+    """A key as JSON."""
+    try:
+        return _quoted(key.decode())
+    except UnicodeDecodeError:
+        return f'{{"base64":"{base64.b64encode(key).decode()}"}}'
+
+
 def unsupported(phase: str, command: str, found: DeadLetter | Refusal) -> Letter:
     """What the kernel found that cannot be written to this target: a value of the snapshot, a command of the stream."""
-    return Letter(phase, found.db, found.key, command, found.offset, f"{UNSUPPORTED} {found.reason}")
+    source_db = getattr(found, "source_db", -1)  # a value's: of commands, one name is known
+    source = (source_db, getattr(found, "source_key", b"")) if source_db >= 0 else None
+    return Letter(phase, found.db, found.key, command, found.offset, f"{UNSUPPORTED} {found.reason}", source)
 
 
 def read_keys(path: Path) -> frozenset[tuple[int, bytes]]:
-    """The keys, with their databases, that the letters of snapshots in a file name.
+    """The keys, with their databases, that the letters of snapshots in a file name, as they are in the source.
 
     Raises:
         ConfigError: it cannot be read, holds something else, keys that are redacted, or more letters than may be held.
@@ -107,7 +116,9 @@ def read_keys(path: Path) -> frozenset[tuple[int, bytes]]:
                             f"{path}: line {number} does not name its key: it was written with redact_keys",
                             hint="restore the whole file instead",
                         )
-                    keys.add((letter["db"], base64.b64decode(key["base64"]) if isinstance(key, dict) else key.encode()))
+                    key = letter.get("source_key", key)
+                    name = base64.b64decode(key["base64"]) if isinstance(key, dict) else key.encode()
+                    keys.add((letter.get("source_db", letter["db"]), name))
     except OSError as error:
         raise ConfigError(f"{path}: {(error.strerror or 'unreadable').lower()}", hint=LETTERS_HINT) from None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -124,6 +135,7 @@ class DeadLetters:
         max_bytes: size at which the file takes no more; what comes later is counted and logged only.
         stop: the policy: the first letter ends the sync.
         redact: name no key, neither in the file nor in the log.
+        origin: tells database and name in the source of those in the target; None: they are the same.
 
     Raises:
         SpoolError: the file cannot be opened.
@@ -137,7 +149,9 @@ class DeadLetters:
         max_bytes: int = DEFAULT_MAX_BYTES,
         stop: bool = False,
         redact: bool = False,
+        origin: Callable[[int, bytes], tuple[int, bytes] | None] | None = None,
     ) -> None:
+        self._origin = origin
         self.progress = progress
         self._path = path
         self._max_bytes = max_bytes
@@ -167,7 +181,8 @@ class DeadLetters:
         """
         lines: list[bytes] = []
         now = time.time()
-        for letter in letters:
+        for each in letters:
+            letter = self._with_source(each)
             code = letter.code
             self.progress.dead_letters[code] += 1
             self._log(letter, code, now)
@@ -197,6 +212,7 @@ class DeadLetters:
     def refusal(self, letter: Letter) -> TargetRejected:
         """The error with which a letter ends the sync."""
         key = f", key {self._shown(letter)}" if letter.key else ""
+        key += "".join(f", {name} {value}" for name, value in self._shown_source(letter).items())
         return TargetRejected(
             f"the target refused {letter.command} (db {letter.db}{key}, {letter.phase} offset {letter.offset}): "
             f"{presentable(letter.reply)}",
@@ -219,6 +235,20 @@ class DeadLetters:
         except OSError as error:
             raise self._unwritable(error) from None
 
+    def _with_source(self, letter: Letter) -> Letter:
+        """The letter with what its key is called in the source, where that is something else."""
+        if self._origin is None or not letter.key:
+            return letter
+        source = letter.source or self._origin(letter.db, letter.key)
+        return letter._replace(source=None if source == (letter.db, letter.key) else source)
+
+    def _shown_source(self, letter: Letter) -> dict[str, object]:
+        """For the log."""
+        if letter.source is None:
+            return {}
+        db, key = letter.source
+        return {"source_db": db, "source_key": REDACTED if self._redact else printable(key)}
+
     def _shown(self, letter: Letter) -> str:
         return REDACTED if self._redact and letter.key else printable(letter.key)
 
@@ -232,6 +262,7 @@ class DeadLetters:
             phase=letter.phase,
             db=letter.db,
             key=self._shown(letter),
+            **self._shown_source(letter),
             command=letter.command,
             offset=letter.offset,
             reply=presentable(letter.reply),

@@ -12,6 +12,7 @@ from portd.kernel import digest
 from portd.units import human_bytes, human_count, human_seconds
 
 EXIT_DIFFERENT: Final = 1
+OUTCOMES: Final = {os.EX_OK: "equal", EXIT_DIFFERENT: "different", os.EX_TEMPFAIL: "undecided"}
 WORDS: Final = {
     digest.MISSING: "missing",
     digest.EXTRA: "extra",
@@ -20,11 +21,6 @@ WORDS: Final = {
     digest.TTL: "ttl",
     digest.FIELD_TTL: "field-ttl",
 }
-
-
-def words_of(kinds: int) -> list[str]:
-    """What differs, as words for reports: missing, extra, type, value, ttl, field-ttl."""
-    return [word for bit, word in WORDS.items() if kinds & bit]
 
 
 @dataclass(slots=True)
@@ -61,6 +57,11 @@ class Found:
     kinds: int
     note: str = ""
 
+    @property
+    def differs(self) -> list[str]:
+        """In what, as words for reports: missing, extra, type, value, ttl, field-ttl."""
+        return [word for bit, word in WORDS.items() if self.kinds & bit]
+
     def shown(self) -> dict[str, Any]:
         """A JSON line: `key` is text where the name is UTF-8, else `key_base64` holds it."""
         line: dict[str, Any] = {"db": self.db}
@@ -68,7 +69,7 @@ class Found:
             line["key"] = self.name.decode()
         except UnicodeDecodeError:
             line["key_base64"] = base64.b64encode(self.name).decode()
-        line["differs"] = words_of(self.kinds)
+        line["differs"] = self.differs
         if self.note:
             line["note"] = self.note
         return line
@@ -101,10 +102,15 @@ class Report:
             return EXIT_DIFFERENT
         return os.EX_TEMPFAIL if self.unsettled else os.EX_OK
 
+    @property
+    def outcome(self) -> str:
+        """The same as a word: equal, different, undecided."""
+        return OUTCOMES[self.exit_code]
+
     def count(self, found: Found) -> None:
         """Takes one difference."""
         self.different += 1
-        self.kinds.update(words_of(found.kinds))
+        self.kinds.update(found.differs)
 
     def shown(self) -> dict[str, Any]:
         """The last JSON line."""

@@ -7,14 +7,11 @@ buffers have their place. It scans slowly by default, and judges no key before t
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import REDACTED, PortdError, printable
 from portd.log import get_logger
-from portd.verify.options import Options
-from portd.verify.report import EXIT_DIFFERENT, words_of
 
 if TYPE_CHECKING:
     from portd.config.settings import Settings
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
 
 SCAN_SHARE: Final = 0.25  # of the time; the sync beside us and the servers' clients have the rest
 NAMED_KEYS: Final = 20  # differing keys of a run that the log names
-OUTCOMES: Final = {os.EX_OK: "equal", EXIT_DIFFERENT: "different", os.EX_TEMPFAIL: "undecided"}
 
 log = get_logger("verify")
 
@@ -75,6 +71,7 @@ class Schedule:
 
     async def _compare(self) -> None:
         """One run."""
+        from portd.verify.options import Options  # noqa: PLC0415 - as below
         from portd.verify.verification import Verification  # noqa: PLC0415 - a sync that never compares does without
 
         state = self._progress.verify
@@ -86,7 +83,7 @@ class Schedule:
             self._work = Verification(self._settings, options, self._name, self._applied)
             report = await self._work.run()
             state.error = ""
-            result = OUTCOMES[report.exit_code]
+            result = report.outcome
             self._tell(report, state, result)
         except Exception as error:  # noqa: BLE001 - whatever it is, the sync goes on, and operators are told
             result, state.error = "failed", str(error)
@@ -108,7 +105,7 @@ class Schedule:
         self._named += 1
         if self._named <= NAMED_KEYS:
             name = REDACTED if self._settings.redact_keys else printable(key.name)
-            log.warning("key differs", db=key.db, key=name, differs=" ".join(words_of(key.kinds)), note=key.note)
+            log.warning("key differs", db=key.db, key=name, differs=" ".join(key.differs), note=key.note)
 
     def _tell(self, report: Report, state: VerifyProgress, result: str) -> None:
         missing, extra = report.kinds["missing"], report.kinds["extra"]

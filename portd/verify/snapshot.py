@@ -40,6 +40,7 @@ class DigestOptions:
         ignored: prefix of keys that do not count: a sync does not copy them.
         stream_counters: both ends keep the counters of streams that came with Redis 7.0.
         entries_read: the source tells how many entries a group has read. One that does not leaves it stale at its own replicas, too.
+        idle_consumers: the source tells its replicas of consumers that own nothing.
         seed: of the digests.
     """
 
@@ -47,6 +48,7 @@ class DigestOptions:
     ignored: bytes
     stream_counters: bool
     entries_read: bool
+    idle_consumers: bool
     seed: bytes
 
     def handler(self, *, buckets: bool = True) -> DigestHandler:
@@ -56,6 +58,7 @@ class DigestOptions:
             ignored=self.ignored,
             stream_counters=self.stream_counters,
             entries_read=self.entries_read,
+            idle_consumers=self.idle_consumers,
             seed=self.seed,
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from portd.errors import ConfigError, first_cause
 from portd.kernel.digest import compare
 from portd.log import get_logger
-from portd.net.pieces import Wire
+from portd.net.pieces import PieceControl
 from portd.source.cluster import only_one_shard
 from portd.spool.directory import SEGMENT_SUFFIX, PrivateDirectory
 from portd.target.kept.epoch import EPOCH_SUFFIX
@@ -147,8 +147,10 @@ class Verification:
         counters = all(end.family == "valkey" or end.version >= (7, 0, 0) for end in (here, target.identity))
         # Before, XREADGROUP moves a group without a word of it in the stream (t_stream.c:streamPropagateGroupID).
         entries_read = here.version >= ((8, 0, 0) if here.family == "valkey" else (7, 4, 0))
+        # Before, XREADGROUP NOACK makes a consumer without a word of it (t_stream.c:streamPropagateConsumerCreation).
+        idle = here.family == "valkey" or here.version >= (6, 2, 0)
         ignored = self._settings.checkpoint_key.encode()
-        return DigestOptions(bits, ignored, counters, entries_read, secrets.token_bytes(SEED_BYTES))
+        return DigestOptions(bits, ignored, counters, entries_read, idle, secrets.token_bytes(SEED_BYTES))
 
     async def _compare(
         self, source: LiveReader, target: LiveReader, digests: DigestOptions, report: Report, suspects: Suspects
@@ -185,10 +187,10 @@ class Verification:
     ) -> Suspects:
         """Repairs, then looks again: what is equal now is repaired."""
         found = await inspect(self._target)
-        wire = Wire(self._target)
-        self._stack.callback(wire.close)
-        await wire.open()
-        repairer = Repairer(source, wire, found.dialect(), self._settings.checkpoint_name() + EPOCH_SUFFIX)
+        control = PieceControl(self._target)
+        self._stack.callback(control.close)
+        await control.open()
+        repairer = Repairer(source, control, found.dialect(), self._settings.checkpoint_name() + EPOCH_SUFFIX)
         if report.functions:
             await repairer.repair_functions(await target.functions())
             report.functions = await _compare_functions(source, target)

@@ -12,19 +12,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from portd import __version__
 from portd.hold import Reason
-from portd.model import LoopState, Phase
+from portd.model import DURATION_BOUNDS, LoopState, Phase
 from portd.watch.readings import PipelineReading
 from portd.watch.standing import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from portd.model import Progress, SourceOutlook, TargetLimit, VerifyProgress
+    from portd.model import Durations, Progress, SourceOutlook, TargetLimit, TargetPulse, VerifyProgress
     from portd.watch.readings import CgroupReading, OwnerReading
     from portd.watch.view import View
 
@@ -32,7 +32,7 @@ LINK = "link"  # the label of every series of a link
 
 # Label values that are shown with zero before they happen; others appear when they do.
 HOLD_REASONS = tuple(reason.value for reason in Reason)
-FULL_SYNC_REASONS = ("first", "interrupted", "backlog", "script", "source-changed", "source-empty")
+FULL_SYNC_REASONS = ("first", "interrupted", "backlog", "script", "rules", "source-changed", "source-empty")
 LOSS_REASONS = (  # portd.source.losses.Reason
     "eof",
     "reset",
@@ -81,12 +81,14 @@ class Sources:
         owners: who holds which bytes.
         cgroup: None where there is no cgroup.
         loop: for how long the event loop was held.
+        ceiling_bytes: RSS that the memory plan lets the process reach.
     """
 
     links: Sequence[LinkSources]
     owners: Callable[[], Sequence[OwnerReading]]
     cgroup: Callable[[], CgroupReading | None] = lambda: None
     loop: LoopState = field(default_factory=LoopState)
+    ceiling_bytes: int = 0
 
 
 def build_registry(sources: Sources) -> CollectorRegistry:
@@ -107,6 +109,8 @@ class MetricsCollector(Collector):
         """All series."""
         yield from _of_links(self._sources.links)
         yield from _loop(self._sources.loop)
+        text = "What the memory plan lets the process reach: to compare with process_resident_memory_bytes."
+        yield _gauge("memory_ceiling_bytes", text, self._sources.ceiling_bytes)
         yield from _memory(self._sources.owners(), self._sources.cgroup())
 
 
@@ -132,6 +136,7 @@ def _of_link(link: LinkSources) -> Iterator[Metric]:
     yield from _stream(progress)
     yield from _lanes(progress)
     yield from _limit(progress.limit)
+    yield from _target(progress.pulse)
     yield from _verify(progress.verify)
     yield from _pipeline(link.pipeline())
 
@@ -158,6 +163,16 @@ def _counters(
     family = CounterMetricFamily(f"portd_{name}", text, labels=[label])
     for value, number in {**dict.fromkeys(known, 0), **values}.items():
         family.add_metric([value], number)
+    return family
+
+
+def _histogram(name: str, text: str, durations: Durations) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(f"portd_{name}", text)
+    counts, total, buckets = durations.counts, 0, []
+    for bound, count in zip((*map(str, DURATION_BOUNDS), "+Inf"), counts, strict=True):
+        total += count
+        buckets.append((bound, total))
+    family.add_metric([], buckets, durations.seconds)
     return family
 
 
@@ -355,6 +370,21 @@ def _stream(progress: Progress) -> Iterator[Metric]:
         {"snapshot": progress.snapshot.keys_own, "stream": stream.commands_own},
     )
     yield _counter("stream_transactions_total", "Transactions the target committed for us.", stream.transactions)
+    yield _histogram(
+        "commit_seconds",
+        "What a transaction of the stream took, from sending it to the target's reply.",
+        progress.commits,
+    )
+    yield _gauge(
+        "checkpoint_timestamp_seconds",
+        "When the checkpoint in the target was last written, unix time; 0 for never.",
+        stream.checkpointed_at,
+    )
+    yield _gauge(
+        "lease_renewed_timestamp_seconds",
+        "When the lease of the link was last renewed, unix time; 0 while it is not held.",
+        progress.lease.renewed_at,
+    )
     yield _gauge(
         "lag_bytes",
         "Bytes of the stream received and not yet applied; absent where portd_lag_seconds is.",
@@ -433,6 +463,22 @@ def _verify(verify: VerifyProgress) -> Iterator[Metric]:
     )
 
 
+def _target(pulse: TargetPulse) -> Iterator[Metric]:
+    yield _gauge(
+        "target_memory_bytes", "Memory that the target uses; absent where it does not tell.", pulse.memory_bytes
+    )
+    yield _gauge(
+        "target_memory_limit_bytes",
+        "The target's maxmemory, 0 for no limit; absent where it does not tell.",
+        pulse.memory_limit_bytes,
+    )
+    yield _histogram(
+        "target_round_trip_seconds",
+        "What the target took to answer a small question, asked every few seconds over a connection of its own.",
+        pulse.round_trips,
+    )
+
+
 def _limit(limit: TargetLimit) -> Iterator[Metric]:
     yield _gauge(
         "target_limit_rate_bytes",
@@ -463,6 +509,9 @@ def _pipeline(pipeline: PipelineReading) -> Iterator[Metric]:
     yield _gauge("spool_memory_peak_bytes", "The most of them.", spool.peak_memory_bytes)
     yield _gauge("spool_disk_bytes", "Bytes received and not yet decoded, on disk.", spool.disk_bytes)
     yield _gauge("spool_disk_peak_bytes", "The most of them.", spool.peak_disk_bytes)
+    yield _gauge(
+        "spool_disk_limit_bytes", "What they may reach; 0 where nothing may be spilled.", spool.disk_limit_bytes
+    )
     yield _gauge("spool_segments", "Files of the spool.", spool.segments)
     yield _gauge("spool_spilling", "1 while received bytes go to disk.", spool.spilling)
     yield _gauges(

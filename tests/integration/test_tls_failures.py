@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 
-@pytest.fixture(params=["plain", "untrusted"])
-def broken(request: pytest.FixtureRequest, servers: ServerFactory, tmp_path: Path) -> tuple[str, str]:
+@pytest.fixture(params=["plain", "untrusted", "ours"])
+def broken(
+    request: pytest.FixtureRequest, servers: ServerFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, str]:
     """A URL whose TLS fails, and why."""
     if request.param == "plain":
         return f"rediss://127.0.0.1:{servers().port}", "the port answers without TLS"
@@ -33,6 +35,10 @@ def broken(request: pytest.FixtureRequest, servers: ServerFactory, tmp_path: Pat
     key, certificate = self_signed(tmp_path)
     files = {"tls_cert_file": str(certificate), "tls_key_file": str(key), "tls_ca_cert_file": str(certificate)}
     port = free_port()
+    if request.param == "ours":
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        servers(binary, tls_port=port, tls_auth_clients="yes", **files)
+        return f"rediss://127.0.0.1:{port}", "alert certificate required"
     servers(binary, tls_port=port, tls_auth_clients="no", **files)
     return f"rediss://127.0.0.1:{port}", "self-signed certificate"
 

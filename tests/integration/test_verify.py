@@ -437,6 +437,7 @@ async def test_groups_that_were_read_are_equal(
         client.xgroup_create("stream", "unknown", "0")
         for group in ("known", "unknown"):
             client.xreadgroup(group, "consumer", {"stream": ">"}, count=2)
+            client.xreadgroup(group, "idle", {"stream": ">"}, count=1, noack=True)
         if portd is not None:
             await asyncio.to_thread(portd.until_applied, source)
         else:

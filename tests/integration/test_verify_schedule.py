@@ -62,8 +62,7 @@ def test_a_target_that_lags_is_no_difference(source: Server, target: Server, tmp
         portd.until(lambda status: status["phase"] == "streaming")
         client: Any = target.client()
         client.execute_command("CLIENT", "PAUSE", 6000, "WRITE")
-        for number in range(50):
-            source.client().set(f"late:{number}", "1")
+        source.client().mset({f"late:{number}": "1" for number in range(50)})
         status = portd.until(lambda status: sum(status["verify"]["runs"].values()) >= 1)
         assert status["verify"]["runs"] == {"equal": 1}, portd.log()
         assert status["verify"]["keys"]["equal"] == 50

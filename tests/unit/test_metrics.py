@@ -22,7 +22,10 @@ from portd.watch.view import View
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-NOT_KNOWN_YET = {"portd_lag_bytes", "portd_lag_seconds", "portd_snapshot_source_keys"}
+NOT_KNOWN_YET = {
+    *("portd_lag_bytes", "portd_lag_seconds", "portd_snapshot_source_keys"),
+    *("portd_target_memory_bytes", "portd_target_memory_limit_bytes"),
+}
 UNITS = re.compile(
     r"_(bytes|ops|seconds|info|phase|connected|waiting|batches|fences|keys|segments|spilling|running|result|ready|blocked|full|held)$"
 )
@@ -66,6 +69,33 @@ def test_every_series_is_there_before_anything_happened() -> None:
     assert {name for name, family in families.items() if not family.samples} == NOT_KNOWN_YET
 
 
+def test_durations_are_cumulative_and_the_last_bucket_has_all() -> None:
+    """A quantile of commit and round-trip times can be taken: bounds are inclusive, and nothing is too long to be counted."""
+    progress = Progress()
+    for seconds in (0.0005, 0.0006, 3.0, 60.0):
+        progress.commits.note(seconds)
+    families = collect(progress)
+    buckets = {
+        sample.labels["le"]: sample.value
+        for sample in families["portd_commit_seconds"].samples
+        if sample.name.endswith("_bucket")
+    }
+    assert (buckets["0.00025"], buckets["0.0005"], buckets["0.001"], buckets["5.0"], buckets["+Inf"]) == (0, 1, 2, 3, 4)
+    assert list(buckets.values()) == sorted(buckets.values())
+    assert value(families, "portd_commit_seconds_count") == 4
+    assert value(families, "portd_commit_seconds_sum") == pytest.approx(63.0011)
+
+
+def test_what_the_target_does_not_tell_is_absent() -> None:
+    """No limit is 0; not known is no sample, so that nobody divides by what nobody said."""
+    progress = Progress()
+    assert not collect(progress)["portd_target_memory_limit_bytes"].samples
+    progress.pulse.memory_bytes, progress.pulse.memory_limit_bytes = 7, 0
+    families = collect(progress)
+    assert value(families, "portd_target_memory_bytes") == 7
+    assert value(families, "portd_target_memory_limit_bytes") == 0
+
+
 def test_loss_reasons_are_those_of_the_link() -> None:
     """The zeros cover every word the link counts under."""
     assert set(LOSS_REASONS) == {reason.value for reason in Reason}
@@ -107,9 +137,14 @@ def test_every_series_of_a_link_names_it() -> None:
     sources = Sources(links=[_link(slow, name="slow"), _link(quick, name="quick")], owners=list)
     families = {family.name: family for family in MetricsCollector(sources).collect()}
     of_the_process = {name for name, family in families.items() for each in family.samples if "link" not in each.labels}
-    assert {name.removeprefix("portd_").split("_")[0] for name in of_the_process} == {"loop", "cgroup", "scraped"}
+    assert {name.removeprefix("portd_").split("_")[0] for name in of_the_process} == {
+        "loop",
+        "cgroup",
+        "scraped",
+        "memory",
+    }
     for name, family in families.items():
-        samples = [tuple(sorted({**each.labels, "link": ""}.items())) for each in family.samples]
+        samples = [(each.name, *sorted({**each.labels, "link": ""}.items())) for each in family.samples]
         if name not in of_the_process and samples:
             assert len(samples) == 2 * len(set(samples)), name
     assert value(families, "portd_snapshot_keys_read_total", link="slow") == 3

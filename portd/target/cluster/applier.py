@@ -25,10 +25,11 @@ from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.net.replies import code_of, presentable
 from portd.target.cluster.barrier import Barrier, Markers
-from portd.target.cluster.nodes import ClusterNode, end_connections, read_map, require_home
+from portd.target.cluster.nodes import end_connections, read_map, require_home
 from portd.target.cluster.records import read_records, record_head
 from portd.target.cluster.shard import Shard, culprit, judge
 from portd.target.cluster.strand import Marks, SlotStrands
+from portd.target.clusternodes import ClusterNode
 from portd.target.connection import Disconnected, connect, set_up
 from portd.target.deadletter import unsupported
 from portd.target.kept.checkpoint import Checkpoint, State, read_checkpoint, write_checkpoint
@@ -47,9 +48,7 @@ if TYPE_CHECKING:
     from portd.kernel.slotgroups import Window
     from portd.kernel.stream import Piece
     from portd.model import Progress
-    from portd.target.cluster.nodes import ClusterTarget
-    from portd.target.deadletter import DeadLetters
-    from portd.target.kept.lease import Lease
+    from portd.target.destination import Destination
 
 _log = get_logger("target")
 
@@ -94,36 +93,30 @@ class ClusterApplier:
     """Applies the stream of one source to a cluster; used as `portd.target.stream.applier.Applier` is.
 
     Args:
-        cluster: the target as it was looked at.
-        source: where pieces come from; it stands where *start* says.
+        destination: the target; its checkpoint is the link's hash.
+        source: where pieces come from; it is rewound to *start* first.
         start: the link's hash as it is in the target now.
-        key: of the hash.
-        records: what the keys of the records begin with.
-        lease: that this process has.
         progress: ``stream``, ``position``, ``lanes`` (one a node) and ``last_error`` are kept up to date.
-        letters: receives refusals.
         options: see there.
     """
 
     def __init__(
         self,
-        cluster: ClusterTarget,
+        destination: Destination,
         source: PieceSource,
         start: Checkpoint,
-        key: str,
-        records: str,
-        lease: Lease,
         progress: Progress,
-        letters: DeadLetters,
         options: ApplierOptions,
     ) -> None:
+        cluster, records, letters = destination.cluster, destination.records, destination.letters
+        assert cluster is not None, "a server has an applier of its own"
         self.on_getack: Callable[[], None] | None = None
         self._cluster = cluster
         self._home = cluster.endpoint
         self._source = source
-        self._key = key
+        self._key = destination.key
         self._prefix = records
-        self._lease = lease
+        self._lease = destination.lease
         self._progress = progress
         self._letters = letters
         self._options = options
@@ -144,7 +137,7 @@ class ClusterApplier:
         self._parts: list[bytes] = []  # of a command larger than a piece
         self._marks: list[Marks] = []  # of the growing windows
         self._shards: list[Shard] = []  # of the round
-        self._markers = Markers(records, key, cluster.endpoint.slot)
+        self._markers = Markers(records, destination.key, cluster.endpoint.slot)
         self._missing: set[int] = set()  # slots whose records a flush removed
         self._failed = 0  # commands, since something was confirmed
         self._unsettled: list[tuple[Window, Marks]] = []  # in flight when a round ended

@@ -8,9 +8,11 @@ the connections of whoever had it before.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from portd.config.choices import Existing
 from portd.errors import ConfigError, TargetBusy, TargetLost, TargetNotEmpty, TargetRefused
 from portd.kernel.slotgroups import record_keys
 from portd.kernel.slots import slot_tag
@@ -23,19 +25,23 @@ from portd.net.resp import request
 from portd.net.topology import NoCluster, Node, Topology, moving, ranges_of, spelled
 from portd.target.capabilities import EVICTING_COMMANDS
 from portd.target.cluster.records import portions, write_records
+from portd.target.clusternodes import ClusterNode, ClusterTarget
 from portd.target.connection import connect, set_up, text_of
 from portd.target.control import control
-from portd.target.kept.checkpoint import SCAN_COUNT
+from portd.target.kept.checkpoint import SCAN_COUNT, read_checkpoint
 from portd.target.kept.epoch import check
 from portd.target.probe import probe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
+    from portd.config.settings import Settings
     from portd.net.control import Control
     from portd.net.endpoint import Endpoint
     from portd.target.capabilities import Capabilities
-    from portd.target.connection import Connection, ConnectionOptions
+    from portd.target.connection import Connection
+    from portd.target.destination import Destination
+    from portd.target.kept.checkpoint import Checkpoint
     from portd.target.kept.epoch import Epoch
     from portd.target.kept.lease import Lease
 
@@ -43,44 +49,6 @@ _log = get_logger("target")
 
 MAP: Final = "CLUSTERMAP"  # code of a refusal that passes: not one of a server's
 CLUSTER_HINT: Final = "portd tries again until every slot has an owner and none is on its way"
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterNode:
-    """A primary of the target.
-
-    Attributes:
-        number: as the table of slots has it.
-        endpoint: whoever has its first slot by now.
-        run_id: of its process; "" when it does not tell.
-        address: for people.
-        first: its lowest slot.
-        slots: ranges that it has.
-    """
-
-    number: int
-    endpoint: Endpoint
-    run_id: str
-    address: str
-    first: int
-    slots: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterTarget:
-    """A cluster as it was when it was looked at.
-
-    Attributes:
-        endpoint: the home of the link.
-        topology: its map.
-        nodes: its primaries.
-        capabilities: what all of them can do.
-    """
-
-    endpoint: Endpoint
-    topology: Topology
-    nodes: tuple[ClusterNode, ...]
-    capabilities: Capabilities
 
 
 async def read_map(endpoint: Endpoint) -> Topology:
@@ -184,13 +152,12 @@ def _shared(home: Capabilities, all_nodes: list[Capabilities]) -> Capabilities:
 # ------------------------------------------------------------------------------------------------ what is there already
 
 
-async def guard_nodes(cluster: ClusterTarget, prefix: str, records: str, source_run_id: str) -> None:
-    """Lets a cluster pass that holds nothing but what is named like ours. Changes nothing.
+async def guard_nodes(cluster: ClusterTarget, settings: Settings, source_run_id: str) -> None:
+    """Lets a cluster pass that holds nothing but what is named like ours, or has our checkpoint. Changes nothing.
 
     Args:
         cluster: the target.
-        prefix: of all keys that are ours or another link's.
-        records: what the keys of this link's records begin with.
+        settings: of the link.
         source_run_id: the source's process; "" when it does not tell.
 
     Raises:
@@ -199,6 +166,11 @@ async def guard_nodes(cluster: ClusterTarget, prefix: str, records: str, source_
     """
     if source_run_id and any(node.run_id == source_run_id for node in cluster.nodes):
         raise ConfigError("the source is a node of the target cluster", hint="check --source and --target")
+    if settings.existing is not Existing.REFUSE:
+        return
+    if await read_checkpoint(cluster.endpoint, settings.checkpoint_name()) is not None:
+        return
+    prefix, records = settings.checkpoint_key, settings.records_prefix()
     if held := await foreign_keys(cluster.endpoint, cluster.topology, prefix, records):
         told = ", ".join(f"{count} keys on {address}" for address, count in held.items())
         raise TargetNotEmpty(
@@ -228,6 +200,11 @@ async def foreign_keys(endpoint: Endpoint, topology: Topology, prefix: str, reco
     return {node.address: found for node, found in zip(topology.nodes, counts, strict=True) if found}
 
 
+async def keys_of_cluster(endpoint: Endpoint, prefix: str, records: str) -> int:
+    """Keys of all nodes that are not ours; see `foreign_keys`. Raises what `read_map` does, too."""
+    return sum((await foreign_keys(endpoint, await read_map(endpoint), prefix, records)).values())
+
+
 async def _holds_others(client: Control, prefix: bytes) -> bool:
     """Whether a node holds a key that does not begin with *prefix*."""
     cursor = b"0"
@@ -255,20 +232,8 @@ def node_key(record_prefix: str, node: ClusterNode) -> str:
     return f"{record_prefix}{{{slot_tag(node.first)}}}"
 
 
-async def take_nodes(
-    cluster: ClusterTarget, record_prefix: str, lease: Lease, home: Epoch, connection: ConnectionOptions
-) -> list[Epoch]:
-    """Begins an epoch on every node, and ends whatever connections have written there; one that is ours since then stays.
-
-    Args:
-        cluster: the target.
-        record_prefix: what the keys of the slots' records begin with.
-        lease: that this process has.
-        home: the epoch that stands at home.
-        connection: how connections are made.
-
-    Returns:
-        The epochs, by number of the node.
+async def take_nodes(into: Destination) -> Destination:
+    """Begins an epoch on every node of a cluster, and ends whatever connections have written there.
 
     Raises:
         LinkTaken: another process has the link.
@@ -276,46 +241,23 @@ async def take_nodes(
         TargetBusy: one refuses for now.
         TargetError: one refuses.
     """
+    cluster = into.cluster
+    assert cluster is not None, "a server has an epoch of its own"
 
     async def take(node: ClusterNode) -> Epoch:
         at_home = any(first <= cluster.endpoint.slot <= last for first, last in node.slots)
-        epoch = home if at_home else lease.epochs(node_key(record_prefix, node)).new()
-        opened = await connect(node.endpoint, "node", ConnectionState(), connection)
-        try:
-            async with set_up(opened, node.endpoint.silence_seconds):
-                (info,) = await opened.ask(request("INFO", "server"))
-                require_process(b"" if text_of(info) else info, node.run_id, "since it was looked at")
-                await require_home(cluster, home)  # whoever takes the link from now on ends this connection
-                if not at_home:
-                    (answer,) = await opened.ask(epoch.stated())
-                    check(answer, "the epoch", epoch.key)
-                await end_connections(opened, lease)
-        finally:
-            opened.close()
+        epoch = into.epoch if at_home else into.lease.epochs(node_key(into.records, node)).new()
+        async with _entered(into, node, "since it was looked at") as opened:
+            if not at_home:
+                (answer,) = await opened.ask(epoch.stated())
+                check(answer, "the epoch", epoch.key)
         return epoch
 
-    return list(await asyncio.gather(*(take(node) for node in cluster.nodes)))
+    return replace(into, node_epochs=tuple(await asyncio.gather(*(take(node) for node in cluster.nodes))))
 
 
-async def seal(
-    cluster: ClusterTarget,
-    record_prefix: str,
-    lease: Lease,
-    home: Epoch,
-    connection: ConnectionOptions,
-    writer: str,
-    offset: int,
-) -> None:
+async def seal(into: Destination, checkpoint: Checkpoint) -> None:
     """Writes the records of all slots: a snapshot is applied, and nothing else is on its way. Again does no harm.
-
-    Args:
-        cluster: the target.
-        record_prefix: what the keys of the records begin with.
-        lease: that this process has.
-        home: the epoch that stands at home.
-        connection: how connections are made.
-        writer: of the records.
-        offset: that they say.
 
     Raises:
         LinkTaken: another process has the link.
@@ -324,18 +266,27 @@ async def seal(
     """
 
     async def write(node: ClusterNode) -> None:
-        opened = await connect(node.endpoint, "records", ConnectionState(), connection)
-        try:
-            async with set_up(opened, node.endpoint.silence_seconds):
-                (info,) = await opened.ask(request("INFO", "server"))
-                require_process(b"" if text_of(info) else info, node.run_id, "behind the snapshot")
-                await require_home(cluster, home)
-                await end_connections(opened, lease)  # a try before this one may have left some
-                await write_records(opened, record_prefix, node.slots, writer, offset)
-        finally:
-            opened.close()
+        async with _entered(into, node, "behind the snapshot") as opened:
+            await write_records(opened, into.records, node.slots, checkpoint.epoch, checkpoint.position.offset)
 
-    await asyncio.gather(*(write(node) for node in cluster.nodes))
+    assert into.cluster is not None, "a server has one record"
+    await asyncio.gather(*(write(node) for node in into.cluster.nodes))
+
+
+@asynccontextmanager
+async def _entered(into: Destination, node: ClusterNode, when: str) -> AsyncIterator[Connection]:
+    """A connection to a node that is the process it was, over which nobody but us writes."""
+    opened = await connect(node.endpoint, "node", ConnectionState(), into.connection)
+    try:
+        async with set_up(opened, node.endpoint.silence_seconds):
+            (info,) = await opened.ask(request("INFO", "server"))
+            require_process(b"" if text_of(info) else info, node.run_id, when)
+            assert into.cluster is not None
+            await require_home(into.cluster, into.epoch)  # whoever takes the link from now on ends this connection
+            await end_connections(opened, into.lease)
+            yield opened
+    finally:
+        opened.close()
 
 
 async def end_connections(connection: Connection, lease: Lease) -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from portd.kernel.replies import Note
     from portd.kernel.slotgroups import Window
     from portd.model import LaneState
-    from portd.target.cluster.nodes import ClusterNode
     from portd.target.cluster.strand import Marks
+    from portd.target.clusternodes import ClusterNode
     from portd.target.connection import Connection
 
 ELSEWHERE = frozenset(

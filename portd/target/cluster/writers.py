@@ -15,14 +15,11 @@ from portd.target.snapshot.seats import Seats
 from portd.target.snapshot.writers import WriterStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
     from portd.kernel.batch import Batch
     from portd.model import Progress
-    from portd.pipeline import ByteBudget
-    from portd.target.cluster.nodes import ClusterTarget
-    from portd.target.deadletter import DeadLetters
-    from portd.target.kept.epoch import Epoch
+    from portd.target.destination import Destination
     from portd.target.snapshot.writing import WriterOptions
 
 LEAST_BATCH: Final = 8 * 1024  # bytes of a node's batch, however many nodes share a budget
@@ -32,11 +29,8 @@ class ClusterWriters:
     """Applies batches of one snapshot to a cluster; used as `portd.target.snapshot.writers.Writers` is.
 
     Args:
-        cluster: the target.
-        epochs: what transactions are fenced by, by node.
-        budget: bounds queues and lanes of all nodes together.
+        destination: the target; its budget bounds queues and lanes of all nodes together.
         progress: ``snapshot`` counts keys, ``lanes`` is filled anew.
-        letters: receives refusals.
         options: see there; `writers` are shared among the nodes, one for each at the least.
         batch_bytes: of a batch.
         note: awaited with the number of the node and each batch that goes there.
@@ -44,15 +38,14 @@ class ClusterWriters:
 
     def __init__(
         self,
-        cluster: ClusterTarget,
-        epochs: Sequence[Epoch],
-        budget: ByteBudget,
+        destination: Destination,
         progress: Progress,
-        letters: DeadLetters,
         options: WriterOptions,
         batch_bytes: int,
         note: Callable[[int, Batch], Awaitable[None]] | None = None,
     ) -> None:
+        cluster, budget = destination.cluster, destination.budget
+        assert cluster is not None, "a server has writers of its own"
         count = len(cluster.nodes)
         each = max(1, options.writers // count)
         self._budget = budget
@@ -64,11 +57,11 @@ class ClusterWriters:
         self._states = progress.take_lanes(each * count)
         self._lanes: list[Lane] = []
         for node in cluster.nodes:
-            here = replace(options, epoch=epochs[node.number], run_id=node.run_id, writers=each)
+            here = replace(options, epoch=destination.node_epochs[node.number], run_id=node.run_id, writers=each)
             seats = Seats(each, options.seats)
             states = self._states[node.number * each : (node.number + 1) * each]
             queue = self._queues[node.number]
-            self._lanes += [Lane(state, node.endpoint, queue, seats, letters, here) for state in states]
+            self._lanes += [Lane(state, node.endpoint, queue, seats, destination.letters, here) for state in states]
 
     async def run(self) -> None:
         """See `Writers.run`."""

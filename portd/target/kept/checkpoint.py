@@ -20,7 +20,7 @@ A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set othe
 ``postponed``         1 when expiries may be in the target that were sent later than they are (`portd.target.kept.postponed`)
 ``strands``           ``one``: this hash is the record of the only strand (docs/design/0006); ``slots``: each slot of a
                       cluster has a record of its own, and the position here is one that none of them is before
-``rules``             digest of what the data was filtered and mapped by; empty: it is as in the source
+``rules``             digest of what the data was filtered and mapped by (`portd.config.rules`); empty: it is as in the source
 ====================  ==============================================================================
 """
 
@@ -46,7 +46,7 @@ from portd.target.control import control
 from portd.target.kept.epoch import EPOCH_SUFFIX, check, write_once
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from portd.net.control import Control
     from portd.net.endpoint import Endpoint
@@ -66,6 +66,7 @@ FLUSHALL: Final = "FLUSHALL"  # the same
 MOST_OFFSET: Final = 2**60  # sums with it still fit
 MOST_TIME: Final = 2**53  # unix ms, as far as floats count
 IMPORTS_SUFFIX: Final = ":imports"  # behind the prefix alone, and no link's name: which links need import mode
+IMAGES_SUFFIX: Final = ":images"  # the same: where keys of which link can be
 SCAN_COUNT: Final = 1000  # keys the target looks at in one command: well below a millisecond
 FEW_KEYS: Final = 64  # a target with more keys than this holds more than checkpoints
 _PROCESS: Final = secrets.token_hex(8)
@@ -97,6 +98,7 @@ class Checkpoint:
     first: bool = False
     accepted: bool = False
     keys_before: int | None = None
+    rules: str = ""
     strands: str = ONE_STRAND
 
     @classmethod
@@ -127,7 +129,7 @@ class Checkpoint:
             *("source_run_id", self.source_run_id, "snapshot_id", self.snapshot_id, "sole", int(self.sole)),
             *("postponed", int(self.postponed)),
             *("source_replid2", self.source_replid2, "source_address", self.source_address),
-            *("first", int(self.first), "accepted", int(self.accepted), "strands", self.strands, "rules", ""),
+            *("first", int(self.first), "accepted", int(self.accepted), "strands", self.strands, "rules", self.rules),
             *(() if self.keys_before is None else ("keys_before", self.keys_before)),
         ]
 
@@ -167,6 +169,7 @@ class Checkpoint:
                     source_address=text.get("source_address", ""),
                     first=text.get("first") == "1",
                     accepted=text.get("accepted") == "1",
+                    rules=text.get("rules", ""),
                     keys_before=_number(text, "keys_before", MOST_OFFSET) if "keys_before" in text else None,
                     strands=text.get("strands", ONE_STRAND),
                 )
@@ -185,11 +188,11 @@ def _check_known(text: Mapping[str, str]) -> None:
     """What decides how to go on is known.
 
     Raises:
-        TargetError: a newer portd has strands of another kind there, or data that is not all of the source's.
+        TargetError: a newer portd has strands of another kind there.
     """
-    if text.get("strands", ONE_STRAND) not in {ONE_STRAND, SLOT_STRANDS} or text.get("rules", ""):
+    if text.get("strands", ONE_STRAND) not in {ONE_STRAND, SLOT_STRANDS}:
         raise TargetError(
-            "the checkpoint in the target belongs to a portd that has more to it: other strands, or rules",
+            "the checkpoint in the target belongs to a portd that has other strands there",
             hint="use the portd that wrote it, or a newer one",
         )
 
@@ -281,6 +284,7 @@ async def guard(
     existing: str = "refuse",
     *,
     source_run_id: str = "",
+    covers: Callable[[Control], Awaitable[dict[int, int]]] | None = None,
 ) -> Checkpoint | None:
     """Decides whether a sync into this target may begin; the guard against syncing the wrong way round. Changes nothing.
 
@@ -291,6 +295,7 @@ async def guard(
         prefix: of all checkpoint keys; such keys are no data.
         existing: what to do about data that is not ours: ``refuse``, ``replace``, ``skip`` or ``flush``.
         source_run_id: the source's process; "" when it does not tell.
+        covers: counts the data that the link's rules cover, by database, where it has rules; other data is none of its.
 
     Returns:
         Our checkpoint, None when there is none.
@@ -308,6 +313,8 @@ async def guard(
         if checkpoint is not None or existing != "refuse":
             return checkpoint
         foreign = await foreign_keys(client, prefix, key)
+        if foreign and covers is not None:
+            foreign = await covers(client)
         if not foreign:
             return None
     evicts = capabilities.evicts_any_key
@@ -320,19 +327,39 @@ async def guard(
 
 
 async def make_room(
-    endpoint: Endpoint, key: str, epoch: Epoch, connection: ConnectionOptions, prefix: str = DEFAULT_PREFIX
+    endpoint: Endpoint,
+    key: str,
+    epoch: Epoch,
+    connection: ConnectionOptions,
+    prefix: str = DEFAULT_PREFIX,
+    *,
+    alone: bool = False,
 ) -> bool:
     """``existing: flush``: deletes everything in a target that holds data and no checkpoint of ours; whether it did.
 
     To be called when the source has shown that it will send something else.
 
+    Args:
+        endpoint: the target.
+        key: our checkpoint.
+        epoch: that it is fenced by.
+        connection: how the connection is made.
+        prefix: of all checkpoint keys.
+        alone: only where no other link has a checkpoint.
+
     Raises:
+        ConfigError: another link has one.
         TargetError: it refuses, or cannot be reached.
     """
     async with control(endpoint, "looking for data in the target") as client:
         if await _held(client, key) is not None:
             return False
         foreign = await foreign_keys(client, prefix, key)
+        if foreign and alone and await other_links(client, prefix, key):
+            raise ConfigError(
+                "existing is flush, and another link has its checkpoint in the target: its data would be deleted, too",
+                hint="set existing to replace, or remove what is in the way there",
+            )
     if foreign:
         await flush(endpoint, epoch, connection)
         _log.warning("target flushed", reason="existing is flush", keys=sum(foreign.values()))
@@ -361,7 +388,7 @@ async def flush(endpoint: Endpoint, epoch: Epoch, connection: ConnectionOptions,
 async def foreign_keys(client: Control, prefix: str, key: str) -> dict[int, int]:
     """Keys that are not checkpoints, nor beside them, by database; *key* is our checkpoint."""
     sizes = keys_by_database(parse_info(await client.call("INFO", "keyspace")))
-    beside = [key + LEASE_SUFFIX, key + EPOCH_SUFFIX, prefix + IMPORTS_SUFFIX]
+    beside = [key + LEASE_SUFFIX, key + EPOCH_SUFFIX, prefix + IMPORTS_SUFFIX, prefix + IMAGES_SUFFIX]
     if sizes.get(0, 0) <= len(beside) and await client.call("EXISTS", *beside) == sizes.get(0):  # needs no +scan
         return {db: count for db, count in sizes.items() if db}
     if 0 < sizes.get(0, 0) <= FEW_KEYS:
@@ -373,13 +400,22 @@ async def foreign_keys(client: Control, prefix: str, key: str) -> dict[int, int]
 
 async def other_links(client: Control, prefix: str, key: str) -> bool:
     """Another link than that of *key* has its checkpoint here. Looks at every key of db 0 in the worst case."""
+    return bool(await links_there(client, prefix, besides=key))
+
+
+async def links_there(client: Control, prefix: str, besides: str | None = None) -> set[str]:
+    """Links that have a checkpoint here, by name; with *besides*, it ends with the first that is not the one of that key."""
+    found: set[str] = set()
     cursor = b"0"
     while True:
         cursor, keys = await client.call("SCAN", cursor, "MATCH", _pattern(prefix), "COUNT", SCAN_COUNT)
-        if any(name != key.encode() and b":" not in name[len(prefix.encode()) :] for name in keys):
-            return True
-        if cursor == b"0":
-            return False
+        found |= {
+            name[len(prefix.encode()) :].decode("utf-8", "replace")
+            for name in keys
+            if b":" not in name[len(prefix.encode()) :] and (besides is None or name != besides.encode())
+        }
+        if cursor == b"0" or (found and besides is not None):
+            return found
 
 
 def _pattern(prefix: str) -> str:

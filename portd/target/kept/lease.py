@@ -20,13 +20,14 @@ import asyncio
 import os
 import secrets
 import socket
+import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.errors import LinkTaken, TargetBusy, TargetError, TargetRefused
 from portd.log import get_logger
-from portd.model import ConnectionState
+from portd.model import ConnectionState, LeaseState
 from portd.net.backoff import Backoff
 from portd.net.control import parse_pairs
 from portd.net.identity import run_id_of
@@ -113,6 +114,7 @@ class Lease:
         run_id: of the target process; "" when it does not tell.
         connection: how connections are made.
         evicts: our user may end connections.
+        state: told when the lease was renewed.
 
     Attributes:
         key: of the lease.
@@ -129,8 +131,10 @@ class Lease:
         run_id: str = "",
         connection: ConnectionOptions | None = None,
         evicts: bool = False,
+        state: LeaseState | None = None,
     ) -> None:
         self.key = checkpoint_key + LEASE_SUFFIX
+        self._state = state or LeaseState()
         self._endpoint = endpoint
         self._link = link
         self._run_id = run_id
@@ -177,6 +181,7 @@ class Lease:
         except BaseException:
             connection.close()
             raise
+        self._state.renewed_at = time.time()
         return epoch
 
     async def _take(self, connection: Connection, epoch: Epoch, *, takeover: bool) -> None:
@@ -355,6 +360,7 @@ class Lease:
             else:  # flushed, expired, copied from the source, or this is a new connection
                 await self._claim(connection, lease=True)
                 known = connection.client_id
+            self._state.renewed_at = time.time()
             backoff.reset()
             await asyncio.sleep(RENEW_SECONDS)
 

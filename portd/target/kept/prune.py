@@ -55,6 +55,7 @@ class PruneOptions:
         prefix: of all keys of ours and of other links; such keys are spared.
         shared: remove also where another link has a checkpoint.
         unlink: the target knows UNLINK.
+        covers: whether a key, by database and name, may be one of the snapshot's; None: each of them.
         run_id: of the target process that took the snapshot; "" when it does not tell.
         limiter: what is asked before the target is given work.
         connection: how connections are made.
@@ -65,6 +66,7 @@ class PruneOptions:
     prefix: str
     shared: bool
     unlink: bool
+    covers: Callable[[int, bytes], bool] | None = None
     run_id: str = ""
     limiter: Limiter = field(default_factory=Limiter)
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
@@ -88,13 +90,14 @@ class PruneProgress:
     removed: int = 0
     others: bool = False
 
-    def add(self, found: PruneProgress) -> None:
-        """What was found on another node of the same target."""
+    def add(self, found: PruneProgress) -> PruneProgress:
+        """Both together: of another node of the same target."""
         self.hashed += found.hashed
         self.scanned += found.scanned
         self.ghosts += found.ghosts
         self.removed += found.removed
         self.others |= found.others
+        return self
 
 
 class Pruner:
@@ -269,14 +272,15 @@ class Pruner:
                 return
 
     def _spare(self, db: int, found: list[bytes]) -> list[bytes]:
-        """Leaves out keys of ours and of other links, and what is named like them."""
+        """Leaves out keys of ours and of other links, what is named like them, and what no rule covers."""
         prefix, own = self._options.prefix.encode(), self._options.own_key.encode()
         kept = [name for name in found if not name.startswith(prefix)]
         if db == 0 and len(kept) < len(found):
             self.progress.others |= any(
                 name.startswith(prefix) and name != own and b":" not in name[len(prefix) :] for name in found
             )
-        return kept
+        covers = self._options.covers
+        return kept if covers is None else [name for name in kept if covers(db, name)]
 
     async def _compare(self, bucket: int, take: Callable[[bytes], Awaitable[None]]) -> None:
         """Lets *take* have blocks of names: what of one bucket the snapshot does not have."""

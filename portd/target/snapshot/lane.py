@@ -18,50 +18,36 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import InternalError, TargetBusy, TargetError, TargetLost, TargetRefused, printable
+from portd.errors import InternalError, TargetBusy, TargetLost, TargetRefused, printable
 from portd.kernel.requests import split
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.net.identity import require_process
-from portd.net.replies import (
-    RECONNECT_CODES,
-    Verdict,
-    abort_cause,
-    classify,
-    code_of,
-    error_of,
-    fatal,
-    presentable,
-    sort_out,
-)
+from portd.net.replies import Verdict, classify, error_of
 from portd.net.resp import request
-from portd.pipeline import QueueClosed, Run
 from portd.target.connection import Connection, Disconnected, connect, text_of, while_connected
-from portd.target.deadletter import Letter
-from portd.target.groupsize import NEAR_SECONDS, GroupSize
-from portd.target.judge import Outcome, outcome
+from portd.target.groupsize import NEAR_SECONDS
+from portd.target.judge import outcome
 from portd.target.kept.epoch import FIELD, check, renew
-from portd.target.snapshot.load import Load
+from portd.target.snapshot.intake import Intake
+from portd.target.snapshot.settling import Settling
 from portd.target.snapshot.writing import lane_name
 from portd.target.transactions import Pipeline, Transactions
-from portd.troubles import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from portd.kernel.batch import Batch
     from portd.kernel.replies import Note
-    from portd.kernel.requests import Command
     from portd.model import LaneState
     from portd.net.endpoint import Endpoint
     from portd.pipeline import BatchQueue
     from portd.target.deadletter import DeadLetters
+    from portd.target.snapshot.load import Load
     from portd.target.snapshot.seats import Seats
     from portd.target.snapshot.writing import WriterOptions
 
 _log = get_logger("target")
 
-GROUP_COMMANDS: Final = 4096  # in one transaction at the most; each may add hundreds of elements
 TRANSACTION_COMMANDS: Final = 4  # WATCH, HGET, MULTI and EXEC around a load
 
 
@@ -88,22 +74,19 @@ class Lane:
     ) -> None:
         self.name = lane_name(state.index)
         self._state = state
-        self._queue = queue
         self._options = options
         self._endpoint = endpoint
         self._letters = letters
         self._seats = seats
-        self._seated = False
+        self._intake = Intake(self.name, state, queue, seats, options.window_bytes)
         self._full = False  # had to wait for room in the window
         self._connects = 0  # a connection that follows another one has to void what that left
         self._wire = asyncio.Lock()  # held from a SELECT to what is sent behind it
         self._backoff = Backoff(options.connection.retry_first_seconds, options.connection.retry_limit_seconds)
-        self._size = GroupSize(options.window_bytes, GROUP_COMMANDS)
+        self._settling = Settling(self.name, state, queue, letters, self._backoff, skip_existing=options.skip_existing)
         self._in_flight: deque[Load] = deque()  # sent ahead, in order
         self._again: deque[Load] = deque()  # of those, what has to be sent again
         self._load: Load | None = None  # in hand: not sent yet, or in a transaction
-        self._next: Batch | None = None  # taken, for the load behind it
-        self._run: Run | None = None  # that is served
         self._streaming = False  # a part of a command was sent and is not held any more
         self._changed = asyncio.Event()  # something was acknowledged, or has to be sent again
 
@@ -140,7 +123,8 @@ class Lane:
         """Lets go of all batches; `run` has ended."""
         self._in_flight.clear()
         self._again.clear()
-        self._load = self._next = self._run = None
+        self._load = None
+        self._intake.discard()
 
     # -- connection
 
@@ -238,12 +222,12 @@ class Lane:
                     transactions = Transactions(connection, self._options.epoch, db=load.db)
                 await self._serve_load(transactions, load)
         finally:
-            self._stand()
+            self._intake.stand()
 
     async def _serve_load(self, transactions: Transactions, load: Load) -> None:
         """Does what is to be done next about the load in hand."""
         if load.sent and await self._took_effect(transactions, load):
-            self._finish(load)
+            self._settling.finish(load)
         elif load.deliveries[0].batch.part:
             await self._pass_on(transactions, load)
         elif load.deliveries[0].asks_existence:
@@ -252,96 +236,10 @@ class Lane:
             await self._commit(transactions, load)
 
     async def _gather(self, connection: Connection) -> Load | None:
-        """What is sent next: what has to be sent again, chunks of the run, or batches. None at the end."""
-        while self._load is None:
-            if self._run is not None:
-                self._stand()
-                self._load = await self._gather_run(self._run)
-                if self._load is None:
-                    self._run = None
-                continue
-            item = await self._take()
-            if item is None:
-                return None
-            if isinstance(item, Run):
-                self._run = item
-            else:
-                self._load = self._gather_batches(item, connection)
+        """The load in hand: what is left of the last one, or the next. None at the end."""
+        if self._load is None or not self._load.deliveries:
+            self._load = await self._intake.gather(far=connection.round_trip_seconds > NEAR_SECONDS)
         return self._load
-
-    async def _take(self) -> Batch | Run | None:
-        """The next item of the queue; None at the end.
-
-        Only taking needs a seat: what was taken goes its way, however many seats there are.
-        """
-        if self._next is not None:
-            batch, self._next = self._next, None
-            return batch
-        if self._seats.crowded:
-            self._stand()
-        if not self._seated:
-            await self._seats.take()
-            self._seated = True
-        try:
-            return await self._queue.get(self.name)
-        except QueueClosed:
-            return None
-
-    def _gather_batches(self, batch: Batch, connection: Connection) -> Load:
-        """A load that begins with *batch*. A near target is given one at a time, a far one as much as is at hand."""
-        load = Load(batch.db)
-        load.add(batch)
-        size, commands = len(batch), batch.replies
-        far = connection.round_trip_seconds > NEAR_SECONDS
-        while far and not load.deliveries[0].asks_existence and size < self._size.bytes:
-            following = self._queue.get_now(self.name)
-            if isinstance(following, Run):
-                self._run = following
-            if following is None or isinstance(following, Run):
-                break
-            if following.db != load.db or commands + following.replies > self._size.commands:
-                self._next = following
-                break
-            load.add(following)
-            if load.deliveries[-1].asks_existence:
-                load.deliveries.pop()
-                self._next = following
-                break
-            size += len(following)
-            commands += following.replies
-        self._sending(size, len(load.deliveries))
-        return load
-
-    async def _gather_run(self, run: Run) -> Load | None:
-        """Chunks of a big key, waiting for the first; None at the end of the run."""
-        batch = await run.peek()
-        if batch is None:
-            return None
-        load = Load(run.db, ordered=True)
-        most, size, commands = self._size, 0, 0
-        while True:
-            load.add(self._queue.take(run, self.name))
-            size += len(batch)
-            commands += batch.replies
-            following = run.peek_now()
-            if batch.part or following is None or following.part:
-                break
-            if size + len(following) > most.bytes or commands + following.replies > most.commands:
-                break
-            batch = following
-        self._sending(size, len(load.deliveries))
-        return load
-
-    def _stand(self) -> None:
-        """Gives the seat back."""
-        if self._seated:
-            self._seated = False
-            self._seats.give()
-
-    def _sending(self, size: int, batches: int) -> None:
-        """Counts bytes that are on their way; negative numbers: that have arrived."""
-        self._state.in_flight_bytes += size
-        self._state.in_flight_batches += batches
 
     # -- ahead of the replies
 
@@ -374,15 +272,10 @@ class Lane:
         self._seats.note(time.monotonic() - load.sent_at, connection.round_trip_seconds, full=self._full)
         self._full = False
         self._state.replies += replies
-        self._answered(load, notes, resent=False)
+        self._settling.answered(load, notes, resent=False)
         if load.deliveries:
             self._again.append(load)
         self._changed.set()
-
-    def _answered(self, load: Load, notes: Sequence[Note], *, resent: bool) -> None:
-        """Settles commands that were executed one by one; what is left is to be sent again."""
-        self._state.errors += len(notes)
-        self._settle(load, {note.reply: note.text for note in notes if note.text is not None}, resent=resent)
 
     async def _repeat(self, pipeline: Pipeline) -> None:
         """Sends again what has to be, one load at a time, for as long as it takes."""
@@ -390,7 +283,7 @@ class Lane:
             while self._again:
                 load = self._again[0]
                 if load.trouble:
-                    await self._wait(load.trouble)
+                    await self._settling.wait(load.trouble)
                 await self._options.limiter.take(load.size, load.operations)
                 replies = load.replies
                 async with self._wire:
@@ -398,7 +291,7 @@ class Lane:
                     answer = pipeline.connection.confirm(load.data, replies)
                 notes = await answer
                 self._state.replies += replies
-                self._answered(load, notes, resent=True)
+                self._settling.answered(load, notes, resent=True)
                 if not load.deliveries:
                     self._again.popleft()
             self._changed.set()
@@ -417,63 +310,17 @@ class Lane:
         resent, load.sent = load.sent, True
         notes = await transactions.execute(load.data, replies)
         self._seats.note(time.monotonic() - sent_at, connection.round_trip_seconds, full=True)
-        self._size.note(transactions.exec_seconds, size, replies, connection.round_trip_seconds)
+        self._intake.size.note(transactions.exec_seconds, size, replies, connection.round_trip_seconds)
         self._state.replies += replies + TRANSACTION_COMMANDS
         self._state.errors += len(notes)
         result = outcome(notes, replies)
         load.sent = not result.committed and resent
         if result.committed:
-            self._settle(load, result.failed, resent=resent)
+            self._settling.executed(load, result.failed, resent=resent)
         elif not result.nil:  # else somebody wrote the epoch: the next look tells who
-            self._aborted(load, result)
+            self._settling.aborted(load, result)
         if load.deliveries and load.trouble:
-            await self._wait(load.trouble)
-
-    def _settle(self, load: Load, failed: dict[int, str], *, resent: bool) -> None:
-        """Commands were executed, and some failed: they are refused, or the load keeps them to be sent again."""
-        load.trouble = ""
-        if not failed:
-            self._finish(load)
-            self._backoff.reset()
-            return
-        for delivery, settled in load.settle(failed, skip_existing=self._options.skip_existing, resent=resent):
-            if settled.fatal:
-                raise fatal(settled.fatal)
-            self._refuse_all(delivery.batch, settled.refused)
-            load.trouble = load.trouble or settled.trouble
-        self._over(load)
-        if not load.trouble:
-            self._backoff.reset()
-
-    def _aborted(self, load: Load, result: Outcome) -> None:
-        """Nothing ran. Leaves out what is refused for good; the rest is to be sent again."""
-        cause = abort_cause(result.aborted)
-        found = sort_out(result.queued, cause)
-        if found.fatal:
-            raise fatal(found.fatal)
-        for delivery, commands in load.leave_out(found.refused):
-            self._refuse_all(delivery.batch, commands)
-        load.trouble = found.trouble
-        if not load.trouble and not found.refused:
-            raise TargetError(f"the target refuses transactions: {presentable(cause or result.aborted)}")
-        self._over(load)
-
-    def _finish(self, load: Load) -> None:
-        """All of a load is with the target."""
-        for delivery in load.deliveries:
-            delivery.replies = 0
-        self._over(load)
-
-    def _over(self, load: Load) -> None:
-        """Acknowledges what is settled."""
-        for delivery in load.take_over():
-            batch = delivery.batch
-            self._sending(-len(batch), -1)
-            failed = min(delivery.failed, batch.keys) if not batch.fence else delivery.failed
-            filtered = min(delivery.filtered, batch.keys - failed) if not batch.fence else 0
-            self._queue.acknowledge(batch, self.name, failed=failed, filtered=filtered)
-        if not load.deliveries and load is self._load:
-            self._load = None
+            await self._settling.wait(load.trouble)
 
     async def _ask_existence(self, transactions: Transactions, load: Load) -> None:
         """Whether a big key that is to be left alone is there."""
@@ -481,15 +328,9 @@ class Lane:
         await self._options.limiter.take(len(delivery.data), 1)
         found, text = await transactions.ask(delivery.data, load.db)
         if text and classify(text) is Verdict.RETRY:
-            await self._wait(text)
+            await self._settling.wait(text)
             return
-        if text:
-            if classify(text).ends:
-                raise fatal(text)
-            self._refuse(delivery.batch, "EXISTS", delivery.batch.key, text)
-        self._load = None
-        self._sending(-len(delivery.batch), -1)
-        self._queue.acknowledge(delivery.batch, self.name, failed=int(bool(text)), exists=found == 1)
+        self._settling.looked_up(load, text, exists=found == 1)
 
     async def _took_effect(self, transactions: Transactions, load: Load) -> bool:
         """Whether chunks that were sent on a lost connection were applied. Lists tell by their length.
@@ -505,13 +346,13 @@ class Lane:
                 return isinstance(length, int) and length > load.deliveries[0].batch.base
             if classify(text) is not Verdict.RETRY:
                 raise error_of(text, "does not tell the length of a list")
-            await self._wait(text)
+            await self._settling.wait(text)
 
     # -- commands in parts
 
     async def _pass_on(self, transactions: Transactions, load: Load) -> None:
         """Passes a command on that no buffer holds, inside of one transaction: its parts as they come."""
-        run, errors = self._run, list[str]()
+        run, errors = self._intake.run, list[str]()
         assert run is not None, "parts come in a run"
 
         def queued(notes: Sequence[Note]) -> None:
@@ -530,71 +371,10 @@ class Lane:
                 if following is None:
                     raise InternalError(f"the snapshot ended inside a command of key {printable(run.key)}")
                 self._streaming = True
-                self._finish(load)
-                batch = self._queue.take(run, self.name)
-                load = self._load = Load(run.db, ordered=True)
-                load.add(batch)
-                self._sending(len(batch), 1)
+                self._settling.finish(load)
+                load = self._load = self._intake.take_part(run)
+                batch = load.deliveries[0].batch
             result = outcome(await transactions.execute([], 0), 0)
-        self._passed_on(run, batch, errors, result)
+        self._settling.passed_on(run, batch, errors, result)
         self._streaming = False
-        self._finish(load)
-
-    def _passed_on(self, run: Run, batch: Batch, errors: list[str], result: Outcome) -> None:
-        """Sees whether a command took effect whose bytes are gone."""
-        key = printable(run.key)
-        if result.nil:
-            raise TargetLost(
-                f"the epoch changed inside an element of key {key} that is larger than the memory for it",
-                hint="the snapshot starts over",
-            )
-        cause = abort_cause(result.aborted)
-        for text in filter(None, (*errors, cause, *result.failed.values())):
-            verdict = classify(text)
-            if verdict.ends:
-                raise fatal(text)
-            if verdict is Verdict.RETRY:
-                self._note(text)
-                raise TargetBusy(
-                    f"the target refused an element of key {key} that is larger than the memory for it, so it cannot be "
-                    f"sent again: {presentable(text)}",
-                    hint="the snapshot starts over; give the target more memory",
-                )
-            self._refuse(batch, "element", run.key, text)
-        if result.aborted and not errors and not cause:
-            raise TargetError(f"the target refuses transactions: {presentable(result.aborted)}")
-
-    # -- refusals
-
-    async def _wait(self, text: str) -> None:
-        """The target refuses for now: waits before the same bytes go again; over a new connection where that helps."""
-        self._state.retries += 1
-        self._note(text)
-        if code_of(text) in RECONNECT_CODES:
-            raise Disconnected(f"{self.name}: the target is not ready: {presentable(text)}", code_of(text))
-        self._letters.progress.troubles.note(TARGET, code_of(text), presentable(text))
-        await asyncio.sleep(self._backoff.next_wait())
-
-    def _note(self, text: str) -> None:
-        """Shows operators the newest error."""
-        self._letters.progress.last_error = f"{self.name}: {presentable(text)}"
-
-    def _refuse_all(self, batch: Batch, commands: list[tuple[Command, str]]) -> None:
-        """Keeps dead letters of commands of one batch; only the first one of a big key."""
-        if batch.fence:
-            for command, text in commands:
-                self._refuse(batch, command.title, command.key, text)
-        else:
-            self._letters.add_all([_letter(batch, command.title, command.key, text) for command, text in commands])
-
-    def _refuse(self, batch: Batch, command: str, key: bytes, text: str) -> None:
-        """Keeps a dead letter; only the first one of a big key."""
-        if batch.fence:
-            if self._queue.failed(batch):
-                return
-            self._queue.fail(batch)
-        self._letters.add(_letter(batch, command, key, text))
-
-
-def _letter(batch: Batch, command: str, key: bytes, text: str) -> Letter:
-    return Letter(phase="snapshot", db=batch.db, key=key, command=command, offset=batch.offset, reply=presentable(text))
+        self._settling.finish(load)

@@ -199,5 +199,6 @@ class Account:
         stream = self._progress.stream
         stream.following = True
         stream.applied_offset = stream.checkpointed_offset = record.position.offset
+        stream.checkpointed_at = time.time()
         self._progress.position = record.position
         self._progress.expiries_to_correct = self._strand.postponed.there

@@ -351,6 +351,7 @@ class Applier:
             if result.nil:  # somebody touched the checkpoint, or an older connection of ours was served late
                 raise Disconnected(f"{NAME}: the checkpoint was touched", "contended")
             if result.committed:
+                self._progress.commits.note(time.monotonic() - sent)
                 round_trip = transactions.connection.round_trip_seconds
                 self._size.note(transactions.exec_seconds, group.size, group.commands, round_trip)
                 failed = {number: text for number, text in result.failed.items() if number >= around.scripts}
@@ -414,6 +415,7 @@ class Applier:
         connection = transactions.connection
         passage = Passage(connection, group.db, self._options.max_bytes)
         await transactions.opened()
+        begun = time.monotonic()
         before = self._databases.selectable(group.db)
         around = frame(b"", before=before, after=0, clear=self._strand.keys)
         opened = connection.confirm([around.head], around.head_commands)
@@ -446,6 +448,7 @@ class Applier:
             self._check_ready(notes[0].text or "nil")
         expected = self._strand.expect(piece.end_offset, piece.db, passage.counts, received_at)
         await self._execute_passage(transactions, passage, expected, around.head_commands)
+        self._progress.commits.note(time.monotonic() - begun)
         self._strand.growing = Group(piece.db)
         return True
 

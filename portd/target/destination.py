@@ -1,10 +1,11 @@
-"""The target as one session writes to it."""
+"""The target as one session, or one restore, writes to it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from portd.config.rules import Choice
 from portd.log import get_logger
 from portd.target.kept.checkpoint import ONE_STRAND, SLOT_STRANDS
 from portd.target.kept.postponed import shift_of
@@ -13,13 +14,15 @@ if TYPE_CHECKING:
     from portd.config.settings import Settings
     from portd.errors import TargetBusy
     from portd.net.endpoint import Endpoint
+    from portd.pipeline import ByteBudget
     from portd.target.capabilities import Capabilities
-    from portd.target.cluster.nodes import ClusterTarget
+    from portd.target.clusternodes import ClusterTarget
     from portd.target.connection import ConnectionOptions, Disconnected
     from portd.target.deadletter import DeadLetters
     from portd.target.kept.epoch import Epoch
     from portd.target.kept.lease import Lease
     from portd.target.limiter import Limiter
+    from portd.target.stream.scriptbook import ScriptBook
 
 log = get_logger("sync")
 
@@ -41,7 +44,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """Where a link writes to, and how; a session has one, which differs from that of the session before by its epoch.
+    """Where a link writes to, and how, while its lease is held; one session's differs from the next one's by the epoch.
 
     Attributes:
         settings: of the link.
@@ -49,10 +52,12 @@ class Destination:
         capabilities: what it understands.
         connection: how connections that write are made.
         limiter: bounds the load on it.
+        budget: bounds what is on its way to it in queue and lanes.
         letters: receives refusals.
+        scripts: texts that what is written may call by their SHA1.
         lease: on the link.
-        epoch: fences every write of a snapshot, and its successor those of the stream behind it; a stream that is
-            continued is fenced by the epoch itself.
+        epoch: fences every write.
+        choice: which keys are written, and where to.
         postpones: expiries that are near are sent later while the target lags.
         holds: all of them are, until the end.
         cluster: its nodes, where it is a cluster; *endpoint* is the home of the link then.
@@ -64,9 +69,12 @@ class Destination:
     capabilities: Capabilities
     connection: ConnectionOptions
     limiter: Limiter
+    budget: ByteBudget
     letters: DeadLetters
+    scripts: ScriptBook
     lease: Lease
     epoch: Epoch
+    choice: Choice = field(default_factory=Choice)
     postpones: bool = False
     holds: bool = False
     cluster: ClusterTarget | None = None
@@ -101,6 +109,10 @@ class Destination:
     def shift_ms(self) -> int:
         """By how much expiries are later; 0 when they are not."""
         return shift_of(self.settings.link) if self.postpones else 0
+
+    def behind_checkpoint(self) -> Destination:
+        """The same once a checkpoint has closed its epoch, behind a snapshot or a file: its successor fences what follows."""
+        return replace(self, epoch=self.epoch.successor)
 
     def note_refusal(self, error: TargetBusy | Disconnected) -> None:
         """A question or a write of ours is tried again."""

@@ -1,0 +1,269 @@
+"""What settings of rules mean: the one place that makes of them what the kernel works by.
+
+Whoever reads a snapshot gives `Choice.rules` and `Choice.mapping` to its decoder; whoever sees a key of the target asks
+`Choice.origin` what it is called in the source, and whether it is this link's at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from portd.config.rulesettings import REGEX, as_bytes
+from portd.errors import ConfigError
+from portd.kernel.mapping import Mapping
+from portd.kernel.rules import TYPES, Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping as Mappings
+
+    from portd.config.rulesettings import RuleSettings
+
+# Settings by what a digest tells of them, and what messages call it.
+KINDS: Final = {
+    "keys": ("include", "exclude"),
+    "types": ("include_type", "exclude_type"),
+    "databases": ("include_db", "exclude_db"),
+    "slots": ("include_slots",),
+    "commands": ("exclude_command",),
+    "sizes": ("min_bytes", "max_bytes"),
+    "times": ("min_ttl", "max_ttl"),
+    "map": ("map_db", "all_dbs_to"),
+    "names": ("rename_prefix", "add_prefix"),
+}
+GLOB: Final = b"*?["
+_DIGITS: Final = 12  # of a digest, hexadecimal
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Where in a target keys of a link can be.
+
+    Attributes:
+        databases: None: all of them.
+        prefixes: beginnings of names; an empty one stands for all.
+    """
+
+    databases: frozenset[int] | None
+    prefixes: tuple[bytes, ...]
+
+    def meets(self, other: Image) -> bool:
+        """A key can be in both."""
+        if self.databases is not None and other.databases is not None and not self.databases & other.databases:
+            return False
+        return any(one.startswith(two) or two.startswith(one) for one in self.prefixes for two in other.prefixes)
+
+    def text(self) -> str:
+        """As a checkpoint keeps it."""
+        databases = "*" if self.databases is None else ",".join(map(str, sorted(self.databases)))
+        return " ".join([databases, *(each.hex() for each in self.prefixes)])
+
+    @classmethod
+    def parse(cls, text: str) -> Image:
+        """Reads it back. One that is missing, or written otherwise, is everything: nothing may be taken for free."""
+        databases, *prefixes = text.split(" ") if text else ["*"]
+        try:
+            numbers = None if databases == "*" else frozenset(int(each) for each in databases.split(",") if each)
+            return cls(numbers, tuple(bytes.fromhex(each) for each in prefixes) or (b"",))
+        except ValueError:
+            return EVERYTHING
+
+    def __str__(self) -> str:
+        """For people."""
+        where = "all databases" if self.databases is None else f"db {', '.join(map(str, sorted(self.databases)))}"
+        names = [each.decode("utf-8", "backslashreplace") for each in self.prefixes]
+        return f"{where}, {'every name' if '' in names else ', '.join(f'{each}*' for each in names)}"
+
+
+EVERYTHING: Final = Image(None, (b"",))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which keys are taken, and where they go.
+
+    Attributes:
+        rules: None: all are taken.
+        mapping: None: they keep names and databases.
+        blocked: databases of the source in whose place another one is put, and nobody said that they may share it.
+        digest: of all that; "" where there are no rules.
+        image: where in the target they can be.
+    """
+
+    rules: Rules | None = None
+    mapping: Mapping | None = None
+    blocked: frozenset[int] = frozenset()
+    digest: str = ""
+    image: Image = EVERYTHING
+
+    def __bool__(self) -> bool:
+        return bool(self.digest)
+
+    @property
+    def of_values(self) -> bool:
+        """Names alone do not tell whether a key is taken."""
+        return self.rules is not None and self.rules.of_values
+
+    def keys_of(self, databases: Mappings[int, int]) -> int | None:
+        """How many keys are taken of a source that has so many in its databases; None where that cannot be known."""
+        if self.rules is None:
+            return sum(databases.values())
+        found = sum(keys for db, keys in databases.items() if self.rules.takes_database(db))
+        return found if not found or self.rules.whole_databases else None
+
+    def origin(self, db: int, name: bytes) -> tuple[int, bytes] | None:
+        """What a key of the target is called in the source; None where it is none of this link's by name and database.
+
+        Of two names that become one, it is the one that changes.
+        """
+        if self.mapping is None:
+            return (db, name) if self.rules is None or self.rules.takes(name, db) else None
+        databases = self.mapping.databases_to(db)
+        names = self.mapping.origins(name)
+        for source in (db,) if databases is None else databases:
+            if source in self.blocked:
+                continue
+            for each in reversed(names):  # one that stays as it is comes first
+                if self.rules is None or self.rules.takes(each, source):
+                    return source, each
+        return None
+
+    def covers(self, db: int, name: bytes) -> bool:
+        """Whether a key of the target is this link's, as far as names and databases tell."""
+        return not self.digest or self.origin(db, name) is not None
+
+    def to_target(self, db: int, name: bytes) -> tuple[int, bytes]:
+        """What a key of the source is called in the target."""
+        return (db, name) if self.mapping is None else (self.mapping.database_of(db), self.mapping.renamed(name))
+
+    def database_to(self, db: int) -> int:
+        """The number of a database of the source in the target."""
+        return db if self.mapping is None else self.mapping.database_of(db)
+
+
+def choice_of(settings: RuleSettings, own: str = "") -> Choice:
+    """What settings mean.
+
+    Args:
+        settings: checked.
+        own: what names of ours alone begin with.
+
+    Raises:
+        ConfigError: a regular expression cannot be read, or names that are ours would be made.
+    """
+    if not settings.ruled:
+        return Choice()
+    rules, mapping = rules_of(settings), mapping_of(settings, own)
+    blocked: frozenset[int] = frozenset()
+    if mapping is not None and not settings.map_db_many:
+        named = settings.databases()
+        blocked = frozenset(
+            each for found in mapping.shared().values() for each in found
+            if each not in named and (rules is None or rules.takes_database(each))
+        )  # fmt: skip
+    return Choice(rules, mapping, blocked, digest_of(settings), _image(settings, mapping))
+
+
+def rules_of(settings: RuleSettings) -> Rules | None:
+    """Which keys are taken; None where all are."""
+    if not any(
+        name in settings.given()
+        for kind in ("keys", "types", "databases", "slots", "sizes", "times")
+        for name in KINDS[kind]
+    ):
+        return None
+    types = set(settings.include_type or TYPES) - set(settings.exclude_type)
+    return Rules(
+        settings.patterns("include"),
+        settings.patterns("exclude"),
+        types=[str(each) for each in types] if settings.include_type or settings.exclude_type else None,
+        databases=settings.include_db or None,
+        without=settings.exclude_db,
+        slots=settings.slot_ranges(),
+        min_bytes=settings.min_bytes or 0,
+        max_bytes=settings.max_bytes,
+        min_ttl_ms=None if settings.min_ttl is None else int(settings.min_ttl * 1000),
+        max_ttl_ms=None if settings.max_ttl is None else int(settings.max_ttl * 1000),
+    )
+
+
+def mapping_of(settings: RuleSettings, own: str = "") -> Mapping | None:
+    """Where they go; None where they keep names and databases.
+
+    Raises:
+        ConfigError: names that are ours would be made.
+    """
+    try:
+        mapping = Mapping(
+            settings.renames(),
+            added=as_bytes(settings.add_prefix),
+            databases=settings.databases(),
+            all_to=settings.all_dbs_to,
+            own=own.encode(),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error), hint="choose another prefix, or another checkpoint_key") from None
+    return mapping if mapping.names or mapping.databases else None
+
+
+def digest_of(settings: RuleSettings) -> str:
+    """What data made by these rules is marked with: of every kind of rules that is there, its name and a hash; "" for none."""
+    parts = []
+    for kind, names in KINDS.items():
+        found = [(name, _plain(getattr(settings, name))) for name in names if name in set(settings.given())]
+        if found:
+            parts.append(f"{kind}={hashlib.sha256(repr(found).encode()).hexdigest()[:_DIGITS]}")
+    return " ".join(parts)
+
+
+def changed(before: str, now: str) -> list[str]:
+    """Which settings may differ between two digests, in words; empty where none do."""
+    old, new = (dict(part.partition("=")[::2] for part in each.split()) for each in (before, now))
+    words = []
+    for kind in dict.fromkeys((*KINDS, *old, *new)):
+        if old.get(kind) != new.get(kind):
+            names = (
+                " and ".join(KINDS[kind])
+                if kind in KINDS
+                else f"rules of a kind that this build does not know ({kind})"
+            )
+            words.append(f"{names} {'added' if kind not in old else 'gone' if kind not in new else 'changed'}")
+    return words
+
+
+def _plain(value: object) -> object:
+    """A value such that the order in which it was given does not matter."""
+    return sorted(str(each) for each in value) if isinstance(value, tuple) else value
+
+
+def _image(settings: RuleSettings, mapping: Mapping | None) -> Image:
+    """Where in the target keys can be that these settings take."""
+    databases: frozenset[int] | None = None
+    if settings.all_dbs_to is not None:
+        databases = frozenset({settings.all_dbs_to})
+    elif settings.include_db:
+        taken = set(settings.include_db) - set(settings.exclude_db)
+        databases = frozenset(each if mapping is None else mapping.database_of(each) for each in taken)
+    found: set[bytes] = set()
+    for pattern in settings.patterns("include") or (b"",):
+        beginning = _beginning(pattern)
+        longer = [each for each in settings.renames() if each.startswith(beginning)]
+        found.update(each if mapping is None else mapping.renamed(each) for each in (beginning, *longer))
+    prefixes = sorted(each for each in found if not any(each != other and each.startswith(other) for other in found))
+    return Image(databases, tuple(prefixes))
+
+
+def _beginning(pattern: bytes) -> bytes:
+    """What every name begins with that a pattern fits."""
+    if pattern.startswith(REGEX):
+        return b""
+    if not any(byte in GLOB for byte in pattern):
+        return pattern
+    found = bytearray()
+    at = 0
+    while at < len(pattern) and pattern[at] not in GLOB:
+        at += pattern[at : at + 1] == b"\\" and at + 1 < len(pattern)
+        found.append(pattern[at])
+        at += 1
+    return bytes(found)

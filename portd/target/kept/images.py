@@ -1,0 +1,92 @@
+"""Whose keys of a target are whose: where each link that has rules can put keys.
+
+A hash in db 0, ``<prefix>:images`` with the prefix of checkpoints: for each link with rules what `portd.config.rules.Image`
+makes of them, behind a ``+`` where it was told to share. An entry counts as long as the link has a checkpoint or somebody holds
+its lease. A link without rules has none: it is found by its checkpoint, and its keys can be anywhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from portd.config.rules import EVERYTHING, Image
+from portd.errors import ConfigError
+from portd.log import get_logger
+from portd.net.control import parse_pairs
+from portd.target.control import control
+from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX, links_there
+
+if TYPE_CHECKING:
+    from portd.config.settings import Settings
+    from portd.net.control import Control
+
+_log = get_logger("target")
+SHARED: Final = "+"  # before an image: other links may write there, too
+
+
+async def claim(settings: Settings, image: Image, *, ruled: bool, thorough: bool) -> None:
+    """Says where keys of this link can be, and refuses a start beside a link whose keys can be there, too.
+
+    Two links without any rules are let be: nothing says whose a key is, and they may well have different ones.
+
+    Args:
+        settings: of the link.
+        image: where its keys can be.
+        ruled: it has rules.
+        thorough: look for links without rules, too, for which all keys of db 0 may have to be looked at.
+
+    Raises:
+        ConfigError: another link may write the same keys, and nobody said that they share them.
+        TargetError: the target refuses, or cannot be reached.
+    """
+    key, link = settings.checkpoint_key + IMAGES_SUFFIX, settings.link
+    async with control(settings.target_endpoint(), "looking for other links' keys") as client:
+        others = await images_of_others(client, settings.checkpoint_key, link, thorough=ruled and thorough)
+        for other, (where, shared) in sorted(others.items()):
+            if image.meets(where):
+                _meet(settings, image, other, where, shared=shared or settings.share_image)
+        if ruled:
+            await client.call("HSET", key, link, (SHARED if settings.share_image else "") + image.text())
+        elif others:
+            await client.call("HDEL", key, link)
+
+
+def _meet(settings: Settings, image: Image, other: str, where: Image, *, shared: bool) -> None:
+    """Another link may write the same keys.
+
+    Raises:
+        ConfigError: nobody said that it may.
+    """
+    if shared:
+        _log.warning(
+            "another link writes to the same target, and its keys may have the same names", other=other,
+            hint="portd check looks for keys that both write",
+        )  # fmt: skip
+        return
+    raise ConfigError(
+        f"the link {other} writes into {where} of the target, and this one into {image}: a key may be in both",
+        hint="keep them apart by include, map_db or add_prefix, or set share_image; "
+        f"a link that is over is forgotten when {settings.checkpoint_key + other!r} is deleted there",
+    )
+
+
+async def images_of_others(
+    client: Control, prefix: str, link: str, *, thorough: bool = True
+) -> dict[str, tuple[Image, bool]]:
+    """Where keys of other links can be, and whether they share that, by link.
+
+    Args:
+        client: speaks to the target.
+        prefix: of checkpoint keys.
+        link: our own.
+        thorough: those without rules, too.
+    """
+    told = parse_pairs(await client.call("HGETALL", prefix + IMAGES_SUFFIX))
+    found: dict[str, tuple[Image, bool]] = {}
+    for name, text in told.items():
+        if name != link and await client.call("EXISTS", prefix + name, prefix + name + LEASE_SUFFIX):
+            found[name] = (Image.parse(text.removeprefix(SHARED)), text.startswith(SHARED))
+    for name in await links_there(client, prefix) if thorough else ():
+        if name != link:
+            found.setdefault(name, (EVERYTHING, False))
+    return found

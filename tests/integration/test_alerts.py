@@ -1,0 +1,177 @@
+"""Every alert of deploy/alerts.yml is seen firing once: a real portd in that trouble, watched by a real Prometheus.
+
+The expressions are those of the file. Only the time for which they must hold is shorter.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.datasets import fill_strings
+from tests.following import copy, forget_history
+from tests.process import Links, Portd
+from tests.prometheus import Prometheus, impatient_rules, needs_prometheus, shipped_rules
+from tests.servers import find
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import ServerFactory
+    from tests.servers import Server
+
+BALLAST_BYTES = 200 << 20
+BALLAST = f'ballast = b"x" * {BALLAST_BYTES}\n'  # for the interpreter to hold from its start
+
+SEEN = {
+    "test_a_process_that_is_gone": ("PortdDown",),
+    "test_a_link_that_is_taken_over": ("PortdFailed", "PortdLeaseLost"),
+    "test_a_source_that_is_away": ("PortdSourceAway", "PortdNotStreaming"),
+    "test_a_target_that_is_away": ("PortdTargetAway",),
+    "test_a_target_that_stands_still": (
+        *("PortdLagHigh", "PortdLagGrowing", "PortdCheckpointOld"),
+        *("PortdSpoolFilling", "PortdSpoolBlocked", "PortdOutputBuffer", "PortdBacklog"),
+    ),
+    "test_a_target_that_is_full": ("PortdRefused", "PortdTargetMemory"),
+    "test_another_source": ("PortdHeld",),
+    "test_a_target_that_differs": ("PortdDeadLetters", "PortdVerifyDifferent", "PortdFullSync", "PortdKeysPruned"),
+    "test_import_mode_that_is_switched_off": ("PortdImportModeLost",),
+    "test_a_process_that_holds_more_than_it_knows": ("PortdMemoryAbovePlan",),
+}
+
+pytestmark = [needs_prometheus, pytest.mark.slow]
+
+
+def streaming(status: dict[str, Any]) -> bool:
+    """It has caught up."""
+    return bool(status["phase"] == "streaming")
+
+
+def fires(request: pytest.FixtureRequest, prometheus: Prometheus, link: str = "default") -> None:
+    """Waits for the alerts of the test that asks; each says what it is about, and whose it is where it is a link's."""
+    wanted = SEEN[request.node.name]
+    seen = prometheus.until_firing(*wanted)
+    for name in wanted:
+        notes = seen[name]["annotations"]
+        assert notes["summary"]
+        assert not any("error" in text or "{{" in text or "<no value>" in text for text in notes.values()), notes
+        if name not in {"PortdDown", "PortdMemoryAbovePlan"}:
+            assert seen[name]["labels"]["link"] == link
+            assert link in notes["summary"]
+
+
+def test_every_alert_is_among_those_seen() -> None:
+    """A new alert is to be shown firing, too; and nothing but the patience of the rules differs from the file."""
+    assert {name for names in SEEN.values() for name in names} == {rule["alert"] for rule in shipped_rules()}
+    assert [rule["expr"] for rule in impatient_rules()] == [rule["expr"] for rule in shipped_rules()]
+
+
+def test_a_process_that_is_gone(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
+    """Nobody answers any more."""
+    with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
+        portd.until(streaming)
+        portd.kill()
+        fires(request, prometheus)
+
+
+def test_a_link_that_is_taken_over(request: pytest.FixtureRequest, servers: ServerFactory) -> None:
+    """One of two links goes to another portd: it stands failed, and its lease is not renewed."""
+    source, target = servers(), servers()
+    tables = {"eu": {"source": source, "target": target}, "us": {"source": servers(), "target": servers()}}
+    with Links(tables) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
+        portd.until_link("eu", streaming)
+        with Portd(source, target, link="eu", takeover=True) as other:
+            other.until(streaming)
+            fires(request, prometheus, "eu")
+
+
+def test_a_source_that_is_away(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
+    """The source ends, and does not come back."""
+    with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
+        portd.until(streaming)
+        source.kill()
+        fires(request, prometheus)
+
+
+def test_a_target_that_is_away(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
+    """The target ends, and does not come back."""
+    with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
+        portd.until(streaming)
+        target.kill()
+        fires(request, prometheus)
+
+
+def test_a_target_that_stands_still(request: pytest.FixtureRequest, servers: ServerFactory) -> None:
+    """It answers nothing while the source writes more than the spool takes: what comes of it is told before the link breaks."""
+    source, target = servers(client_output_buffer_limit="replica 256mb 8mb 300"), servers()
+    with (
+        Portd(source, target, spool_max_bytes="16MiB", memory_budget="9MiB") as portd,
+        Prometheus(portd, rules=impatient_rules()) as prometheus,
+    ):
+        portd.until(streaming)
+        target.signal(signal.SIGSTOP)
+        fill_strings(source, 60_000, 1000)
+        fires(request, prometheus)
+
+
+def test_a_target_that_is_full(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
+    """It says OOM to each try."""
+    with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
+        portd.until(streaming)
+        client = target.client()
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 100_000)
+        source.client().set("k", "v")
+        fires(request, prometheus)
+
+
+def test_another_source(request: pytest.FixtureRequest, servers: ServerFactory) -> None:
+    """A full sync from a server that was not followed before waits."""
+    first, second, target = servers(), servers(), servers()
+    for each in (first, second):
+        fill_strings(each, 100)
+    copy(first, target)
+    with Portd(second, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
+        fires(request, prometheus)
+
+
+def test_a_target_that_differs(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
+    """Somebody else writes there: a command is refused, a comparison fails, and a full sync removes what is too much."""
+    fill_strings(source, 100)
+    with (
+        Portd(source, target, verify_every=1, prune_limit=50) as portd,
+        Prometheus(portd, rules=impatient_rules()) as prometheus,
+    ):
+        portd.until(streaming)
+        target.client().set("list", "no list")
+        source.client().rpush("list", "a")
+        portd.until(lambda status: bool(status["dead_letters"]))
+        target.client().set("ghost", "1")
+        prometheus.until_firing("PortdDeadLetters", "PortdVerifyDifferent")
+        forget_history(source)
+        source.client().client_kill_filter(_type="replica")
+        portd.until(lambda status: status["keys_pruned"] > 0)
+        fires(request, prometheus)
+
+
+@pytest.mark.skipif(find("valkey9.1") is None, reason="needs a server with import mode")
+def test_import_mode_that_is_switched_off(request: pytest.FixtureRequest, servers: ServerFactory) -> None:
+    """Somebody else ends it."""
+    source, target = servers(), servers(find("valkey9.1"))
+    with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
+        portd.until(streaming)
+        target.client().config_set("import-mode", "no")
+        fires(request, prometheus)
+
+
+def test_a_process_that_holds_more_than_it_knows(
+    request: pytest.FixtureRequest, source: Server, target: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that no plan knows of."""
+    (tmp_path / "sitecustomize.py").write_text(BALLAST)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
+        portd.until(streaming)
+        fires(request, prometheus)
