@@ -98,7 +98,8 @@ class Resync:
         """The target's keys that are data, and that we may have written."""
         into, prefix = self._into, self._settings.checkpoint_key
         if into.cluster is not None:
-            return {0: await clusters.count_keys(into.settings)}
+            count = await clusters.count_keys(into.settings)
+            return {0: count} if count else {}
         async with control(into.endpoint, "looking for data in the target") as client:
             return await keys_there(client, prefix, into.key, into.choice)
 
