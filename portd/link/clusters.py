@@ -29,7 +29,13 @@ async def look_at(endpoint: Endpoint) -> tuple[Capabilities, ClusterTarget | Non
 
 
 async def guard(cluster: ClusterTarget, settings: Settings, source_run_id: str) -> None:
-    """See `portd.target.cluster.nodes.guard_nodes`."""
+    """See `portd.target.cluster.nodes.guard_nodes`.
+
+    Raises:
+        ConfigError: also what cannot be had of a cluster.
+    """
+    if settings.verify_every:
+        settings.target_endpoint().one_server("verify_every")
     from portd.target.cluster.nodes import guard_nodes  # noqa: PLC0415
 
     await guard_nodes(cluster, settings, source_run_id)
@@ -52,4 +58,4 @@ async def count_keys(settings: Settings) -> int:
     """
     from portd.target.cluster.nodes import keys_of_cluster  # noqa: PLC0415
 
-    return await keys_of_cluster(settings.target_endpoint(), settings.checkpoint_key, settings.records_prefix())
+    return await keys_of_cluster(settings)

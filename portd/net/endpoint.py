@@ -199,6 +199,22 @@ class Endpoint:
             tls=(tls or Tls()) if parts.scheme == "rediss" else None,
         )
 
+    def one_server(self, what: str) -> Endpoint:
+        """This endpoint, if it is no cluster.
+
+        Args:
+            what: is to be done, for the message.
+
+        Raises:
+            ConfigError: it is one.
+        """
+        if self.seeds is not None:
+            raise ConfigError(
+                f"{what} cannot be had of a cluster yet",
+                hint="docs/clusters.md says what can; it works with single servers",
+            )
+        return self
+
     @property
     def display(self) -> str:
         """The URL without credentials, for logs and pages."""

@@ -66,7 +66,7 @@ class Verification:
         self._on_found = on_found
         self._ends: tuple[EndDigest, ...] = ()
         self._source = settings.source_endpoint()
-        self._target = settings.target_endpoint()
+        self._target = settings.target_endpoint().one_server("a comparison")
 
     async def run(self) -> Report:
         """Compares them.

@@ -13,31 +13,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_right
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import DataLost, InternalError, PortdError, TargetBusy, TargetLost, first_cause
+from portd.errors import DataLost, InternalError, TargetBusy, TargetLost, first_cause
 from portd.kernel.keyspecs import KeySpecs
 from portd.kernel.slotgroups import NO_RECORD, SlotGroups
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.net.replies import code_of, presentable
 from portd.target.cluster.barrier import Barrier, Markers
+from portd.target.cluster.intake import Intake, Portion
 from portd.target.cluster.nodes import end_connections, read_map, require_home
 from portd.target.cluster.records import read_records, record_head
 from portd.target.cluster.shard import Shard, culprit, judge
 from portd.target.cluster.strand import Marks, SlotStrands
 from portd.target.clusternodes import ClusterNode
 from portd.target.connection import Disconnected, connect, set_up
-from portd.target.deadletter import unsupported
 from portd.target.kept.checkpoint import Checkpoint, State, read_checkpoint, write_checkpoint
 from portd.target.limiter import LagWatch
-from portd.target.names import FilteredNames
 from portd.target.stream.account import Account
 from portd.target.stream.applying import ApplierOptions, ApplierStatistics
-from portd.target.stream.group import Counts, Culprit, PieceSource
+from portd.target.stream.group import Culprit, PieceSource
 from portd.target.stream.scripts import missing_script
 from portd.target.stream.strand import Unconfirmed
 from portd.troubles import TARGET
@@ -52,41 +50,7 @@ if TYPE_CHECKING:
 
 _log = get_logger("target")
 
-PIECE_BYTES: Final = 256 * 1024  # taken from the stream at once
-PIECE_COMMANDS: Final = 4096
-WINDOW_BYTES: Final = 1024 * 1024  # a node's window takes nothing more at this size
-WINDOW_COMMANDS: Final = 16384
 FLOOR_SECONDS: Final = 1.0  # between two writes of the link's hash
-CROSS_SLOT: Final = "cross_slot its keys are in several slots"
-UNKNOWN_KEYS: Final = "keys_unknown nobody tells where its keys are"
-
-
-@dataclass(slots=True)
-class Portion:
-    """Commands that are sorted in.
-
-    Attributes:
-        data: whole commands.
-        offsets: of each, as in `Piece`.
-        end: position behind them.
-        boundary: a checkpoint may stand there.
-        db: database in effect there.
-        received_at: unix time of the newest byte.
-        next: number of the first command that is not sorted in.
-    """
-
-    data: bytes
-    offsets: bytes
-    end: int
-    boundary: bool
-    db: int
-    received_at: float
-    next: int = 0
-
-    def place(self) -> tuple[int, int]:
-        """Offset of the first byte of the next command, and the position behind it."""
-        of = memoryview(self.offsets).cast("Q")
-        return of[self.next], of[self.next + 1] - 1 if self.next + 1 < len(of) else self.end
 
 
 class ClusterApplier:
@@ -110,7 +74,6 @@ class ClusterApplier:
     ) -> None:
         cluster, records, letters = destination.cluster, destination.records, destination.letters
         assert cluster is not None, "a server has an applier of its own"
-        self.on_getack: Callable[[], None] | None = None
         self._cluster = cluster
         self._home = cluster.endpoint
         self._source = source
@@ -126,33 +89,31 @@ class ClusterApplier:
         self.postponed = self._strands.postponed
         self._groups = SlotGroups(records.encode(), KeySpecs(cluster.capabilities.key_specs))
         self._head = record_head(self._strands.writer)
-        self._names = FilteredNames()
         self._limiter = options.limiter
         self._watch = LagWatch(options.limiter, progress.stream)
         self._claimed = False
-        self._boundary = start.position.offset  # the last one that everything before is sorted in
-        self._taken = start.position.offset  # everything up to here was taken
-        self._databases = [(start.position.offset, start.db)]  # in effect from these boundaries on
-        self._held: Portion | None = None  # a command that concerns all nodes is its next one
-        self._parts: list[bytes] = []  # of a command larger than a piece
-        self._marks: list[Marks] = []  # of the growing windows
+        self._intake = Intake(source, self._groups, self._account, progress, letters, options.limiter, start)
+        self._intake.before_piece = self._prepare
         self._shards: list[Shard] = []  # of the round
         self._markers = Markers(records, destination.key, cluster.endpoint.slot)
         self._missing: set[int] = set()  # slots whose records a flush removed
         self._failed = 0  # commands, since something was confirmed
         self._unsettled: list[tuple[Window, Marks]] = []  # in flight when a round ended
-        self._beside = Counts()  # what was left out since something was confirmed
-        self._told = (0, 0)  # skipped and left, as far as they are counted
         self._barrier_at = NO_RECORD  # markers of this barrier are on the nodes
-        self._newest = 0.0  # unix time of the newest byte that is in the target
-        self._broken: PortdError | None = None  # what the source said behind all that was taken
-        self._ended = False
-        self._reading: asyncio.Task[Piece | None] | None = None
         self._rounds = 0
         self._backoff = Backoff(options.connection.retry_first_seconds, options.connection.retry_limit_seconds)
         progress.stream.waiting_since = 0.0
 
     # -- what others see
+
+    @property
+    def on_getack(self) -> Callable[[], None] | None:
+        """Called when the source asked for an acknowledgement."""
+        return self._intake.on_getack
+
+    @on_getack.setter
+    def on_getack(self, call: Callable[[], None] | None) -> None:
+        self._intake.on_getack = call
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -201,8 +162,7 @@ class ClusterApplier:
                 await asyncio.sleep(self._backoff.next_wait())
         finally:
             self._account.bury_now()
-            if self._reading is not None:
-                self._reading.cancel()
+            self._intake.close()
 
     def _note(self, error: Disconnected, reason: str) -> None:
         self._progress.last_error = str(error)
@@ -307,7 +267,7 @@ class ClusterApplier:
     async def _sink(self, floor: int, slots: int) -> None:
         """Slots have less than they had: the next session begins where the last one of them is."""
         told = self._strands.sink(floor)
-        if any(db for _, db in self._databases):  # which was in effect there is not known
+        if any(db for _, db in self._intake.databases):  # which was in effect there is not known
             told = replace(told, state=State.SNAPSHOT)
         await write_checkpoint(self._home, self._key, told, self._options.epoch, self._options.connection)
         raise TargetLost(
@@ -318,17 +278,17 @@ class ClusterApplier:
 
     def _sort_again(self, nodes: int) -> None:
         """Windows of the round before, by the map of this one."""
-        before = list(zip(self._groups.growing, self._marks, strict=True))
+        before = list(zip(self._groups.growing, self._intake.marks, strict=True))
         unsettled, self._unsettled = self._unsettled, []
         self._groups.route(self._cluster.topology.table, nodes)
-        self._marks = [Marks() for _ in range(nodes)]
+        self._intake.marks = [Marks() for _ in range(nodes)]
         done = 0
         marks = [each for _, each in (*unsettled, *before) if each.since]
         for window, _ in unsettled:
             done += window.commands - self._groups.again(window)
         for window, _ in before:
             self._groups.again(window)
-        for window, each in zip(self._groups.growing, self._marks, strict=True):
+        for window, each in zip(self._groups.growing, self._intake.marks, strict=True):
             if window.entries:
                 each.since = min(mark.since for mark in marks)
                 each.newest = max(mark.newest for mark in marks)
@@ -340,18 +300,18 @@ class ClusterApplier:
     async def _work(self) -> None:
         """Window after window, until the source ends."""
         while True:
-            await self._take_pending()
+            await self._intake.take_pending()
             wait = await self._send_all()
             busy = [shard for shard in self._shards if shard.answer is not None]
             growing = any(window.entries for window in self._groups.growing)
             if not busy and not growing:
-                if self._held is not None:
-                    await self._pass_barrier(self._held)
+                if self._intake.held is not None:
+                    await self._pass_barrier(self._intake.held)
                     continue
                 self._rest()
-                if self._broken is not None:
-                    raise self._broken
-                if self._ended:
+                if self._intake.broken is not None:
+                    raise self._intake.broken
+                if self._intake.ended:
                     return
             self._note_waiting()
             await self._account.bury()
@@ -359,18 +319,13 @@ class ClusterApplier:
             for shard in busy:
                 if shard.answer is not None and shard.answer.done():
                     self._answered(shard)
-            if self._reading is not None and self._reading.done():
-                await self._take_read()
+            await self._intake.take_read()
 
     async def _next(self, busy: list[Shard], wait: float | None) -> None:
         """Waits for an answer, for a piece where there is room for one, or so many seconds."""
         waits: set[asyncio.Future[object]] = {shard.answer for shard in busy if shard.answer is not None}  # type: ignore[misc]
-        if self._takes():
-            if self._reading is None:
-                self._reading = asyncio.create_task(
-                    self._source.next_piece(PIECE_BYTES, PIECE_COMMANDS), name="next piece"
-                )
-            waits.add(self._reading)  # type: ignore[arg-type]
+        if (reading := self._intake.reading()) is not None:
+            waits.add(reading)  # type: ignore[arg-type]
         if waits:
             await asyncio.wait(waits, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
         else:
@@ -387,127 +342,25 @@ class ClusterApplier:
             if shard.rests_until > now:
                 wait = min(wait or 3600.0, shard.rests_until - now)
                 continue
-            shard.window, shard.marks = self._groups.renew(number), self._marks[number].take()
+            shard.window, shard.marks = self._groups.renew(number), self._intake.marks[number].take()
             data, replies = self._groups.render(shard.window, self._head)
             await self._limiter.take(len(data), replies)
             shard.state.in_flight_bytes, shard.state.in_flight_batches = len(data), 1
             shard.answer = shard.connection.confirm([data], replies)
         return wait
 
-    # -- taking
+    # -- scripts
 
-    def _takes(self) -> bool:
-        """There is room for more."""
-        if self._held is not None or self._ended or self._broken is not None:
-            return False
-        size, commands = self._limiter.share() if self._limiter.limited else (0, 0)
-        size, commands = min(WINDOW_BYTES, size or WINDOW_BYTES), min(WINDOW_COMMANDS, commands or WINDOW_COMMANDS)
-        return all(window.size < size and window.entries < commands for window in self._groups.growing)
-
-    async def _take_pending(self) -> None:
-        """Takes pieces that are there, without waiting. What is wrong behind them waits until they are applied."""
-        while self._reading is None and self._takes():
-            try:
-                piece = self._source.pending(PIECE_BYTES, PIECE_COMMANDS)
-            except PortdError as error:
-                self._broken = error
-                return
-            if piece is None:
-                return
-            await self._take(piece)
-
-    async def _take_read(self) -> None:
-        """Takes the piece that was waited for."""
-        assert self._reading is not None
-        reading, self._reading = self._reading, None
-        try:
-            piece = reading.result()
-        except PortdError as error:
-            self._broken = error
-            return
-        if piece is None:
-            self._ended = True
-        else:
-            await self._take(piece)
-
-    async def _take(self, piece: Piece) -> None:
-        """Sorts a piece in, or holds it where a command concerns all nodes."""
-        if piece.refusals and self._letters.stops:
-            first = piece.refusals[0]
-            raise self._letters.refusal(unsupported("stream", first.command, first))
-        if piece.names or piece.own:
-            self._names.note(piece)
-        if piece.getack and self.on_getack is not None:
-            self.on_getack()
-        self.postponed.note(piece)
-        if piece.bodies or piece.digests or piece.loaded or piece.flushed:
-            await self._load_scripts(piece)
-        counts, told = Counts(), self._beside
-        counts.add(piece)
-        told.filtered += counts.filtered
-        told.dead += counts.dead
-        told.own += counts.own
-        told.refusals += counts.refusals
-        if piece.mixed:
-            self._parts.clear()
-            self._source.rewind(self._boundary, 0)
-            return
-        if piece.part or self._parts:
-            self._parts.append(piece.data)
-            if piece.part:
-                return
-            data, self._parts = b"".join(self._parts), []
-        else:
-            data = piece.data
-        self._sort(Portion(data, piece.offsets, piece.end_offset, piece.boundary, piece.db, self._source.received_at))
-
-    def _sort(self, portion: Portion) -> None:
-        """Sorts commands in, up to one that concerns all nodes; those that were taken before a rewind are known."""
-        if portion.next == 0:
-            portion.next = bisect_right(memoryview(portion.offsets).cast("Q"), self._taken)
-        known = [window.entries for window in self._groups.growing]
-        portion.next = self._groups.take(portion.data, portion.offsets, portion.end, self._boundary, portion.next)
-        for window, marks, before in zip(self._groups.growing, self._marks, known, strict=True):
-            if window.entries > before:
-                marks.note(portion.received_at)
-        self._tell_left()
-        if portion.next < len(portion.offsets) // 8:
-            self._held = portion
-            return
-        self._held = None
-        self._taken = max(self._taken, portion.end)
-        if portion.boundary:
-            self._boundary = portion.end
-            if portion.db != self._databases[-1][1]:
-                self._databases.append((portion.end, portion.db))
-        self._newest = max(self._newest, portion.received_at)
-
-    def _tell_left(self) -> None:
-        """Counts what the records had, and keeps dead letters of what has no place."""
-        skipped, left = self._told
-        self._told = self._groups.skipped, self._groups.left
-        self._beside.filtered += self._groups.skipped - skipped
-        if self._groups.left == left:
-            return
-        self._progress.stream.commands_failed += self._groups.left - left
-        told = self._groups.take_left()
-        self._letters.count("cross_slot", self._groups.left - left - len(told)) if len(
-            told
-        ) < self._groups.left - left else None
-        culprits = [
-            Culprit(each.offset, 0, each.name.decode("ascii", "backslashreplace").upper(), each.key) for each in told
-        ]
-        texts = {number: CROSS_SLOT if each.several else UNKNOWN_KEYS for number, each in enumerate(told)}
-        self._account.keep(texts, lambda numbers: [culprits[number] for number in numbers])
-
-    async def _load_scripts(self, piece: Piece) -> None:
+    async def _prepare(self, piece: Piece) -> None:
         """Gives every node the texts that a piece needs; again does no harm."""
+        self.postponed.note(piece)
         scripts = self._options.scripts
         scripts.note(piece)
-        for shard in self._shards:
-            commands = await scripts.before(shard.node.endpoint, [piece])
-            if commands:
-                shard.connection.send(commands, len(commands), lambda _: None)
+        if piece.digests or piece.loaded or piece.flushed:
+            for shard in self._shards:
+                commands = await scripts.before(shard.node.endpoint, [piece])
+                if commands:
+                    shard.connection.send(commands, len(commands), lambda _: None)
 
     # -- what concerns all nodes
 
@@ -515,7 +368,7 @@ class ClusterApplier:
         """Everything before it is in the target: does it on every node, once, and goes on behind it."""
         command = self._groups.command(portion.data, portion.next)
         offset, behind = portion.place()
-        if behind > self._taken:
+        if behind > self._intake.taken:
             barrier = Barrier(command, behind, self._markers, self._prefix, self._strands.writer)
             self._barrier_at = behind
             ours = [*self._strands.record.commands(self._key), *self._options.restated()]
@@ -524,10 +377,10 @@ class ClusterApplier:
                 culprit = Culprit(offset, 0, barrier.name, b"")
                 self._failed += 1
                 self._account.keep({0: refused}, lambda _: [culprit])
-            self._taken = behind
+            self._intake.taken = behind
             self._confirm(1)
         portion.next += 1
-        self._sort(portion)
+        self._intake.sort(portion)
 
     # -- answers
 
@@ -586,7 +439,7 @@ class ClusterApplier:
 
     def _put_back(self, number: int, window: Window, marks: Marks) -> int:
         """What of a window is not in the target goes in front of what grows; how many commands that is."""
-        later, mine = self._groups.renew(number), self._marks[number]
+        later, mine = self._groups.renew(number), self._intake.marks[number]
         left = self._groups.again(window)
         self._groups.again(later)
         if self._groups.growing[number].entries > later.entries:
@@ -601,19 +454,19 @@ class ClusterApplier:
         if settled:
             self._backoff.reset()
         self._raise_floor()
-        counts, self._beside = self._beside, Counts()
+        counts = self._intake.take_counts()
         failed, self._failed = self._failed, 0
         counts.commands = commands
         oldest = self._oldest()
         position = self._strands.record.position
-        self._account.confirm(Unconfirmed(position, 0, counts, oldest or self._newest or time.time()), failed)
+        self._account.confirm(Unconfirmed(position, 0, counts, oldest or self._intake.newest or time.time()), failed)
         self._progress.stream.checkpointed_offset = self._strands.written
         self._watch.look(caught_up=self.caught_up.is_set())
         self._source.release(self._strands.offset)
 
     def _rest(self) -> None:
         """Nothing is on its way and nothing is to be sent."""
-        if self._boundary > self._strands.offset or self._beside.filtered or self._beside.dead:
+        if self._intake.boundary > self._strands.offset or self._intake.uncounted:
             self._confirm(0)
         self._account.catch_up(self._source.waiting_since)
 
@@ -621,14 +474,12 @@ class ClusterApplier:
         floors = [window.floor for window, _ in self._unsettled if window.entries]
         floors += [window.floor for window in self._groups.growing if window.entries]
         floors += [shard.window.floor for shard in self._shards if shard.window is not None]
-        floor = min(floors, default=self._boundary)
-        while len(self._databases) > 1 and self._databases[1][0] <= floor:
-            del self._databases[0]
-        self._strands.rise(floor, self._databases[0][1])
+        floor = min(floors, default=self._intake.boundary)
+        self._strands.rise(floor, self._intake.database_at(floor))
 
     def _oldest(self) -> float:
         """Unix time at which the oldest byte was received that is taken and not in the target; 0 when there is none."""
-        marks = [*self._marks, *(marks for _, marks in self._unsettled)]
+        marks = [*self._intake.marks, *(marks for _, marks in self._unsettled)]
         marks += [shard.marks for shard in self._shards if shard.marks is not None]
         return min((each.since for each in marks if each.since), default=0.0)
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from portd.config.choices import Existing
-from portd.errors import ConfigError, TargetBusy, TargetLost, TargetNotEmpty, TargetRefused
+from portd.errors import ConfigError, TargetBusy, TargetLost, TargetNotEmpty, TargetRefused, first_cause
 from portd.kernel.slotgroups import record_keys
 from portd.kernel.slots import slot_tag
 from portd.log import get_logger
@@ -24,16 +24,16 @@ from portd.net.replies import error_of
 from portd.net.resp import request
 from portd.net.topology import NoCluster, Node, Topology, moving, ranges_of, spelled
 from portd.target.capabilities import EVICTING_COMMANDS
-from portd.target.cluster.records import portions, write_records
+from portd.target.cluster.records import BARRIER_SUFFIX, portions, write_records
 from portd.target.clusternodes import ClusterNode, ClusterTarget
 from portd.target.connection import connect, set_up, text_of
 from portd.target.control import control
-from portd.target.kept.checkpoint import SCAN_COUNT, read_checkpoint
-from portd.target.kept.epoch import check
+from portd.target.kept.checkpoint import LEASE_SUFFIX, SCAN_COUNT, read_checkpoint
+from portd.target.kept.epoch import EPOCH_SUFFIX, check
 from portd.target.probe import probe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
     from portd.config.settings import Settings
     from portd.net.control import Control
@@ -47,8 +47,28 @@ if TYPE_CHECKING:
 
 _log = get_logger("target")
 
+NodeT = TypeVar("NodeT")
+ResultT = TypeVar("ResultT")
 MAP: Final = "CLUSTERMAP"  # code of a refusal that passes: not one of a server's
 CLUSTER_HINT: Final = "portd tries again until every slot has an owner and none is on its way"
+
+
+async def on_all(
+    what: str, nodes: Iterable[NodeT], work: Callable[[NodeT], Coroutine[None, None, ResultT]]
+) -> list[ResultT]:
+    """Does something on all nodes at once; what it returned, in their order.
+
+    Args:
+        what: name of the tasks.
+        nodes: on which.
+        work: what is done.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work(node), name=f"{what} {number}") for number, node in enumerate(nodes)]
+    except BaseExceptionGroup as errors:
+        raise first_cause(errors) from None
+    return [task.result() for task in tasks]
 
 
 async def read_map(endpoint: Endpoint) -> Topology:
@@ -65,7 +85,8 @@ async def read_map(endpoint: Endpoint) -> Topology:
         topology = await seeds.read(endpoint.entrance)
         if gaps := topology.gaps():
             raise TargetBusy(f"slots {spelled(gaps)} of the target have no owner", hint=CLUSTER_HINT, code=MAP)
-        answers = await asyncio.gather(*(_ask(endpoint, node, request("CLUSTER", "NODES")) for node in topology.nodes))
+        question = request("CLUSTER", "NODES")
+        answers = await on_all("map", topology.nodes, lambda node: _ask(endpoint, node, question))
     except NoCluster as error:
         raise ConfigError(
             f"the target is no cluster: {error}", hint="redis://host:port is the URL of one server"
@@ -108,7 +129,7 @@ async def survey(endpoint: Endpoint) -> ClusterTarget:
     """
     topology = await read_map(endpoint)
     places = [replace(endpoint, host=node.host, port=node.port, slot=node.first) for node in topology.nodes]
-    found = await asyncio.gather(*(probe(place) for place in places))
+    found = await on_all("probe", places, probe)
     for node, each in zip(topology.nodes, found, strict=True):
         if not each.evicts:
             raise TargetRefused(
@@ -144,6 +165,7 @@ def _shared(home: Capabilities, all_nodes: list[Capabilities]) -> Capabilities:
         maxmemory=tightest.maxmemory,
         maxmemory_policy=tightest.maxmemory_policy,
         proto_max_bulk_bytes=min(each.proto_max_bulk_bytes for each in all_nodes),
+        keys={0: sum(sum(each.keys.values()) for each in all_nodes)},
         used_memory=sum(each.used_memory for each in all_nodes),
         databases=1,
     )
@@ -170,8 +192,7 @@ async def guard_nodes(cluster: ClusterTarget, settings: Settings, source_run_id:
         return
     if await read_checkpoint(cluster.endpoint, settings.checkpoint_name()) is not None:
         return
-    prefix, records = settings.checkpoint_key, settings.records_prefix()
-    if held := await foreign_keys(cluster.endpoint, cluster.topology, prefix, records):
+    if held := await foreign_keys(cluster.endpoint, cluster.topology, settings):
         told = ", ".join(f"{count} keys on {address}" for address, count in held.items())
         raise TargetNotEmpty(
             f"the target {cluster.endpoint.display} is not empty ({told}) and has no checkpoint of this link",
@@ -179,7 +200,7 @@ async def guard_nodes(cluster: ClusterTarget, settings: Settings, source_run_id:
         )
 
 
-async def foreign_keys(endpoint: Endpoint, topology: Topology, prefix: str, records: str) -> dict[str, int]:
+async def foreign_keys(endpoint: Endpoint, topology: Topology, settings: Settings) -> dict[str, int]:
     """Keys of each node that are not named like ours, by address; nodes that have none are left out.
 
     Records of other links are counted among them where there are others.
@@ -192,17 +213,18 @@ async def foreign_keys(endpoint: Endpoint, topology: Topology, prefix: str, reco
         place = replace(endpoint, host=node.host, port=node.port, seeds=None)
         async with control(place, "looking for data in the target") as client:
             total = int(await client.call("DBSIZE"))
-            if not total or not await _holds_others(client, prefix.encode()):
+            if not total or not await _holds_others(client, settings.checkpoint_key.encode()):
                 return 0
-            return max(1, total - await _count_records(client, records, node.slots))
+            return max(1, total - await _count_ours(client, settings, node))
 
-    counts = await asyncio.gather(*(count(node) for node in topology.nodes))
+    counts = await on_all("count", topology.nodes, count)
     return {node.address: found for node, found in zip(topology.nodes, counts, strict=True) if found}
 
 
-async def keys_of_cluster(endpoint: Endpoint, prefix: str, records: str) -> int:
+async def keys_of_cluster(settings: Settings) -> int:
     """Keys of all nodes that are not ours; see `foreign_keys`. Raises what `read_map` does, too."""
-    return sum((await foreign_keys(endpoint, await read_map(endpoint), prefix, records)).values())
+    endpoint = settings.target_endpoint()
+    return sum((await foreign_keys(endpoint, await read_map(endpoint), settings)).values())
 
 
 async def _holds_others(client: Control, prefix: bytes) -> bool:
@@ -216,10 +238,16 @@ async def _holds_others(client: Control, prefix: bytes) -> bool:
             return False
 
 
-async def _count_records(client: Control, records: str, slots: Sequence[tuple[int, int]]) -> int:
-    found = 0
-    for first, last in portions(slots):
-        answers = await client.ask(*(request("EXISTS", key) for key in record_keys(records.encode(), first, last)))
+async def _count_ours(client: Control, settings: Settings, node: Node) -> int:
+    """Keys of this link on a node; one that lies elsewhere is an error, and not counted."""
+    found, records, key = 0, settings.records_prefix(), settings.checkpoint_name()
+    here = f"{records}{{{slot_tag(node.first)}}}"
+    beside = [key, *(key + suffix for suffix in (LEASE_SUFFIX, EPOCH_SUFFIX, BARRIER_SUFFIX))]
+    beside += [here + EPOCH_SUFFIX, here + BARRIER_SUFFIX]
+    names: list[list[str | bytes]] = [list(beside)]
+    names += [list(record_keys(records.encode(), first, last)) for first, last in portions(node.slots)]
+    for each in names:
+        answers = await client.ask(*(request("EXISTS", name) for name in each))
         found += sum(answer == 1 for answer in answers)
     return found
 
@@ -253,7 +281,7 @@ async def take_nodes(into: Destination) -> Destination:
                 check(answer, "the epoch", epoch.key)
         return epoch
 
-    return replace(into, node_epochs=tuple(await asyncio.gather(*(take(node) for node in cluster.nodes))))
+    return replace(into, node_epochs=tuple(await on_all("take", cluster.nodes, take)))
 
 
 async def seal(into: Destination, checkpoint: Checkpoint) -> None:
@@ -270,7 +298,7 @@ async def seal(into: Destination, checkpoint: Checkpoint) -> None:
             await write_records(opened, into.records, node.slots, checkpoint.epoch, checkpoint.position.offset)
 
     assert into.cluster is not None, "a server has one record"
-    await asyncio.gather(*(write(node) for node in into.cluster.nodes))
+    await on_all("seal", into.cluster.nodes, write)
 
 
 @asynccontextmanager
