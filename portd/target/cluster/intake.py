@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import PortdError
+from portd.kernel.slots import SLOTS
 from portd.target.deadletter import unsupported
 from portd.target.names import FilteredNames
 from portd.target.stream.group import Counts, Culprit
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 256 * 1024  # taken from the stream at once
 PIECE_COMMANDS: Final = 4096
-WINDOW_BYTES: Final = 1024 * 1024  # nothing more is taken when a node's window has this size
-WINDOW_COMMANDS: Final = 16384
+# Nothing more is taken when a node's window has its share of these. So however many nodes there are, they hold the same
+# together, and under load a slot's transaction has as many commands, on the average.
+WINDOWS_BYTES: Final = 3 * 1024 * 1024
+WINDOWS_COMMANDS: Final = 3 * SLOTS
+LEAST_BYTES: Final = 32 * 1024
 CROSS_SLOT: Final = "cross_slot"  # codes of dead letters
 KEYS_UNKNOWN: Final = "keys_unknown"
 
@@ -146,8 +150,11 @@ class Intake:
     def _has_room(self) -> bool:
         if self.held is not None or self.ended or self.broken is not None:
             return False
-        size, commands = self._limiter.share() if self._limiter.limited else (0, 0)
-        size, commands = min(WINDOW_BYTES, size or WINDOW_BYTES), min(WINDOW_COMMANDS, commands or WINDOW_COMMANDS)
+        nodes = len(self._groups.growing)
+        size, commands = max(LEAST_BYTES, WINDOWS_BYTES // nodes), WINDOWS_COMMANDS // nodes
+        if self._limiter.limited:
+            most_bytes, most_commands = self._limiter.share()
+            size, commands = min(size, most_bytes or size), min(commands, most_commands or commands)
         return all(window.size < size and window.entries < commands for window in self._groups.growing)
 
     def reading(self) -> asyncio.Task[Piece | None] | None:
