@@ -65,7 +65,7 @@ def with_map(end: Endpoint, side: Literal["source", "target"], addresses: str, s
     """
     name = f"{side}_address_map"
     if end.seeds is None:
-        if addresses:
+        if addresses and end.path is None:  # commands that need but one end have a socket for the other
             raise ConfigError(f"{name} is set, but the {side} is no redis+cluster:// URL")
         return end
     return replace(end, seeds=replace(end.seeds, mapped=read_address_map(addresses, name)), slot=slot)

@@ -9,16 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portd.config.choices import Existing, OnRulesChange, Prune
-from portd.config.rules import Image
 from portd.config.settings import MOST_LINK_LETTERS
 from portd.errors import ConfigError, LinkTaken
 from portd.log import get_logger
-from portd.net.control import parse_pairs
 from portd.net.topology import spelled
 from portd.source.shards import Ranges, read_map, refuse_moves
 from portd.target.control import control
 from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX
-from portd.target.kept.images import SHARED
+from portd.target.kept.images import shards_there
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -129,14 +127,8 @@ async def _forget_others(settings: Settings, links: Sequence[Settings]) -> None:
     now: dict[str, Ranges] = {each.link: tuple(each.slot_ranges()) for each in links}
     prefix = settings.checkpoint_key
     async with control(settings.target_endpoint(), "looking for shards of before") as client:
-        told = parse_pairs(await client.call("HGETALL", prefix + IMAGES_SUFFIX))
-        over: dict[str, Ranges] = {}
-        for name, text in sorted(told.items()):
-            base, _, number = name.rpartition(".")
-            if base == settings.link and number.isdecimal() and await client.call("EXISTS", prefix + name):
-                slots = Image.parse(text.removeprefix(SHARED)).slots
-                if name not in now or (slots and slots != now[name]):
-                    over[name] = slots
+        there = await shards_there(client, prefix, settings.link)
+        over = {name: had for name, had in there.items() if name not in now or (had and had != now[name])}
         if not over:
             return
         _refuse_others(settings, over)

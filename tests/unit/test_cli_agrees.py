@@ -42,7 +42,7 @@ def test_an_end_is_told_in_the_same_flags_everywhere() -> None:
     of = flags()
     for end, names in (("source", READ_A_SOURCE), ("target", WRITE_A_TARGET)):
         wanted = {flag for flag in SETTINGS_FLAGS if flag.startswith(f"--{end}-")}
-        assert len(wanted) == 7
+        assert len(wanted) == 8
         for name in names:
             assert wanted | {"--config"} <= of[name], name
     for name, found in of.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -170,6 +171,11 @@ def test_three_shards_are_one_copy(cluster: Cluster, target: Server) -> None:
         assert portd.terminate() == os.EX_OK, portd.log()
         assert portd.log().count('event="full sync"') == 3
     assert not differences(target, cluster)
+    words = [sys.executable, "-m", "portd", "status", "--target", target.url, "--json"]
+    told = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert [(each["link"], each["checkpoint"]["state"]) for each in json.loads(told.stdout)["links"]] == [
+        (link, "stream") for link in LINKS
+    ]
 
 
 def test_a_flush_of_one_shard_removes_its_keys_only(cluster: Cluster, target: Server) -> None:
