@@ -51,7 +51,7 @@ class Cluster:
 
     def __enter__(self) -> Self:
         for node in self.nodes:
-            node.port = _port_with_bus()
+            node.port = port_with_bus()
             self._stack.enter_context(node)
         count = len(self.primaries)
         for number, node in enumerate(self.nodes):
@@ -163,7 +163,7 @@ class Cluster:
                     yield node, key
 
 
-def _port_with_bus() -> int:
+def port_with_bus() -> int:
     """A free port whose bus port is free, too."""
     while True:
         port = free_port()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -14,16 +17,15 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from portd.kernel.slots import key_slot
-from tests.clusters import Cluster, differences
-from tests.process import Portd
-from tests.servers import wait_for_sync
+from tests.clusters import Cluster, differences, port_with_bus
+from tests.process import Links, Portd
+from tests.proxy import Proxy
+from tests.servers import Server, default_binary, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-    from tests.servers import Server
 
 NAMES = 200
 LINKS = ("default.0", "default.5461", "default.10922")
@@ -325,3 +327,83 @@ def test_other_commands_say_that_they_cannot(cluster: Cluster, target: Server, t
     assert ended.returncode == os.EX_CONFIG, ended.stderr
     assert "a cluster" in ended.stderr
     assert "one_shard" in ended.stderr
+
+
+def migrate(cluster: Cluster, source: Server, into: Server, first: int, last: int) -> None:
+    """Moves a range of slots as one step of the servers."""
+    name = cluster.name(into)
+    cluster.call(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", first, last, "NODE", name)
+    wait_for_sync(
+        lambda: any(
+            (entry[0], entry[1], entry[2][2].decode()) == (first, last, name) or entry[0] <= first <= last <= entry[1]
+            for entry in cluster.call(into, "CLUSTER", "SLOTS")
+            if entry[2][2].decode() == name
+        )
+    )
+
+
+@pytest.mark.skipif(not default_binary().at_least(redis=(99,), valkey=(9, 0)), reason="needs CLUSTER MIGRATESLOTS")
+def test_a_shard_that_goes_to_a_new_node_is_followed(cluster: Cluster, target: Server) -> None:
+    """All slots of a primary become those of a node without any, in one step: the link copies the shard from there."""
+    fill(cluster)
+    fresh = Server(cluster.binary, cluster_enabled=True, cluster_node_timeout=1500)
+    fresh.port = port_with_bus()
+    with fresh, Portd(cluster.url, target) as portd:
+        portd.until(streaming)
+        cluster.call(fresh, "CLUSTER", "MEET", "127.0.0.1", cluster.primaries[0].port)
+        cluster.replicas.append(fresh)
+        wait_for_sync(lambda: all(len(cluster.known(node)) == 4 for node in (*cluster.primaries, fresh)))
+        wait_for_sync(lambda: b"cluster_state:ok" in cluster.call(fresh, "CLUSTER", "INFO"))
+        (ranges,) = cluster.owners()[cluster.primaries[1]]
+        migrate(cluster, cluster.primaries[1], fresh, *ranges)
+        cluster.call(fresh, "SET", own_key(cluster, fresh), 1)
+        nodes = dict(zip(LINKS, (cluster.primaries[0], fresh, cluster.primaries[2]), strict=True))
+        portd.until(lambda status: sum(status["links"][1]["full_syncs"].values()) == 2 and streaming(status))
+        until_applied(portd, nodes)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert not differences(target, cluster)
+
+
+@pytest.mark.skipif(not default_binary().at_least(redis=(99,), valkey=(9, 0)), reason="needs CLUSTER MIGRATESLOTS")
+def test_a_move_in_one_step_ends_the_sync(cluster: Cluster, target: Server) -> None:
+    """Nobody sees it on its way: it is told when the owner is another one."""
+    fill(cluster)
+    with Portd(cluster.url, target) as portd:
+        portd.until(streaming)
+        migrate(cluster, cluster.primaries[1], cluster.primaries[0], 5461, 6000)
+        assert portd.wait() == os.EX_UNAVAILABLE, portd.log()
+        assert "slots 5461-6000 of the source have moved to another node" in portd.log()
+    with Portd(cluster.url, target, stop_after="caught-up", **AGAIN) as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    assert not differences(target, cluster)
+
+
+def own_key(cluster: Cluster, node: Server) -> str:
+    """A name in the slots of a node."""
+    return next(f"new:{number}" for number in range(10_000) if cluster.owner(f"new:{number}") is node)
+
+
+def test_a_limit_can_change_for_all_shards(cluster: Cluster, target: Server) -> None:
+    """SIGHUP: what the file says of the link that was described is so for each of its shards."""
+    tables: dict[str, dict[str, object]] = {"all": {"source": cluster.url, "target": target}}
+    with Links(tables) as portd:
+        portd.until(streaming)
+        portd.write({"all": {**tables["all"], "max_target_ops": 777}})
+        portd.signal(signal.SIGHUP)
+        wait_for_sync(lambda: "changed=all.max_target_ops" in portd.log(), dump=portd.log)
+        found = re.findall(
+            r'^portd_target_limit_rate_ops{.*link="([^"]*)".*} 777.0$', portd.get("metrics"), re.MULTILINE
+        )
+        assert found == ["all.0", "all.5461", "all.10922"]
+        assert portd.terminate() == os.EX_OK
+
+
+async def test_announced_addresses_are_mapped(cluster: Cluster, target: Server) -> None:
+    """Connections go to what source_address_map has for an announced address."""
+    fill(cluster)
+    async with Proxy(cluster.primaries[2].port) as proxy:
+        pairs = f"127.0.0.1:{cluster.primaries[2].port}=127.0.0.1:{proxy.port}"
+        with Portd(cluster.url, target, source_address_map=pairs, stop_after="caught-up") as portd:
+            assert await asyncio.to_thread(portd.wait) == os.EX_OK, portd.log()
+        assert proxy.to_client.forwarded > 1000
+    assert not await asyncio.to_thread(differences, target, cluster)
