@@ -343,12 +343,16 @@ def migrate(cluster: Cluster, source: Server, into: Server, first: int, last: in
 
 
 @pytest.mark.skipif(not default_binary().at_least(redis=(99,), valkey=(9, 0)), reason="needs CLUSTER MIGRATESLOTS")
-def test_a_shard_that_goes_to_a_new_node_is_followed(cluster: Cluster, target: Server) -> None:
-    """All slots of a primary become those of a node without any, in one step: the link copies the shard from there."""
-    fill(cluster)
-    fresh = Server(cluster.binary, cluster_enabled=True, cluster_node_timeout=1500)
+def test_a_shard_that_goes_to_a_new_node_is_followed(target: Server) -> None:
+    """All slots of a primary become those of a node without any, in one step: the link copies the shard from there.
+
+    The old one stays a primary, without slots, and keeps its connections: nothing but the map tells.
+    """
+    stays = Cluster(cluster_allow_replica_migration="no")
+    fresh = Server(stays.binary, cluster_enabled=True, cluster_node_timeout=1500)
     fresh.port = port_with_bus()
-    with fresh, Portd(cluster.url, target) as portd:
+    with stays as cluster, fresh, Portd(stays.url, target) as portd:
+        fill(cluster)
         portd.until(streaming)
         cluster.call(fresh, "CLUSTER", "MEET", "127.0.0.1", cluster.primaries[0].port)
         cluster.replicas.append(fresh)
