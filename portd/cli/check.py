@@ -12,7 +12,7 @@ import typer
 
 from portd import log
 from portd.cli.extra_flags import ENDS, RULES, flags
-from portd.cli.failures import report, report_plainly
+from portd.cli.failures import report_plainly
 from portd.errors import OutputError, PortdError
 from portd.preflight.findings import Level
 from portd.text import plain
@@ -80,7 +80,7 @@ def _check(file: Path | None, given: Mapping[str, Any], *, as_json: bool, quiet:
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     except Exception as error:  # noqa: BLE001 - whatever it is becomes words and an exit code
-        raise typer.Exit(report(error)) from None
+        raise typer.Exit(report_plainly(error)) from None
     try:
         if as_json:
             print(json.dumps(found.shown(), indent=2))

@@ -8,43 +8,35 @@ import signal
 import time
 from contextlib import closing
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from inspect import Parameter
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from portd import log
+from portd.cli.extra_flags import ALL_RULES, NO_SOURCE, NO_TARGET, SNAPSHOT_RULES, SOURCE, flags
 from portd.cli.failures import report_plainly
-from portd.cli.rule_flags import (
-    Exclude,
-    ExcludeDb,
-    ExcludeType,
-    Include,
-    IncludeDb,
-    IncludeSlots,
-    MaxBytes,
-    MaxTtl,
-    MinBytes,
-    MinTtl,
-    rule_settings,
-)
+from portd.cli.options import given_flags
 from portd.config.choices import KeyType
+from portd.config.load import load_settings
 from portd.config.option import separated
 from portd.config.rules import choice_of
-from portd.config.variables import check_variables
 from portd.errors import OutputClosed, PortdError
 from portd.feed.choosing import choose
 from portd.files.outputs import STDOUT, Output
 from portd.kernel.events import EventHandler
-from portd.kernel.snapshot import DEFAULT_CHUNK_BYTES, SnapshotDecoder
+from portd.kernel.snapshot import SnapshotDecoder
 from portd.kernel.tally import KeyHandler, StatsHandler
-from portd.net.endpoint import Endpoint, Tls, read_secret
 from portd.offline.decode import decode_file, decode_source
 from portd.offline.stats import Stats, render_html, render_json, render_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from portd.config.rules import Choice
     from portd.kernel.handler import Handler
+    from portd.net.endpoint import Endpoint
 
 PART_BYTES = 128 * 1024
 FILE_TYPES = ("function", "aux")  # of the file itself
@@ -70,79 +62,95 @@ class Report(StrEnum):
     HTML = "html"
 
 
-PasswordFile = Annotated[
-    Path | None,
-    typer.Option(help="File whose first line is the source's password.", envvar="PORTD_SOURCE_PASSWORD_FILE"),
-]
-TlsCa = Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust.", envvar="PORTD_SOURCE_TLS_CA")]
-TlsCert = Annotated[Path | None, typer.Option(help="PEM file of our certificate.", envvar="PORTD_SOURCE_TLS_CERT")]
-TlsKey = Annotated[Path | None, typer.Option(help="PEM file of its private key.", envvar="PORTD_SOURCE_TLS_KEY")]
-TlsInsecure = Annotated[bool, typer.Option("--tls-insecure", help="Do not check the source's certificate.")]
+_OWN = {
+    "path": (
+        Annotated[
+            str,
+            typer.Argument(
+                metavar="FILE|-|URL", help="An RDB file (.gz and .zst too), - for standard input, or a live server."
+            ),
+        ],
+        Parameter.empty,
+    ),
+    "form": (
+        Annotated[
+            Format,
+            typer.Option(
+                "--format", "-f", help="jsonl: a line for each element; csv; keys: a line for each key; stats."
+            ),
+        ],
+        Format.JSONL,
+    ),
+    "output": (Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to write.")], STDOUT),
+    "types": (
+        Annotated[
+            list[str] | None,
+            typer.Option("--include-type", "--type", "-t", help=f"Only these types; one of {', '.join(TYPES)}."),
+        ],
+        None,
+    ),
+    "match": (
+        Annotated[
+            list[str] | None, typer.Option("--match", "-m", metavar="GLOB", help="Only keys like this, as in KEYS.")
+        ],
+        None,
+    ),
+    "database": (
+        Annotated[list[str] | None, typer.Option("--include-db", "--db", help="Only these databases.")],
+        None,
+    ),
+    "report": (Annotated[Report, typer.Option(help="How stats are shown.")], Report.TEXT),
+    "top": (Annotated[int, typer.Option(min=0, max=10_000, help="How many of the biggest keys stats shows.")], 20),
+    "separator": (Annotated[str, typer.Option(help="What ends a key's prefix, for stats.")], ":"),
+}
 
 
-def decode(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE|-|URL", help="An RDB file (.gz and .zst too), - for standard input, or a live server."
-        ),
-    ],
-    form: Annotated[
-        Format,
-        typer.Option("--format", "-f", help="jsonl: a line for each element; csv; keys: a line for each key; stats."),
-    ] = Format.JSONL,
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to write.")] = STDOUT,
-    include: Include = None,
-    match: Annotated[
-        list[str] | None, typer.Option("--match", "-m", metavar="GLOB", help="Only keys like this, as in KEYS.")
-    ] = None,
-    exclude: Exclude = None,
-    include_type: Annotated[
-        list[str] | None,
-        typer.Option("--include-type", "--type", "-t", help=f"Only these types; of {', '.join(TYPES)}."),
-    ] = None,
-    exclude_type: ExcludeType = None,
-    include_db: IncludeDb = None,
-    exclude_db: ExcludeDb = None,
-    include_slots: IncludeSlots = None,
-    min_bytes: MinBytes = None,
-    max_bytes: MaxBytes = None,
-    min_ttl: MinTtl = None,
-    max_ttl: MaxTtl = None,
-    report: Annotated[Report, typer.Option(help="How stats are shown.")] = Report.TEXT,
-    top: Annotated[int, typer.Option(min=0, max=10_000, help="How many of the biggest keys stats shows.")] = 20,
-    separator: Annotated[str, typer.Option(help="What ends a key's prefix, for stats.")] = ":",
-    password_file: PasswordFile = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    tls_insecure: TlsInsecure = False,
+def _decode(
+    file: Path | None,
+    given: Mapping[str, Any],
+    *,
+    path: str,
+    form: Format,
+    output: str,
+    types: list[str] | None,
+    match: list[str] | None,
+    database: list[str] | None,
+    report: Report,
+    top: int,
+    separator: str,
 ) -> None:
     """Show what is in an RDB file or a live server's snapshot.
+
+    Flags about the source are for a live server, as for sync.
 
     Example: portd decode dump.rdb --type hash --match 'user:*' | head
     """
     log.configure("auto", "warning")
     signal.signal(signal.SIGTERM, _end)
     try:
-        words = separated(include_type, ",") or []
+        words = separated(types, ",") or []
         kinds = [word for word in words if word not in FILE_TYPES]
-        settings = rule_settings(
-            DEFAULT_CHUNK_BYTES, include=[*(include or ()), *map(as_glob, match or ())], exclude=exclude,
-            include_type=kinds, exclude_type=[*KeyType] if words and not kinds else exclude_type,
-            include_db=include_db, exclude_db=exclude_db, include_slots=include_slots, min_bytes=min_bytes,
-            max_bytes=max_bytes, min_ttl=min_ttl, max_ttl=max_ttl,
-        )  # fmt: skip
+        rules = dict(given)
+        rules["include"] = [*given.get("include", ()), *map(as_glob, match or ())]
+        rules["include_db"] = database or []
+        rules["include_type"] = kinds
+        if words and not kinds:
+            rules["exclude_type"] = [*KeyType]
+        is_server = path.startswith(URL_SCHEMES)
+        source = path if is_server else NO_SOURCE
+        settings = load_settings(given_flags(rules), file, {"source": source, "target": NO_TARGET, **ALL_RULES})
         handler = make_handler(form, top, separator, functions=not words or "function" in words, aux="aux" in words)
-        choice = choice_of(settings)
-        endpoint = source_endpoint(source, password_file, Tls(tls_ca, tls_cert, tls_key, verify=not tls_insecure))
-        run(source, endpoint, handler, output, report, choice)
+        run(path, settings.source_endpoint() if is_server else None, handler, output, report, choice_of(settings))
     except OutputClosed:
         raise typer.Exit(os.EX_OK) from None
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None
+
+
+_DECIDED = ("source", "include_type", "include_db")  # by what has other names here
+decode = flags(_decode, [name for name in (*SOURCE, *SNAPSHOT_RULES) if name not in _DECIDED], _OWN)
 
 
 def _end(number: int, _frame: object) -> NoReturn:
@@ -186,18 +194,3 @@ def as_glob(pattern: str) -> str:
     if pattern[:1] == "\\":
         return f"[{pattern[:2]}]{pattern[2:]}"
     return f"[\\{pattern[:1]}]{pattern[1:]}"
-
-
-def source_endpoint(source: str, password_file: Path | None, tls: Tls) -> Endpoint | None:
-    """The server to read from; None when the source is a file.
-
-    Raises:
-        ConfigError: the URL or the password cannot be used.
-    """
-    if not source.startswith(URL_SCHEMES):
-        return None
-    check_variables(os.environ)
-    password = os.environ.get("PORTD_SOURCE_PASSWORD") or None
-    if password_file is not None:
-        password = read_secret(password_file, "password_file")
-    return Endpoint.parse(source, password=password, tls=tls)

@@ -12,6 +12,7 @@ from portd.kernel.forms import Forms, lacking
 from portd.kernel.keyspecs import KeySpecs
 from portd.kernel.snapshot import Dialect
 from portd.log import get_logger
+from portd.net.identity import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -228,7 +229,7 @@ class Capabilities:
         """What operators see."""
         return {
             "server": self.name,
-            "role": self.role,
+            "role": ROLES.get(self.role, self.role),
             "run_id": self.run_id,
             "rdb_version": str(self.rdb_version),
             "restore_footer": f"{self.footer}{'' if self.footer_probed else ' (assumed)'}",

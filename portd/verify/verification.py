@@ -12,7 +12,7 @@ from portd.config.rules import choice_of
 from portd.errors import ConfigError, first_cause
 from portd.kernel.digest import EXTRA, compare
 from portd.log import get_logger
-from portd.net.pieces import Wire
+from portd.net.pieces import PieceControl
 from portd.source.cluster import only_one_shard
 from portd.spool.directory import SEGMENT_SUFFIX, PrivateDirectory
 from portd.target.kept.epoch import EPOCH_SUFFIX
@@ -201,12 +201,12 @@ class Verification:
     ) -> Suspects:
         """Repairs, then looks again: what is equal now is repaired."""
         found = await inspect(self._target)
-        wire = Wire(self._target)
-        self._stack.callback(wire.close)
-        await wire.open()
+        control = PieceControl(self._target)
+        self._stack.callback(control.close)
+        await control.open()
         repairer = Repairer(
             source,
-            wire,
+            control,
             found.dialect(),
             self._settings.checkpoint_name() + EPOCH_SUFFIX,
             self._sides[0],
