@@ -21,7 +21,14 @@ def ctl(
     command: Annotated[str, typer.Argument(metavar="COMMAND", help=f"One of {', '.join(COMMANDS)}.")],
     socket: Annotated[
         Path | None,
-        typer.Option("--socket", metavar="PATH", help="The sync's control_socket.", show_default=False),
+        typer.Option(
+            "--control-socket",
+            "--socket",
+            metavar="PATH",
+            help="The sync's control_socket.",
+            show_default=False,
+            envvar="PORTD_CONTROL_SOCKET",
+        ),
     ] = None,
     link: Annotated[
         str | None,
@@ -37,7 +44,7 @@ def ctl(
 ) -> None:
     """Tell a running sync something: accept lets a held full sync go on.
 
-    Example: portd ctl accept --socket /run/portd/portd-default.sock
+    Example: portd ctl accept --control-socket /run/portd/portd-default.sock
     """
     from portd.controlsocket import ask  # noqa: PLC0415 - not wanted by the other commands' help
 
@@ -52,7 +59,7 @@ def ctl(
     except OSError as error:
         say(
             f"no sync answers at {path}: {error.strerror or error}",
-            hint="give its control_socket with --socket; a sync that has none was started without",
+            hint="give its control_socket with --control-socket; a sync that has none was started without",
         )
         raise typer.Exit(os.EX_UNAVAILABLE) from None
     if as_json:

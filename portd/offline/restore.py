@@ -72,7 +72,7 @@ class Restore(OfflineService):
         self._settings = replace(settings, link=LINK + settings.link)
         self._paths = parts_of(path)
         self._follow = follow
-        self._target = settings.target_endpoint()
+        self._target = settings.target_endpoint().one_server("a restore")
         cgroup = self._accounting.cgroup
         self._plan = plan_memory(settings, cgroup.limit() if cgroup else None)
         self._limiter = Limiter.of(settings, self.progress.limit)

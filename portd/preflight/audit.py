@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portd.config.rules import choice_of
 from portd.errors import PortdError
 from portd.hold import Facts, Identity, judge
+from portd.link import clusters
 from portd.link.gate import followed_by, gather
 from portd.preflight import access, capacity, compatibility, permissions, safety
 from portd.preflight.findings import Report, error
@@ -43,7 +45,7 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
     )
     report.findings.sort(key=lambda finding: finding.subject.startswith("target"))
     rate = await write_rate(source, sample_seconds) if here is not None and here.info else None
-    found = await _inspect(target, report) if there is not None else None
+    found = await _inspect(target, settings, report) if there is not None else None
     if here is not None:
         report.findings += await permissions.source_permissions(source, settings.psync_command)
         report.findings += permissions.unanswered("source", here)
@@ -68,8 +70,11 @@ async def _survey(side: str, endpoint: Endpoint, report: Report) -> Survey | Non
     return found
 
 
-async def _inspect(endpoint: Endpoint, report: Report) -> Capabilities | None:
+async def _inspect(endpoint: Endpoint, settings: Settings, report: Report) -> Capabilities | None:
     try:
+        if endpoint.seeds is not None:
+            found, _ = await clusters.look_at(endpoint)
+            return replace(found, keys={0: count} if (count := await clusters.count_keys(settings)) else {})
         return await inspect(endpoint)
     except PortdError as problem:
         report.findings.append(_unknown("target.probe", problem, "what it can do is not known", "see the target's log"))

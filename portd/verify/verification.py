@@ -71,7 +71,7 @@ class Verification:
         self._choice = choice_of(settings, own)
         self._sides: tuple[SourceEnd, TargetEnd] = SourceEnd(self._choice, own.encode()), TargetEnd(self._choice)
         self._source = settings.source_endpoint()
-        self._target = settings.target_endpoint()
+        self._target = settings.target_endpoint().one_server("a comparison")
 
     async def run(self) -> Report:
         """Compares them.

@@ -86,10 +86,11 @@ def test_files_and_variables_are_settings_of_each_of_them(tmp_path: Path) -> Non
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
 )
 def test_an_error_has_one_form(words: tuple[str, ...], code: int) -> None:
-    """`portd: what`, and what to do on the line behind it; nothing else, no box, no traceback, no help to scroll past."""
+    """`portd: what`, and what to do on the line behind it, last; no box, no traceback, no help to scroll past."""
     told = run(*words, expect=code)
     assert told.out == b""
-    error, hint = told.err.splitlines()
+    *logged, error, hint = told.err.splitlines()
+    assert all(line.startswith("ts=") for line in logged)  # verify tells of what it clears away
     assert re.match(r"portd: \S", error)
     assert re.match(r"HINT: \S", hint)
 

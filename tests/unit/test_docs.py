@@ -169,6 +169,14 @@ def test_commands_and_flags_in_the_guides_exist() -> None:
             assert set(re.findall(r"(?<=\s)--[a-z-]+", words)) <= flags, f"{path.name}: portd {name}{words}"
 
 
+def test_servers_are_primaries_and_replicas() -> None:
+    """No text of ours has the old words; what servers themselves say and call things is quoted."""
+    pages = [path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]]
+    for text in [*pages, OPERATIONS, (ROOT / "deploy/alerts.yml").read_text(encoding="utf-8")]:
+        words = re.sub(r"```.*?```|`[^`\n]*`|\]\([^)]*\)", "", text, flags=re.DOTALL)
+        assert re.findall(r"\b(?:master|slave)s?\b.*", words, re.IGNORECASE) == []
+
+
 def _code(text: str) -> list[str]:
     """What stands in backticks, and in blocks."""
     blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
