@@ -182,6 +182,12 @@ class Settings(RuleSettings):
         "start: keep it out of files and units.",
         group="What is done",
     )
+    full_sync: bool = option(
+        False,
+        "Begin with a full sync, whatever the target's checkpoint says; rules may be others than before. For one start: keep it out "
+        "of files and units.",
+        group="What is done",
+    )
     stop_after: StopAfter = option(
         StopAfter.NONE,
         "End with exit code 0 once the snapshot is applied, or once the target has caught up with the source; none keeps "
