@@ -317,6 +317,8 @@ cdef class Renamer:
     cdef int _append(self, const void* data, Py_ssize_t size) except -1:
         cdef Py_ssize_t wanted = self.used + size
         cdef uint8_t* grown
+        if size == 0:
+            return 0
         if wanted > self.capacity:
             wanted = max(wanted, 2 * self.capacity, LEAST_OUTPUT)
             grown = <uint8_t*> PyMem_Realloc(self.output, wanted)
