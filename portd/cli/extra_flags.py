@@ -19,8 +19,17 @@ ENDS = (
     *(name for name, each in SETTINGS.items() if each.metadata["group"] == "TLS"),
 )
 RULES = tuple(name for name, each in SETTINGS.items() if each.metadata["group"] == GROUP)
+# Of them, those that say which keys of a snapshot are taken.
+SNAPSHOT_RULES = tuple(
+    name for name in RULES if name.startswith(("include", "exclude", "min_", "max_")) and name != "exclude_command"
+)
 # For commands that read keys and follow no stream: rules that need the values can be kept, too.
 ALL_RULES: Mapping[str, object] = {"stop_after": StopAfter.SNAPSHOT}
+
+# Of a command that reads one server: the same names as everywhere, since a file or a variable may be shared with a sync.
+SOURCE = (*(name for name in ENDS if name.startswith("source")), "link", "connect_seconds")
+NO_TARGET = "unix:///no-target-is-needed"  # settings want one, such a command does not
+NO_SOURCE = "unix:///no-source-is-needed"
 
 
 def flags(

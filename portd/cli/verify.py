@@ -12,7 +12,7 @@ import typer
 
 from portd import log
 from portd.cli.extra_flags import ALL_RULES, ENDS, RULES, flags
-from portd.cli.failures import report, report_plainly
+from portd.cli.failures import report_plainly
 from portd.errors import ConfigError, PortdError, printable
 from portd.files.outputs import STDOUT, Output
 from portd.text import dumps, plain
@@ -132,7 +132,7 @@ def _verify(
         except asyncio.CancelledError:
             raise typer.Exit(128 + signal.SIGTERM) from None
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is becomes words and an exit code
-            raise typer.Exit(report(error)) from None
+            raise typer.Exit(report_plainly(error)) from None
     raise typer.Exit(found.exit_code)
 
 

@@ -19,7 +19,8 @@ from portd.config.choices import Existing, ExpiryGap, LogFormat, LogLevel, OnRef
 from portd.config.option import REQUIRED, option
 from portd.config.rulesettings import RuleSettings
 from portd.errors import ConfigError
-from portd.net.endpoint import Endpoint, Tls, read_secret
+from portd.kernel.slots import key_slot
+from portd.net.endpoint import Endpoint, Tls, is_cluster, read_address_map, read_secret
 from portd.units import GIB, KIB, MIB, show_size
 
 DEFAULT_LINK = "default"
@@ -84,6 +85,12 @@ class Settings(RuleSettings):
         "source that begin with it are not copied, in any database.",
         group="Ends",
         min_length=1,
+    )
+    target_address_map: str = option(
+        "",
+        "Addresses to use in place of those that the nodes of a target cluster announce, where these cannot be reached from here "
+        "(NAT, containers): `announced=used,...`, each a host and a port.",
+        group="Ends",
     )
     one_shard: bool = option(
         False,
@@ -462,7 +469,13 @@ class Settings(RuleSettings):
         Raises:
             ConfigError: the URL, the password or the TLS settings cannot be used.
         """
-        return self._endpoint("source")
+        end = self._endpoint("source")
+        if end.seeds is not None:
+            raise ConfigError(
+                "source: a cluster cannot be read from yet",
+                hint="redis://host:port names one server; of a cluster's node, --one-shard copies its share of the keys",
+            )
+        return end
 
     def target_endpoint(self) -> Endpoint:
         """Where the target is and how to get in.
@@ -470,7 +483,15 @@ class Settings(RuleSettings):
         Raises:
             ConfigError: the URL, the password or the TLS settings cannot be used.
         """
-        return self._endpoint("target")
+        end = self._endpoint("target")
+        if end.seeds is None:
+            if self.target_address_map:
+                raise ConfigError("target_address_map is set, but the target is no redis+cluster:// URL")
+            return end
+        if "{" in self.checkpoint_key:
+            raise ConfigError("checkpoint_key may hold no '{' where the target is a cluster: names get a tag behind it")
+        seeds = dataclasses.replace(end.seeds, mapped=read_address_map(self.target_address_map))
+        return dataclasses.replace(end, seeds=seeds, slot=key_slot(self.checkpoint_name().encode()))
 
     def http_address(self) -> tuple[str, int] | None:
         """Host and port to serve HTTP on, None when it is off.
@@ -514,8 +535,12 @@ class Settings(RuleSettings):
         return None if self.control_socket == "off" else Path(self.control_socket)
 
     def checkpoint_name(self) -> str:
-        """The key in the target's database 0 that holds this link's checkpoint."""
-        return self.checkpoint_key + self.link
+        """The key in the target's database 0 that holds this link's checkpoint; of a cluster, in the slot of the link's name."""
+        return self.checkpoint_key + (f"{{{self.link}}}" if is_cluster(self.target) else self.link)
+
+    def records_prefix(self) -> str:
+        """What the keys of a target cluster's records begin with: one for each slot."""
+        return f"{self.checkpoint_key}{self.link}:"
 
     def shown(self) -> dict[str, Any]:
         """All settings as they may be shown: no secrets, URLs without credentials; JSON-able."""

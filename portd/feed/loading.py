@@ -16,8 +16,10 @@ from portd.target.snapshot.writing import WriterOptions
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from portd.kernel.batch import Batch
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
+    from portd.target.cluster.writers import ClusterWriters
     from portd.target.destination import Destination
 
 Read = TypeVar("Read")
@@ -30,13 +32,20 @@ class Loading:
         plan: how much memory each part has.
         progress: counters.
         destination: what it is loaded into.
+        note: of a cluster, awaited with the number of a node and each batch that goes there.
 
     Attributes:
         decoder: for this target; fresh.
         writers: the lanes.
     """
 
-    def __init__(self, plan: MemoryPlan, progress: Progress, destination: Destination) -> None:
+    def __init__(
+        self,
+        plan: MemoryPlan,
+        progress: Progress,
+        destination: Destination,
+        note: Callable[[int, Batch], Awaitable[None]] | None = None,
+    ) -> None:
         self._progress = progress
         into, settings, capabilities = destination, destination.settings, destination.capabilities
         skip_existing = settings.existing is Existing.SKIP
@@ -61,7 +70,11 @@ class Loading:
             limiter=into.limiter,
             connection=into.connection,
         )
-        self.writers = Writers(into.endpoint, into.budget, progress, into.letters, options)
+        self.writers: Writers | ClusterWriters = (
+            Writers(into.endpoint, into.budget, progress, into.letters, options)
+            if into.cluster is None
+            else _cluster_writers(into, progress, options, plan.batch_bytes, note)
+        )
 
     async def run(self, read: Callable[[], Awaitable[Read]], part: str) -> Read:
         """Writes what *read* puts into the writers; returns when it has returned, and all is acknowledged.
@@ -97,3 +110,16 @@ class Loading:
                 "the source has keys named like those of portd: they are not copied", keys=keys,
                 hint="harmless when the source is itself the target of a portd; rename them, or set checkpoint_key, otherwise",
             )  # fmt: skip
+
+
+def _cluster_writers(
+    into: Destination,
+    progress: Progress,
+    options: WriterOptions,
+    batch_bytes: int,
+    note: Callable[[int, Batch], Awaitable[None]] | None,
+) -> ClusterWriters:
+    """Lanes to every node of a cluster."""
+    from portd.target.cluster.writers import ClusterWriters  # noqa: PLC0415 - only clusters need it
+
+    return ClusterWriters(into, progress, options, batch_bytes, note)

@@ -5,8 +5,10 @@ By a table, for a name may be a megabyte long, and hundreds of them packed in on
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t
 from libc.string cimport memchr
+
+from portd.kernel.resp cimport print_number
 
 SLOTS = 16384
 
@@ -43,6 +45,47 @@ cdef int slot_of(const uint8_t* key, Py_ssize_t size) noexcept nogil:
         crc = ((crc << 8) & 0xFFFF) ^ CRC16[(crc >> 8) ^ key[0]]
         key += 1
     return crc & 0x3FFF
+
+
+# ------------------------------------------------------------------------------------------------------------- tags
+
+cdef int32_t[16384] TAGS  # of each slot, the lowest number whose digits have it
+cdef bint tagged = False
+
+
+cdef int fill_tags() noexcept:
+    """Writes the tags, once; some 170,000 numbers are looked at for that."""
+    global tagged
+    cdef char digits[16]
+    cdef int32_t number = 0
+    cdef int missing = SLOTS
+    cdef int slot
+    cdef Py_ssize_t begin
+    if tagged:
+        return 0
+    for slot in range(SLOTS):
+        TAGS[slot] = -1
+    while missing:
+        begin = print_number(number, digits, 16)
+        slot = slot_of(<const uint8_t*> &digits[begin], 16 - begin)
+        if TAGS[slot] < 0:
+            TAGS[slot] = number
+            missing -= 1
+        number += 1
+    tagged = True
+    return 0
+
+
+cdef int32_t tag_of(int slot) noexcept nogil:
+    """The number in a slot's tag; `fill_tags` was called."""
+    return TAGS[slot]
+
+
+def slot_tag(int slot):
+    if not 0 <= slot < SLOTS:
+        raise ValueError(f"there is no slot {slot}")
+    fill_tags()
+    return str(TAGS[slot])
 
 
 def key_slot(bytes key not None):

@@ -81,6 +81,12 @@ class SnapshotDecoder:
         """
     def cover(self, covers: Callable[[int, bytes], bool]) -> None:
         """Tells of those keys only of which *covers* says so; before the first byte is fed. The others count as filtered."""
+    def sift(self) -> None:
+        """Notes what is left out; before the first byte is fed."""
+    def take_dropped(self) -> tuple[int, list[tuple[int, int]]]:
+        """What was left out since the last call, as beginnings and ends of snapshot offsets, in order; and the offset up to
+        which that is known.
+        """  # noqa: D205
     def spare(self, prefix: bytes) -> None:
         """Leaves out keys whose names begin with *prefix*, in any database: they are ours alone in the target.
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from portd.model import StreamProgress
     from portd.net.endpoint import Endpoint
     from portd.spool import Spool
+    from portd.target.cluster.applier import ClusterApplier
     from portd.target.stream.applier import Applier
 
 log = get_logger("sync")
@@ -48,7 +49,7 @@ class CatchUp:
         source: Endpoint,
         spool: Spool,
         stream: StreamProgress,
-        applier: Applier,
+        applier: Applier | ClusterApplier,
         linked: asyncio.Event,
         relinked: asyncio.Event,
     ) -> None:

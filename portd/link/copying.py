@@ -55,7 +55,7 @@ class Copying:
         self._inflow = inflow
         self._transfer = inflow.transfer
         self._resync = Resync(into)
-        self._loading = Loading(plan, progress, into)
+        self._loading = Loading(plan, progress, into, self._resync.note_at)
         self._decoder = self._loading.decoder
         self._decoder.postpone(snapshot_margin_ms(always=into.holds), into.shift_ms)
         self._copy = SnapshotCopy(
@@ -89,6 +89,10 @@ class Copying:
         finally:
             resync.close()
         checkpoint = self._checkpoint(marker)
+        if into.cluster is not None:
+            from portd.target.cluster.nodes import seal  # noqa: PLC0415 - only clusters need it
+
+            await patiently(partial(seal, into, checkpoint), into.note_refusal)
         run_id = into.capabilities.run_id
         await patiently(partial(self._write, checkpoint, run_id=run_id, closes=True), into.note_refusal)
         offset = checkpoint.position.offset
@@ -123,6 +127,7 @@ class Copying:
             source_address=self._inflow.endpoint.display,
             keys_before=resync.keys_before,
             rules=self._into.choice.digest,
+            strands=self._into.strands,
         )
 
     def _checkpoint(self, marker: Checkpoint) -> Checkpoint:
@@ -133,6 +138,7 @@ class Copying:
             found,
             sole=marker.sole,
             rules=marker.rules,
+            strands=marker.strands,
             source_replid2=marker.source_replid2,
             source_address=marker.source_address,
             postponed=self._resync.postponed or self._progress.snapshot.keys_postponed > 0,
@@ -152,7 +158,8 @@ class Copying:
         return index
 
     async def _put(self, batch: Batch) -> None:
-        await self._resync.note(batch)
+        if self._into.cluster is None:  # its writers know where each key goes
+            await self._resync.note(batch)
         await self._loading.writers.put(batch)
 
     def _find_position(self) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from portd.link.inflow import Inflow, StreamStart
     from portd.model import Progress
+    from portd.target.cluster.applier import ClusterApplier
     from portd.target.destination import Destination
 
     Beside: TypeAlias = Callable[[], Coroutine[None, None, None]]
@@ -80,7 +81,11 @@ class Following:
         )
         known = self._followed(start.checkpoint)
         self._replid = inflow.replid
-        self._applier = Applier(into.endpoint, self._feed, known, into.key, progress, into.letters, options)
+        self._applier: Applier | ClusterApplier = (
+            Applier(into.endpoint, self._feed, known, into.key, progress, into.letters, options)
+            if into.cluster is None
+            else _cluster_applier(into, self._feed, known, progress, options)
+        )
         self._applier.on_getack = inflow.receiver.acknowledge_now
         self._sweeper = sweeper_of(into, progress, self._applier.postponed)
         inflow.on_again = self._on_again
@@ -175,3 +180,12 @@ def sweeper_of(into: Destination, progress: Progress, postponed: Postponed) -> S
     """What sets postponed expiries back."""
     shift_ms = shift_of(into.settings.link)
     return Sweeper(into.endpoint, into.key, into.epoch, shift_ms, postponed, progress, into.connection)
+
+
+def _cluster_applier(
+    into: Destination, feed: StreamFeed, start: Checkpoint, progress: Progress, options: ApplierOptions
+) -> ClusterApplier:
+    """What applies the stream to the slots of a cluster."""
+    from portd.target.cluster.applier import ClusterApplier  # noqa: PLC0415 - only clusters need it
+
+    return ClusterApplier(into, feed, start, progress, options)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from portd.config.choices import Prune
 from portd.errors import PortdError
 from portd.hold import Facts, Identity, Reason, judge, judge_removal, judge_sample
+from portd.link import clusters
 from portd.log import get_logger
 from portd.model import Held
 from portd.net.backoff import Backoff
@@ -291,12 +292,16 @@ async def gather(
     )
     removes = not checkpoint.first and (compares or mode is Prune.FLUSH)
     known = None if source_keys is None else choice.keys_of(source_keys)
-    async with control(settings.target_endpoint(), "counting the target's keys") as client:
+    target = settings.target_endpoint()
+    of_cluster = await clusters.count_keys(settings) if target.seeds is not None else None
+    async with control(target, "counting the target's keys") as client:
         facts = Facts(
             followed=followed_by(checkpoint),
             source=source,
             source_keys=known,
-            target_keys=sum((await keys_there(client, prefix, key, choice if removes else None)).values()),
+            target_keys=of_cluster
+            if of_cluster is not None
+            else sum((await keys_there(client, prefix, key, choice if removes else None)).values()),
             removes=removes,
             at_once=mode is Prune.FLUSH,
         )

@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from portd.config.choices import ExpiryGap, OnRefusal, OnRulesChange, StopAfter
+from portd.config.choices import ExpiryGap, OnRulesChange, StopAfter
 from portd.config.rules import changed, choice_of
 from portd.errors import (
     ConfigError,
@@ -29,6 +29,7 @@ from portd.errors import (
     TargetNotEmpty,
     first_cause,
 )
+from portd.link import clusters
 from portd.link.gate import Gate, HeldBack, Stopped
 from portd.link.inflow import Inflow
 from portd.link.report import Report
@@ -36,7 +37,7 @@ from portd.link.session import Session
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.pipeline import ByteBudget
-from portd.source import cluster
+from portd.source import cluster as one_shard
 from portd.source.handshake import HandshakeOptions
 from portd.source.info import ask_keys, read_info
 from portd.source.keeper import HistoryLost
@@ -47,13 +48,12 @@ from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
 from portd.target.destination import Destination
 from portd.target.kept import postponed
-from portd.target.kept.checkpoint import State, guard, read_checkpoint
+from portd.target.kept.checkpoint import SLOT_STRANDS, State, guard, read_checkpoint
 from portd.target.kept.contents import keys_there
 from portd.target.kept.images import claim
 from portd.target.kept.importmode import ImportMode
 from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
-from portd.target.probe import probe
 from portd.target.pulse import Pulse
 from portd.target.stream.scriptbook import ScriptBook
 from portd.troubles import TARGET
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from portd.source.handshake import Transfer
     from portd.spool import DiskRoom
     from portd.target.capabilities import Capabilities
+    from portd.target.clusternodes import ClusterTarget
     from portd.target.kept.checkpoint import Checkpoint
 
 log = get_logger("sync")
@@ -118,13 +119,7 @@ class Link:
         self.gate = Gate(settings, progress, stop, self._choice)
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
-        self._letters = DeadLetters(
-            progress,
-            path=settings.dead_letters,
-            stop=settings.on_refusal is OnRefusal.STOP,
-            redact=settings.redact_keys,
-            origin=self._choice.origin if self._choice.mapping is not None else None,
-        )
+        self._letters = DeadLetters.of(settings, progress, self._choice)
         self._scripts = ScriptBook(_script_path(settings))
         self._spool = Spool(
             memory_bytes=plan.spool_bytes,
@@ -133,11 +128,7 @@ class Link:
             room=room,
         )
         self._budget = ByteBudget(plan.queue_bytes)
-        self.limiter = Limiter(
-            progress.limit,
-            bytes_per_second=settings.max_target_bytes_per_second,
-            ops_per_second=settings.max_target_ops,
-        )
+        self.limiter = Limiter.of(settings, progress.limit)
         handshake = HandshakeOptions(psync_command=settings.psync_command)
         options = ReceiverOptions(handshake=handshake)
         self._receiver = Receiver(self._source, self._spool, progress, options=options)
@@ -280,14 +271,14 @@ class Link:
     async def _prepare(self) -> Destination:
         """Asks both ends who they are, and refuses what cannot be right."""
         progress, settings = self._progress, self._settings
-        capabilities = await probe(self._target)
+        capabilities, cluster = await clusters.look_at(self._target)
         progress.target_info = capabilities.shown()
         log.info("target", url=self._target.display, **progress.target_info)
         source = await read_info(self._source)
         progress.source_info = source.shown()
         self._keys_at_start = source.keys
         log.info("source", url=self._source.display, **progress.source_info)
-        cluster.admit(self._source, source.cluster, one_shard=settings.one_shard)
+        one_shard.admit(self._source, source.cluster, one_shard=settings.one_shard)
         self._refuse_collisions(source.databases)
         self._require_databases(source.databases, capabilities.databases)
         patience = ConnectionOptions(troubles=progress.troubles)
@@ -301,7 +292,7 @@ class Link:
             state=progress.lease,
         )
         epoch = await self._lease.acquire(takeover=settings.takeover)
-        await self._guard(capabilities)
+        await self._guard(capabilities, cluster)
         await self._look_at_rules()
         postpones = await self._close_expiry_gap(capabilities)
         if not self._imports:  # it evicts nothing in import mode
@@ -320,6 +311,7 @@ class Link:
             choice=self._choice,
             postpones=postpones,
             holds=postpones and settings.expiry_gap is ExpiryGap.HOLD,
+            cluster=cluster,
         )
 
     def _refuse_collisions(self, used: Iterable[int]) -> None:
@@ -357,6 +349,13 @@ class Link:
     async def _close_expiry_gap(self, capabilities: Capabilities) -> bool:
         """Chooses what keeps keys alive whose renewal comes late; whether near expiries are postponed."""
         wanted, postpones = self._settings.expiry_gap, False
+        if capabilities.cluster_enabled:
+            wanted = ExpiryGap.OFF
+            if self._settings.expiry_gap is not wanted:
+                log.warning(
+                    "the expiry gap is open: the target is a cluster", wanted=self._settings.expiry_gap.value,
+                    hint="keys renewed at the last moment may expire while the target lags",
+                )  # fmt: skip
         if wanted in {ExpiryGap.AUTO, ExpiryGap.IMPORT_MODE}:
             self._imports = await self._import_mode.enter(capabilities)
         if wanted in {ExpiryGap.POSTPONE, ExpiryGap.HOLD} or (wanted is ExpiryGap.AUTO and not self._imports):
@@ -386,6 +385,11 @@ class Link:
             return None, "first"
         if checkpoint.rules != self._choice.digest:
             return None, "rules"
+        if (checkpoint.strands == SLOT_STRANDS) is not (self._target.seeds is not None):
+            raise ConfigError(
+                "the target's checkpoint was written by a sync into another kind of target, and came from there with the data",
+                hint=f"delete the key {self._settings.checkpoint_name()!r} there to start with a full sync",
+            )
         if checkpoint.state is not State.STREAM:
             return None, "interrupted"
         return checkpoint.position, "backlog"
@@ -418,7 +422,7 @@ class Link:
         if transfer.full:
             checkpoint = None
             self._copying = True
-            reason = await self._admit(transfer, reason)
+            reason, destination = await self._admit(transfer, reason, destination)
             self._progress.full_syncs[reason] += 1
             self._progress.begin_snapshot()
             self._progress.snapshot.bytes_total = transfer.length
@@ -450,20 +454,21 @@ class Link:
             log.warning("stopped inside a snapshot", hint="the target is not complete; the next start begins it anew")
         return None
 
-    async def _admit(self, transfer: Transfer, reason: str) -> str:
-        """The full sync that the source has agreed to may begin; why it does.
+    async def _admit(self, transfer: Transfer, reason: str, destination: Destination) -> tuple[str, Destination]:
+        """The full sync that the source has agreed to may begin; why it does, and into what.
 
         Raises:
             HeldBack: it has to wait.
             PortdError: an end cannot be asked.
         """
         try:
-            return await self.gate.admit(transfer.position.replid) or reason
+            reason = await self.gate.admit(transfer.position.replid) or reason
+            return reason, await clusters.take(destination)
         except BaseException:
             self._receiver.close()  # the source need not keep a snapshot for us
             raise
 
-    async def _guard(self, capabilities: Capabilities) -> None:
+    async def _guard(self, capabilities: Capabilities, cluster: ClusterTarget | None) -> None:
         """Lets a target pass that is empty, or holds our checkpoint, or whose data the settings speak of.
 
         Raises:
@@ -471,13 +476,17 @@ class Link:
             TargetError: it cannot be asked.
         """
         settings = self._settings
+        source_run_id = self._progress.source_info.get("run_id", "")
+        if cluster is not None:
+            await clusters.guard(cluster, settings, source_run_id)
+            return
         await guard(
             self._target,
             capabilities,
             settings.checkpoint_name(),
             settings.checkpoint_key,
             settings.existing.value,
-            source_run_id=self._progress.source_info.get("run_id", ""),
+            source_run_id=source_run_id,
             covers=self._covered if self._choice else None,
         )
 
@@ -503,6 +512,8 @@ class Link:
                     hint="take the old ones, or set on_rules_change to full-sync, which copies the snapshot again",
                 )
             log.warning("the rules are others than those of the data in the target: a full sync", changed=words)
+        if self._target.seeds is not None:  # what says whose keys are whose lies on any of its nodes
+            return
         await claim(settings, choice.image, ruled=bool(choice), thorough=differs or checkpoint is None)
 
     async def _recognise_target(self, destination: Destination) -> Destination:
@@ -510,16 +521,16 @@ class Link:
         if self._session is None:
             return destination
         try:
-            capabilities = await probe(self._target)
+            capabilities, cluster = await clusters.look_at(self._target)
             if capabilities.run_id != destination.capabilities.run_id:
-                await self._guard(capabilities)
+                await self._guard(capabilities, cluster)
         except BaseException as error:
             self._receiver.close()  # of a full sync that is agreed on
             if isinstance(error, ConfigError | TargetNotEmpty):  # it was usable before: perhaps a failover is under way
                 raise TargetBusy(str(error.args[0]), hint=error.hint) from error
             raise
         self._progress.target_info = capabilities.shown()
-        return replace(destination, capabilities=capabilities)
+        return replace(destination, capabilities=capabilities, cluster=cluster)
 
     async def _connect(self, position: Position | None) -> Transfer | None:
         """Makes the link, which waits for the source's snapshot for as long as that takes; None at a stop."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from portd.config.choices import Existing, Prune
 from portd.errors import SpoolError
+from portd.link import clusters
 from portd.log import get_logger
 from portd.net.resp import request
 from portd.target.control import control
@@ -30,7 +31,7 @@ class Resync:
     """The ghosts of one full sync. Use: `begin`, `note` and `note_letter`, `finish`, `close`.
 
     Args:
-        destination: of the full sync.
+        destination: of the full sync; of a cluster every node is looked at by itself.
 
     Attributes:
         sole: nothing but this link's data is in the target, as far as can be known; set by `begin`.
@@ -48,7 +49,7 @@ class Resync:
         self.keys_before: int | None = None
         self._into = destination
         self._settings = destination.settings
-        self._pruner: Pruner | None = None
+        self._pruners: list[Pruner] = []  # one for each server
         self._letters = 0
 
     async def begin(self) -> None:
@@ -63,14 +64,13 @@ class Resync:
         checkpoint = await read_checkpoint(into.endpoint, into.key)
         self.first = checkpoint is None or checkpoint.first
         if mode is Prune.FLUSH:
-            await flush(into.endpoint, into.epoch, into.connection, functions="function" in into.capabilities.commands)
+            await self._flush(functions="function" in into.capabilities.commands)
             self.sole = True
             log.info("target flushed", reason="prune is flush")
             return
         if checkpoint is None:
             if settings.existing is Existing.FLUSH:
-                prefix, alone = settings.checkpoint_key, bool(into.choice)
-                await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix, alone=alone)
+                await self._make_room()
             self.sole = not await self._keys_there()
         else:
             # What other rules have not covered may be somebody else's.
@@ -96,9 +96,26 @@ class Resync:
 
     async def _keys_there(self) -> dict[int, int]:
         """The target's keys that are data, and that we may have written."""
-        into = self._into
+        into, prefix = self._into, self._settings.checkpoint_key
+        if into.cluster is not None:
+            count = await clusters.count_keys(into.settings)
+            return {0: count} if count else {}
         async with control(into.endpoint, "looking for data in the target") as client:
-            return await keys_there(client, self._settings.checkpoint_key, into.key, into.choice)
+            return await keys_there(client, prefix, into.key, into.choice)
+
+    async def _flush(self, *, functions: bool = False) -> None:
+        for place in self._into.places:
+            await flush(place.endpoint, place.epoch, self._into.connection, functions=functions)
+
+    async def _make_room(self) -> None:
+        """Deletes what is there; this link has no checkpoint there."""
+        into = self._into
+        if into.cluster is None:
+            prefix, alone = self._settings.checkpoint_key, bool(into.choice)
+            await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix, alone=alone)
+        elif keys := sum((await self._keys_there()).values()):
+            await self._flush()
+            log.warning("target flushed", reason="existing is flush", keys=keys)
 
     async def _begin_pruning(self) -> None:
         from portd.target.kept.prune import PruneOptions, Pruner  # noqa: PLC0415 - a sync that removes nothing does without
@@ -107,22 +124,23 @@ class Resync:
         self.close()  # of an attempt before
         explicit = settings.prune is Prune.PRUNE
         directory = settings.spool_directory()
-        options = PruneOptions(
-            own_key=into.key,
-            prefix=settings.checkpoint_key,
-            shared=explicit or self._apart,
-            covers=into.choice.covers if into.choice else None,
-            unlink="unlink" in capabilities.commands,
-            run_id=capabilities.run_id,
-            limiter=into.limiter,
-            connection=into.connection,
-            epoch=into.epoch,
-        )
         if directory is None:
             self._give_up("spool_dir is off")
             return
         try:
-            self._pruner = Pruner(into.endpoint, directory, options)
+            for place in into.places:
+                options = PruneOptions(
+                    own_key=into.key,
+                    prefix=settings.checkpoint_key,
+                    shared=explicit or self._apart,
+                    covers=into.choice.covers if into.choice else None,
+                    unlink="unlink" in capabilities.commands,
+                    run_id=place.run_id,
+                    limiter=into.limiter,
+                    connection=into.connection,
+                    epoch=place.epoch,
+                )
+                self._pruners.append(Pruner(place.endpoint, directory, options))
         except SpoolError as error:
             if explicit:
                 raise
@@ -131,7 +149,8 @@ class Resync:
         # They have no keys to compare: the snapshot brings all there are, unless other links have theirs here.
         if "function" in capabilities.commands and not into.choice:
             flush_all = request("FUNCTION", "FLUSH")
-            await write_once(into.endpoint, into.connection, into.epoch, flush_all, what="FUNCTION FLUSH")
+            for place in into.places:
+                await write_once(place.endpoint, into.connection, place.epoch, flush_all, what="FUNCTION FLUSH")
 
     def _give_up(self, why: str) -> None:
         log.error(
@@ -145,15 +164,19 @@ class Resync:
         return bool(self._into.choice) and not self._settings.share_image
 
     async def note(self, batch: Batch) -> None:
-        """Takes the keys that begin in a batch.
+        """Takes the keys that begin in a batch; raises as `note_at` does."""
+        await self.note_at(0, batch)
+
+    async def note_at(self, number: int, batch: Batch) -> None:
+        """Takes the keys that begin in a batch for the node of that number.
 
         Raises:
             SpoolError: the disk is full, and `prune` is explicit.
         """
-        if self._pruner is None:
+        if not self._pruners:
             return
         try:
-            await self._pruner.note(batch)
+            await self._pruners[number].note(batch)
         except SpoolError as error:
             if self._settings.prune is Prune.PRUNE:
                 raise
@@ -162,8 +185,8 @@ class Resync:
     def note_letter(self, letter: DeadLetter) -> None:
         """Takes a key that the target cannot hold as it is in the snapshot: an older value of it stays."""
         self._letters += 1
-        if self._pruner is not None:
-            self._pruner.note_key(letter.db, letter.key)
+        for pruner in self._pruners:
+            pruner.note_key(letter.db, letter.key)
 
     async def finish(self, letters: int, permit: Callable[[int, int], Awaitable[None]]) -> None:
         """Removes the ghosts; all of the snapshot is acknowledged, and nothing else is sent.
@@ -175,14 +198,17 @@ class Resync:
         Raises:
             PortdError: see `Pruner.run`.
         """
-        pruner = self._pruner
-        if pruner is None:
+        if not self._pruners:
             return
         if letters > self._letters:  # some were counted and not kept: their keys are not known
             self._give_up("more dead letters than could be kept")
             return
         before = self.keys_before
-        found = await pruner.run(None if self.first or before is None else lambda ghosts: permit(ghosts, before))
+        pruners, found = self._pruners, None
+        for pruner in pruners:
+            one = await pruner.run(None if self.first or before is None else lambda ghosts: permit(ghosts, before))
+            found = one if found is None else found.add(one)
+        assert found is not None, "a target has a server"
         self.removed = found.removed
         if found.others and self._settings.prune is Prune.AUTO and not self._apart:
             log.warning(
@@ -191,15 +217,16 @@ class Resync:
             )  # fmt: skip
         else:
             log.info("target pruned", removed=found.removed, scanned=found.scanned, hashed=found.hashed)
-        self._pruner = None
-        await asyncio.to_thread(pruner.close)  # the disk needs a moment to let gigabytes go
+        self._pruners = []
+        for pruner in pruners:
+            await asyncio.to_thread(pruner.close)  # the disk needs a moment to let gigabytes go
 
     def owned_bytes(self) -> int:
         """Bytes held."""
-        return self._pruner.owned_bytes() if self._pruner is not None else 0
+        return sum(pruner.owned_bytes() for pruner in self._pruners)
 
     def close(self) -> None:
         """Gives memory and disk back; idempotent."""
-        if self._pruner is not None:
-            self._pruner.close()
-            self._pruner = None
+        for pruner in self._pruners:
+            pruner.close()
+        self._pruners = []

@@ -1,14 +1,14 @@
 """Control connections: a few questions to a server, whose answers are read whole.
 
-Data has connections of its own; so have answers that may be too large to hold (`portd.net.pieces`). What is asked goes out
-in one write, hiredis reads the answers.
+Data has connections of its own. Who asks for strings that may be too large to hold takes a control connection that can do
+that, too (`portd.net.pieces`). What is asked goes out in one write, hiredis reads the answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import hiredis
 
@@ -41,17 +41,31 @@ class Refused(Exception):
         self.login = login or text.startswith(("NOAUTH", "WRONGPASS"))
 
 
+class Taker(Protocol):
+    """What takes the bytes that answer what was asked."""
+
+    def feed(self, data: bytes) -> bool:
+        """Takes bytes; tells whether nothing more is to come."""
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more comes."""
+
+
 class Answers:
     """Collects the answers to some questions.
 
     Args:
         count: of questions.
+        most_bytes: of all answers.
+        most_objects: in all answers.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, most_bytes: int = ANSWER_BYTES, most_objects: int = ANSWER_OBJECTS) -> None:
         self.future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._reader = hiredis.Reader()
-        self._bound = AnswerBound(ANSWER_OBJECTS)
+        self._most_bytes = most_bytes
+        self._most_objects = most_objects
+        self._bound = AnswerBound(most_objects)
         self._missing = count
         self._answers: list[Any] = []
         self._bytes = 0
@@ -63,10 +77,10 @@ class Answers:
             hiredis.ProtocolError: that is no answer.
         """
         self._bytes += len(data)
-        if self._bytes > ANSWER_BYTES:
-            raise hiredis.ProtocolError(f"an answer of more than {ANSWER_BYTES} bytes")
+        if self._bytes > self._most_bytes:
+            raise hiredis.ProtocolError(f"an answer of more than {self._most_bytes} bytes")
         if not self._bound.feed(data):
-            raise hiredis.ProtocolError(f"an answer of more than {ANSWER_OBJECTS} objects")
+            raise hiredis.ProtocolError(f"an answer of more than {self._most_objects} objects")
         self._reader.feed(data)
         while self._missing:
             answer = self._reader.gets()
@@ -80,6 +94,11 @@ class Answers:
             self.future.set_result(self._answers)
         return True
 
+    def fail(self, error: Exception) -> None:
+        """Who waits is told."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
 
 class Control(asyncio.Protocol):
     """A connection for questions, one batch of them at a time; see `open_control`.
@@ -89,12 +108,18 @@ class Control(asyncio.Protocol):
 
     Attributes:
         heard: it has answered something.
+        most_bytes: of all answers to what is asked at once; more is no answer to any question.
+        most_objects: likewise.
     """
+
+    most_bytes = ANSWER_BYTES
+    most_objects = ANSWER_OBJECTS
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._transport: asyncio.Transport | None = None
-        self._answers: Answers | None = None
+        self._taker: Taker | None = None
+        self._limit: asyncio.Timeout | None = None  # of the wait for answers
         self._ended: Exception | None = None
         self.heard = False
         self._conversation = Conversation()
@@ -108,12 +133,12 @@ class Control(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Takes answers. A server that speaks without being asked says why it does not serve us."""
         self.heard = True
-        if self._answers is None:
+        if self._taker is None:
             self._fail(_turned_away(data.lstrip(b"-").split(b"\r\n")[0].decode("utf-8", "replace")))
             return
         try:
-            if self._answers.feed(data):
-                self._answers = None
+            if self._taker.feed(data):
+                self._taker = None
         except hiredis.ProtocolError as error:
             self._fail(ConnectionAbortedError(f"it does not speak RESP: {error}"))
 
@@ -123,9 +148,9 @@ class Control(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         self._ended = self._ended or error
-        if self._answers is not None and not self._answers.future.done():
-            self._answers.future.set_exception(self._ended)
-        self._answers = None
+        if self._taker is not None:
+            self._taker.fail(self._ended)
+        self._taker = None
         self.close()
 
     # -- asking
@@ -137,24 +162,41 @@ class Control(asyncio.Protocol):
             OSError: the connection is lost, or too slow (`TimeoutError`); it cannot be used any more.
             Refused: the server turned us away before it was asked.
         """
-        assert self._answers is None, "one batch of questions at a time"
-        if self._ended is not None or self._transport is None:
-            raise self._ended or ConnectionResetError("the connection is closed")
-        answers = self._answers = Answers(len(commands))
-        self._transport.write(b"".join(commands))  # one packet, and one TLS record
-        try:
-            async with asyncio.timeout(self._seconds):
-                found = await answers.future
-        except BaseException:
-            self._answers = None
-            self.close()  # answers that come now would be taken for those to the next questions
-            raise
+        found = await self._exchange(commands, len(commands))
         if complaint := self._conversation.complaint(commands, found):
             self._fail(error := ConnectionAbortedError(f"it {complaint}"))
             raise error
         if isinstance(found[0], hiredis.ReplyError) and str(found[0]).startswith(NO_ROOM):
             raise _turned_away(str(found[0]))
         return found
+
+    async def _exchange(self, data: Sequence[bytes], replies: int) -> list[Any]:
+        """Sends bytes of commands and reads as many answers, whatever they are.
+
+        Raises:
+            OSError: see `ask`.
+            Refused: likewise.
+        """
+        answers = Answers(replies, self.most_bytes, self.most_objects)
+        self._send(data, answers)
+        try:
+            async with asyncio.timeout(self._seconds) as self._limit:
+                return await answers.future
+        except BaseException:
+            self._taker = None
+            self.close()  # answers that come now would be taken for those to the next questions
+            raise
+        finally:
+            self._limit = None
+
+    def _send(self, data: Sequence[bytes], taker: Taker) -> asyncio.Transport:
+        """Sends bytes of commands in one packet, and one TLS record; *taker* takes what answers them."""
+        assert self._taker is None, "one batch of questions at a time"
+        if self._ended is not None or self._transport is None:
+            raise self._ended or ConnectionResetError("the connection is closed")
+        self._taker = taker
+        self._transport.write(b"".join(data))
+        return self._transport
 
     async def call(self, *words: bytes | str | int) -> Any:
         """Sends one command and reads its answer.

@@ -17,6 +17,7 @@ from portd.errors import ConfigError
 from portd.net.resp import request
 from portd.net.sentinel import DEFAULT_PORT as SENTINEL_PORT
 from portd.net.sentinel import Sentinels
+from portd.net.topology import Entrance, Seeds, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
@@ -49,7 +50,8 @@ _PASSWORD_HINT = (
 )
 _SCHEME_HINT = (
     "use redis://[user[:password]@]host[:port], rediss://... for TLS, unix:///path/to/socket, or "
-    "redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/name"
+    "redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/name, or "
+    "redis+cluster://[user[:password]@]host[:port][,host[:port]...]"
 )
 
 
@@ -133,6 +135,8 @@ class Endpoint:
         password: None when none is needed.
         tls: None for a plain connection.
         sentinels: who tells the address of the server, at every connection; host and port are the first Sentinel's then.
+        seeds: nodes of a cluster, who tell at every connection where the primary is that has *slot*.
+        slot: what is wanted of a cluster.
         connect_seconds: longest wait for a connection, and for answers before work begins or beside it.
         silence_seconds: a connection that is owed something and brings no byte for this long is given up.
     """
@@ -144,20 +148,22 @@ class Endpoint:
     password: str | None = field(default=None, repr=False)
     tls: Tls | None = None
     sentinels: Sentinels | None = None
+    seeds: Seeds | None = None
+    slot: int = 0
     connect_seconds: float = CONNECT_SECONDS
     silence_seconds: float = SILENCE_SECONDS
 
     @property
     def place(self) -> tuple[object, ...]:
         """What two endpoints have in common that are written as one server, whoever logs in."""
-        return self.host, self.port, self.path, self.sentinels
+        return self.host, self.port, self.path, self.sentinels, self.seeds
 
     @classmethod
     def parse(cls, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
         """Reads a URL as redis-py knows them; the database in it is ignored, since all are copied.
 
         Args:
-            url: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `rediss+sentinel://`.
+            url: `redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`, or these two with `rediss`.
             password: wins over the one in the URL.
             tls: settings for `rediss://`; defaults apply when None.
 
@@ -166,6 +172,8 @@ class Endpoint:
         """
         if url.startswith(("redis+sentinel://", "rediss+sentinel://")):
             return _behind_sentinels(cls, url, password, tls)
+        if is_cluster(url):
+            return _of_cluster(cls, url, password, tls)
         parts, port = _split(url)
         options = _options(parts)
         username = unquote(parts.username) if parts.username else options.get("username")
@@ -191,14 +199,33 @@ class Endpoint:
             tls=(tls or Tls()) if parts.scheme == "rediss" else None,
         )
 
+    def one_server(self, what: str) -> Endpoint:
+        """This endpoint, if it is no cluster.
+
+        Args:
+            what: is to be done, for the message.
+
+        Raises:
+            ConfigError: it is one.
+        """
+        if self.seeds is not None:
+            raise ConfigError(
+                f"{what} cannot be had of a cluster yet",
+                hint="docs/clusters.md says what can; it works with single servers",
+            )
+        return self
+
     @property
     def display(self) -> str:
         """The URL without credentials, for logs and pages."""
         if self.path is not None:
             return f"unix://{self.path}"
         if self.sentinels is not None:
-            addresses = ",".join(_shown_address(*address) for address in self.sentinels.addresses)
+            addresses = ",".join(shown(*address) for address in self.sentinels.addresses)
             return f"{'rediss' if self.tls else 'redis'}+sentinel://{addresses}/{self.sentinels.name}"
+        if self.seeds is not None:
+            addresses = ",".join(shown(*address) for address in self.seeds.addresses)
+            return f"{'rediss' if self.tls else 'redis'}+cluster://{addresses}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}"
 
@@ -212,6 +239,17 @@ class Endpoint:
             return None
         return request(*words)
 
+    @property
+    def entrance(self) -> Entrance:
+        """How to get into the nodes of a cluster."""
+        tls = self.tls
+        return Entrance(
+            seconds=self.connect_seconds,
+            login=self.auth_command(),
+            context=tls.context if tls is not None else None,
+            server_name=tls.server_name if tls is not None else None,
+        )
+
     async def connect(self, factory: Callable[[], ProtocolT], *, timeout: float) -> tuple[asyncio.Transport, ProtocolT]:  # noqa: ASYNC109
         """Opens a connection, TLS included; nothing is sent on it.
 
@@ -224,7 +262,7 @@ class Endpoint:
             ConfigError: a TLS file cannot be used.
         """
         loop = asyncio.get_running_loop()
-        if self.sentinels is not None:
+        if self.sentinels is not None or self.seeds is not None:
             begun = loop.time()
             async with asyncio.timeout(timeout):
                 primary = await self.primary()
@@ -265,11 +303,15 @@ class Endpoint:
         return said if isinstance(said, OSError) and tls_failure(said) else error
 
     async def primary(self) -> Endpoint:
-        """This endpoint with the address that the Sentinels tell now; itself when there are none.
+        """This endpoint with the address that Sentinels or nodes of the cluster tell now; itself when there are none.
 
         Raises:
             NoPrimary: no Sentinel tells it; an `OSError`.
+            NoMap: no node of the cluster does, or nobody has the slot; an `OSError`.
         """
+        if self.seeds is not None:
+            host, port = await self.seeds.owner(self.entrance, self.slot)
+            return replace(self, host=host, port=port, seeds=None)
         if self.sentinels is None:
             return self
         host, port = await self.sentinels.find_primary(self.connect_seconds, self.tls.context if self.tls else None)
@@ -310,30 +352,82 @@ class Endpoint:
         return self.tls.server_name or self.host
 
 
-def _behind_sentinels(cls: type[Endpoint], url: str, password: str | None, tls: Tls | None) -> Endpoint:
-    """Reads ``redis+sentinel://[user[:password]@]host[:port],.../name``; credentials are the server's.
-
-    Those of the Sentinels, where they want any, are the options ``sentinel_username`` and ``sentinel_password``.
-    """
-    secure = url.startswith("rediss")
+def _hosts(url: str, tls: Tls | None, kind: str) -> tuple[SplitResult, str | None, str | None, list[str]]:
+    """The parts of a URL with several hosts: user and password as far as they are given, and the hosts."""
     try:
         parts = urlsplit(url)
     except ValueError:
         raise ConfigError("the URL has no valid hosts", hint=_PASSWORD_HINT) from None
     userinfo, _, hosts = parts.netloc.rpartition("@")
     user, _, given = userinfo.partition(":")
+    if parts.fragment or "@" in parts.query or "@" in parts.path:
+        raise ConfigError("the URL holds an unescaped character", hint=_SCHEME_HINT)
+    if not url.startswith("rediss") and tls not in {None, Tls()}:
+        raise ConfigError(
+            f"TLS options are set, but the URL begins with redis+{kind}://", hint=f"use rediss+{kind}:// for TLS"
+        )
+    return parts, unquote(user) or None, unquote(given) or None, hosts.split(",")
+
+
+def is_cluster(url: str) -> bool:
+    """Whether a URL names a cluster."""
+    return url.startswith(("redis+cluster://", "rediss+cluster://"))
+
+
+def read_address_map(text: str) -> tuple[tuple[tuple[str, int], tuple[str, int]], ...]:
+    """Reads ``announced=used,...``, where each is a host and a port.
+
+    Raises:
+        ConfigError: it is no such list.
+    """
+
+    def address(word: str) -> tuple[str, int]:
+        parts = urlsplit(f"//{word.strip()}")
+        if not parts.hostname or not parts.port or parts.username or parts.path:
+            raise ValueError(word)
+        return parts.hostname, parts.port
+
+    try:
+        pairs = [pair.split("=") for pair in text.split(",") if pair.strip()]
+        return tuple((address(announced), address(used)) for announced, used in pairs)
+    except ValueError:
+        raise ConfigError(
+            "target_address_map is no list of announced=used addresses", hint="for example 10.0.0.5:6379=127.0.0.1:7001"
+        ) from None
+
+
+def _of_cluster(cls: type[Endpoint], url: str, password: str | None, tls: Tls | None) -> Endpoint:
+    """Reads ``redis+cluster://[user[:password]@]host[:port],...``."""
+    parts, user, given, hosts = _hosts(url, tls, "cluster")
+    if parts.path not in {"", "/", "/0"}:
+        raise ConfigError("a cluster's URL ends with its hosts", hint=_SCHEME_HINT)
+    _options(parts)
+    seeds = Seeds(tuple(_address(each, DEFAULT_PORT) for each in hosts))
+    host, port = seeds.addresses[0]
+    return cls(
+        host=host,
+        port=port,
+        username=user,
+        password=password if password is not None else given,
+        tls=(tls or Tls()) if url.startswith("rediss") else None,
+        seeds=seeds,
+    )
+
+
+def _behind_sentinels(cls: type[Endpoint], url: str, password: str | None, tls: Tls | None) -> Endpoint:
+    """Reads ``redis+sentinel://[user[:password]@]host[:port],.../name``; credentials are the server's.
+
+    Those of the Sentinels, where they want any, are the options ``sentinel_username`` and ``sentinel_password``.
+    """
+    parts, user, given, hosts = _hosts(url, tls, "sentinel")
     name = unquote(parts.path.removeprefix("/"))
-    if parts.fragment or "@" in parts.query or "@" in parts.path or "/" in name or not name:
+    if "/" in name or not name:
         raise ConfigError(
             "the URL does not end in the name of a primary, or holds an unescaped character", hint=_SCHEME_HINT
         )
-    if not secure and tls not in {None, Tls()}:
-        raise ConfigError(
-            "TLS options are set, but the URL begins with redis+sentinel://", hint="use rediss+sentinel:// for TLS"
-        )
     options = _options(parts, {"sentinel_username", "sentinel_password"})
     sentinels = Sentinels(
-        addresses=tuple(_sentinel_address(each) for each in hosts.split(",")),
+        addresses=tuple(_address(each, SENTINEL_PORT) for each in hosts),
         name=name,
         username=options.get("sentinel_username"),
         password=options.get("sentinel_password"),
@@ -342,14 +436,14 @@ def _behind_sentinels(cls: type[Endpoint], url: str, password: str | None, tls: 
     return cls(
         host=host,
         port=port,
-        username=unquote(user) or None,
-        password=password if password is not None else unquote(given) or None,
-        tls=(tls or Tls()) if secure else None,
+        username=user,
+        password=password if password is not None else given,
+        tls=(tls or Tls()) if url.startswith("rediss") else None,
         sentinels=sentinels,
     )
 
 
-def _sentinel_address(text: str) -> tuple[str, int]:
+def _address(text: str, default: int) -> tuple[str, int]:
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port
@@ -358,11 +452,7 @@ def _sentinel_address(text: str) -> tuple[str, int]:
     if not host or port == 0:
         raise ConfigError("the URL has no valid hosts", hint=_SCHEME_HINT)
     _check_host(host)
-    return host, SENTINEL_PORT if port is None else port
-
-
-def _shown_address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host, default if port is None else port
 
 
 def _split(url: str) -> tuple[SplitResult, int | None]:

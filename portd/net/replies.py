@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import TargetBusy, TargetError, TargetRefused
+from portd.errors import TargetBusy, TargetError, TargetLost, TargetRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ class Verdict(StrEnum):
 
     RETRY = "retry"  # the same bytes may pass later
     REJECTED = "rejected"  # never: a dead letter
-    REROUTE = "reroute"  # another server takes it; nobody sends it there yet: clusters are not supported as targets
+    REROUTE = "reroute"  # another node of the cluster takes it
     FATAL = "fatal"  # nothing of ours will pass until the operator changes something
 
     @property
@@ -49,8 +49,6 @@ PROTOCOL_ERROR: Final = "ERR Protocol error"
 
 _HINTS: Final = {
     "ERR": "an argument is larger than the target takes: raise its proto-max-bulk-len, and let portd's user read it (+config|get)",
-    "MOVED": "the target is a cluster node: clusters are not supported yet as targets",
-    "ASK": "the target is a cluster node: clusters are not supported yet as targets",
 }
 
 BUSY_HINT: Final = (
@@ -115,6 +113,10 @@ def fatal(text: str, who: str = "the target") -> TargetError:
     """The error that ends a sync because of a reply of *who* whose verdict `ends` it."""
     if is_refusal(text):
         return login_refused(who, text)
+    if code_of(text) in REROUTE_CODES:
+        return TargetLost(
+            f"{who} has given slots away: {presentable(text)}", hint="the sync starts over by the new map"
+        )
     return TargetError(f"{who} refuses everything: {presentable(text)}", hint=_HINTS.get(code_of(text)))
 
 
@@ -147,7 +149,7 @@ def error_of(
     """
     text = abort_cause(text) or text
     shown, code, verdict = presentable(text), code_of(text), classify(text)
-    if verdict is Verdict.RETRY:
+    if verdict in {Verdict.RETRY, Verdict.REROUTE}:  # another node has the slot by now: the next try asks who
         return busy(f"{who} {for_now}: {shown}", code)
     if login:
         return login_refused(who, text)

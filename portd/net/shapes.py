@@ -72,7 +72,7 @@ SHAPES: Final[dict[bytes, Shape]] = {
     b"TIME": _CLOCK,
     b"EXEC": _RESULTS,
 }
-_CONTAINERS: Final = {b"CLIENT", b"CONFIG", b"COMMAND", b"ACL", b"SCRIPT", b"MEMORY"}
+_CONTAINERS: Final = {b"CLIENT", b"CONFIG", b"COMMAND", b"ACL", b"SCRIPT", b"MEMORY", b"FUNCTION"}
 
 
 class Conversation:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from portd.config.choices import Existing, OnRefusal
+from portd.config.choices import Existing
 from portd.config.rules import choice_of
 from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb, first_cause
 from portd.feed.file import FileFeed
@@ -72,22 +72,12 @@ class Restore(OfflineService):
         self._settings = replace(settings, link=LINK + settings.link)
         self._paths = parts_of(path)
         self._follow = follow
-        self._target = settings.target_endpoint()
+        self._target = settings.target_endpoint().one_server("a restore")
         cgroup = self._accounting.cgroup
         self._plan = plan_memory(settings, cgroup.limit() if cgroup else None)
-        self._limiter = Limiter(
-            self.progress.limit,
-            bytes_per_second=settings.max_target_bytes_per_second,
-            ops_per_second=settings.max_target_ops,
-        )
+        self._limiter = Limiter.of(settings, self.progress.limit)
         self._choice = choice_of(settings, settings.checkpoint_key)
-        self._letters = DeadLetters(
-            self.progress,
-            path=settings.dead_letters,
-            stop=settings.on_refusal is OnRefusal.STOP,
-            redact=settings.redact_keys,
-            origin=self._choice.origin if self._choice.mapping is not None else None,
-        )
+        self._letters = DeadLetters.of(settings, self.progress, self._choice)
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
         self._begun = False  # something may have been written or removed

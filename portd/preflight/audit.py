@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portd.config.rules import choice_of
 from portd.errors import PortdError
 from portd.hold import Facts, Identity, judge
+from portd.link import clusters
 from portd.link.gate import followed_by, gather
 from portd.preflight import access, capacity, compatibility, permissions, safety
 from portd.preflight.findings import Report, error
 from portd.preflight.names import own_names
+from portd.preflight.rules import rules
 from portd.preflight.safety import Held
 from portd.preflight.survey import Rate, Survey, Unreachable, survey, write_rate
 from portd.target.kept.checkpoint import State, read_checkpoint
@@ -42,7 +45,7 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
     )
     report.findings.sort(key=lambda finding: finding.subject.startswith("target"))
     rate = await write_rate(source, sample_seconds) if here is not None and here.info else None
-    found = await _inspect(target, report) if there is not None else None
+    found = await _inspect(target, settings, report) if there is not None else None
     if here is not None:
         report.findings += await permissions.source_permissions(source, settings.psync_command)
         report.findings += permissions.unanswered("source", here)
@@ -53,6 +56,7 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
     if here is not None and there is not None and found is not None:
         resumable = await _resumable(settings, here)
         report.findings += _both(settings, here, there, found, resumable=resumable)
+        report.findings += await rules(settings, here)
     return report
 
 
@@ -66,8 +70,11 @@ async def _survey(side: str, endpoint: Endpoint, report: Report) -> Survey | Non
     return found
 
 
-async def _inspect(endpoint: Endpoint, report: Report) -> Capabilities | None:
+async def _inspect(endpoint: Endpoint, settings: Settings, report: Report) -> Capabilities | None:
     try:
+        if endpoint.seeds is not None:
+            found, _ = await clusters.look_at(endpoint)
+            return replace(found, keys={0: count} if (count := await clusters.count_keys(settings)) else {})
         return await inspect(endpoint)
     except PortdError as problem:
         report.findings.append(_unknown("target.probe", problem, "what it can do is not known", "see the target's log"))

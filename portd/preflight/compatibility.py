@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from portd.kernel.forms import FORMS, NONE, SCRIPT, lacking
+from portd.net.endpoint import is_cluster
 from portd.preflight.findings import error, fine, note, warning
 from portd.target.capabilities import OLDEST_REDIS as OLDEST_TARGET
 
@@ -136,13 +137,23 @@ def modules(source: Survey, target: Capabilities) -> list[Finding]:
 def cluster(settings: Settings, source: Survey, target: Capabilities) -> list[Finding]:
     """Cluster mode of either end."""
     findings = []
-    if target.cluster_enabled:
+    if target.cluster_enabled and not is_cluster(settings.target):
         findings.append(
             error(
                 "target.cluster",
                 "the target is a cluster node",
-                "clusters are not supported as targets",
-                "use a standalone server",
+                "a sync into one node cannot write the keys of the others",
+                "name the cluster: redis+cluster://host:port,host:port",
+            )
+        )
+    elif target.cluster_enabled:
+        findings.append(
+            note(
+                "target.cluster",
+                "the target is a cluster; every slot has an owner and none is on its way",
+                "of commands over several slots only MSET, MSETNX, DEL, UNLINK and TOUCH are cut, others become dead letters; "
+                "transactions are cut by slot, and the expiry gap is open",
+                "",
             )
         )
     if source.cluster:

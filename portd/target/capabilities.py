@@ -12,6 +12,7 @@ from portd.kernel.forms import Forms, lacking
 from portd.kernel.keyspecs import KeySpecs
 from portd.kernel.snapshot import Dialect
 from portd.log import get_logger
+from portd.net.identity import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -228,7 +229,7 @@ class Capabilities:
         """What operators see."""
         return {
             "server": self.name,
-            "role": self.role,
+            "role": ROLES.get(self.role, self.role),
             "run_id": self.run_id,
             "rdb_version": str(self.rdb_version),
             "restore_footer": f"{self.footer}{'' if self.footer_probed else ' (assumed)'}",
@@ -240,11 +241,14 @@ class Capabilities:
             "maxmemory_policy": self.maxmemory_policy,
         }
 
-    def require_usable(self) -> None:
+    def require_usable(self, *, cluster: bool = False) -> None:
         """Makes sure that a sync into this target can work.
 
+        Args:
+            cluster: its URL names it as a cluster.
+
         Raises:
-            ConfigError: it is a cluster node, a read-only replica, or older than any that can be written to.
+            ConfigError: it is a cluster node and was not named as one, a read-only replica, or older than any that can be written to.
             TargetRefused: commands are missing, or our user may not run them.
         """
         if self.too_old:
@@ -252,10 +256,10 @@ class Capabilities:
                 f"the target is {self.name}, and portd writes to Redis {'.'.join(map(str, OLDEST_REDIS))} or newer",
                 hint="upgrade the target; an older server can be the source of a sync",
             )
-        if self.cluster_enabled:
+        if self.cluster_enabled and not cluster:
             raise ConfigError(
                 "the target is a cluster node",
-                hint="clusters are not supported yet as targets: use a standalone server",
+                hint="redis+cluster://host:port,host:port is the URL of a cluster; docs/clusters.md says what holds there",
             )
         if self.read_only:
             raise ConfigError("the target is a read-only replica", hint="point --target at its primary")

@@ -9,8 +9,9 @@ import base64
 import json
 import time
 from json.encoder import encode_basestring_ascii as _quoted
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
+from portd.config.choices import OnRefusal
 from portd.errors import REDACTED, ConfigError, SpoolError, TargetRejected, printable
 from portd.log import get_logger
 from portd.net.replies import code_of, presentable
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
+    from portd.config.rules import Choice
+    from portd.config.settings import Settings
     from portd.kernel.leftout import Refusal
     from portd.kernel.snapshot import DeadLetter
     from portd.model import Progress
@@ -169,6 +172,23 @@ class DeadLetters:
                 self._size = self._file.tell()
             except OSError as error:
                 raise self._unwritable(error) from None
+
+    @classmethod
+    def of(cls, settings: Settings, progress: Progress, choice: Choice) -> Self:
+        """As the settings say.
+
+        Args:
+            settings: of a link.
+            progress: see above.
+            choice: what its rules say of names.
+        """
+        return cls(
+            progress,
+            path=settings.dead_letters,
+            stop=settings.on_refusal is OnRefusal.STOP,
+            redact=settings.redact_keys,
+            origin=choice.origin if choice.mapping is not None else None,
+        )
 
     def add(self, letter: Letter) -> None:
         """Keeps a letter; see `add_all`."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from portd.config.rules import Choice
 from portd.log import get_logger
+from portd.target.kept.checkpoint import ONE_STRAND, SLOT_STRANDS
 from portd.target.kept.postponed import shift_of
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from portd.net.endpoint import Endpoint
     from portd.pipeline import ByteBudget
     from portd.target.capabilities import Capabilities
+    from portd.target.clusternodes import ClusterTarget
     from portd.target.connection import ConnectionOptions, Disconnected
     from portd.target.deadletter import DeadLetters
     from portd.target.kept.epoch import Epoch
@@ -23,6 +25,21 @@ if TYPE_CHECKING:
     from portd.target.stream.scriptbook import ScriptBook
 
 log = get_logger("sync")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One server of the target.
+
+    Attributes:
+        endpoint: its address.
+        epoch: what is written to it is fenced by.
+        run_id: of its process; "" when it does not tell.
+    """
+
+    endpoint: Endpoint
+    epoch: Epoch
+    run_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +60,8 @@ class Destination:
         choice: which keys are written, and where to.
         postpones: expiries that are near are sent later while the target lags.
         holds: all of them are, until the end.
+        cluster: its nodes, where it is a cluster; *endpoint* is the home of the link then.
+        node_epochs: of a cluster, what a snapshot is fenced by on each node.
     """
 
     settings: Settings
@@ -58,6 +77,28 @@ class Destination:
     choice: Choice = field(default_factory=Choice)
     postpones: bool = False
     holds: bool = False
+    cluster: ClusterTarget | None = None
+    node_epochs: tuple[Epoch, ...] = ()
+
+    @property
+    def places(self) -> list[Place]:
+        """The servers that a snapshot is written to."""
+        if self.cluster is None:
+            return [Place(self.endpoint, self.epoch, self.capabilities.run_id)]
+        return [
+            Place(node.endpoint, epoch, node.run_id)
+            for node, epoch in zip(self.cluster.nodes, self.node_epochs, strict=True)
+        ]
+
+    @property
+    def strands(self) -> str:
+        """What the checkpoint says of its strands."""
+        return ONE_STRAND if self.cluster is None else SLOT_STRANDS
+
+    @property
+    def records(self) -> str:
+        """Of a cluster: what the keys of the slots' records begin with."""
+        return self.settings.records_prefix()
 
     @property
     def key(self) -> str:

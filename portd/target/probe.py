@@ -10,6 +10,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.kernel.crc64 import crc64
+from portd.kernel.slots import slot_tag
 from portd.model import ConnectionState
 from portd.net.commands import key_specs, writes
 from portd.net.control import checked, keys_by_database, parse_info, parse_pairs
@@ -84,11 +85,11 @@ async def probe(endpoint: Endpoint, options: ConnectionOptions | None = None) ->
     Raises:
         TargetLost: it cannot be reached; retriable.
         TargetBusy: it is loading, or busy; retriable.
-        ConfigError: it is a cluster node, a read-only replica, or too old.
+        ConfigError: it is a cluster node that was not named as one, a read-only replica, or too old.
         TargetRefused: it refuses the credentials, or our user may not do what a sync does.
     """
     capabilities = await inspect(endpoint, options)
-    capabilities.require_usable()
+    capabilities.require_usable(cluster=endpoint.seeds is not None)
     return capabilities
 
 
@@ -106,7 +107,8 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
     options = options or ConnectionOptions()
     connection = await connect(endpoint, "probe", ConnectionState(), options)
     try:
-        key = f"portd:probe:{secrets.token_hex(8)}"
+        place = f"{{{slot_tag(endpoint.slot)}}}" if endpoint.seeds is not None else ""  # of a cluster, this node has it
+        key = f"portd:probe:{place}{secrets.token_hex(8)}"
         has, forbidden = await _permissions(connection, key)
     finally:
         connection.close()  # with its transaction, which is thereby discarded

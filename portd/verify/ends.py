@@ -24,11 +24,15 @@ class SourceEnd:
     Args:
         choice: the rules.
         own: what names of ours alone begin with.
+
+    Attributes:
+        used: databases that hold keys.
     """
 
     def __init__(self, choice: Choice, own: bytes) -> None:
         self._choice = choice
         self._own = own
+        self.used: list[int] = []
 
     def choose(self, decoder: SnapshotDecoder) -> None:
         """Lets a fresh decoder tell what counts, as it is called in the target."""
@@ -45,8 +49,7 @@ class SourceEnd:
         """What keys of the target are called here; those that cannot come from here are left out."""
         if not self._choice:
             return list(keys)
-        found = (self._choice.origin(*key) for key in keys)
-        return [key for key in found if key is not None]
+        return [found for key in keys for found in self._choice.origins(*key, self.used)]
 
     def there(self, keys: Iterable[NamedKey]) -> set[NamedKey]:
         """What keys of this end are called in the target."""

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import struct
 import time
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
+
+import hiredis
 
 from portd.feed.pour import pour
 from portd.net.control import Refused, keys_by_database, parse_info
 from portd.net.identity import ServerIdentity
-from portd.net.pieces import Wire
+from portd.net.pieces import PieceControl
 from portd.net.replies import error_of
+from portd.net.resp import request
 from portd.net.shapes import whole
 
 if TYPE_CHECKING:
@@ -22,9 +27,11 @@ if TYPE_CHECKING:
 
     from portd.kernel.snapshot import SnapshotDecoder
     from portd.net.endpoint import Endpoint
+    from portd.net.pieces import Strings
 
     Sink = Callable[[object], None]
     Pause = Callable[[], Awaitable[None]]
+    Tell = Callable[[bytes], Awaitable[None]]
     NamedKey = tuple[int, bytes]
 
 FOOTER_BYTES: Final = 10
@@ -42,9 +49,10 @@ _HINT = (
 )
 
 
-def _refused(who: str, refuses: str, refusal: Refused) -> Exception:
-    """What an error reply means here."""
-    return error_of(refusal.text, refuses, who=who, hint=_HINT)
+def _head(db: int, expiry: int) -> bytes:
+    """What stands in front of a key in a snapshot."""
+    head = b"\xfe\x80" + struct.pack(">I", db)
+    return head if expiry < 0 else head + b"\xfc" + struct.pack("<q", expiry)
 
 
 class LiveReader:
@@ -64,7 +72,7 @@ class LiveReader:
     def __init__(self, endpoint: Endpoint, largest_bytes: int) -> None:
         self.too_large: set[NamedKey] = set()
         self.read_bytes = 0
-        self._wire = Wire(endpoint)
+        self._control = PieceControl(endpoint)
         self._largest = largest_bytes
         self._usage = True
 
@@ -75,13 +83,11 @@ class LiveReader:
             SourceLost: it cannot be reached.
             TargetError: it does not let us in, or does not say who it is.
         """
-        await self._wire.open()
-        try:
-            info = parse_info(await self._wire.ask("INFO", "server"))
-            info |= parse_info(await self._wire.ask("INFO", "keyspace"))
-            info |= parse_info(await self._wire.ask("INFO", "cluster"))
-        except Refused as error:
-            raise _refused(self._wire.where, "does not let us ask", error) from None
+        await self._control.open()
+        info: dict[str, str] = {}
+        sections = [request("INFO", section) for section in ("server", "keyspace", "cluster")]
+        for text in await self._ask("does not let us ask", *sections):
+            info |= parse_info(text)
         self.identity = ServerIdentity.of(info)
         self.one_shard = bool(self.identity.cluster)
         self.exact_ttl = self.identity.family == "valkey" or self.identity.version >= (7, 0, 0)
@@ -101,15 +107,15 @@ class LiveReader:
         Raises:
             SourceLost: the connection ended.
         """
-        return whole(parse_info(await self._wire.ask("INFO", "replication")).get("master_repl_offset", "")) or 0
+        info = parse_info(await self._control.call("INFO", "replication"))
+        return whole(info.get("master_repl_offset", "")) or 0
 
     async def scan(self, db: int) -> AsyncIterator[list[bytes]]:
         """All names of a database. A name may come twice while the server rearranges its tables."""
         cursor = b"0"
         while True:
-            await self._wire.select(db)
-            self._wire.send("SCAN", cursor, "COUNT", SCAN_COUNT)
-            cursor, names = await self._reply("SCAN")
+            await self._select(db)
+            ((cursor, names),) = await self._ask("refuses SCAN", request("SCAN", cursor, "COUNT", SCAN_COUNT))
             if names:
                 yield names
             if cursor == b"0":
@@ -130,13 +136,23 @@ class LiveReader:
             SourceLost: the connection ended.
             DecodeError: a payload cannot be understood.
         """
-        for start in range(0, len(keys), KEYS_AT_ONCE):
-            await self._tell(keys[start : start + KEYS_AT_ONCE], decoder, sink, after)
+
+        async def tell(data: bytes) -> None:
+            for made in pour(decoder, data):
+                sink(made)
+            if after is not None:
+                await after()
+
+        for db, those in groupby(sorted(keys, key=itemgetter(0)), key=itemgetter(0)):
+            names = [name for _, name in those]
+            for start in range(0, len(names), KEYS_AT_ONCE):
+                await self._select(db)
+                await self._tell(db, names[start : start + KEYS_AT_ONCE], tell)
 
     async def functions(self) -> dict[bytes, bytes] | None:
         """Code of function libraries by name; None where there cannot be any or they may not be seen."""
         try:
-            libraries = await self._wire.ask("FUNCTION", "LIST", "WITHCODE")
+            libraries = await self._control.call("FUNCTION", "LIST", "WITHCODE")
         except Refused:
             return None
         found = {}
@@ -146,112 +162,103 @@ class LiveReader:
             }
             name, code = fields.get(b"library_name"), fields.get(b"library_code")
             if not (isinstance(name, bytes) and isinstance(code, bytes)):
-                raise self._wire.strange("answers FUNCTION LIST without names or code")
+                raise self._control.strange("answers FUNCTION LIST without names or code")
             found[name] = code
         return found
 
     def close(self) -> None:
         """Ends the connection; idempotent."""
-        self._wire.close()
+        self._control.close()
 
-    async def _tell(self, keys: Sequence[NamedKey], decoder: SnapshotDecoder, sink: Sink, after: Pause | None) -> None:
-        group: list[tuple[int, bytes, int]] = []
+    async def _tell(self, db: int, names: Sequence[bytes], tell: Tell) -> None:
+        """Keys of the selected database."""
+        group: list[tuple[bytes, bytes]] = []
         held = 0
-        for (db, name), (expiry, usage) in zip(keys, await self._look(keys), strict=True):
+        for name, (expiry, usage) in zip(names, await self._look(names), strict=True):
             if expiry == GONE:
                 continue
             if usage > self._largest:
                 self.too_large.add((db, name))
                 continue
-            group.append((db, name, expiry))
+            group.append((name, _head(db, expiry)))
             held += usage
             if held > PIPELINE_BYTES:
-                await self._dump(group, decoder, sink, after)
+                await self._dump(db, group, tell)
                 group, held = [], 0
-        await self._dump(group, decoder, sink, after)
+        await self._dump(db, group, tell)
 
-    async def _dump(
-        self, group: Sequence[tuple[int, bytes, int]], decoder: SnapshotDecoder, sink: Sink, after: Pause | None
-    ) -> None:
-        wire = self._wire
-        selects = [wire.send_to(db, "DUMP", name) for db, name, _ in group]
-        for (db, name, expiry), selecting in zip(group, selects, strict=True):
-            if selecting:
-                await self._reply("SELECT")
-            try:
-                size = await wire.bulk()
-            except Refused as error:
-                raise _refused(wire.where, "does not let us read keys", error) from None
-            if 0 <= size <= FOOTER_BYTES:
-                raise wire.strange(f"answers DUMP with {size} bytes")
-            if size >= 0:
-                await self._pass(db, name, expiry, size, decoder, sink, after)
-
-    async def _pass(
-        self, db: int, name: bytes, expiry: int, size: int, decoder: SnapshotDecoder, sink: Sink, after: Pause | None
-    ) -> None:
-        """One payload into the decoder, its name put in."""
-        head = b"\xfe\x80" + struct.pack(">I", db)
-        if expiry >= 0:
-            head += b"\xfc" + struct.pack("<q", expiry)
-        first, skipped = True, False
-        self.read_bytes += size
-        async for piece in self._wire.pieces(size - FOOTER_BYTES):
-            data = piece
-            if skipped:
-                continue
-            if first:
-                if piece[0] == KEY_META:
-                    self.too_large.add((db, name))
-                    skipped = True
-                    continue
-                data = head + piece[:1] + b"\x80" + struct.pack(">I", len(name)) + name + piece[1:]
-                first = False
-            for made in pour(decoder, data):
-                sink(made)
-            if after is not None:
-                await after()
-        await self._wire.end_bulk(FOOTER_BYTES)
-
-    async def _look(self, keys: Sequence[NamedKey]) -> list[tuple[int, int]]:
-        """Of each key: when it expires (unix ms, -1 never, `GONE` it is not there), and the memory it takes."""
-        wire, command, usable = self._wire, "PEXPIRETIME" if self.exact_ttl else "PTTL", self._usage
-        selects = []
-        for db, name in keys:
-            selects.append(wire.send_to(db, command, name))
-            if usable:
-                wire.send("MEMORY", "USAGE", name)
-        found = []
-        for selecting in selects:
-            if selecting:
-                await self._reply("SELECT")
-            expiry = await self._expiry(command)
-            if not self.exact_ttl and expiry >= 0:
-                expiry += time.time_ns() // 1_000_000
-            usage = 0
-            if usable:
+    async def _dump(self, db: int, group: Sequence[tuple[bytes, bytes]], tell: Tell) -> None:
+        """Values of keys of the selected database; what stands in front of each of them comes with its name."""
+        control = self._control
+        async with control.strings([request("DUMP", name) for name, _ in group]) as strings:
+            for name, head in group:
                 try:
-                    usage = await wire.answer("MEMORY USAGE") or 0
+                    size = await strings.next()
                 except Refused as error:
-                    if not self._is_elsewhere(error):
-                        self._usage = False  # then every key is read, whatever its size
-            found.append((expiry, usage))
-        return found
+                    raise self._refused("does not let us read keys", error) from None
+                if 0 <= size <= FOOTER_BYTES:
+                    raise control.strange(f"answers DUMP with {size} bytes")
+                if size >= 0 and not await self._pass(strings, size, name, head, tell):
+                    self.too_large.add((db, name))
 
-    async def _expiry(self, command: str) -> int:
-        """The reply to PEXPIRETIME or PTTL; a key of another shard does not exist here."""
-        try:
-            return int(await self._wire.answer(command))
-        except Refused as error:
-            if self._is_elsewhere(error):
+    async def _pass(self, strings: Strings, size: int, name: bytes, head: bytes, tell: Tell) -> bool:
+        """One payload into the decoder, its name put in; False when it has metadata, whose end is not known."""
+        readable, first = True, True
+        self.read_bytes += size
+        async for piece in strings.pieces(size - FOOTER_BYTES):
+            if first:
+                first, readable = False, piece[0] != KEY_META
+                named = piece[:1] + b"\x80" + struct.pack(">I", len(name)) + name
+                data = head + named + piece[1:]
+            else:
+                data = piece
+            if readable:
+                await tell(data)
+        await strings.rest(FOOTER_BYTES)
+        return readable
+
+    async def _look(self, names: Sequence[bytes]) -> list[tuple[int, int]]:
+        """Of each key: when it expires (unix ms, -1 never, `GONE` it is not there), and the memory it takes."""
+        command = "PEXPIRETIME" if self.exact_ttl else "PTTL"
+        questions = [request(command, name) for name in names]
+        if self._usage:
+            questions += [request("MEMORY", "USAGE", name) for name in names]
+        answers = await self._control.ask(*questions)
+        expiries = [self._expiry(command, answer) for answer in answers[: len(names)]]
+        return list(zip(expiries, self._usages(answers[len(names) :]) or [0] * len(names), strict=True))
+
+    def _expiry(self, command: str, answer: Any) -> int:
+        """What PEXPIRETIME or PTTL tells; a key of another shard does not exist here."""
+        if isinstance(answer, hiredis.ReplyError):
+            if self._is_elsewhere(answer):
                 return GONE
-            raise _refused(self._wire.where, f"refuses {command}", error) from None
+            raise self._refused(f"refuses {command}", answer)
+        expiry = int(answer)
+        return expiry if self.exact_ttl or expiry < 0 else expiry + time.time_ns() // 1_000_000
 
-    def _is_elsewhere(self, refusal: Refused) -> bool:
-        return self.one_shard and refusal.text.startswith(_ELSEWHERE)
+    def _usages(self, answers: Sequence[Any]) -> list[int]:
+        """What MEMORY USAGE tells; where it may not be asked, every key is read, whatever its size."""
+        for answer in answers:
+            if isinstance(answer, hiredis.ReplyError) and not self._is_elsewhere(answer):
+                self._usage = False
+        return [0 if isinstance(answer, hiredis.ReplyError) else answer or 0 for answer in answers]
 
-    async def _reply(self, command: str) -> Any:
+    def _is_elsewhere(self, refusal: hiredis.ReplyError) -> bool:
+        return self.one_shard and str(refusal).startswith(_ELSEWHERE)
+
+    async def _select(self, db: int) -> None:
         try:
-            return await self._wire.answer(command)
+            await self._control.select(db)
         except Refused as error:
-            raise _refused(self._wire.where, f"refuses {command}", error) from None
+            raise self._refused("refuses SELECT", error) from None
+
+    async def _ask(self, refuses: str, *commands: bytes) -> list[Any]:
+        answers = await self._control.ask(*commands)
+        for answer in answers:
+            if isinstance(answer, hiredis.ReplyError):
+                raise self._refused(refuses, answer)
+        return answers
+
+    def _refused(self, refuses: str, refusal: Exception) -> Exception:
+        """What an error reply means here."""
+        return error_of(str(refusal), refuses, who=self._control.where, hint=_HINT)

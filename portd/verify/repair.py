@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import hiredis
+
 from portd.errors import TargetBusy, TargetRejected
 from portd.feed.pour import pour
 from portd.kernel.snapshot import SnapshotDecoder
@@ -22,7 +24,7 @@ from portd.verify.settle import BATCH_KEYS
 
 if TYPE_CHECKING:
     from portd.kernel.snapshot import Dialect
-    from portd.net.pieces import Wire
+    from portd.net.pieces import PieceControl
     from portd.verify.ends import SourceEnd
     from portd.verify.live import LiveReader
     from portd.verify.store import Suspect, Suspects
@@ -45,7 +47,7 @@ class Repairer:
     """
 
     def __init__(
-        self, source: LiveReader, target: Wire, dialect: Dialect, epoch_key: str, end: SourceEnd, *, alone: bool
+        self, source: LiveReader, target: PieceControl, dialect: Dialect, epoch_key: str, end: SourceEnd, *, alone: bool
     ) -> None:
         self._end = end
         self._alone = alone
@@ -54,8 +56,9 @@ class Repairer:
         self._dialect = dialect
         self._epoch_key = epoch_key
         self._epoch: object = None  # as it was when the repair began
-        self._queued = 0  # replies of queueing that the open transaction brings
-        self._open = False  # a transaction is
+        self._unsent: list[bytes] = []  # of the transaction
+        self._replies = 0  # that these bring
+        self._open = False  # a transaction is: what it depends on is watched
 
     async def run(self, keys: Suspects) -> None:
         """Repairs them all.
@@ -119,7 +122,7 @@ class Repairer:
     async def _begin(self) -> None:
         """Notes who has the link."""
         await self._target.select(0)
-        self._epoch = await self._ask("HGET", self._epoch_key, FIELD)
+        (self._epoch,) = await self._ask(request("HGET", self._epoch_key, FIELD))
 
     async def _write(self, data: bytes, replies: int = 1, db: int = 0, key: bytes = b"", *, part: bool = False) -> bool:
         """Writes in one transaction; *part*: the command goes on in the next one, inside the same transaction.
@@ -129,46 +132,44 @@ class Repairer:
         """
         if not self._open:
             await self._open_transaction(db, key)
-        self._queued += replies
-        self._target.write(data)
+        self._replies += replies
+        self._unsent.append(data)
         if part:
             return True
-        self._target.send("EXEC")
-        queued, self._queued, self._open = self._queued, 0, False
-        for _ in range(queued):
-            await self._reply()
-        executed = await self._target.executed()
+        sent, replies = self._unsent, self._replies
+        self._unsent, self._replies, self._open = [], 0, False
+        try:
+            executed = await self._target.execute(sent, replies)
+        except Refused as error:
+            raise _rejected(error) from None
         for answer in executed or ():
-            if isinstance(answer, Refused):
+            if isinstance(answer, hiredis.ReplyError):
                 raise _rejected(answer)
         return executed is not None
 
     async def _open_transaction(self, db: int, key: bytes) -> None:
+        """Watches what it depends on."""
         await self._target.select(0)
-        await self._ask("WATCH", self._epoch_key)
-        if await self._ask("HGET", self._epoch_key, FIELD) != self._epoch:
+        _, epoch = await self._ask(request("WATCH", self._epoch_key), request("HGET", self._epoch_key, FIELD))
+        if epoch != self._epoch:
             raise TargetBusy(
                 "a portd took the link during the repair; nothing more is written",
                 hint="start the verification again when it has caught up",
             )
         await self._target.select(db)
         if key:
-            await self._ask("WATCH", key)
-        await self._ask("MULTI")
+            await self._ask(request("WATCH", key))
         self._open = True
 
-    async def _ask(self, *words: bytes | str) -> object:
-        self._target.send(*words)
-        return await self._reply()
-
-    async def _reply(self) -> object:
-        try:
-            return await self._target.reply()
-        except Refused as error:
-            raise _rejected(error) from None
+    async def _ask(self, *commands: bytes) -> list[Any]:
+        answers = await self._target.ask(*commands)
+        for answer in answers:
+            if isinstance(answer, hiredis.ReplyError):
+                raise _rejected(answer)
+        return answers
 
 
-def _rejected(error: Refused) -> TargetRejected:
+def _rejected(error: Exception) -> TargetRejected:
     return TargetRejected(
         f"the target refuses to be repaired: {error}", hint="see the permissions in docs/operations.md"
     )

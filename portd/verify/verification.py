@@ -12,7 +12,7 @@ from portd.config.rules import choice_of
 from portd.errors import ConfigError, first_cause
 from portd.kernel.digest import EXTRA, compare
 from portd.log import get_logger
-from portd.net.pieces import Wire
+from portd.net.pieces import PieceControl
 from portd.source.cluster import only_one_shard
 from portd.spool.directory import SEGMENT_SUFFIX, PrivateDirectory
 from portd.target.kept.epoch import EPOCH_SUFFIX
@@ -71,7 +71,7 @@ class Verification:
         self._choice = choice_of(settings, own)
         self._sides: tuple[SourceEnd, TargetEnd] = SourceEnd(self._choice, own.encode()), TargetEnd(self._choice)
         self._source = settings.source_endpoint()
-        self._target = settings.target_endpoint()
+        self._target = settings.target_endpoint().one_server("a comparison")
 
     async def run(self) -> Report:
         """Compares them.
@@ -100,6 +100,7 @@ class Verification:
 
     async def _run(self) -> Report:
         source, target = await self._readers()
+        self._sides[0].used = source.databases
         if source.identity.run_id and source.identity.run_id == target.identity.run_id:
             raise ConfigError("source and target are the same server", hint="check both addresses")
         if self._options.repair and source.one_shard and not self._settings.one_shard:
@@ -200,12 +201,12 @@ class Verification:
     ) -> Suspects:
         """Repairs, then looks again: what is equal now is repaired."""
         found = await inspect(self._target)
-        wire = Wire(self._target)
-        self._stack.callback(wire.close)
-        await wire.open()
+        control = PieceControl(self._target)
+        self._stack.callback(control.close)
+        await control.open()
         repairer = Repairer(
             source,
-            wire,
+            control,
             found.dialect(),
             self._settings.checkpoint_name() + EPOCH_SUFFIX,
             self._sides[0],

@@ -216,3 +216,17 @@ def test_a_comparison_by_type(source: Server, target: Server) -> None:
     assert verified(source, target, "--include-type", "hash")[0] == 0
     target.client().delete("h")
     assert verified(source, target, "--include-type", "hash")[0] == 1
+
+
+def test_a_comparison_of_databases_that_become_one(source: Server, target: Server) -> None:
+    """Keys of every database are found where all of them went, and repaired from where they came."""
+    source.client().set("a", "0")
+    source.client(db=2).set("b", "2")
+    snapshot(source, target, all_dbs_to=5)
+    flags = ["--all-dbs-to", 5, "--method", "scan"]
+    assert verified(source, target, *flags)[0] == 0
+    target.client(db=5).delete("b")
+    assert verified(source, target, *flags)[0] == 1
+    code, lines = verified(source, target, *flags, "--repair")
+    assert (code, lines[-1]["repaired"]) == (0, 1)
+    assert target.client(db=5).get("b") == b"2"

@@ -12,8 +12,7 @@ import pytest
 
 from portd.config.settings import Settings
 from portd.errors import PortdError
-from portd.net import control as subject
-from portd.net.control import Refused, checked, keys_by_database, open_control, parse_fields, parse_pairs
+from portd.net.control import Control, Refused, checked, keys_by_database, open_control, parse_fields, parse_pairs
 from portd.net.endpoint import Endpoint
 from portd.net.resp import request
 from portd.preflight import permissions
@@ -142,7 +141,7 @@ async def test_what_is_no_answer_ends_the_connection(said: bytes) -> None:
 
 async def test_an_answer_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hostile server cannot fill our memory: the announced length is not believed, what comes is bounded."""
-    monkeypatch.setattr(subject, "ANSWER_BYTES", 1000)
+    monkeypatch.setattr(Control, "most_bytes", 1000)
     async with server(b"$99999999\r\n", b"x" * 900, b"x" * 900) as end, open_control(end) as control:
         with pytest.raises(ConnectionAbortedError, match="more than 1000 bytes"):
             await control.call("GET", "big")

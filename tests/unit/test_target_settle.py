@@ -53,8 +53,8 @@ def test_classifies_by_code(text: str, verdict: Verdict) -> None:
     [
         (OOM, TargetBusy, f"the target is not ready: {OOM}", ""),
         ("EXECABORT Transaction discarded because of: " + OOM, TargetBusy, f"the target is not ready: {OOM}", ""),
-        ("MOVED 1 127.0.0.1:7000", TargetError, "the target refuses everything: MOVED", "clusters are not supported"),
-        ("ASK 1 127.0.0.1:7000", TargetError, "the target refuses everything: ASK", "clusters are not supported"),
+        ("MOVED 1 127.0.0.1:7000", TargetBusy, "the target is not ready: MOVED", ""),
+        ("ASK 1 127.0.0.1:7000", TargetBusy, "the target is not ready: ASK", ""),
         ("NOAUTH Authentication required.", TargetRefused, "wants a password and got none (NOAUTH)", "password file"),
         ("NOPERM No permissions to access a key", TargetRefused, "the target refuses x: NOPERM", "docs/operations.md"),
         (WRONGTYPE, TargetError, "the target's key 'ours' is portd's own", "delete the key 'ours'"),

@@ -18,7 +18,8 @@ A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set othe
 ``accepted``          1 beside ``snapshot`` when an operator said that this source is meant (`portd.hold`)
 ``keys_before``       beside ``snapshot``: keys that the target had before it, without ours; not there where none are removed
 ``postponed``         1 when expiries may be in the target that were sent later than they are (`portd.target.kept.postponed`)
-``strands``           ``one``: this hash is the record of the only strand (docs/design/0006)
+``strands``           ``one``: this hash is the record of the only strand (docs/design/0006); ``slots``: each slot of a
+                      cluster has a record of its own, and the position here is one that none of them is before
 ``rules``             digest of what the data was filtered and mapped by (`portd.config.rules`); empty: it is as in the source
 ====================  ==============================================================================
 """
@@ -57,6 +58,7 @@ _log = get_logger("target")
 
 VERSION: Final = 2
 ONE_STRAND: Final = "one"
+SLOT_STRANDS: Final = "slots"
 DEFAULT_PREFIX: Final = "portd:checkpoint:"
 LEASE_SUFFIX: Final = ":lease"  # of the key beside a checkpoint that says which process has the link
 CHECKPOINT: Final = "the checkpoint"  # for messages
@@ -97,6 +99,7 @@ class Checkpoint:
     accepted: bool = False
     keys_before: int | None = None
     rules: str = ""
+    strands: str = ONE_STRAND
 
     @classmethod
     def begin(
@@ -126,7 +129,7 @@ class Checkpoint:
             *("source_run_id", self.source_run_id, "snapshot_id", self.snapshot_id, "sole", int(self.sole)),
             *("postponed", int(self.postponed)),
             *("source_replid2", self.source_replid2, "source_address", self.source_address),
-            *("first", int(self.first), "accepted", int(self.accepted), "strands", ONE_STRAND, "rules", self.rules),
+            *("first", int(self.first), "accepted", int(self.accepted), "strands", self.strands, "rules", self.rules),
             *(() if self.keys_before is None else ("keys_before", self.keys_before)),
         ]
 
@@ -168,6 +171,7 @@ class Checkpoint:
                     accepted=text.get("accepted") == "1",
                     rules=text.get("rules", ""),
                     keys_before=_number(text, "keys_before", MOST_OFFSET) if "keys_before" in text else None,
+                    strands=text.get("strands", ONE_STRAND),
                 )
         except (KeyError, ValueError):
             raise TargetError(
@@ -184,11 +188,11 @@ def _check_known(text: Mapping[str, str]) -> None:
     """What decides how to go on is known.
 
     Raises:
-        TargetError: a newer portd has several strands there.
+        TargetError: a newer portd has strands of another kind there.
     """
-    if text.get("strands", ONE_STRAND) != ONE_STRAND:
+    if text.get("strands", ONE_STRAND) not in {ONE_STRAND, SLOT_STRANDS}:
         raise TargetError(
-            "the checkpoint in the target belongs to a portd that has several strands there",
+            "the checkpoint in the target belongs to a portd that has other strands there",
             hint="use the portd that wrote it, or a newer one",
         )
 

@@ -151,6 +151,10 @@ class Lease:
         """Options for connections that write: they carry our token in their names."""
         return replace(options or self._options, tag=tag_of(self._link, self._me.token))
 
+    def epochs(self, key: str) -> Epochs:
+        """Makes epochs of this process that stand elsewhere than beside the checkpoint: on another node of a cluster."""
+        return Epochs(key, self._link, self._me.token, plain=True)
+
     # -- taking
 
     async def acquire(self, *, takeover: bool = False) -> Epoch:

@@ -90,6 +90,15 @@ class PruneProgress:
     removed: int = 0
     others: bool = False
 
+    def add(self, found: PruneProgress) -> PruneProgress:
+        """Both together: of another node of the same target."""
+        self.hashed += found.hashed
+        self.scanned += found.scanned
+        self.ghosts += found.ghosts
+        self.removed += found.removed
+        self.others |= found.others
+        return self
+
 
 class Pruner:
     """Compares one snapshot with its target. Use: `note` each batch, then `run`, then `close`.

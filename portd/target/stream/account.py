@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from portd.errors import TargetError
 from portd.net.replies import presentable
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from portd.model import Progress
     from portd.target.deadletter import DeadLetters
+    from portd.target.kept.checkpoint import Checkpoint
+    from portd.target.kept.postponed import Postponed
     from portd.target.stream.group import Counts, Culprit
-    from portd.target.stream.strand import Strand, Unconfirmed
+    from portd.target.stream.strand import Unconfirmed
 
 
 AT_ONCE: Final = 512  # dead letters that are kept before others get their turn
@@ -39,8 +41,27 @@ class Due:
     find: Callable[[list[int]], list[Culprit]]
 
 
+class Recorded(Protocol):
+    """What has a record: `portd.target.stream.strand.Strand`, or all slots of a cluster together."""
+
+    @property
+    def record(self) -> Checkpoint:
+        """The newest one."""
+
+    @property
+    def postponed(self) -> Postponed:
+        """What there may be of expiries that are to be set back."""
+
+    @property
+    def offset(self) -> int:
+        """Replication offset up to which everything is in the target."""
+
+    def exclude(self, offset: int) -> None:
+        """The command that begins at *offset* can never be queued."""
+
+
 class Account:
-    """What is told of one strand.
+    """What is told of one strand, or of several with one floor.
 
     Args:
         strand: whose books these are.
@@ -52,7 +73,7 @@ class Account:
         caught_up: set while the target has all that was received, but for what came a moment ago.
     """
 
-    def __init__(self, strand: Strand, progress: Progress, letters: DeadLetters, caught_up_seconds: float) -> None:
+    def __init__(self, strand: Recorded, progress: Progress, letters: DeadLetters, caught_up_seconds: float) -> None:
         self._strand = strand
         self._letters_due: deque[Due] = deque()
         self.caught_up = asyncio.Event()

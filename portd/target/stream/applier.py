@@ -33,6 +33,7 @@ from portd.target.stream.group import Frame, Group, PieceSource, frame
 from portd.target.stream.passing import Passage, Search
 from portd.target.stream.scripts import disown, lacked, load_refused, missing_script
 from portd.target.stream.strand import Strand, Unconfirmed
+from portd.target.stream.trial import Trials
 from portd.target.transactions import CheckpointGuard, Transactions
 from portd.troubles import TARGET
 
@@ -93,6 +94,7 @@ class Applier:
         self._letters = letters
         self._names = FilteredNames()
         self._databases = Databases(endpoint)
+        self._trials = Trials()
         self._lacked = False  # a script that was not there has left the target without what it does
         self._broken: PortdError | None = None  # what the source will say behind the growing group
         self._since = 0.0  # unix time at which the oldest byte in flight was received; 0 when nothing is
@@ -332,6 +334,8 @@ class Applier:
         """Commits a group, however often it has to be sent, without the commands that cannot be queued."""
         strand, account = self._strand, self._account
         scripts = await self._options.scripts.before(self._endpoint, group.pieces)
+        if refused := await self._trials.run(transactions, group):
+            self._leave_out(group, refused)
         while True:
             expected = strand.expect(group.end_offset, group.db_after, group.counts, group.received_at)
             before = self._databases.selectable(group.selected)
@@ -408,6 +412,7 @@ class Applier:
         numbers = sorted(refused)
         culprits = group.locate(numbers)
         texts = [refused[number] for number in numbers]
+        self._trials.note(culprits)
         self._account.leave_out(list(zip(culprits, texts, strict=True)), group.leave_out(numbers))
 
     async def _pass_on(self, transactions: Transactions, group: Group) -> bool:

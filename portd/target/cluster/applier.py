@@ -1,0 +1,512 @@
+"""The applier of a cluster: brings the stream to each slot exactly once.
+
+A place of the data is a slot (docs/design/0006). What comes is sorted by slot, and every node gets window after window: a
+transaction for each slot that is touched, with the slot's record in it. One window a node is in flight, and so one
+transaction a slot; the next one grows meanwhile.
+
+Whatever goes wrong with a node, all of it begins anew, as a *round*: the map is read, every primary is connected, whoever else
+writes is ended, and all records are read. What they have is done, the rest is sorted by the new map and goes. So
+failovers, moved slots, lost connections and lost answers are one thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from portd.errors import DataLost, InternalError, TargetBusy, TargetLost, first_cause
+from portd.kernel.keyspecs import KeySpecs
+from portd.kernel.slotgroups import NO_RECORD, SlotGroups
+from portd.log import get_logger
+from portd.net.backoff import Backoff
+from portd.net.replies import code_of, presentable
+from portd.target.cluster.barrier import Barrier, Markers
+from portd.target.cluster.intake import Intake, Portion
+from portd.target.cluster.nodes import end_connections, read_map, require_home
+from portd.target.cluster.records import read_records, record_head
+from portd.target.cluster.shard import Shard, culprit, judge
+from portd.target.cluster.strand import Marks, SlotStrands
+from portd.target.clusternodes import ClusterNode
+from portd.target.connection import Disconnected, connect, set_up
+from portd.target.kept.checkpoint import Checkpoint, State, read_checkpoint, write_checkpoint
+from portd.target.limiter import LagWatch
+from portd.target.stream.account import Account
+from portd.target.stream.applying import ApplierOptions, ApplierStatistics
+from portd.target.stream.group import Culprit, PieceSource
+from portd.target.stream.scripts import missing_script
+from portd.target.stream.strand import Unconfirmed
+from portd.troubles import TARGET
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from portd.kernel.slotgroups import Window
+    from portd.kernel.stream import Piece
+    from portd.model import Progress
+    from portd.target.destination import Destination
+
+_log = get_logger("target")
+
+FLOOR_SECONDS: Final = 1.0  # between two writes of the link's hash
+
+
+class ClusterApplier:
+    """Applies the stream of one source to a cluster; used as `portd.target.stream.applier.Applier` is.
+
+    Args:
+        destination: the target; its checkpoint is the link's hash.
+        source: where pieces come from; it is rewound to *start* first.
+        start: the link's hash as it is in the target now.
+        progress: ``stream``, ``position``, ``lanes`` (one a node) and ``last_error`` are kept up to date.
+        options: see there.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        source: PieceSource,
+        start: Checkpoint,
+        progress: Progress,
+        options: ApplierOptions,
+    ) -> None:
+        cluster, records, letters = destination.cluster, destination.records, destination.letters
+        assert cluster is not None, "a server has an applier of its own"
+        self._cluster = cluster
+        self._home = cluster.endpoint
+        self._source = source
+        self._key = destination.key
+        self._prefix = records
+        self._lease = destination.lease
+        self._progress = progress
+        self._letters = letters
+        self._options = options
+        self._strands = SlotStrands(start)
+        self._account = Account(self._strands, progress, letters, options.caught_up_seconds)
+        self.caught_up = self._account.caught_up
+        self.postponed = self._strands.postponed
+        self._groups = SlotGroups(records.encode(), KeySpecs(cluster.capabilities.key_specs))
+        self._head = record_head(self._strands.writer)
+        self._limiter = options.limiter
+        self._watch = LagWatch(options.limiter, progress.stream)
+        self._claimed = False
+        self._intake = Intake(source, self._groups, self._account, progress, letters, options.limiter, start)
+        self._intake.before_piece = self._prepare
+        self._shards: list[Shard] = []  # of the round
+        self._markers = Markers(records, destination.key, cluster.endpoint.slot)
+        self._missing: set[int] = set()  # slots whose records a flush removed
+        self._failed = 0  # commands, since something was confirmed
+        self._unsettled: list[tuple[Window, Marks]] = []  # in flight when a round ended
+        self._barrier_at = NO_RECORD  # markers of this barrier are on the nodes
+        self._rounds = 0
+        self._backoff = Backoff(options.connection.retry_first_seconds, options.connection.retry_limit_seconds)
+        progress.stream.waiting_since = 0.0
+
+    # -- what others see
+
+    @property
+    def on_getack(self) -> Callable[[], None] | None:
+        """Called when the source asked for an acknowledgement."""
+        return self._intake.on_getack
+
+    @on_getack.setter
+    def on_getack(self, call: Callable[[], None] | None) -> None:
+        self._intake.on_getack = call
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The link's hash, which says the floor."""
+        return self._strands.record
+
+    async def reach(self, offset: int) -> None:
+        """Waits until every slot has everything up to *offset*."""
+        await self._account.reach(offset)
+
+    def adopt(self, replid: str) -> None:
+        """The source continues under another id (a failover)."""
+        self._strands.adopt(replid)
+
+    def statistics(self) -> ApplierStatistics:
+        """What is held."""
+        in_flight = sum(lane.in_flight_bytes for lane in self._progress.lanes)
+        return ApplierStatistics(in_flight, sum(window.size for window in self._groups.growing), 0)
+
+    # -- rounds
+
+    async def run(self) -> None:
+        """Applies until the source ends; everything that can be applied is recorded then.
+
+        Raises:
+            ScriptMissing: the stream needs a script that nobody knows.
+            TargetLost: the target lost data: sync anew from what it has.
+            LinkTaken: another process has the link.
+            TargetError: it refuses everything.
+            TargetRejected: a command was refused and the policy is to stop.
+            PortdError: what the source of pieces raised.
+        """
+        try:
+            while True:
+                try:
+                    await self._round()
+                except Disconnected as error:
+                    self._note(error, error.reason)
+                except TargetBusy as error:
+                    self._progress.troubles.note(TARGET, error.code, str(error.args[0]))
+                    self._progress.last_error = str(error)
+                else:
+                    return
+                waiting = self._oldest() or self._progress.stream.waiting_since or time.time()
+                self._progress.stream.waiting_since = waiting
+                await asyncio.sleep(self._backoff.next_wait())
+        finally:
+            self._account.bury_now()
+            self._intake.close()
+
+    def _note(self, error: Disconnected, reason: str) -> None:
+        self._progress.last_error = str(error)
+        if not self._progress.troubles.note_loss(reason, str(error)):
+            _log.warning(
+                "a node of the target is not there", reason=reason, error=str(error), offset=self._strands.offset
+            )
+
+    async def _round(self) -> None:
+        """Until the source ends, or something has changed at the target."""
+        async with AsyncExitStack() as stack:
+            self._shards = shards = await self._connect(stack)
+            await self._recover()
+            self._rounds += 1
+            if self._rounds > 1:
+                _log.info("the target's slots are written again", nodes=len(shards), offset=self._strands.offset)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [
+                        group.create_task(shard.connection.watch(), name=f"{shard.connection.name}-watch")
+                        for shard in shards
+                    ]
+                    tasks.append(group.create_task(self._keep_floor(), name="floor"))
+                    await self._work()
+                    for task in tasks:
+                        task.cancel()
+            except BaseExceptionGroup as errors:
+                raise first_cause(errors, less=Disconnected) from None
+            finally:
+                for shard in shards:
+                    if shard.window is not None and shard.marks is not None:
+                        self._unsettled.append((shard.window, shard.marks))
+                        shard.state.in_flight_bytes = shard.state.in_flight_batches = 0
+                self._shards = []
+            await self._write_floor()
+
+    async def _connect(self, stack: AsyncExitStack) -> list[Shard]:
+        """Every primary, with nobody else writing."""
+        try:
+            topology = await read_map(self._home)
+        except TargetLost as error:
+            raise Disconnected(str(error.args[0]), "map") from None
+        self._cluster = replace(self._cluster, topology=topology)
+        states = self._progress.take_lanes(len(topology.nodes))
+        shards = []
+        for number, node in enumerate(topology.nodes):
+            place = replace(self._home, host=node.host, port=node.port, seeds=None)
+            connection = await connect(place, f"shard-{number}", states[number].connection, self._options.connection)
+            stack.callback(connection.close)
+            found = ClusterNode(number, place, "", node.address, node.first, node.slots)
+            shards.append(Shard(found, connection, states[number]))
+        try:
+            await require_home(
+                self._cluster, self._options.epoch
+            )  # who takes the link from now on ends the connections
+        except TargetLost as error:
+            if isinstance(error, DataLost):
+                raise
+            raise Disconnected(str(error.args[0]), "epoch") from None
+        for shard in shards:
+            async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
+                await end_connections(shard.connection, self._lease)
+            shard.connection.establish()
+        return shards
+
+    async def _recover(self) -> None:
+        """Finds out what every slot has, and sorts what is missing by the map."""
+        expected: dict[int, int] = {}
+        for window, _ in self._unsettled:
+            expected |= dict(window.slots())
+        lost: list[int] = []
+        self._missing.clear()
+        for shard in self._shards:
+            async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
+                found = await read_records(shard.connection, self._prefix, shard.node.slots)
+                shard.marker = await self._markers.read(shard)
+            for slot, has in found:
+                known = self._groups.record(slot)
+                if has == NO_RECORD:
+                    if shard.marker == NO_RECORD or shard.marker < known:
+                        raise DataLost(
+                            f"the target lost its data: the record of slot {slot} on {shard.node.address} is gone"
+                        )
+                    self._missing.add(slot)  # it was emptied because the source was
+                    self._groups.set_record(slot, shard.marker)
+                elif known in {NO_RECORD, has} or expected.get(slot) == has:
+                    self._groups.set_record(slot, has)
+                elif has < known:
+                    lost.append(has)
+                else:
+                    raise InternalError(f"the record of slot {slot} says {has}, which nothing of ours ended with")
+        if lost:
+            await self._sink(min(lost), len(lost))
+        if not self._claimed:
+            self._strands.claim(await read_checkpoint(self._home, self._key))
+            await self._write_hash()
+            self._claimed = True
+            self._account.show()
+            self._source.rewind(self._strands.offset, self._strands.record.db)
+        self._sort_again(len(self._shards))
+
+    async def _sink(self, floor: int, slots: int) -> None:
+        """Slots have less than they had: the next session begins where the last one of them is."""
+        told = self._strands.sink(floor)
+        if any(db for _, db in self._intake.databases):  # which was in effect there is not known
+            told = replace(told, state=State.SNAPSHOT)
+        await write_checkpoint(self._home, self._key, told, self._options.epoch, self._options.connection)
+        raise TargetLost(
+            f"{slots} slots of the target went back, the furthest to offset {floor}: a replica was promoted that had not all of "
+            "its primary's writes, or a node was restored from an older file",
+            hint="the sync goes on from there if the source still has what follows; what each slot has is not written twice",
+        )
+
+    def _sort_again(self, nodes: int) -> None:
+        """Windows of the round before, by the map of this one."""
+        before = list(zip(self._groups.growing, self._intake.marks, strict=True))
+        unsettled, self._unsettled = self._unsettled, []
+        self._groups.route(self._cluster.topology.table, nodes)
+        self._intake.marks = [Marks() for _ in range(nodes)]
+        done = 0
+        marks = [each for _, each in (*unsettled, *before) if each.since]
+        for window, _ in unsettled:
+            done += window.commands - self._groups.again(window)
+        for window, _ in before:
+            self._groups.again(window)
+        for window, each in zip(self._groups.growing, self._intake.marks, strict=True):
+            if window.entries:
+                each.since = min(mark.since for mark in marks)
+                each.newest = max(mark.newest for mark in marks)
+        if done:
+            self._confirm(done)
+
+    # -- the work of a round
+
+    async def _work(self) -> None:
+        """Window after window, until the source ends."""
+        while True:
+            await self._intake.take_pending()
+            wait = await self._send_all()
+            busy = [shard for shard in self._shards if shard.answer is not None]
+            growing = any(window.entries for window in self._groups.growing)
+            if not busy and not growing:
+                if self._intake.held is not None:
+                    await self._pass_barrier(self._intake.held)
+                    continue
+                self._rest()
+                if self._intake.broken is not None:
+                    raise self._intake.broken
+                if self._intake.ended:
+                    return
+            self._note_waiting()
+            await self._account.bury()
+            await self._next(busy, wait)
+            for shard in busy:
+                if shard.answer is not None and shard.answer.done():
+                    self._answered(shard)
+            await self._intake.take_read()
+
+    async def _next(self, busy: list[Shard], wait: float | None) -> None:
+        """Waits for an answer, for a piece where there is room for one, or so many seconds."""
+        waits: set[asyncio.Future[object]] = {shard.answer for shard in busy if shard.answer is not None}  # type: ignore[misc]
+        if (reading := self._intake.reading()) is not None:
+            waits.add(reading)  # type: ignore[arg-type]
+        if waits:
+            await asyncio.wait(waits, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(wait or 0)
+
+    async def _send_all(self) -> float | None:
+        """Sends every window that may go; seconds until one may that must rest, None when none must."""
+        now = asyncio.get_running_loop().time()
+        wait: float | None = None
+        for shard in self._shards:
+            number = shard.node.number
+            if shard.answer is not None or not self._groups.growing[number].entries:
+                continue
+            if shard.rests_until > now:
+                wait = min(wait or 3600.0, shard.rests_until - now)
+                continue
+            shard.window, shard.marks = self._groups.renew(number), self._intake.marks[number].take()
+            data, replies = self._groups.render(shard.window, self._head)
+            await self._limiter.take(len(data), replies)
+            shard.state.in_flight_bytes, shard.state.in_flight_batches = len(data), 1
+            shard.answer = shard.connection.confirm([data], replies)
+        return wait
+
+    # -- scripts
+
+    async def _prepare(self, piece: Piece) -> None:
+        """Gives every node the texts that a piece needs; again does no harm."""
+        self.postponed.note(piece)
+        scripts = self._options.scripts
+        scripts.note(piece)
+        if piece.digests or piece.loaded or piece.flushed:
+            for shard in self._shards:
+                commands = await scripts.before(shard.node.endpoint, [piece])
+                if commands:
+                    shard.connection.send(commands, len(commands), lambda _: None)
+
+    # -- what concerns all nodes
+
+    async def _pass_barrier(self, portion: Portion) -> None:
+        """Everything before it is in the target: does it on every node, once, and goes on behind it."""
+        command = self._groups.command(portion.data, portion.next)
+        offset, behind = portion.place()
+        if behind > self._intake.taken:
+            barrier = Barrier(command, behind, self._markers, self._prefix, self._strands.writer)
+            self._barrier_at = behind
+            ours = [*self._strands.record.commands(self._key), *self._options.restated()]
+            refused = await barrier.run(self._shards, self._groups, self._missing, ours)
+            if refused:
+                culprit = Culprit(offset, 0, barrier.name, b"")
+                self._failed += 1
+                self._account.keep({0: refused}, lambda _: [culprit])
+            self._intake.taken = behind
+            self._confirm(1)
+        portion.next += 1
+        self._intake.sort(portion)
+
+    # -- answers
+
+    def _answered(self, shard: Shard) -> None:
+        """A window was answered."""
+        window, marks, answer = shard.window, shard.marks, shard.answer
+        assert window is not None
+        assert marks is not None
+        assert answer is not None
+        notes = answer.result()
+        shard.answer = None
+        shard.state.in_flight_bytes = shard.state.in_flight_batches = 0
+        shard.state.replies += window.entries + 3 * window.transactions
+        shard.state.errors += len(notes)
+        unnoted, shard.connection.counter.unnoted = shard.connection.counter.unnoted, 0
+        self._failed += unnoted
+        if not notes:
+            self._groups.confirm(window)
+            shard.window = shard.marks = None
+            self._confirm(window.commands)
+            return
+        found = judge(window, notes)
+        for slot, behind in found.executed:
+            self._groups.set_record(slot, behind)
+        if found.failed:
+            failed = found.failed
+            self._failed += len(failed)
+            texts = {number: text for number, (_, text) in enumerate(failed)}
+            self._account.keep(texts, lambda numbers: [failed[number][0] for number in numbers])
+        if found.scripts:
+            raise missing_script()
+        self._leave_out(window, found.refused)
+        if found.elsewhere:
+            self._progress.last_error = f"{shard.node.address}: {presentable(found.elsewhere)}"
+            raise Disconnected(f"{shard.node.address}: {presentable(found.elsewhere)}", code_of(found.elsewhere))
+        commands = window.commands
+        left = self._put_back(shard.node.number, window, marks)
+        shard.window = shard.marks = None
+        if found.trouble:
+            shard.state.retries += 1
+            self._progress.last_error = f"{shard.node.address}: {presentable(found.trouble)}"
+            self._progress.troubles.note(TARGET, code_of(found.trouble), presentable(found.trouble))
+            shard.rests_until = asyncio.get_running_loop().time() + self._backoff.next_wait()
+        self._confirm(commands - left, settled=not found.trouble)
+
+    def _leave_out(self, window: Window, refused: dict[int, dict[int, str]]) -> None:
+        """Commands that no node ever queues: dead letters."""
+        for slot, texts in refused.items():
+            told: list[tuple[Culprit, str]] = []
+            for number, text in texts.items():
+                data, offset = window.command(slot, number)
+                told.append((culprit(data, offset), text))
+            self._progress.stream.commands_failed += window.leave_out(slot, list(texts))
+            by_number = {number: text for number, (_, text) in enumerate(told)}
+            self._account.keep(by_number, lambda numbers, told=told: [told[number][0] for number in numbers])  # type: ignore[misc]
+
+    def _put_back(self, number: int, window: Window, marks: Marks) -> int:
+        """What of a window is not in the target goes in front of what grows; how many commands that is."""
+        later, mine = self._groups.renew(number), self._intake.marks[number]
+        left = self._groups.again(window)
+        self._groups.again(later)
+        if self._groups.growing[number].entries > later.entries:
+            mine.since = min(mine.since or marks.since, marks.since)
+            mine.newest = max(mine.newest, marks.newest)
+        return left
+
+    # -- books
+
+    def _confirm(self, commands: int, *, settled: bool = True) -> None:
+        """So many commands are in the target."""
+        if settled:
+            self._backoff.reset()
+        self._raise_floor()
+        counts = self._intake.take_counts()
+        failed, self._failed = self._failed, 0
+        counts.commands = commands
+        oldest = self._oldest()
+        position = self._strands.record.position
+        self._account.confirm(Unconfirmed(position, 0, counts, oldest or self._intake.newest or time.time()), failed)
+        self._progress.stream.checkpointed_offset = self._strands.written
+        self._watch.look(caught_up=self.caught_up.is_set())
+        self._source.release(self._strands.offset)
+
+    def _rest(self) -> None:
+        """Nothing is on its way and nothing is to be sent."""
+        if self._intake.boundary > self._strands.offset or self._intake.uncounted:
+            self._confirm(0)
+        self._account.catch_up(self._source.waiting_since)
+
+    def _raise_floor(self) -> None:
+        floors = [window.floor for window, _ in self._unsettled if window.entries]
+        floors += [window.floor for window in self._groups.growing if window.entries]
+        floors += [shard.window.floor for shard in self._shards if shard.window is not None]
+        floor = min(floors, default=self._intake.boundary)
+        self._strands.rise(floor, self._intake.database_at(floor))
+
+    def _oldest(self) -> float:
+        """Unix time at which the oldest byte was received that is taken and not in the target; 0 when there is none."""
+        marks = [*self._intake.marks, *(marks for _, marks in self._unsettled)]
+        marks += [shard.marks for shard in self._shards if shard.marks is not None]
+        return min((each.since for each in marks if each.since), default=0.0)
+
+    def _note_waiting(self) -> None:
+        self._progress.stream.waiting_since = self._oldest() or self._source.waiting_since
+
+    # -- the link's hash
+
+    async def _keep_floor(self) -> None:
+        """Writes the floor now and then."""
+        while True:
+            await asyncio.sleep(FLOOR_SECONDS)
+            try:
+                await self._write_floor()
+            except (Disconnected, TargetBusy) as error:
+                self._options.connection.note(error)
+
+    async def _write_floor(self) -> None:
+        if self._strands.offset > self._strands.written:
+            await self._write_hash()
+        if NO_RECORD < self._barrier_at <= self._strands.written:
+            self._barrier_at = NO_RECORD
+            for shard in self._shards:
+                self._markers.forget(shard)
+
+    async def _write_hash(self) -> None:
+        record = self._strands.record
+        await write_checkpoint(self._home, self._key, record, self._options.epoch, self._options.connection)
+        self._strands.written = record.position.offset
+        self._progress.stream.checkpointed_offset = self._strands.written

@@ -1,0 +1,149 @@
+"""Commands that concern every node of a cluster: each does them once, and none sees what is behind before all have.
+
+A node does the command in a transaction with a marker that says so, with the position behind it. So a process that ends
+between two nodes, and comes by the same command again, leaves those out that have it. A flush removes the records with
+everything else; until they are written again, the marker stands for them. Markers go when the link's hash is behind them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from portd.errors import TargetError
+from portd.kernel.requests import head
+from portd.net.replies import Verdict, abort_cause, classify, code_of, fatal, presentable
+from portd.net.resp import request
+from portd.net.topology import ranges_of
+from portd.target.cluster.nodes import node_key
+from portd.target.cluster.records import BARRIER_SUFFIX, parse_record, record_text, write_records
+from portd.target.cluster.shard import ELSEWHERE
+from portd.target.connection import Disconnected, set_up, text_of
+from portd.target.kept.epoch import check
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from portd.kernel.slotgroups import SlotGroups
+    from portd.target.cluster.shard import Shard
+
+FLUSHES: Final = frozenset({"FLUSHALL", "FLUSHDB"})
+MARKER: Final = "the marker of a command for all nodes"  # for messages
+
+
+class Markers:
+    """Where markers are, and what they say.
+
+    Args:
+        prefix: of the records' keys.
+        key: of the link's hash: its node's marker lies beside it.
+        home: the slot of that.
+    """
+
+    def __init__(self, prefix: str, key: str, home: int) -> None:
+        self._prefix = prefix
+        self._key = key
+        self._home = home
+
+    def at_home(self, shard: Shard) -> bool:
+        """Whether the link's hash lies on a node."""
+        return any(first <= self._home <= last for first, last in shard.node.slots)
+
+    def key(self, shard: Shard) -> str:
+        """The key of a node's marker."""
+        return (self._key if self.at_home(shard) else node_key(self._prefix, shard.node)) + BARRIER_SUFFIX
+
+    async def read(self, shard: Shard) -> int:
+        """The position behind the last command for all nodes that one did; `NO_RECORD` for none."""
+        key = self.key(shard)
+        (found,) = await shard.connection.ask(request("GET", key))
+        if text_of(found):
+            check(found, MARKER, key)
+        return parse_record(found, f"the key {key!r}")
+
+    def forget(self, shard: Shard) -> None:
+        """Removes a node's marker; nobody waits for that."""
+        shard.connection.send([request("DEL", self.key(shard))], 1, lambda _: None)
+
+
+class Barrier:
+    """One such command, and everything before it is in the target.
+
+    Args:
+        command: as it is sent.
+        behind: the position behind it.
+        markers: see there.
+        prefix: of the records' keys.
+        writer: of records.
+
+    Attributes:
+        name: of the command.
+        flushes: it empties the nodes.
+    """
+
+    def __init__(self, command: bytes, behind: int, markers: Markers, prefix: str, writer: str) -> None:
+        self.name = head(command).title
+        self.flushes = self.name in FLUSHES
+        self._command = command
+        self._behind = behind
+        self._markers = markers
+        self._prefix = prefix
+        self._writer = writer
+
+    async def run(self, shards: Sequence[Shard], groups: SlotGroups, missing: set[int], ours: Sequence[bytes]) -> str:
+        """Does it on every node that has not done it.
+
+        Args:
+            shards: all nodes; nothing is outstanding.
+            groups: are told that a flush has brought every slot there.
+            missing: slots whose records are not there; those that a flush removes are added until they are written.
+            ours: what writes hash, lease and epoch, which a flush removes at home.
+
+        Returns:
+            The reply with which a node refused it for good, "" when none did.
+
+        Raises:
+            Disconnected: a node is lost, or is not what it was.
+            TargetError: one refuses everything.
+        """
+        refused = ""
+        for shard in shards:
+            if shard.marker < self._behind:
+                async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
+                    refused = await self._do(shard, ours) or refused
+                shard.marker = self._behind
+                if self.flushes:
+                    missing.update(slot for first, last in shard.node.slots for slot in range(first, last + 1))
+        if self.flushes:
+            groups.set_records(self._behind)
+            for shard in shards:
+                mine = ranges_of(slot for slot in sorted(missing) if _has(shard, slot))
+                async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
+                    await write_records(shard.connection, self._prefix, mine, self._writer, self._behind)
+            missing.clear()
+        return refused
+
+    async def _do(self, shard: Shard, ours: Sequence[bytes]) -> str:
+        """Does it on one node; the reply when that refuses it."""
+        key = self._markers.key(shard)
+        marker = request("SET", key, record_text(self._writer, self._behind))
+        own = [marker, *(ours if self.flushes and self._markers.at_home(shard) else ())]
+        refused = ""
+        for commands in ([self._command, *own], own):  # without it where it cannot be queued: the node is done with it
+            answers = await shard.connection.ask(request("MULTI"), *commands, request("EXEC"))
+            executed = answers[-1]
+            if isinstance(executed, list):
+                failed = text_of(executed[0]) if len(commands) > len(own) else ""
+                for answer in executed[len(commands) - len(own) :]:
+                    check(answer, MARKER, key)
+                return failed or refused
+            refused = next(filter(None, map(text_of, answers)), "") or "nil"
+            refused = abort_cause(refused) or refused
+            if code_of(refused) in ELSEWHERE or classify(refused) is Verdict.RETRY:
+                raise Disconnected(f"{shard.node.address}: {presentable(refused)}", code_of(refused))
+            if classify(refused).ends:
+                raise fatal(refused)
+        raise TargetError(f"the target {shard.node.address} refuses transactions: {presentable(refused)}")
+
+
+def _has(shard: Shard, slot: int) -> bool:
+    return any(first <= slot <= last for first, last in shard.node.slots)

@@ -1,0 +1,274 @@
+"""What is taken from the stream for a cluster: sorted by slot into the windows that grow."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from portd.errors import PortdError
+from portd.kernel.slots import SLOTS
+from portd.target.deadletter import unsupported
+from portd.target.names import FilteredNames
+from portd.target.stream.group import Counts, Culprit
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from portd.kernel.slotgroups import SlotGroups
+    from portd.kernel.stream import Piece
+    from portd.model import Progress
+    from portd.target.cluster.strand import Marks
+    from portd.target.deadletter import DeadLetters
+    from portd.target.kept.checkpoint import Checkpoint
+    from portd.target.limiter import Limiter
+    from portd.target.stream.account import Account
+    from portd.target.stream.group import PieceSource
+
+PIECE_BYTES: Final = 256 * 1024  # taken from the stream at once
+PIECE_COMMANDS: Final = 4096
+# Nothing more is taken when a node's window has its share of these. So however many nodes there are, they hold the same
+# together, and under load a slot's transaction has as many commands, on the average.
+WINDOWS_BYTES: Final = 3 * 1024 * 1024
+WINDOWS_COMMANDS: Final = 3 * SLOTS
+LEAST_BYTES: Final = 32 * 1024
+CROSS_SLOT: Final = "cross_slot"  # codes of dead letters
+KEYS_UNKNOWN: Final = "keys_unknown"
+
+
+@dataclass(slots=True)
+class Portion:
+    """Commands that are sorted in.
+
+    Attributes:
+        data: whole commands.
+        offsets: of each, as in `Piece`.
+        end: position behind them.
+        boundary: a checkpoint may stand there.
+        db: database in effect there.
+        received_at: unix time of the newest byte.
+        next: number of the first command that is not sorted in.
+    """
+
+    data: bytes
+    offsets: bytes
+    end: int
+    boundary: bool
+    db: int
+    received_at: float
+    next: int = 0
+
+    def place(self) -> tuple[int, int]:
+        """Offset of the first byte of the next command, and the position behind it."""
+        of = memoryview(self.offsets).cast("Q")
+        return of[self.next], of[self.next + 1] - 1 if self.next + 1 < len(of) else self.end
+
+
+class Intake:
+    """Takes pieces of the stream as long as there is room, and knows how far that is.
+
+    Args:
+        source: where they come from.
+        groups: sorts them.
+        account: keeps dead letters.
+        progress: counters.
+        letters: the policy about refusals.
+        limiter: bounds what is sent at once.
+        start: where the stream begins.
+
+    Attributes:
+        on_getack: called when the source asked for an acknowledgement.
+        before_piece: awaited with each piece before it is sorted in; may fail, and is awaited again then.
+        boundary: the last place for a checkpoint that everything before is sorted in.
+        taken: everything up to here was sorted in.
+        databases: boundaries, and the database in effect from there on.
+        marks: of the growing windows, by number of the node.
+        held: a command that concerns all nodes is its next one; nothing is taken meanwhile.
+        newest: unix time of the newest byte that was sorted in.
+        broken: what the source said behind all that was taken.
+        ended: nothing more comes.
+    """
+
+    def __init__(
+        self,
+        source: PieceSource,
+        groups: SlotGroups,
+        account: Account,
+        progress: Progress,
+        letters: DeadLetters,
+        limiter: Limiter,
+        start: Checkpoint,
+    ) -> None:
+        self.on_getack: Callable[[], None] | None = None
+        self.before_piece: Callable[[Piece], Awaitable[None]] | None = None
+        self.boundary = self.taken = start.position.offset
+        self.databases = [(start.position.offset, start.db)]
+        self.marks: list[Marks] = []
+        self.held: Portion | None = None
+        self.newest = 0.0
+        self.broken: PortdError | None = None
+        self.ended = False
+        self._source = source
+        self._groups = groups
+        self._account = account
+        self._progress = progress
+        self._letters = letters
+        self._limiter = limiter
+        self._names = FilteredNames()
+        self._piece: Piece | None = None  # in hand
+        self._parts: list[bytes] = []  # of a command larger than a piece
+        self._counts = Counts()  # of what was left out since that was asked for
+        self._told = (0, 0)  # skipped and left, as far as they are counted
+        self._reading: asyncio.Task[Piece | None] | None = None
+
+    def close(self) -> None:
+        """Nothing more is taken; idempotent."""
+        if self._reading is not None:
+            self._reading.cancel()
+
+    # -- how far it is
+
+    @property
+    def uncounted(self) -> bool:
+        """Something was left out since `take_counts`."""
+        return bool(self._counts.filtered or self._counts.dead)
+
+    def take_counts(self) -> Counts:
+        """What was left out since this was called."""
+        counts, self._counts = self._counts, Counts()
+        return counts
+
+    def database_at(self, floor: int) -> int:
+        """The database in effect at a boundary; none before it will be asked for."""
+        while len(self.databases) > 1 and self.databases[1][0] <= floor:
+            del self.databases[0]
+        return self.databases[0][1]
+
+    # -- pieces
+
+    def _has_room(self) -> bool:
+        if self.held is not None or self.ended or self.broken is not None:
+            return False
+        nodes = len(self._groups.growing)
+        size, commands = max(LEAST_BYTES, WINDOWS_BYTES // nodes), WINDOWS_COMMANDS // nodes
+        if self._limiter.limited:
+            most_bytes, most_commands = self._limiter.share()
+            size, commands = min(size, most_bytes or size), min(commands, most_commands or commands)
+        return all(window.size < size and window.entries < commands for window in self._groups.growing)
+
+    def reading(self) -> asyncio.Task[Piece | None] | None:
+        """What waits for the next piece; None where there is no room for one."""
+        if not self._has_room():
+            return None
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._source.next_piece(PIECE_BYTES, PIECE_COMMANDS), name="next piece")
+        return self._reading
+
+    async def take_pending(self) -> None:
+        """Takes pieces that are there, without waiting. What is wrong behind them waits until they are applied."""
+        if self._piece is not None:
+            await self._take(self._piece)
+        while self._reading is None and self._has_room():
+            try:
+                piece = self._source.pending(PIECE_BYTES, PIECE_COMMANDS)
+            except PortdError as error:
+                self.broken = error
+                return
+            if piece is None:
+                return
+            await self._take(piece)
+
+    async def take_read(self) -> None:
+        """Takes the piece that was waited for, if it has come."""
+        if self._reading is None or not self._reading.done():
+            return
+        reading, self._reading = self._reading, None
+        try:
+            piece = reading.result()
+        except PortdError as error:
+            self.broken = error
+            return
+        if piece is None:
+            self.ended = True
+        else:
+            await self._take(piece)
+
+    async def _take(self, piece: Piece) -> None:
+        """Sorts a piece in, or holds it where a command concerns all nodes."""
+        if piece.refusals and self._letters.stops:
+            first = piece.refusals[0]
+            raise self._letters.refusal(unsupported("stream", first.command, first))
+        self._piece = piece  # until it is sorted in, whatever ends the wait
+        if self.before_piece is not None:
+            await self.before_piece(piece)
+        self._piece = None
+        if piece.names or piece.own:
+            self._names.note(piece)
+        if piece.getack and self.on_getack is not None:
+            self.on_getack()
+        if piece.mixed:  # it is left out when it comes again
+            self._parts.clear()
+            self._source.rewind(self.boundary, self.databases[-1][1])
+            return
+        self._count(piece)
+        data = piece.data
+        if piece.part or self._parts:
+            self._parts.append(data)
+            if piece.part:
+                return
+            data, self._parts = b"".join(self._parts), []
+        self.sort(Portion(data, piece.offsets, piece.end_offset, piece.boundary, piece.db, self._source.received_at))
+
+    def _count(self, piece: Piece) -> None:
+        """Counts what the splitter left out."""
+        counts = Counts()
+        counts.add(piece)
+        self._counts.filtered += counts.filtered
+        self._counts.dead += counts.dead
+        self._counts.own += counts.own
+        self._counts.refusals += counts.refusals
+
+    def sort(self, portion: Portion) -> None:
+        """Sorts commands in, up to one that concerns all nodes; those that were sorted in before a rewind are known."""
+        if portion.next == 0:
+            portion.next = bisect_right(memoryview(portion.offsets).cast("Q"), self.taken)
+        known = [window.entries for window in self._groups.growing]
+        portion.next = self._groups.take(portion.data, portion.offsets, portion.end, self.boundary, portion.next)
+        for window, marks, before in zip(self._groups.growing, self.marks, known, strict=True):
+            if window.entries > before:
+                marks.note(portion.received_at)
+        self._tell_left()
+        self.newest = max(self.newest, portion.received_at)
+        if portion.next < len(portion.offsets) // 8:
+            self.held = portion
+            return
+        self.held = None
+        self.taken = max(self.taken, portion.end)
+        if portion.boundary:
+            self.boundary = portion.end
+            if portion.db != self.databases[-1][1]:
+                self.databases.append((portion.end, portion.db))
+
+    def _tell_left(self) -> None:
+        """Counts what the records had, and keeps dead letters of what has no place."""
+        skipped, left = self._told
+        self._told = self._groups.skipped, self._groups.left
+        self._counts.filtered += self._groups.skipped - skipped
+        count = self._groups.left - left
+        if not count:
+            return
+        self._progress.stream.commands_failed += count
+        told = self._groups.take_left()
+        if len(told) < count:
+            self._letters.count(CROSS_SLOT, count - len(told))
+        culprits = [
+            Culprit(each.offset, 0, each.name.decode("ascii", "backslashreplace").upper(), each.key) for each in told
+        ]
+        texts = {
+            number: f"{CROSS_SLOT} its keys are in several slots"
+            if each.several
+            else f"{KEYS_UNKNOWN} nobody tells where its keys are"
+            for number, each in enumerate(told)
+        }
+        self._account.keep(texts, lambda numbers: [culprits[number] for number in numbers])

@@ -1,0 +1,337 @@
+"""The nodes of a target cluster: who they are, what all of them can do, and who may write to them.
+
+The link's hash, lease and epoch lie in one slot, that of the link's name (*home*). Every other primary has an epoch of its
+own, for what is sent to it outside of transactions: see docs/design/0004. Whoever has taken the link writes it, and ends
+the connections of whoever had it before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from portd.config.choices import Existing
+from portd.errors import ConfigError, TargetBusy, TargetLost, TargetNotEmpty, TargetRefused, first_cause
+from portd.kernel.slotgroups import record_keys
+from portd.kernel.slots import slot_tag
+from portd.log import get_logger
+from portd.model import ConnectionState
+from portd.net.control import Refused, open_control
+from portd.net.identity import require_process
+from portd.net.replies import error_of
+from portd.net.resp import request
+from portd.net.topology import NoCluster, Node, Topology, moving, ranges_of, spelled
+from portd.target.capabilities import EVICTING_COMMANDS
+from portd.target.cluster.records import BARRIER_SUFFIX, portions, write_records
+from portd.target.clusternodes import ClusterNode, ClusterTarget
+from portd.target.connection import connect, set_up, text_of
+from portd.target.control import control
+from portd.target.kept.checkpoint import LEASE_SUFFIX, SCAN_COUNT, read_checkpoint
+from portd.target.kept.epoch import EPOCH_SUFFIX, check
+from portd.target.probe import probe
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+
+    from portd.config.settings import Settings
+    from portd.net.control import Control
+    from portd.net.endpoint import Endpoint
+    from portd.target.capabilities import Capabilities
+    from portd.target.connection import Connection
+    from portd.target.destination import Destination
+    from portd.target.kept.checkpoint import Checkpoint
+    from portd.target.kept.epoch import Epoch
+    from portd.target.kept.lease import Lease
+
+_log = get_logger("target")
+
+NodeT = TypeVar("NodeT")
+ResultT = TypeVar("ResultT")
+MAP: Final = "CLUSTERMAP"  # code of a refusal that passes: not one of a server's
+CLUSTER_HINT: Final = "portd tries again until every slot has an owner and none is on its way"
+
+
+async def on_all(
+    what: str, nodes: Iterable[NodeT], work: Callable[[NodeT], Coroutine[None, None, ResultT]]
+) -> list[ResultT]:
+    """Does something on all nodes at once; what it returned, in their order.
+
+    Args:
+        what: name of the tasks.
+        nodes: on which.
+        work: what is done.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work(node), name=f"{what} {number}") for number, node in enumerate(nodes)]
+    except BaseExceptionGroup as errors:
+        raise first_cause(errors) from None
+    return [task.result() for task in tasks]
+
+
+async def read_map(endpoint: Endpoint) -> Topology:
+    """The map, if every slot has an owner and none is on its way.
+
+    Raises:
+        ConfigError: this is no cluster.
+        TargetLost: no node tells.
+        TargetBusy: slots have no owner, or are on their way.
+    """
+    seeds = endpoint.seeds
+    assert seeds is not None, "only clusters have a map"
+    try:
+        topology = await seeds.read(endpoint.entrance)
+        if gaps := topology.gaps():
+            raise TargetBusy(f"slots {spelled(gaps)} of the target have no owner", hint=CLUSTER_HINT, code=MAP)
+        question = request("CLUSTER", "NODES")
+        answers = await on_all("map", topology.nodes, lambda node: _ask(endpoint, node, question))
+    except NoCluster as error:
+        raise ConfigError(
+            f"the target is no cluster: {error}", hint="redis://host:port is the URL of one server"
+        ) from None
+    except Refused as refusal:
+        raise error_of(refusal.text, "does not tell its map", login=refusal.login) from None
+    except OSError as error:
+        raise TargetLost(f"the target's map cannot be read: {error}", hint="check hosts, ports and TLS") from None
+    on_their_way: dict[int, str] = {}
+    for node, answer in zip(topology.nodes, answers, strict=True):
+        if text := _error(answer):
+            raise error_of(text, "does not tell which slots are on their way", who=f"the target {node.address}")
+        on_their_way |= moving(answer)
+    if on_their_way:
+        slots = spelled(ranges_of(sorted(on_their_way)))
+        raise TargetBusy(
+            f"slots {slots} of the target are on their way to another node; nothing is written meanwhile",
+            hint="portd goes on when they have arrived; redis-cli --cluster fix ends a move that was given up", code=MAP,
+        )  # fmt: skip
+    return topology
+
+
+async def _ask(endpoint: Endpoint, node: Node, question: bytes) -> object:
+    async with open_control(replace(endpoint, host=node.host, port=node.port, seeds=None)) as asked:
+        (answer,) = await asked.ask(question)
+    return answer
+
+
+def _error(answer: object) -> str:
+    return "" if isinstance(answer, bytes) else str(answer) or "no answer"
+
+
+async def survey(endpoint: Endpoint) -> ClusterTarget:
+    """Looks at a cluster and makes sure that a sync into it can work.
+
+    Raises:
+        ConfigError: it is none, or its nodes differ too much.
+        TargetRefused: our user may not do on every node what a sync does.
+        TargetError: a node cannot be asked, or slots have no owner.
+    """
+    topology = await read_map(endpoint)
+    places = [replace(endpoint, host=node.host, port=node.port, slot=node.first) for node in topology.nodes]
+    found = await on_all("probe", places, probe)
+    for node, each in zip(topology.nodes, found, strict=True):
+        if not each.evicts:
+            raise TargetRefused(
+                f"the target {node.address} does not let us end connections, and in a cluster nothing else keeps late writes away",
+                hint=f"allow {' '.join(f'+{name}' for name in EVICTING_COMMANDS)} to portd's user",
+            )
+    nodes = tuple(
+        ClusterNode(number, place, each.run_id, node.address, node.first, node.slots)
+        for number, (node, place, each) in enumerate(zip(topology.nodes, places, found, strict=True))
+    )
+    home = found[memoryview(topology.table).cast("H")[endpoint.slot]]
+    return ClusterTarget(endpoint, topology, nodes, _shared(home, found))
+
+
+def _shared(home: Capabilities, all_nodes: list[Capabilities]) -> Capabilities:
+    """What every node can do, told of the one at home."""
+    if len({each.family for each in all_nodes}) > 1:
+        raise ConfigError(
+            "the target's nodes are of Valkey and of Redis", hint="finish the upgrade of the cluster first"
+        )
+    oldest = min(all_nodes, key=lambda each: each.version)
+    commands = frozenset.intersection(*(each.commands for each in all_nodes))
+    bounded = [each for each in all_nodes if each.maxmemory > 0]
+    tightest = min(bounded, key=lambda each: each.maxmemory) if bounded else home
+    return replace(
+        oldest,
+        run_id=home.run_id,
+        commands=commands,
+        forbidden=frozenset.union(*(each.forbidden for each in all_nodes)),
+        modules=frozenset.intersection(*(each.modules for each in all_nodes)),
+        rdb_version=min(each.rdb_version for each in all_nodes),
+        footer=min(each.footer for each in all_nodes),
+        maxmemory=tightest.maxmemory,
+        maxmemory_policy=tightest.maxmemory_policy,
+        proto_max_bulk_bytes=min(each.proto_max_bulk_bytes for each in all_nodes),
+        keys={0: sum(sum(each.keys.values()) for each in all_nodes)},
+        used_memory=sum(each.used_memory for each in all_nodes),
+        databases=1,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ what is there already
+
+
+async def guard_nodes(cluster: ClusterTarget, settings: Settings, source_run_id: str) -> None:
+    """Lets a cluster pass that holds nothing but what is named like ours, or has our checkpoint. Changes nothing.
+
+    Args:
+        cluster: the target.
+        settings: of the link.
+        source_run_id: the source's process; "" when it does not tell.
+
+    Raises:
+        ConfigError: the source is one of its nodes.
+        TargetNotEmpty: it holds something else.
+    """
+    if source_run_id and any(node.run_id == source_run_id for node in cluster.nodes):
+        raise ConfigError("the source is a node of the target cluster", hint="check --source and --target")
+    if settings.existing is not Existing.REFUSE:
+        return
+    if await read_checkpoint(cluster.endpoint, settings.checkpoint_name()) is not None:
+        return
+    if held := await foreign_keys(cluster.endpoint, cluster.topology, settings):
+        told = ", ".join(f"{count} keys on {address}" for address, count in held.items())
+        raise TargetNotEmpty(
+            f"the target {cluster.endpoint.display} is not empty ({told}) and has no checkpoint of this link",
+            hint="if source and target are the right way round, choose --existing replace, skip or flush",
+        )
+
+
+async def foreign_keys(endpoint: Endpoint, topology: Topology, settings: Settings) -> dict[str, int]:
+    """Keys of each node that are not named like ours, by address; nodes that have none are left out.
+
+    Records of other links are counted among them where there are others.
+
+    Raises:
+        TargetError: a node cannot be asked.
+    """
+
+    async def count(node: Node) -> int:
+        place = replace(endpoint, host=node.host, port=node.port, seeds=None)
+        async with control(place, "looking for data in the target") as client:
+            total = int(await client.call("DBSIZE"))
+            if not total or not await _holds_others(client, settings.checkpoint_key.encode()):
+                return 0
+            return max(1, total - await _count_ours(client, settings, node))
+
+    counts = await on_all("count", topology.nodes, count)
+    return {node.address: found for node, found in zip(topology.nodes, counts, strict=True) if found}
+
+
+async def keys_of_cluster(settings: Settings) -> int:
+    """Keys of all nodes that are not ours; see `foreign_keys`. Raises what `read_map` does, too."""
+    endpoint = settings.target_endpoint()
+    return sum((await foreign_keys(endpoint, await read_map(endpoint), settings)).values())
+
+
+async def _holds_others(client: Control, prefix: bytes) -> bool:
+    """Whether a node holds a key that does not begin with *prefix*."""
+    cursor = b"0"
+    while True:
+        cursor, names = await client.call("SCAN", cursor, "COUNT", SCAN_COUNT)
+        if any(not name.startswith(prefix) for name in names):
+            return True
+        if cursor == b"0":
+            return False
+
+
+async def _count_ours(client: Control, settings: Settings, node: Node) -> int:
+    """Keys of this link on a node; one that lies elsewhere is an error, and not counted."""
+    found, records, key = 0, settings.records_prefix(), settings.checkpoint_name()
+    here = f"{records}{{{slot_tag(node.first)}}}"
+    beside = [key, *(key + suffix for suffix in (LEASE_SUFFIX, EPOCH_SUFFIX, BARRIER_SUFFIX))]
+    beside += [here + EPOCH_SUFFIX, here + BARRIER_SUFFIX]
+    names: list[list[str | bytes]] = [list(beside)]
+    names += [list(record_keys(records.encode(), first, last)) for first, last in portions(node.slots)]
+    for each in names:
+        answers = await client.ask(*(request("EXISTS", name) for name in each))
+        found += sum(answer == 1 for answer in answers)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------- who may write
+
+
+def node_key(record_prefix: str, node: ClusterNode) -> str:
+    """What a node's own keys of a link begin with; they lie in its first slot."""
+    return f"{record_prefix}{{{slot_tag(node.first)}}}"
+
+
+async def take_nodes(into: Destination) -> Destination:
+    """Begins an epoch on every node of a cluster, and ends whatever connections have written there.
+
+    Raises:
+        LinkTaken: another process has the link.
+        TargetLost: a node was restarted or is gone.
+        TargetBusy: one refuses for now.
+        TargetError: one refuses.
+    """
+    cluster = into.cluster
+    assert cluster is not None, "a server has an epoch of its own"
+
+    async def take(node: ClusterNode) -> Epoch:
+        at_home = any(first <= cluster.endpoint.slot <= last for first, last in node.slots)
+        epoch = into.epoch if at_home else into.lease.epochs(node_key(into.records, node)).new()
+        async with _entered(into, node, "since it was looked at") as opened:
+            if not at_home:
+                (answer,) = await opened.ask(epoch.stated())
+                check(answer, "the epoch", epoch.key)
+        return epoch
+
+    return replace(into, node_epochs=tuple(await on_all("take", cluster.nodes, take)))
+
+
+async def seal(into: Destination, checkpoint: Checkpoint) -> None:
+    """Writes the records of all slots: a snapshot is applied, and nothing else is on its way. Again does no harm.
+
+    Raises:
+        LinkTaken: another process has the link.
+        TargetLost: a node is another process than the one that took the snapshot.
+        TargetError: one refuses, for now or for good.
+    """
+
+    async def write(node: ClusterNode) -> None:
+        async with _entered(into, node, "behind the snapshot") as opened:
+            await write_records(opened, into.records, node.slots, checkpoint.epoch, checkpoint.position.offset)
+
+    assert into.cluster is not None, "a server has one record"
+    await on_all("seal", into.cluster.nodes, write)
+
+
+@asynccontextmanager
+async def _entered(into: Destination, node: ClusterNode, when: str) -> AsyncIterator[Connection]:
+    """A connection to a node that is the process it was, over which nobody but us writes."""
+    opened = await connect(node.endpoint, "node", ConnectionState(), into.connection)
+    try:
+        async with set_up(opened, node.endpoint.silence_seconds):
+            (info,) = await opened.ask(request("INFO", "server"))
+            require_process(b"" if text_of(info) else info, node.run_id, when)
+            assert into.cluster is not None
+            await require_home(into.cluster, into.epoch)  # whoever takes the link from now on ends this connection
+            await end_connections(opened, into.lease)
+            yield opened
+    finally:
+        opened.close()
+
+
+async def end_connections(connection: Connection, lease: Lease) -> None:
+    """Ends all connections that write through the link to a node, but for this one and the keepers of the lease."""
+    eviction = lease.eviction
+    assert eviction is not None, "it was seen to be allowed"
+    await eviction.others(connection)
+    await eviction.ours(connection)
+
+
+async def require_home(cluster: ClusterTarget, home: Epoch) -> None:
+    """Makes sure that an epoch stands at home.
+
+    Raises:
+        LinkTaken: another process has the link.
+        TargetLost: the epoch is gone.
+        TargetError: it cannot be asked for.
+    """
+    async with control(cluster.endpoint, "reading the epoch") as client:
+        home.check(await client.call("HGET", home.key, "epoch"))

@@ -1,0 +1,211 @@
+"""Real clusters on loopback for tests: some primaries, with replicas where they are wanted, up in a second or two."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+from portd.kernel.slots import key_slot
+from tests.reading import read_functions
+from tests.servers import Server, default_binary, free_port, wait_for_sync
+from tests.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.servers import Binary, Setting
+    from tests.wire import Argument
+
+SLOTS = 16384
+BUS = 10_000  # the bus port of a node is that far above its own
+TIMEOUT_MS = 1500  # after which a node that is silent is taken for dead
+
+
+class Cluster:
+    """A cluster of *primaries* nodes with slots, and *replicas* of each of them. A context manager.
+
+    Args:
+        binary: the executable, `default_binary()` when None.
+        primaries: nodes with slots.
+        replicas: of each.
+        config: settings of every node.
+    """
+
+    def __init__(self, binary: Binary | None = None, primaries: int = 3, replicas: int = 0, **config: Setting) -> None:
+        self.binary = binary or default_binary()
+        settings: dict[str, Any] = {
+            "cluster_enabled": True,
+            "cluster_node_timeout": TIMEOUT_MS,
+            "cluster_replica_validity_factor": 0,
+        }
+        self.primaries = [Server(self.binary, **settings | config) for _ in range(primaries)]
+        self.replicas = [Server(self.binary, **settings | config) for _ in range(primaries * replicas)]
+        self._stack = ExitStack()
+
+    @property
+    def nodes(self) -> list[Server]:
+        """All of them."""
+        return [*self.primaries, *self.replicas]
+
+    def __enter__(self) -> Self:
+        for node in self.nodes:
+            node.port = _port_with_bus()
+            self._stack.enter_context(node)
+        count = len(self.primaries)
+        for number, node in enumerate(self.nodes):
+            self.call(node, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            if number < count:
+                first, last = number * SLOTS // count, (number + 1) * SLOTS // count - 1
+                self.call(node, "CLUSTER", "ADDSLOTS", *range(first, last + 1))
+            if number:
+                self.call(node, "CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
+        wait_for_sync(lambda: all(len(self.known(node)) == len(self.nodes) for node in self.nodes))
+        for number, replica in enumerate(self.replicas):
+            primary = self.primaries[number % count]
+            name = self.name(primary)
+            wait_for_sync(functools.partial(self._knows, replica, name))
+            self.call(replica, "CLUSTER", "REPLICATE", name)
+        wait_for_sync(self.is_up)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    # -- asking
+
+    @staticmethod
+    def call(node: Server, *words: Argument) -> Any:
+        """One command to one node."""
+        with Wire(node) as wire:
+            return wire.call(*words)
+
+    def name(self, node: Server) -> str:
+        """The id of a node."""
+        return str(self.call(node, "CLUSTER", "MYID").decode())
+
+    def known(self, node: Server) -> list[str]:
+        """Ids of the nodes that a node knows and is not meeting still."""
+        lines = self.call(node, "CLUSTER", "NODES").decode().splitlines()
+        return [line.split()[0] for line in lines if "handshake" not in line.split()[2]]
+
+    def _knows(self, node: Server, name: str) -> bool:
+        return name in self.known(node)
+
+    def is_up(self) -> bool:
+        """Every node says so, all replicas follow."""
+        if not all(b"cluster_state:ok" in self.call(node, "CLUSTER", "INFO") for node in self.nodes):
+            return False
+        told = [node.info("replication") for node in self.nodes]
+        return all(each["role"] == "master" or each["master_link_status"] == "up" for each in told) and (
+            sum(each["role"] == "master" for each in told) == len(self.primaries)
+        )
+
+    @property
+    def url(self) -> str:
+        """As portd takes it."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.primaries[:2])
+
+    def fail_over(self, replica: Server, *how: str) -> None:
+        """Promotes a replica: in order, or by ``FORCE`` or ``TAKEOVER``; returns when every node says so."""
+        name = self.name(replica)
+        self.call(replica, "CLUSTER", "FAILOVER", *how)
+        wait_for_sync(lambda: replica.info("replication")["role"] == "master" and self._all_see(name))
+
+    def _all_see(self, name: str) -> bool:
+        """Every node that lives takes that one for a primary with slots."""
+        for node in self.nodes:
+            if node.alive:
+                entries = self.call(node, "CLUSTER", "SLOTS")
+                if not any(len(entry[2]) > 2 and entry[2][2].decode() == name for entry in entries):
+                    return False
+        return True
+
+    def move_slot(self, slot: int, into: Server, *, until: Callable[[], object] = lambda: None) -> None:
+        """Moves a slot as redis-cli does, key by key; *until* is called when half of the move is done."""
+        source = next(node for node, ranges in self.owners().items() if any(a <= slot <= b for a, b in ranges))
+        self.call(into, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.name(source))
+        self.call(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.name(into))
+        until()
+        while keys := self.call(source, "CLUSTER", "GETKEYSINSLOT", slot, 10):
+            self.call(source, "MIGRATE", "127.0.0.1", into.port, "", 0, 60_000, "KEYS", *keys)
+        name = self.name(into)
+        for node in (into, source, *(each for each in self.primaries if each not in (into, source))):
+            self.call(node, "CLUSTER", "SETSLOT", slot, "NODE", name)
+
+    def owners(self) -> dict[Server, list[tuple[int, int]]]:
+        """Ranges of slots by node, as the first one that lives tells it."""
+        ports = {node.port: node for node in self.nodes}
+        asked = next(node for node in self.nodes if node.alive)
+        found: dict[Server, list[tuple[int, int]]] = {}
+        for first, last, primary, *_ in self.call(asked, "CLUSTER", "SLOTS"):
+            found.setdefault(ports[primary[1]], []).append((first, last))
+        return found
+
+    def owner(self, key: bytes | str) -> Server:
+        """The node that has a key."""
+        slot = key_slot(key.encode() if isinstance(key, str) else key)
+        return next(
+            node for node, ranges in self.owners().items() if any(first <= slot <= last for first, last in ranges)
+        )
+
+    def get(self, command: str, key: bytes | str, *words: Argument) -> Any:
+        """A command about a key, at its node."""
+        return self.call(self.owner(key), command, key, *words)
+
+    def contents(self) -> Iterator[tuple[Server, bytes]]:
+        """All keys but portd's own, with their nodes."""
+        for node in self.owners():
+            client: Any = node.client()
+            for key in client.scan_iter(count=1000):
+                if not key.startswith(b"portd:"):
+                    yield node, key
+
+
+def _port_with_bus() -> int:
+    """A free port whose bus port is free, too."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port + BUS))
+            except OSError:
+                continue
+            return port
+
+
+def differences(source: Server, cluster: Cluster) -> list[str]:
+    """What is not the same in db 0 of a server and in a cluster: keys, values by digest, expiry times, function libraries."""
+    mine, there = _contents(source), {}
+    found: list[str] = []
+    for node, ranges in cluster.owners().items():
+        for key, facts in _contents(node).items():
+            if not any(first <= key_slot(key) <= last for first, last in ranges):
+                found.append(f"{key!r} is on node {node.port}, which has not its slot")
+            there[key] = facts
+        if source.binary.at_least(redis=(7, 0), valkey=(0,)):
+            with Wire(source) as one, Wire(node) as other:
+                if read_functions(one) != read_functions(other):
+                    found.append(f"functions differ on node {node.port}")
+    return found + [
+        f"{key!r}: {mine.get(key)} in the source, {there.get(key)} in the cluster"
+        for key in sorted(mine.keys() | there.keys())
+        if mine.get(key) != there.get(key)
+    ]
+
+
+def _contents(server: Server) -> dict[bytes, tuple[bytes, int]]:
+    """Digest and expiry time of each key of db 0 that is not ours."""
+    client: Any = server.client()
+    keys = [key for key in client.scan_iter(count=1000) if not key.startswith(b"portd:")]
+    absolute = server.binary.at_least(redis=(7, 0), valkey=(0,))
+    with Wire(server) as wire:
+        digests = wire.many([("DEBUG", "DIGEST-VALUE", key) for key in keys])
+        expiries = wire.many([("PEXPIRETIME", key) for key in keys] if absolute else [])
+    times = expiries or [0] * len(keys)
+    return {
+        key: (digest[0], time)
+        for key, digest, time in zip(keys, digests, times, strict=True)
+        if time != -2  # it expired
+    }

@@ -1,0 +1,322 @@
+"""A standalone source into a cluster of three: everything arrives, each command once, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from portd.kernel.slots import key_slot
+from tests.clusters import Cluster, differences
+from tests.datasets import fill_every_encoding
+from tests.process import Portd
+from tests.servers import binaries, wait_for_sync
+from tests.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.servers import Binary, Server
+
+NAMES = 200
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """Three empty primaries."""
+    with Cluster() as started:
+        yield started
+
+
+class Load:
+    """Writes to a source what shows a command that is missing or comes twice; a context manager.
+
+    Args:
+        source: is written to.
+        seed: of what is written.
+        pause: seconds between two pipelines.
+    """
+
+    def __init__(self, source: Server, seed: int = 1, pause: float = 0.002) -> None:
+        self.commands = 0
+        self._source = source
+        self._random = random.Random(seed)
+        self._pause = pause
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="load")
+
+    def _write(self) -> None:
+        with Wire(self._source) as wire:
+            while not self._stop.is_set():
+                batch = [self._one() for _ in range(self._random.randint(1, 40))]
+                if self._random.random() < 0.2:
+                    batch = [("MULTI",), *batch, ("EXEC",)]
+                wire.many(batch)
+                self.commands += len(batch)
+                time.sleep(self._pause)
+
+    def _one(self) -> tuple[Any, ...]:
+        number = self._random.randrange(NAMES)
+        pairs = (word for each in range(3) for word in (f"m:{(number + each) % NAMES}", self.commands))
+        choices: list[tuple[Any, ...]] = [
+            ("RPUSH", f"list:{number}", self.commands),
+            ("XADD", f"stream:{number}", "MAXLEN", "1000", "*", "n", self.commands),
+            ("APPEND", f"text:{number}", "x"),
+            ("MSET", *pairs),
+            ("HINCRBY", f"hash:{number}", "n", 1),
+            ("LPOP", f"list:{number}"),
+            ("DEL", f"text:{number}", f"m:{number}", f"list:{number}") if number < 20 else ("INCR", "all"),
+            ("INCR", f"counter:{number}"),
+        ]
+        return self._random.choice(choices)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Writes no more."""
+        self._stop.set()
+        self._thread.join()
+
+
+def clusterable(binary: Binary) -> bool:
+    """Versions of which clusters are tested: two of each family are enough."""
+    return binary.at_least(redis=(6, 2), valkey=(9, 0))
+
+
+@pytest.mark.parametrize("server", [each for each in binaries() if clusterable(each)], ids=lambda each: each.name)
+def test_every_encoding_and_a_stream_arrive(server: Binary, servers: Any) -> None:
+    """Into clusters of any version: the snapshot, keys in parts, function libraries, and what is written behind it."""
+    source = servers(server)
+    fill_every_encoding(source)
+    client = source.client()
+    for db in range(1, 16):
+        source.client(db).flushdb()
+    client.rpush("big:list", *range(200_000))
+    client.set("big:text", os.urandom(3_000_000))
+    client.hset("big:hash", mapping={f"f{number}": "v" * 20 for number in range(50_000)})
+    with Cluster(server) as cluster, Portd(source, cluster.url) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        with Load(source) as load:
+            wait_for_sync(lambda: load.commands > 3000)
+        portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert not differences(source, cluster)
+
+
+def test_killed_at_random_moments_each_command_is_applied_once(source: Server, cluster: Cluster) -> None:
+    """SIGKILL at any moment of the stream: the next start goes on, and every counter, list and stream is exact."""
+    moments = random.Random(4)
+    with Portd(source, cluster.url) as portd, Load(source) as load:
+        portd.until(lambda status: status["phase"] == "streaming")
+        for _ in range(8):
+            time.sleep(moments.random() * 0.7)
+            portd.kill()
+            portd.start()
+            portd.until(lambda status: status["stream"]["transactions"] > 0)
+        load.stop()
+        portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        log = portd.log()
+    assert log.count('event="full sync"') == 1
+    assert not differences(source, cluster)
+
+
+@pytest.mark.parametrize("how", [(), ("FORCE",), ("TAKEOVER",)], ids=["orderly", "force", "takeover"])
+def test_failovers_of_the_target_are_followed(source: Server, how: tuple[str, ...]) -> None:
+    """A replica of each shard is promoted under load: nothing is lost that it had, nothing comes twice."""
+    with Cluster(replicas=1) as cluster, Portd(source, cluster.url) as portd, Load(source) as load:
+        portd.until(lambda status: status["phase"] == "streaming")
+        for replica in cluster.replicas:
+            wait_for_sync(cluster.is_up)
+            cluster.fail_over(replica, *how)
+            time.sleep(0.3)
+        load.stop()
+        portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert not differences(source, cluster)
+
+
+def test_a_primary_that_dies_is_replaced(source: Server) -> None:
+    """A primary is killed: its slots wait for the replica, and go on there."""
+    with Cluster(replicas=1) as cluster, Portd(source, cluster.url) as portd, Load(source, pause=0.02) as load:
+        portd.until(lambda status: status["phase"] == "streaming")
+        cluster.primaries[1].kill()
+        wait_for_sync(lambda: cluster.replicas[1].info("replication")["role"] == "master")
+        load.stop()
+        portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert not differences(source, cluster)
+
+
+def test_slots_that_move_are_waited_for(source: Server, cluster: Cluster) -> None:
+    """While a slot moves nothing is written; behind it the stream goes on at the new owner, and each command is there once."""
+    said: list[str] = []
+    with Portd(source, cluster.url) as portd, Load(source) as load:
+        portd.until(lambda status: status["phase"] == "streaming")
+
+        def half() -> None:
+            source.client().incr(f"{{counter:{len(said)}}}:new")  # the old owner has not got it: it says ASK
+            portd.until(lambda status: "on their way" in json.dumps(status))
+            said.append("held")
+
+        for number in range(3):
+            slot = key_slot(f"counter:{number}".encode())
+            owner = cluster.owner(f"counter:{number}")
+            into = next(node for node in cluster.primaries if node is not owner)
+            cluster.move_slot(slot, into, until=half)
+        load.stop()
+        portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert said == ["held"] * 3
+    assert not differences(source, cluster)
+
+
+@pytest.mark.parametrize("command", [("FLUSHALL",), ("FLUSHDB", "ASYNC")], ids=["flushall", "flushdb"])
+def test_a_flush_empties_every_node_once(source: Server, cluster: Cluster, command: tuple[str, ...]) -> None:
+    """A flush in the stream is done by all nodes before anything behind it is, once each, however often portd is killed."""
+    with Portd(source, cluster.url) as portd, Load(source) as load:
+        portd.until(lambda status: status["phase"] == "streaming")
+        for _ in range(3):
+            with Wire(source) as wire:
+                wire.many(
+                    [
+                        ("SET", "before", 1),
+                        command,
+                        ("INCR", "behind"),
+                        ("MULTI",),
+                        ("INCR", "behind"),
+                        command,
+                        ("INCR", "behind"),
+                        ("EXEC",),
+                    ]
+                )
+            portd.kill()
+            portd.start()
+            portd.until(lambda status: status["stream"]["transactions"] > 0)
+        load.stop()
+        portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert portd.log().count('event="full sync"') == 1
+    assert not differences(source, cluster)
+    assert int(cluster.get("GET", "behind")) == 1
+
+
+def test_function_libraries_go_to_every_node(source: Server, cluster: Cluster) -> None:
+    """FUNCTION commands of the stream are done on each node."""
+    code = "#!lua name=mylib\nredis.register_function('f', function() return 1 end)"
+    with Portd(source, cluster.url) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        Cluster.call(source, "FUNCTION", "LOAD", code)
+        Cluster.call(source, "FUNCTION", "LOAD", code.replace("mylib", "other").replace("'f'", "'g'"))
+        Cluster.call(source, "FUNCTION", "DELETE", "other")
+        portd.until_applied(source)
+        assert not differences(source, cluster)
+
+
+def test_commands_over_several_slots_are_told(source: Server, cluster: Cluster) -> None:
+    """What can be cut by slot is; the rest becomes dead letters with a code of their own."""
+    with Portd(source, cluster.url) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        with Wire(source) as wire:
+            wire.many(
+                [
+                    ("MSET", "a", 1, "b", 2, "c", 3, "d", 4),
+                    ("DEL", "a", "b", "nothing"),
+                    ("RENAME", "c", "e"),
+                    ("RENAME", "{d}1", "{d}2"),
+                ],
+                errors=True,
+            )
+            wire.many([("SET", "{d}1", 1), ("RENAME", "{d}1", "{d}2"), ("MSETNX", "f", 1, "g", 2)])
+        status = portd.until_applied(source)
+    assert status["dead_letters"] == {"cross_slot": 1}
+    assert {key for _, key in cluster.contents()} == {b"c", b"d", b"{d}2", b"f", b"g"}
+
+
+def test_another_database_is_refused(source: Server, cluster: Cluster) -> None:
+    """Keys of other databases than 0 become dead letters; with --on-refusal stop the sync does not begin."""
+    source.client(3).set("a", 1)
+    source.client().set("b", 1)
+    with Portd(source, cluster.url, on_refusal="stop") as portd:
+        assert portd.wait() == os.EX_CONFIG, portd.log()
+    with Portd(source, cluster.url) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        source.client(3).incr("a")
+        source.client().incr("b")
+        portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK
+    with Portd(source, cluster.url) as portd:  # the database that is in effect is known again
+        portd.until(lambda status: status["stream"]["following"])
+        source.client(3).incr("a")
+        portd.until_applied(source)
+    assert {key for _, key in cluster.contents()} == {b"b"}
+    assert cluster.get("GET", "b") == b"2"
+
+
+def test_a_full_sync_removes_what_the_source_deleted(source: Server, cluster: Cluster) -> None:
+    """Ghosts go from every node when a snapshot is taken again."""
+    client = source.client()
+    client.mset({f"key:{number}": number for number in range(500)})
+    with Portd(source, cluster.url, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    client.delete(*(f"key:{number}" for number in range(0, 500, 20)))
+    Cluster.call(source, "DEBUG", "CHANGE-REPL-ID")
+    with Portd(source, cluster.url, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    assert not differences(source, cluster)
+
+
+def test_taking_over_ends_whoever_wrote_before(source: Server, cluster: Cluster) -> None:
+    """Of two processes on one link only the later one goes on, and each command is there once."""
+    with Portd(source, cluster.url) as first, Load(source) as load:
+        first.until(lambda status: status["phase"] == "streaming")
+        with Portd(source, cluster.url) as refused:
+            assert refused.wait() == os.EX_TEMPFAIL
+        for _ in range(3):
+            first.signal(signal.SIGSTOP)
+            with Portd(source, cluster.url, takeover=True) as second:
+                second.until(lambda status: status["stream"]["transactions"] > 3)
+                first.signal(signal.SIGCONT)
+                assert first.wait() == os.EX_TEMPFAIL, first.log()
+                second.until(lambda status: status["stream"]["transactions"] > 30)
+                second.kill()
+            first.start()
+            first.until(lambda status: status["stream"]["transactions"] > 3)
+        load.stop()
+        first.until_applied(source)
+    assert not differences(source, cluster)
+
+
+def test_a_cluster_that_is_not_empty_is_refused(source: Server, cluster: Cluster) -> None:
+    """Foreign data on any node keeps a sync from beginning."""
+    cluster.get("SET", "foreign", 1)
+    with Portd(source, cluster.url) as portd:
+        assert portd.wait() == os.EX_CONFIG
+        assert "is not empty" in portd.log()
+    with Portd(source, cluster.url, existing="flush", stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    assert not list(cluster.contents())
+
+
+def test_wrong_urls_are_told(source: Server, cluster: Cluster) -> None:
+    """A node under a plain URL, a server under a cluster's, and a cluster as source: each says what to write instead."""
+    cases = [
+        (source.url, cluster.primaries[0].url, "redis+cluster://"),
+        (source.url, source.url.replace("redis://", "redis+cluster://"), "redis://host:port"),
+        (cluster.url, source.url, "cannot be read from yet"),
+    ]
+    for one, other, hint in cases:
+        with Portd(one, other) as portd:
+            assert portd.wait() == os.EX_CONFIG, portd.log()
+            assert hint in portd.log()
