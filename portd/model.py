@@ -81,6 +81,10 @@ class SnapshotProgress:
         """Keys whose fate is known."""
         return self.keys_applied + self.keys_filtered + self.keys_expired + self.keys_failed
 
+    def left_out(self) -> str | None:
+        """How many of those filtered each rule has left out, in words; None where none has."""
+        return " ".join(f"{why}={count}" for why, count in self.filtered.items() if count) or None
+
     @property
     def bytes_applied(self) -> int:
         """Bytes of the snapshot whose commands are settled; what waits in queue and lanes is decoded only."""
@@ -104,6 +108,10 @@ class StreamProgress:
     commands_applied: int = 0
     commands_filtered: int = 0  # PING, REPLCONF and the like: dropped on purpose
     commands_failed: int = 0
+    commands_left: dict[str, int] = field(  # of those filtered, by what the rule that left them out looks at
+        default_factory=lambda: {"key": 0, "db": 0, "command": 0}
+    )
+    commands_projected: int = 0  # applied in part: rules take some of their keys only
     commands_own: int = 0  # that named keys of portd: filtered, or passed on without these
     expiries_postponed: int = 0  # sent later than the source said, until the stream has caught up
     field_expiries_dropped: int = 0  # of hash fields, for a target without them
@@ -320,6 +328,7 @@ class Progress:
         """A full sync begins: what the one before it has counted is put aside, so that no total ever falls."""
         for name in EARLIER:
             self.earlier[name] += getattr(self.snapshot, name)
+        self.earlier.update({f"filtered {why}": count for why, count in self.snapshot.filtered.items()})
         begun = SnapshotProgress(started_at=time.time())
         for name in begun.__dataclass_fields__:
             setattr(self.snapshot, name, getattr(begun, name))
@@ -328,6 +337,10 @@ class Progress:
     def snapshots_total(self, name: str) -> int:
         """A counter of `SnapshotProgress` over all snapshots of this process."""
         return int(self.earlier[name] + getattr(self.snapshot, name))
+
+    def filtered_total(self, why: str) -> int:
+        """Keys that rules have left out for one reason, over all snapshots of this process."""
+        return self.earlier[f"filtered {why}"] + self.snapshot.filtered.get(why, 0)
 
     def take_lanes(self, count: int) -> list[LaneState]:
         """Puts the first *count* lanes to use, and no others; counters go on where they were."""

@@ -52,6 +52,17 @@ def human_count(count: float) -> str:
     return f"{count:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
+def human_short(count: float) -> str:
+    """A count in few columns: up to four digits, or three and `k`, `M`, `G`."""
+    if count < 9999.5:
+        return f"{count:.0f}"
+    for unit in ("k", "M", "G"):
+        count /= 1000
+        if count < 999.5 or unit == "G":
+            break
+    return f"{count:.{max(0, 2 - int(math.log10(max(count, 1))))}f}{unit}"
+
+
 def human_seconds(seconds: float) -> str:
     """A duration: `850 ms`, `12.3 s`, `4 min 05 s`, `2 h 10 min`, `3 d 4 h`."""
     if seconds < 1:

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from portd import __version__
+from portd.cli.failures import say
 from portd.cli.once import Command
 from portd.text import hide_logins
 
@@ -34,7 +35,6 @@ COMMANDS: Final = {
     "reference": ("portd.cli.reference", "reference"),
 }
 _HIDDEN: Final = {"reference"}
-_CLICK_USAGE = 2  # what click exits with when an option is wrong; elsewhere in portd sysexits.h is followed
 
 
 class _Commands(TyperGroup):
@@ -93,7 +93,6 @@ def build(names: Iterable[str]) -> typer.Typer:
             "\n\nTry it with: portd demo"
         ),
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
@@ -112,8 +111,24 @@ def main() -> None:
     asked = [word for word in sys.argv[1:2] if word in COMMANDS]
     app = build(asked or COMMANDS)
     try:
-        app()
-    except SystemExit as exit_:
-        if exit_.code == _CLICK_USAGE:
-            raise SystemExit(os.EX_USAGE) from None
-        raise
+        code = app(standalone_mode=False, prog_name="portd")  # also as python -m portd
+    except typer.Abort:
+        raise SystemExit(128 + signal.SIGINT) from None
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        raise SystemExit(_usage(error)) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Any) -> int:
+    """Says what is wrong with the command line; the exit code."""
+    if (
+        type(error).__name__ == "NoArgsIsHelpError"
+    ):  # nothing was asked for; where it is drawn, the help is shown already
+        print(error.format_message(), end="", file=sys.stderr)
+        return os.EX_USAGE
+    context, text = getattr(error, "ctx", None), error.format_message()
+    where = context.command_path if context is not None else "portd"
+    say(text[:1].lower() + text[1:].rstrip("."), hint=f"{where} --help lists what there is")
+    return os.EX_USAGE

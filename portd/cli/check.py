@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from portd import log
-from portd.cli.extra_flags import ENDS, flags
-from portd.cli.failures import report, report_plainly
+from portd.cli.extra_flags import ENDS, RULES, flags
+from portd.cli.failures import report_plainly
 from portd.errors import OutputError, PortdError
 from portd.preflight.findings import Level
 from portd.text import plain
@@ -29,7 +29,18 @@ EPILOG = (
 )
 SAMPLE_SECONDS = 2.0  # over which the write rate is measured
 _STYLES = {Level.OK: "green", Level.INFO: "cyan", Level.WARNING: "yellow", Level.ERROR: "bold red"}
-_NAMES = (*ENDS, "one_shard", "existing", "prune", "prune_limit", "accept_source", "spool_dir", "spool_max_bytes")
+_NAMES = (
+    *ENDS,
+    "one_shard",
+    "existing",
+    "prune",
+    "prune_limit",
+    "accept_source",
+    "spool_dir",
+    "spool_max_bytes",
+    "stop_after",
+    *RULES,
+)
 _OWN = {
     "as_json": (Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")], False),
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")], False),
@@ -69,7 +80,7 @@ def _check(file: Path | None, given: Mapping[str, Any], *, as_json: bool, quiet:
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     except Exception as error:  # noqa: BLE001 - whatever it is becomes words and an exit code
-        raise typer.Exit(report(error)) from None
+        raise typer.Exit(report_plainly(error)) from None
     try:
         if as_json:
             print(json.dumps(found.shown(), indent=2))

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from portd.cli.failures import say
 from portd.config.settings import DEFAULT_LINK, control_name
 
 EPILOG = "Exit codes: 0 done, 1 the sync refused, 64 usage, 69 nobody listens there, 77 we may not ask."
@@ -20,7 +21,14 @@ def ctl(
     command: Annotated[str, typer.Argument(metavar="COMMAND", help=f"One of {', '.join(COMMANDS)}.")],
     socket: Annotated[
         Path | None,
-        typer.Option("--socket", metavar="PATH", help="The sync's control_socket.", show_default=False),
+        typer.Option(
+            "--control-socket",
+            "--socket",
+            metavar="PATH",
+            help="The sync's control_socket.",
+            show_default=False,
+            envvar="PORTD_CONTROL_SOCKET",
+        ),
     ] = None,
     link: Annotated[
         str | None,
@@ -28,7 +36,7 @@ def ctl(
             "--link",
             metavar="TEXT",
             help="Name of the link that is meant, of a process with several; also tells where the socket is when it is where "
-            "systemd puts it: $RUNTIME_DIRECTORY or /run/portd.",
+            "systemd puts it: $RUNTIME_DIRECTORY or /run/portd, and /run/portd-NAME with portd@NAME.service.",
             show_default=False,
         ),
     ] = None,
@@ -36,7 +44,7 @@ def ctl(
 ) -> None:
     """Tell a running sync something: accept lets a held full sync go on.
 
-    Example: portd ctl accept --socket /run/portd/portd-default.sock
+    Example: portd ctl accept --control-socket /run/portd/portd-default.sock
     """
     from portd.controlsocket import ask  # noqa: PLC0415 - not wanted by the other commands' help
 
@@ -46,13 +54,12 @@ def ctl(
     try:
         answer = ask(path, command, {} if link is None else {"link": link})
     except PermissionError:
-        typer.echo(f"portd: {path} may not be opened\nHINT: ask as the user that runs the sync, or as root", err=True)
+        say(f"{path} may not be opened", hint="ask as the user that runs the sync, or as root")
         raise typer.Exit(os.EX_NOPERM) from None
     except OSError as error:
-        typer.echo(
-            f"portd: no sync answers at {path}: {error.strerror or error}\n"
-            "HINT: give its control_socket with --socket; a sync that has none was started without",
-            err=True,
+        say(
+            f"no sync answers at {path}: {error.strerror or error}",
+            hint="give its control_socket with --control-socket; a sync that has none was started without",
         )
         raise typer.Exit(os.EX_UNAVAILABLE) from None
     if as_json:
@@ -60,12 +67,14 @@ def ctl(
     elif answer["ok"]:
         typer.echo(answer.get("text", "done"))
     else:
-        typer.echo(f"portd: {answer.get('error', 'refused')}\nHINT: {answer.get('hint', '')}", err=True)
+        say(str(answer.get("error", "refused")), hint=str(answer.get("hint", "")))
     raise typer.Exit(0 if answer["ok"] else 1)
 
 
 def _socket_of(link: str | None) -> Path:
-    """Where the socket of that link is: its own, or that of a process with several links."""
+    """Where the socket of that link is: its own, that of a process with several links, or that of a unit for this link."""
     directory = Path(os.environ.get("RUNTIME_DIRECTORY", str(RUNTIME)).split(":")[0])
-    own, several = directory / control_name(link or DEFAULT_LINK), directory / control_name("")
-    return several if several.exists() and not own.exists() else own
+    name = control_name(link or DEFAULT_LINK)
+    own, several = directory / name, directory / control_name("")
+    of_unit = directory.with_name(f"{directory.name}-{link or DEFAULT_LINK}") / name  # portd@.service
+    return next((path for path in (own, several, of_unit) if path.exists()), own)

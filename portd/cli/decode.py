@@ -8,29 +8,39 @@ import signal
 import time
 from contextlib import closing
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from inspect import Parameter
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from portd import log
+from portd.cli.extra_flags import ALL_RULES, NO_SOURCE, NO_TARGET, SNAPSHOT_RULES, SOURCE, flags
 from portd.cli.failures import report_plainly
-from portd.config.variables import check_variables
-from portd.errors import ConfigError, OutputClosed, PortdError
+from portd.cli.options import given_flags
+from portd.config.choices import KeyType
+from portd.config.load import load_settings
+from portd.config.option import separated
+from portd.config.rules import choice_of
+from portd.errors import OutputClosed, PortdError
+from portd.feed.choosing import choose
 from portd.files.outputs import STDOUT, Output
 from portd.kernel.events import EventHandler
-from portd.kernel.selection import DEFAULT_TYPES, TYPES, Selection
-from portd.kernel.snapshot import DEFAULT_CHUNK_BYTES, SnapshotDecoder
+from portd.kernel.snapshot import SnapshotDecoder
 from portd.kernel.tally import KeyHandler, StatsHandler
-from portd.net.endpoint import Endpoint, Tls, read_secret
 from portd.offline.decode import decode_file, decode_source
 from portd.offline.stats import Stats, render_html, render_json, render_text
-from portd.units import parse_size, show_size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from portd.config.rules import Choice
     from portd.kernel.handler import Handler
+    from portd.net.endpoint import Endpoint
 
 PART_BYTES = 128 * 1024
+FILE_TYPES = ("function", "aux")  # of the file itself
+TYPES = (*KeyType, *FILE_TYPES)
 RENDERERS = {"text": render_text, "json": render_json, "html": render_html}
 URL_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 
@@ -52,57 +62,85 @@ class Report(StrEnum):
     HTML = "html"
 
 
-PasswordFile = Annotated[
-    Path | None,
-    typer.Option(help="File whose first line is the source's password.", envvar="PORTD_SOURCE_PASSWORD_FILE"),
-]
-TlsCa = Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust.", envvar="PORTD_SOURCE_TLS_CA")]
-TlsCert = Annotated[Path | None, typer.Option(help="PEM file of our certificate.", envvar="PORTD_SOURCE_TLS_CERT")]
-TlsKey = Annotated[Path | None, typer.Option(help="PEM file of its private key.", envvar="PORTD_SOURCE_TLS_KEY")]
-TlsInsecure = Annotated[bool, typer.Option("--tls-insecure", help="Do not check the source's certificate.")]
+_OWN = {
+    "path": (
+        Annotated[
+            str,
+            typer.Argument(
+                metavar="FILE|-|URL", help="An RDB file (.gz and .zst too), - for standard input, or a live server."
+            ),
+        ],
+        Parameter.empty,
+    ),
+    "form": (
+        Annotated[
+            Format,
+            typer.Option(
+                "--format", "-f", help="jsonl: a line for each element; csv; keys: a line for each key; stats."
+            ),
+        ],
+        Format.JSONL,
+    ),
+    "output": (Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to write.")], STDOUT),
+    "types": (
+        Annotated[
+            list[str] | None,
+            typer.Option("--include-type", "--type", "-t", help=f"Only these types; one of {', '.join(TYPES)}."),
+        ],
+        None,
+    ),
+    "match": (
+        Annotated[
+            list[str] | None, typer.Option("--match", "-m", metavar="GLOB", help="Only keys like this, as in KEYS.")
+        ],
+        None,
+    ),
+    "database": (
+        Annotated[list[str] | None, typer.Option("--include-db", "--db", help="Only these databases.")],
+        None,
+    ),
+    "report": (Annotated[Report, typer.Option(help="How stats are shown.")], Report.TEXT),
+    "top": (Annotated[int, typer.Option(min=0, max=10_000, help="How many of the biggest keys stats shows.")], 20),
+    "separator": (Annotated[str, typer.Option(help="What ends a key's prefix, for stats.")], ":"),
+}
 
 
-def decode(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE|-|URL", help="An RDB file (.gz and .zst too), - for standard input, or a live server."
-        ),
-    ],
-    form: Annotated[
-        Format,
-        typer.Option("--format", "-f", help="jsonl: a line for each element; csv; keys: a line for each key; stats."),
-    ] = Format.JSONL,
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to write.")] = STDOUT,
-    types: Annotated[
-        list[str] | None, typer.Option("--type", "-t", help=f"Only these types; one of {', '.join(TYPES)}.")
-    ] = None,
-    match: Annotated[
-        list[str] | None, typer.Option("--match", "-m", metavar="GLOB", help="Only keys like this, as in KEYS.")
-    ] = None,
-    database: Annotated[list[int] | None, typer.Option("--db", help="Only these databases.")] = None,
-    min_bytes: Annotated[str | None, typer.Option(help="Only values of at least this size, in the snapshot.")] = None,
-    max_bytes: Annotated[str | None, typer.Option(help="Only values of at most this size.")] = None,
-    report: Annotated[Report, typer.Option(help="How stats are shown.")] = Report.TEXT,
-    top: Annotated[int, typer.Option(min=0, max=10_000, help="How many of the biggest keys stats shows.")] = 20,
-    separator: Annotated[str, typer.Option(help="What ends a key's prefix, for stats.")] = ":",
-    password_file: PasswordFile = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    tls_insecure: TlsInsecure = False,
+def _decode(
+    file: Path | None,
+    given: Mapping[str, Any],
+    *,
+    path: str,
+    form: Format,
+    output: str,
+    types: list[str] | None,
+    match: list[str] | None,
+    database: list[str] | None,
+    report: Report,
+    top: int,
+    separator: str,
 ) -> None:
     """Show what is in an RDB file or a live server's snapshot.
+
+    Flags about the source are for a live server, as for sync.
 
     Example: portd decode dump.rdb --type hash --match 'user:*' | head
     """
     log.configure("auto", "warning")
     signal.signal(signal.SIGTERM, _end)
     try:
-        selection = make_selection(types, match, database, min_bytes, max_bytes)
-        handler = make_handler(form, selection, top, separator)
-        endpoint = source_endpoint(source, password_file, Tls(tls_ca, tls_cert, tls_key, verify=not tls_insecure))
-        run(source, endpoint, handler, output, report)
+        words = separated(types, ",") or []
+        kinds = [word for word in words if word not in FILE_TYPES]
+        rules = dict(given)
+        rules["include"] = [*given.get("include", ()), *map(as_glob, match or ())]
+        rules["include_db"] = database or []
+        rules["include_type"] = kinds
+        if words and not kinds:
+            rules["exclude_type"] = [*KeyType]
+        is_server = path.startswith(URL_SCHEMES)
+        source = path if is_server else NO_SOURCE
+        settings = load_settings(given_flags(rules), file, {"source": source, "target": NO_TARGET, **ALL_RULES})
+        handler = make_handler(form, top, separator, functions=not words or "function" in words, aux="aux" in words)
+        run(path, settings.source_endpoint() if is_server else None, handler, output, report, choice_of(settings))
     except OutputClosed:
         raise typer.Exit(os.EX_OK) from None
     except PortdError as error:
@@ -111,14 +149,22 @@ def decode(
         raise typer.Exit(128 + signal.SIGINT) from None
 
 
+_DECIDED = ("source", "include_type", "include_db")  # by what has other names here
+decode = flags(_decode, [name for name in (*SOURCE, *SNAPSHOT_RULES) if name not in _DECIDED], _OWN)
+
+
 def _end(number: int, _frame: object) -> NoReturn:
     """Ends in order: a half-written file is removed."""
     raise SystemExit(128 + number)
 
 
-def run(source: str, endpoint: Endpoint | None, handler: Handler, path: str, report: Report) -> None:
+def run(
+    source: str, endpoint: Endpoint | None, handler: Handler, path: str, report: Report, choice: Choice | None = None
+) -> None:
     """Decodes into *path*, which appears when all of it is written."""
     decoder = SnapshotDecoder(handler)
+    if choice is not None:
+        choose(decoder, choice)
     with closing(Output(path)) as output:
         if endpoint is None:
             decode_file(source, decoder, output)
@@ -132,65 +178,19 @@ def run(source: str, endpoint: Endpoint | None, handler: Handler, path: str, rep
         output.commit()
 
 
-def make_handler(form: Format, selection: Selection, top: int, separator: str) -> Handler:
+def make_handler(form: Format, top: int, separator: str, *, functions: bool = True, aux: bool = False) -> Handler:
     """What hears the values."""
     if form is Format.STATS:
-        return StatsHandler(selection=selection, top=top, separator=separator.encode())
+        return StatsHandler(top=top, separator=separator.encode())
     if form is Format.KEYS:
-        return KeyHandler(selection=selection, part_bytes=PART_BYTES)
-    return EventHandler(csv=form is Format.CSV, selection=selection, part_bytes=PART_BYTES)
+        return KeyHandler(functions=functions, aux=aux, part_bytes=PART_BYTES)
+    return EventHandler(csv=form is Format.CSV, functions=functions, aux=aux, part_bytes=PART_BYTES)
 
 
-def make_selection(
-    types: list[str] | None,
-    match: list[str] | None,
-    databases: list[int] | None,
-    min_bytes: str | None,
-    max_bytes: str | None,
-) -> Selection:
-    """The filters.
-
-    Raises:
-        ConfigError: one of them cannot be understood.
-    """
-    least, most = (_size(name, text) for name, text in (("--min-bytes", min_bytes), ("--max-bytes", max_bytes)))
-    try:
-        return Selection(
-            types=types or DEFAULT_TYPES,
-            patterns=[os.fsencode(pattern) for pattern in match or ()],
-            databases=databases or (),
-            min_bytes=least or 0,
-            max_bytes=most,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error), hint=f"the types are {', '.join(TYPES)}") from None
-
-
-def _size(name: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error}") from None
-    if size > DEFAULT_CHUNK_BYTES:
-        raise ConfigError(
-            f"{name} is above {show_size(DEFAULT_CHUNK_BYTES)}, and larger values are not measured before they are told",
-            hint="--format keys tells the size of every key; pick from its lines",
-        )
-    return size
-
-
-def source_endpoint(source: str, password_file: Path | None, tls: Tls) -> Endpoint | None:
-    """The server to read from; None when the source is a file.
-
-    Raises:
-        ConfigError: the URL or the password cannot be used.
-    """
-    if not source.startswith(URL_SCHEMES):
-        return None
-    check_variables(os.environ)
-    password = os.environ.get("PORTD_SOURCE_PASSWORD") or None
-    if password_file is not None:
-        password = read_secret(password_file, "password_file")
-    return Endpoint.parse(source, password=password, tls=tls)
+def as_glob(pattern: str) -> str:
+    """A pattern that fits what KEYS finds by it: a name without special letters is a whole one, not a prefix."""
+    if any(letter in pattern for letter in "*?["):
+        return pattern
+    if pattern[:1] == "\\":
+        return f"[{pattern[:2]}]{pattern[2:]}"
+    return f"[\\{pattern[:1]}]{pattern[1:]}"

@@ -22,7 +22,7 @@ import typer
 
 import portd
 from portd import log
-from portd.cli.failures import report, report_plainly
+from portd.cli.failures import report_plainly
 from portd.config import settings as config
 from portd.errors import ConfigError, InternalError, PortdError
 from portd.net.endpoint import Endpoint
@@ -70,7 +70,7 @@ def demo(
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is becomes the exit code
-        raise typer.Exit(report(error)) from None
+        raise typer.Exit(report_plainly(error)) from None
     raise typer.Exit(os.EX_OK if equal else os.EX_SOFTWARE)
 
 

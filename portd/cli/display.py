@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Protocol
 from portd.log import get_logger
 from portd.memory.process import resident
 from portd.model import Phase
-from portd.units import human_bytes, human_count, human_seconds
+from portd.units import human_bytes, human_seconds, human_short
 from portd.watch.standing import look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.progress import BarColumn
     from rich.progress import Progress as Bar
 
     from portd.model import Progress
     from portd.watch.pace import PaceReading
     from portd.watch.view import View
 
+MOST_BAR, LEAST_BAR = 24, 4  # columns of a bar: it gives way to what is told beside it
 STREAMING_FACTOR = 12  # progress lines are that much rarer once the stream is followed: it may be for weeks
 
 log = get_logger("progress")
@@ -59,12 +61,12 @@ def one_line(progress: Progress, rates: PaceReading) -> str:
         share = f"{rates.done:.0%}, " if rates.done is not None else ""
         left = f", {human_seconds(rates.eta_seconds)} left" if rates.eta_seconds is not None else ""
         return (
-            f"{phase}: {share}{human_bytes(snapshot.bytes_decoded)}, {human_count(snapshot.keys_settled)} keys, "
-            f"{human_count(rates.keys)} keys/s{left}{refused}"
+            f"{phase}: {share}{human_bytes(snapshot.bytes_decoded)}, {human_short(snapshot.keys_settled)} keys, "
+            f"{human_short(rates.keys)}/s{left}{refused}"
         )
     if phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING}:
         lag = lag_text(progress.lag_seconds, progress.lag_bytes)
-        return f"{phase}: {lag}{human_count(rates.commands)} commands/s{refused}"
+        return f"{phase}: {lag}{human_short(rates.commands)} commands/s{refused}"
     return (
         f"{phase}: {standing.reason}{refused}"
         if phase in {Phase.CONNECTING, Phase.HELD, Phase.FAILED} and standing.reason
@@ -144,23 +146,26 @@ class TerminalDisplay:
 
     def __init__(self, views: Sequence[View]) -> None:
         self._views = views
-        self._bar = _build_bar()
+        self._column, self._bar = _build_bar()
         self._tasks = [self._bar.add_task("", total=None) for _ in views]
         self._bar.start()
 
     def update(self) -> None:
         """Draws the lines anew."""
+        width, longest = self._bar.console.width, 0
         for view, task in zip(self._views, self._tasks, strict=True):
             rates = view.pace.read()
             share = rates.done if look(view.progress).phase in {Phase.WAITING, Phase.SNAPSHOT} else 1.0
-            last = f", {human_bytes(resident().rss_bytes)} resident" if view is self._views[-1] else ""
-            text = f"{_before(view, self._views)}{one_line(view.progress, rates)}{last}"
+            last = f", {human_bytes(resident().rss_bytes)} RSS" if view is self._views[-1] else ""
+            text = fitting(f"{_before(view, self._views)}{one_line(view.progress, rates)}", last, width - LEAST_BAR - 1)
+            longest = max(longest, len(text))
             self._bar.update(
                 task,
                 total=None if share is None else 1.0,
                 completed=share or 0.0,
                 description=text.replace("[", r"\["),
             )
+        self._column.bar_width = max(LEAST_BAR, min(MOST_BAR, width - longest - 1))
         self._bar.refresh()
 
     def close(self) -> None:
@@ -168,11 +173,18 @@ class TerminalDisplay:
         self._bar.stop()
 
 
-def _build_bar() -> Bar:
+def fitting(line: str, last: str, columns: int) -> str:
+    """What fits beside a bar: the line, and *last* where there is room for all of it; what is cut off is told by its dots."""
+    if len(line) + len(last) <= columns:
+        return line + last
+    return line if len(line) <= columns else line[: max(0, columns - 1)] + "…"
+
+
+def _build_bar() -> tuple[BarColumn, Bar]:
     from rich.console import Console  # noqa: PLC0415 - 5 MB that a daemon does not need
     from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - the same
 
     # No refresh thread: the event loop redraws, and shows at once when it is stuck.
-    return Progress(
-        BarColumn(bar_width=24), TextColumn("{task.description}"), console=Console(stderr=True), auto_refresh=False
-    )
+    column = BarColumn(bar_width=MOST_BAR)
+    console = Console(stderr=True)
+    return column, Progress(column, TextColumn("{task.description}"), console=console, auto_refresh=False)

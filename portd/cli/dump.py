@@ -4,50 +4,41 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
-from dataclasses import dataclass
+from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from portd import log
-from portd.cli.decode import PasswordFile, TlsCa, TlsCert, TlsInsecure, TlsKey, source_endpoint
+from portd.cli.extra_flags import ALL_RULES, NO_TARGET, SNAPSHOT_RULES, SOURCE, flags
 from portd.cli.failures import report_plainly
+from portd.config import load as configload
+from portd.config.rules import choice_of
 from portd.errors import ConfigError, PortdError
 from portd.files.outputs import STDOUT, Output
-from portd.net.endpoint import Tls
 
 if TYPE_CHECKING:
-    from portd.net.endpoint import Endpoint
+    from collections.abc import Mapping
+
+    from portd.config.settings import Settings
+
+_NAMES = (*SOURCE, "one_shard", "progress_seconds", *SNAPSHOT_RULES)
+_OWN = {
+    "output": (
+        Annotated[
+            str, typer.Option("--output", "-o", metavar="FILE|-", help="The RDB file, or - for standard output.")
+        ],
+        Parameter.empty,
+    ),
+    "follow": (
+        Annotated[bool, typer.Option("--follow", help="Go on with the stream, into FILE.stream, until stopped.")],
+        False,
+    ),
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Watching:
-    """How a command is watched, for `portd.cli.runner`."""
-
-    progress_seconds: float
-    memtrace: float = 0.0
-
-
-def dump(
-    source: Annotated[str, typer.Option(metavar="URL", envvar="PORTD_SOURCE", help="The server: redis://host:port.")],
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE|-", help="The RDB file, or - for standard output.")
-    ],
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Go on with the stream, into FILE.stream, until stopped.")
-    ] = False,
-    one_shard: Annotated[
-        bool,
-        typer.Option("--one-shard", help="The server is a node of a cluster, and its keys are all that is wanted."),
-    ] = False,
-    password_file: PasswordFile = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    tls_insecure: TlsInsecure = False,
-    progress_seconds: Annotated[float, typer.Option(min=0, help="How often progress is logged.")] = 5.0,
-) -> None:
+def _dump(file: Path | None, given: Mapping[str, Any], *, output: str, follow: bool) -> None:
     """Keep a live server's snapshot as an RDB file.
 
     The file has its name only when all of it is there and its checksum agrees. The source is asked for no stream where
@@ -57,19 +48,25 @@ def dump(
     """
     log.configure("auto", "info" if output != STDOUT or not sys.stderr.isatty() else "warning")
     try:
-        endpoint = source_endpoint(source, password_file, Tls(tls_ca, tls_cert, tls_key, verify=not tls_insecure))
-        if endpoint is None:
-            raise ConfigError("--source is not a URL", hint="write redis://host:port, rediss:// or unix:///path")
+        settings = configload.load_settings(given, file, {"target": NO_TARGET, **ALL_RULES})
         if follow and output == STDOUT:
             raise ConfigError("--follow needs a file", hint="name one with --output; the stream goes to FILE.stream")
+        if follow and settings.ruled:
+            raise ConfigError(
+                "--follow records the stream as it comes, and rules leave out a part of the snapshot",
+                hint="record all of it, and give the rules to restore",
+            )
         stream = Path(f"{output}.stream") if follow else None
-        code = run_dump(endpoint, output, stream, progress_seconds, one_shard=one_shard)
+        code = run_dump(settings, output, stream)
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     raise typer.Exit(code)
 
 
-def run_dump(endpoint: Endpoint, path: str, follow: Path | None, progress_seconds: float, *, one_shard: bool) -> int:
+dump = flags(_dump, _NAMES, _OWN)
+
+
+def run_dump(settings: Settings, path: str, follow: Path | None) -> int:
     """Dumps into *path*; the exit code.
 
     Raises:
@@ -79,4 +76,7 @@ def run_dump(endpoint: Endpoint, path: str, follow: Path | None, progress_second
     from portd.offline.dump import Dump  # noqa: PLC0415 - the same
 
     with closing(Output(path)) as output:
-        return run_blocking(lambda: Dump(endpoint, output, follow, one_shard=one_shard), Watching(progress_seconds))
+        endpoint, choice = settings.source_endpoint(), choice_of(settings)
+        return run_blocking(
+            lambda: Dump(endpoint, output, follow, one_shard=settings.one_shard, choice=choice), settings
+        )

@@ -6,6 +6,8 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from portd.cli.options import given_flags, settings_flags
+from portd.config.choices import StopAfter
+from portd.config.rulesettings import GROUP
 from portd.config.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -16,6 +18,18 @@ ENDS = (
     *("psync_command", "link", "checkpoint_key", "connect_seconds"),
     *(name for name, each in SETTINGS.items() if each.metadata["group"] == "TLS"),
 )
+RULES = tuple(name for name, each in SETTINGS.items() if each.metadata["group"] == GROUP)
+# Of them, those that say which keys of a snapshot are taken.
+SNAPSHOT_RULES = tuple(
+    name for name in RULES if name.startswith(("include", "exclude", "min_", "max_")) and name != "exclude_command"
+)
+# For commands that read keys and follow no stream: rules that need the values can be kept, too.
+ALL_RULES: Mapping[str, object] = {"stop_after": StopAfter.SNAPSHOT}
+
+# Of a command that reads one server: the same names as everywhere, since a file or a variable may be shared with a sync.
+SOURCE = (*(name for name in ENDS if name.startswith("source")), "link", "connect_seconds")
+NO_TARGET = "unix:///no-target-is-needed"  # settings want one, such a command does not
+NO_SOURCE = "unix:///no-source-is-needed"
 
 
 def flags(

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+
+from portd.log import get_logger
+
+log = get_logger("cli")
 
 
 class Notifier:
@@ -14,12 +19,14 @@ class Notifier:
 
     def __init__(self) -> None:
         self.watchdog_seconds: float | None = None
-        self._notifier = None
+        self._socket: socket.socket | None = None
+        self._address = os.environ.get("NOTIFY_SOCKET", "")
         self._ready = self._stopping = False
-        if os.environ.get("NOTIFY_SOCKET"):
-            import sdnotify  # noqa: PLC0415 - only where it is of use
-
-            self._notifier = sdnotify.SystemdNotifier()
+        if self._address:
+            # A name that begins with @ is in the abstract namespace, which the system writes as a zero byte.
+            self._address = self._address if self._address[0] != "@" else "\0" + self._address[1:]
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket.setblocking(False)  # the event loop must not wait for systemd
             asked = os.environ.get("WATCHDOG_USEC", "")
             for_us = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
             self.watchdog_seconds = int(asked) / 1e6 if asked.isdecimal() and for_us else None
@@ -45,5 +52,9 @@ class Notifier:
         self._send("WATCHDOG=1")
 
     def _send(self, state: str) -> None:
-        if self._notifier is not None:
-            self._notifier.notify(state)
+        if self._socket is None:
+            return
+        try:
+            self._socket.sendto(state.encode(), self._address)
+        except OSError as error:  # it is restarted, or its queue is full: it is told again, or the watchdog tells
+            log.debug("systemd was not told", state=state.partition("=")[0], error=str(error))

@@ -10,6 +10,7 @@ import typer
 
 import portd
 from portd import ENV_PREFIX
+from portd.cli.manual import commands_page, write_manual
 from portd.cli.options import choices, show_default
 from portd.config.option import REQUIRED
 from portd.config.settings import SECRETS, SETTINGS
@@ -86,17 +87,25 @@ ALERTS_HEADER = """| alert | severity | fires when | for | what it means |
 
 
 def reference(
-    page: str = typer.Argument("configuration", help="configuration, metrics, modules, or the table of alerts"),
+    page: str = typer.Argument(
+        "configuration", help="configuration, metrics, modules, commands, alerts (a table), or man"
+    ),
+    directory: Path | None = typer.Option(None, help="Where man pages are written, for section 1."),
 ) -> None:
-    """Print a page of docs/ as it follows from the code."""
+    """Print a page of docs/ as it follows from the code, or write the man pages."""
     pages = {
+        "commands": commands_page,
         "configuration": configuration_page,
         "metrics": metrics_page,
         "modules": modules_page,
         "alerts": alerts_table,
     }
+    if page == "man" and directory is not None:
+        for path in write_manual(directory):
+            typer.echo(path)
+        return
     if page not in pages:
-        raise typer.BadParameter(f"there are {', '.join(pages)}")
+        raise typer.BadParameter(f"there are {', '.join(pages)}, and man with --directory")
     typer.echo(pages[page](), nl=False)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from portd import ENV_PREFIX, log
+from portd.cli.extra_flags import ALL_RULES, RULES
 from portd.cli.failures import report_plainly
 from portd.cli.options import settings_flags
 from portd.cli.reload import ConfigFile
@@ -35,6 +36,7 @@ SETTINGS_USED: Final = (
         "command_elements",
     ),
     *("log_format", "log_level", "progress_seconds", "memtrace", "redact_keys"),
+    *RULES,
 )
 EPILOG = "Options are also variables and lines of the TOML file, as for sync. docs/restore.md tells more."
 
@@ -68,7 +70,7 @@ def restore(file: Path | None, flags: Mapping[str, Any]) -> None:
     given = dict(flags)
     path, follow, only = given.pop("path"), given.pop("then_follow", None), given.pop("only_letters", None)
     try:
-        settings = configload.load_settings(given, file, {"source": NO_SOURCE, "http": "off"})
+        settings = configload.load_settings(given, file, {"source": NO_SOURCE, "http": "off", **ALL_RULES})
         if only is not None and follow is not None:
             raise ConfigError(
                 "--only-letters takes keys of a snapshot, not of a stream", hint="leave --then-follow out"

@@ -97,6 +97,7 @@ async def _supervise(build: Callable[[], Runnable], settings: Watched, file: Con
         return report(error)
     supervisor = Supervisor(service, settings, task.cancel, file)
     supervisor.start()
+    failure: BaseException | None = None
     try:
         await service.run()
     except asyncio.CancelledError:
@@ -104,10 +105,10 @@ async def _supervise(build: Callable[[], Runnable], settings: Watched, file: Con
             raise
         return 128 + supervisor.aborted_by
     except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is becomes the exit code
-        return report(error)
+        failure = error
     finally:
         supervisor.close()
-    return os.EX_OK
+    return os.EX_OK if failure is None else report(failure)  # behind the last that is shown of the sync
 
 
 def _pass_over(number: int, _frame: FrameType | None) -> None:

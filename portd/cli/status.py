@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from portd import log
-from portd.cli.extra_flags import ENDS, flags
-from portd.cli.failures import report, report_plainly
+from portd.cli.extra_flags import ENDS, NO_SOURCE, flags
+from portd.cli.failures import report_plainly, say
 from portd.config import load as configload
 from portd.errors import PortdError
 from portd.text import hide_logins, plain
@@ -30,7 +30,6 @@ EPILOG = (
     "Exit codes: 0 the target is complete up to the checkpoint, 1 there is none, 69 the target (or --ask) cannot be reached, "
     "75 not complete: a full sync is under way, or was broken off, 77 it refuses us, 78 settings."
 )
-NO_SOURCE = "unix:///no-source-is-needed"  # settings want one, this command does not
 ASK_SECONDS = 5.0
 _NAMES = tuple(name for name in ENDS if "source" not in name and name != "psync_command")
 _OWN = {
@@ -65,11 +64,10 @@ def _status(file: Path | None, given: Mapping[str, Any], *, as_json: bool, ask: 
         for found in states if ask else ():
             found["process"] = _ask(ask, found["link"])
     except (PortdError, ExceptionGroup) as error:
-        raise typer.Exit(report(error)) from None
+        raise typer.Exit(report_plainly(error)) from None
     except OSError as error:
-        typer.echo(
-            f"portd: {hide_logins(ask, bare=True)} does not answer: {hide_logins(str(error), bare=True)}", err=True
-        )
+        text = f"{hide_logins(ask, bare=True)} does not answer: {hide_logins(str(error), bare=True)}"
+        say(text, hint="give the address of its pages: its --http")
         raise typer.Exit(os.EX_UNAVAILABLE) from None
     if as_json:
         typer.echo(json.dumps({"links": states} if len(states) > 1 else states[0], indent=2))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from portd import log
-from portd.cli.extra_flags import ENDS, flags
-from portd.cli.failures import report, report_plainly
+from portd.cli.extra_flags import ALL_RULES, ENDS, RULES, flags
+from portd.cli.failures import report_plainly
 from portd.errors import ConfigError, PortdError, printable
 from portd.files.outputs import STDOUT, Output
 from portd.text import dumps, plain
@@ -29,7 +29,7 @@ EPILOG = (
     "some keys could not be decided, 64 usage, 65 bad data, 69 an end is not there, 74 disk, 77 an end refused us, "
     "78 settings. docs/verify.md tells how it works and what it costs the servers."
 )
-_NAMES = (*ENDS, "one_shard", "spool_dir", "silence_seconds", "log_level")
+_NAMES = (*ENDS, "one_shard", "spool_dir", "silence_seconds", "log_level", *RULES)
 _DEFAULTS = Options()
 _OWN: dict[str, tuple[Any, Any]] = {
     "method": (
@@ -105,7 +105,7 @@ def _verify(
     from portd.config.load import load_settings  # noqa: PLC0415 - heavy, and other commands do without
 
     try:
-        settings = load_settings(given, file)
+        settings = load_settings(given, file, ALL_RULES)
         options = Options(
             method=method,
             repair=repair,
@@ -132,7 +132,7 @@ def _verify(
         except asyncio.CancelledError:
             raise typer.Exit(128 + signal.SIGTERM) from None
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is becomes words and an exit code
-            raise typer.Exit(report(error)) from None
+            raise typer.Exit(report_plainly(error)) from None
     raise typer.Exit(found.exit_code)
 
 
@@ -172,7 +172,8 @@ class _Printer:
             return
         if self._shown < self._show:
             note = f" ({key.note})" if key.note else ""
-            self._print(f"db {key.db} key {printable(key.name)}: {', '.join(line['differs'])}{note}")
+            origin = "" if key.source is None else f" (source: db {key.source[0]} key {printable(key.source[1])})"
+            self._print(f"db {key.db} key {printable(key.name)}{origin}: {', '.join(line['differs'])}{note}")
         elif self._shown == self._show:
             self._print("... more: --show, --json and --output tell them all")
         self._shown += 1

@@ -85,6 +85,7 @@ class KeyType(StrEnum):
     STREAM = "stream"
     MODULE = "module"  # of any module
     ARRAY = "array"
+    OTHER = "other"  # of any other kind
 
 
 class OnRulesChange(StrEnum):

@@ -7,6 +7,7 @@ Whoever reads a snapshot gives `Choice.rules` and `Choice.mapping` to its decode
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,7 @@ from portd.kernel.mapping import Mapping
 from portd.kernel.rules import TYPES, Rules
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from collections.abc import Mapping as Mappings
 
     from portd.config.rulesettings import RuleSettings
@@ -89,6 +91,8 @@ class Choice:
         blocked: databases of the source in whose place another one is put, and nobody said that they may share it.
         digest: of all that; "" where there are no rules.
         image: where in the target they can be.
+        databases: of the source that are taken, where they are put into one: those that are named, or one of any.
+        anywhere: they are put into one, and none is named.
     """
 
     rules: Rules | None = None
@@ -96,6 +100,8 @@ class Choice:
     blocked: frozenset[int] = frozenset()
     digest: str = ""
     image: Image = EVERYTHING
+    databases: tuple[int, ...] = ()
+    anywhere: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.digest)
@@ -112,30 +118,54 @@ class Choice:
         found = sum(keys for db, keys in databases.items() if self.rules.takes_database(db))
         return found if not found or self.rules.whole_databases else None
 
+    def origins(self, db: int, name: bytes, used: Iterable[int] = ()) -> list[tuple[int, bytes]]:
+        """What a key of the target may be called in the source: none where it is not this link's, several where some become one.
+
+        Args:
+            db: database in the target.
+            name: there.
+            used: databases of the source that hold keys, for a link that puts all of them into one; without them, those that
+                the rules name, or any one that they take.
+        """
+        rules, mapping = self.rules, self.mapping
+        if mapping is None:
+            return [(db, name)] if rules is None or rules.takes(name, db) else []
+        databases: Iterable[int] | None = mapping.databases_to(db)
+        if databases is None:
+            databases = used or self.databases
+        return [
+            (source, each)
+            for source in databases
+            if source not in self.blocked
+            for each in reversed(mapping.origins(name))  # one that stays as it is comes first there
+            if rules is None or rules.takes(each, source)
+        ]
+
     def origin(self, db: int, name: bytes) -> tuple[int, bytes] | None:
         """What a key of the target is called in the source; None where it is none of this link's by name and database.
 
-        Of two names that become one, it is the one that changes.
+        Of two names that become one, it is the one that changes. The database is -1 where it may be one of several.
         """
-        if self.mapping is None:
-            return (db, name) if self.rules is None or self.rules.takes(name, db) else None
-        databases = self.mapping.databases_to(db)
-        names = self.mapping.origins(name)
-        for source in (db,) if databases is None else databases:
-            if source in self.blocked:
-                continue
-            for each in reversed(names):  # one that stays as it is comes first
-                if self.rules is None or self.rules.takes(each, source):
-                    return source, each
-        return None
+        found = self.origins(db, name)
+        if not found:
+            return None
+        several = len({source for source, _ in found}) > 1 or (self.anywhere and self.mapping is not None)
+        return (-1 if several else found[0][0], found[0][1])
 
     def covers(self, db: int, name: bytes) -> bool:
         """Whether a key of the target is this link's, as far as names and databases tell."""
-        return not self.digest or self.origin(db, name) is not None
+        return not self.digest or bool(self.origins(db, name))
 
     def to_target(self, db: int, name: bytes) -> tuple[int, bytes]:
         """What a key of the source is called in the target."""
         return (db, name) if self.mapping is None else (self.mapping.database_of(db), self.mapping.renamed(name))
+
+    def place(self, db: int) -> int:
+        """The database of the target in which commands of a stream are executed; 0 where those of *db* are not written."""
+        if db < 0 or not self.digest:
+            return db
+        taken = (self.rules is None or self.rules.takes_database(db)) and db not in self.blocked
+        return self.database_to(db) if taken else 0
 
     def database_to(self, db: int) -> int:
         """The number of a database of the source in the target."""
@@ -157,12 +187,23 @@ def choice_of(settings: RuleSettings, own: str = "") -> Choice:
     rules, mapping = rules_of(settings), mapping_of(settings, own)
     blocked: frozenset[int] = frozenset()
     if mapping is not None and not settings.map_db_many:
-        named = settings.databases()
+        moved = settings.databases()
         blocked = frozenset(
             each for found in mapping.shared().values() for each in found
-            if each not in named and (rules is None or rules.takes_database(each))
+            if each not in moved and (rules is None or rules.takes_database(each))
         )  # fmt: skip
-    return Choice(rules, mapping, blocked, digest_of(settings), _image(settings, mapping))
+    named = tuple(sorted(set(settings.include_db) - set(settings.exclude_db)))
+    some = next(number for number in itertools.count() if number not in settings.exclude_db)
+    anywhere = settings.all_dbs_to is not None and not settings.include_db
+    return Choice(
+        rules,
+        mapping,
+        blocked,
+        digest_of(settings),
+        _image(settings, mapping),
+        (some,) if anywhere else named,
+        anywhere,
+    )
 
 
 def rules_of(settings: RuleSettings) -> Rules | None:

@@ -82,7 +82,7 @@ class StreamFeed(Splitting):
                 self._note_out(piece.end_offset)
                 if piece.overdue:
                     horizon.lag()
-                self._commands += piece.replies + piece.filtered + piece.refused
+                self._commands += piece.replies + piece.filtered + piece.refused + (piece.clears is not None)
                 self._progress.commands_read = max(self._progress.commands_read, self._commands)
                 if piece.end_offset > self._counted:
                     self._progress.expiries_postponed += piece.postponed

@@ -12,7 +12,7 @@ from libc.string cimport memcmp, memcpy
 from portd.kernel.decoder cimport Decoder
 from portd.kernel.encodings cimport layout_of
 from portd.kernel.mapping cimport Mapping, Swap
-from portd.kernel.rules cimport R_SIZE, R_TAKEN
+from portd.kernel.rules cimport R_KEY, R_SIZE, R_TAKEN
 from portd.kernel.slots cimport slot_of
 
 
@@ -39,6 +39,10 @@ cdef bint choose(Decoder self) except -1:
     """Whether the key in progress is taken; it has the target's name then. What needs its size is for `fit`."""
     cdef int why
     if self.slots and self.slots[slot_of(<const uint8_t*> self.key.name, self.key.size)]:  # half of it
+        self.keys_filtered += 1
+        return False
+    if self.covers is not None and not self.covers(self.db, <bytes> self.key.name[:self.key.size]):
+        self.left_out[<int> R_KEY] += 1
         self.keys_filtered += 1
         return False
     if self.rules is not None:

@@ -22,6 +22,10 @@ class CommandTable:
             COMMAND or not.
         dialect: what the target takes as the payload of RESTORE; None: any, they go on as they came.
         keys: where the keys of commands stand; None: only what is known of all servers.
+        left: names of commands that do not go on, whatever they are.
+
+    Raises:
+        ValueError: *left* names one that others depend on.
     """
 
     def __new__(
@@ -32,6 +36,7 @@ class CommandTable:
         forms: Forms | None = ...,
         dialect: Dialect | None = ...,
         keys: KeySpecs | None = ...,
+        left: frozenset[bytes] = ...,
     ) -> Self: ...
     @property
     def strict(self) -> bool:

@@ -16,7 +16,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from portd.kernel.dialect cimport Dialect
 from portd.kernel.edit cimport (
-    BLOCKING, DEL, DISCARD, DROP, EVAL, EVALSHA, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES,
+    BLOCKING, BY_NAME, DEL, DISCARD, DROP, EVAL, EVALSHA, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES,
     MULTI, PEXPIRE, PEXPIREAT, PSETEX, PUBLISH, REPLCONF, RESTORE, RESTORE_ASKING, SCRIPT, SELECT, SET, SETEX, STRANGE, SWAPDB,
     XGROUP,
 )
@@ -89,12 +89,14 @@ cdef bytes OTHERS = (
     b" ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREVRANGE ZREVRANGEBYLEX ZREVRANGEBYSCORE ZREVRANK ZSCAN ZSCORE ZUNION"
 )
 
+cdef frozenset NOBODY = frozenset()
 cdef Forms ALL_KNOWN = Forms((), True, False)
 
 
 @cython.final
 cdef class CommandTable:
-    def __cinit__(self, flags=None, *, bint publish=True, Forms forms=None, Dialect dialect=None, KeySpecs keys=None):
+    def __cinit__(self, flags=None, *, bint publish=True, Forms forms=None, Dialect dialect=None, KeySpecs keys=None,
+                  frozenset left not None=NOBODY):
         cdef dict found = {}
         self.forms = ALL_KNOWN if forms is None else forms
         self.dialect = dialect
@@ -109,6 +111,11 @@ cdef class CommandTable:
         if not publish:
             found.update(dict.fromkeys((<bytes> KINDS[PUBLISH]).split(), DROP))
         found.update(self.forms.kinds(dialect is not None))
+        for name in left:
+            if found.get(name.upper()) in (MULTI, EXEC, DISCARD, SELECT):
+                raise ValueError(f"{name.decode()} cannot be left out: commands behind it depend on it")
+            if len(name) <= MAX_NAME:
+                found[name.upper()] = BY_NAME
         self.strict = flags is not None and not flags
         self.names.other.kind = STRANGE if self.strict else FORWARD
         self.names.other.keys = K_UNKNOWN

@@ -3,9 +3,11 @@
 
 from libc.stdint cimport int64_t
 
+from portd.kernel.commandtable cimport Row
 from portd.kernel.edit cimport Editor
 from portd.kernel.keypositions cimport Layout, Ours
 from portd.kernel.leftout cimport Exclusions
+from portd.kernel.project cimport Command, Projector
 from portd.kernel.scan cimport CommandScanner
 
 
@@ -14,12 +16,21 @@ cdef enum Reason:  # why a command is refused
     NAMES_OURS
     WAITS
     UNKNOWN
+    CROSSES
+    KEYS_UNKNOWN
+    BLOCKED
+
+
+cdef enum Care:  # why more than the name of a command must be looked at in a database; a sum of these
+    C_LACKS = 1  # the target does not have it
+    C_BLOCKED = 2  # another one is written to where it would go
+    C_RULES = 4  # there are rules, or a mapping
 
 
 cdef struct Tally:  # what is known behind the last command consumed; copied to go back to an earlier one
     int64_t db
     bint in_transaction
-    bint lacking  # the target does not have that database
+    int care  # a Care, of that database
     bint swaps
     bint getack
     bint moves
@@ -31,6 +42,12 @@ cdef struct Tally:  # what is known behind the last command consumed; copied to 
     int64_t excluded
     int64_t refused
     int64_t own  # that named keys of ours
+    int64_t by_key  # of the filtered ones, those that rules do not take, by their keys
+    int64_t by_database
+    int64_t by_name
+    int64_t projected  # that went on in part
+    int64_t crossing  # of the refused ones, those that rules take in part
+    int64_t cleared  # that are left to the caller
     int64_t transactions  # EXECs
 
 
@@ -44,6 +61,9 @@ cdef class Decider(CommandScanner):
     cdef Exclusions excluded
     cdef int64_t databases  # of the target; 0: not known
     cdef frozenset lacking  # those it does not have beside
+    cdef Projector projector  # of rules and a mapping; None: all keys are taken, and names and databases stay
+    cdef int judging  # of a large command: whether its keys still to come must be taken; -1: nobody looks
+    cdef int64_t clears  # database of the source that the command at the head empties; -1: all
     cdef Exclusions mixed  # large commands that name keys of ours among others
     cdef Reason reason  # why the command at the head is refused
     # names that are ours alone: none begins in the stream between the head and offset ``ours_at``; there one does if found
@@ -57,6 +77,12 @@ cdef class Decider(CommandScanner):
     cdef int _kind_at_head(self, bint large) noexcept
     cdef int _refuse(self, Reason reason) noexcept
     cdef bint _lacks(self, int64_t db) noexcept
+    cdef int _care(self, int64_t db) noexcept
+    cdef int _decide_by_rules(self, int kind, const Row* row, bint large) noexcept
+    cdef int _decide_by_fate(self, int kind, int fate, bint large) noexcept
+    cdef int _decide_flush(self, int kind) noexcept
+    cdef void _describe(self, Command* command) noexcept
+    cdef int _decide_ruled_swap(self) noexcept
     cdef bint _may_name_ours(self, Py_ssize_t end) noexcept
     cdef int _decide_ours(self, int kind, const Layout* layout, bint large) noexcept
     cdef int _decide(self, int kind, bint large) noexcept

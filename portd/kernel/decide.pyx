@@ -12,14 +12,17 @@ from libc.string cimport memcmp
 from portd.kernel.arguments cimport expires_before, restores_before, restores_relative, sets_expiry, tells_entries_read
 from portd.kernel.commandtable cimport Row, look_up
 from portd.kernel.edit cimport (
-    BLOCKING, DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES, FORWARD, FUNCTION, FUNCTION_RESTORE,
-    GETEX, HEXPIRE, HPEXPIRE, MOVES, MULTI, OWN, PEXPIRE, PEXPIREAT, PSETEX, PUBLISH, REFUSED, REPLCONF, RESTORE,
-    RESTORE_ASKING, SCRIPT, SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP,
+    BLOCKING, BY_DATABASE, BY_KEY, BY_NAME, CLEARS, DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES,
+    FORWARD, FUNCTION, FUNCTION_RESTORE, GETEX, HALVED, HEXPIRE, HPEXPIRE, MOVES, MULTI, OWN, PEXPIRE, PEXPIREAT, PSETEX,
+    PUBLISH, REFUSED, REPLCONF, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP,
 )
-from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, FORM, FUNCTIONS
-from portd.kernel.keypositions cimport O_ALL, O_NONE, Layout, owned
-from portd.kernel.keyspecs cimport K_NONE
-from portd.kernel.piecebuffer cimport LATE_DISCARD, MORE, NO_DATABASE, NOT_A_DATABASE, SELECT_EXCLUDED, PieceBuffer
+from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, F_MSETEX, FORM, FUNCTIONS, MSETEX
+from portd.kernel.keypositions cimport O_ALL, O_NONE, Found, Layout, owned
+from portd.kernel.keyspecs cimport K_DATABASE, K_NONE
+from portd.kernel.piecebuffer cimport LATE_DISCARD, MORE, NO_DATABASE, NOT_A_DATABASE, SELECT_EXCLUDED, SWAP_RULED, PieceBuffer
+from portd.kernel.project cimport (
+    P_ALL, P_BY_DATABASE, P_BY_KEY, P_CROSSES, P_HALF, P_KEYS, P_MORE, P_OURS, Command, Projector,
+)
 from portd.kernel.resp cimport NEVER_MS, argument_behind, is_word, read_number
 from portd.kernel.scan cimport CommandScanner
 
@@ -52,8 +55,8 @@ cdef class Decider(CommandScanner):
             return -self._bad_command(NO_DATABASE)
         if row.keys <= K_NONE:
             return kind
-        if self.tally.lacking:
-            return self._refuse(LACKS)
+        if self.tally.care:
+            return self._decide_by_rules(kind, row, large)
         if large and self.mixed.count > 0 and self.mixed.has(buffer.base + buffer.cut.head + 1):
             return self._refuse(NAMES_OURS)
         if self.ours.size and self._may_name_ours(buffer.tail if large else buffer.cut.head + self.scan.next):
@@ -65,8 +68,107 @@ cdef class Decider(CommandScanner):
         return REFUSED
 
     cdef bint _lacks(self, int64_t db) noexcept:
-        """The target does not have this database, as far as is known."""
+        """The target does not have what this database is written to, as far as is known."""
+        if self.projector is not None:
+            db = self.projector.database(db)
         return 0 < self.databases <= db or (len(self.lacking) > 0 and db in self.lacking)
+
+    cdef int _care(self, int64_t db) noexcept:
+        """What must be looked at in a database."""
+        cdef int care = C_LACKS if self._lacks(db) else 0
+        if self.projector is not None:
+            care |= C_RULES
+            if db in self.projector.blocked and self.projector.takes_database(db):
+                care |= C_BLOCKED
+        return care
+
+    cdef int _decide_by_rules(self, int kind, const Row* row, bint large) noexcept:
+        """What becomes of a command where its name does not tell; see ``_kind_at_head``."""
+        cdef Projector projector = self.projector
+        cdef PieceBuffer buffer = self.buffer
+        cdef const Layout* layout = self._layout(row)
+        cdef bint moves = kind == MOVES or kind == F_COPY or row.kind == MOVES
+        cdef bint some = False  # some of its keys are ours
+        cdef Command command
+        cdef Found found
+        cdef int fate
+        if projector is None:
+            return self._refuse(LACKS)
+        if kind == CLEARS:
+            return kind
+        if not projector.takes_database(self.tally.db):
+            if not moves:
+                return BY_DATABASE
+        elif self.tally.care != C_RULES:
+            return self._refuse(LACKS if self.tally.care & C_LACKS else BLOCKED)
+        if large and self.mixed.count > 0 and self.mixed.has(buffer.base + buffer.cut.head + 1):
+            return self._refuse(CROSSES if projector.by_names else NAMES_OURS)
+        if self.ours.size and self._may_name_ours(buffer.tail if large else buffer.cut.head + self.scan.next):
+            fate = owned(self._arguments(), buffer.window + buffer.tail, layout, self.scan.argc, &self.ours)
+            if fate == O_ALL and (not large or layout.single):
+                return OWN
+            some = fate != O_NONE
+        if row.keys == K_DATABASE or not (projector.by_names or projector.renames or moves or some):
+            return kind
+        self._describe(&command)
+        if not large:
+            return self._decide_by_fate(kind, projector.fate(&command, layout, &found), False)
+        fate = projector.fate_of_large(&command, layout, &self.editor.found, &self.judging)
+        return self._decide_by_fate(kind, fate, True)
+
+    cdef void _describe(self, Command* command) noexcept:
+        """The command at the head, for the projector."""
+        command.name = self.buffer.window + self.buffer.cut.head + self.scan.name
+        command.size = self.scan.name_size
+        command.header = self._arguments()
+        command.end = self.buffer.window + self.buffer.tail
+        command.argc = self.scan.argc
+        command.most = self.buffer.piece_bytes
+        command.db = self.tally.db
+
+    cdef int _decide_by_fate(self, int kind, int fate, bint large) noexcept:
+        """The kind of a command by what rules say of its keys."""
+        if fate == P_ALL:
+            return kind
+        if fate == P_BY_KEY:
+            return BY_KEY
+        if fate == P_BY_DATABASE:
+            return BY_DATABASE
+        if fate == P_KEYS and kind == F_MSETEX and self.table.forms.lacks[MSETEX]:
+            return self._refuse(CROSSES)
+        if fate == P_KEYS:
+            return SCATTERED if large else SPARED
+        if fate == P_HALF:
+            return HALVED
+        if fate == P_MORE:
+            return -MORE
+        if fate == P_CROSSES:
+            return self._refuse(CROSSES)
+        if fate == P_OURS:
+            return self._refuse(NAMES_OURS)
+        return self._refuse(KEYS_UNKNOWN) if self.projector.by_names or self.projector.renames else kind
+
+    cdef int _decide_flush(self, int kind) noexcept:
+        """What a FLUSHDB or FLUSHALL becomes that would go on as *kind*."""
+        cdef Projector projector = self.projector
+        cdef bint every = self.scan.name_size == 8
+        cdef bint names
+        if projector is not None:
+            names = projector.by_names or projector.renames
+            if not every:
+                if not projector.takes_database(self.tally.db):
+                    return BY_DATABASE
+                if self.tally.care & (C_LACKS | C_BLOCKED):
+                    return self._refuse(LACKS if self.tally.care & C_LACKS else BLOCKED)
+                if not projector.alone(self.tally.db):
+                    return self._refuse(CROSSES)
+            if names or every and projector.by_databases:
+                if self.tally.in_transaction:
+                    return self._refuse(CROSSES)
+                self.clears = -1 if every else self.tally.db
+                return CLEARS
+        self.tally.swaps = True
+        return kind
 
     cdef bint _may_name_ours(self, Py_ssize_t end) noexcept:
         """Whether the prefix of our names stands in the window between the head and *end*. Each byte is searched once."""
@@ -108,11 +210,10 @@ cdef class Decider(CommandScanner):
         cdef bint edited
         if kind >= FORM:
             self.tally.moves |= kind == F_COPY
-            self.tally.swaps |= kind == F_FLUSHALL or kind == F_FLUSHDB
-            return kind
+            return self._decide_flush(kind) if kind == F_FLUSHALL or kind == F_FLUSHDB else kind
         if kind == DEL:
             return DEL if self.unlink else FORWARD
-        if DROP <= kind <= FILTERED or EVAL <= kind <= SCRIPT:
+        if DROP <= kind <= BY_NAME or EVAL <= kind <= SCRIPT:
             return kind
         if kind == BLOCKING or kind == STRANGE:
             return self._refuse(WAITS if kind == BLOCKING else UNKNOWN)
@@ -128,8 +229,7 @@ cdef class Decider(CommandScanner):
             self.tally.moves = True
             return FORWARD
         if kind == FLUSHES:
-            self.tally.swaps = True
-            return FORWARD
+            return self._decide_flush(FORWARD)
         if kind == SET:
             return SET if argc > 3 and (large or self._sets_expiry()) else FORWARD
         if kind == EXPIREAT or kind == PEXPIREAT:
@@ -170,9 +270,27 @@ cdef class Decider(CommandScanner):
         text = argument_behind(text + size + 2, &size)
         if not read_number(text, size, NEVER_MS, &self.swapped):
             self.selected = -1
+        if self.selected >= 0 and self.projector is not None:
+            return self._decide_ruled_swap()
         if self.selected >= 0 and (self._lacks(self.selected) or self._lacks(self.swapped)):
             return self._refuse(LACKS)
         return SWAPDB
+
+    cdef int _decide_ruled_swap(self) noexcept:
+        """The same under rules: it goes on where what is swapped is what it would be without them."""
+        cdef Projector projector = self.projector
+        cdef int care = self._care(self.selected) | self._care(self.swapped)
+        cdef bint one = projector.takes_database(self.selected)
+        cdef bint other = projector.takes_database(self.swapped)
+        if not one and not other:
+            return BY_DATABASE
+        if self.selected == self.swapped:
+            return SWAPDB
+        if not (one and other) or projector.by_names or projector.renames or care & C_BLOCKED:
+            return -self._bad_command(SWAP_RULED)
+        if not projector.alone(self.selected) or not projector.alone(self.swapped):
+            return -self._bad_command(SWAP_RULED)
+        return self._refuse(LACKS) if care & C_LACKS else SWAPDB
 
     cdef int _decide_by_first(self, int kind, bint large) noexcept:
         """The same for commands whose first argument tells."""

@@ -191,6 +191,7 @@ cdef class Decoder:
     # choice.pyx: which keys are taken, and what they are called
     cdef bint plain                     # all are, as they are; neither rules nor slots in import
     cdef Rules rules                    # None: all
+    cdef object covers                  # tells whether a key counts by its database and name; None: each does
     cdef bint db_taken                  # by the rules
     cdef Mapping mapping                # None: nothing is renamed or put elsewhere
     cdef int to_db                      # what is told of db: its number in the target
@@ -201,6 +202,10 @@ cdef class Decoder:
     cdef uint64_t keys_own              # of the source that begin with it, left out before they were renamed
     cdef unsigned char* renamed         # name of the key in progress
     cdef Py_ssize_t renamed_capacity
+    cdef bint sifting                   # what is left out is noted
+    cdef bint dropping                  # the key in progress is
+    cdef uint64_t drop_from             # snapshot offset
+    cdef list dropped                   # (from, to) of what was left out: snapshot offsets
     cdef bint chosen                    # the key in progress was; its size may still be asked for
     cdef Measure sizing                 # of a value whose size is asked for
     cdef uint64_t[<int>REASONS_COUNT] left_out  # keys, by why
@@ -240,6 +245,7 @@ cdef inline void clear_key(Key* key) noexcept:
 
 cdef int forget_key(Decoder self) except -1
 cdef int key_done(Decoder self) except -1
+cdef int note_dropped(Decoder self, uint64_t begin) except -1
 cdef int end_value(Decoder self) except -1
 cdef void name_state(int state, str name)
 cdef void name_stream_state(int state, str name)

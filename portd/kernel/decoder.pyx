@@ -26,6 +26,7 @@ cdef class Decoder:
         self.lzf = LzfStream()
         self.templates = {}
         self.aux_fields = {}
+        self.dropped = []
         self.plain = self.db_taken = True
         forget_key(self)
 
@@ -93,9 +94,21 @@ cdef int forget_key(Decoder self) except -1:
 
 
 cdef int key_done(Decoder self) except -1:
+    if self.dropping:
+        note_dropped(self, self.drop_from)
+        self.dropping = False
     forget_key(self)
     self.state = ST_HEAD
     return R_OK
+
+
+cdef int note_dropped(Decoder self, uint64_t begin) except -1:
+    """What stands from there up to here was left out."""
+    cdef uint64_t end = self.base + self.start
+    if self.dropped and self.dropped[len(self.dropped) - 1][1] == begin:
+        begin = self.dropped.pop()[0]
+    self.dropped.append((begin, end))
+    return 0
 
 
 cdef int end_value(Decoder self) except -1:

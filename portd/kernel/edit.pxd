@@ -4,15 +4,19 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from portd.kernel.dialect cimport Dialect
-from portd.kernel.keypositions cimport Layout, Ours
+from portd.kernel.keypositions cimport Found, Layout, Ours
 from portd.kernel.piecebuffer cimport PieceBuffer
+from portd.kernel.project cimport Projector
 
 
 cdef enum Kind:  # what becomes of a command; those from FUNCTION on are edited argument by argument
     FORWARD = 0  # goes on as it came
-    DROP  # noise: left out and counted, as the next five are
+    DROP  # noise: left out and counted, as the next eight are
     FILTERED  # not for the target: counted, and its name is told
     OWN  # names keys that are ours alone
+    BY_KEY  # rules do not take its keys
+    BY_DATABASE  # nor its database
+    BY_NAME  # somebody does not want this command
     EXCLUDED  # the caller said so
     REFUSED  # cannot be written there: a dead letter
     MULTI
@@ -26,7 +30,10 @@ cdef enum Kind:  # what becomes of a command; those from FUNCTION on are edited 
     FLUSHES  # removes what is in one or all databases, goes on as it came
     REPLCONF
     PUBLISH
-    SPARED  # goes on without the keys that are ours
+    CLEARS  # removes what rules cover of one or all databases: the caller does it
+    SPARED  # goes on without the keys that are ours, or not taken
+    HALVED  # only takes something away: where it goes is not taken
+    SCATTERED  # large, and does the same to each of its keys: each that is taken becomes a command
     DEL  # goes on as UNLINK; edited only when it is large
     EVAL  # goes on as it came, and is noted
     EVALSHA
@@ -66,6 +73,11 @@ cdef struct Part:  # the command that is passed on argument by argument
     bint footed  # that argument is at the head, and long enough for a footer
     uint64_t crc  # of as much of it as was passed on
     const Layout* keys  # where its keys stand; NULL where nobody wants to know
+    bint judged  # its keys are in ``found``, and each is looked at
+    bint expected  # whether they are taken: all or none
+    int64_t step  # SCATTERED: arguments for each key
+    bint passing  # SCATTERED: the key at hand is taken
+    int64_t taken  # SCATTERED: so many keys were
 
 
 cdef class Editor:
@@ -76,6 +88,9 @@ cdef class Editor:
     cdef int64_t mixed  # offset of a part of which a key is ours that was not at hand at its beginning; 0: none
     cdef bint conditions  # PEXPIREAT takes NX, XX, GT and LT
     cdef Part part
+    cdef Projector projector  # None: all keys are taken
+    cdef Found found
+    cdef bint unlink  # the target knows it, and lets us
     cdef uint8_t* key  # of a ``late`` part
     cdef Py_ssize_t key_size  # -1: it was too large to keep
     cdef Py_ssize_t key_capacity
@@ -88,6 +103,8 @@ cdef class Editor:
 
     cdef int begin(self, int kind, int64_t argc, Py_ssize_t end, bint large, bint relative) except -1
     cdef void watch(self, const Layout* keys) noexcept
+    cdef void judge(self, bint expected) noexcept
+    cdef void scatter(self, int64_t step) noexcept
     cdef int resume(self, int64_t argc, int64_t index) noexcept
     cdef int64_t postpone_from(self, int64_t at, int64_t now_ms) noexcept
     cdef int advance(self, Py_ssize_t limit) except -1
@@ -98,6 +115,9 @@ cdef class Editor:
     cdef int _pass_bytes(self, Py_ssize_t limit) except -1
     cdef int _pass_payload(self, Py_ssize_t limit) except -1
     cdef int _next_argument(self) except -1
+    cdef int _judge(self, const uint8_t* text, uint64_t size) noexcept
+    cdef int _scatter(self, Py_ssize_t payload, uint64_t size) except -1
+    cdef int _end_argument(self) except -1
     cdef bint _looks_at(self, uint64_t size) noexcept
     cdef int _look(self, Py_ssize_t payload, Py_ssize_t size, Py_ssize_t end) except -1
     cdef int _keep_key(self, Py_ssize_t payload, Py_ssize_t size) except -1

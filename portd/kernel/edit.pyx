@@ -24,7 +24,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from portd.kernel.crc64 cimport crc64_update
-from portd.kernel.keypositions cimport Layout, may_be_key
+from portd.kernel.keypositions cimport Layout, is_key, may_be_key
 from portd.kernel.payload cimport FOOTER, accepts, write_footer
 from portd.kernel.piecebuffer cimport (
     BAD, FULL, MORE, NOT_A_TIME, WHOLE, PieceBuffer, count_reply, keep, produced, read_header,
@@ -85,7 +85,8 @@ cdef class Editor:
         part.payload = 0
         if self.dialect is not None and self.dialect.footer:
             part.payload = 3 if kind >= RESTORE else 2 if kind == FUNCTION_RESTORE else 0
-        part.footed = False
+        part.footed = part.judged = False
+        part.taken = 0
         part.keys = NULL
         part.expires_at = 0
         self.key_size = -1
@@ -99,7 +100,7 @@ cdef class Editor:
         part.index = index
         part.offset = self.buffer.base + self.buffer.cut.head + 1
         part.left = 0
-        part.relative = part.ignores_next = part.late = part.bare = part.footed = False
+        part.relative = part.ignores_next = part.late = part.bare = part.footed = part.judged = False
         part.payload = 0
         part.expires_at = 0
         return 0
@@ -107,6 +108,16 @@ cdef class Editor:
     cdef void watch(self, const Layout* keys) noexcept:
         """Looks for names of ours among the keys still to come of the command that was begun."""
         self.part.keys = keys if self.ours.size and self.passes() else NULL
+
+    cdef void judge(self, bint expected) noexcept:
+        """Looks whether the keys of the command that was begun, which are in ``found``, are all taken or none as expected."""
+        self.part.judged = True
+        self.part.expected = expected
+
+    cdef void scatter(self, int64_t step) noexcept:
+        """Each key of the command that was begun becomes a command of its own, *step* arguments with it."""
+        self.part.step = step
+        self.part.passing = False
 
     cdef int _write_beginning(self, Py_ssize_t end) except -1:
         """Passes on what stands before window index *end*, or writes another count and name instead."""
@@ -134,6 +145,8 @@ cdef class Editor:
             argc, name = argc - 2, "XGROUP"
         elif kind == DEL:
             name = "UNLINK"
+        elif kind == SCATTERED:
+            return self.buffer.skip(end)
         else:
             return self._consume(end)
         self.buffer.write_head(argc, name)
@@ -178,7 +191,14 @@ cdef class Editor:
         if not buffer.line_ends(buffer.cut.head):
             return BAD
         self._consume(buffer.cut.head + 2)
+        return self._end_argument()
+
+    cdef int _end_argument(self) except -1:
+        """The argument at the head has gone on."""
+        cdef Part* part = &self.part
         part.left = 0
+        if part.kind == SCATTERED and part.passing and part.index % part.step == 0:
+            count_reply(self.buffer, part.offset)
         part.index += 1
         return WHOLE
 
@@ -217,7 +237,7 @@ cdef class Editor:
 
     cdef inline int _consume(self, Py_ssize_t end) except -1:
         """Consumes bytes up to window index *end*; they go on unless the command, or its argument, is left out."""
-        if not self.passes() or self.part.index >= self.part.kept:
+        if not self.passes() or self.part.index >= self.part.kept or (self.part.kind == SCATTERED and not self.part.passing):
             return self.buffer.skip(end)
         keep(self.buffer, end)
         return 0
@@ -242,6 +262,14 @@ cdef class Editor:
                 return MORE
             if memcmp(cursor, self.ours.prefix, self.ours.size) == 0:
                 self.mixed = part.offset
+        if part.judged and is_key(&self.found, part.index):
+            status = self._judge(cursor, announced)
+            if status != WHOLE:
+                return status
+        if part.kind == SCATTERED and (part.index - 1) % part.step == 0:
+            status = self._scatter(payload, announced)
+            if status != WHOLE:
+                return status
         if not self._looks_at(announced):
             if part.kind == FUNCTION and part.index == 2:
                 buffer.write_word("REPLACE")
@@ -261,6 +289,31 @@ cdef class Editor:
         status = self._look(payload, <Py_ssize_t> announced, end)
         part.index += status == WHOLE
         return status
+
+    cdef int _judge(self, const uint8_t* text, uint64_t size) noexcept:
+        """Looks at a key: one that is not as expected, or too large to be looked at, makes the command one that is mixed."""
+        if size <= <uint64_t> self.buffer.piece_bytes:
+            if <uint64_t> (self.buffer.window + self.buffer.tail - text) < size:
+                return MORE
+            if self.projector.takes(text, <Py_ssize_t> size) == self.part.expected:
+                return WHOLE
+        self.mixed = self.part.offset
+        return WHOLE
+
+    cdef int _scatter(self, Py_ssize_t payload, uint64_t size) except -1:
+        """Begins a command for the key whose header is at the head, if it is taken."""
+        cdef Part* part = &self.part
+        if size > <uint64_t> self.buffer.piece_bytes:
+            self.mixed = part.offset
+            part.passing = False
+            return WHOLE
+        if <uint64_t> (self.buffer.tail - payload) < size:
+            return MORE
+        part.passing = self.projector.takes(self.buffer.window + payload, <Py_ssize_t> size)
+        if part.passing:
+            part.taken += 1
+            self.buffer.write_head(1 + part.step, "SET" if part.step == 2 else "UNLINK" if self.unlink else "DEL")
+        return WHOLE
 
     cdef inline bint _looks_at(self, uint64_t size) noexcept:
         """Whether the next argument must be whole, because it decides something or is needed again."""
@@ -398,6 +451,8 @@ cdef class Editor:
         cdef bint adds_absttl = part.kind >= RESTORE and part.relative and not part.late
         cdef bint bare = part.bare
         cdef bint adds_mkstream = part.kind == XGROUP and part.argc == 8  # it may stand on either side of ENTRIESREAD
+        if part.kind == SCATTERED:
+            passes = False  # its commands are counted
         part.kind = -1
         if not passes:
             return WHOLE

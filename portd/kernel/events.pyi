@@ -5,7 +5,6 @@ from typing import Final, Self
 from typing_extensions import disjoint_base
 
 from portd.kernel.handler import Handler
-from portd.kernel.selection import Selection
 
 CSV_HEADER: Final[bytes]
 
@@ -17,11 +16,18 @@ class EventHandler(Handler):
 
     Args:
         csv: rows of comma-separated values, a header first; else lines of JSON.
-        selection: what is wanted; all but the ``aux`` fields if None.
+        functions: tell function libraries.
+        aux: tell the fields of the file's head.
         part_bytes: output is handed out once it has this many bytes.
         chunk_bytes: of the decoder.
     """
 
     def __new__(
-        cls, *, csv: bool = ..., selection: Selection | None = ..., part_bytes: int = ..., chunk_bytes: int = ...
+        cls,
+        *,
+        csv: bool = ...,
+        functions: bool = ...,
+        aux: bool = ...,
+        part_bytes: int = ...,
+        chunk_bytes: int = ...,
     ) -> Self: ...

@@ -10,7 +10,7 @@ from libc.string cimport strlen
 
 from portd.kernel.containers cimport be64
 from portd.kernel.encodings cimport C_HASH, C_LIST, C_MODULE, C_OTHER, C_STREAM, C_STRING, C_ZSET, layout_of, module_name
-from portd.kernel.handler cimport F_WHOLE, Item, Key, P_ELEMENTS, P_SKIP, P_SMALL, StreamMeta
+from portd.kernel.handler cimport F_WHOLE, Item, Key, P_ELEMENTS, StreamMeta
 from portd.kernel.lines cimport (
     CSV_VALUE, CSV_INDEX, CSV_MEMBER, CSV_SCORE, CSV_EXPIREAT, CSV_ID, CSV_RECORD, LineWriter,
 )
@@ -24,19 +24,9 @@ cdef class EventHandler(LineWriter):
     # -- keys --------------------------------------------------------------------------------------------------------------
 
     cdef int plan(self, Key* key) except -1:
-        cdef int collection = layout_of(key.encoding).collection
-        if not self.selection.takes(key, collection):
-            self.keys_left_out += 1
-            return P_SKIP
-        if collection == C_STRING and key.bytes and not self.selection.fits(key):
-            self.keys_left_out += 1
-            return P_SKIP
-        return P_SMALL if self.selection.sized else P_ELEMENTS
+        return P_ELEMENTS
 
     cdef int string(self, Key* key, Item* value) except -1:
-        if self.selection.sized and not self.selection.fits(key):
-            self.keys_left_out += 1
-            return 0
         self.key = key
         self.collection = C_STRING
         self.keys_told += 1
@@ -51,9 +41,6 @@ cdef class EventHandler(LineWriter):
         return self._end_line()
 
     cdef int begin(self, Key* key, int collection, bint small) except -1:
-        if self.selection.sized and not self.selection.fits(key):
-            self.keys_left_out += 1
-            return 1
         self.key = key
         self.collection = collection
         self.index = 0
@@ -132,11 +119,11 @@ cdef class EventHandler(LineWriter):
         return self._end_line()
 
     cdef int aux(self, Item* name, Item* value) except -1:
-        return self._file_line(b"aux", name, value) if self.selection.aux else 0
+        return self._file_line(b"aux", name, value) if self.fields else 0
 
     cdef int function(self, Item* code) except -1:
-        if not self.selection.functions or code.form != F_WHOLE:
-            self.keys_failed += self.selection.functions
+        if not self.functions or code.form != F_WHOLE:
+            self.keys_failed += self.functions
             return 0
         return self._file_line(b"function", NULL, code)
 

@@ -17,7 +17,7 @@ from portd.kernel.containers cimport le64
 from portd.kernel.decoder cimport (
     Decoder, PP_KEY, PP_STRING, SS_NODE, ST_ARRAY, ST_CELLS, ST_CHECKSUM, ST_END, ST_HEAD, ST_ITEMS, ST_LARGE, ST_MAGIC,
     ST_MODULE, ST_NODES, ST_PARTS, ST_START, ST_STREAM, ST_TEMPLATE, ST_VALUE, STATES, clear_key, end_value,
-    is_field_expiry, key_done, name_state,
+    is_field_expiry, key_done, name_state, note_dropped,
 )
 from portd.kernel.elements cimport has_last, read_cells, read_elements, read_large, read_node
 from portd.kernel.encodings cimport (
@@ -180,6 +180,7 @@ cdef int _string(Decoder self, Cursor* c) except -1:
 cdef int _chosen_string(Decoder self, Cursor* c) except -1:
     """The same, where not every key is taken."""
     cdef const unsigned char* value = c.p
+    cdef uint64_t begin
     cdef int plan
     cdef int r = next_item(self, c, 1)
     if r == R_LARGE:
@@ -190,14 +191,18 @@ cdef int _chosen_string(Decoder self, Cursor* c) except -1:
         self.key.name = NULL
         return r
     self.key.bytes = c.p - value
+    begin = self.key.offset
     if choose(self) and fit(self, self.key.bytes):
         plan = self.out.plan(&self.key)
         if plan == P_WHOLE:
             self.out.raw(&self.key, value, c.p - value, NULL, 0)
         elif plan != P_SKIP:
             self.out.string(&self.key, &self.items[1])
+        begin = <uint64_t>-1
     self.keys += 1
     self._consume(c)
+    if self.sifting and begin != <uint64_t>-1:
+        note_dropped(self, begin)
     clear_key(&self.key)
     return R_OK
 
@@ -311,6 +316,8 @@ cdef int _choose(Decoder self) except -1:
         return _plan(self)
     self.planned = True
     self.plan = P_SKIP
+    self.dropping = self.sifting
+    self.drop_from = self.key.offset
     return R_OK
 
 

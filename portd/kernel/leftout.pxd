@@ -3,12 +3,17 @@
 
 from libc.stdint cimport int64_t
 
+from portd.kernel.mapping cimport Mapping
+
 
 cdef class Refusal:
     cdef readonly int64_t offset
     cdef readonly int64_t db
     cdef readonly str command
     cdef readonly bytes key
+    cdef readonly int64_t source_db
+    cdef readonly bytes source_key
+    cdef readonly str code
     cdef readonly str reason
 
 
@@ -18,7 +23,7 @@ cdef class LeftOut:
     cdef set names
     cdef set databases
 
-    cdef int refuse(self, int64_t offset, int64_t db, bytes command, bytes key, str reason) except -1
+    cdef int refuse(self, int64_t offset, int64_t db, bytes command, bytes key, str code, str reason, Mapping mapping) except -1
     cdef int filter(self, bytes command) except -1
     cdef int select(self, int64_t db) except -1
     cdef void mark(self) noexcept

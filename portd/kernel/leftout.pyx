@@ -35,8 +35,10 @@ cdef class LeftOut:
         self.names = set()
         self.databases = set()
 
-    cdef int refuse(self, int64_t offset, int64_t db, bytes command, bytes key, str reason) except -1:
-        """Notes a command that is a dead letter."""
+    cdef int refuse(
+        self, int64_t offset, int64_t db, bytes command, bytes key, str code, str reason, Mapping mapping
+    ) except -1:
+        """Notes a command that is a dead letter; *db* and *key* are the source's, *mapping* tells those of the target."""
         cdef Refusal refusal
         if len(self.refusals) < REFUSALS_KEPT:
             refusal = Refusal.__new__(Refusal)
@@ -44,6 +46,13 @@ cdef class LeftOut:
             refusal.db = db
             refusal.command = command[:NAME_SHOWN].decode("ascii", "backslashreplace").upper()
             refusal.key = key[:KEY_SHOWN]
+            refusal.source_db = -1
+            refusal.source_key = b""
+            if mapping is not None:
+                refusal.source_db, refusal.source_key = db, refusal.key
+                refusal.db = mapping.database(db)
+                refusal.key = mapping.renamed(key)[:KEY_SHOWN] if key else key
+            refusal.code = code
             refusal.reason = reason
             self.refusals.append(refusal)
         return 0

@@ -1,7 +1,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from portd.kernel.handler cimport Handler, Item, Key
-from portd.kernel.selection cimport Selection
 from portd.kernel.writer cimport RespWriter
 
 
@@ -26,7 +25,8 @@ cdef class LineWriter(Handler):
     cdef Py_ssize_t part_bytes
     cdef uint64_t chunk_bytes
     cdef bint csv
-    cdef Selection selection
+    cdef bint functions                 # libraries are told
+    cdef bint fields                    # of the file's head are
     # the key being told
     cdef Key* key
     cdef int collection

@@ -11,8 +11,6 @@ from libc.string cimport memcpy, strlen
 
 from portd.kernel.encodings cimport C_ARRAY, C_HASH, C_LIST, C_MODULE, C_OTHER, C_SET, C_STREAM, C_STRING, C_ZSET
 from portd.kernel.handler cimport Handler, Item, Key
-from portd.kernel.selection import Selection
-from portd.kernel.selection cimport Selection as SelectionType
 from portd.kernel.writer cimport NUMBER_BYTES, RespWriter, portd_format_i64, portd_format_u64
 
 
@@ -44,11 +42,13 @@ cdef class LineWriter(Handler):
     """Lines that are made piece by piece; what is told becomes which lines, is for the classes derived from it."""
 
     def __cinit__(
-        self, *, bint csv=False, SelectionType selection=None, Py_ssize_t part_bytes=131072, uint64_t chunk_bytes=1 << 20
+        self, *, bint csv=False, bint functions=True, bint aux=False, Py_ssize_t part_bytes=131072,
+        uint64_t chunk_bytes=1 << 20
     ):
         cdef bytes header
         self.csv = csv
-        self.selection = Selection() if selection is None else selection
+        self.functions = functions
+        self.fields = aux
         self.part_bytes = part_bytes
         self.chunk_bytes = chunk_bytes
         self.out = RespWriter(part_bytes + 16384)

@@ -28,6 +28,7 @@ cdef enum Why:  # what is wrong with them
     NO_DATABASE
     SELECT_EXCLUDED
     NOT_A_TIME
+    SWAP_RULED
 
 
 cdef struct Cut:  # how far the piece has got; copied to go back to an earlier command

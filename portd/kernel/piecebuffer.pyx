@@ -47,6 +47,10 @@ cdef dict WHYS = {
         "give the target as many databases as the source has",
     ),
     NOT_A_TIME: ("an expiry is not a number", RESYNC),
+    SWAP_RULED: (
+        "a SWAPDB of databases that rules or a mapping treat differently: it cannot be followed",
+        "start again with --full-sync: the snapshot is of behind it",
+    ),
 }
 cdef frozenset LIMITS = frozenset((TOO_MANY_ARGUMENTS, ARGUMENT_TOO_LARGE, NAME_TOO_LONG))
 

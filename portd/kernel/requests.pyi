@@ -67,6 +67,13 @@ def of_keys(data: bytes, keys: Container[bytes]) -> tuple[bytes, int]:
         ValueError: the bytes are not RESP requests.
     """
 
+def named(data: bytes, names: Container[bytes]) -> tuple[bytes, list[int], list[bytes]]:
+    """The commands of *data* that are called like one of *names* (upper case), their numbers from 0, and their names.
+
+    Raises:
+        ValueError: the bytes are not RESP requests.
+    """
+
 def without(data: bytes, offsets: bytes, numbers: list[int]) -> tuple[bytes, bytes]:
     """Leaves commands out of *data*, and all others of the same offset.
 

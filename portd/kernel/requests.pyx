@@ -109,6 +109,24 @@ def of_keys(bytes data not None, keys not None):
     return b"".join(parts), count
 
 
+def named(bytes data not None, names not None):
+    cdef Walk walk
+    cdef list parts = []
+    cdef list numbers = []
+    cdef list found = []
+    cdef bytes name
+    cdef int64_t number = 0
+    _begin(&walk, data)
+    while _read(&walk):
+        name = _name(&walk)
+        if name in names:
+            numbers.append(number)
+            found.append(name)
+            parts.append(PyBytes_FromStringAndSize(<const char*> walk.start, walk.next - walk.start))
+        number += 1
+    return b"".join(parts), numbers, found
+
+
 def without(bytes data not None, bytes offsets not None, list numbers not None):
     cdef Walk walk
     cdef list parts = []

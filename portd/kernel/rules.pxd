@@ -45,7 +45,8 @@ cdef class Patterns:
     cdef int _build_prefixes(self) except -1
     cdef int _build_globs(self, list globs) except -1
     cdef Py_ssize_t count(self) noexcept
-    cdef bint match(self, const uint8_t* key, Py_ssize_t size) except -1
+    cdef bint match(self, const uint8_t* key, Py_ssize_t size) noexcept nogil
+    cdef bint fits(self, const uint8_t* key, Py_ssize_t size) except -1
 
 
 cdef class Rules:

@@ -62,6 +62,12 @@ class Rules:
     def sized(self) -> bool:
         """The size of a value is asked for."""
     @property
+    def of_names(self) -> bool:
+        """Some names or slots are not taken."""
+    @property
+    def of_databases(self) -> bool:
+        """Some databases are not taken."""
+    @property
     def of_values(self) -> bool:
         """Something is asked for that its name does not tell: type, size or time to live."""
     @property

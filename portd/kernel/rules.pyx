@@ -175,8 +175,8 @@ cdef class Patterns:
             steps += glob.size
         return 0
 
-    cdef bint match(self, const uint8_t* key, Py_ssize_t size) except -1:
-        """Whether one of them fits."""
+    cdef bint match(self, const uint8_t* key, Py_ssize_t size) noexcept nogil:
+        """Whether a prefix or a glob fits."""
         cdef Py_ssize_t low = 0
         cdef Py_ssize_t high = self.prefix_count
         cdef Py_ssize_t middle
@@ -199,13 +199,19 @@ cdef class Patterns:
         for low in range(self.glob_count):
             if _fits(&self.globs[low], key, size):
                 return True
+        return False
+
+    cdef bint fits(self, const uint8_t* key, Py_ssize_t size) except -1:
+        """Whether one of them fits."""
+        if self.match(key, size):
+            return True
         return self.search is not None and self.search(PyBytes_FromStringAndSize(<const char*> key, size)) is not None
 
     cdef Py_ssize_t count(self) noexcept:
         return self.prefix_count + self.glob_count + (self.search is not None)
 
     def matches(self, bytes key not None):
-        return self.match(<const uint8_t*> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+        return self.fits(<const uint8_t*> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
 
 
 def _searching(list patterns):
@@ -266,6 +272,14 @@ cdef class Rules:
         self.max_ttl_ms = -1 if max_ttl_ms is None else max_ttl_ms
 
     @property
+    def of_names(self):
+        return not self.all or self.slots is not None or self.excluded.count() > 0
+
+    @property
+    def of_databases(self):
+        return self.databases is not None or len(self.without) > 0
+
+    @property
     def of_values(self):
         return bool(self.typed or self.sized or self.min_ttl_ms >= 0 or self.max_ttl_ms >= 0)
 
@@ -274,7 +288,7 @@ cdef class Rules:
         return bool(self.all and self.excluded.count() == 0 and self.slots is None and not self.of_values)
 
     cdef bint take_name(self, const uint8_t* key, Py_ssize_t size) except -1:
-        return (self.all or self.included.match(key, size)) and not self.excluded.match(key, size)
+        return (self.all or self.included.fits(key, size)) and not self.excluded.fits(key, size)
 
     cdef bint take_slot(self, const uint8_t* key, Py_ssize_t size) except -1:
         return self.slots is None or self.slots[slot_of(key, size)] != 0

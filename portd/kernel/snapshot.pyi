@@ -1,5 +1,6 @@
 """The snapshot decoder: RDB bytes in, batches of RESP commands out. No I/O, no asyncio."""
 
+from collections.abc import Callable
 from typing import Final, Self, final
 
 from typing_extensions import Buffer
@@ -60,7 +61,13 @@ class SnapshotDecoder:
         """
     def restrict(self, keys: frozenset[tuple[int, bytes]]) -> None:
         """Writes only these keys, given as database and name; others count as ``keys_filtered``, functions are left out."""
-    def choose(self, rules: Rules | None = None, mapping: Mapping | None = None, blocked: frozenset[int] = ...) -> None:
+    def choose(
+        self,
+        rules: Rules | None = None,
+        mapping: Mapping | None = None,
+        blocked: frozenset[int] = ...,
+        own: bytes = b"",
+    ) -> None:
         """Tells of some keys only, and under other names; before the first byte is fed.
 
         Those that are left out count as ``keys_filtered``, and by why (`portd.kernel.rules.REASONS`) as ``filtered_key``
@@ -70,7 +77,16 @@ class SnapshotDecoder:
             rules: which keys are taken; None: all.
             mapping: where they go; None: they keep database and name.
             blocked: databases of the source in whose place another one is put: their keys are refused.
+            own: what names begin with that are left out where keys are mapped; see `spare`.
         """
+    def cover(self, covers: Callable[[int, bytes], bool]) -> None:
+        """Tells of those keys only of which *covers* says so; before the first byte is fed. The others count as filtered."""
+    def sift(self) -> None:
+        """Notes what is left out; before the first byte is fed."""
+    def take_dropped(self) -> tuple[int, list[tuple[int, int]]]:
+        """What was left out since the last call, as beginnings and ends of snapshot offsets, in order; and the offset up to
+        which that is known.
+        """  # noqa: D205
     def spare(self, prefix: bytes) -> None:
         """Leaves out keys whose names begin with *prefix*, in any database: they are ours alone in the target.
 

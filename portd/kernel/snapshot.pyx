@@ -20,7 +20,7 @@ from portd.kernel.rules import REASONS
 
 from portd.kernel.choice cimport set_rules
 from portd.kernel.commands cimport CommandHandler
-from portd.kernel.decoder cimport DEFAULT_CHUNK, Decoder, ITEMS, ST_CHECKSUM, ST_END, ST_HEAD
+from portd.kernel.decoder cimport DEFAULT_CHUNK, Decoder, ITEMS, ST_CHECKSUM, ST_END, ST_HEAD, ST_VALUE, note_dropped
 from portd.kernel.dialect cimport Dialect as TargetDialect
 from portd.kernel.encodings cimport E_NONE, layout_of
 from portd.kernel.handler cimport Handler
@@ -103,8 +103,30 @@ cdef class SnapshotDecoder(Decoder):
             raise TypeError("only commands can be restricted")
         self.letters.wanted = keys
 
-    def choose(self, Rules rules=None, Mapping mapping=None, frozenset blocked not None=frozenset()):
+    def choose(
+        self, Rules rules=None, Mapping mapping=None, frozenset blocked not None=frozenset(), bytes own not None=b""
+    ):
+        if own:
+            self.own = own
+            self.own_size = len(own)
         set_rules(self, rules, mapping, blocked)
+
+    def cover(self, covers not None):
+        self.covers = covers
+        self.plain = False
+
+    def sift(self):
+        self.sifting = True
+
+    def take_dropped(self):
+        cdef uint64_t at = self.base + self.start
+        if self.dropping:
+            note_dropped(self, self.drop_from)
+            self.drop_from = at
+        dropped, self.dropped = self.dropped, []
+        if self.key.offset != <uint64_t>-1 and (self.state == ST_HEAD or (self.state == ST_VALUE and not self.planned)):
+            at = self.key.offset
+        return at, dropped
 
     def spare(self, bytes prefix not None):
         if self.letters is None:

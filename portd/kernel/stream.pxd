@@ -3,9 +3,11 @@
 
 from libc.stdint cimport int64_t
 
-from portd.kernel.decide cimport Decider, Tally
+from portd.kernel.decide cimport Tally
 from portd.kernel.leftout cimport LeftOut
+from portd.kernel.partly cimport PartTaker
 from portd.kernel.piecebuffer cimport Cut
+from portd.kernel.rename cimport Renamer
 from portd.kernel.rewrite cimport Rewriter
 from portd.kernel.scripts cimport ScriptNotes
 
@@ -16,11 +18,18 @@ cdef class Piece:
     cdef readonly bytes offsets
     cdef readonly int64_t end_offset
     cdef readonly int64_t db
+    cdef readonly int64_t selected
     cdef readonly bint boundary
     cdef readonly bint part
     cdef readonly int64_t filtered
     cdef readonly int64_t own
+    cdef readonly int64_t by_key
+    cdef readonly int64_t by_database
+    cdef readonly int64_t by_name
+    cdef readonly int64_t projected
     cdef readonly int64_t refused
+    cdef readonly int64_t crossing
+    cdef readonly object clears
     cdef readonly tuple refusals
     cdef readonly int64_t mixed
     cdef readonly frozenset names
@@ -37,12 +46,15 @@ cdef class Piece:
     cdef readonly bint flushed
 
 
-cdef class StreamSplitter(Decider):
+cdef class StreamSplitter(PartTaker):
     cdef Rewriter rewriter
     cdef ScriptNotes scripts
+    cdef Renamer renamer  # None: names and databases stay
+    cdef Py_ssize_t most_bytes  # of a piece before it is renamed
     cdef Tally totals  # of the pieces handed out; its state fields mean nothing
     cdef LeftOut left_out
     cdef bint stops  # a piece ends before a refused command
+    cdef int64_t gone  # what the caller must empty, as ``clears``; -2: nothing
     cdef Py_ssize_t start  # window index where the piece begins
     # before the MULTI of a transaction that was opened in this piece, if one was
     cdef Cut marked_cut
@@ -59,7 +71,8 @@ cdef class StreamSplitter(Decider):
     cdef int _count_form(self) noexcept
     cdef int _take_whole(self, int kind) except -1
     cdef int _discard(self, Py_ssize_t end) except -1
-    cdef int _spare(self) except -1
+    cdef int _clear(self) except -1
+    cdef int _note_text(self) except -1
     cdef bint _stops_before(self) noexcept
     cdef int _take_large(self) except -1
     cdef int _begin_form(self, int kind) except -100
@@ -69,4 +82,5 @@ cdef class StreamSplitter(Decider):
 
     cdef int _note(self, int kind) except -1
     cdef int _count(self, int kind) noexcept
+    cdef int _count_scattered(self) noexcept
     cdef object _error(self)

@@ -6,6 +6,8 @@ from typing_extensions import Buffer
 
 from portd.kernel.commandtable import CommandTable
 from portd.kernel.leftout import Refusal
+from portd.kernel.mapping import Mapping
+from portd.kernel.rules import Rules
 
 @final
 class Piece:
@@ -22,14 +24,22 @@ class Piece:
         replies: commands that end in ``data`` (each answers +QUEUED and one element of EXEC).
         offsets: packed native u64 per command that ends in ``data``: its first byte's replication offset.
         end_offset: replication offset of the last byte consumed for this piece, dropped commands included.
-        db: database in effect after the piece.
+        db: database of the source in effect after the piece.
+        selected: the one of the target that is selected then; 0 where nothing is written of the source's.
         boundary: the piece ends where a checkpoint may stand (outside a source transaction, no command cut).
         part: the last command continues in the next piece (only when it is larger than the piece size).
         filtered: commands dropped on purpose (PING, REPLCONF, PUBLISH of sentinel hello, what does not write, what is on
             names of ours alone), without MULTI and EXEC and without excluded ones.
         names: of them, the names of those that are no noise; a few at the most.
         own: commands that named keys of ours: filtered ones, and those that went on without these keys.
+        by_key: of the filtered ones, those of whose keys rules take none that would change.
+        by_database: those in databases that they do not take.
+        by_name: those that somebody does not want.
+        projected: commands that went on in part, for rules take some of their keys only; those that ``clears`` tells of, too.
         refused: commands that cannot be written to this target.
+        crossing: of them, those of which rules take a part that cannot be told by itself.
+        clears: a FLUSHDB or FLUSHALL that removes what rules cover, alone in its piece: the database of the source, -1: all;
+            None: there is none. Whoever applies the piece does it, before what follows.
         refusals: of them, what and why; a few hundred at the most. A large one is told with its first part.
         mixed: offset of the first byte of a large command of which a later part names a key of ours among others; 0: there
             is none. It must not be applied, and goes to the next splitter.
@@ -57,6 +67,8 @@ class Piece:
     @property
     def db(self) -> int: ...
     @property
+    def selected(self) -> int: ...
+    @property
     def boundary(self) -> bool: ...
     @property
     def part(self) -> bool: ...
@@ -67,7 +79,19 @@ class Piece:
     @property
     def own(self) -> int: ...
     @property
+    def by_key(self) -> int: ...
+    @property
+    def by_database(self) -> int: ...
+    @property
+    def by_name(self) -> int: ...
+    @property
+    def projected(self) -> int: ...
+    @property
     def refused(self) -> int: ...
+    @property
+    def crossing(self) -> int: ...
+    @property
+    def clears(self) -> int | None: ...
     @property
     def refusals(self) -> tuple[Refusal, ...]: ...
     @property
@@ -140,6 +164,9 @@ class StreamSplitter:
         own: bytes = ...,
         stops: bool = ...,
         mixed: frozenset[int] = ...,
+        rules: Rules | None = ...,
+        mapping: Mapping | None = ...,
+        blocked: frozenset[int] = ...,
     ) -> Self: ...
     def feed(self, data: Buffer, now_ms: int) -> int:
         """Copies bytes into the window; returns how many fitted (0 when ``next_piece`` must run first).

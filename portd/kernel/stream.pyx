@@ -18,40 +18,48 @@ What servers send: server.c:propagatePendingCommands, t_string.c, expire.c, clus
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
-from libc.string cimport memcmp
 
 from portd.kernel.arguments cimport restores_relative
 from portd.kernel.commandtable cimport CommandTable
-from portd.kernel.decide cimport Decider, Tally
+from portd.kernel.decide cimport C_BLOCKED, C_LACKS, CROSSES, Tally
 from portd.kernel.edit cimport (
-    DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, FILTERED, FORWARD, FUNCTION, MULTI, OWN, REFUSED, RESTORE, RESTORE_ASKING,
-    SCRIPT, SELECT, SET, SPARED, SWAPDB, XGROUP, Editor,
+    BY_DATABASE, BY_KEY, BY_NAME, CLEARS, DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, FILTERED, FORWARD, FUNCTION, HALVED, MULTI,
+    OWN, REFUSED, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SPARED, SWAPDB, XGROUP, Editor,
 )
 from portd.kernel.forms cimport F_RESTORE, F_RESTORE_ASKING, F_SET, F_XGROUP, FORM, PEXPIREAT_CONDITION
-from portd.kernel.keypositions cimport Found, Layout, find_keys, first_key, is_key
+from portd.kernel.keypositions cimport Layout, first_key
 from portd.kernel.leftout cimport Exclusions, LeftOut
+from portd.kernel.mapping cimport Mapping
+from portd.kernel.partly cimport PartTaker
 from portd.kernel.payload cimport AS_IT_CAME
 from portd.kernel.piecebuffer cimport (
     BAD, EMPTY, FULL, LARGE, MORE, WHOLE, Cut, PieceBuffer, count_reply, keep, produced,
 )
-from portd.kernel.resp cimport NEVER_MS, argument_behind
+from portd.kernel.project cimport Projector
+from portd.kernel.rename cimport Renamer
+from portd.kernel.resp cimport NEVER_MS
 from portd.kernel.rewrite cimport Rewriter
+from portd.kernel.rules cimport Rules
 from portd.kernel.scripts cimport ScriptNotes
 
 
 cdef enum:
     LEAST_PIECE = 64
+    LEAST_KEY = 8  # bytes of a command that names a short key, for each of its keys
 
 DEFAULT_PIECE_BYTES = 256 * 1024
 DEFAULT_MAX_ARGUMENT = 512 * 1024 * 1024  # proto-max-bulk-len of a server that was not told otherwise
 
 cdef Py_ssize_t UNLIMITED = INT64_MAX // 2
 cdef int64_t LARGEST_ARGUMENT = INT64_MAX // 4  # sums with it still fit
-cdef tuple REASONS = (  # by Reason
-    "database: the target does not have it",
-    "command: it names keys of portd among others",
-    "command: it waits for data, and no server replicates it",
-    "command: it is not known, and the target does not tell what its commands do",
+cdef tuple REASONS = (  # by Reason: what it is counted as, and why
+    ("unsupported", "database: the target does not have it"),
+    ("unsupported", "command: it names keys of portd among others"),
+    ("unsupported", "command: it waits for data, and no server replicates it"),
+    ("unsupported", "command: it is not known, and the target does not tell what its commands do"),
+    ("cross_rule", "command: rules take some of its keys only, and it needs what is not in the target"),
+    ("cross_rule", "command: it is not known what its keys are, so rules cannot be applied to them"),
+    ("cross_rule", "database: map_db puts another one there"),
 )
 
 
@@ -92,6 +100,9 @@ cdef class StreamSplitter:
         bytes own not None=b"",
         bint stops=False,
         frozenset mixed not None=NOBODY,
+        Rules rules=None,
+        Mapping mapping=None,
+        frozenset blocked not None=NOBODY,
     ):
         cdef CommandTable table = ANY_TARGET if commands is None else commands
         if offset < 0 or max_argument < 0 or piece_bytes < LEAST_PIECE:
@@ -115,8 +126,18 @@ cdef class StreamSplitter:
         self.stops = stops
         self.left_out = LeftOut()
         self.excluded = Exclusions()
+        self.most_bytes = piece_bytes
+        self.editor.unlink = unlink
+        self.judging = -1
+        if rules is not None or mapping is not None:
+            self.projector = self.editor.projector = Projector(rules, mapping, blocked)
+            self.projector.ours = &self.ours
+        if mapping is not None and (mapping.names or mapping.databases):
+            self.renamer = Renamer(mapping, table)
+            self.most_bytes = max(piece_bytes * LEAST_KEY // (LEAST_KEY + self.renamer.growth), 1)
         self.tally.db = max(db, -1)
-        self.tally.lacking = self._lacks(db)
+        self.tally.care = self._care(db)
+        self.gone = -2
 
     def feed(self, data, int64_t now_ms):
         return self.buffer.fill(data, min(max(now_ms, 0), NEVER_MS))
@@ -130,7 +151,7 @@ cdef class StreamSplitter:
         buffer.begin_piece()
         self.scripts.begin()
         self.start = start
-        status = self._gather(start, min(max(max_bytes, 1), buffer.piece_bytes), max(max_commands, 1))
+        status = self._gather(start, min(max(max_bytes, 1), self.most_bytes), max(max_commands, 1))
         if self.marked and self.editor.part.kind < 0 and self.marked_cut.head > start:
             back = True
             buffer.cut = self.marked_cut
@@ -175,7 +196,8 @@ cdef class StreamSplitter:
             "window_capacity": buffer.capacity,
             "output_capacity": buffer.output_capacity,
             "owned_bytes": buffer.owned() + self.editor.key_capacity + self.rewriter.owned() + self.excluded.owned() + self.mixed.owned()
-            + (self.table.owned() if self.table is not ANY_TARGET else 0),
+            + (self.table.owned() if self.table is not ANY_TARGET else 0)
+            + (self.renamer.owned() if self.renamer is not None else 0),
             "commands": self.totals.commands,
             "filtered": self.totals.filtered,
             "excluded": self.totals.excluded,
@@ -196,19 +218,29 @@ cdef class StreamSplitter:
         piece.replies = buffer.cut.replies
         piece.offsets = PyBytes_FromStringAndSize(<char*> buffer.offsets, piece.replies * sizeof(uint64_t))
         piece.end_offset = buffer.base + buffer.cut.head
-        piece.data = buffer.take_data()
+        piece.data = buffer.take_data() if self.renamer is None else self.renamer.rename(buffer.take_data())
         piece.db = tally.db
+        piece.selected = tally.db if self.projector is None else self.projector.place(tally.db)
         piece.part = self.editor.passes()
         piece.boundary = self.editor.part.kind < 0 and not tally.in_transaction
         piece.filtered = tally.filtered
         piece.own = tally.own
         piece.refused = tally.refused
+        piece.by_key = tally.by_key
+        piece.by_database = tally.by_database
+        piece.by_name = tally.by_name
+        piece.projected = tally.projected
+        piece.crossing = tally.crossing
+        piece.clears = None if self.gone == -2 else self.gone
+        self.gone = -2
         piece.mixed = self.editor.mixed
         if self.editor.part.kind < 0:
             self.editor.mixed = 0
         piece.refusals = self.left_out.take_refusals()
         piece.names = self.left_out.take_names()
         piece.databases = self.left_out.take_databases()
+        if self.projector is not None and piece.databases:
+            piece.databases = frozenset([self.projector.database(each) for each in piece.databases])
         piece.swaps = tally.swaps
         piece.getack = tally.getack
         piece.moves = tally.moves or tally.swaps
@@ -228,7 +260,7 @@ cdef class StreamSplitter:
         self.totals.postponed += tally.postponed
         self.totals.lost += tally.lost
         tally.commands = tally.filtered = tally.excluded = tally.transactions = tally.postponed = tally.lost = 0
-        tally.refused = tally.own = 0
+        tally.refused = tally.own = tally.by_key = tally.by_database = tally.by_name = tally.projected = tally.crossing = 0
         tally.swaps = tally.getack = tally.moves = tally.overdue = False
         self.excluded.forget(piece.end_offset)
         return piece
@@ -280,6 +312,10 @@ cdef class StreamSplitter:
             return -kind
         if kind == SPARED:
             return self._spare()
+        if kind == HALVED:
+            return self._halve()
+        if kind == CLEARS:
+            return self._clear()
         if kind == REFUSED and self._stops_before():
             return FULL
         if kind >= FUNCTION:
@@ -374,13 +410,15 @@ cdef class StreamSplitter:
             return self._discard(end)
         tally.commands += 1
         if DROP <= kind <= REFUSED:
+            if kind >= BY_KEY:
+                self._note_text()
             self._note(kind)
             self._count(kind)
             return buffer.skip(end)
         if kind == SELECT:
             tally.db = self.selected
-            tally.lacking = self._lacks(self.selected)
-            if tally.lacking:
+            tally.care = self._care(self.selected)
+            if tally.care & (C_LACKS | C_BLOCKED) or (self.projector is not None and not self.projector.takes_database(tally.db)):
                 tally.filtered += 1
                 return buffer.skip(end)
             self.left_out.select(self.selected)
@@ -406,35 +444,23 @@ cdef class StreamSplitter:
         buffer.cut = self.marked_cut
         return buffer.skip(end)
 
-    cdef int _spare(self) except -1:
-        """Consumes the whole DEL, UNLINK or MSET at the head; the keys that are ours do not go on with it."""
+    cdef int _clear(self) except -1:
+        """Consumes the FLUSHDB or FLUSHALL at the head, alone in its piece: what it means is left to the caller."""
         cdef PieceBuffer buffer = self.buffer
-        cdef const uint8_t* header = self._arguments()
-        cdef const uint8_t* text
-        cdef Py_ssize_t size = 0
-        cdef Py_ssize_t end = buffer.cut.head + self.scan.next
-        cdef Found found
-        cdef int64_t i
-        cdef bint ours = False
-        kept = []
-        find_keys(header, buffer.window + buffer.tail, self._layout(self._row_at_head()), self.scan.argc, &found)
-        for i in range(1, self.scan.argc):
-            text = argument_behind(header, &size)
-            header = text + size + 2
-            if is_key(&found, i):
-                ours = size >= self.ours.size and memcmp(text, self.ours.prefix, self.ours.size) == 0
-            if not ours:
-                kept.append((text - buffer.window, size))
-        count_reply(buffer, buffer.base + buffer.cut.head + 1)
-        name = b"UNLINK" if self.unlink and self._row_at_head().kind == DEL else self._name().upper()
-        buffer.write_head(1 + len(kept), name)
-        for start, size in kept:
-            buffer.write_argument(buffer.window + <Py_ssize_t> start, size)
+        if buffer.cut.head > self.start:
+            return FULL
+        self.gone = self.clears
         self.tally.commands += 1
-        self.tally.own += 1
-        buffer.skip(end)
+        self.tally.projected += 1
+        buffer.skip(buffer.cut.head + self.scan.next)
         self.scan.next = self.scan.argc = 0
-        return WHOLE
+        return FULL
+
+    cdef int _note_text(self) except -1:
+        """Keeps the text of an EVAL that does not go on: others may be run by its digest."""
+        if self._row_at_head().kind == EVAL:
+            self.scripts.note(EVAL, self._arguments(), self.scan.argc)
+        return 0
 
     cdef bint _stops_before(self) noexcept:
         """A refused command is at the head that must not be passed; what stands before it can go alone."""
@@ -443,6 +469,7 @@ cdef class StreamSplitter:
     cdef int _take_large(self) except -1:
         """Begins to pass on the command at the head, which is larger than a piece."""
         cdef const Layout* keys = self._layout(self._row_at_head())
+        self.judging = -1
         cdef int kind = self._kind_at_head(True)
         if kind >= FORM:
             kind = self._begin_form(kind)
@@ -457,7 +484,12 @@ cdef class StreamSplitter:
         if kind < FORM:
             self._note(kind)
             self._begin_edit(kind, True)
-        self.editor.watch(keys)
+        if kind == SCATTERED:
+            self.editor.scatter(2 if keys.pairs else 1)
+        else:
+            self.editor.watch(keys)
+        if self.judging >= 0:
+            self.editor.judge(self.judging)
         return self._go_on(self.buffer.piece_bytes)
 
     cdef int _begin_form(self, int kind) except -100:
@@ -521,8 +553,11 @@ cdef class StreamSplitter:
             self._arguments(), buffer.window + buffer.tail, self._layout(self._row_at_head()), self.scan.argc, &size
         )
         name = key[:size] if key != NULL else b""
-        reason = REASONS[<int> self.reason]
-        return self.left_out.refuse(buffer.base + buffer.cut.head + 1, self.tally.db, self._name(), name, reason)
+        code, reason = REASONS[<int> self.reason]
+        return self.left_out.refuse(
+            buffer.base + buffer.cut.head + 1, self.tally.db, self._name(), name, code, reason,
+            None if self.projector is None else self.projector.mapping,
+        )
 
     cdef int _count(self, int kind) noexcept:
         """Counts a command, if it does not go on."""
@@ -531,9 +566,23 @@ cdef class StreamSplitter:
             tally.excluded += 1
         elif kind == REFUSED:
             tally.refused += 1
-        elif DROP <= kind <= OWN:
+            tally.crossing += self.reason >= CROSSES
+        elif DROP <= kind <= BY_NAME:
             tally.filtered += 1
             tally.own += kind == OWN
+            tally.by_key += kind == BY_KEY
+            tally.by_database += kind == BY_DATABASE
+            tally.by_name += kind == BY_NAME
+        elif kind == SCATTERED:
+            self._count_scattered()
+        return 0
+
+    cdef int _count_scattered(self) noexcept:
+        """Counts a large command that was taken apart."""
+        cdef bint none = self.editor.part.taken == 0
+        self.tally.filtered += none
+        self.tally.by_key += none
+        self.tally.projected += not none
         return 0
 
     cdef object _error(self):

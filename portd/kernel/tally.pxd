@@ -3,7 +3,6 @@ from libc.stdint cimport int64_t, uint64_t
 from portd.kernel.encodings cimport ENCODINGS
 from portd.kernel.events cimport EventHandler
 from portd.kernel.handler cimport Handler, Item, Key, StreamMeta
-from portd.kernel.selection cimport Selection
 
 
 cdef enum:
@@ -23,7 +22,6 @@ cdef class KeyHandler(EventHandler):
 
 
 cdef class StatsHandler(Handler):
-    cdef Selection selection
     cdef unsigned char separator
     cdef Py_ssize_t top
     cdef uint64_t elements          # of the key being told

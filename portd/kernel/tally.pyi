@@ -4,7 +4,6 @@ from typing import Any, Final, Self, final
 
 from portd.kernel.events import EventHandler
 from portd.kernel.handler import Handler
-from portd.kernel.selection import Selection
 
 TTL_LIMITS: Final[tuple[int, ...]]
 TYPE_NAMES: Final[tuple[str, ...]]
@@ -18,12 +17,11 @@ class StatsHandler(Handler):
     """Counts keys by type, encoding, database, prefix and time to live, and remembers the biggest.
 
     Args:
-        selection: what is counted; all if None.
         top: how many of the biggest keys are remembered, by bytes and by elements.
         separator: one byte; a key's prefix ends behind the first one. Another length: no prefixes.
     """
 
-    def __new__(cls, *, selection: Selection | None = ..., top: int = ..., separator: bytes = ...) -> Self: ...
+    def __new__(cls, *, top: int = ..., separator: bytes = ...) -> Self: ...
     def report(self) -> dict[str, Any]:
         """All that was counted.
 

@@ -11,8 +11,6 @@ from libc.string cimport memchr, memset, strlen
 from portd.kernel.encodings cimport C_STREAM, C_STRING, ENCODINGS, layout_of
 from portd.kernel.events cimport EventHandler
 from portd.kernel.handler cimport Handler, Item, Key, P_ELEMENTS, P_SKIP, P_SMALL, StreamMeta
-from portd.kernel.selection import Selection
-from portd.kernel.selection cimport Selection as SelectionType
 
 
 cdef enum:
@@ -42,9 +40,6 @@ cdef class KeyHandler(EventHandler):
         return self._end_line()
 
     cdef int string(self, Key* key, Item* value) except -1:
-        if self.selection.sized and not self.selection.fits(key):
-            self.keys_left_out += 1
-            return 0
         self.collection = C_STRING
         self.keys_told += 1
         self._begin_key(key)
@@ -134,8 +129,7 @@ cdef class KeyHandler(EventHandler):
 cdef class StatsHandler(Handler):
     """Counts keys by what they have in common; the stub tells how to use it."""
 
-    def __cinit__(self, *, SelectionType selection=None, Py_ssize_t top=20, bytes separator=b":"):
-        self.selection = Selection() if selection is None else selection
+    def __cinit__(self, *, Py_ssize_t top=20, bytes separator=b":"):
         self.separator = separator[0] if len(separator) == 1 else 0
         self.top = top
         self.binary_scores = True       # they are counted, not shown
@@ -155,24 +149,14 @@ cdef class StatsHandler(Handler):
         return 2 * (PREFIXES + 100000) * <Py_ssize_t>sizeof(Count)
 
     cdef int plan(self, Key* key) except -1:
-        cdef int collection = layout_of(key.encoding).collection
-        if not self.selection.takes(key, collection):
-            self.keys_left_out += 1
-            return P_SKIP
-        return P_SMALL if self.selection.sized else P_ELEMENTS
+        return P_ELEMENTS
 
     # -- counting ----------------------------------------------------------------------------------------------------------
 
     cdef int string(self, Key* key, Item* value) except -1:
-        if self.selection.sized and not self.selection.fits(key):
-            self.keys_left_out += 1
-            return 0
         return self._count(key, 1)
 
     cdef int begin(self, Key* key, int collection, bint small) except -1:
-        if self.selection.sized and not self.selection.fits(key):
-            self.keys_left_out += 1
-            return 1
         self.elements = collection == C_STRING
         return 0
 

@@ -102,6 +102,7 @@ class Copying:
         log.info(
             "snapshot applied", keys=snapshot.keys_read, applied=snapshot.keys_applied, filtered=snapshot.keys_filtered,
             expired=snapshot.keys_expired, postponed=snapshot.keys_postponed, failed=snapshot.keys_failed, bytes=snapshot.bytes_decoded,
+            left_out=snapshot.left_out(),
             seconds=round(snapshot.finished_at - snapshot.started_at, 3),
         )  # fmt: skip
         return StreamStart(index, checkpoint, snapshot.started_at)

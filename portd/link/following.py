@@ -54,6 +54,8 @@ class Following:
             own=settings.checkpoint_key,
             publish=not settings.skip_messages,
             stops=into.letters.stops,
+            choice=into.choice,
+            left=settings.exclude_command,
         )
         self._feed = StreamFeed(
             inflow.spool,
@@ -67,6 +69,9 @@ class Following:
         )
         options = ApplierOptions(
             epoch=into.epoch,
+            choice=into.choice,
+            prefix=settings.checkpoint_key,
+            unlink="unlink" in into.capabilities.commands,
             limiter=into.limiter,
             ages=into.postpones,
             connection=into.connection,

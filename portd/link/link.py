@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from portd.config.choices import ExpiryGap, OnRefusal, OnRulesChange, StopAfter
+from portd.config.choices import ExpiryGap, OnRulesChange, StopAfter
 from portd.config.rules import changed, choice_of
 from portd.errors import (
     ConfigError,
@@ -119,13 +119,7 @@ class Link:
         self.gate = Gate(settings, progress, stop, self._choice)
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
-        self._letters = DeadLetters(
-            progress,
-            path=settings.dead_letters,
-            stop=settings.on_refusal is OnRefusal.STOP,
-            redact=settings.redact_keys,
-            origin=self._choice.origin if self._choice.mapping is not None else None,
-        )
+        self._letters = DeadLetters.of(settings, progress, self._choice)
         self._scripts = ScriptBook(_script_path(settings))
         self._spool = Spool(
             memory_bytes=plan.spool_bytes,
@@ -134,11 +128,7 @@ class Link:
             room=room,
         )
         self._budget = ByteBudget(plan.queue_bytes)
-        self.limiter = Limiter(
-            progress.limit,
-            bytes_per_second=settings.max_target_bytes_per_second,
-            ops_per_second=settings.max_target_ops,
-        )
+        self.limiter = Limiter.of(settings, progress.limit)
         handshake = HandshakeOptions(psync_command=settings.psync_command)
         options = ReceiverOptions(handshake=handshake)
         self._receiver = Receiver(self._source, self._spool, progress, options=options)

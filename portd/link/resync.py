@@ -132,7 +132,7 @@ class Resync:
                 options = PruneOptions(
                     own_key=into.key,
                     prefix=settings.checkpoint_key,
-                    shared=explicit or (bool(into.choice) and not settings.share_image),
+                    shared=explicit or self._apart,
                     covers=into.choice.covers if into.choice else None,
                     unlink="unlink" in capabilities.commands,
                     run_id=place.run_id,
@@ -157,6 +157,11 @@ class Resync:
             "keys that the source deleted meanwhile stay in the target", error=why, hint="flush the target to be exact"
         )
         self.close()
+
+    @property
+    def _apart(self) -> bool:
+        """Rules keep the keys of this link apart from those of others."""
+        return bool(self._into.choice) and not self._settings.share_image
 
     async def note(self, batch: Batch) -> None:
         """Takes the keys that begin in a batch; raises as `note_at` does."""
@@ -205,7 +210,7 @@ class Resync:
             found = one if found is None else found.add(one)
         assert found is not None, "a target has a server"
         self.removed = found.removed
-        if found.others and self._settings.prune is Prune.AUTO:
+        if found.others and self._settings.prune is Prune.AUTO and not self._apart:
             log.warning(
                 "keys that the source deleted meanwhile stay in the target", scanned=found.scanned,
                 hint="another link has a checkpoint in this target: set prune to prune if its keys may go",

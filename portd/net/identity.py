@@ -26,6 +26,8 @@ _RDB_VERSIONS: Final = (
     ((4, 0), 8),
 )
 
+ROLES: Final = {"master": "primary", "slave": "replica"}  # what INFO says, in the words of today's servers
+
 
 @dataclass(frozen=True, slots=True)
 class ServerIdentity:

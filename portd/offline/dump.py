@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import Interrupted, OutputError
+from portd.feed.choosing import choose
 from portd.feed.snapshot import SnapshotCopy, stream_database
 from portd.kernel.handler import Handler
 from portd.kernel.snapshot import SnapshotDecoder
@@ -21,6 +22,7 @@ from portd.kernel.stream import StreamSplitter
 from portd.log import get_logger
 from portd.model import Work
 from portd.offline.job import OfflineService
+from portd.offline.sieve import Sieve
 from portd.source import HandshakeOptions, cluster
 from portd.source.fetch import Fetch
 from portd.spool import SpoolClosed
@@ -28,6 +30,7 @@ from portd.spool import SpoolClosed
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from portd.config.rules import Choice
     from portd.files.outputs import Output
     from portd.net.endpoint import Endpoint
     from portd.source.handshake import Transfer
@@ -45,11 +48,21 @@ class Dump(OfflineService):
         output: takes the snapshot.
         follow: file that takes the stream; None ends with the snapshot.
         one_shard: the source may be a node of a cluster.
+        choice: which keys are kept; None: all.
     """
 
-    def __init__(self, endpoint: Endpoint, output: Output, follow: Path | None, *, one_shard: bool = False) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        output: Output,
+        follow: Path | None,
+        *,
+        one_shard: bool = False,
+        choice: Choice | None = None,
+    ) -> None:
         super().__init__()
         self._one_shard = one_shard
+        self._choice = choice
         self._endpoint = endpoint
         self._output = output
         self._follow = follow
@@ -88,17 +101,23 @@ class Dump(OfflineService):
         progress = fetch.progress
         progress.snapshot.started_at = time.time()
 
-        async def write(data: memoryview) -> None:  # it blocks, and nothing may keep ACKs waiting
-            await asyncio.to_thread(self._output.write, data)
+        decoder = SnapshotDecoder(Handler())
+        sieve = None
+        if self._choice:
+            choose(decoder, self._choice)
+            sieve = Sieve(decoder)
 
-        copy = SnapshotCopy(fetch.spool, SnapshotDecoder(Handler()), None, progress.snapshot, transfer, on_bytes=write)
+        async def write(data: memoryview) -> None:  # it blocks, and nothing may keep ACKs waiting
+            await asyncio.to_thread(self._output.write, data if sieve is None else sieve.pass_on(data))
+
+        copy = SnapshotCopy(fetch.spool, decoder, None, progress.snapshot, transfer, on_bytes=write)
         copy.refuse_node = None if self._one_shard else self._endpoint.display
         with progress.doing(Work.COPYING):
             index = await copy.run()
             await asyncio.to_thread(self._output.commit)
         progress.snapshot.finished_at = time.time()
         log.info(
-            "snapshot dumped", bytes=self._output.written, keys=progress.snapshot.keys_read, replid=transfer.position.replid,
+            "snapshot dumped", bytes=self._output.written, keys=progress.snapshot.keys_read, left_out=progress.snapshot.left_out(), replid=transfer.position.replid,
             offset=transfer.position.offset, seconds=round(progress.snapshot.finished_at - progress.snapshot.started_at, 3),
         )  # fmt: skip
         self._snapshot_done = True

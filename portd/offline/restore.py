@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from portd.config.choices import Existing, OnRefusal
+from portd.config.choices import Existing
 from portd.config.rules import choice_of
 from portd.errors import ConfigError, DecodeError, Interrupted, UnsupportedRdb, first_cause
 from portd.feed.file import FileFeed
@@ -75,19 +75,9 @@ class Restore(OfflineService):
         self._target = settings.target_endpoint().one_server("a restore")
         cgroup = self._accounting.cgroup
         self._plan = plan_memory(settings, cgroup.limit() if cgroup else None)
-        self._limiter = Limiter(
-            self.progress.limit,
-            bytes_per_second=settings.max_target_bytes_per_second,
-            ops_per_second=settings.max_target_ops,
-        )
+        self._limiter = Limiter.of(settings, self.progress.limit)
         self._choice = choice_of(settings, settings.checkpoint_key)
-        self._letters = DeadLetters(
-            self.progress,
-            path=settings.dead_letters,
-            stop=settings.on_refusal is OnRefusal.STOP,
-            redact=settings.redact_keys,
-            origin=self._choice.origin if self._choice.mapping is not None else None,
-        )
+        self._letters = DeadLetters.of(settings, self.progress, self._choice)
         self._position = Position(UNKNOWN_REPLID, 0)  # of the first command behind the snapshot
         self._db = 0
         self._begun = False  # something may have been written or removed
@@ -176,6 +166,8 @@ class Restore(OfflineService):
         await self._forget_another(into)
         covers = partial(keys_there, prefix=prefix, key=into.key, choice=into.choice) if into.choice else None
         await guard(into.endpoint, into.capabilities, into.key, prefix, settings.existing.value, covers=covers)
+        if not is_snapshot or self._follow is not None:
+            self._require_plain_rules()
         self._begun = True
         if settings.existing is Existing.FLUSH:
             await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix, alone=bool(into.choice))
@@ -185,6 +177,8 @@ class Restore(OfflineService):
             feed = self._feed(source, rest, skip, into) if rest or self._paths[1:] else None
         else:
             feed = self._feed(source, bytes(data), 0, into)
+        if feed is not None:
+            self._require_plain_rules()
         if feed is not None and self._wanted is not None:
             raise ConfigError(
                 "keys cannot be picked from commands: there are some in the file, or behind its snapshot",
@@ -201,6 +195,18 @@ class Restore(OfflineService):
                 FileFeed([str(self._follow)], self.progress.stream, forms, offset=position.offset, db=self._db),
                 into,
                 position,
+            )
+
+    def _require_plain_rules(self) -> None:
+        """Makes sure that commands can keep the rules.
+
+        Raises:
+            ConfigError: they do not tell what a rule asks for.
+        """
+        if names := self._settings.of_snapshots():
+            raise ConfigError(
+                f"{', '.join(names)} cannot be kept by commands, and there are some in the file or behind it",
+                hint="choose by key and database, or restore a snapshot alone",
             )
 
     async def _forget_another(self, into: Destination) -> None:
@@ -278,6 +284,8 @@ class Restore(OfflineService):
             own=settings.checkpoint_key,
             publish=not settings.skip_messages,
             stops=into.letters.stops,
+            choice=into.choice,
+            left=settings.exclude_command,
         )
 
     def _feed(self, source: Input, rest: bytes, skip: int, into: Destination) -> FileFeed:
@@ -303,7 +311,15 @@ class Restore(OfflineService):
         await write_checkpoint(into.endpoint, into.key, checkpoint, into.epoch, into.connection, closes=True)
         into = into.behind_checkpoint()
         scripts = Scripts.of(into.scripts, into.capabilities)
-        options = ApplierOptions(epoch=into.epoch, limiter=into.limiter, connection=into.connection, scripts=scripts)
+        options = ApplierOptions(
+            epoch=into.epoch,
+            choice=into.choice,
+            prefix=into.settings.checkpoint_key,
+            unlink="unlink" in into.capabilities.commands,
+            limiter=into.limiter,
+            connection=into.connection,
+            scripts=scripts,
+        )
         applier = Applier(into.endpoint, feed, checkpoint, into.key, progress, into.letters, options)
         try:
             with progress.doing(Work.FOLLOWING):

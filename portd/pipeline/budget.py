@@ -141,10 +141,7 @@ class ByteBudget:
         Raises:
             ValueError: the owner does not hold that many.
         """
-        account = self._owners.get(owner)
-        if account is None or size > account.now or size < 0:
-            raise ValueError(f"{owner} does not hold {size} bytes of the budget")
-        account.now -= size
+        self._reduce(owner, size)
         self._total.now -= size
         self._admit()
 
@@ -154,10 +151,7 @@ class ByteBudget:
         Raises:
             ValueError: the giver does not hold that many.
         """
-        account = self._owners.get(giver)
-        if account is None or size > account.now or size < 0:
-            raise ValueError(f"{giver} does not hold {size} bytes of the budget")
-        account.now -= size
+        self._reduce(giver, size)
         self._account(taker).add(size)
 
     def clear(self, *owners: str) -> None:
@@ -195,6 +189,12 @@ class ByteBudget:
     def _take(self, owner: str, size: int) -> None:
         self._total.add(size)
         self._account(owner).add(size)
+
+    def _reduce(self, owner: str, size: int) -> None:
+        account = self._owners.get(owner)
+        if account is None or size > account.now or size < 0:
+            raise ValueError(f"{owner} does not hold {size} bytes of the budget")
+        account.now -= size
 
     def _admit(self) -> None:
         """Lets in, in order, those who now fit; a cancelled waiter removes itself when it wakes."""

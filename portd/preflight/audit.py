@@ -14,6 +14,7 @@ from portd.link.gate import followed_by, gather
 from portd.preflight import access, capacity, compatibility, permissions, safety
 from portd.preflight.findings import Report, error
 from portd.preflight.names import own_names
+from portd.preflight.rules import rules
 from portd.preflight.safety import Held
 from portd.preflight.survey import Rate, Survey, Unreachable, survey, write_rate
 from portd.target.kept.checkpoint import State, read_checkpoint
@@ -55,6 +56,7 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
     if here is not None and there is not None and found is not None:
         resumable = await _resumable(settings, here)
         report.findings += _both(settings, here, there, found, resumable=resumable)
+        report.findings += await rules(settings, here)
     return report
 
 
@@ -109,8 +111,8 @@ async def _resumable(settings: Settings, here: Survey) -> bool | Held | Facts | 
         broken_off = checkpoint.state is State.SNAPSHOT
         if broken_off and checkpoint.accepted and followed_by(checkpoint).continues(source):
             return True
-        choice = choice_of(settings)
-        facts = await gather(settings, checkpoint, source, here.keys if info else None, choice)
+        choice, used = choice_of(settings, settings.checkpoint_key), here.keys if info else None
+        facts = await gather(settings, checkpoint, source, used, choice)
     except PortdError as problem:
         return problem
     hold = judge(facts, settings.prune_limit)

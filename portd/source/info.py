@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from portd.errors import SourceBusy
 from portd.log import get_logger
 from portd.net.control import NO_ROOM, Refused, keys_by_database, open_control, parse_info, parse_pairs
-from portd.net.identity import ServerIdentity
+from portd.net.identity import ROLES, ServerIdentity
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.source.cluster import QUESTION, is_node
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _log = get_logger("source")
 
 _SECTIONS = ("server", "replication", "persistence", "memory", "modules", "keyspace", "cluster")
-_ROLES = {"master": "primary", "slave": "replica"}
 _CONFIG = ("client-output-buffer-limit", "repl-backlog-size", "repl-timeout", "repl-diskless-sync")
 
 
@@ -192,7 +191,7 @@ def _understand(info: dict[str, str], config: dict[str, str], node: object, refu
         family=identity.family or None,
         version=identity.number if identity.family else None,
         run_id=identity.run_id or None,
-        role=_ROLES.get(identity.role),
+        role=ROLES.get(identity.role),
         replid=info.get("master_replid"),
         replid2=second if second.strip("0") else None,
         offset=_number(info, "master_repl_offset"),

@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypedDict
 
+from portd.config.rules import Choice
 from portd.errors import ConfigError, TargetRefused
 from portd.kernel.commandtable import CommandTable
 from portd.kernel.forms import Forms, lacking
 from portd.kernel.keyspecs import KeySpecs
 from portd.kernel.snapshot import Dialect
 from portd.log import get_logger
+from portd.net.identity import ROLES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from portd.kernel.mapping import Mapping as RuleMapping
+    from portd.kernel.rules import Rules
 
 _log = get_logger("target")
 
@@ -71,6 +76,9 @@ class StreamForms(TypedDict):
     databases: int
     own: bytes
     stops: bool
+    rules: Rules | None
+    mapping: RuleMapping | None
+    blocked: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,8 +190,9 @@ class Capabilities:
         return self.family == "valkey" or self.version >= (6, 2, 0)
 
     def stream_forms(
-        self, source: Mapping[str, str], *, own: str, publish: bool = True, stops: bool = False
-    ) -> StreamForms:
+        self, source: Mapping[str, str], *, own: str, publish: bool = True, stops: bool = False,
+        choice: Choice | None = None, left: Iterable[str] = (),
+    ) -> StreamForms:  # fmt: skip
         """What the stream splitter needs to know.
 
         Args:
@@ -192,7 +201,10 @@ class Capabilities:
             own: prefix of keys that are ours alone.
             publish: messages go on.
             stops: the first refusal ends the sync.
+            choice: which keys are taken, and where they go; None: all, as they are.
+            left: names of commands that do not go on.
         """
+        chosen = choice or Choice()
         return {
             "pxat": self.pxat,
             "entries_read": self.family == "valkey" or self.version >= (7, 0, 0),
@@ -203,17 +215,21 @@ class Capabilities:
                 forms=Forms(lacking(self.family, self.version), "eval" in self.commands, _removes_claimed(source)),
                 dialect=self.dialect(),
                 keys=KeySpecs(self.key_specs),
+                left=frozenset(name.encode() for name in left),
             ),
             "databases": self.databases,
             "own": own.encode(),
             "stops": stops,
+            "rules": chosen.rules,
+            "mapping": chosen.mapping,
+            "blocked": chosen.blocked,
         }
 
     def shown(self) -> dict[str, str]:
         """What operators see."""
         return {
             "server": self.name,
-            "role": self.role,
+            "role": ROLES.get(self.role, self.role),
             "run_id": self.run_id,
             "rdb_version": str(self.rdb_version),
             "restore_footer": f"{self.footer}{'' if self.footer_probed else ' (assumed)'}",

@@ -9,8 +9,9 @@ import base64
 import json
 import time
 from json.encoder import encode_basestring_ascii as _quoted
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
+from portd.config.choices import OnRefusal
 from portd.errors import REDACTED, ConfigError, SpoolError, TargetRejected, printable
 from portd.log import get_logger
 from portd.net.replies import code_of, presentable
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
+    from portd.config.rules import Choice
+    from portd.config.settings import Settings
     from portd.kernel.leftout import Refusal
     from portd.kernel.snapshot import DeadLetter
     from portd.model import Progress
@@ -29,6 +32,7 @@ DEFAULT_MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_READ: Final = 100_000  # letters whose keys are held at once
 LETTERS_HINT: Final = "name a file that --dead-letters wrote"
 UNSUPPORTED: Final = "unsupported"  # code of what was refused by ourselves
+CROSS_RULE: Final = "cross_rule"  # the same, because rules take some of a command's keys only
 LOGGED_EACH: Final = 10  # letters of one code that are logged one by one
 LOGGED_SECONDS: Final = 60.0  # between two lines about those that follow
 
@@ -90,9 +94,10 @@ def _named(key: bytes) -> str:
 
 def unsupported(phase: str, command: str, found: DeadLetter | Refusal) -> Letter:
     """What the kernel found that cannot be written to this target: a value of the snapshot, a command of the stream."""
-    source_db = getattr(found, "source_db", -1)  # a value's: of commands, one name is known
+    source_db = getattr(found, "source_db", -1)
     source = (source_db, getattr(found, "source_key", b"")) if source_db >= 0 else None
-    return Letter(phase, found.db, found.key, command, found.offset, f"{UNSUPPORTED} {found.reason}", source)
+    code = getattr(found, "code", UNSUPPORTED)
+    return Letter(phase, found.db, found.key, command, found.offset, f"{code} {found.reason}", source)
 
 
 def read_keys(path: Path) -> frozenset[tuple[int, bytes]]:
@@ -167,6 +172,23 @@ class DeadLetters:
                 self._size = self._file.tell()
             except OSError as error:
                 raise self._unwritable(error) from None
+
+    @classmethod
+    def of(cls, settings: Settings, progress: Progress, choice: Choice) -> Self:
+        """As the settings say.
+
+        Args:
+            settings: of a link.
+            progress: see above.
+            choice: what its rules say of names.
+        """
+        return cls(
+            progress,
+            path=settings.dead_letters,
+            stop=settings.on_refusal is OnRefusal.STOP,
+            redact=settings.redact_keys,
+            origin=choice.origin if choice.mapping is not None else None,
+        )
 
     def add(self, letter: Letter) -> None:
         """Keeps a letter; see `add_all`."""

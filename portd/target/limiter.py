@@ -11,12 +11,13 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from portd.log import get_logger
 from portd.model import TargetLimit
 
 if TYPE_CHECKING:
+    from portd.config.settings import Settings
     from portd.model import StreamProgress
 
 _log = get_logger("target")
@@ -91,6 +92,11 @@ class Limiter:
         self._waiters: deque[_Waiter] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self.change(bytes_per_second=bytes_per_second, ops_per_second=ops_per_second)
+
+    @classmethod
+    def of(cls, settings: Settings, state: TargetLimit) -> Self:
+        """With the limits of the settings."""
+        return cls(state, bytes_per_second=settings.max_target_bytes_per_second, ops_per_second=settings.max_target_ops)
 
     @property
     def limited(self) -> bool:

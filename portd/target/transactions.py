@@ -148,6 +148,18 @@ class Transactions:
         self._open(self._db)
         return answer
 
+    def spoil(self, data: Sequence[bytes], replies: int) -> asyncio.Future[Sequence[Note]]:
+        """Puts commands into the open transaction of which the target refuses the last one, ends it, and opens the next one.
+
+        Nothing takes effect.
+
+        Returns:
+            The notes on *replies* replies of queueing and, behind them, the reply of EXEC.
+        """
+        answer = self.connection.confirm([*data, EXEC], replies + 1)
+        self._open(self._db)
+        return answer
+
     async def ask(self, command: bytes, db: int = 0) -> tuple[bytes | int | None, str]:
         """Asks one question outside of transactions, and opens the next one behind it.
 

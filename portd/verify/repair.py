@@ -25,6 +25,7 @@ from portd.verify.settle import BATCH_KEYS
 if TYPE_CHECKING:
     from portd.kernel.snapshot import Dialect
     from portd.net.pieces import PieceControl
+    from portd.verify.ends import SourceEnd
     from portd.verify.live import LiveReader
     from portd.verify.store import Suspect, Suspects
 
@@ -41,9 +42,15 @@ class Repairer:
         target: an open connection of our own.
         dialect: what the target understands.
         epoch_key: of the link whose sync may run meanwhile.
+        end: what keys of the target are called in the source.
+        alone: function libraries that the source does not have may go.
     """
 
-    def __init__(self, source: LiveReader, target: PieceControl, dialect: Dialect, epoch_key: str) -> None:
+    def __init__(
+        self, source: LiveReader, target: PieceControl, dialect: Dialect, epoch_key: str, end: SourceEnd, *, alone: bool
+    ) -> None:
+        self._end = end
+        self._alone = alone
         self._source = source
         self._target = target
         self._dialect = dialect
@@ -81,7 +88,7 @@ class Repairer:
         here = await self._source.functions()
         if here is None or there is None:
             return
-        for name in there.keys() - here.keys():
+        for name in there.keys() - here.keys() if self._alone else ():
             await self._write(request("FUNCTION", "DELETE", name))
         for name, code in here.items():
             if there.get(name) != code:
@@ -98,15 +105,16 @@ class Repairer:
                     changed.append(True)
             held.clear()
 
-        key = (each.db, each.name)
+        keys = self._end.here([(each.db, each.name)])
         changed: list[bool] = []  # by somebody else, since its transaction was opened: it is looked at again
         decoder = SnapshotDecoder(self._dialect)
+        self._end.choose(decoder)
         decoder.feed(self._source.magic)
         await self._open_transaction(each.db, each.name)
-        await self._source.tell([key], decoder, held.append, write)
+        await self._source.tell(keys, decoder, held.append, write)
         held.extend(pour(decoder, END))
         await write()
-        if not decoder.statistics()["keys"] and key not in self._source.too_large:
+        if not decoder.statistics()["keys"] and not self._source.too_large.intersection(keys):
             await self._write(request("DEL", each.name), 1, each.db, each.name)
         if self._open:  # there was nothing to write
             await self._write(b"", 0)

@@ -56,6 +56,7 @@ class Found:
     name: bytes
     kinds: int
     note: str = ""
+    source: tuple[int, bytes] | None = None  # database and name in the source, where keys are mapped
 
     @property
     def differs(self) -> list[str]:
@@ -64,15 +65,21 @@ class Found:
 
     def shown(self) -> dict[str, Any]:
         """A JSON line: `key` is text where the name is UTF-8, else `key_base64` holds it."""
-        line: dict[str, Any] = {"db": self.db}
-        try:
-            line["key"] = self.name.decode()
-        except UnicodeDecodeError:
-            line["key_base64"] = base64.b64encode(self.name).decode()
+        line: dict[str, Any] = {"db": self.db, **_named("key", self.name)}
+        if self.source is not None:
+            line |= {"source_db": self.source[0], **_named("source_key", self.source[1])}
         line["differs"] = self.differs
         if self.note:
             line["note"] = self.note
         return line
+
+
+def _named(label: str, name: bytes) -> dict[str, str]:
+    """A name for JSON."""
+    try:
+        return {label: name.decode()}
+    except UnicodeDecodeError:
+        return {f"{label}_base64": base64.b64encode(name).decode()}
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from portd.verify.ends import End
     from portd.verify.live import LiveReader, NamedKey
     from portd.verify.options import Options
     from portd.verify.snapshot import DigestOptions
@@ -47,6 +48,7 @@ class Settler:
         options: patience.
         applied: how far the target has followed the source, where a sync runs between them and can tell. Then each look
             waits until the target has all that the source had at the look before, however long the lag is.
+        ends: which keys of both count, and what they are called.
 
     Attributes:
         settled: keys that turned out to be equal.
@@ -61,8 +63,11 @@ class Settler:
         digests: DigestOptions,
         options: Options,
         applied: Callable[[], int] | None = None,
+        *,
+        ends: tuple[End, End],
     ) -> None:
         self._applied = applied
+        self._here, self._there = ends
         self.settled = 0
         self.unsettled = 0
         self._source = source
@@ -118,15 +123,15 @@ class Settler:
         """One look at some keys."""
         keys = [(each.db, each.name) for each in batch]
         (source, source_names), (target, target_names) = await asyncio.gather(
-            asyncio.create_task(self._read(self._source, keys), name="look-source"),
-            asyncio.create_task(self._read(self._target, keys), name="look-target"),
+            asyncio.create_task(self._read(self._source, self._here, keys), name="look-source"),
+            asyncio.create_task(self._read(self._target, self._there, keys), name="look-target"),
         )
         _, found = compare(source, target, self._tolerance)
         now: dict[NamedKey, tuple[int, int, int]] = {}
         for kinds, source_at, target_at, source_state, target_state in DIFFERENCE.iter_unpack(found):
             key = name_at(target_names, target_at) if source_at == NOWHERE else name_at(source_names, source_at)
             now[key] = (kinds, source_state, target_state)
-        too_large = self._source.too_large | self._target.too_large
+        too_large = self._here.there(self._source.too_large) | self._target.too_large
         for each in batch:
             if (each.db, each.name) in too_large:
                 each.kinds |= UNREAD  # as the snapshots had it: nothing better can be found out
@@ -147,7 +152,7 @@ class Settler:
         later = Suspect(each.db, each.name, kinds, seen, source, target)
         (confirmed if seen >= CONFIRMATIONS else survivors).add(later)
 
-    async def _read(self, reader: LiveReader, keys: list[NamedKey]) -> tuple[bytearray, bytearray]:
+    async def _read(self, reader: LiveReader, end: End, keys: list[NamedKey]) -> tuple[bytearray, bytearray]:
         """Records and names of the keys that exist."""
         records, names = bytearray(), bytearray()
 
@@ -157,8 +162,9 @@ class Settler:
 
         reader.too_large.clear()
         decoder = SnapshotDecoder(self._digests.handler(buckets=False), verify_checksum=False)
+        end.choose(decoder)
         decoder.feed(reader.magic)
-        await reader.tell(keys, decoder, take)
+        await reader.tell(end.here(keys), decoder, take)
         for made in pour(decoder, END):
             take(made)
         return records, names

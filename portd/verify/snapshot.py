@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from portd.config.settings import Settings
     from portd.net.endpoint import Endpoint
     from portd.source import Transfer
+    from portd.verify.ends import End
     from portd.verify.live import LiveReader
     from portd.verify.report import EndReport
     from portd.verify.store import Store
@@ -74,6 +75,7 @@ class EndDigest:
         settings: timeouts, `psync_command`.
         options: see there.
         report: brought up to date at the end.
+        end: which of its keys count, and what they are called.
         share: of the time that a scan may use.
 
     Attributes:
@@ -89,8 +91,10 @@ class EndDigest:
         settings: Settings,
         options: DigestOptions,
         report: EndReport,
+        end: End,
         share: float = 1.0,
     ) -> None:
+        self._end = end
         self.decoder: SnapshotDecoder | None = None
         self._share = share
         self._side = side
@@ -137,6 +141,7 @@ class EndDigest:
 
     async def _digest(self, fetch: Fetch, _: Transfer) -> None:
         self.decoder = decoder = SnapshotDecoder(self._options.handler())
+        self._end.choose(decoder)
         while not decoder.ended:
             chunk = await fetch.spool.read()
             for made in pour(decoder, chunk.data):
@@ -150,12 +155,13 @@ class EndDigest:
         self._report.method = "SCAN"
         reader = self._reader
         self.decoder = decoder = SnapshotDecoder(self._options.handler(), verify_checksum=False)
+        self._end.choose(decoder)
         decoder.feed(reader.magic)
         before = reader.read_bytes
         for db in sorted(reader.databases):
             begun = time.monotonic()
             async for names in reader.scan(db):
-                await reader.tell([(db, name) for name in names], decoder, self._take)
+                await reader.tell([(db, name) for name in self._end.taken(db, names)], decoder, self._take)
                 self._tell(decoder, reader.read_bytes - before)
                 await asyncio.sleep((time.monotonic() - begun) * (1 / self._share - 1))
                 begun = time.monotonic()

@@ -8,14 +8,16 @@ import secrets
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
+from portd.config.rules import choice_of
 from portd.errors import ConfigError, first_cause
-from portd.kernel.digest import compare
+from portd.kernel.digest import EXTRA, compare
 from portd.log import get_logger
 from portd.net.pieces import PieceControl
 from portd.source.cluster import only_one_shard
 from portd.spool.directory import SEGMENT_SUFFIX, PrivateDirectory
 from portd.target.kept.epoch import EPOCH_SUFFIX
 from portd.target.probe import inspect
+from portd.verify.ends import SourceEnd, TargetEnd
 from portd.verify.live import RELATIVE_TTL_TOLERANCE_MS, LiveReader
 from portd.verify.options import Method
 from portd.verify.repair import Repairer
@@ -65,6 +67,9 @@ class Verification:
         self._applied = applied
         self._on_found = on_found
         self._ends: tuple[EndDigest, ...] = ()
+        own = settings.checkpoint_key
+        self._choice = choice_of(settings, own)
+        self._sides: tuple[SourceEnd, TargetEnd] = SourceEnd(self._choice, own.encode()), TargetEnd(self._choice)
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint().one_server("a comparison")
 
@@ -95,6 +100,7 @@ class Verification:
 
     async def _run(self) -> Report:
         source, target = await self._readers()
+        self._sides[0].used = source.databases
         if source.identity.run_id and source.identity.run_id == target.identity.run_id:
             raise ConfigError("source and target are the same server", hint="check both addresses")
         if self._options.repair and source.one_shard and not self._settings.one_shard:
@@ -102,11 +108,11 @@ class Verification:
         here, there = (EndReport(end.identity.name, one_shard=end.one_shard) for end in (source, target))
         report = Report(here, there)
         digests = self._digests(source, target)
-        report.functions = await _compare_functions(source, target)
+        report.functions = await self._compare_functions(source, target)
         suspects = self._new_suspects()
         await self._compare(source, target, digests, report, suspects)
         source, target = await self._readers()  # fresh ones: the others may have been idle for hours
-        settler = Settler(source, target, self._directory, digests, self._options, self._applied)
+        settler = Settler(source, target, self._directory, digests, self._options, self._applied, ends=self._sides)
         report.suspects = suspects.count
         confirmed = await settler.run(suspects)
         if self._options.repair and (confirmed.count or report.functions):
@@ -122,6 +128,8 @@ class Verification:
         """Reports one key; one that differed in the snapshots and cannot be read again may have been written between them."""
         unread = bool(each.kinds & UNREAD)
         found = Found(each.db, each.name, each.kinds, "in the snapshots; too large to be read again" if unread else "")
+        if self._choice.mapping is not None:
+            found.source = self._choice.origin(each.db, each.name)
         if unread:
             report.unsettled += 1
         else:
@@ -163,8 +171,12 @@ class Verification:
             stores.callback(there.close)
             settings, share = self._settings, self._options.share
             ends = self._ends = (
-                EndDigest("source", self._source, source, here, settings, digests, report.source, share),
-                EndDigest("target", self._target, target, there, settings, digests, report.target, share),
+                EndDigest(
+                    "source", self._source, source, here, settings, digests, report.source, self._sides[0], share
+                ),
+                EndDigest(
+                    "target", self._target, target, there, settings, digests, report.target, self._sides[1], share
+                ),
             )
             try:
                 async with asyncio.TaskGroup() as group:
@@ -179,6 +191,8 @@ class Verification:
                 equal, found = await asyncio.to_thread(compare, here.bucket(index), there.bucket(index), tolerance)
                 report.equal += equal
                 for kinds, source_at, target_at, _, _ in DIFFERENCE.iter_unpack(found):
+                    if kinds & EXTRA and self._choice.of_values:
+                        continue  # names do not tell whether the source's rules would have it
                     db, name = there.name(target_at) if source_at == NOWHERE else here.name(source_at)
                     suspects.add(Suspect(db, name, kinds, 0))
 
@@ -190,21 +204,30 @@ class Verification:
         control = PieceControl(self._target)
         self._stack.callback(control.close)
         await control.open()
-        repairer = Repairer(source, control, found.dialect(), self._settings.checkpoint_name() + EPOCH_SUFFIX)
+        repairer = Repairer(
+            source,
+            control,
+            found.dialect(),
+            self._settings.checkpoint_name() + EPOCH_SUFFIX,
+            self._sides[0],
+            alone=not self._choice,
+        )
         if report.functions:
             await repairer.repair_functions(await target.functions())
-            report.functions = await _compare_functions(source, target)
+            report.functions = await self._compare_functions(source, target)
         await repairer.run(confirmed)
         before = settler.settled
         left = await settler.run(confirmed)
         report.repaired = settler.settled - before
         return left
 
+    async def _compare_functions(self, source: LiveReader, target: LiveReader) -> str:
+        """How function libraries differ, in words; "" when they do not, or cannot be seen.
 
-async def _compare_functions(source: LiveReader, target: LiveReader) -> str:
-    """How function libraries differ, in words; "" when they do not, or cannot be seen."""
-    here, there = await source.functions(), await target.functions()
-    if here is None or there is None:
-        return ""
-    names = {name for name, _ in here.items() ^ there.items()}
-    return ", ".join(sorted(name.decode("utf-8", "replace") for name in names))
+        Beside rules, others than the source's are nobody's business.
+        """
+        here, there = await source.functions(), await target.functions()
+        if here is None or there is None:
+            return ""
+        different = here.items() - there.items() if self._choice else here.items() ^ there.items()
+        return ", ".join(sorted({name.decode("utf-8", "replace") for name, _ in different}))

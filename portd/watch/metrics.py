@@ -32,6 +32,7 @@ LINK = "link"  # the label of every series of a link
 
 # Label values that are shown with zero before they happen; others appear when they do.
 HOLD_REASONS = tuple(reason.value for reason in Reason)
+FILTERED_REASONS = ("key", "db", "slot", "type", "size", "ttl")
 FULL_SYNC_REASONS = ("first", "interrupted", "backlog", "script", "rules", "source-changed", "source-empty")
 LOSS_REASONS = (  # portd.source.losses.Reason
     "eof",
@@ -46,7 +47,7 @@ LOSS_REASONS = (  # portd.source.losses.Reason
     "handshake",
     "closed",
 )
-DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported")
+DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported", "cross_rule")
 SPOOL_BLOCKS = ("disk full", "disk limit", "disk error")  # portd.spool.overflow
 VERIFY_RESULTS = ("equal", "different", "undecided", "failed", "abandoned")
 VERIFY_OUTCOMES = ("equal", "missing", "extra", "different", "undecided")
@@ -321,6 +322,12 @@ def _snapshot(progress: Progress, decoder: Mapping[str, int]) -> Iterator[Metric
     names = ("applied", "filtered", "expired", "failed")
     outcomes = {name: progress.snapshots_total(f"keys_{name}") for name in names}
     yield _counters("snapshot_keys_total", "What became of the keys; adds up to those read.", "outcome", outcomes)
+    yield _counters(
+        "snapshot_keys_filtered_total",
+        "Keys that rules left out, in all snapshots, by what the rule asks for: a part of those filtered.",
+        "reason",
+        {why: progress.filtered_total(why) for why in FILTERED_REASONS},
+    )
     yield _gauge(
         "snapshot_started_timestamp_seconds", "When the snapshot began, unix time; 0 for never.", snapshot.started_at
     )
@@ -363,6 +370,17 @@ def _stream(progress: Progress) -> Iterator[Metric]:
     }
     yield _counter("stream_commands_read_total", "Commands of the stream split off.", stream.commands_read)
     yield _counters("stream_commands_total", "What became of them.", "outcome", outcomes)
+    yield _counters(
+        "stream_commands_filtered_total",
+        "Commands that rules left out, by what the rule asks for: a part of those filtered.",
+        "reason",
+        stream.commands_left,
+    )
+    yield _counter(
+        "stream_commands_projected_total",
+        "Commands that were applied in part, for rules take some of their keys only; once each, they are among those applied.",
+        stream.commands_projected,
+    )
     yield _counters(
         "own_names_total",
         "Keys of the snapshot, and commands of the stream, that were left out because they name keys of portd.",

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VALUE_BYTES = 32
+RULED = "portd with rules"
+RULES: dict[str, object] = {  # what is written, what the lag is measured by, and others
+    "include": ["key:", "last", "probe", *(f"app{number:02}:" for number in range(17))],
+    "rename_prefix": "key:=renamed:",
+}
 
 
 @dataclass(slots=True)
@@ -54,8 +59,10 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=20_000, help="commands per second for the lag")
     parser.add_argument("--seconds", type=float, default=10.0, help="of the steady rate")
     parser.add_argument("--io-threads", type=int, default=1, help="of the target; needs Valkey 8 or Redis 6 and later")
+    parser.add_argument("--rules", action="store_true", help="portd also with twenty prefixes and a renamed one")
     arguments = parser.parse_args()
-    results = {follower: measure(follower, arguments) for follower in ("portd", "replica")}
+    followers = ("portd", *((RULED,) if arguments.rules else ()), "replica")
+    results = {follower: measure(follower, arguments) for follower in followers}
     table = Table(title=f"stream, {arguments.commands} commands, lag at {arguments.rate}/s")
     for column in ("", "commands/s", "CPU s", "lag p50 ms", "p99 ms", "worst ms"):
         table.add_column(column, justify="right" if column else "left")
@@ -75,8 +82,9 @@ def measure(follower: str, arguments: argparse.Namespace) -> Figures:
         source = stack.enter_context(Server(binary, repl_backlog_size="256mb"))
         target = stack.enter_context(Server(binary, io_threads=arguments.io_threads))
         pid = target.pid
-        if follower == "portd":
-            portd = stack.enter_context(Portd(source, target, log_level="warning"))
+        if follower in ("portd", RULED):
+            rules: dict[str, object] = RULES if follower == RULED else {}
+            portd = stack.enter_context(Portd(source, target, log_level="warning", **rules))
             portd.until(lambda status: status["phase"] == "streaming")
             pid = portd.process.pid
         else:

@@ -172,12 +172,17 @@ async def _stall(world: World, proxy: Proxy) -> None:
 
 
 async def _delay(world: World, proxy: Proxy) -> None:
+    await _slow(world, proxy, "delay", lambda: world.chance.uniform(0.01, 0.3))
+
+
+async def _slow(world: World, proxy: Proxy, how: str, much: Callable[[], float]) -> None:
+    """Makes flows slower for a moment; nothing of it is 0."""
     flows = _flows(world, proxy)
     for flow in flows:
-        flow.delay = world.chance.uniform(0.01, 0.3)
+        setattr(flow, how, much())
     await asyncio.sleep(world.chance.uniform(0.3, 1.5))
     for flow in flows:
-        flow.delay = 0.0
+        setattr(flow, how, 0)
 
 
 async def _half_open(world: World, proxy: Proxy) -> None:
@@ -187,12 +192,7 @@ async def _half_open(world: World, proxy: Proxy) -> None:
 
 
 async def _throttle(world: World, proxy: Proxy) -> None:
-    flows = _flows(world, proxy)
-    for flow in flows:
-        flow.bytes_per_second = world.chance.randrange(20_000, 200_000)
-    await asyncio.sleep(world.chance.uniform(0.3, 1.5))
-    for flow in flows:
-        flow.bytes_per_second = 0
+    await _slow(world, proxy, "bytes_per_second", lambda: world.chance.randrange(20_000, 200_000))
 
 
 async def _refuse(world: World, proxy: Proxy) -> None:

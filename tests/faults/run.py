@@ -104,8 +104,13 @@ class Run:
         self._begun = time.monotonic()
         self._deck: list[Kind] = []
 
-    async def run(self, *, faults: int | None = None, seconds: float = 3600.0) -> Report:
+    async def run(self, *, faults: int | None = None, seconds: float = 3600.0, at_least: int = 0) -> Report:
         """Faults until there were enough or the time is over; then the ends are compared to the last bit.
+
+        Args:
+            faults: enough.
+            seconds: the time, from when this was made.
+            at_least: this many however long they take.
 
         Raises:
             Failure: something was lost, doubled, hung or crashed; says what happened before.
@@ -115,7 +120,9 @@ class Run:
             async with self._world as world:
                 await world.until(lambda status: status["phase"] == "streaming", "first sync", FIRST_SYNC_SECONDS)
                 await world.check()
-                while time.monotonic() < deadline and (faults is None or self.report.faults < faults):
+                while self.report.faults < at_least or (
+                    time.monotonic() < deadline and (faults is None or self.report.faults < faults)
+                ):
                     await self._next()
                     if self.report.faults // self._check_every >= self.report.checks:
                         await self._check()

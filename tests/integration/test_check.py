@@ -351,3 +351,49 @@ def test_the_command_prints_and_exits(source: Server, target: Server, words: lis
     report = json.loads(shown.stdout)
     assert (report["exit_code"], shown.returncode) == (code, code)
     assert {"level", "subject", "what", "why", "action"} == set(report["findings"][0])
+
+
+def test_rules_show_what_they_do(servers: ServerFactory) -> None:
+    """Shares of keys, rules that fit nothing, names that become one, commands taken in part, other links and other rules."""
+    source, target = servers(), servers()
+    client = source.client()
+    client.mset({f"user:{number}": "x" * 100 for number in range(30)} | {f"old:{number}": "x" for number in range(10)})
+    client.set("new:1", "1")
+    client.rename("old:9", "old:90")
+    flags = [
+        "--include",
+        "user:",
+        "--include",
+        "old:",
+        "--include",
+        "new:",
+        "--exclude",
+        "usr:",
+        "--rename-prefix",
+        "old:=new:",
+    ]
+    with Portd(source, target, stop_after="snapshot", link="eu", add_prefix="eu:") as sync:
+        assert sync.wait() == os.EX_OK
+    found = findings(source, target, *flags, "--exclude-db", "7")
+    assert "100.0 % of 41 keys" in found["rules.taken"][0]
+    told = "\n".join(found["rules.rule"])
+    assert "include user:: 73.2 % of 41 keys" in told
+    assert "exclude usr:: fits none of 41 keys" in told
+    assert "exclude_db 7: fits none" in told
+    assert "share their name in the target with another one" in found["rules.names"][0]
+    assert "rename (1)" in found["rules.commands"][0]
+    assert "the link eu writes into all databases, eu:*: apart from" in found["rules.links"][0]
+    found = findings(source, target, "--link", "eu", "--add-prefix", "us:")
+    assert "rename_prefix and add_prefix changed" in found["rules.changed"][0]
+
+
+def findings(source: Server, target: Server, *words: str) -> dict[str, list[str]]:
+    """What a check finds, by what it looked at."""
+    command = [sys.executable, "-m", "portd", "check", "--source", source.url, "--target", target.url, "--json"]
+    done = subprocess.run(
+        [*command, "--sample-seconds", "0", *words], capture_output=True, text=True, timeout=120, check=False
+    )
+    by_subject: dict[str, list[str]] = {}
+    for each in json.loads(done.stdout)["findings"]:
+        by_subject.setdefault(each["subject"], []).append(each["what"])
+    return by_subject

@@ -168,7 +168,7 @@ def test_bad_places_are_named(some: Path, tmp_path: Path) -> None:
     packed = tmp_path / "cut.rdb.gz"
     packed.write_bytes(gzip.compress(some.read_bytes())[:-9])
     assert "is cut" in run("decode", packed, expect=os.EX_DATAERR).err
-    assert "no such type" in run("decode", some, "-t", "tree", expect=os.EX_CONFIG).err
+    assert "include_type: input should be" in run("decode", some, "-t", "tree", expect=os.EX_CONFIG).err
 
 
 def test_a_reader_that_leaves_ends_it_quietly(tmp_path: Path) -> None:

@@ -65,6 +65,16 @@ def let_the_lease_expire(target: Server) -> None:
     wait_for_sync(lambda: not target.client().exists(LEASE))
 
 
+def follow_past(hold: Hold, portd: Portd, source: Server) -> None:
+    """Bytes of the snapshot are held back until the stream has written the same keys; they come behind it."""
+    caught(hold)
+    streaming(portd)
+    overwrite(source)
+    portd.until_applied(source)
+    arrive(hold)
+    assert portd.terminate() == os.EX_OK
+
+
 def test_bytes_of_a_lost_connection_arrive_behind_the_stream(source: Server, target: Server, login: str) -> None:
     """A lane's connection breaks in the snapshot, and what a router has of it comes late: no key goes back."""
     fill_strings(source, KEYS, 100)
@@ -73,12 +83,7 @@ def test_bytes_of_a_lost_connection_arrive_behind_the_stream(source: Server, tar
         Portd(source.url, f"redis://{login}127.0.0.1:{relay.port}") as portd,
     ):
         hold = relay.hold(holding(b"\r\nMSET\r\n", name=b"portd-lane-"), reset=True)
-        caught(hold)
-        streaming(portd)
-        overwrite(source)
-        portd.until_applied(source)
-        arrive(hold)
-        assert portd.terminate() == os.EX_OK
+        follow_past(hold, portd, source)
     assert b"\r\nMSET\r\n" in hold.data
     assert_equal(source, target)
 
@@ -190,12 +195,7 @@ def test_a_part_of_the_permissions_to_end_connections(source: Server, target: Se
     client.execute_command("ACL", "SETUSER", "portd", *others)
     with Relay(target.port) as relay, Portd(source.url, f"redis://{login}127.0.0.1:{relay.port}") as portd:
         hold = relay.hold(holding(b"\r\nMSET\r\n"), reset=True)
-        caught(hold)
-        streaming(portd)
-        overwrite(source)
-        portd.until_applied(source)
-        arrive(hold)
-        assert portd.terminate() == os.EX_OK
+        follow_past(hold, portd, source)
     assert b"\r\nMULTI\r\n" in hold.data
     assert_equal(source, target)
 

@@ -25,7 +25,7 @@ from tests.servers import wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.conftest import ServerFactory
     from tests.servers import Server
@@ -81,6 +81,29 @@ def assert_bounded(portd: Portd) -> None:
     highest = peak(portd)
     assert highest < CEILING, f"{highest / MIB:.1f} MiB of {CEILING / MIB:.0f} MiB\n{portd.log()}"
     assert portd.terminate() == os.EX_OK, portd.log()
+
+
+def spool_options(spool: str) -> dict[str, object]:
+    """The flag for a spool that may or may not use the disk."""
+    return {"spool_dir": "off"} if spool == "off" else {}
+
+
+@contextlib.contextmanager
+def following_within_bound(source: Server, target: Server, spool: str) -> Iterator[Portd]:
+    """What is written in the block arrives whole, within the bound.
+
+    Args:
+        source: where it is written.
+        target: where it arrives.
+        spool: `off` where nothing may be spilled to disk.
+    """
+    with bounded(source, target, **spool_options(spool)) as portd:
+        streaming(portd)
+        limit(portd)
+        yield portd
+        portd.until_applied(source)
+        assert_bounded(portd)
+    assert_equal(source, target)
 
 
 def copied_within_bound(source: Server, target: Server, **options: object) -> None:
@@ -175,37 +198,23 @@ def element(size: int, byte: bytes | None) -> bytes:
 @pytest.mark.parametrize("spool", ["disk", "off"])
 def test_a_huge_command_is_never_held(spool: str, wide_source: Server, wide_target: Server) -> None:
     """A SET of 200 MB in the stream, with and without a disk to spill to."""
-    with bounded(wide_source, wide_target, **spool_options(spool)) as portd:
-        streaming(portd)
-        limit(portd)
-        with Wire(wide_source) as wire:
-            wire.call("SET", "big", element(200 * MIB, None))
-        portd.until_applied(wide_source)
-        assert_bounded(portd)
-    assert_equal(wide_source, wide_target)
+    with following_within_bound(wide_source, wide_target, spool), Wire(wide_source) as wire:
+        wire.call("SET", "big", element(200 * MIB, None))
 
 
 @pytest.mark.parametrize("spool", ["disk", "off"])
 def test_a_huge_transaction_is_never_held(spool: str, wide_source: Server, wide_target: Server) -> None:
     """A MULTI of 100 MB is one transaction on the target too, and still never held."""
-    with bounded(wide_source, wide_target, **spool_options(spool)) as portd:
-        streaming(portd)
-        limit(portd)
-        value = element(MIB, None)
-        with Wire(wide_source) as wire:
-            wire.many([("MULTI",), *[("SET", f"key:{n}", value) for n in range(100)], ("INCR", "sum"), ("EXEC",)])
-        portd.until_applied(wide_source)
-        assert_bounded(portd)
+    value = element(MIB, None)
+    with following_within_bound(wide_source, wide_target, spool), Wire(wide_source) as wire:
+        wire.many([("MULTI",), *[("SET", f"key:{n}", value) for n in range(100)], ("INCR", "sum"), ("EXEC",)])
     assert wide_target.client().get("sum") == b"1"
-    assert_equal(wide_source, wide_target)
 
 
 @pytest.mark.parametrize("spool", ["disk", "off"])
 def test_a_target_that_reads_nothing_costs_no_memory(spool: str, wide_source: Server, wide_target: Server) -> None:
     """The target stands still while the source writes 100 MB at full speed; nothing grows, the link survives."""
-    with bounded(wide_source, wide_target, **spool_options(spool)) as portd:
-        streaming(portd)
-        limit(portd)
+    with following_within_bound(wide_source, wide_target, spool) as portd:
         wide_target.signal(signal.SIGSTOP)
         datasets.fill_strings(wide_source, 50_000, 2000)
         if spool == "disk":
@@ -215,8 +224,6 @@ def test_a_target_that_reads_nothing_costs_no_memory(spool: str, wide_source: Se
         status = portd.status()
         assert status is not None
         assert status["source"]["connects"] == 1
-        assert_bounded(portd)
-    assert_equal(wide_source, wide_target)
 
 
 def test_the_spool_keeps_the_link_of_an_impatient_source(servers: ServerFactory) -> None:
@@ -256,11 +263,6 @@ def test_a_target_that_stands_still_in_the_snapshot_costs_no_memory(
         streaming(portd)
         assert_bounded(portd)
     assert_equal(wide_source, wide_target)
-
-
-def spool_options(spool: str) -> dict[str, object]:
-    """The flag for a spool that may or may not use the disk."""
-    return {"spool_dir": "off"} if spool == "off" else {}
 
 
 # ---------------------------------------------------------------------------------------------------- lengths that lie

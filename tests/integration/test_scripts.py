@@ -32,8 +32,13 @@ def old(request: pytest.FixtureRequest, servers: ServerFactory) -> Server:
 
 
 def sending_scripts(name: str, servers: ServerFactory) -> Server:
-    """A server of this kind, told to send scripts where it has a choice."""
-    return servers(find(name), **({} if name == "redis3.2" else {"lua_replicate_commands": "no"}))
+    """A server of this kind, told to send scripts where it has a choice.
+
+    One without an append-only file forgets within a second of its last replica's end what its replicas were sent
+    (replication.c:replicationCron), and sends the texts again.
+    """
+    more = {} if name == "redis3.2" else {"lua_replicate_commands": "no"}
+    return servers(find(name), appendonly="yes", **more)
 
 
 @pytest.fixture

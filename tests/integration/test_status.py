@@ -34,6 +34,9 @@ def test_checkpoint_and_holder_are_told(source: Server, target: Server) -> None:
         assert found["checkpoint"]["replid"] == source.info("replication")["master_replid"]
         assert found["holder"]["pid"] == portd.process.pid
         assert found["process"]["phase"] == "streaming"
+        roles = {end: found["process"][end]["info"]["role"] for end in ("source", "target")}
+        assert roles == {"source": "primary", "target": "primary"}
+        assert "role=master" not in portd.log()
         text = status(target, "--link", "mine", "--ask", portd.http).stdout
         assert f"process {portd.process.pid} on" in text
         assert "streaming" in text

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from portd import errors
 from portd.cli.app import COMMANDS, build
+from portd.cli.manual import commands_page
 from portd.cli.reference import alerts_table, configuration_page, metrics_page, modules_page
 from portd.config.load import load_links
 from portd.config.settings import SETTINGS, default
@@ -50,11 +51,16 @@ def compose_service(name: str) -> str:
 
 @pytest.mark.parametrize(
     ("name", "page"),
-    [("configuration.md", configuration_page), ("metrics.md", metrics_page), ("modules.md", modules_page)],
-    ids=["settings", "metrics", "modules"],
+    [
+        ("configuration.md", configuration_page),
+        ("metrics.md", metrics_page),
+        ("modules.md", modules_page),
+        ("commands.md", commands_page),
+    ],
+    ids=["settings", "metrics", "modules", "commands"],
 )
 def test_generated_pages_are_up_to_date(name: str, page: object) -> None:
-    """A changed setting, series or module changes its page: run `portd reference configuration|metrics|modules`."""
+    """A changed setting, series or module changes its page: run `portd reference configuration|metrics|modules|commands`."""
     assert callable(page)
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == page()
 
@@ -163,6 +169,14 @@ def test_commands_and_flags_in_the_guides_exist() -> None:
             assert set(re.findall(r"(?<=\s)--[a-z-]+", words)) <= flags, f"{path.name}: portd {name}{words}"
 
 
+def test_servers_are_primaries_and_replicas() -> None:
+    """No text of ours has the old words; what servers themselves say and call things is quoted."""
+    pages = [path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]]
+    for text in [*pages, OPERATIONS, (ROOT / "deploy/alerts.yml").read_text(encoding="utf-8")]:
+        words = re.sub(r"```.*?```|`[^`\n]*`|\]\([^)]*\)", "", text, flags=re.DOTALL)
+        assert re.findall(r"\b(?:master|slave)s?\b.*", words, re.IGNORECASE) == []
+
+
 def _code(text: str) -> list[str]:
     """What stands in backticks, and in blocks."""
     blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
@@ -191,10 +205,37 @@ def test_the_unit_is_one_systemd_accepts(tmp_path: Path) -> None:
     assert settings["WatchdogSec"]
     assert {line.split(":")[0] for line in settings["LoadCredential"]} >= {"source_password", "target_password"}
     if shutil.which("systemd-analyze"):
-        copy = tmp_path / "portd.service"
-        copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT, flags=re.MULTILINE))
-        shown = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, check=False)
-        assert (shown.returncode, shown.stderr) == (0, "")
+        for name in ("portd.service", "portd@.service"):
+            copy = tmp_path / name.replace("@", "@eu")
+            text = (ROOT / "deploy" / name).read_text(encoding="utf-8")
+            copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE))
+            shown = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, check=False)
+            assert (shown.returncode, shown.stderr) == (0, ""), name
+
+
+def test_the_unit_of_a_link_differs_in_names_alone() -> None:
+    """What hardens and limits one process does so for each of several, and none shares a directory with another."""
+    of_link = (ROOT / "deploy/portd@.service").read_text(encoding="utf-8")
+    parts: dict[str, dict[str, list[str]]] = {UNIT: {}, of_link: {}}
+    for text, found in parts.items():
+        for line in text.splitlines():
+            if "=" in line and not line.startswith("#"):
+                found.setdefault(line.partition("=")[0], []).append(line.partition("=")[2])
+    one, many = parts.values()
+    differ = {name for name in one.keys() | many.keys() if one.get(name) != many.get(name)}
+    assert differ == {"Description", "ExecStart", "LoadCredential", "StateDirectory", "RuntimeDirectory"}
+    for name in differ:
+        assert all("%i" in value for value in many[name]), name
+
+
+def test_a_reload_reads_the_file_that_was_changed() -> None:
+    """The file of --config is no copy that systemd made at the start: SIGHUP would read the old one for ever."""
+    for name in ("portd.service", "portd@.service"):
+        text = (ROOT / "deploy" / name).read_text(encoding="utf-8")
+        assert "ExecReload=/bin/kill -HUP $MAINPID" in text
+        (file,) = re.findall(r"^ExecStart=.* --config (\S+)", text, re.MULTILINE)
+        assert file.startswith("/etc/portd/")
+        assert f":{file}" not in text
 
 
 def test_compose_starts_all_five() -> None:

@@ -29,12 +29,15 @@ HOT = {
     "streamcommands": "entry entry_item entry_end",
     "writer": "open_command close_command",
     "stream": "_gather _take _take_as _unlink _take_whole _take_large _go_on _edit _begin_edit",
-    "decide": "_kind_at_head _decide _decide_swap _decide_by_first _sets_expiry _may_name_ours _decide_ours _refuse",
+    "decide": "_kind_at_head _decide _decide_swap _decide_by_first _sets_expiry _may_name_ours _decide_ours _refuse _decide_by_rules _decide_by_fate "
+    "_describe",
     "scan": "_scan_command _scan_empty _note_name _arguments _first_argument _row_at_head _layout",
     "keypositions": "is_key use_of may_be_key owned first_key find_keys _next _find _add",
     "slots": "slot_of",
-    "rules": "_fits match take",
+    "rules": "_fits match",
     "mapping": "find meets",
+    "rename": "_whole _key _resume _begin _counts _count _number _flush _append _append_length",
+    "project": "fate fate_of_large takes _mixed _across _becomes_ours _reach _reads_others",
     "arguments": "sets_expiry tells_entries_read _time_behind_key expires_before restores_before restores_relative",
     "piecebuffer": "line_ends skip append write_head write_argument write_word write_number _append_header "
     "_note_received received_at",
@@ -51,6 +54,7 @@ ALLOWED = (
     r"\braise\b",
     r"PyMem_(Realloc|Malloc)",
     r"^cdef PieceBuffer buffer = self\.buffer$",
+    r"^cdef Projector projector = self\.projector$",
     r"^self\.(to|entry_to) = self\.\w+$",
     r"\b(keep|produced)\(self\.buffer",
     r"p = self\._(skip|join)\(p, end\)|return self\._skip\(",  # asks whether NULL was an error

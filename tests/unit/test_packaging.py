@@ -11,10 +11,12 @@ import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from portd._build import PACKAGE, compiler_flags, units
+from portd.cli.manual import write_manual
 
 ROOT = Path(__file__).parents[2]
 KERNEL = ROOT / "portd/kernel"
@@ -47,6 +49,84 @@ def test_the_units_of_the_kernel_are_found(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_warning_is_an_error_for_developers_only(wanted: str, *, in_tree: bool, flags: list[str]) -> None:
     """The compiler of somebody who installs portd may warn of what ours does not know; that must not end the install."""
     assert compiler_flags(wanted, in_tree=in_tree) == flags
+
+
+def _project() -> dict[str, Any]:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project: dict[str, Any] = tomllib.load(file)
+    return project
+
+
+def test_each_dependency_has_a_tested_version() -> None:
+    """constraints.txt pins every library of portd, to a version that pyproject.toml takes; nothing else is asked for in it."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in pins.values())
+    for each in _project()["project"]["dependencies"]:
+        name, least = re.match(r"([a-z-]+)(?:\[.*\])?>=([0-9.]+)", each).groups()  # type: ignore[union-attr]
+        assert _parts(pins[name]) >= _parts(least), name
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"[0-9]+", version))
+
+
+def test_wheels_are_made_for_the_versions_that_are_named() -> None:
+    """The list of Pythons is one: of the classifiers, of cibuildwheel, of what the README says, of what pip takes."""
+    project = _project()
+    named = re.findall(r"Python :: (3\.\d+)$", "\n".join(project["project"]["classifiers"]), re.MULTILINE)
+    assert [f"cp{each.replace('.', '')}-*" for each in named] == project["tool"]["cibuildwheel"]["build"]
+    assert project["project"]["requires-python"] == f">={named[0]}"
+    assert f"CPython {named[0]} to {named[-1]}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_container_is_of_a_known_base() -> None:
+    """Both stages begin with one base of a whole version, labels tell which, and what is copied is let through."""
+    text = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
+    bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    assert len(set(bases)) == 1
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-[a-z]+", bases[0])
+    assert f'base.name="{bases[0]}"' in text
+    assert f'image.version="{_project()["project"]["version"]}"' in text
+    let = (ROOT / "deploy/Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    (copied,) = re.findall(r"^COPY (pyproject.+) \./$", text, re.MULTILINE)
+    for name in copied.split():
+        assert f"!{name}" in let
+        assert (ROOT / name).is_file()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_flags(shell: str) -> None:
+    """What the shell is told to run knows every command, and the flags of one."""
+
+    def ask(**variables: str) -> str:
+        words = {**os.environ, **variables, "_TYPER_COMPLETE_ARGS": variables.get("COMP_WORDS", "")}
+        shown = subprocess.run(
+            [sys.executable, "-m", "portd"],
+            env=words, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert shown.stderr == ""
+        return shown.stdout
+
+    assert "_PORTD_COMPLETE" in ask(_PORTD_COMPLETE=f"source_{shell}")
+    more = {"_TYPER_COMPLETE_FISH_ACTION": "get-args"} if shell == "fish" else {}
+    assert "verify" in ask(_PORTD_COMPLETE=f"complete_{shell}", COMP_WORDS="portd ver", COMP_CWORD="1", **more)
+    flags = ask(_PORTD_COMPLETE=f"complete_{shell}", COMP_WORDS="portd sync --max-target", COMP_CWORD="2", **more)
+    assert "--max-target-ops" in flags
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
+def test_man_pages_are_made_of_the_command_line(tmp_path: Path) -> None:
+    """One for each command, without a complaint of the formatter, with every flag in words that can be copied."""
+    for path in write_manual(tmp_path):
+        shown = subprocess.run(
+            ["groff", "-man", "-ww", "-Tutf8", "-Kutf8", "-P-cbou", path], capture_output=True, text=True, check=False
+        )
+        assert (shown.returncode, shown.stderr) == (0, ""), path
+        if path.name == "portd-sync.1":
+            assert "--max-target-bytes-per-second" in shown.stdout
+    assert (tmp_path / "portd.1").is_file()
+    assert not (tmp_path / "portd-reference.1").exists()
 
 
 def copy_tree(to: Path) -> Path:

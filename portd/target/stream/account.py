@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from portd.errors import TargetError
 from portd.net.replies import presentable
-from portd.target.deadletter import UNSUPPORTED, Letter, unsupported
+from portd.target.deadletter import CROSS_RULE, UNSUPPORTED, Letter, unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from portd.target.deadletter import DeadLetters
     from portd.target.kept.checkpoint import Checkpoint
     from portd.target.kept.postponed import Postponed
-    from portd.target.stream.group import Culprit
+    from portd.target.stream.group import Counts, Culprit
     from portd.target.stream.strand import Unconfirmed
 
 
@@ -86,23 +86,34 @@ class Account:
         """A group is in the target; *failed* of its commands did not take effect."""
         stream = self._progress.stream
         counts = done.counts
-        stream.commands_applied += counts.commands - failed
+        stream.commands_applied += counts.commands + counts.cleared - failed
         stream.commands_failed += failed + counts.dead
         stream.commands_filtered += counts.filtered
         stream.commands_own += counts.own
+        stream.commands_left["key"] += counts.by_key
+        stream.commands_left["db"] += counts.by_database
+        stream.commands_left["command"] += counts.by_name
+        stream.commands_projected += counts.projected
         stream.transactions += 1
         stream.acknowledged_seconds = max(0.0, time.time() - done.received_at)
         self.show()
         for refusal in counts.refusals:
             self._letters.add(unsupported("stream", refusal.command, refusal))
         if counts.dead > len(counts.refusals):
-            self._letters.count(UNSUPPORTED, counts.dead - len(counts.refusals))
+            self._count_untold(counts)
         if stream.acknowledged_seconds <= self._caught_up_seconds:  # what is missing came after that
             self.caught_up.set()
         else:
             self.caught_up.clear()
         if self._awaited:
             self._tell_reached()
+
+    def _count_untold(self, counts: Counts) -> None:
+        """Counts dead letters that are too many to be told one by one."""
+        told = sum(refusal.code == CROSS_RULE for refusal in counts.refusals)
+        crossing = counts.crossing - told
+        self._letters.count(CROSS_RULE, crossing)
+        self._letters.count(UNSUPPORTED, counts.dead - len(counts.refusals) - crossing)
 
     def catch_up(self, waiting_since: float) -> None:
         """All that was taken is applied.

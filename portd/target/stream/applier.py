@@ -28,10 +28,12 @@ from portd.target.limiter import LagWatch
 from portd.target.names import FilteredNames
 from portd.target.stream.account import Account
 from portd.target.stream.applying import ApplierOptions, ApplierStatistics
+from portd.target.stream.clearing import clear
 from portd.target.stream.group import Frame, Group, PieceSource, frame
 from portd.target.stream.passing import Passage, Search
 from portd.target.stream.scripts import disown, lacked, load_refused, missing_script
 from portd.target.stream.strand import Strand, Unconfirmed
+from portd.target.stream.trial import Trials
 from portd.target.transactions import CheckpointGuard, Transactions
 from portd.troubles import TARGET
 
@@ -84,7 +86,7 @@ class Applier:
         self._source = source
         self._progress = progress
         self._options = options
-        self._strand = Strand(key, start, source, self._options.others)
+        self._strand = Strand(key, start, source, self._options.others, self._options.choice)
         self._account = Account(self._strand, progress, letters, self._options.caught_up_seconds)
         self.caught_up = self._account.caught_up
         self.postponed = self._strand.postponed
@@ -92,6 +94,7 @@ class Applier:
         self._letters = letters
         self._names = FilteredNames()
         self._databases = Databases(endpoint)
+        self._trials = Trials()
         self._lacked = False  # a script that was not there has left the target without what it does
         self._broken: PortdError | None = None  # what the source will say behind the growing group
         self._since = 0.0  # unix time at which the oldest byte in flight was received; 0 when nothing is
@@ -236,6 +239,8 @@ class Applier:
                 continue
             self._sending(group)
             self._measure()
+            if group.clears is not None:
+                await clear(self._endpoint, self._options, group.clears)
             if group.complete:
                 await self._commit(transactions, group)
             elif not await self._pass_on(transactions, group):
@@ -329,9 +334,11 @@ class Applier:
         """Commits a group, however often it has to be sent, without the commands that cannot be queued."""
         strand, account = self._strand, self._account
         scripts = await self._options.scripts.before(self._endpoint, group.pieces)
+        if refused := await self._trials.run(transactions, group):
+            self._leave_out(group, refused)
         while True:
             expected = strand.expect(group.end_offset, group.db_after, group.counts, group.received_at)
-            before = self._databases.selectable(group.db)
+            before = self._databases.selectable(group.selected)
             around = strand.frame(before, expected, self._options.restated() if group.swaps else None).behind(scripts)
             data = [each for each in (around.head, *group.data, around.tail) if each]
             replies = around.head_commands + group.commands + around.tail_commands
@@ -405,6 +412,7 @@ class Applier:
         numbers = sorted(refused)
         culprits = group.locate(numbers)
         texts = [refused[number] for number in numbers]
+        self._trials.note(culprits)
         self._account.leave_out(list(zip(culprits, texts, strict=True)), group.leave_out(numbers))
 
     async def _pass_on(self, transactions: Transactions, group: Group) -> bool:
@@ -413,10 +421,10 @@ class Applier:
         When it fails the connection is given up, and with it the open transaction; the source is rewound then.
         """
         connection = transactions.connection
-        passage = Passage(connection, group.db, self._options.max_bytes)
+        passage = Passage(connection, group.selected, self._options.max_bytes)
         await transactions.opened()
         begun = time.monotonic()
-        before = self._databases.selectable(group.db)
+        before = self._databases.selectable(group.selected)
         around = frame(b"", before=before, after=0, clear=self._strand.keys)
         opened = connection.confirm([around.head], around.head_commands)
         received_at = group.received_at
@@ -449,7 +457,7 @@ class Applier:
         expected = self._strand.expect(piece.end_offset, piece.db, passage.counts, received_at)
         await self._execute_passage(transactions, passage, expected, around.head_commands)
         self._progress.commits.note(time.monotonic() - begun)
-        self._strand.growing = Group(piece.db)
+        self._strand.growing = Group(piece.db, piece.selected)
         return True
 
     async def _send_on(self, passage: Passage, piece: Piece) -> None:

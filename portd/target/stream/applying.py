@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from portd.config.rules import Choice
 from portd.target.connection import ConnectionOptions
 from portd.target.limiter import Limiter
 from portd.target.stream.scriptbook import ScriptBook
@@ -22,6 +23,9 @@ class ApplierOptions:
 
     Attributes:
         epoch: what every transaction is fenced by, beside the checkpoint.
+        choice: which keys are taken, and where they go.
+        prefix: of keys of ours, which nothing clears away.
+        unlink: the target knows UNLINK, and lets us.
         max_bytes: a group takes no further piece at this size; the target executes it in one go. How large groups are
             below that, `portd.target.groupsize` decides.
         max_commands: nor at this many commands.
@@ -35,6 +39,9 @@ class ApplierOptions:
     """
 
     epoch: Epoch
+    choice: Choice = field(default_factory=Choice)
+    prefix: str = ""
+    unlink: bool = False
     max_bytes: int = 1024 * 1024
     max_commands: int = 4096
     caught_up_seconds: float = 1.0

@@ -66,6 +66,12 @@ class Counts:
         filtered: dropped on purpose between them.
         dead: that cannot be written to the target.
         own: that named keys of ours.
+        by_key: of the filtered ones, those whose keys rules do not take.
+        by_database: those in databases that they do not take.
+        by_name: those that somebody does not want.
+        projected: that went on in part, for rules take some of their keys only.
+        crossing: of the dead ones, those of which that cannot be.
+        cleared: that removed what rules cover, and were nothing to be sent.
         refusals: of the dead ones, what and why; the first ones.
     """
 
@@ -73,6 +79,12 @@ class Counts:
     filtered: int = 0
     dead: int = 0
     own: int = 0
+    by_key: int = 0
+    by_database: int = 0
+    by_name: int = 0
+    projected: int = 0
+    crossing: int = 0
+    cleared: int = 0
     refusals: list[Refusal] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:
@@ -81,8 +93,18 @@ class Counts:
         self.filtered += piece.filtered
         self.dead += piece.refused
         self.own += piece.own
+        if piece.by_key or piece.by_database or piece.by_name or piece.projected or piece.crossing:
+            self._add_ruled(piece)
         if piece.refusals:
             self.refusals += piece.refusals[: MOST_REFUSALS - len(self.refusals)]
+
+    def _add_ruled(self, piece: Piece) -> None:
+        self.by_key += piece.by_key
+        self.by_database += piece.by_database
+        self.by_name += piece.by_name
+        self.projected += piece.projected
+        self.crossing += piece.crossing
+        self.cleared += piece.clears is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +137,8 @@ class Group:
     """Pieces that go into one transaction.
 
     Args:
-        db: database in effect before the first piece; -1 when it is not known, the first command is a SELECT then.
+        db: database of the source in effect before the first piece; -1 when it is not known, the first command is a SELECT then.
+        selected: the one of the target that is selected there; None: the same.
 
     Attributes:
         size: bytes of the pieces.
@@ -136,19 +159,21 @@ class Group:
         "pieces",
         "received_at",
         "scripts",
+        "selected",
         "since",
         "size",
         "taken_at",
     )
 
-    def __init__(self, db: int) -> None:
+    def __init__(self, db: int, selected: int | None = None) -> None:
         self.db = db
+        self.selected = db if selected is None else selected
         self.pieces: list[Piece] = []
         self._received: list[float] = []  # when, for each piece
         self._remains: Remains | None = None
         self.size = 0
         self.counts = Counts()
-        self.databases = {db} if db > 0 else set()
+        self.databases = {self.selected} if self.selected > 0 else set()
         self.scripts = 0
         self.since = 0.0
         self.received_at = 0.0
@@ -194,17 +219,29 @@ class Group:
         count = len(self.pieces)
         while count and not self.pieces[count - 1].boundary:
             count -= 1
-        count = count or len(self.pieces)
-        first = Group(self.db)
+        count = self._before_clearing(count or len(self.pieces))
+        first = Group(self.db, self.selected)
         for piece, at in zip(self.pieces[:count], self._received[:count], strict=True):
             first.add(piece, at)
-        rest = Group(first.db_after)
+        rest = Group(first.db_after, first.selected_after)
         for piece, at in zip(self.pieces[count:], self._received[count:], strict=True):
             rest.add(piece, at)
         first.taken_at = self.taken_at
         if rest.pieces:
             rest.taken_at = self.taken_at
         return first, rest
+
+    def _before_clearing(self, count: int) -> int:
+        """How many of the first pieces may go together: one that clears is alone."""
+        for index, piece in enumerate(self.pieces[:count]):
+            if piece.clears is not None:
+                return max(index, 1)
+        return count
+
+    @property
+    def clears(self) -> int | None:
+        """The database of the source that it empties, -1: all; None: it does not."""
+        return self.pieces[0].clears if self.pieces else None
 
     @property
     def mixed(self) -> bool:
@@ -222,6 +259,11 @@ class Group:
         return self.pieces[-1].db if self.pieces else self.db
 
     @property
+    def selected_after(self) -> int:
+        """The database of the target that is selected then."""
+        return self.pieces[-1].selected if self.pieces else self.selected
+
+    @property
     def swaps(self) -> bool:
         """Databases are swapped inside."""
         return self._remains.swaps if self._remains else any(piece.swaps for piece in self.pieces)
@@ -233,7 +275,7 @@ class Group:
 
     def locate(self, numbers: list[int]) -> list[Culprit]:
         """Which commands these are, by number from 0 and in ascending order."""
-        return locate(b"".join(self.data), self._offsets(), numbers, self.db)
+        return locate(b"".join(self.data), self._offsets(), numbers, self.selected)
 
     def leave_out(self, numbers: list[int]) -> int:
         """Takes commands out, by number, and what else was made of the same command of the source.

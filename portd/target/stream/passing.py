@@ -77,7 +77,7 @@ class Passage:
             self._held += len(piece.data)
         self.counts.add(piece)
         self._connection.send([piece.data], piece.replies, partial(self._queued, piece, self.db, cut))
-        self.db = piece.db
+        self.db = piece.selected
 
     def give(self, scripts: Sequence[bytes]) -> None:
         """Sends commands about scripts in front of the next piece."""
@@ -205,7 +205,7 @@ class Search:
             self._found.update(zip(wanted, culprits(piece, inner, self._db, cut), strict=True))
         self._seen += piece.replies
         self._next = end
-        self._db = piece.db
+        self._db = piece.selected
 
 
 def culprits(piece: Piece, numbers: list[int], db: int, cut: Command | None) -> list[Culprit]:

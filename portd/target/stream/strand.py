@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from portd.config.rules import Choice
 from portd.errors import DataLost, InternalError, TargetLost
 from portd.model import Position
 from portd.target.kept.checkpoint import LEASE_SUFFIX, Checkpoint, State, new_epoch
@@ -48,6 +49,7 @@ class Strand:
         record: the newest one known to be in the target.
         feed: where its pieces come from.
         others: further keys of ours, whose owners write them again where they are cleared away.
+        choice: which databases of the source are taken, and where they go; None: all, where they are.
 
     Attributes:
         keys: of ours in db 0.
@@ -60,12 +62,15 @@ class Strand:
         postponed: what there may be in the target of expiries that are to be set back.
     """
 
-    def __init__(self, key: str, record: Checkpoint, feed: PieceSource, others: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, key: str, record: Checkpoint, feed: PieceSource, others: tuple[str, ...] = (), choice: Choice | None = None,
+    ) -> None:  # fmt: skip
         self.key = key
         self.keys: tuple[str, ...] = (key, key + LEASE_SUFFIX, key + EPOCH_SUFFIX, *others)
         self.record = record
         self.writer = new_epoch()
-        self.growing = Group(record.db)
+        self._choice = choice or Choice()
+        self.growing = Group(record.db, self._choice.place(record.db))
         self.attempts: dict[int, Unconfirmed] = {}
         self.excluded = array("Q")
         self.postponed = Postponed(there=record.postponed)
@@ -134,7 +139,7 @@ class Strand:
         self._feed.rewind(self.offset, self.record.db)
         for offset in self.excluded:
             self._feed.exclude(offset)
-        self.growing = Group(self.record.db)
+        self.growing = Group(self.record.db, self._choice.place(self.record.db))
 
     def exclude(self, offset: int) -> None:
         """The command that begins at *offset* can never be queued: it is left out from now on."""
@@ -162,7 +167,8 @@ class Strand:
             postponed=self.postponed.there,
         )
         clear = () if restated is None else self.keys
-        return frame(mine.render(self.key), before=db, after=expected.db, clear=clear, restated=restated or ())
+        after = 1 if self._choice else expected.db  # where rules leave SELECT out, it may be any
+        return frame(mine.render(self.key), before=db, after=after, clear=clear, restated=restated or ())
 
     def attempt(self, expected: Unconfirmed) -> None:
         """The EXEC of a group is about to be sent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -150,6 +150,36 @@ async def test_many_refused_commands_take_one_round(target: Server, when: str, s
         assert lost == {}
         assert sync.stream.rewinds == [FIRST]
         assert sync.progress.lanes[0].replies < 2 * 4013 + 10 * progress.transactions
+
+
+@both_loops
+async def test_what_was_refused_before_is_tried_before_its_group_is_sent(target: Server) -> None:
+    """Commands of a name that was not queued go ahead without effect, so that their group goes once; until it is taken again."""
+    sync = Sync(target, stream := Stream())
+    user = ["ACL", "SETUSER", "default", "resetkeys", "~ok:*", "~portd:*", f"~{KEY}*"]
+    client: Any = target.client()
+    client.execute_command(*user)
+    refused: list[int] = []
+    sent: list[int] = []
+    async with running(sync):
+        for _ in range(4):
+            for number in range(900):
+                stream.write("INCR", "ok:n")
+                if not number % 9:
+                    refused.append(stream.write("INCR", "no:n"))
+                    stream.write("SET", "ok:s", number)
+            await sync.caught_up()
+            sent.append(sync.progress.lanes[0].replies)
+        assert [letter.offset for letter in sync.letters.kept] == refused
+        client.execute_command(*user, "~no:*")
+        for _ in range(2):
+            stream.write("INCR", "no:n")
+            await sync.caught_up()
+    assert (client.get("ok:n"), client.get("ok:s"), client.get("no:n")) == (b"3600", b"891", b"2")
+    assert len(sync.letters.kept) == len(refused)
+    assert sync.progress.stream.commands_failed == len(refused)
+    rounds = [later - earlier for earlier, later in itertools.pairwise(sent)]
+    assert all(1000 <= each < 1200 for each in rounds), rounds
 
 
 @both_loops

@@ -1,0 +1,255 @@
+"""What the rules of a link do: to a sample of the source's keys, beside other links, and to commands in use.
+
+SCAN tells keys in the order of a hash table, which is as good as chance. Nothing is changed, and values are not read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from portd.config.choices import OnRulesChange
+from portd.config.rules import changed, choice_of
+from portd.errors import PortdError, printable
+from portd.kernel.rules import Patterns
+from portd.net.control import Refused, open_control, parse_info
+from portd.net.resp import request
+from portd.preflight.findings import error, fine, note, warning
+from portd.target.control import control
+from portd.target.kept.checkpoint import read_checkpoint
+from portd.target.kept.images import images_of_others
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from portd.config.rules import Choice
+    from portd.config.settings import Settings
+    from portd.net.control import Control
+    from portd.preflight.findings import Finding
+    from portd.preflight.survey import Survey
+
+KEYS: Final = 5000  # looked at, in all databases together
+COUNT: Final = 500
+SHOWN: Final = 3  # names in a finding
+# Commands of several keys, or of several databases, of which rules may take a part (docs/filters.md).
+PARTLY: Final = frozenset(
+    [
+        "rename",
+        "renamenx",
+        "copy",
+        "move",
+        "smove",
+        "lmove",
+        "blmove",
+        "rpoplpush",
+        "brpoplpush",
+        "sort",
+        "sdiffstore",
+        "sinterstore",
+        "sunionstore",
+        "zdiffstore",
+        "zinterstore",
+        "zunionstore",
+        "zrangestore",
+        "georadius",
+        "georadiusbymember",
+        "geosearchstore",
+        "bitop",
+        "pfmerge",
+        "eval",
+        "evalsha",
+        "fcall",
+        "swapdb",
+        "flushdb",
+        "flushall",
+    ]
+)
+
+Key = tuple[int, bytes, str, int]  # database, name, type, bytes in memory (0: not told)
+
+
+@dataclass(slots=True)
+class Sample:
+    """Keys that were looked at."""
+
+    keys: list[Key] = field(default_factory=list)
+
+    def share(self, picked: list[Key]) -> str:
+        """How much of it some keys are, in words."""
+        size, all_of_it = (sum(each[3] for each in keys) for keys in (picked, self.keys))
+        bytes_ = f" and {100 * size / all_of_it:.1f} % of their bytes" if all_of_it else ""
+        return f"{100 * len(picked) / len(self.keys):.1f} % of {len(self.keys)} keys that were looked at{bytes_}"
+
+
+async def rules(settings: Settings, here: Survey) -> list[Finding]:
+    """All findings about rules; none where there are no rules."""
+    try:
+        choice = choice_of(settings, settings.checkpoint_key)
+    except PortdError as problem:
+        return [error("rules", str(problem.args[0]), "a sync with it does not start", problem.hint or "mend the rule")]
+    found = await _beside(settings, choice)
+    if not choice:
+        return found
+    try:
+        async with open_control(settings.source_endpoint()) as client:
+            sample = await _sample(client, here.keys)
+            found += _shares(settings, choice, sample)
+            found += await _collisions(client, choice, sample)
+            found += await _commands(client)
+    except (Refused, OSError) as problem:
+        found.append(
+            note(
+                "rules.sample",
+                f"the source's keys cannot be looked at: {problem}",
+                "",
+                "allow +scan +type +memory|usage",
+            )
+        )
+    return found
+
+
+async def _sample(client: Control, databases: Mapping[int, int]) -> Sample:
+    """Keys of all databases, of each as many as its share is, and one at least."""
+    sample, total = Sample(), max(1, sum(databases.values()))
+    for db, keys in sorted(databases.items()):
+        wanted, cursor, names = max(1, KEYS * keys // total), b"0", dict[bytes, None]()
+        await client.call("SELECT", db)
+        while len(names) < wanted:
+            cursor, more = await client.call("SCAN", cursor, "COUNT", min(COUNT, wanted))
+            names.update(dict.fromkeys(more))
+            if cursor == b"0":
+                break
+        picked = list(names)[:wanted]
+        for start in range(0, len(picked), COUNT):
+            part = picked[start : start + COUNT]
+            answers = await client.ask(
+                *(request("TYPE", name) for name in part), *(request("MEMORY", "USAGE", name) for name in part)
+            )
+            for name, kind, size in zip(part, answers, answers[len(part) :], strict=False):
+                word = kind.decode("ascii", "replace") if isinstance(kind, bytes) else str(kind)
+                sample.keys.append((db, name, word, size if isinstance(size, int) else 0))
+    return sample
+
+
+def _shares(settings: Settings, choice: Choice, sample: Sample) -> list[Finding]:
+    """What is taken, and what each rule fits."""
+    if not sample.keys:
+        return [note("rules.taken", "the source is empty, or does not tell its databases")]
+    taken = [each for each in sample.keys if _takes(settings, choice, each)]
+    found = [fine("rules.taken", sample.share(taken))] if taken else [
+        warning("rules.taken", f"none of {len(sample.keys)} keys that were looked at", "a sync would copy nothing or little", "look at the rules below")
+    ]  # fmt: skip
+    return found + [
+        _one(rule, sample, [each for each in sample.keys if fits(each)]) for rule, fits in _each_rule(settings)
+    ]
+
+
+def _each_rule(settings: Settings) -> Iterator[tuple[str, Callable[[Key], bool]]]:
+    """Every rule that asks for names, types or databases: its words, and what tells whether it fits a key."""
+    for name in ("include", "exclude"):
+        for text, pattern in zip(getattr(settings, name), settings.patterns(name), strict=True):
+            one = Patterns([pattern])
+            yield f"{name} {text}", lambda key, one=one: one.matches(key[1])  # type: ignore[misc]
+    for old in settings.renames():
+        text = f"rename_prefix {old.decode('utf-8', 'backslashreplace')}"
+        yield text, lambda key, old=old: key[1].startswith(old)  # type: ignore[misc]
+    for name in ("include_type", "exclude_type"):
+        for word in getattr(settings, name):
+            yield f"{name} {word}", lambda key, word=word: key[2] == word  # type: ignore[misc]
+    for name, databases in (
+        ("include_db", settings.include_db),
+        ("exclude_db", settings.exclude_db),
+        ("map_db", settings.databases()),
+    ):
+        for db in databases:
+            yield f"{name} {db}", lambda key, db=db: key[0] == db  # type: ignore[misc]
+
+
+def _takes(settings: Settings, choice: Choice, key: Key) -> bool:
+    """Whether a key is taken by its database, name and type; sizes and times are not looked at."""
+    db, name, kind, _ = key
+    typed = not settings.include_type or kind in settings.include_type
+    by_type = typed and kind not in settings.exclude_type
+    return by_type and db not in choice.blocked and (choice.rules is None or choice.rules.takes(name, db))
+
+
+def _one(rule: str, sample: Sample, picked: list[Key]) -> Finding:
+    if picked:
+        return fine("rules.rule", f"{rule}: {sample.share(picked)}")
+    return warning(
+        "rules.rule", f"{rule}: fits none of {len(sample.keys)} keys that were looked at",
+        "a rule that fits nothing is often misspelt", "look at its spelling, or leave it out",
+    )  # fmt: skip
+
+
+async def _collisions(client: Control, choice: Choice, sample: Sample) -> list[Finding]:
+    """Names of the source of which two become one."""
+    if choice.mapping is None:
+        return []
+    met: list[str] = []
+    for db, name, _, _ in sample.keys:
+        if choice.rules is not None and not choice.rules.takes(name, db):
+            continue
+        others = [each for each in choice.mapping.origins(choice.mapping.renamed(name)) if each != name]
+        for other in others:
+            if choice.rules is not None and not choice.rules.takes(other, db):
+                continue
+            await client.call("SELECT", db)
+            if await client.call("EXISTS", other):
+                met.append(f"{printable(name)} and {printable(other)} in db {db}")
+    if not met:
+        return []
+    return [
+        warning(
+            "rules.names", f"{len(met)} keys that were looked at share their name in the target with another one: "
+            + "; ".join(met[:SHOWN]), "the last one that is written wins", "choose another prefix, or exclude one of the two",
+        )
+    ]  # fmt: skip
+
+
+async def _commands(client: Control) -> list[Finding]:
+    """Commands in use of which rules may take a part."""
+    stats = parse_info(await client.call("INFO", "commandstats"))
+    used = {}
+    for name, facts in stats.items():
+        word = name.removeprefix("cmdstat_").split("|")[0].lower()
+        if word in PARTLY:
+            used[word] = facts.partition("calls=")[2].partition(",")[0]
+    if not used:
+        return [fine("rules.commands", "no command in use that rules could take a part of")]
+    calls = ", ".join(f"{name} ({count})" for name, count in sorted(used.items()))
+    return [
+        note(
+            "rules.commands", f"commands of several keys or databases were called since the source started: {calls}",
+            "where rules take only some of their keys, they are taken apart, or become dead letters", "docs/filters.md says which becomes what",
+        )
+    ]  # fmt: skip
+
+
+async def _beside(settings: Settings, choice: Choice) -> list[Finding]:
+    """What the target has of this link and of others."""
+    found: list[Finding] = []
+    try:
+        checkpoint = await read_checkpoint(settings.target_endpoint(), settings.checkpoint_name())
+        async with control(settings.target_endpoint(), "looking for other links' keys") as client:
+            others = await images_of_others(client, settings.checkpoint_key, settings.link, thorough=bool(choice))
+    except PortdError as problem:
+        return [note("rules.links", f"the target does not tell of other links: {problem.args[0]}")]
+    if checkpoint is not None and checkpoint.rules != choice.digest:
+        words = ", ".join(changed(checkpoint.rules, choice.digest))
+        tell = error if settings.on_rules_change is OnRulesChange.REFUSE else warning
+        found.append(
+            tell("rules.changed", f"the data in the target was made by other rules: {words}",
+                 "a start refuses, or copies the snapshot again, as on_rules_change says", "take the old rules, or set on_rules_change to full-sync")
+        )  # fmt: skip
+    for link, (where, shared) in sorted(others.items()):
+        if not choice.image.meets(where):
+            found.append(fine("rules.links", f"the link {link} writes into {where}: apart from {choice.image}"))
+        else:
+            allowed = shared or settings.share_image
+            tell = warning if allowed else error
+            found.append(
+                tell("rules.links", f"the link {link} writes into {where}, this one into {choice.image}: a key may be in both",
+                     "the last one to write a key wins" if allowed else "the start is refused", "keep them apart by include, map_db or add_prefix")
+            )  # fmt: skip
+    return found
