@@ -351,3 +351,11 @@ def test_a_kill_between_two_nodes_of_a_flush(source: Server, cluster: Cluster) -
         assert portd.log().count('event="full sync"') == 1, portd.log()
     assert not status["dead_letters"], status["dead_letters"]
     assert not differences(source, cluster)
+
+
+@pytest.mark.parametrize("options", [{"include": "a:"}, {"map_db": "1=0"}, {"verify_every": "1h"}], ids=str)
+def test_what_cannot_be_had_of_a_cluster_is_refused(source: Server, cluster: Cluster, options: dict[str, str]) -> None:
+    """Rules and comparisons are not left out in silence."""
+    with Portd(source, cluster.url, **options) as portd:
+        assert portd.wait() == os.EX_CONFIG, portd.log()
+        assert "cannot be had of a cluster yet" in portd.log()
