@@ -36,7 +36,7 @@ cdef bytes PADDING = bytes(SLACK)
 cdef KeySpecs OURS = KeySpecs({b"SETS": "3#/2 OW update", b"DIFFERENCE": "3 OW update; 4# RO access"})
 
 
-cdef inline bint _is_script(const uint8_t* text, Py_ssize_t size, bytes script) noexcept:
+cdef bint _is_script(const uint8_t* text, Py_ssize_t size, bytes script) noexcept:
     return size == PyBytes_GET_SIZE(script) and memcmp(text, PyBytes_AS_STRING(script), size) == 0
 
 
@@ -317,6 +317,8 @@ cdef class Renamer:
     cdef int _append(self, const void* data, Py_ssize_t size) except -1:
         cdef Py_ssize_t wanted = self.used + size
         cdef uint8_t* grown
+        if size == 0:
+            return 0
         if wanted > self.capacity:
             wanted = max(wanted, 2 * self.capacity, LEAST_OUTPUT)
             grown = <uint8_t*> PyMem_Realloc(self.output, wanted)
