@@ -33,7 +33,7 @@ LINK = "link"  # the label of every series of a link
 # Label values that are shown with zero before they happen; others appear when they do.
 HOLD_REASONS = tuple(reason.value for reason in Reason)
 FILTERED_REASONS = ("key", "db", "slot", "type", "size", "ttl")
-FULL_SYNC_REASONS = ("first", "interrupted", "backlog", "script", "rules", "source-changed", "source-empty")
+FULL_SYNC_REASONS = ("first", "asked", "interrupted", "backlog", "script", "rules", "source-changed", "source-empty")
 LOSS_REASONS = (  # portd.source.losses.Reason
     "eof",
     "reset",
