@@ -85,6 +85,10 @@ class SourceBusy(SourceError):
         self.code = code
 
 
+class SlotsMoved(SourceError):
+    """Slots of a source cluster are on their way to another node, have another owner than at the start, or none."""
+
+
 class HandshakeError(SourceError):
     """The source refused the handshake for good: credentials, permissions or an unknown command."""
 

@@ -42,7 +42,7 @@ PART_BYTES = 128 * 1024
 FILE_TYPES = ("function", "aux")  # of the file itself
 TYPES = (*KeyType, *FILE_TYPES)
 RENDERERS = {"text": render_text, "json": render_json, "html": render_html}
-URL_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
+URL_SCHEMES = ("redis://", "rediss://", "unix://", "redis+", "rediss+")
 
 
 class Format(StrEnum):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ENDS = (
     *("source", "target", "source_password", "source_password_file", "target_password", "target_password_file"),
-    *("psync_command", "link", "checkpoint_key", "connect_seconds"),
+    *("source_address_map", "target_address_map", "psync_command", "link", "checkpoint_key", "connect_seconds"),
     *(name for name, each in SETTINGS.items() if each.metadata["group"] == "TLS"),
 )
 RULES = tuple(name for name, each in SETTINGS.items() if each.metadata["group"] == GROUP)

@@ -8,6 +8,7 @@ import os
 import time
 import urllib.parse
 import urllib.request
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,7 +61,7 @@ def _status(file: Path | None, given: Mapping[str, Any], *, as_json: bool, ask: 
         raise typer.Exit(report_plainly(error)) from None
     log.configure("auto", "warning")
     try:
-        states = [asyncio.run(_look(settings)) for settings in links]
+        states = [found for settings in links for found in asyncio.run(_look_at_all(settings))]
         for found in states if ask else ():
             found["process"] = _ask(ask, found["link"])
     except (PortdError, ExceptionGroup) as error:
@@ -86,6 +87,19 @@ def _exit_code(checkpoint: Mapping[str, Any] | None) -> int:
     if checkpoint is None:
         return 1
     return os.EX_OK if checkpoint["state"] == "stream" else os.EX_TEMPFAIL
+
+
+async def _look_at_all(settings: Settings) -> list[dict[str, Any]]:
+    """A link; those of its shards instead, where its source is a cluster."""
+    from portd.target.control import control  # noqa: PLC0415 - not wanted by the other commands' help
+    from portd.target.kept.images import shards_there  # noqa: PLC0415 - the same
+
+    found, target = await _look(settings), settings.target_endpoint()
+    if found["checkpoint"] is not None or target.seeds is not None:
+        return [found]
+    async with control(target, "looking for the shards of a link") as client:
+        shards = await shards_there(client, settings.checkpoint_key, settings.link)
+    return [await _look(replace(settings, link=name)) for name in shards] or [found]
 
 
 async def _look(settings: Settings) -> dict[str, Any]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from portd.config.settings import Settings
+
 EPILOG = (
     "Every option is also a variable, PORTD_SOURCE for --source, and a line of the TOML file, source = ...; "
     "docs/configuration.md explains them. Exit codes: 0 done or stopped, 64 usage, 65 bad data, 69 a server is "
@@ -31,7 +33,8 @@ def sync(file: Path | None, flags: Mapping[str, Any]) -> None:
     Example: portd sync --source redis://old:6379 --target redis://new:6379
     """
     try:
-        links = configload.load_links(flags, file)
+        described = configload.load_links(flags, file)
+        links = _divided(described)
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     variables = {name.removeprefix(ENV_PREFIX).lower() for name in os.environ if name.startswith(ENV_PREFIX)}
@@ -39,7 +42,28 @@ def sync(file: Path | None, flags: Mapping[str, Any]) -> None:
         links,
         file.absolute() if file is not None else None,
         frozenset({*flags, *variables}),
+        described,
     )
+
+
+def _divided(described: tuple[Settings, ...]) -> tuple[Settings, ...]:
+    """A link for each shard where the source is a cluster.
+
+    Raises:
+        PortdError: see `portd.link.divide.divide`; two links would destroy what the other one does.
+    """
+    if not any(each.divided for each in described):
+        return described
+    import asyncio  # noqa: PLC0415 - for clusters only
+
+    from portd import log  # noqa: PLC0415 - the same
+    from portd.config.tables import check_together  # noqa: PLC0415 - the same
+    from portd.link.divide import divide_all  # noqa: PLC0415 - the same
+
+    log.configure(described[0].log_format, described[0].log_level)
+    links = asyncio.run(divide_all(described))
+    check_together(links)
+    return links
 
 
 sync_command = settings_flags(sync)

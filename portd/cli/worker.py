@@ -60,13 +60,14 @@ def _load() -> None:
     gc.enable()
 
 
-def _run(links: Sequence[Settings], file: Path | None, pinned: frozenset[str]) -> int:
+def _run(links: Sequence[Settings], file: Path | None, pinned: frozenset[str], described: Sequence[Settings]) -> int:
     """Runs the service; returns its exit code.
 
     Args:
         links: what each of them is to do.
         file: TOML file, to be read again at SIGHUP.
         pinned: settings that the file cannot change, since a flag or variable set them.
+        described: the links as the operator has them, with one where there is one for each shard of a source.
     """
     from portd import log  # noqa: PLC0415 - loaded by now
     from portd.cli.runner import run_blocking  # noqa: PLC0415 - the same
@@ -80,7 +81,7 @@ def _run(links: Sequence[Settings], file: Path | None, pinned: frozenset[str]) -
     if file is not None:
         from portd.cli.reload import ConfigFile  # noqa: PLC0415 - nothing can be read again where there is no file
 
-        reread = ConfigFile(file, pinned, *links)
+        reread = ConfigFile(file, pinned, *described)
     return run_blocking(lambda: Service(*links), settings, reread)
 
 

@@ -15,6 +15,7 @@ from portd.config.rulesettings import REGEX, as_bytes
 from portd.errors import ConfigError
 from portd.kernel.mapping import Mapping
 from portd.kernel.rules import TYPES, Rules
+from portd.net.topology import spelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,6 +36,7 @@ KINDS: Final = {
     "names": ("rename_prefix", "add_prefix"),
 }
 GLOB: Final = b"*?["
+SLOTS_WORD: Final = "slots="  # in the text of an image, before ranges
 _DIGITS: Final = 12  # of a digest, hexadecimal
 
 
@@ -45,29 +47,40 @@ class Image:
     Attributes:
         databases: None: all of them.
         prefixes: beginnings of names; an empty one stands for all.
+        slots: ranges of slots that the names have; empty: any.
     """
 
     databases: frozenset[int] | None
     prefixes: tuple[bytes, ...]
+    slots: tuple[tuple[int, int], ...] = ()
 
     def meets(self, other: Image) -> bool:
         """A key can be in both."""
         if self.databases is not None and other.databases is not None and not self.databases & other.databases:
             return False
+        if self.slots and other.slots and not _overlap(self.slots, other.slots):
+            return False
         return any(one.startswith(two) or two.startswith(one) for one in self.prefixes for two in other.prefixes)
 
     def text(self) -> str:
-        """As a checkpoint keeps it."""
+        """As a checkpoint keeps it. A build that knows no slots takes one that has some for everything."""
         databases = "*" if self.databases is None else ",".join(map(str, sorted(self.databases)))
-        return " ".join([databases, *(each.hex() for each in self.prefixes)])
+        slots = [SLOTS_WORD + ",".join(f"{first}-{last}" for first, last in self.slots)] if self.slots else []
+        return " ".join([databases, *(each.hex() for each in self.prefixes), *slots])
 
     @classmethod
     def parse(cls, text: str) -> Image:
         """Reads it back. One that is missing, or written otherwise, is everything: nothing may be taken for free."""
-        databases, *prefixes = text.split(" ") if text else ["*"]
+        databases, *words = text.split(" ") if text else ["*"]
+        slots = words.pop().removeprefix(SLOTS_WORD) if words and words[-1].startswith(SLOTS_WORD) else ""
         try:
             numbers = None if databases == "*" else frozenset(int(each) for each in databases.split(",") if each)
-            return cls(numbers, tuple(bytes.fromhex(each) for each in prefixes) or (b"",))
+            ranges = [each.split("-") for each in slots.split(",") if each]
+            return cls(
+                numbers,
+                tuple(bytes.fromhex(each) for each in words) or (b"",),
+                tuple((int(first), int(last)) for first, last in ranges),
+            )
         except ValueError:
             return EVERYTHING
 
@@ -75,7 +88,13 @@ class Image:
         """For people."""
         where = "all databases" if self.databases is None else f"db {', '.join(map(str, sorted(self.databases)))}"
         names = [each.decode("utf-8", "backslashreplace") for each in self.prefixes]
-        return f"{where}, {'every name' if '' in names else ', '.join(f'{each}*' for each in names)}"
+        slots = f", slots {spelled(self.slots)}" if self.slots else ""
+        return f"{where}, {'every name' if '' in names else ', '.join(f'{each}*' for each in names)}{slots}"
+
+
+def _overlap(one: tuple[tuple[int, int], ...], other: tuple[tuple[int, int], ...]) -> bool:
+    """Two sets of ranges have something in common."""
+    return any(first <= end and begin <= last for first, last in one for begin, end in other)
 
 
 EVERYTHING: Final = Image(None, (b"",))
@@ -292,7 +311,8 @@ def _image(settings: RuleSettings, mapping: Mapping | None) -> Image:
         longer = [each for each in settings.renames() if each.startswith(beginning)]
         found.update(each if mapping is None else mapping.renamed(each) for each in (beginning, *longer))
     prefixes = sorted(each for each in found if not any(each != other and each.startswith(other) for other in found))
-    return Image(databases, tuple(prefixes))
+    renames = mapping is not None and bool(mapping.names)  # a name that is changed has another slot
+    return Image(databases, tuple(prefixes), () if renames else tuple(sorted(settings.slot_ranges())))
 
 
 def _beginning(pattern: bytes) -> bytes:

@@ -12,18 +12,21 @@ import dataclasses
 import os
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from portd.config.choices import Existing, ExpiryGap, LogFormat, LogLevel, OnRefusal, Prune, StopAfter, VerifyMethod
+from portd.config.ends import end_of, with_map
 from portd.config.option import REQUIRED, option
 from portd.config.rulesettings import RuleSettings
 from portd.errors import ConfigError
 from portd.kernel.slots import key_slot
-from portd.net.endpoint import Endpoint, Tls, is_cluster, read_address_map, read_secret
+from portd.net.endpoint import Endpoint, is_cluster
 from portd.units import GIB, KIB, MIB, show_size
 
 DEFAULT_LINK = "default"
+MOST_LINK_LETTERS = 64
 MIN_CHUNK_BYTES = 64 * KIB
 MAX_CHUNK_BYTES = 64 * MIB
 MAX_BUDGET_BYTES = 32 * MIB  # default ceiling of the budget; an explicit setting may go above
@@ -41,7 +44,8 @@ class Settings(RuleSettings):
     source: str = option(
         REQUIRED,
         "Server to copy from: redis://[user[:password]@]host[:port], rediss://... for TLS, unix:///path, or "
-        "redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/name for the primary that Sentinels tell. "
+        "redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/name for the primary that Sentinels tell, or "
+        "redis+cluster://[user[:password]@]host[:port][,host[:port]...] for all shards of a cluster (sync only). "
         "All databases are copied; one named in the URL is ignored. A password in the URL of a flag is hidden from other users "
         "(ps) by sync only; with every other command keep it in a file, a variable or a credential.",
         group="Ends",
@@ -77,7 +81,7 @@ class Settings(RuleSettings):
         DEFAULT_LINK,
         "Name of this sync. Syncs into one target that differ in name keep separate checkpoints.",
         group="Ends",
-        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        pattern=rf"^[A-Za-z0-9_.-]{{1,{MOST_LINK_LETTERS}}}$",
     )
     checkpoint_key: str = option(
         "portd:checkpoint:",
@@ -85,6 +89,11 @@ class Settings(RuleSettings):
         "source that begin with it are not copied, in any database.",
         group="Ends",
         min_length=1,
+    )
+    source_address_map: str = option(
+        "",
+        "Addresses to use in place of those that the nodes of a source cluster announce; see target_address_map.",
+        group="Ends",
     )
     target_address_map: str = option(
         "",
@@ -95,7 +104,7 @@ class Settings(RuleSettings):
     one_shard: bool = option(
         False,
         "The source is a node of a cluster, and its share of the keys is all that is wanted. Without it such a source is refused: "
-        "the other shards would be missing.",
+        "the other shards would be missing. With a redis+cluster:// URL, it is the node that has all of include_slots.",
         group="Ends",
     )
     takeover: bool = option(
@@ -442,22 +451,35 @@ class Settings(RuleSettings):
                 hint="a verification keeps its records on disk: set spool_dir",
             )
         self.check()
+        if self.one_shard and is_cluster(self.source) and not self.include_slots:
+            raise ConfigError(
+                "one_shard is set, and nothing says which shard of the source is meant",
+                hint="say which slots it has, include_slots 0-5460, or leave one_shard out for all shards",
+            )
         self.check_use(self.stop_after, self.prune, self.chunk_bytes)
         self.http_address()
 
+    @property
+    def divided(self) -> bool:
+        """The source is a whole cluster: a link for each of its shards is made of these settings."""
+        return is_cluster(self.source) and not self.one_shard
+
+    @property
+    def described(self) -> str:
+        """The name of the link that the operator described: of a cluster's shard, without its lowest slot."""
+        ranges = self.slot_ranges() if self.one_shard and is_cluster(self.source) else []
+        return self.link.removesuffix(f".{min(ranges)[0]}") if ranges else self.link
+
     def source_endpoint(self) -> Endpoint:
-        """Where the source is and how to get in.
+        """Where the source is and how to get in; of a cluster, the node that has the lowest of `include_slots`.
 
         Raises:
             ConfigError: the URL, the password or the TLS settings cannot be used.
         """
-        end = self._endpoint("source")
-        if end.seeds is not None:
-            raise ConfigError(
-                "source: a cluster cannot be read from yet",
-                hint="redis://host:port names one server; of a cluster's node, --one-shard copies its share of the keys",
-            )
-        return end
+        ranges = self.slot_ranges()
+        return with_map(
+            end_of("source", partial(getattr, self)), "source", self.source_address_map, min(ranges)[0] if ranges else 0
+        )
 
     def target_endpoint(self) -> Endpoint:
         """Where the target is and how to get in.
@@ -465,15 +487,10 @@ class Settings(RuleSettings):
         Raises:
             ConfigError: the URL, the password or the TLS settings cannot be used.
         """
-        end = self._endpoint("target")
-        if end.seeds is None:
-            if self.target_address_map:
-                raise ConfigError("target_address_map is set, but the target is no redis+cluster:// URL")
-            return end
-        if "{" in self.checkpoint_key:
+        end = end_of("target", partial(getattr, self))
+        if end.seeds is not None and "{" in self.checkpoint_key:
             raise ConfigError("checkpoint_key may hold no '{' where the target is a cluster: names get a tag behind it")
-        seeds = dataclasses.replace(end.seeds, mapped=read_address_map(self.target_address_map))
-        return dataclasses.replace(end, seeds=seeds, slot=key_slot(self.checkpoint_name().encode()))
+        return with_map(end, "target", self.target_address_map, key_slot(self.checkpoint_name().encode()))
 
     def http_address(self) -> tuple[str, int] | None:
         """Host and port to serve HTTP on, None when it is off.
@@ -532,33 +549,6 @@ class Settings(RuleSettings):
             if not SETTINGS[name].metadata["secret"]
         }
         return {"source": self.source_endpoint().display, "target": self.target_endpoint().display, **values}
-
-    def _endpoint(self, side: Literal["source", "target"]) -> Endpoint:
-        def setting(name: str) -> Any:
-            return getattr(self, f"{side}_{name}")
-
-        tls = Tls(
-            ca=setting("tls_ca"),
-            cert=setting("tls_cert"),
-            key=setting("tls_key"),
-            server_name=setting("tls_server_name"),
-            verify=not setting("tls_insecure"),
-        )
-        if tls.key is not None and tls.cert is None:
-            raise ConfigError(
-                f"{side}_tls_key is set, but {side}_tls_cert is not", hint="a private key needs its certificate"
-            )
-        password: str | None = setting("password")
-        file: Path | None = setting("password_file")
-        if password is not None and file is not None:
-            raise ConfigError(f"{side}_password and {side}_password_file are both set", hint="keep one of the two")
-        if file is not None:
-            password = read_secret(file, f"{side}_password_file")
-        try:
-            end = Endpoint.parse(getattr(self, side), password=password, tls=tls)
-        except ConfigError as error:
-            raise ConfigError(f"{side}: {error.args[0]}", hint=error.hint) from None
-        return dataclasses.replace(end, connect_seconds=self.connect_seconds, silence_seconds=self.silence_seconds)
 
 
 SETTINGS: dict[str, dataclasses.Field[Any]] = {

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from portd.memory.plan import MemoryPlan
     from portd.model import Position, Progress
     from portd.net.control import Control
+    from portd.net.topology import Node
     from portd.source.handshake import Transfer
     from portd.spool import DiskRoom
     from portd.target.capabilities import Capabilities
@@ -279,7 +280,8 @@ class Link:
         progress.source_info = source.shown()
         self._keys_at_start = source.keys
         log.info("source", url=self._source.display, **progress.source_info)
-        one_shard.admit(self._source, source.cluster, one_shard=settings.one_shard)
+        if self._source.seeds is None:  # of a cluster, it is known which shard this is
+            one_shard.admit(self._source, source.cluster, one_shard=settings.one_shard)
         self._refuse_collisions(source.databases)
         self._require_databases(source.databases, capabilities.databases)
         patience = ConnectionOptions(troubles=progress.troubles)
@@ -564,6 +566,10 @@ class Link:
             self._forks.reset()
         self._copied_at = 0.0
         return self._forks.next_wait()
+
+    def follow(self, node: Node) -> None:
+        """All slots of the source have another owner: the connection to any other node is given up, and made again there."""
+        self._receiver.leave_others(node.host, node.port)
 
     def close(self) -> None:
         """Ends connections and removes the spool's files; idempotent."""

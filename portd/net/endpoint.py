@@ -374,8 +374,12 @@ def is_cluster(url: str) -> bool:
     return url.startswith(("redis+cluster://", "rediss+cluster://"))
 
 
-def read_address_map(text: str) -> tuple[tuple[tuple[str, int], tuple[str, int]], ...]:
+def read_address_map(text: str, name: str) -> tuple[tuple[tuple[str, int], tuple[str, int]], ...]:
     """Reads ``announced=used,...``, where each is a host and a port.
+
+    Args:
+        text: as it was given.
+        name: of the setting, for the message.
 
     Raises:
         ConfigError: it is no such list.
@@ -392,7 +396,7 @@ def read_address_map(text: str) -> tuple[tuple[tuple[str, int], tuple[str, int]]
         return tuple((address(announced), address(used)) for announced, used in pairs)
     except ValueError:
         raise ConfigError(
-            "target_address_map is no list of announced=used addresses", hint="for example 10.0.0.5:6379=127.0.0.1:7001"
+            f"{name} is no list of announced=used addresses", hint="for example 10.0.0.5:6379=127.0.0.1:7001"
         ) from None
 
 

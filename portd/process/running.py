@@ -20,12 +20,15 @@ from portd.log import get_logger
 from portd.model import Progress
 from portd.net.backoff import Backoff
 from portd.source.forecast import Forecast
+from portd.source.shards import ShardWatch
 from portd.verify.schedule import Schedule
 from portd.watch.pace import Pace
 from portd.watch.standing import look
 from portd.watch.view import View
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from portd.config.settings import Settings
     from portd.memory.ledger import Ledger
     from portd.memory.plan import MemoryPlan
@@ -45,6 +48,7 @@ class RunningLink:
         plan: its part of the memory.
         room: on disk, with the others.
         stop: set when all links are to end in order.
+        watch: of the slots of its source; None where that is no cluster.
         alone: the process has no other link.
 
     Attributes:
@@ -56,7 +60,14 @@ class RunningLink:
     """
 
     def __init__(
-        self, settings: Settings, plan: MemoryPlan, room: DiskRoom, stop: asyncio.Event, *, alone: bool
+        self,
+        settings: Settings,
+        plan: MemoryPlan,
+        room: DiskRoom,
+        stop: asyncio.Event,
+        watch: ShardWatch | None = None,
+        *,
+        alone: bool,
     ) -> None:
         self.name = settings.link
         self.settings = settings
@@ -66,6 +77,7 @@ class RunningLink:
         self._alone = alone
         self._plan = plan
         self._stop = stop
+        self._watch = watch
         self._schedule = Schedule(settings, self.progress)
         self.link = Link(settings, plan, self.progress, stop, self._schedule.run, room)
         self._forecast = Forecast(settings.source_endpoint(), self.progress)
@@ -84,9 +96,13 @@ class RunningLink:
             bind_contextvars(link=self.name)  # of this task, and of what it starts
         try:
             async with asyncio.TaskGroup() as group:
-                forecast = group.create_task(self._forecast.run(), name="forecast")
+                beside = [group.create_task(self._forecast.run(), name="forecast")]
+                if self._watch is not None:
+                    guard = self._watch.guard(self.name, self.link.follow)
+                    beside.append(group.create_task(guard, name="slots"))
                 await self._replicate()
-                forecast.cancel()
+                for task in beside:
+                    task.cancel()
             self._check_reached()
             self._end("")
             if not self._alone:
@@ -184,3 +200,16 @@ class RunningLink:
     def close(self) -> None:
         """Ends connections and removes files; idempotent."""
         self.link.close()
+
+
+def shard_watches(links: Sequence[Settings]) -> dict[str, ShardWatch]:
+    """Who looks whether slots of a source cluster move, by link: one for all links that were made of one."""
+    found: dict[str, ShardWatch] = {}
+    described: dict[str, list[Settings]] = {}
+    for each in links:
+        if each.source_endpoint().seeds is not None:
+            described.setdefault(each.described, []).append(each)
+    for shards in described.values():
+        watch = ShardWatch(shards)
+        found |= {each.link: watch for each in shards}
+    return found

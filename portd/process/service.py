@@ -17,7 +17,7 @@ from portd.memory.accounting import Accounting
 from portd.memory.heap import OWNER as HEAP_OWNER
 from portd.memory.heap import HeapRecorder
 from portd.memory.plan import plan_memory
-from portd.process.running import RunningLink
+from portd.process.running import RunningLink, shard_watches
 from portd.spool import DiskRoom
 from portd.watch.loopwatch import LoopWatch
 
@@ -63,12 +63,14 @@ class Service:
     def _build(self, links: Sequence[Settings]) -> None:
         """Makes every link, or none: what one has made goes with the mistake of another."""
         room = DiskRoom(self._settings.spool_max_bytes, len(links))
+        watches = shard_watches(links)
         try:
             for each, plan in zip(links, self._plans, strict=True):
-                self._links.append(RunningLink(each, plan, room, self._stop, alone=len(links) == 1))
+                made = RunningLink(each, plan, room, self._stop, watches.get(each.link), alone=len(links) == 1)
+                self._links.append(made)
         except BaseException:
-            for made in self._links:
-                made.close()
+            for done in self._links:
+                done.close()
             raise
 
     async def run(self) -> None:
@@ -181,8 +183,10 @@ class Service:
         self._stop.set()
 
     def change(self, link: str, name: str, value: float) -> None:
-        """Lets a setting of a link take effect; "" is the only one."""
-        self._by_name[link or self._settings.link].change(name, value)
+        """Lets a setting of a link take effect, and of all shards where its source is a cluster; "" is the only one."""
+        for each in self._links:
+            if link in {"", each.name, each.settings.described}:
+                each.change(name, value)
 
     def accept(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """An operator lets a held sync go on.

@@ -80,5 +80,6 @@ def only_one_shard(where: str) -> ConfigError:
     """The error of a command that was not told that one shard is meant."""
     return ConfigError(
         f"the source {where} is a node of a cluster: it holds one shard, and all others would be missing",
-        hint="clusters are not supported as sources; --one-shard says that the keys of this node are all that is wanted",
+        hint="redis+cluster://host:port names all shards for a sync; --one-shard says that the keys of this node are all that "
+        "is wanted",
     )

@@ -194,6 +194,12 @@ class Connection(asyncio.BufferedProtocol):
             self._state.bytes_sent += len(data)
             self._state.last_sent_at = time.time()
 
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """Address and port of the other end; None where there is none."""
+        name = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return tuple(name[:2]) if isinstance(name, tuple) else None
+
     def end(self, reason: Reason) -> None:
         """Closes the connection at once; idempotent. Nothing goes into the spool any more."""
         self._rest = b""

@@ -269,6 +269,13 @@ class Receiver:
         """There is a connection."""
         return self._connection is not None
 
+    def leave_others(self, host: str, port: int) -> None:
+        """Ends a connection that runs and leads elsewhere, as a loss: it is made again. One whose other end has a name is ended, too."""
+        connection = self._connection
+        if connection is not None and self._running and connection.peer != (host, port):
+            _log.info("source has another address", host=host, port=port)
+            connection.end(Reason.CLOSED)
+
     def close(self) -> None:
         """Ends the connection and the timer; idempotent, and `connect` may be called again."""
         if self._timer is not None:

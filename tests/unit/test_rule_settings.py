@@ -125,6 +125,10 @@ def test_digests_tell_what_changed_in_kind() -> None:
         ({"include": ("a:",), "rename_prefix": ("a:=b:",)}, {"include": ("b:",)}, True),
         ({"include": ("a:",), "rename_prefix": ("a:=b:",)}, {"include": ("a:",)}, False),
         ({"include_db": (0,), "map_db": ("0=3",)}, {"include_db": (0,)}, False),
+        ({"include_slots": ("0-5", "9")}, {"include_slots": ("6-8", "10-99")}, False),
+        ({"include_slots": ("0-5", "9")}, {"include_slots": ("7-9",)}, True),
+        ({"include_slots": ("0-5",)}, {}, True),
+        ({"include_slots": ("0-5",), "add_prefix": "a"}, {"include_slots": ("6-9",)}, True),
     ],
 )
 def test_images_meet(one: dict[str, Any], other: dict[str, Any], meets: bool) -> None:  # noqa: FBT001 - a row

@@ -90,3 +90,19 @@ async def images_of_others(
         if name != link:
             found.setdefault(name, (EVERYTHING, False))
     return found
+
+
+async def shards_there(client: Control, prefix: str, link: str) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Links of a source cluster's shards that have a checkpoint in the target, with their slots as far as those are known.
+
+    Args:
+        client: speaks to the target.
+        prefix: of checkpoint keys.
+        link: as the operator named it: they have a slot behind that.
+    """
+    found: dict[str, tuple[tuple[int, int], ...]] = {}
+    for name, text in parse_pairs(await client.call("HGETALL", prefix + IMAGES_SUFFIX)).items():
+        base, _, number = name.rpartition(".")
+        if base == link and number.isdecimal() and await client.call("EXISTS", prefix + name):
+            found[name] = Image.parse(text.removeprefix(SHARED)).slots
+    return dict(sorted(found.items(), key=lambda each: int(each[0].rpartition(".")[2])))

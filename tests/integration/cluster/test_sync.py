@@ -311,11 +311,11 @@ def test_a_cluster_that_is_not_empty_is_refused(source: Server, cluster: Cluster
 
 
 def test_wrong_urls_are_told(source: Server, cluster: Cluster) -> None:
-    """A node under a plain URL, a server under a cluster's, and a cluster as source: each says what to write instead."""
+    """A node under a plain URL, and a server under a cluster's: each says what to write instead."""
     cases = [
         (source.url, cluster.primaries[0].url, "redis+cluster://"),
         (source.url, source.url.replace("redis://", "redis+cluster://"), "redis://host:port"),
-        (cluster.url, source.url, "cannot be read from yet"),
+        (cluster.primaries[0].url, source.url, "redis+cluster://"),
     ]
     for one, other, hint in cases:
         with Portd(one, other) as portd:

@@ -1,0 +1,155 @@
+"""A cluster as source: the links that are made of one, and what an earlier start with other shards has left.
+
+Done once, by the process that reads settings, before any link begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from portd.config.choices import Existing, OnRulesChange, Prune
+from portd.config.settings import MOST_LINK_LETTERS
+from portd.errors import ConfigError, LinkTaken
+from portd.log import get_logger
+from portd.net.topology import spelled
+from portd.source.shards import Ranges, read_map, refuse_moves
+from portd.target.control import control
+from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX
+from portd.target.kept.images import shards_there
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from portd.config.settings import Settings
+
+_log = get_logger("sync")
+
+ALL: Final = ((0, 16383),)
+
+
+async def divide_all(links: Iterable[Settings]) -> tuple[Settings, ...]:
+    """Links with one for each shard in the place of one whose source is a cluster.
+
+    Raises:
+        PortdError: see `divide`.
+    """
+    found: list[Settings] = []
+    for each in links:
+        found += await divide(each) if each.divided else [each]
+    return tuple(found)
+
+
+async def divide(settings: Settings) -> list[Settings]:
+    """A link for each shard of the source, by the map as it is now. Lets the target forget links that an earlier start had.
+
+    Args:
+        settings: of the link that the operator described.
+
+    Raises:
+        ConfigError: the source is no cluster; something cannot be had of one yet; or the target has data of other shards.
+        SlotsMoved: slots have no owner, or are on their way.
+        SourceError: the map cannot be read.
+        LinkTaken: a process has one of the links that are over.
+        TargetError: the target cannot be asked.
+    """
+    _check(settings)
+    wanted: Ranges = tuple(settings.slot_ranges()) or ALL
+    topology, marks = await read_map(settings.source_endpoint())
+    refuse_moves(topology, marks, wanted)
+    shards = [shard for node in topology.nodes if (shard := common(node.slots, wanted))]
+    links = [_link(settings, ranges) for ranges in shards]
+    await _forget_others(settings, links)
+    return links
+
+
+def _check(settings: Settings) -> None:
+    """Raises: ConfigError: something is set that cannot be had."""
+    if settings.target_endpoint().seeds is not None:
+        raise ConfigError(
+            "a cluster cannot be copied into a cluster yet",
+            hint="docs/clusters.md says what can: a cluster into a single server, a single server into a cluster",
+        )
+    for name, is_set in (
+        ("verify_every", settings.verify_every > 0),
+        ("existing flush", settings.existing is Existing.FLUSH),
+    ):
+        if is_set:
+            raise ConfigError(f"{name} cannot be had with a cluster as source yet", hint="leave it out")
+    if (settings.rename_prefix or settings.add_prefix) and not settings.share_image:
+        raise ConfigError(
+            "names are mapped, and the source is a cluster: two of its shards may write one name",
+            hint="set share_image if that may be",
+        )
+
+
+def common(one: Iterable[tuple[int, int]], other: Iterable[tuple[int, int]]) -> Ranges:
+    """What two sets of ranges have in common, ascending."""
+    other = list(other)
+    both = [(max(a, c), min(b, d)) for a, b in one for c, d in other]
+    return tuple(sorted({(first, last) for first, last in both if first <= last}))
+
+
+def _link(settings: Settings, ranges: Ranges) -> Settings:
+    """The link of one shard, named by its lowest slot.
+
+    Raises:
+        ConfigError: the name is too long.
+    """
+    number = str(ranges[0][0])
+    name = f"{settings.link}.{number}"
+    if len(name) > MOST_LINK_LETTERS:
+        raise ConfigError(
+            f"the name {name} is too long: the links of a cluster's shards have a slot behind {settings.link}",
+            hint=f"choose a link with at most {MOST_LINK_LETTERS - 6} letters",
+        )
+    slots = tuple(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+    letters = settings.dead_letters
+    return replace(
+        settings, link=name, include_slots=slots, one_shard=True, dead_letters=letters and _beside(letters, number)
+    )
+
+
+def _beside(file: Path, number: str) -> Path:
+    """A file for each shard: ``letters.jsonl`` becomes ``letters.5461.jsonl``."""
+    return file.with_name(f"{file.stem}.{number}{file.suffix}")
+
+
+async def _forget_others(settings: Settings, links: Sequence[Settings]) -> None:
+    """Looks for checkpoints of shards that had other slots. What they say is of streams that have other keys by now.
+
+    Raises:
+        ConfigError: there are some, and nobody said that everything is to be copied again.
+        LinkTaken: a process has one of them.
+        TargetError: the target refuses, or cannot be reached.
+    """
+    now: dict[str, Ranges] = {each.link: tuple(each.slot_ranges()) for each in links}
+    prefix = settings.checkpoint_key
+    async with control(settings.target_endpoint(), "looking for shards of before") as client:
+        there = await shards_there(client, prefix, settings.link)
+        over = {name: had for name, had in there.items() if name not in now or (had and had != now[name])}
+        if not over:
+            return
+        _refuse_others(settings, over)
+        for name in over:
+            if await client.call("EXISTS", prefix + name + LEASE_SUFFIX):
+                raise LinkTaken(
+                    f"a process has the link {name}, whose shard had other slots",
+                    hint="end it first; the lease of one that was killed ends after some seconds",
+                )
+        await client.call("DEL", *(prefix + name for name in over))
+        await client.call("HDEL", prefix + IMAGES_SUFFIX, *over)
+    _log.warning("slots of the source have moved: its shards are copied again", forgotten=" ".join(over))
+
+
+def _refuse_others(settings: Settings, over: dict[str, Ranges]) -> None:
+    """Raises: ConfigError: not everything is set that makes up for slots that moved while nobody looked."""
+    given = (settings.on_rules_change, settings.existing, settings.prune)
+    if given != (OnRulesChange.FULL_SYNC, Existing.REPLACE, Prune.PRUNE):
+        words = "; ".join(f"{name} had {spelled(slots) if slots else 'others'}" for name, slots in over.items())
+        raise ConfigError(
+            f"slots of the source have moved since the data in the target was made: {words}",
+            hint="set on_rules_change to full-sync, existing to replace and prune to prune: all shards whose slots changed are "
+            "copied again, and keys that the source has deleted meanwhile go from the target",
+        )

@@ -1,0 +1,327 @@
+"""A cluster of three as source: a link for each shard into one server, through kills and failovers; slots that move end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from portd.kernel.slots import key_slot
+from tests.clusters import Cluster, differences
+from tests.process import Portd
+from tests.servers import wait_for_sync
+from tests.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from tests.servers import Server
+
+NAMES = 200
+LINKS = ("default.0", "default.5461", "default.10922")
+AGAIN = {"on_rules_change": "full-sync", "existing": "replace", "prune": "prune"}
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """Three empty primaries."""
+    with Cluster() as started:
+        yield started
+
+
+class Load:
+    """Writes to one node of a cluster, in its slots, what shows a command that is missing or comes twice; a context manager.
+
+    Args:
+        cluster: owns the node.
+        node: is written to; what it refuses or does not take is left out.
+    """
+
+    def __init__(self, cluster: Cluster, node: Server) -> None:
+        self.commands = 0
+        ranges = cluster.owners()[node]
+        tags = (f"{{t{number}}}" for number in range(10_000))
+        mine = (tag for tag in tags if any(a <= key_slot(tag.encode()) <= b for a, b in ranges))
+        self._tags = [next(mine) for _ in range(20)]
+        self._node = node
+        self._random = random.Random(node.port)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="load")
+
+    def _write(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with Wire(self._node) as wire:
+                    while not self._stop.is_set():
+                        wire.many([self._one() for _ in range(self._random.randint(1, 30))], errors=True)
+                        self.commands += 1
+                        time.sleep(0.005)
+            except OSError:
+                time.sleep(0.05)
+
+    def _one(self) -> tuple[Any, ...]:
+        tag = self._random.choice(self._tags)
+        choices: list[tuple[Any, ...]] = [
+            ("INCR", f"{tag}:counter"),
+            ("RPUSH", f"{tag}:list", self.commands),
+            ("XADD", f"{tag}:stream", "MAXLEN", "1000", "*", "n", self.commands),
+            ("MSET", f"{tag}:a", self.commands, f"{tag}:b", self.commands),
+            ("HINCRBY", f"{tag}:hash", "n", 1),
+            ("LMOVE", f"{tag}:list", f"{tag}:other", "LEFT", "RIGHT"),
+            ("DEL", f"{tag}:a", f"{tag}:other"),
+            ("SADD", f"{tag}:set", self._random.randrange(50)),
+            ("ZINCRBY", f"{tag}:zset", 1, self._random.randrange(50)),
+        ]
+        return self._random.choice(choices)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Writes no more."""
+        self._stop.set()
+        self._thread.join()
+
+
+class Loads:
+    """A `Load` for each primary; a context manager."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._loads = [Load(cluster, node) for node in cluster.primaries]
+
+    def __enter__(self) -> Self:
+        for each in self._loads:
+            each.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Writes no more."""
+        for each in self._loads:
+            each.stop()
+
+    def run(self, commands: int = 60) -> None:
+        """Until each has written so much more."""
+        goals = [each.commands + commands for each in self._loads]
+        wait_for_sync(lambda: all(each.commands >= goal for each, goal in zip(self._loads, goals, strict=True)))
+
+
+def fill(cluster: Cluster) -> None:
+    """Keys of all types on every node."""
+    for number in range(60):
+        tag = f"{{t{number}}}"
+        with Wire(cluster.owner(tag)) as wire:
+            wire.many(
+                [
+                    ("SET", f"{tag}:text", "x" * number),
+                    ("SET", f"{tag}:expires", number, "PX", 10_000_000 + number),
+                    ("RPUSH", f"{tag}:l", *range(number + 1)),
+                    ("SADD", f"{tag}:s", *range(number + 1)),
+                    ("HSET", f"{tag}:h", "field", number, "other", "y"),
+                    ("ZADD", f"{tag}:z", number, "member"),
+                    ("XADD", f"{tag}:x", "*", "n", number),
+                    ("XGROUP", "CREATE", f"{tag}:x", "group", "0"),
+                ]
+            )
+
+
+def streaming(status: Mapping[str, Any]) -> bool:
+    """Every link has caught up."""
+    return all(each["phase"] == "streaming" for each in status["links"])
+
+
+def until_applied(portd: Portd, nodes: Mapping[str, Server]) -> dict[str, Any]:
+    """Waits until everything is in the target that the primaries have written."""
+    ends = {name: int(node.client().info("replication")["master_repl_offset"]) for name, node in nodes.items()}
+    return portd.until(
+        lambda status: all(each["stream"]["checkpointed_offset"] >= ends[each["link"]] for each in status["links"])
+    )
+
+
+def test_three_shards_are_one_copy(cluster: Cluster, target: Server) -> None:
+    """Snapshots and streams of all shards arrive, each command once, through SIGKILL at any moment."""
+    fill(cluster)
+    nodes = dict(zip(LINKS, cluster.primaries, strict=True))
+    with Portd(cluster.url, target) as portd, Loads(cluster) as loads:
+        portd.until(streaming)
+        for _ in range(3):
+            loads.run()
+            portd.kill()
+            loads.run(10)
+            portd.start()
+            portd.until(streaming)
+        loads.stop()
+        status = until_applied(portd, nodes)
+        assert [each["link"] for each in status["links"]] == list(LINKS)
+        assert not any(each["dead_letters"] for each in status["links"])
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert portd.log().count('event="full sync"') == 3
+    assert not differences(target, cluster)
+    words = [sys.executable, "-m", "portd", "status", "--target", target.url, "--json"]
+    told = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert [(each["link"], each["checkpoint"]["state"]) for each in json.loads(told.stdout)["links"]] == [
+        (link, "stream") for link in LINKS
+    ]
+
+
+def test_a_flush_of_one_shard_removes_its_keys_only(cluster: Cluster, target: Server) -> None:
+    """FLUSHALL at one primary is that of its slots in the target."""
+    fill(cluster)
+    nodes = dict(zip(LINKS, cluster.primaries, strict=True))
+    with Portd(cluster.url, target) as portd:
+        portd.until(streaming)
+        Cluster.call(cluster.primaries[1], "FLUSHALL")
+        until_applied(portd, nodes)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(target, cluster)
+    assert target.client().dbsize() > 100
+
+
+@pytest.mark.parametrize("how", [(), ("TAKEOVER",)], ids=["orderly", "takeover"])
+def test_failovers_of_the_source_are_followed(target: Server, how: tuple[str, ...]) -> None:
+    """A replica is promoted: its link goes on there, the others never notice, and counters are exact.
+
+    Only a replica that had not everything costs a full sync: of its own shard.
+    """
+    with Cluster(replicas=1) as cluster:
+        fill(cluster)
+        nodes = dict(zip(LINKS, cluster.primaries, strict=True))
+        with Portd(cluster.url, target) as portd, Loads(cluster) as loads:
+            portd.until(streaming)
+            loads.run()
+            cluster.fail_over(cluster.replicas[1], *how)
+            wait_for_sync(cluster.is_up)
+            nodes[LINKS[1]] = cluster.replicas[1]
+            with Load(cluster, cluster.replicas[1]) as load:
+                wait_for_sync(lambda: load.commands > 50)
+            loads.stop()
+            status = until_applied(portd, nodes)
+            syncs = [each["full_syncs"] for each in status["links"]]
+            assert syncs == [
+                {"first": 1},
+                {"first": 1, **({"backlog": 1} if how and len(syncs[1]) > 1 else {})},
+                {"first": 1},
+            ]
+            assert [each["source"]["connects"] > 1 for each in status["links"]] == [False, True, False]
+            assert portd.terminate() == os.EX_OK, portd.log()
+        assert not differences(target, cluster)
+
+
+def test_a_start_while_a_slot_moves_is_refused(cluster: Cluster, target: Server) -> None:
+    """69, with the slot; nothing is written. Behind the move it begins."""
+    fill(cluster)
+    slot = key_slot(b"{t1}")
+    into = next(node for node in cluster.primaries if node is not cluster.owner("{t1}"))
+    seen: list[str] = []
+
+    def half() -> None:
+        with Portd(cluster.url, target) as portd:
+            assert portd.wait() == os.EX_UNAVAILABLE, portd.log()
+            seen.append(portd.log())
+
+    cluster.move_slot(slot, into, until=half)
+    assert f"slots {slot} of the source are on their way to another node" in seen[0]
+    assert not target.client().keys("*")
+    with Portd(cluster.url, target, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    assert not differences(target, cluster)
+
+
+def test_a_move_ends_the_sync_and_is_made_up_for(cluster: Cluster, target: Server) -> None:
+    """A move that begins ends all shards with 69; a start with the new map is refused until it is told to copy again."""
+    fill(cluster)
+    key = next(f"{{t{number}}}" for number in range(60) if cluster.owner(f"{{t{number}}}") is cluster.primaries[0])
+    ended: list[int] = []
+    with Portd(cluster.url, target) as portd:
+        portd.until(streaming)
+        cluster.move_slot(key_slot(key.encode()), cluster.primaries[1], until=lambda: ended.append(portd.wait()))
+        assert ended == [os.EX_UNAVAILABLE], portd.log()
+        assert f"slots {key_slot(key.encode())} of the source are on their way" in portd.log()
+        assert portd.log().count("link failed") == 3
+    cluster.get("DEL", key + ":text")
+    with Portd(cluster.url, target) as portd:
+        assert portd.wait() == os.EX_CONFIG, portd.log()
+        assert "have moved since the data in the target was made" in portd.log()
+    with Portd(cluster.url, target, stop_after="caught-up", **AGAIN) as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    assert not differences(target, cluster)
+    with Portd(cluster.url, target, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+        assert 'event="full sync"' not in portd.log()
+
+
+def test_a_slot_that_has_moved_ends_the_sync(cluster: Cluster, target: Server) -> None:
+    """Also where nobody saw it on its way: the owner is another one."""
+    fill(cluster)
+    with Portd(cluster.url, target) as portd:
+        portd.until(streaming)
+        cluster.move_slot(0, cluster.primaries[2])
+        assert portd.wait() == os.EX_UNAVAILABLE, portd.log()
+        assert "slots 0 of the source" in portd.log()
+
+
+def test_what_cannot_be_had_is_told(cluster: Cluster, source: Server, target: Server) -> None:
+    """Another cluster as target, a server under a cluster's URL, a name that is too long: each says so with 78."""
+    cases: list[tuple[str, str, dict[str, object], str]] = [
+        (cluster.url, target.url.replace("redis://", "redis+cluster://"), {}, "into a cluster yet"),
+        (source.url.replace("redis://", "redis+cluster://"), target.url, {}, "the source is no cluster"),
+        (cluster.url, target.url, {"link": "l" * 63}, "too long"),
+        (cluster.url, target.url, {"verify_every": 60}, "verify_every cannot be had"),
+        (cluster.url, target.url, {"one_shard": True}, "which shard"),
+        (cluster.url, target.url, {"add_prefix": "a:"}, "share_image"),
+        (source.url, target.url, {"source_address_map": "a:1=b:2"}, "source_address_map is set"),
+    ]
+    for one, other, more, hint in cases:
+        with Portd(one, other, **more) as portd:
+            assert portd.wait() == os.EX_CONFIG, portd.log()
+            assert hint in portd.log()
+
+
+def test_a_user_may_do_little_more_than_of_one_server(cluster: Cluster, target: Server) -> None:
+    """The documented permissions are enough; without the map's commands a start is refused with 77. Nothing is logged of the password."""
+    fill(cluster)
+    url = cluster.url.replace("://", "://copier:hunter2@")
+
+    def allow(*words: str) -> None:
+        for node in cluster.primaries:
+            Cluster.call(
+                node, "ACL", "SETUSER", "copier", "reset", "on", ">hunter2", "+ping", "+replconf", "+psync", *words
+            )
+
+    allow("+cluster|slots")
+    with Portd(url, target, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_NOPERM, portd.log()
+    allow("+cluster|slots", "+cluster|nodes")
+    with Portd(url, target, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+        assert "hunter2" not in portd.log()
+    assert not differences(target, cluster)
+
+
+@pytest.mark.parametrize("command", ["check", "verify", "dump", "decode"])
+def test_other_commands_say_that_they_cannot(cluster: Cluster, target: Server, tmp_path: Path, command: str) -> None:
+    """78 or 64, and a word about what can be done instead."""
+    ends = {
+        "check": ("--source", cluster.url, "--target", target.url),
+        "verify": ("--source", cluster.url, "--target", target.url),
+        "dump": ("--source", cluster.url, "--output", str(tmp_path / "dump.rdb")),
+        "decode": (cluster.url,),
+    }[command]
+    ended = subprocess.run([sys.executable, "-m", "portd", command, *ends], capture_output=True, text=True, check=False)
+    assert ended.returncode == os.EX_CONFIG, ended.stderr
+    assert "a cluster" in ended.stderr
+    assert "one_shard" in ended.stderr
