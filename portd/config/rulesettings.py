@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
-from portd.config.choices import KeyType, OnRulesChange
+from portd.config.choices import KeyType, OnRulesChange, Prune, StopAfter
 from portd.config.option import option
 from portd.errors import ConfigError
+from portd.units import show_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,6 +174,34 @@ class RuleSettings:
                     hint="keys of the same name would overwrite each other; set map_db_many if that may be",
                 )
             places[target] = source
+
+    def check_use(self, stop_after: StopAfter, prune: Prune, chunk_bytes: int) -> None:
+        """Makes sure that what is done keeps the rules.
+
+        Raises:
+            ConfigError: it cannot keep one.
+        """
+        if stop_after is not StopAfter.SNAPSHOT and (names := self.of_snapshots()):
+            raise ConfigError(
+                f"{', '.join(names)} cannot be kept in a stream: its commands do not tell what is asked for",
+                hint="set stop_after to snapshot, or choose by key and database; dump, restore and verify know these rules, too",
+            )
+        if self.ruled and prune is Prune.FLUSH:
+            raise ConfigError(
+                "prune is flush, which deletes everything in the target, and rules take a part of the source only",
+                hint="set prune to prune: it removes what the rules cover and the source does not have",
+            )
+        if self.of_snapshots() and prune is Prune.PRUNE:
+            raise ConfigError(
+                f"prune is prune, but names do not tell which keys {self.of_snapshots()[0]} takes",
+                hint="set prune to leave, or choose by key and database",
+            )
+        for name in ("min_bytes", "max_bytes"):
+            if (getattr(self, name) or 0) > chunk_bytes:
+                raise ConfigError(
+                    f"{name} is larger than chunk_bytes ({show_size(chunk_bytes)})",
+                    hint="larger values are not measured before they are written: raise chunk_bytes",
+                )
 
     def databases(self) -> dict[int, int]:
         """What `map_db` says: numbers in the target by those in the source.

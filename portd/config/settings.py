@@ -191,6 +191,12 @@ class Settings(RuleSettings):
         "start: keep it out of files and units.",
         group="What is done",
     )
+    full_sync: bool = option(
+        False,
+        "Begin with a full sync, whatever the target's checkpoint says; rules may be others than before. For one start: keep it out "
+        "of files and units.",
+        group="What is done",
+    )
     stop_after: StopAfter = option(
         StopAfter.NONE,
         "End with exit code 0 once the snapshot is applied, or once the target has caught up with the source; none keeps "
@@ -450,32 +456,8 @@ class Settings(RuleSettings):
                 "one_shard is set, and nothing says which shard of the source is meant",
                 hint="say which slots it has, include_slots 0-5460, or leave one_shard out for all shards",
             )
-        self._check_rules()
+        self.check_use(self.stop_after, self.prune, self.chunk_bytes)
         self.http_address()
-
-    def _check_rules(self) -> None:
-        """Raises: ConfigError: a rule cannot be kept by what is done."""
-        if self.stop_after is not StopAfter.SNAPSHOT and (names := self.of_snapshots()):
-            raise ConfigError(
-                f"{', '.join(names)} cannot be kept in a stream: its commands do not tell what is asked for",
-                hint="set stop_after to snapshot, or choose by key and database; dump, restore and verify know these rules, too",
-            )
-        if self.ruled and self.prune is Prune.FLUSH:
-            raise ConfigError(
-                "prune is flush, which deletes everything in the target, and rules take a part of the source only",
-                hint="set prune to prune: it removes what the rules cover and the source does not have",
-            )
-        if self.of_snapshots() and self.prune is Prune.PRUNE:
-            raise ConfigError(
-                f"prune is prune, but names do not tell which keys {self.of_snapshots()[0]} takes",
-                hint="set prune to leave, or choose by key and database",
-            )
-        for name in ("min_bytes", "max_bytes"):
-            if (getattr(self, name) or 0) > self.chunk_bytes:
-                raise ConfigError(
-                    f"{name} is larger than chunk_bytes ({show_size(self.chunk_bytes)})",
-                    hint="larger values are not measured before they are written: raise chunk_bytes",
-                )
 
     @property
     def divided(self) -> bool:

@@ -137,6 +137,7 @@ cdef class KeySpecs:
                 layout = &self.layouts[<int> number]
                 _fill(layout, text)
                 layout.rule = rule
+                layout.single = layout.single and rule != R_SORT and rule != R_MIGRATE
                 self.numbers[name] = numbers[text, rule] = number
                 number += 1
         for container in containers:

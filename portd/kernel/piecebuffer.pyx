@@ -206,8 +206,9 @@ cdef class PieceBuffer:
                 raise MemoryError
             self.output = grown
             self.output_capacity = wanted
-        memcpy(self.output + self.cut.used, data, size)
-        self.cut.used += size
+        if size > 0:  # of an empty argument there may be no pointer
+            memcpy(self.output + self.cut.used, data, size)
+            self.cut.used += size
         return 0
 
     cdef int write_head(self, int64_t argc, const char* name) except -1:

@@ -18,7 +18,7 @@ from portd.kernel.commandtable cimport Row, look_up
 from portd.kernel.edit cimport EVAL, MOVES, SELECT, SWAPDB
 from portd.kernel.forms cimport F_COPY
 from portd.kernel.formscripts cimport COPYING, DIFF_STORING, MANY_SETS
-from portd.kernel.keypositions cimport MOST_RANGES, R_SORT, Found, Layout, Range, find_keys, is_key
+from portd.kernel.keypositions cimport MOST_RANGES, Found, Layout, Range, find_keys, is_key
 from portd.kernel.keyspecs cimport K_NONE, KeySpecs
 from portd.kernel.mapping cimport Swap
 from portd.kernel.resp cimport (
@@ -36,7 +36,7 @@ cdef bytes PADDING = bytes(SLACK)
 cdef KeySpecs OURS = KeySpecs({b"SETS": "3#/2 OW update", b"DIFFERENCE": "3 OW update; 4# RO access"})
 
 
-cdef inline bint _is_script(const uint8_t* text, Py_ssize_t size, bytes script) noexcept:
+cdef bint _is_script(const uint8_t* text, Py_ssize_t size, bytes script) noexcept:
     return size == PyBytes_GET_SIZE(script) and memcmp(text, PyBytes_AS_STRING(script), size) == 0
 
 
@@ -139,7 +139,7 @@ cdef class Renamer:
             return cursor
         if row.keys > K_NONE and row.kind != EVAL and row.kind != MOVES and row.kind != F_COPY:
             layout = &self.table.keys.layouts[row.keys]
-            if layout.single and layout.specs[0].begin == 1 and layout.rule != R_SORT:  # most commands come along here
+            if layout.single and layout.specs[0].begin == 1:  # most commands come along here
                 name = argument_behind(header, <Py_ssize_t*> &size)
                 self._key(header, name, <Py_ssize_t> size)
                 return cursor
@@ -317,6 +317,8 @@ cdef class Renamer:
     cdef int _append(self, const void* data, Py_ssize_t size) except -1:
         cdef Py_ssize_t wanted = self.used + size
         cdef uint8_t* grown
+        if size == 0:
+            return 0
         if wanted > self.capacity:
             wanted = max(wanted, 2 * self.capacity, LEAST_OUTPUT)
             grown = <uint8_t*> PyMem_Realloc(self.output, wanted)

@@ -16,7 +16,7 @@ from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from portd.errors import LimitExceeded, TruncatedSnapshot
 from portd.kernel.dialect import Dialect
 from portd.kernel.output import DeadLetter
-from portd.kernel.rules import REASONS
+from portd.kernel.rules import REASONS as _REASONS
 
 from portd.kernel.choice cimport set_rules
 from portd.kernel.commands cimport CommandHandler
@@ -216,7 +216,7 @@ cdef class SnapshotDecoder(Decoder):
             "db": self.db,
         }
         for i in range(1, <int>REASONS_COUNT):
-            counters["filtered_" + <str>REASONS[i]] = self.left_out[i]
+            counters["filtered_" + <str>_REASONS[i]] = self.left_out[i]
         self.out.add_statistics(counters)
         return counters
 

@@ -146,6 +146,10 @@ class StreamSplitter:
         own: prefix of names that are ours alone, in every database; b"": there are none.
         stops: a piece ends before a refused command where it can, so that what is before it can be applied alone.
         mixed: offsets that pieces of a splitter before told as `Piece.mixed`: these commands are refused.
+        rules: which keys are taken, by the names and databases of the source; None: all.
+        mapping: under which names and in which databases they are written; None: their own.
+        blocked: databases of the source that may not be written, for the mapping puts another one there.
+        clears: the caller does what `Piece.clears` asks for; otherwise such a command is refused.
     """
 
     def __new__(
@@ -167,6 +171,7 @@ class StreamSplitter:
         rules: Rules | None = ...,
         mapping: Mapping | None = ...,
         blocked: frozenset[int] = ...,
+        clears: bool = ...,
     ) -> Self: ...
     def feed(self, data: Buffer, now_ms: int) -> int:
         """Copies bytes into the window; returns how many fitted (0 when ``next_piece`` must run first).

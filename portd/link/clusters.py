@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from portd.config.rules import choice_of
 from portd.target.probe import probe
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ async def guard(cluster: ClusterTarget, settings: Settings, source_run_id: str) 
     Raises:
         ConfigError: also what cannot be had of a cluster.
     """
+    if choice_of(settings):  # a flush under rules has no way to all nodes, and nobody looks whether links meet
+        settings.target_endpoint().one_server("a sync with rules")
     if settings.verify_every:
         settings.target_endpoint().one_server("verify_every")
     from portd.target.cluster.nodes import guard_nodes  # noqa: PLC0415

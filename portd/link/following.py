@@ -56,6 +56,7 @@ class Following:
             stops=into.letters.stops,
             choice=into.choice,
             left=settings.exclude_command,
+            clears=into.cluster is None,
         )
         self._feed = StreamFeed(
             inflow.spool,

@@ -137,6 +137,7 @@ class Link:
         self._forks = Backoff(first_seconds=1.0, limit_seconds=FULL_SYNC_SECONDS)
         self._copied_at = 0.0  # time.monotonic() of the last snapshot that was applied; 0 when it has been looked at
         self._spacing = 0.0  # of the next session
+        self._asked = settings.full_sync  # a full sync comes first
         self._afresh = False  # the checkpoint in the target is worth nothing: a script was lost
         self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
         self._lease: Lease | None = None
@@ -385,6 +386,8 @@ class Link:
             return None, "script"
         if checkpoint is None:
             return None, "first"
+        if self._asked:
+            return None, "asked"
         if checkpoint.rules != self._choice.digest:
             return None, "rules"
         if (checkpoint.strands == SLOT_STRANDS) is not (self._target.seeds is not None):
@@ -508,7 +511,7 @@ class Link:
         differs = checkpoint is not None and checkpoint.rules != choice.digest
         if checkpoint is not None and differs:
             words = ", ".join(changed(checkpoint.rules, choice.digest))
-            if settings.on_rules_change is OnRulesChange.REFUSE:
+            if settings.on_rules_change is OnRulesChange.REFUSE and not settings.full_sync:
                 raise ConfigError(
                     f"the data in the target was made by other rules than those of this start: {words}",
                     hint="take the old ones, or set on_rules_change to full-sync, which copies the snapshot again",
@@ -554,7 +557,7 @@ class Link:
 
     def _copied(self) -> None:
         self.gate.passed()
-        self._copying = False
+        self._copying = self._asked = False
         self._copied_at = time.monotonic()
 
     def _fork_wait(self) -> float:

@@ -33,7 +33,7 @@ LINK = "link"  # the label of every series of a link
 # Label values that are shown with zero before they happen; others appear when they do.
 HOLD_REASONS = tuple(reason.value for reason in Reason)
 FILTERED_REASONS = ("key", "db", "slot", "type", "size", "ttl")
-FULL_SYNC_REASONS = ("first", "interrupted", "backlog", "script", "rules", "source-changed", "source-empty")
+FULL_SYNC_REASONS = ("first", "asked", "interrupted", "backlog", "script", "rules", "source-changed", "source-empty")
 LOSS_REASONS = (  # portd.source.losses.Reason
     "eof",
     "reset",
@@ -390,7 +390,7 @@ def _stream(progress: Progress) -> Iterator[Metric]:
     yield _counter("stream_transactions_total", "Transactions the target committed for us.", stream.transactions)
     yield _histogram(
         "commit_seconds",
-        "What a transaction of the stream took, from sending it to the target's reply.",
+        "What a transaction of the stream took, from sending it to the target's reply; not counted for a cluster.",
         progress.commits,
     )
     yield _gauge(
@@ -483,11 +483,13 @@ def _verify(verify: VerifyProgress) -> Iterator[Metric]:
 
 def _target(pulse: TargetPulse) -> Iterator[Metric]:
     yield _gauge(
-        "target_memory_bytes", "Memory that the target uses; absent where it does not tell.", pulse.memory_bytes
+        "target_memory_bytes",
+        "Memory that the target uses, of a cluster the node that is asked; absent where it does not tell.",
+        pulse.memory_bytes,
     )
     yield _gauge(
         "target_memory_limit_bytes",
-        "The target's maxmemory, 0 for no limit; absent where it does not tell.",
+        "Its maxmemory, 0 for no limit; absent where it does not tell.",
         pulse.memory_limit_bytes,
     )
     yield _histogram(

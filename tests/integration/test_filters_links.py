@@ -114,6 +114,21 @@ def test_other_rules_are_refused_or_copied_again(source: Server, target: Server)
     assert "snapshot was applied by an earlier start" in snapshot(source, target, include=["a:", "b:"])
 
 
+def test_a_full_sync_that_is_asked_for_comes_once(source: Server, target: Server) -> None:
+    """Whatever the checkpoint says, and under other rules; what the source does not have goes, and the next session goes on."""
+    source.client().mset({"a:1": "1", "b:1": "1"})
+    with Portd(source, target, include="a:") as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+    target.client().mset({"a:1": "other", "a:gone": "1", "b:gone": "1"})
+    with Portd(source, target, include=["a:", "b:"], full_sync=True, prune="prune", prune_limit=100) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        assert (target.client().get("a:1"), target.client().get("b:1")) == (b"1", b"1")
+        assert names(target) == {b"a:1", b"b:1"}
+        source.client().client_kill_filter(_type="replica")
+        portd.until(lambda status: status["source"]["connects"] == 2)
+        assert portd.until_applied(source)["full_syncs"] == {"asked": 1}
+
+
 def test_links_keep_apart_or_are_told_to_share(servers: ServerFactory) -> None:
     """A link whose keys may be another one's is refused and named; prefixes keep them apart; a resync spares the other."""
     first, second, target = servers(), servers(), servers()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import ServerFactory
+    from tests.conftest import Pair, ServerFactory
     from tests.servers import Server
 
 # One key pair for each row of the table in docs/filters.md: {i} is taken, {o} is not, {j} and {p} are others of them.
@@ -102,7 +103,8 @@ def write(source: Server, rows: tuple[str, ...], begin: int = 0) -> None:
     with Wire(source) as wire:
         for number, row in enumerate(rows, begin):
             for argv in filled(row, number):
-                wire.call(*argv)
+                (answer,) = wire.many([argv], errors=True)
+                assert not isinstance(answer, Exception) or "unknown" in str(answer), (argv, answer)
 
 
 def settled(portd: Portd, source: Server) -> dict[str, Any]:
@@ -159,6 +161,23 @@ def test_every_row_is_a_filter_applied_afterwards(
     assert {key for key in wanted.keys() | got.keys() if wanted.get(key) != got.get(key)} == {
         place(0, b"in:%d:a" % number) for number in range(100, 100 + len(CROSSING))
     }
+
+
+def test_rules_between_all_versions(matrix: Pair) -> None:
+    """Whatever form the source sends a command in, and whatever the target makes of it."""
+    source, target = matrix
+    names = {"include": "in:", "rename_prefix": "in:=to:", "map_db": "3=9"}
+
+    def place(db: int, key: bytes) -> tuple[int, bytes] | None:
+        return (9 if db == 3 else db, b"to:" + key[3:]) if key.startswith(b"in:") and db != 9 else None
+
+    with Portd(source, target, **names) as portd:
+        portd.until(lambda status: status["ready"])
+        write(source, EXACT)
+        settled(portd, source)
+        wanted, got = filtered(source, place), contents(target)
+        assert {key: value[:3] for key, value in got.items()} == {key: value[:3] for key, value in wanted.items()}
+        assert portd.status()["dead_letters"] == {}  # type: ignore[index]
 
 
 def test_databases_are_chosen_and_mapped(source: Server, target: Server) -> None:
@@ -315,3 +334,41 @@ def test_all_databases_into_one(servers: ServerFactory) -> None:
     assert {key: value[1] for (_, key), value in contents(target, 1).items()} == {
         b"a": b"1", b"b": b"3", b"c": b"2", b"d": b"1"
     }  # fmt: skip
+
+
+LOAD: Final = (
+    "INCR {i}:n; INCR {o}:n; RPUSH {i}:l {n}; LPOP {i}:l; APPEND {j}:a x; DEL {o}:n {j}:none",
+    "MULTI; INCR {i}:n; RPUSH {o}:l {n}; RPUSH {j}:l {n}; INCR {o}:n; EXEC; LMOVE {j}:l {o}:l LEFT RIGHT",
+    "SELECT 3; INCR {i}:n; SADD {i}:s {n}; SADD {o}:s {n}; SMOVE {i}:s {o}:s {n}; MOVE {i}:n 4; SELECT 0",
+    "MSET {i}:x {n} {o}:x {n} {j}:x {n}; RENAME {i}:x {j}:x; SUNIONSTORE {o}:s {i}:s; INCRBY {j}:n {n}",
+)
+
+
+def test_nothing_is_lost_or_done_twice_by_kills(source: Server, target: Server) -> None:
+    """Split, halved and renamed commands in many databases, with a process that is killed again and again."""
+    chance = random.Random(7)
+    options: dict[str, Any] = {
+        "include": "in:",
+        "rename_prefix": ["in:=to:", "in:1=one:"],
+        "map_db": "3=9",
+        "exclude_db": 4,
+    }
+
+    def place(db: int, key: bytes) -> tuple[int, bytes] | None:
+        if not key.startswith(b"in:") or db in {4, 9}:
+            return None
+        return 9 if db == 3 else db, b"one:" + key[4:] if key.startswith(b"in:1") else b"to:" + key[3:]
+
+    with Portd(source, target, **options) as portd, Wire(source) as wire:
+        portd.until(lambda status: status["ready"])
+        for number in range(6):
+            for count in range(400):
+                if number == 3 and count == 100:
+                    wire.call("FLUSHALL")
+                row = chance.choice(LOAD).replace("{n}", str(count))
+                wire.many([tuple(argv) for argv in filled(row, chance.randrange(20))], errors=True)
+                if count == 200 or (number == 3 and count in {101, 110}):
+                    portd.kill()
+                    portd.start()
+        settled(portd, source)
+    assert contents(target) == filtered(source, place)

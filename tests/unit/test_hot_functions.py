@@ -36,7 +36,7 @@ HOT = {
     "slots": "slot_of",
     "rules": "_fits match",
     "mapping": "find meets",
-    "rename": "_whole _key _resume _begin _counts _count _number _flush _append _append_length",
+    "rename": "_whole _key _begin _counts _count _number _flush _append _append_length",
     "project": "fate fate_of_large takes _mixed _across _becomes_ours _reach _reads_others",
     "arguments": "sets_expiry tells_entries_read _time_behind_key expires_before restores_before restores_relative",
     "piecebuffer": "line_ends skip append write_head write_argument write_word write_number _append_header "

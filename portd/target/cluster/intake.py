@@ -227,6 +227,7 @@ class Intake:
         self._counts.filtered += counts.filtered
         self._counts.dead += counts.dead
         self._counts.own += counts.own
+        self._counts.add_ruled(piece)
         self._counts.refusals += counts.refusals
 
     def sort(self, portion: Portion) -> None:

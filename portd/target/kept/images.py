@@ -60,7 +60,7 @@ def _meet(settings: Settings, image: Image, other: str, where: Image, *, shared:
     if shared:
         _log.warning(
             "another link writes to the same target, and its keys may have the same names", other=other,
-            hint="portd check looks for keys that both write",
+            hint="the last one to write such a key wins; include, map_db or add_prefix keep them apart",
         )  # fmt: skip
         return
     raise ConfigError(

@@ -94,11 +94,12 @@ class Counts:
         self.dead += piece.refused
         self.own += piece.own
         if piece.by_key or piece.by_database or piece.by_name or piece.projected or piece.crossing:
-            self._add_ruled(piece)
+            self.add_ruled(piece)
         if piece.refusals:
             self.refusals += piece.refusals[: MOST_REFUSALS - len(self.refusals)]
 
-    def _add_ruled(self, piece: Piece) -> None:
+    def add_ruled(self, piece: Piece) -> None:
+        """Counts what rules did in a piece."""
         self.by_key += piece.by_key
         self.by_database += piece.by_database
         self.by_name += piece.by_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from portd.kernel.slots import key_slot
+from portd.kernel.slots import key_slot, slot_tag
 from tests.clusters import Cluster, differences
 from tests.datasets import fill_every_encoding
 from tests.process import Portd
@@ -320,3 +321,41 @@ def test_wrong_urls_are_told(source: Server, cluster: Cluster) -> None:
         with Portd(one, other) as portd:
             assert portd.wait() == os.EX_CONFIG, portd.log()
             assert hint in portd.log()
+
+
+def test_a_kill_between_two_nodes_of_a_flush(source: Server, cluster: Cluster) -> None:
+    """Of what concerns all nodes, some have done it when portd is killed: the others do it at the next start, and nobody twice."""
+    code = "#!lua name=mylib\nredis.register_function('f', function() return 1 end)"
+    keys = [f"key:{number}" for number in range(300)]
+    client = source.client()
+    client.mset(dict.fromkeys(keys, 1))
+    with Portd(source, cluster.url, connect_seconds=2) as portd:
+        for command in (("FLUSHALL",), ("FUNCTION", "LOAD", code), ("FUNCTION", "DELETE", "mylib")):
+            portd.until(lambda status: status["stream"]["following"])
+            portd.until_applied(source)
+            first, _, last = cluster.primaries  # they do it in this order
+            last.signal(signal.SIGSTOP)
+            with Wire(source) as wire:
+                wire.call(*command)
+            marker = f"portd:checkpoint:default:{{{slot_tag(0)}}}:barrier"
+            home = cluster.owner("portd:checkpoint:{default}")
+            name = "portd:checkpoint:{default}:barrier" if home is first else marker
+            wait_for_sync(functools.partial(Cluster.call, first, "EXISTS", name))
+            portd.kill()
+            last.signal(signal.SIGCONT)
+            client.mset(dict.fromkeys(keys, 1))
+            wait_for_sync(cluster.is_up)
+            portd.start()
+        status = portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert portd.log().count('event="full sync"') == 1, portd.log()
+    assert not status["dead_letters"], status["dead_letters"]
+    assert not differences(source, cluster)
+
+
+@pytest.mark.parametrize("options", [{"include": "a:"}, {"map_db": "1=0"}, {"verify_every": "3600"}], ids=str)
+def test_what_cannot_be_had_of_a_cluster_is_refused(source: Server, cluster: Cluster, options: dict[str, str]) -> None:
+    """Rules and comparisons are not left out in silence."""
+    with Portd(source, cluster.url, **options) as portd:
+        assert portd.wait() == os.EX_CONFIG, portd.log()
+        assert "cannot be had of a cluster yet" in portd.log()
