@@ -38,11 +38,11 @@ def flags() -> dict[str, set[str]]:
 
 
 def test_an_end_is_told_in_the_same_flags_everywhere() -> None:
-    """Passwords and TLS of an end have the name of the end in each command that has one, and --config is in all of these."""
+    """Passwords, TLS and addresses of an end have the name of the end in each command that has one, and --config is in all of these."""
     of = flags()
     for end, names in (("source", READ_A_SOURCE), ("target", WRITE_A_TARGET)):
-        wanted = {flag for flag in SETTINGS_FLAGS if re.match(f"--{end}-(password|tls)", flag)}
-        assert len(wanted) == 7
+        wanted = {flag for flag in SETTINGS_FLAGS if re.match(f"--{end}-(password|tls|address)", flag)}
+        assert len(wanted) == 8
         for name in names:
             assert wanted | {"--config"} <= of[name], name
     for name, found in of.items():
