@@ -109,6 +109,8 @@ async def test_a_source_that_does_not_answer_has_not_told(source: Server, target
             await wait_for(lambda: proxy.to_client.forwarded > 1 << 20)
             target.signal(signal.SIGSTOP)  # the stream is not applied before the network is gone
             await wait_for(lambda: source.info("replication").get("slave0", {}).get("state") == "online")
+            begun = await asyncio.to_thread(write_behind, source, 1000)  # behind it the whole snapshot is in the spool
+            await asyncio.to_thread(portd.until, lambda status: status["stream"]["read_offset"] >= begun)
             proxy.half_open()
             end = await asyncio.to_thread(write_behind, source, 1 << 20)
             target.signal(signal.SIGCONT)

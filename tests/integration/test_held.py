@@ -283,6 +283,7 @@ def test_a_source_that_restarts_with_its_data_is_not_held(servers: ServerFactory
     fill_strings(source, KEYS)
     with Portd(source, target) as portd:
         portd.until(lambda status: status["phase"] == "streaming")
+        wait_for_sync(lambda: source.info("persistence")["rdb_bgsave_in_progress"] == 0)
         source.client().save()
         source.kill()
         source.start()

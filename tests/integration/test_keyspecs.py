@@ -109,6 +109,8 @@ def check(wire: Wire, commands: list[tuple[bytes, ...]], *, flags: bool, exact: 
         if not isinstance(reply, list):
             if "no key arguments" in str(reply) or (exact and "Invalid arguments" in str(reply)):
                 assert not found, where
+        elif found is None and not exact and not reply:
+            continue  # fewer arguments than the count says: a server names no key then
         elif flags and command[0].decode() not in BY_HAND:
             assert found == Counter((key, sum(USES[use.decode()] for use in uses)) for key, uses in reply), where
         else:
