@@ -18,7 +18,7 @@ from portd.kernel.commandtable cimport Row, look_up
 from portd.kernel.edit cimport EVAL, MOVES, SELECT, SWAPDB
 from portd.kernel.forms cimport F_COPY
 from portd.kernel.formscripts cimport COPYING, DIFF_STORING, MANY_SETS
-from portd.kernel.keypositions cimport MOST_RANGES, Found, Layout, Range, find_keys, is_key
+from portd.kernel.keypositions cimport MOST_RANGES, NOT_KEY, Found, Layout, Range, find_keys, is_key
 from portd.kernel.keyspecs cimport K_NONE, KeySpecs
 from portd.kernel.mapping cimport Swap
 from portd.kernel.resp cimport (
@@ -139,7 +139,7 @@ cdef class Renamer:
             return cursor
         if row.keys > K_NONE and row.kind != EVAL and row.kind != MOVES and row.kind != F_COPY:
             layout = &self.table.keys.layouts[row.keys]
-            if layout.single and layout.specs[0].begin == 1:  # most commands come along here
+            if layout.single and layout.specs[0].begin == 1 and not layout.specs[0].use & NOT_KEY:  # most commands come along here
                 name = argument_behind(header, <Py_ssize_t*> &size)
                 self._key(header, name, <Py_ssize_t> size)
                 return cursor

@@ -83,6 +83,12 @@ def test_keys_are_renamed_wherever_they_stand(commands: list[list[bytes]], step:
                {one.offset for other in plain.pieces for one in other.refusals})  # fmt: skip
 
 
+def test_what_is_no_key_keeps_its_name() -> None:
+    """A cursor that has a slot, as a channel has, is none."""
+    (piece,) = split([b"CLUSTERSCAN", b"k:1"], mapping=MAPPING)
+    assert commands_of(piece.data) in ([], [[b"CLUSTERSCAN", b"k:1"]])
+
+
 @pytest.mark.parametrize(
     "argv",
     [
