@@ -3,21 +3,20 @@
 
 from libc.stdint cimport int64_t, uint8_t
 
+from portd.kernel.prefixes cimport Prefixes
+
 
 cdef struct Swap:  # of the beginning of a key for another one
-    const uint8_t* old
-    Py_ssize_t cut  # bytes of it
+    Py_ssize_t cut  # bytes of the old one
     const uint8_t* new
     Py_ssize_t size  # bytes of that
-    Py_ssize_t shorter  # number of the longest other one whose ``old`` this one's begins with; -1: there is none
 
 
 cdef class Mapping:
-    cdef list texts  # they own the bytes
-    cdef Swap* swaps  # by ``old``, ascending
+    cdef list texts  # old and new ones, ascending; they own the bytes
+    cdef Prefixes olds
+    cdef Swap* swaps  # by the number of their old one
     cdef Py_ssize_t count
-    cdef Py_ssize_t[257] first  # number of the first swap whose ``old`` begins with that byte
-    cdef Py_ssize_t every  # number of the swap that every key begins with; -1: there is none
     cdef bytes added
     cdef dict to  # databases, by that of the source
     cdef int64_t all_to  # -1: only those in ``to`` are mapped

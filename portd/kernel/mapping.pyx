@@ -2,9 +2,7 @@
 """Under which names and in which databases things are written: beginnings of keys are swapped, databases have other numbers.
 
 Nothing is allocated for a key: `find` says which bytes at its beginning go and which come instead, and who writes it does so.
-Swaps are sorted. Of those that a key begins with, every one begins the greatest one that is not above the key, too: one search
-finds that, and the longest that the key begins with is linked from there. What is put in front of all keys is a swap of nothing,
-and part of every other one.
+Of several swaps that fit, the longest counts. What is put in front of all keys is a swap of nothing, and part of every other one.
 """
 
 cimport cython
@@ -12,6 +10,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport INT32_MAX, int64_t, uint8_t
 from libc.string cimport memcmp
+
+from portd.kernel.prefixes cimport Prefixes
 
 
 @cython.final
@@ -45,51 +45,23 @@ cdef class Mapping:
     cdef int _fill(self, dict renamed) except -1:
         cdef Swap* swap
         cdef bytes old, new
-        cdef list open = []  # numbers of those that the one before begins with, itself the last
         self.texts = sorted(renamed.items())
-        self.count = len(self.texts)
-        self.every = 0 if self.count and not self.texts[0][0] else -1
+        self.olds = Prefixes(renamed)
+        self.count = self.olds.count
         self.swaps = <Swap*> PyMem_Calloc(self.count + 1, sizeof(Swap))
         if self.swaps == NULL:
             raise MemoryError
         for number, (old, new) in enumerate(self.texts):
-            while open and not old.startswith(self.texts[open[len(open) - 1]][0]):
-                open.pop()
             swap = &self.swaps[<Py_ssize_t> number]
-            swap.old = <const uint8_t*> PyBytes_AS_STRING(old)
             swap.cut = PyBytes_GET_SIZE(old)
             swap.new = <const uint8_t*> PyBytes_AS_STRING(new)
             swap.size = PyBytes_GET_SIZE(new)
-            swap.shorter = open[len(open) - 1] if open else -1
-            open.append(number)
-        for byte in range(257):
-            self.first[<int> byte] = sum([not old or old[0] < byte for old, _ in self.texts])
         return 0
 
     cdef const Swap* find(self, const uint8_t* key, Py_ssize_t size) noexcept nogil:
         """What is swapped at the beginning of a key; NULL: it stays as it is."""
-        cdef Py_ssize_t at = self.every
-        cdef Py_ssize_t low, high, middle
-        cdef const Swap* swap
-        cdef int order
-        if size > 0:
-            low, high = self.first[key[0]], self.first[key[0] + 1]
-            if low < high:
-                while low < high:  # for the first one above the key
-                    middle = (low + high) // 2
-                    swap = &self.swaps[middle]
-                    order = memcmp(swap.old, key, min(swap.cut, size))
-                    if order > 0 or (order == 0 and swap.cut > size):
-                        high = middle
-                    else:
-                        low = middle + 1
-                at = low - 1
-        while at >= 0:
-            swap = &self.swaps[at]
-            if swap.cut <= size and memcmp(swap.old, key, swap.cut) == 0:
-                return swap
-            at = swap.shorter
-        return NULL
+        cdef Py_ssize_t number = self.olds.longest(key, size)
+        return &self.swaps[number] if number >= 0 else NULL
 
     cdef bint meets(self, const uint8_t* key, Py_ssize_t size, const uint8_t* prefix, Py_ssize_t length) noexcept nogil:
         """Whether a key is given a name that begins with *prefix*."""
@@ -153,4 +125,4 @@ cdef class Mapping:
 
     def image(self):
         prefixes = {new for _, new in self.texts}
-        return tuple(sorted(prefixes)) if self.every >= 0 and b"" not in prefixes else (b"",)
+        return tuple(sorted(prefixes)) if self.olds.every >= 0 and b"" not in prefixes else (b"",)

@@ -4,6 +4,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from portd.kernel.handler cimport Key
+from portd.kernel.prefixes cimport Prefixes
 
 
 cdef enum Reason:  # why a key is left out
@@ -17,12 +18,6 @@ cdef enum Reason:  # why a key is left out
     REASONS_COUNT
 
 
-cdef struct Prefix:
-    const uint8_t* text
-    Py_ssize_t size
-    Py_ssize_t shorter  # number of the longest other one that this one begins with; -1: there is none
-
-
 cdef struct Step:  # of a glob: one byte, or any number of them
     bint any
     uint64_t[4] bytes  # which ones, a bit each
@@ -34,15 +29,12 @@ cdef struct Glob:
 
 
 cdef class Patterns:
-    cdef list texts  # of prefixes, sorted; they own the bytes
-    cdef Prefix* prefixes
-    cdef Py_ssize_t prefix_count
+    cdef Prefixes prefixes
     cdef Glob* globs
     cdef Py_ssize_t glob_count
     cdef Step* steps  # of all globs
     cdef object search  # of the regular expressions; None: there are none
 
-    cdef int _build_prefixes(self) except -1
     cdef int _build_globs(self, list globs) except -1
     cdef Py_ssize_t count(self) noexcept
     cdef bint match(self, const uint8_t* key, Py_ssize_t size) noexcept nogil

@@ -2,9 +2,6 @@
 """Which keys are taken: by name, database, slot, and what is known of their values. Nothing is allocated for a key, and no
 pattern makes a key expensive.
 
-Prefixes are sorted. Of those that a key begins with, every one begins the greatest one that is not above the key, too:
-one search finds that, and the ones that it begins with are linked.
-
 Globs are those of KEYS (util.c:stringmatchlen), read once into sets of bytes. A star that turned out to be too short is
 taken further, and never one before it: the time for a key is at most its length times that of the pattern.
 
@@ -19,7 +16,6 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memcmp
 
 from portd.errors import ConfigError
 
@@ -27,6 +23,7 @@ from portd.kernel.encodings cimport (
     C_ARRAY, C_HASH, C_LIST, C_MODULE, C_OTHER, C_SET, C_STREAM, C_STRING, C_ZSET, layout_of,
 )
 from portd.kernel.handler cimport Key
+from portd.kernel.prefixes cimport Prefixes
 from portd.kernel.slots cimport slot_of
 
 cdef bytes SPECIAL = b"*?["
@@ -131,33 +128,13 @@ cdef class Patterns:
         cdef list globs = [
             each for each in patterns if each not in regexes and any(byte in SPECIAL for byte in <bytes> each)
         ]
-        self.texts = sorted(set(patterns) - set(globs) - set(regexes))
-        self._build_prefixes()
+        self.prefixes = Prefixes(set(patterns) - set(globs) - set(regexes))
         self._build_globs(globs)
         self.search = _searching([(<bytes> each)[len(REGEX):] for each in regexes]) if regexes else None
 
     def __dealloc__(self):
-        PyMem_Free(self.prefixes)
         PyMem_Free(self.globs)
         PyMem_Free(self.steps)
-
-    cdef int _build_prefixes(self) except -1:
-        cdef Prefix* prefix
-        cdef bytes text
-        cdef list open = []  # numbers of those that the one before begins with, itself the last
-        self.prefix_count = len(self.texts)
-        self.prefixes = <Prefix*> PyMem_Calloc(self.prefix_count + 1, sizeof(Prefix))
-        if self.prefixes == NULL:
-            raise MemoryError
-        for number, text in enumerate(self.texts):
-            while open and not text.startswith(self.texts[open[len(open) - 1]]):
-                open.pop()
-            prefix = &self.prefixes[<Py_ssize_t> number]
-            prefix.text = <const uint8_t*> PyBytes_AS_STRING(text)
-            prefix.size = PyBytes_GET_SIZE(text)
-            prefix.shorter = open[len(open) - 1] if open else -1
-            open.append(number)
-        return 0
 
     cdef int _build_globs(self, list globs) except -1:
         cdef Step* steps
@@ -177,27 +154,11 @@ cdef class Patterns:
 
     cdef bint match(self, const uint8_t* key, Py_ssize_t size) noexcept nogil:
         """Whether a prefix or a glob fits."""
-        cdef Py_ssize_t low = 0
-        cdef Py_ssize_t high = self.prefix_count
-        cdef Py_ssize_t middle
-        cdef const Prefix* prefix
-        cdef int order
-        while low < high:  # for the first one above the key
-            middle = (low + high) // 2
-            prefix = &self.prefixes[middle]
-            order = memcmp(prefix.text, key, min(prefix.size, size))
-            if order > 0 or (order == 0 and prefix.size > size):
-                high = middle
-            else:
-                low = middle + 1
-        low -= 1
-        while low >= 0:
-            prefix = &self.prefixes[low]
-            if prefix.size <= size and memcmp(prefix.text, key, prefix.size) == 0:
-                return True
-            low = prefix.shorter
-        for low in range(self.glob_count):
-            if _fits(&self.globs[low], key, size):
+        cdef Py_ssize_t number
+        if self.prefixes.longest(key, size) >= 0:
+            return True
+        for number in range(self.glob_count):
+            if _fits(&self.globs[number], key, size):
                 return True
         return False
 
@@ -208,7 +169,7 @@ cdef class Patterns:
         return self.search is not None and self.search(PyBytes_FromStringAndSize(<const char*> key, size)) is not None
 
     cdef Py_ssize_t count(self) noexcept:
-        return self.prefix_count + self.glob_count + (self.search is not None)
+        return self.prefixes.count + self.glob_count + (self.search is not None)
 
     def matches(self, bytes key not None):
         return self.fits(<const uint8_t*> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))

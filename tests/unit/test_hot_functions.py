@@ -34,6 +34,7 @@ HOT = {
     "scan": "_scan_command _scan_empty _note_name _arguments _first_argument _row_at_head _layout",
     "keypositions": "is_key use_of may_be_key owned first_key find_keys _next _find _add",
     "slots": "slot_of",
+    "prefixes": "longest",
     "rules": "_fits match",
     "mapping": "find meets",
     "rename": "_whole _key _begin _counts _count _number _flush _append _append_length",

@@ -1,4 +1,4 @@
-/* Bytes as text: JSON strings, base64, UTF-8 validity, glob patterns. */
+/* Bytes as text: JSON strings, base64, UTF-8 validity. */
 #ifndef PORTD_TEXT_H
 #define PORTD_TEXT_H
 
@@ -133,64 +133,6 @@ static inline int portd_json_number(const unsigned char *p, size_t n) {
         if (p == digits) return 0;
     }
     return p == end;
-}
-
-/* One character class [...] of a glob: nonzero when c is in it; *pattern moves behind the class. */
-static inline int portd_glob_class(const unsigned char **pattern, const unsigned char *end, unsigned char c) {
-    const unsigned char *p = *pattern;
-    int negated = p < end && *p == '^', found = 0;
-    p += negated;
-    while (p < end && *p != ']') {
-        unsigned char low = *p++, high;
-        if (low == '\\' && p < end) low = *p++;
-        high = low;
-        if (end - p >= 2 && p[0] == '-' && p[1] != ']') {
-            high = p[1];
-            p += 2;
-        }
-        if (low > high) {
-            unsigned char swap = low;
-            low = high;
-            high = swap;
-        }
-        found |= low <= c && c <= high;
-    }
-    *pattern = p < end ? p + 1 : p;
-    return found != negated;
-}
-
-/* The glob of KEYS and SCAN (util.c:stringmatchlen): * ? [a-z] [^a] and \ for the character itself. */
-static inline int portd_glob(const unsigned char *pattern, size_t size, const unsigned char *text, size_t n) {
-    const unsigned char *end = pattern + size, *stop = text + n;
-    const unsigned char *star = NULL, *from = NULL;
-    for (;;) {
-        if (pattern < end && *pattern == '*') {
-            star = ++pattern;
-            from = text;
-            continue;
-        }
-        if (text == stop) return pattern == end;
-        if (pattern < end) {
-            const unsigned char *next = pattern + 1;
-            int same;
-            if (*pattern == '?')
-                same = 1;
-            else if (*pattern == '[')
-                same = portd_glob_class(&next, end, *text);
-            else if (*pattern == '\\' && next < end)
-                same = *next++ == *text;
-            else
-                same = *pattern == *text;
-            if (same) {
-                pattern = next;
-                text++;
-                continue;
-            }
-        }
-        if (star == NULL) return 0;
-        pattern = star;
-        text = ++from;
-    }
 }
 
 #endif
