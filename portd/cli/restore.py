@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from portd import ENV_PREFIX, log
-from portd.cli.extra_flags import ALL_RULES, RULES
+from portd.cli.extra_flags import ALL_RULES, NO_SOURCE, RULES
 from portd.cli.failures import report_plainly
 from portd.cli.options import settings_flags
 from portd.cli.reload import ConfigFile
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from portd.config.settings import Settings
 
-NO_SOURCE: Final = "unix:///restore"  # settings need a source; this one is never connected to
 SETTINGS_USED: Final = (
     *(name for name in SETTINGS if name.startswith("target")),
     *("existing", "on_refusal", "dead_letters", "checkpoint_key"),

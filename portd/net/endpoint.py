@@ -352,8 +352,8 @@ class Endpoint:
         return self.tls.server_name or self.host
 
 
-def _hosts(url: str, tls: Tls | None, kind: str) -> tuple[SplitResult, str | None, str | None, list[str]]:
-    """The parts of a URL with several hosts: user and password as far as they are given, and the hosts."""
+def _hosts(url: str, password: str | None, tls: Tls | None, kind: str) -> tuple[SplitResult, list[str], dict[str, Any]]:
+    """The parts of a URL with several hosts, the hosts, and how to get in at each of them, as `Endpoint` takes it."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -366,7 +366,12 @@ def _hosts(url: str, tls: Tls | None, kind: str) -> tuple[SplitResult, str | Non
         raise ConfigError(
             f"TLS options are set, but the URL begins with redis+{kind}://", hint=f"use rediss+{kind}:// for TLS"
         )
-    return parts, unquote(user) or None, unquote(given) or None, hosts.split(",")
+    login = {
+        "username": unquote(user) or None,
+        "password": password if password is not None else unquote(given) or None,
+        "tls": (tls or Tls()) if url.startswith("rediss") else None,
+    }
+    return parts, hosts.split(","), login
 
 
 def is_cluster(url: str) -> bool:
@@ -402,20 +407,13 @@ def read_address_map(text: str, name: str) -> tuple[tuple[tuple[str, int], tuple
 
 def _of_cluster(cls: type[Endpoint], url: str, password: str | None, tls: Tls | None) -> Endpoint:
     """Reads ``redis+cluster://[user[:password]@]host[:port],...``."""
-    parts, user, given, hosts = _hosts(url, tls, "cluster")
+    parts, hosts, login = _hosts(url, password, tls, "cluster")
     if parts.path not in {"", "/", "/0"}:
         raise ConfigError("a cluster's URL ends with its hosts", hint=_SCHEME_HINT)
     _options(parts)
     seeds = Seeds(tuple(_address(each, DEFAULT_PORT) for each in hosts))
     host, port = seeds.addresses[0]
-    return cls(
-        host=host,
-        port=port,
-        username=user,
-        password=password if password is not None else given,
-        tls=(tls or Tls()) if url.startswith("rediss") else None,
-        seeds=seeds,
-    )
+    return cls(host=host, port=port, seeds=seeds, **login)
 
 
 def _behind_sentinels(cls: type[Endpoint], url: str, password: str | None, tls: Tls | None) -> Endpoint:
@@ -423,7 +421,7 @@ def _behind_sentinels(cls: type[Endpoint], url: str, password: str | None, tls: 
 
     Those of the Sentinels, where they want any, are the options ``sentinel_username`` and ``sentinel_password``.
     """
-    parts, user, given, hosts = _hosts(url, tls, "sentinel")
+    parts, hosts, login = _hosts(url, password, tls, "sentinel")
     name = unquote(parts.path.removeprefix("/"))
     if "/" in name or not name:
         raise ConfigError(
@@ -437,14 +435,7 @@ def _behind_sentinels(cls: type[Endpoint], url: str, password: str | None, tls: 
         password=options.get("sentinel_password"),
     )
     host, port = sentinels.addresses[0]
-    return cls(
-        host=host,
-        port=port,
-        username=user,
-        password=password if password is not None else given,
-        tls=(tls or Tls()) if url.startswith("rediss") else None,
-        sentinels=sentinels,
-    )
+    return cls(host=host, port=port, sentinels=sentinels, **login)
 
 
 def _address(text: str, default: int) -> tuple[str, int]:

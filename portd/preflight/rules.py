@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from portd.config.choices import OnRulesChange
 from portd.config.rules import changed, choice_of
 from portd.errors import PortdError, printable
+from portd.kernel.keytable import TABLE
 from portd.kernel.rules import Patterns
 from portd.net.control import Refused, open_control, parse_info
 from portd.net.resp import request
@@ -31,39 +32,15 @@ if TYPE_CHECKING:
 KEYS: Final = 5000  # looked at, in all databases together
 COUNT: Final = 500
 SHOWN: Final = 3  # names in a finding
-# Commands of several keys, or of several databases, of which rules may take a part (docs/filters.md).
+WRITES: Final = ("RW", "OW", "RM")
+# Commands of several keys, or of several databases, of which rules may take a part (docs/filters.md): those that write and have keys at
+# places of different meaning, scripts, and what the places of keys do not tell.
 PARTLY: Final = frozenset(
-    [
-        "rename",
-        "renamenx",
-        "copy",
-        "move",
-        "smove",
-        "lmove",
-        "blmove",
-        "rpoplpush",
-        "brpoplpush",
-        "sort",
-        "sdiffstore",
-        "sinterstore",
-        "sunionstore",
-        "zdiffstore",
-        "zinterstore",
-        "zunionstore",
-        "zrangestore",
-        "georadius",
-        "georadiusbymember",
-        "geosearchstore",
-        "bitop",
-        "pfmerge",
-        "eval",
-        "evalsha",
-        "fcall",
-        "swapdb",
-        "flushdb",
-        "flushall",
-    ]
-)
+    name.lower()
+    for text, names in TABLE.items()
+    if ("; " in text and any(use in text for use in WRITES)) or text == "2# RW access update"
+    for name in names.split()
+) | {"sort", "move", "swapdb", "flushdb", "flushall"}
 
 Key = tuple[int, bytes, str, int]  # database, name, type, bytes in memory (0: not told)
 

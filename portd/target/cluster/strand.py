@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from portd.errors import TargetLost
 from portd.model import Position
-from portd.target.kept.checkpoint import State, new_epoch
-from portd.target.kept.postponed import Postponed
+from portd.target.stream.strand import Recorded
 
 if TYPE_CHECKING:
     from portd.target.kept.checkpoint import Checkpoint
@@ -38,34 +36,20 @@ class Marks:
         return taken
 
 
-class SlotStrands:
-    """What all slots have in common.
+class SlotStrands(Recorded):
+    """What all slots have in common. The offset of their record, the link's hash, is the floor: every slot has what is up to there.
 
     Args:
         record: the link's hash as it is in the target.
 
     Attributes:
-        record: the hash as it may be written: its offset is the floor.
-        writer: who writes records from now on.
-        postponed: see `portd.target.stream.strand.Strand`; nothing is, in a cluster.
+        record, writer, postponed: see `Recorded`; nothing is postponed in a cluster.
         written: the offset that the hash in the target says.
     """
 
     def __init__(self, record: Checkpoint) -> None:
-        self.record = record
-        self.writer = new_epoch()
-        self.postponed = Postponed(there=record.postponed)
+        super().__init__(record)
         self.written = record.position.offset
-
-    @property
-    def offset(self) -> int:
-        """The floor: every slot has what is up to there."""
-        return self.record.position.offset
-
-    def adopt(self, replid: str) -> None:
-        """The history continues under another id."""
-        before = self.record.position.replid
-        self.record = replace(self.record, position=Position(replid, self.offset), source_replid2=before)
 
     def claim(self, found: Checkpoint | None) -> None:
         """The hash is to be ours, if it is the one that was read before.
@@ -73,16 +57,7 @@ class SlotStrands:
         Raises:
             TargetLost: it is gone, or was changed.
         """
-        if (
-            found is None
-            or found.epoch not in {self.record.epoch, self.writer}
-            or found.position.offset != self.written
-        ):
-            raise TargetLost(
-                "the checkpoint was changed by somebody else since it was read",
-                hint="the sync starts over; another portd on the same link must be stopped",
-            )
-        self.record = replace(self.record, epoch=self.writer, state=State.STREAM, time_ms=0)
+        self.record = self._taken_over(found, self.written)
 
     def rise(self, floor: int, db: int) -> None:
         """Every slot has what is up to *floor*, where *db* is in effect."""

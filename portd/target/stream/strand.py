@@ -41,40 +41,22 @@ class Unconfirmed:
     received_at: float
 
 
-class Strand:
-    """One order of commands, and its record.
+class Recorded:
+    """A record in the target that says how far something is; nobody else may have it.
 
     Args:
-        key: of the record.
-        record: the newest one known to be in the target.
-        feed: where its pieces come from.
-        others: further keys of ours, whose owners write them again where they are cleared away.
-        choice: which databases of the source are taken, and where they go; None: all, where they are.
+        record: as it is in the target.
 
     Attributes:
-        keys: of ours in db 0.
-        record: the newest one known to be in the target.
-        writer: the epoch that our records carry.
-        growing: the group that takes pieces while another one is in flight.
-        attempts: groups whose EXEC was sent and not answered, by the offset of their end. More than one when connections
-            were lost; only one of them can have taken effect, since each watched the record.
-        excluded: offsets of refused commands that the record does not cover, ascending.
+        record: the newest one known to be in the target, or that may be written there.
+        writer: the epoch that records carry from now on.
         postponed: what there may be in the target of expiries that are to be set back.
     """
 
-    def __init__(
-        self, key: str, record: Checkpoint, feed: PieceSource, others: tuple[str, ...] = (), choice: Choice | None = None,
-    ) -> None:  # fmt: skip
-        self.key = key
-        self.keys: tuple[str, ...] = (key, key + LEASE_SUFFIX, key + EPOCH_SUFFIX, *others)
+    def __init__(self, record: Checkpoint) -> None:
         self.record = record
         self.writer = new_epoch()
-        self._choice = choice or Choice()
-        self.growing = Group(record.db, self._choice.place(record.db))
-        self.attempts: dict[int, Unconfirmed] = {}
-        self.excluded = array("Q")
         self.postponed = Postponed(there=record.postponed)
-        self._feed = feed
 
     @property
     def offset(self) -> int:
@@ -86,6 +68,51 @@ class Strand:
         before = self.record.position.replid
         self.record = replace(self.record, position=Position(replid, self.offset), source_replid2=before)
 
+    def _taken_over(self, found: Checkpoint | None, offset: int) -> Checkpoint:
+        """The record as ours, if *found* is the one that was read before, which said *offset*.
+
+        Raises:
+            TargetLost: it is gone, or was changed.
+        """
+        if found is None or found.epoch not in {self.record.epoch, self.writer} or found.position.offset != offset:
+            raise TargetLost(
+                "the checkpoint was changed by somebody else since it was read",
+                hint="the sync starts over; another portd on the same link must be stopped",
+            )
+        return replace(self.record, epoch=self.writer, state=State.STREAM, time_ms=0)
+
+
+class Strand(Recorded):
+    """One order of commands, and its record.
+
+    Args:
+        key: of the record.
+        record: the newest one known to be in the target.
+        feed: where its pieces come from.
+        others: further keys of ours, whose owners write them again where they are cleared away.
+        choice: which databases of the source are taken, and where they go; None: all, where they are.
+
+    Attributes:
+        keys: of ours in db 0.
+        record, writer, postponed: see `Recorded`.
+        growing: the group that takes pieces while another one is in flight.
+        attempts: groups whose EXEC was sent and not answered, by the offset of their end. More than one when connections
+            were lost; only one of them can have taken effect, since each watched the record.
+        excluded: offsets of refused commands that the record does not cover, ascending.
+    """
+
+    def __init__(
+        self, key: str, record: Checkpoint, feed: PieceSource, others: tuple[str, ...] = (), choice: Choice | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(record)
+        self.key = key
+        self.keys: tuple[str, ...] = (key, key + LEASE_SUFFIX, key + EPOCH_SUFFIX, *others)
+        self._choice = choice or Choice()
+        self.growing = Group(record.db, self._choice.place(record.db))
+        self.attempts: dict[int, Unconfirmed] = {}
+        self.excluded = array("Q")
+        self._feed = feed
+
     # -- the record, as it is found in the target
 
     def claim(self, found: Checkpoint | None) -> Checkpoint:
@@ -94,13 +121,7 @@ class Strand:
         Raises:
             TargetLost: it is gone, or was changed.
         """
-        there = _there(found)
-        if there.epoch not in {self.record.epoch, self.writer} or there.position.offset != self.offset:
-            raise TargetLost(
-                "the checkpoint was changed by somebody else since it was read",
-                hint="the sync starts over; another portd on the same link must be stopped",
-            )
-        return replace(self.record, epoch=self.writer, state=State.STREAM, time_ms=0)
+        return self._taken_over(_there(found), self.offset)
 
     def claimed(self, mine: Checkpoint) -> None:
         """The record is in the target and ours."""

@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,28 +17,21 @@ import pytest
 
 from portd.kernel.slots import key_slot
 from tests.clusters import Cluster, differences, port_with_bus
+from tests.integration.cluster.kit import Writer
 from tests.process import Links, Portd
 from tests.proxy import Proxy
 from tests.servers import Server, default_binary, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
-NAMES = 200
 LINKS = ("default.0", "default.5461", "default.10922")
 AGAIN = {"on_rules_change": "full-sync", "existing": "replace", "prune": "prune"}
 
 
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    """Three empty primaries."""
-    with Cluster() as started:
-        yield started
-
-
-class Load:
+class Load(Writer):
     """Writes to one node of a cluster, in its slots, what shows a command that is missing or comes twice; a context manager.
 
     Args:
@@ -48,15 +40,13 @@ class Load:
     """
 
     def __init__(self, cluster: Cluster, node: Server) -> None:
-        self.commands = 0
+        super().__init__()
         ranges = cluster.owners()[node]
         tags = (f"{{t{number}}}" for number in range(10_000))
         mine = (tag for tag in tags if any(a <= key_slot(tag.encode()) <= b for a, b in ranges))
         self._tags = [next(mine) for _ in range(20)]
         self._node = node
         self._random = random.Random(node.port)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._write, name="load")
 
     def _write(self) -> None:
         while not self._stop.is_set():
@@ -83,18 +73,6 @@ class Load:
             ("ZINCRBY", f"{tag}:zset", 1, self._random.randrange(50)),
         ]
         return self._random.choice(choices)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Writes no more."""
-        self._stop.set()
-        self._thread.join()
 
 
 class Loads:

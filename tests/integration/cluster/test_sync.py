@@ -7,35 +7,26 @@ import json
 import os
 import random
 import signal
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from portd.kernel.slots import key_slot, slot_tag
 from tests.clusters import Cluster, differences
 from tests.datasets import fill_every_encoding
+from tests.integration.cluster.kit import Writer
 from tests.process import Portd
 from tests.servers import binaries, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.servers import Binary, Server
 
 NAMES = 200
 
 
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    """Three empty primaries."""
-    with Cluster() as started:
-        yield started
-
-
-class Load:
+class Load(Writer):
     """Writes to a source what shows a command that is missing or comes twice; a context manager.
 
     Args:
@@ -45,12 +36,10 @@ class Load:
     """
 
     def __init__(self, source: Server, seed: int = 1, pause: float = 0.002) -> None:
-        self.commands = 0
+        super().__init__()
         self._source = source
         self._random = random.Random(seed)
         self._pause = pause
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._write, name="load")
 
     def _write(self) -> None:
         with Wire(self._source) as wire:
@@ -76,18 +65,6 @@ class Load:
             ("INCR", f"counter:{number}"),
         ]
         return self._random.choice(choices)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Writes no more."""
-        self._stop.set()
-        self._thread.join()
 
 
 def clusterable(binary: Binary) -> bool:
