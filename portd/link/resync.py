@@ -135,6 +135,7 @@ class Resync:
                     shared=explicit or self._apart,
                     covers=into.choice.covers if into.choice else None,
                     unlink="unlink" in capabilities.commands,
+                    by_slot=into.cluster is not None,
                     run_id=place.run_id,
                     limiter=into.limiter,
                     connection=into.connection,

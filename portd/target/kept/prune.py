@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from portd.errors import TargetBusy
 from portd.kernel.keyhash import BUCKETS, HASH_SIZE, HashSet, KeyBuckets, names_of
+from portd.kernel.slots import key_slot
 from portd.log import get_logger
 from portd.model import ConnectionState
 from portd.net.backoff import Backoff
@@ -55,6 +56,7 @@ class PruneOptions:
         prefix: of all keys of ours and of other links; such keys are spared.
         shared: remove also where another link has a checkpoint.
         unlink: the target knows UNLINK.
+        by_slot: the target is a node of a cluster: one command removes keys of one slot only.
         covers: whether a key, by database and name, may be one of the snapshot's; None: each of them.
         run_id: of the target process that took the snapshot; "" when it does not tell.
         limiter: what is asked before the target is given work.
@@ -66,6 +68,7 @@ class PruneOptions:
     prefix: str
     shared: bool
     unlink: bool
+    by_slot: bool = False
     covers: Callable[[int, bytes], bool] | None = None
     run_id: str = ""
     limiter: Limiter = field(default_factory=Limiter)
@@ -307,11 +310,11 @@ class Pruner:
 
     async def _remove(self, fenced: Fenced, block: bytes) -> None:
         """Removes the keys of a block of names."""
-        by_database: dict[int, list[bytes]] = {}
+        together: dict[tuple[int, int], list[bytes]] = {}  # by database and slot
         for db, name in names_of(block):
-            by_database.setdefault(db, []).append(name)
+            together.setdefault((db, key_slot(name) if self._options.by_slot else 0), []).append(name)
         command = "UNLINK" if self._options.unlink else "DEL"
-        for db, names in by_database.items():
+        for (db, _), names in together.items():
             removals = [
                 request(command, *names[index : index + REMOVE_KEYS]) for index in range(0, len(names), REMOVE_KEYS)
             ]

@@ -245,10 +245,12 @@ def test_another_database_is_refused(source: Server, cluster: Cluster) -> None:
 def test_a_full_sync_removes_what_the_source_deleted(source: Server, cluster: Cluster) -> None:
     """Ghosts go from every node when a snapshot is taken again."""
     client = source.client()
-    client.mset({f"key:{number}": number for number in range(500)})
+    client.mset({f"key:{number}": number for number in range(30_000)})
     with Portd(source, cluster.url, stop_after="caught-up") as portd:
         assert portd.wait() == os.EX_OK, portd.log()
-    client.delete(*(f"key:{number}" for number in range(0, 500, 20)))
+    client.delete(
+        *(f"key:{number}" for number in range(0, 30_000, 20))
+    )  # many more than are compared apart from each other
     Cluster.call(source, "DEBUG", "CHANGE-REPL-ID")
     with Portd(source, cluster.url, stop_after="caught-up") as portd:
         assert portd.wait() == os.EX_OK, portd.log()
