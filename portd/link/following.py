@@ -56,7 +56,6 @@ class Following:
             stops=into.letters.stops,
             choice=into.choice,
             left=settings.exclude_command,
-            clears=into.cluster is None,
         )
         self._feed = StreamFeed(
             inflow.spool,

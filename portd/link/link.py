@@ -273,7 +273,7 @@ class Link:
     async def _prepare(self) -> Destination:
         """Asks both ends who they are, and refuses what cannot be right."""
         progress, settings = self._progress, self._settings
-        capabilities, cluster = await clusters.look_at(self._target)
+        capabilities, cluster = await clusters.look_at(self._target, self._choice)
         progress.target_info = capabilities.shown()
         log.info("target", url=self._target.display, **progress.target_info)
         source = await read_info(self._source)
@@ -483,7 +483,7 @@ class Link:
         settings = self._settings
         source_run_id = self._progress.source_info.get("run_id", "")
         if cluster is not None:
-            await clusters.guard(cluster, settings, source_run_id)
+            await clusters.guard(cluster, settings, self._choice, source_run_id)
             return
         await guard(
             self._target,
@@ -517,8 +517,6 @@ class Link:
                     hint="take the old ones, or set on_rules_change to full-sync, which copies the snapshot again",
                 )
             log.warning("the rules are others than those of the data in the target: a full sync", changed=words)
-        if self._target.seeds is not None:  # what says whose keys are whose lies on any of its nodes
-            return
         await claim(settings, choice.image, ruled=bool(choice), thorough=differs or checkpoint is None)
 
     async def _recognise_target(self, destination: Destination) -> Destination:
@@ -526,7 +524,7 @@ class Link:
         if self._session is None:
             return destination
         try:
-            capabilities, cluster = await clusters.look_at(self._target)
+            capabilities, cluster = await clusters.look_at(self._target, self._choice)
             if capabilities.run_id != destination.capabilities.run_id:
                 await self._guard(capabilities, cluster)
         except BaseException as error:
