@@ -7,10 +7,13 @@ import re
 import subprocess
 import sys
 
+import pytest
 
-def test_the_demo_ends_with_both_ends_equal() -> None:
+
+@pytest.mark.parametrize("more", [[], ["--cluster"]], ids=["servers", "clusters"])
+def test_the_demo_ends_with_both_ends_equal(more: list[str]) -> None:
     """One command, no server needed: it tells the address of the status page and compares both ends."""
-    words = ["demo", "--keys", "2000", "--hash-fields", "20000", "--seconds", "0.5"]
+    words = ["demo", "--keys", "2000", "--hash-fields", "20000", "--seconds", "0.5", *more]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTD_")}
     shown = subprocess.run(
         [sys.executable, "-m", "portd", *words],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +27,9 @@ class Load(Writer):
     Args:
         cluster: has the shard.
         node: its primary. When it is none any more, its slots are written to at whoever has them; what is refused is left out.
+
+    Attributes:
+        turn: held while it writes.
     """
 
     def __init__(self, cluster: Cluster, node: Server) -> None:
@@ -34,6 +38,7 @@ class Load(Writer):
         tags = (f"{{t{number}}}" for number in range(10_000))
         mine = (tag for tag in tags if any(a <= key_slot(tag.encode()) <= b for a, b in ranges))
         self._tags = [next(mine) for _ in range(20)]
+        self.turn = threading.Lock()
         self._cluster = cluster
         self._random = random.Random(node.port)
 
@@ -42,7 +47,8 @@ class Load(Writer):
             try:
                 with Wire(self._cluster.owner(self._tags[0])) as wire:
                     while not self._stop.is_set():
-                        told = wire.many([self._one() for _ in range(self._random.randint(1, 30))], errors=True)
+                        with self.turn:
+                            told = wire.many([self._one() for _ in range(self._random.randint(1, 30))], errors=True)
                         if any(str(each).startswith(("MOVED", "CLUSTERDOWN")) for each in told):
                             break
                         self.commands += 1
@@ -85,6 +91,21 @@ class Loads:
         """Writes no more."""
         for each in self._loads:
             each.stop()
+
+    def pause(self) -> None:
+        """Writes nothing until `go_on`; returns when that is so."""
+        for each in self._loads:
+            each.turn.acquire()
+
+    def go_on(self) -> None:
+        """Ends a pause."""
+        for each in self._loads:
+            each.turn.release()
+
+    @property
+    def commands(self) -> int:
+        """Pipelines that were written."""
+        return sum(each.commands for each in self._loads)
 
     def run(self, commands: int = 60) -> None:
         """Until each has written so much more."""

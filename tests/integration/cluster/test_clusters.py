@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -127,10 +128,15 @@ def test_a_kill_between_two_nodes_of_a_flush(cluster: Cluster, into: Cluster) ->
     assert not differences(cluster, into)
 
 
+def is_primary(node: Server) -> bool:
+    """It says so."""
+    return bool(node.info("replication")["role"] == "master")
+
+
 def shard_keys(cluster: Cluster, number: int) -> list[bytes]:
     """All keys of a primary."""
-    keys: list[bytes] = cluster.primaries[number].client().keys("*")
-    return keys
+    client: Any = cluster.primaries[number].client()
+    return list(client.keys("*"))
 
 
 def test_libraries_of_every_shard_are_loaded_once(cluster: Cluster, into: Cluster) -> None:
@@ -184,8 +190,7 @@ def test_primaries_that_die_are_replaced() -> None:
                 cluster.primaries[1].kill()
                 portd.kill()
                 portd.start()
-                new = cluster.replicas[1]
-                wait_for_sync(lambda new=new: new.info("replication")["role"] == "master")
+                wait_for_sync(functools.partial(is_primary, cluster.replicas[1]))
             loads.run(20)
             loads.stop()
             portd.until(streaming)
