@@ -178,3 +178,19 @@ def test_names_of_shards_that_change_their_slot(cluster: Cluster) -> None:
         assert portd.terminate() == os.EX_OK, portd.log()
         found = there(cluster)
         assert there(into) == {b"{u" + key[2:]: value for key, value in found.items()}
+
+
+def test_a_link_without_rules_spares_what_others_have(source: Server, cluster: Cluster, servers: Any) -> None:
+    """Another link's keys lie on all nodes, its checkpoint on one: a full sync that compares keys removes none of them anywhere."""
+    other = servers()
+    source.client().mset({f"a:{n}": n for n in range(100)})
+    other.client().mset({f"b:{n}": n for n in range(100)})
+    shared: dict[str, object] = {"share_image": True, "stop_after": "caught-up"}
+    with Portd(source, cluster.url, **shared) as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    with Portd(other, cluster.url, link="other", include="b:*", **shared) as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    with Portd(source, cluster.url, full_sync=True, **shared) as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+        assert "another link has a checkpoint in this target" in portd.log()
+    assert len(there(cluster)) == 200
