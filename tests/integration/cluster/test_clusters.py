@@ -329,3 +329,40 @@ def memory_peak(portd: Portd) -> int:
     """Highest resident set of the process so far, in bytes; proc(5), status."""
     told = Path(f"/proc/{portd.process.pid}/status").read_text()
     return int(told.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def test_a_shard_that_came_back_empty_is_held(cluster: Cluster, into: Cluster) -> None:
+    """A primary lost its data: its link waits for an operator, and the target keeps what it has. The others go on."""
+    fill(cluster)
+    with Portd(cluster.url, into.url) as portd:
+        portd.until(streaming)
+        until_applied(portd, primaries(cluster))
+        before = len(list(into.contents()))
+        cluster.primaries[1].restart(crash=True)
+        wait_for_sync(cluster.is_up)
+        status = portd.until(lambda status: status["links"][1]["held"] is not None)
+        assert [each["phase"] for each in status["links"]] == ["streaming", "held", "streaming"]
+        cluster.get("SET", next(key for key in ("a", "b", "c") if cluster.owner(key) is not cluster.primaries[1]), 1)
+        wait_for_sync(lambda: len(list(into.contents())) == before + 1, dump=portd.log)
+        assert portd.terminate() == os.EX_OK, portd.log()
+
+
+def test_taking_over_ends_whoever_wrote_before(cluster: Cluster, into: Cluster) -> None:
+    """Of two processes only the later one goes on with any shard, and each command is there once."""
+    fill(cluster)
+    with Portd(cluster.url, into.url) as first, Loads(cluster) as loads:
+        first.until(streaming)
+        with Portd(cluster.url, into.url) as refused:
+            assert refused.wait() == os.EX_TEMPFAIL, refused.log()
+        first.signal(signal.SIGSTOP)
+        with Portd(cluster.url, into.url, takeover=True) as second:
+            second.until(streaming)
+            loads.run(10)
+            first.signal(signal.SIGCONT)
+            assert first.wait() == os.EX_TEMPFAIL, first.log()
+            loads.run(10)
+            loads.stop()
+            status = until_applied(second, primaries(cluster))
+            assert not any(each["full_syncs"] for each in status["links"])
+            assert second.terminate() == os.EX_OK, second.log()
+    assert not differences(cluster, into)
