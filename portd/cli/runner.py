@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import uvloop
@@ -24,7 +25,7 @@ from portd.model import Phase
 from portd.watch.standing import look
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import FrameType
 
     from portd.cli.display import Display
@@ -59,6 +60,12 @@ class Runnable(Protocol):
 
     def change(self, link: str, name: str, value: float) -> None:
         """Lets a setting of a link take effect; "" is the only one. Settings that it does not know are no concern of it."""
+
+    def settings_again(self) -> Sequence[str]:
+        """Settings were read: what operators changed for the time until then is over. The links where that was so."""
+
+    def reloads(self, read: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+        """Takes what reads the settings again, for those who can be asked to."""
 
 
 class Watched(Protocol):
@@ -111,6 +118,18 @@ async def _supervise(build: Callable[[], Runnable], settings: Watched, file: Con
     return os.EX_OK if failure is None else report(failure)  # behind the last that is shown of the sync
 
 
+def _reload_text(told: Mapping[str, Sequence[str]]) -> str:
+    """What came of reading the file again, for people."""
+    words = {
+        "changed": "changed: {}",
+        "needs_restart": "takes effect at the next start: {}",
+        "overridden": "a flag or variable wins over the file: {}",
+        "limits_back": "limits are those of the settings again, of {}",
+    }
+    found = [words[name].format(", ".join(names)) for name, names in told.items() if names]
+    return "; ".join(found) or "nothing has changed"
+
+
 def _pass_over(number: int, _frame: FrameType | None) -> None:
     """A signal to a process that has ended but for its exit: code and cleaning up stay; the next one kills it."""
     signal.signal(number, signal.SIG_DFL)
@@ -137,6 +156,9 @@ class Supervisor:
         self._abort = abort
         self._memtrace = settings.memtrace
         self._file = file
+        self._reading: set[asyncio.Task[Any]] = set()
+        if file is not None:
+            service.reloads(self.reload)
         self._views = service.views()
         self._display: Display = make_display(self._views, settings.progress_seconds)
         self._notifier = Notifier()
@@ -166,6 +188,8 @@ class Supervisor:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        for task in self._reading:
+            task.cancel()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
             if self.aborted_by is None:
@@ -196,17 +220,43 @@ class Supervisor:
             if not self._signals:
                 self._on_signal(signal.SIGHUP)
             return
+        task = asyncio.get_running_loop().create_task(self._reload_quietly(), name="reload")
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    async def _reload_quietly(self) -> None:
+        """As `reload`; the log says what is wrong."""
+        with suppress(ConfigError):
+            await self.reload()
+
+    async def reload(self) -> Mapping[str, Any]:
+        """Reads the configuration file again; what changed, and ``text`` that says so.
+
+        Raises:
+            ConfigError: something is wrong with it; nothing was changed, and the log says so.
+        """
+        file = self._file
+        assert file is not None, "nobody asks without one"
         try:
-            changes = self._file.reread()
+            changes = file.reread()
         except ConfigError as error:
             log.warning("reload failed", error=str(error.args[0]), hint=error.hint)
-            return
+            raise
         for name, value in changes.live.items():
             self._apply(name, value)
+        back = self._service.settings_again()
+        told = {
+            "changed": list(changes.live),
+            "needs_restart": changes.restart,
+            "overridden": changes.hidden,
+            "limits_back": list(back),
+        }
         log.info(
-            "reloaded", file=str(self._file.path), changed=" ".join(changes.live) or "nothing",
+            "reloaded", file=str(file.path), changed=" ".join(changes.live) or "nothing",
             needs_restart=" ".join(changes.restart), overridden=" ".join(changes.hidden),
+            **({"limits_back": " ".join(back)} if back else {}),
         )  # fmt: skip
+        return {"file": str(file.path), **told, "text": _reload_text(told)}
 
     def _apply(self, name: str, value: Any) -> None:
         """Lets a setting take effect."""

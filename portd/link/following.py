@@ -123,6 +123,10 @@ class Following:
             await self._sweeper.finish(applier.checkpoint.epoch)
         return self._caught_up.is_set()
 
+    async def reach(self, offset: int) -> None:
+        """Waits until the target has everything up to *offset*."""
+        await self._applier.reach(offset)
+
     def _on_again(self, lost_at: float) -> None:
         """The source is connected again, perhaps with another id for the history: it was promoted."""
         replid = self._inflow.replid
@@ -180,7 +184,7 @@ class Following:
 def sweeper_of(into: Destination, progress: Progress, postponed: Postponed) -> Sweeper:
     """What sets postponed expiries back."""
     shift_ms = shift_of(into.settings.link)
-    return Sweeper(into.endpoint, into.key, into.epoch, shift_ms, postponed, progress, into.connection)
+    return Sweeper(into.endpoint, into.key, into.epoch, shift_ms, postponed, progress, into.connection, into.limiter)
 
 
 def _cluster_applier(

@@ -32,8 +32,9 @@ from portd.errors import (
 from portd.link import clusters
 from portd.link.gate import Gate, HeldBack, Stopped
 from portd.link.inflow import Inflow
+from portd.link.reaching import Reaching
 from portd.link.report import Report
-from portd.link.session import Session
+from portd.link.session import Anew, Session
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.pipeline import ByteBudget
@@ -99,6 +100,8 @@ class Link:
         reached: what `stop_after` asks for is done.
         gate: where full syncs wait for an operator.
         report: what it holds and how full it is.
+        reaching: where an offset is waited for.
+        released: the lease is free: another process may have the link at once.
     """
 
     def __init__(
@@ -110,7 +113,8 @@ class Link:
         beside: Beside | None = None,
         room: DiskRoom | None = None,
     ) -> None:
-        self.reached = False
+        self.reached = self.released = False
+        self.reaching = Reaching()
         self._beside = beside
         self._settings = settings
         self._plan = plan
@@ -138,6 +142,7 @@ class Link:
         self._copied_at = 0.0  # time.monotonic() of the last snapshot that was applied; 0 when it has been looked at
         self._spacing = 0.0  # of the next session
         self._asked = settings.full_sync  # a full sync comes first
+        self._anew = asyncio.Event()  # and the session that goes on ends for it
         self._afresh = False  # the checkpoint in the target is worth nothing: a script was lost
         self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
         self._lease: Lease | None = None
@@ -155,7 +160,7 @@ class Link:
             PortdError: what an operator has to mend; also an end that cannot be reached at the first try.
         """
         try:
-            self._taken = False
+            self._taken = self.released = False
             destination = await self._prepare()
             self._progress.introduced, self._progress.failure = True, ""
             async with asyncio.TaskGroup() as group:
@@ -188,7 +193,7 @@ class Link:
         lease, self._lease, self._imports = self._lease, None, False
         if lease is not None:
             try:
-                await lease.release(forget=lease.fresh and self._session is None)
+                self.released = await lease.release(forget=lease.fresh and self._session is None)
             finally:
                 lease.close()
                 if not self._taken:
@@ -205,6 +210,9 @@ class Link:
             except HeldBack as held:
                 transfer = None
                 await self._wait_held(held)
+                backoff.reset()
+            except Anew:
+                transfer = None
                 backoff.reset()
             except PortdError as error:
                 if isinstance(error, DataLost) and (policy := self._evicting()):
@@ -427,6 +435,8 @@ class Link:
         if transfer.full:
             checkpoint = None
             self._copying = True
+            self._anew.clear()
+            self.reaching.forget()
             reason, destination = await self._admit(transfer, reason, destination)
             self._progress.full_syncs[reason] += 1
             self._progress.begin_snapshot()
@@ -441,9 +451,9 @@ class Link:
         self._copying = transfer.full
         spacing, self._spacing = self._spacing, 0.0
         inflow = Inflow(self._receiver, self._spool, self._progress, transfer, spacing=spacing)
-        self._session = Session(self._plan, self._progress, self.gate, destination, inflow, checkpoint)
+        self._session = Session(self._plan, self._progress, self.gate, destination, inflow, checkpoint, self.reaching)
         try:
-            await self._session.run(self._stop, self._copied, self._beside)
+            await self._session.run(self._stop, self._anew, self._copied, self._beside)
             self.reached = self._session.reached
         except HistoryLost as lost:
             self._spacing = self._fork_wait()
@@ -456,7 +466,15 @@ class Link:
         except Stopped:
             if self.gate.broken_off:
                 self._end_held()
-            log.warning("stopped inside a snapshot", hint="the target is not complete; the next start begins it anew")
+            if self._progress.stream.following:
+                log.warning(
+                    "stopped while paused", lag_bytes=self._progress.lag_bytes,
+                    hint="what was received and not applied is asked for again by the next start",
+                )  # fmt: skip
+            else:
+                log.warning(
+                    "stopped inside a snapshot", hint="the target is not complete; the next start begins it anew"
+                )
         return None
 
     async def _admit(self, transfer: Transfer, reason: str, destination: Destination) -> tuple[str, Destination]:
@@ -566,6 +584,11 @@ class Link:
             self._forks.reset()
         self._copied_at = 0.0
         return self._forks.next_wait()
+
+    def ask_full_sync(self) -> None:
+        """An operator wants everything copied anew, whatever the checkpoint says; the gate looks at it as ever."""
+        self._asked = True
+        self._anew.set()
 
     def follow(self, node: Node) -> None:
         """All slots of the source have another owner: the connection to any other node is given up, and made again there."""

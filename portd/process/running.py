@@ -21,13 +21,14 @@ from portd.model import Progress
 from portd.net.backoff import Backoff
 from portd.source.forecast import Forecast
 from portd.source.shards import ShardWatch
+from portd.target.limiter import LIMITS
 from portd.verify.schedule import Schedule
 from portd.watch.pace import Pace
 from portd.watch.standing import look
 from portd.watch.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from portd.config.settings import Settings
     from portd.memory.ledger import Ledger
@@ -47,7 +48,6 @@ class RunningLink:
         settings: of the link.
         plan: its part of the memory.
         room: on disk, with the others.
-        stop: set when all links are to end in order.
         watch: of the slots of its source; None where that is no cluster.
         alone: the process has no other link.
 
@@ -57,6 +57,11 @@ class RunningLink:
         progress: its counters.
         link: what replicates.
         error: what has ended it before it was to end; None otherwise.
+        stop: set when it is to end in order.
+        over: set when nothing more is done, and the lease is given back where that was possible.
+        late: it was to end in order, and the time for that has passed.
+        schedule: of the comparisons of both ends.
+        limits: what the settings say of the load of the target, with what was read anew.
     """
 
     def __init__(
@@ -64,7 +69,6 @@ class RunningLink:
         settings: Settings,
         plan: MemoryPlan,
         room: DiskRoom,
-        stop: asyncio.Event,
         watch: ShardWatch | None = None,
         *,
         alone: bool,
@@ -76,10 +80,12 @@ class RunningLink:
         self._pace = Pace(self.progress)
         self._alone = alone
         self._plan = plan
-        self._stop = stop
+        self.stop, self.over = asyncio.Event(), asyncio.Event()
+        self.late = False
         self._watch = watch
-        self._schedule = Schedule(settings, self.progress)
-        self.link = Link(settings, plan, self.progress, stop, self._schedule.run, room)
+        self.schedule = Schedule(settings, self.progress)
+        self.limits = {name: int(getattr(settings, name)) for name in sorted(LIMITS)}
+        self.link = Link(settings, plan, self.progress, self.stop, self.schedule.run, room)
         self._forecast = Forecast(settings.source_endpoint(), self.progress)
 
     @property
@@ -108,12 +114,18 @@ class RunningLink:
             if not self._alone:
                 log.info("link ended", reached=self.link.reached)
         except asyncio.CancelledError:
-            self._end("" if self._stop.is_set() else "it was aborted")
-            if self._stop.is_set():
+            self._end("" if self.stop.is_set() else "it was aborted")
+            if self.stop.is_set():
                 self._end_late()
             raise
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is, it is one link's and becomes its end
             self._fail(first_cause(error))
+        finally:
+            self.over.set()
+
+    def request_stop(self) -> None:
+        """Asks to apply what was read, to checkpoint and to end; returns at once."""
+        self.stop.set()
 
     async def _replicate(self) -> None:
         """Until the link ends; again and again where it does not end for good, and others run beside it."""
@@ -135,7 +147,7 @@ class RunningLink:
                 )
                 try:
                     async with asyncio.timeout(wait):
-                        await self._stop.wait()
+                        await self.stop.wait()
                 except TimeoutError:
                     continue
             return
@@ -188,14 +200,29 @@ class RunningLink:
         """Names who holds memory."""
         settings = self.settings
         self.link.report.register(ledger, self._plan, settings.writers, self.name)
-        ledger.register("verification", self._schedule.held_bytes, link=self.name)
+        ledger.register("verification", self.schedule.held_bytes, link=self.name)
 
     def change(self, name: str, value: float) -> None:
         """Lets a setting take effect that can: another time between two comparisons, or a limit on the load of the target."""
         if name == "verify_every":
-            self._schedule.change(value)
+            self.schedule.change(value)
         else:
+            self.limits[name] = int(value)
             self.link.limiter.change_setting(name, int(value))
+
+    def limit_for_now(self, limits: Mapping[str, int]) -> None:
+        """Other limits than the settings say, until these are read again."""
+        for name, value in limits.items():
+            self.link.limiter.change_setting(name, value)
+        now = self.progress.limit
+        told = {"max_target_ops": now.ops_per_second, "max_target_bytes_per_second": now.bytes_per_second}
+        now.temporary = told != self.limits
+
+    def settings_again(self) -> bool:
+        """Limits are those of the settings again, which were read anew; whether that changes any."""
+        was = self.progress.limit.temporary
+        self.limit_for_now(self.limits)
+        return was
 
     def close(self) -> None:
         """Ends connections and removes files; idempotent."""

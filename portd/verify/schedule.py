@@ -31,6 +31,9 @@ class Schedule:
     Args:
         settings: of the sync.
         progress: of the sync; `verify` is filled.
+
+    Attributes:
+        usable: the stream is followed, and the target had caught up: a comparison can begin.
     """
 
     def __init__(self, settings: Settings, progress: Progress) -> None:
@@ -41,13 +44,39 @@ class Schedule:
         self._ended = 0.0  # monotonic end of the last run; 0 before the first
         self._work: Verification | None = None
         self._named = 0
+        self._wanted = False  # now
+        self._awaited: list[asyncio.Future[str]] = []  # those who wait for the next result
+        self.usable = False
 
     async def run(self) -> None:
         """Waits and compares, for ever. A comparison that fails is told; it does not end the sync."""
         self._ended = self._ended or time.monotonic()
-        while True:
-            await self._until_due()
-            await self._compare()
+        self.usable = True
+        try:
+            while True:
+                await self._until_due()
+                await self._compare()
+        finally:
+            self.usable = self._wanted = False
+            self._tell_awaited("abandoned")  # it was wanted, and the stream ended first
+
+    def begin(self) -> asyncio.Future[str]:
+        """Wants a comparison now; the result, as a word of `VerifyProgress.result`, of that or of the one that runs already.
+
+        To be called while it is `usable`.
+        """
+        result: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._awaited.append(result)
+        if not self._progress.verify.running:
+            self._wanted = True
+            self._changed.set()
+        return result
+
+    def _tell_awaited(self, result: str) -> None:
+        awaited, self._awaited = self._awaited, []
+        for each in awaited:
+            if not each.done():
+                each.set_result(result)
 
     def change(self, seconds: float) -> None:
         """Another time between two runs; 0 for none. A run that goes on goes on."""
@@ -60,7 +89,7 @@ class Schedule:
 
     async def _until_due(self) -> None:
         """Returns when the next run is due, which may change while we wait."""
-        while True:
+        while not self._wanted:
             self._changed.clear()
             left = self._ended + self._every - time.monotonic() if self._every else None
             try:
@@ -75,6 +104,7 @@ class Schedule:
         from portd.verify.verification import Verification  # noqa: PLC0415 - a sync that never compares does without
 
         state = self._progress.verify
+        self._wanted = False
         state.running, state.started_at, self._named = True, time.time(), 0
         result = "abandoned"
         options = Options(method=self._settings.verify_method, share=SCAN_SHARE)
@@ -96,6 +126,7 @@ class Schedule:
             self._ended = time.monotonic()
             state.running, state.finished_at, state.result = False, time.time(), result
             state.runs[result] += 1
+            self._tell_awaited(result)
 
     def _applied(self) -> int:
         return self._progress.stream.applied_offset

@@ -15,27 +15,30 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from portd.config.settings import Settings
-from portd.controlsocket import CLIENTS, LINE_BYTES, PATH_BYTES, ControlSocket, Refusal, ask
+from portd.controlsocket import CLIENTS, LINE_BYTES, PATH_BYTES, Command, ControlSocket, Refusal, ask
 from portd.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 
-def echo(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+async def echo(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """Answers with what it was asked."""
     return {"said": dict(arguments)}
 
 
-def refuse(_: Mapping[str, Any]) -> Mapping[str, Any]:
+async def refuse(_: Mapping[str, Any]) -> Mapping[str, Any]:
     """Never does."""
     raise Refusal("not now", "later")
+
+
+COMMANDS = {"echo": Command(echo, {"a": int, "link": str}), "refuse": Command(refuse)}
 
 
 @asynccontextmanager
 async def listening(path: Path) -> AsyncIterator[ControlSocket]:
     """A control socket with two commands."""
-    control = ControlSocket(path, {"echo": echo, "refuse": refuse})
+    control = ControlSocket(path, COMMANDS)
     await control.start()
     try:
         yield control
@@ -57,9 +60,9 @@ async def test_a_question_is_answered(tmp_path: Path) -> None:
     """Commands get their arguments, and an error comes with what to do."""
     path = tmp_path / "socket"
     async with listening(path):
-        assert await asyncio.to_thread(ask, path, "echo", {"a": 1}) == {"ok": True, "said": {"a": 1}}
-        assert await asyncio.to_thread(ask, path, "refuse") == {"ok": False, "error": "not now", "hint": "later"}
-        answer = await asyncio.to_thread(ask, path, "other")
+        assert await ask(path, "echo", {"a": 1}) == {"ok": True, "said": {"a": 1}}
+        assert await ask(path, "refuse") == {"ok": False, "error": "not now", "hint": "later"}
+        answer = await ask(path, "other")
         assert not answer["ok"]
         assert "echo, refuse" in answer["hint"]
     assert not path.exists()
@@ -167,7 +170,7 @@ async def test_the_socket_of_a_successor_stays(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     async with listening(path):
         path.unlink()
-        successor = ControlSocket(path, {"echo": echo})
+        successor = ControlSocket(path, COMMANDS)
         await successor.start()
     assert (await raw(path, b'{"command": "echo"}\n'))["ok"]
     successor.close()
