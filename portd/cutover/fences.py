@@ -18,12 +18,13 @@ from portd.cutover.options import Stop
 from portd.errors import ConfigError, HandshakeError, SourceLost
 from portd.log import get_logger
 from portd.net.backoff import Backoff
-from portd.net.control import Control, Refused, open_control, parse_pairs
+from portd.net.control import Refused, open_control, parse_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from portd.cutover.options import Options
+    from portd.net.control import Control
     from portd.net.endpoint import Endpoint
 
 LEASE_SECONDS: Final = 3.0  # a pause that nobody renews ends after it
@@ -88,7 +89,7 @@ class Fence(ABC):
                         log.warning("writes are not let go on yet", source=self.endpoint.display, error=str(error))
                         await asyncio.sleep(backoff.next_wait())
         except TimeoutError:
-            log.error("writes could not be let go on", source=self.endpoint.display, hint=self.by_hand())
+            log.exception("writes could not be let go on", source=self.endpoint.display, hint=self.by_hand())
             return False
         return True
 
@@ -128,7 +129,9 @@ async def _asking(endpoint: Endpoint, needs: str) -> AsyncIterator[Control]:
             f"{endpoint.display} refuses what stops the writes: {refusal.text}", hint=f"it takes {needs}"
         ) from None
     except OSError as error:
-        raise SourceLost(f"{endpoint.display} does not answer: {error or 'timeout'}", hint="check host and port") from None
+        raise SourceLost(
+            f"{endpoint.display} does not answer: {error or 'timeout'}", hint="check host and port"
+        ) from None
 
 
 class Pause(Fence):
@@ -136,11 +139,8 @@ class Pause(Fence):
 
     absolute = True
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(endpoint)
-        self._control_kept: Control | None = None
-
     async def prepare(self) -> str:
+        """Finds out whether it can be done; see `Fence`."""
         async with _asking(self.endpoint, "+client|pause +client|unpause") as control:
             try:
                 await control.call("CLIENT", "PAUSE", "soon", "WRITE")  # no number: refused, but by whom?
@@ -158,6 +158,7 @@ class Pause(Fence):
         await self._renew()
 
     async def keep(self) -> None:
+        """Renews it until cancelled."""
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             await self._renew()
@@ -178,12 +179,14 @@ class Pause(Fence):
             await control.call("CLIENT", "UNPAUSE")
 
     async def stay(self, seconds: float) -> str:
+        """It is done; see `Fence`."""
         if seconds <= 0:
             return "" if await self.free() else self.by_hand()
         await self._renew(seconds)
         return f"clients that write wait for {seconds:g} s more; what they have sent is executed at the source then"
 
     def by_hand(self) -> str:
+        """How somebody undoes it."""
         return f"a pause ends by itself, {LEASE_SECONDS:.0f} s after it was renewed; CLIENT UNPAUSE ends it at once"
 
 
@@ -196,6 +199,7 @@ class Acl(Fence):
         self._rules: dict[str, list[str]] = {}
 
     async def prepare(self) -> str:
+        """Finds out whether it can be done; see `Fence`."""
         if not self.users:
             raise ConfigError("nobody is named who is to write no more", hint="name them: --fence-user app")
         async with _asking(self.endpoint, "+acl|list +acl|setuser") as control:
@@ -227,10 +231,12 @@ class Acl(Fence):
                 await control.call("ACL", "SETUSER", user.encode("utf-8", "surrogateescape"), "reset", *words)
 
     async def stay(self, seconds: float) -> str:
+        """It is done; see `Fence`."""
         del seconds
         return f"{', '.join(self.users)} cannot write at the source; ACL SAVE there makes it last"
 
     def by_hand(self) -> str:
+        """How somebody undoes it."""
         return "; ".join(f"ACL SETUSER {user} +@write" for user in self.users) + ", or ACL LOAD, at the source"
 
 
@@ -245,6 +251,7 @@ class Replicas(Fence):
         self._before: dict[str, str] = {}
 
     async def prepare(self) -> str:
+        """Finds out whether it can be done; see `Fence`."""
         async with _asking(self.endpoint, "+config|get +config|set") as control:
             self._before = await _settings(control, _REPLICAS, _LAG)
         if self._before.keys() != {_REPLICAS, _LAG}:
@@ -266,10 +273,12 @@ class Replicas(Fence):
                 await control.call("CONFIG", "SET", name, value)
 
     async def stay(self, seconds: float) -> str:
+        """It is done; see `Fence`."""
         del seconds
         return f"the source refuses writes; {self.by_hand()} ends that"
 
     def by_hand(self) -> str:
+        """How somebody undoes it."""
         return "; ".join(f"CONFIG SET {name} {value}" for name, value in self._before.items()) + " at the source"
 
 
@@ -282,6 +291,7 @@ class Own(Fence):
         self._resume_command = resume
 
     async def prepare(self) -> str:
+        """Finds out whether it can be done; see `Fence`."""
         if not (self._stop_command and self._resume_command):
             raise ConfigError(
                 "--stop-writes command needs --stop-command and --resume-command", hint="the second undoes the first"
@@ -296,7 +306,9 @@ class Own(Fence):
 
     async def _run(self, name: str, command: str) -> None:
         """Raises: Doubt: it failed."""
-        process = await asyncio.create_subprocess_shell(command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True)
+        process = await asyncio.create_subprocess_shell(
+            command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+        )
         try:
             code = await process.wait()
         except asyncio.CancelledError:
@@ -307,6 +319,7 @@ class Own(Fence):
             raise Doubt(f"the command of {name} ended with {code}", hint="its output stands above")
 
     def by_hand(self) -> str:
+        """How somebody undoes it."""
         return "run the command of --resume-command"
 
 
@@ -321,7 +334,7 @@ def fence_of(options: Options, endpoint: Endpoint) -> Fence:
     return Own(endpoint, options.stop_command, options.resume_command)
 
 
-async def _settings(control: Control, *names: str) -> Mapping[str, str] | dict[str, str]:
+async def _settings(control: Control, *names: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
         found |= parse_pairs(await control.call("CONFIG", "GET", name))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from portd.config.choices import VerifyMethod
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Stop(StrEnum):

@@ -24,7 +24,6 @@ from portd.units import human_count
 from portd.verify.ends import SourceEnd, TargetEnd
 from portd.verify.live import LiveReader
 from portd.verify.options import Options as VerifyOptions
-from portd.verify.report import Found
 from portd.verify.settle import Settler
 from portd.verify.verification import Verification, compare_functions, digest_options
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from portd.cutover.streamwatch import StreamWatch
     from portd.cutover.writewatch import WriteWatch
     from portd.verify.live import NamedKey
-    from portd.verify.report import Report
+    from portd.verify.report import Found, Report
 
 FEW_KEYS: Final = 500  # left to be read while writes stand still
 ROUNDS: Final = 20
@@ -139,10 +138,15 @@ class Proof:
             kinds = ", ".join(f"{human_count(count)} {kind}" for kind, count in sorted(report.kinds.items()))
             told = f"keys differ ({kinds}): {self._named((each.db, each.name) for each in differing)}" if kinds else ""
             functions = f"function libraries differ: {report.functions}" if report.functions else ""
-            raise Doubt("; ".join(filter(None, (told, functions))), hint="portd verify names all of them, and --repair copies them")
+            raise Doubt(
+                "; ".join(filter(None, (told, functions))),
+                hint="portd verify names all of them, and --repair copies them",
+            )
         result.unread = sum(1 for each in found if each.note) + max(report.source.unreadable, report.target.unreadable)
         if result.unread:
-            result.not_compared.append(f"{human_count(result.unread)} keys: too large or too strange to be compared as a whole")
+            result.not_compared.append(
+                f"{human_count(result.unread)} keys: too large or too strange to be compared as a whole"
+            )
 
     def _named(self, keys: object) -> str:
         names = [
@@ -163,9 +167,7 @@ class Proof:
         self._ends[0].used = source.databases
         digests = digest_options(source, target, self._settings)
         options = VerifyOptions(largest_bytes=largest)
-        self._settler = Settler(
-            source, target, self._settings.spool_directory() or self._settings.spool_dir, digests, options, ends=self._ends
-        )
+        self._settler = Settler(source, target, None, digests, options, ends=self._ends)
 
     # -- while writes go on
 
@@ -284,11 +286,16 @@ class Proof:
             raise Doubt(f"a whole database of {where} was flushed or swapped meanwhile", hint="run it again")
         if touched.unknown:
             names = ", ".join(sorted(name.decode("ascii", "backslashreplace") for name in touched.unknown))
-            raise Doubt(f"nobody knows the keys of commands that the source writes: {names}", hint="allow +command at the source")
+            raise Doubt(
+                f"nobody knows the keys of commands that the source writes: {names}",
+                hint="allow +command at the source",
+            )
         if touched.lost or writes.lost:
             raise Doubt("more keys are written than can be remembered", hint="run it when less is written")
 
-    async def _read(self, keys: set[NamedKey], digests: tuple[hashlib._Hash, hashlib._Hash] | None = None) -> set[NamedKey]:
+    async def _read(
+        self, keys: set[NamedKey], digests: tuple[hashlib._Hash, hashlib._Hash] | None = None
+    ) -> set[NamedKey]:
         """Reads keys from both ends; those that differ."""
         assert self._settler is not None
         differing: set[NamedKey] = set()

@@ -67,7 +67,11 @@ class WriteWatch(asyncio.Protocol):
         if refused:
             self.why_not = refused[0]
             self.close()
-            log.warning("changes of the target by others are not seen", reply=self.why_not, hint="it takes +hello +client|tracking")
+            log.warning(
+                "changes of the target by others are not seen",
+                reply=self.why_not,
+                hint="it takes +hello +client|tracking",
+            )
         self.watching = not refused
 
     async def run(self) -> None:
@@ -79,7 +83,9 @@ class WriteWatch(asyncio.Protocol):
         if not self.watching:
             return
         await asyncio.shield(self._ended)
-        raise Doubt(f"the connection to {self._endpoint.display} was lost", hint="what changed there since is not known")
+        raise Doubt(
+            f"the connection to {self._endpoint.display} was lost", hint="what changed there since is not known"
+        )
 
     async def flush(self) -> None:
         """Returns when everything is noted that was changed before."""

@@ -59,7 +59,7 @@ class Settler:
     Args:
         source: open.
         target: open.
-        directory: for lists of keys.
+        directory: for lists of keys; None: only `compare` is called.
         digests: the same for both ends.
         options: patience.
         applied: how far the target has followed the source, where a sync runs between them and can tell. Then each look
@@ -75,7 +75,7 @@ class Settler:
         self,
         source: LiveReader,
         target: LiveReader,
-        directory: Path,
+        directory: Path | None,
         digests: DigestOptions,
         options: Options,
         applied: Callable[[], int] | None = None,
@@ -97,6 +97,7 @@ class Settler:
 
     def new_list(self) -> Suspects:
         """An empty list; the caller closes it."""
+        assert self._directory is not None
         self._lists += 1
         return Suspects(self._directory / f"suspects-{self._lists}{SEGMENT_SUFFIX}")
 
