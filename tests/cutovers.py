@@ -116,7 +116,7 @@ class Writers:
     def assert_all_in(self, target: Server) -> None:
         """Nothing that was acknowledged is missing there, and nothing is there that was not."""
         client = target.client()
-        found = {key: int(client.get(key) or 0) for key in self.acknowledged}  # type: ignore[arg-type]  # sync client
+        found = {key: int(client.get(key) or 0) for key in self.acknowledged}
         assert found == dict(self.acknowledged)
 
 

@@ -92,7 +92,8 @@ class WriteWatch(asyncio.Protocol):
         if self.watching:
             try:
                 async with asyncio.timeout(self._endpoint.connect_seconds):
-                    await self._ask([request("PING")])
+                    for _ in range(2):  # names go out at the end of the server's turn, behind what it answers in that
+                        await self._ask([request("PING")])
             except OSError as error:
                 raise Doubt(f"{self._endpoint.display} does not answer: {error or 'timeout'}") from error
 

@@ -92,7 +92,7 @@ def test_a_rehearsal_changes_nothing(source: Server, target: Server, tmp_path: P
         assert writers.moved()
         streaming(portd)
         assert cut_over(source, target, path, fence_user=USER)["outcome"] == "done"
-        source.client().execute_command("CLIENT", "UNPAUSE")
+        source.client().client_unpause()
         writers.end()
         writers.assert_all_in(target)
 
@@ -107,7 +107,7 @@ def test_clients_wait_as_long_as_it_is_said(source: Server, target: Server, tmp_
         waiting = source.client(socket_timeout=0.3, retry_on_timeout=False)
         with pytest.raises(redis.TimeoutError):
             waiting.set("late", "1")
-        source.client().execute_command("CLIENT", "UNPAUSE")
+        source.client().client_unpause()
         source.client().set("later", "1")
 
 
@@ -299,3 +299,137 @@ def test_an_interrupt(source: Server, target: Server, tmp_path: Path, pair: Port
     assert report["outcome"] == "interrupted"
     assert resumed.exists()
     assert pair.alive
+
+
+# --------------------------------------------------------------------------------------------- other ways to stop writes
+
+
+def rules(server: Server) -> list[bytes]:
+    """Users as the server lists them."""
+    client: Any = server.client()
+    return sorted(client.execute_command("ACL", "LIST"))
+
+
+def test_users_lose_the_right_to_write(servers: ServerFactory, tmp_path: Path) -> None:
+    """With acl clients get errors at once; rolled back, the users are what they were, to the letter."""
+    source, target = server(servers, "redis7.0"), server(servers, "valkey9.1")
+    fill_mixed(source, KEYS)
+    path = tmp_path / "socket"
+    with Portd(source, target, control_socket=path, spool_dir=tmp_path) as portd:
+        streaming(portd)
+        with Writers(source) as writers:
+            assert writers.moved()
+            before = rules(source)
+            other: Any = source.client()
+            other.execute_command("ACL", "SETUSER", "other", "on", "nopass", "~*", "+@all")
+            report = cut_over(source, target, path, expect=1, stop_writes="acl", fence_user="other")
+            assert "written while writes stood still" in report["doubt"]
+            assert [each for each in rules(source) if b" other " not in each] == before
+            assert any(b"other" in each and b"+@all" in each and b"-@write" not in each for each in rules(source))
+            assert writers.moved()
+            report = cut_over(source, target, path, stop_writes="acl", fence_user=USER)
+            writers.end()
+            assert len(writers.refused) == 4
+            writers.assert_all_in(target)
+        assert report["outcome"] == "done"
+        assert any(f"user {USER} ".encode() in each and b"-@write" in each for each in rules(source))
+        assert_equal(source, target)
+
+
+@pytest.mark.parametrize("here", ["redis5.0", "redis7.0"])
+def test_replicas_that_nobody_has(servers: ServerFactory, tmp_path: Path, here: str) -> None:
+    """Any server since 2.8 can be told to refuse writes; rolled back, its settings are what they were."""
+    source, target = server(servers, here), server(servers, "valkey9.1")
+    fill_mixed(source, KEYS)
+    path = tmp_path / "socket"
+    client = source.client()
+    with Portd(source, target, control_socket=path, spool_dir=tmp_path) as portd:
+        streaming(portd)
+        before = client.config_get("min-replicas-*")
+        with Writers(source) as writers:
+            assert writers.moved()
+            report = cut_over(source, target, path, expect=1, stop_writes="replicas", then="exit 7")
+            assert "ended with 7" in report["doubt"]
+            assert client.config_get("min-replicas-*") == before
+        assert any("started again" in each or "start it again" in each for each in report["left"])
+        assert portd.wait() == os.EX_OK
+        portd.start()
+        streaming(portd)
+        with Writers(source) as writers:
+            start = {key: int(client.get(key) or 0) for key in client.scan_iter("counter:*")}
+            assert writers.moved()
+            report = cut_over(source, target, path, stop_writes="replicas")
+            writers.end()
+            assert all("NOREPLICAS" in each or "replicas" in each.lower() for each in writers.refused)
+            assert len(writers.refused) == 4
+            there = target.client()
+            for key, count in writers.acknowledged.items():
+                assert int(there.get(key) or 0) == count + start.get(key.encode(), 0)
+        assert report["outcome"] == "done"
+
+
+def test_an_old_source_cannot_pause_writes_alone(servers: ServerFactory, tmp_path: Path) -> None:
+    """CLIENT PAUSE without WRITE would keep INFO waiting, too: it is refused, and other ways are named."""
+    source, target = server(servers, "redis5.0"), server(servers, "valkey9.1")
+    path = tmp_path / "socket"
+    with Portd(source, target, control_socket=path, spool_dir=tmp_path) as portd:
+        streaming(portd)
+        with CutOver(source, target, path) as running:
+            assert running.end(os.EX_CONFIG) == {}
+            assert "--stop-writes" in running.log()
+        source.client().set("a", "1")
+
+
+def test_a_replica_as_source(servers: ServerFactory, tmp_path: Path) -> None:
+    """Its clients write to its primary: there they are stopped."""
+    primary, source, target = servers(), servers(), servers()
+    fill_mixed(primary, KEYS)
+    source.replicate(primary)
+    wait_for_sync(lambda: source.info("replication")["master_link_status"] == "up")
+    path = tmp_path / "socket"
+    with Portd(source, target, control_socket=path, spool_dir=tmp_path) as portd, Writers(primary) as writers:
+        streaming(portd)
+        assert cut_over(source, target, path, expect=os.EX_CONFIG) == {}
+        assert writers.moved()
+        report = cut_over(source, target, path, primary=primary.url, fence_user=USER, keep_paused=0)
+        writers.end()
+        assert report["outcome"] == "done"
+        writers.assert_all_in(target)
+        assert_equal(primary, target)
+
+
+# ------------------------------------------------------------------------------------------------------- moving clients
+
+
+def test_the_command_that_moves_the_clients(source: Server, target: Server, tmp_path: Path, pair: Portd) -> None:
+    """It gets the report while writes are still stopped, and its success ends the cut-over."""
+    told = tmp_path / "told"
+    report = cut_over(source, target, tmp_path / "socket", then=f"cat > {told}", keep_paused=0)
+    assert report["outcome"] == "done"
+    assert json.loads(told.read_text())["offsets"] == report["offsets"]
+    assert report["times"]["settled"] <= report["times"]["moving"] <= report["times"]["moved"]
+    assert pair.wait() == os.EX_OK
+
+
+def test_a_move_that_fails(source: Server, target: Server, tmp_path: Path, pair: Portd) -> None:
+    """Before anybody has written to the target it is rolled back; the sync goes on with its next start."""
+    report = cut_over(source, target, tmp_path / "socket", expect=1, then="exit 4")
+    assert report["outcome"] == "rolled back"
+    assert not _is_paused(source)
+    source.client().set("behind it", "1")
+    assert pair.wait() == os.EX_OK
+    pair.start()
+    pair.until_applied(source)
+    assert_equal(source, target)
+    assert pair.status()["full_syncs"] == {}  # type: ignore[index]
+
+
+def test_a_move_that_fails_half_way(source: Server, target: Server, tmp_path: Path, pair: Portd) -> None:
+    """Clients have written to the target: there is no way back, writes stay stopped, and it says so."""
+    write = python(f'import redis; redis.Redis(unix_socket_path="{target.path}").set("moved", 1)')
+    report = cut_over(source, target, tmp_path / "socket", expect=1, then=f"{write}; exit 4", keep_paused=600)
+    assert report["outcome"] == "in doubt"
+    assert any("was written to" in each for each in report["left"])
+    assert _is_paused(source)
+    source.client().client_unpause()
+    assert not pair.alive or pair.wait() == os.EX_OK

@@ -54,7 +54,7 @@ def test_keys_of_commands(words: tuple[str, ...], keys: set[bytes]) -> None:
     touched = noted(request(*words))
     assert names(touched) == {(0, key) for key in keys}
     assert touched.writes == bool(keys)
-    assert not (touched.lost or touched.unknown or touched.everything)
+    assert (touched.lost, touched.unknown, touched.everything) == (False, set(), False)
 
 
 def test_databases() -> None:
