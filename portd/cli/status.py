@@ -164,22 +164,8 @@ def _show(found: Mapping[str, Any]) -> None:
             lines["expiries"] = "some may be postponed until portd has caught up"
     lines["held by"] = f"process {holder['pid']} on {holder['host']}" if holder else "nobody"
     if process is not None:
-        stream = process["stream"]
-        seconds = stream["lag_seconds"]
-        refused = [f"{each['side']} {each['code']}, {each['seconds']:.0f} s" for each in process["refusals"]["now"]]
-        lines |= {
-            "phase": process["phase"],
-            "ready": "yes" if process["ready"] else f"no: {process['reason']}",
-            "lag": "not known" if seconds is None else f"{seconds:.3f} s, {stream['lag_bytes']} bytes",
-            **({"refuses for now": "; ".join(refused)} if refused else {}),
-            "full syncs": ", ".join(f"{count} ({reason})" for reason, count in process["full_syncs"].items()) or "none",
-            "dead letters": str(sum(process["dead_letters"].values())),
-        }
-        if held := process["held"]:
-            lines["waits for"] = f"an operator ({held['reason']}): {held['words']}"
-        if process["failure"]:
-            lines["failure"] = process["failure"]
-        if process["last_error"]:
-            lines["last error"] = process["last_error"]
+        from portd.watch.summary import status_lines  # noqa: PLC0415 - not wanted by the other commands' help
+
+        lines |= status_lines(process)
     for name, value in lines.items():
         typer.echo(plain(f"{name:<16} {value}"))

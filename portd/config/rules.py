@@ -313,7 +313,7 @@ def _image(settings: RuleSettings, mapping: Mapping | None) -> Image:
         databases = frozenset(each if mapping is None else mapping.database_of(each) for each in taken)
     found: set[bytes] = set()
     for pattern in settings.patterns("include") or (b"",):
-        beginning = _beginning(pattern)
+        beginning = beginning_of(pattern)
         longer = [each for each in settings.renames() if each.startswith(beginning)]
         found.update(each if mapping is None else mapping.renamed(each) for each in (beginning, *longer))
     prefixes = sorted(each for each in found if not any(each != other and each.startswith(other) for other in found))
@@ -321,7 +321,7 @@ def _image(settings: RuleSettings, mapping: Mapping | None) -> Image:
     return Image(databases, tuple(prefixes), () if renames else tuple(sorted(settings.slot_ranges())))
 
 
-def _beginning(pattern: bytes) -> bytes:
+def beginning_of(pattern: bytes) -> bytes:
     """What every name begins with that a pattern fits."""
     if pattern.startswith(REGEX):
         return b""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from portd.config.rules import Choice
     from portd.config.settings import Settings
     from portd.hold import Hold, Sample
+    from portd.link.ruling import Ruling
     from portd.model import Progress
     from portd.source.info import SourceInfo
     from portd.target.kept.checkpoint import Checkpoint
@@ -63,21 +64,19 @@ class Gate:
     """Lets full syncs pass, or makes them wait.
 
     Args:
-        settings: both ends, what is removed and how much of it may go.
+        ruling: which keys are copied; and both ends, what is removed and how much of it may go.
         progress: `held` and `source_info` are kept up to date.
         stop: set when the sync is to end.
-        choice: which keys are copied.
 
     Attributes:
         accepted: an operator said that this source is meant; until its snapshot is applied.
         broken_off: a stop came while something waited here.
     """
 
-    def __init__(self, settings: Settings, progress: Progress, stop: asyncio.Event, choice: Choice) -> None:
-        self._choice = choice
-        self.accepted = settings.accept_source
+    def __init__(self, ruling: Ruling, progress: Progress, stop: asyncio.Event) -> None:
+        self._ruling = ruling
+        self.accepted = ruling.settings.accept_source
         self.broken_off = False
-        self._settings = settings
         self._progress = progress
         self._stop = stop
         self._word = asyncio.Event()  # an operator's
@@ -114,7 +113,7 @@ class Gate:
             HeldBack: it has to wait.
         """
         assert self._doubt is not None, "nothing is doubtful"
-        hold = judge_sample(self._doubt, sample, self._settings.prune_limit)
+        hold = judge_sample(self._doubt, sample, self._ruling.settings.prune_limit)
         if hold is not None:
             self._found = hold.reason
             raise HeldBack(hold, self._doubt.source)
@@ -159,7 +158,7 @@ class Gate:
 
     async def _changed(self, hold: Hold, seen: Identity, again_at: float) -> Hold | None:
         """None when the source may have become the one that is wanted."""
-        now = identify(self._settings, await read_info(self._settings.source_endpoint()), "")
+        now = identify(self._ruling.settings, await read_info(self._ruling.settings.source_endpoint()), "")
         other = seen.run_id != now.run_id or (now.replid not in {"", seen.replid} and now.replid2 != seen.replid)
         return None if other or time.monotonic() >= again_at else hold
 
@@ -169,7 +168,7 @@ class Gate:
         Raises:
             Stopped: a stop came first.
         """
-        hold = judge_removal(ghosts, keys, self._settings.prune_limit)
+        hold = judge_removal(ghosts, keys, self._ruling.settings.prune_limit)
         if hold is None:
             return
         if self.accepted:
@@ -238,7 +237,7 @@ class Gate:
 
     async def _look(self, replid: str) -> Hold | None:
         """Asks both ends. *replid* is what the source has announced; "" to go by what it says of itself."""
-        settings = self._settings
+        settings = self._ruling.settings
         self._doubt = None
         checkpoint = await read_checkpoint(settings.target_endpoint(), settings.checkpoint_name())
         info = await read_info(settings.source_endpoint())
@@ -250,7 +249,9 @@ class Gate:
         if checkpoint.state is State.SNAPSHOT and checkpoint.accepted and followed.continues(source):
             self.accepted = True  # and was broken off
             return None
-        facts = await gather(settings, checkpoint, source, None if info.keys is None else info.databases, self._choice)
+        facts = await gather(
+            settings, checkpoint, source, None if info.keys is None else info.databases, self._ruling.choice
+        )
         if facts.doubtful and not checkpoint.first:
             self._doubt = facts
         return judge(facts, settings.prune_limit)

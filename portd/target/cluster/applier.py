@@ -377,6 +377,7 @@ class ClusterApplier:
         command = self._groups.command(portion.data, portion.next)
         offset, behind = portion.place()
         if behind > self._intake.taken:
+            await self._limiter.going()
             barrier = Barrier(command, behind, self._markers, self._prefix, self._strands.writer)
             self._barrier_at = behind
             ours = [*self._strands.record.commands(self._key), *self._options.restated()]
