@@ -70,7 +70,7 @@ async def send(end: End, commands: Iterable[Command], *, transaction: bool = Fal
     """Sends commands to the servers that have their keys; in one transaction, they have one slot."""
     pipes: dict[int, Any] = {}
     for command in commands:
-        number = end.shard_of(command[1])
+        number = end.shard_of(command[2 if command[0] == "XGROUP" else 1])
         if number not in pipes:
             pipes[number] = end.clients[number].pipeline(transaction=transaction)
         pipes[number].execute_command(*command)
