@@ -263,7 +263,7 @@ def test_a_marker_of_another_history_keeps_nothing_back(source: Server, cluster:
 
 def test_a_client_of_clusters_works_on_both_sides(cluster: Cluster, into: Cluster) -> None:
     """redis-py writes at the source and reads at the target during the snapshot, the stream, a kill of portd and a flush of one shard."""
-    with RedisCluster(port=cluster.primaries[0].port) as writer, RedisCluster(port=into.primaries[0].port) as reader:
+    with RedisCluster("127.0.0.1", cluster.primaries[0].port) as writer, RedisCluster("127.0.0.1", into.primaries[0].port) as reader:
         fill(cluster)
         with Portd(cluster.url, into.url) as portd:
             written = 0
