@@ -39,6 +39,11 @@ async def guard(cluster: ClusterTarget, settings: Settings, choice: Choice, sour
     Raises:
         ConfigError: also what cannot be had of a cluster.
     """
+    if set(settings.given()) - {
+        "include_slots",
+        "exclude_command",
+    }:  # of shards of a source; what else can be had is to be shown
+        settings.target_endpoint().one_server("a sync with rules")
     if settings.verify_every:
         settings.target_endpoint().one_server("verify_every")
     from portd.target.cluster.nodes import guard_nodes  # noqa: PLC0415

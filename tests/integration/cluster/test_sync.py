@@ -333,8 +333,9 @@ def test_a_kill_between_two_nodes_of_a_flush(source: Server, cluster: Cluster) -
     assert not differences(source, cluster)
 
 
-def test_what_cannot_be_had_of_a_cluster_is_refused(source: Server, cluster: Cluster) -> None:
-    """Comparisons are not left out in silence."""
-    with Portd(source, cluster.url, verify_every=3600) as portd:
+@pytest.mark.parametrize("options", [{"include": "a:"}, {"map_db": "1=0"}, {"verify_every": "3600"}], ids=str)
+def test_what_cannot_be_had_of_a_cluster_is_refused(source: Server, cluster: Cluster, options: dict[str, str]) -> None:
+    """Rules and comparisons are not left out in silence."""
+    with Portd(source, cluster.url, **options) as portd:
         assert portd.wait() == os.EX_CONFIG, portd.log()
         assert "cannot be had of a cluster yet" in portd.log()
