@@ -8,7 +8,7 @@ import pytest
 
 from portd.config.load import load_settings
 from portd.errors import SlotsMoved
-from portd.link.divide import common
+from portd.net.topology import common
 from portd.net.topology import Node, Topology
 from portd.source import shards
 from portd.source.shards import ShardWatch, owners, refuse_moves
