@@ -262,7 +262,10 @@ class Orders:
             raise Refusal(f"no result within {seconds:g} s", "it goes on; the log will tell") from None
         code = _VERIFY_CODES.get(found, os.EX_TEMPFAIL)
         keys = ", ".join(f"{human_count(count)} {kind}" for kind, count in state.keys.items() if count)
-        told = {"failed": state.error, "abandoned": "the stream is not followed any more"}.get(found, keys or "no keys")
+        told = {
+            "failed": state.error,
+            "abandoned": "the stream is not followed any more, or the rules have changed",
+        }.get(found, keys or "no keys")
         functions = f"; function libraries differ: {state.functions}" if state.functions else ""
         return {
             "text": f"{found.upper()}: {told}{functions}",
