@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -233,8 +234,10 @@ def test_a_handover(source: Server, target: Server, tmp_path: Path) -> None:
     """What was received is applied; the answer comes when another process can have the link, and it goes on without a copy."""
     fill_strings(source, 100)
     path = tmp_path / "socket"
-    with Portd(source, target, control_socket=path) as portd, Portd(source, target) as second:
+    with ExitStack() as stack:
+        portd = stack.enter_context(Portd(source, target, control_socket=path))
         portd.until(streaming)
+        second = stack.enter_context(Portd(source, target))
         assert second.wait() == os.EX_TEMPFAIL, "the link is taken"
         source.client().mset({f"more:{number}": "x" for number in range(1000)})
         found = of_link(path, "handover")

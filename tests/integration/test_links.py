@@ -13,8 +13,6 @@ import urllib.error
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from tests.compare import compare
 from tests.datasets import fill_mixed, fill_strings
 from tests.integration.test_sync import IDLE_CONSUMER
@@ -30,12 +28,6 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 KEYS = 2000
-
-
-@pytest.fixture
-def pair(servers: ServerFactory) -> tuple[Server, Server]:
-    """Another source and its target."""
-    return servers(), servers()
 
 
 def streaming(status: dict[str, Any]) -> bool:

@@ -82,7 +82,7 @@ def test_less_is_taken_from_a_transaction_on(source: Server, target: Server, tmp
             answer = asked(path, "reload")
             (found,) = answer["narrower"]
             assert found["left"] == 3
-            assert sorted(found["some"]) == ["db 0 b:left", "db 0 b:x", "db 0 b:y"]
+            assert sorted(found["some"]) == ["db 0 'b:left'", "db 0 'b:x'", "db 0 'b:y'"]
             assert "3 keys of the target are not taken any more, and stay" in answer["text"]
             assert "changed: " not in answer["text"]
             rounds = load.rounds
