@@ -128,7 +128,6 @@ class Following:
             stops=into.letters.stops,
             choice=choice,
             left=settings.exclude_command,
-            clears=into.cluster is None,
         )
 
     def narrow(self, narrower: Narrower, taken: Callable[[int], None]) -> None:

@@ -20,8 +20,9 @@ from portd.model import Held
 from portd.net.backoff import Backoff
 from portd.source.info import read_info
 from portd.target.control import control
-from portd.target.kept.checkpoint import State, other_links, read_checkpoint
+from portd.target.kept.checkpoint import State, read_checkpoint
 from portd.target.kept.contents import keys_there
+from portd.target.kept.directory import other_links
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -294,7 +295,7 @@ async def gather(
     removes = not checkpoint.first and (compares or mode is Prune.FLUSH)
     known = None if source_keys is None else choice.keys_of(source_keys)
     target = settings.target_endpoint()
-    of_cluster = await clusters.count_keys(settings) if target.seeds is not None else None
+    of_cluster = await clusters.count_keys(settings, choice) if target.seeds is not None else None
     async with control(target, "counting the target's keys") as client:
         facts = Facts(
             followed=followed_by(checkpoint),
@@ -308,6 +309,6 @@ async def gather(
         )
         hold = judge(facts, settings.prune_limit)
         empty = facts.source_keys is None if hold is None else hold.reason is Reason.SOURCE_EMPTY
-        if mode is Prune.AUTO and facts.removes and empty and not choice and await other_links(client, prefix, key):
-            return replace(facts, removes=False)  # their keys may not go, so none do
+    if mode is Prune.AUTO and facts.removes and empty and not choice and await other_links(settings):
+        return replace(facts, removes=False)  # their keys may not go, so none do
     return facts

@@ -279,7 +279,7 @@ class Link:
     async def _prepare(self) -> Destination:
         """Asks both ends who they are, and refuses what cannot be right."""
         progress, settings = self._progress, self.ruling.settings
-        capabilities, cluster = await clusters.look_at(self._target)
+        capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice)
         progress.target_info = capabilities.shown()
         log.info("target", url=self._target.display, **progress.target_info)
         source = await read_info(self._source)
@@ -477,7 +477,7 @@ class Link:
         settings = self.ruling.settings
         source_run_id = self._progress.source_info.get("run_id", "")
         if cluster is not None:
-            await clusters.guard(cluster, settings, source_run_id)
+            await clusters.guard(cluster, settings, self.ruling.choice, source_run_id)
             return
         await guard(
             self._target,
@@ -498,7 +498,7 @@ class Link:
         if self._session is None:
             return destination
         try:
-            capabilities, cluster = await clusters.look_at(self._target)
+            capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice)
             if capabilities.run_id != destination.capabilities.run_id:
                 await self._guard(capabilities, cluster)
         except BaseException as error:

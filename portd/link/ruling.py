@@ -121,8 +121,6 @@ class Ruling:
                     hint="take the old ones, or set on_rules_change to full-sync, which copies the snapshot again",
                 )
             log.warning("the rules are others than those of the data in the target: a full sync", changed=words)
-        if target.seeds is not None:  # what says whose keys are whose lies on any of its nodes
-            return
         await claim(settings, choice.image, ruled=bool(choice), thorough=differs or checkpoint is None)
 
     def made(self, checkpoint: Checkpoint) -> bool:

@@ -6,14 +6,14 @@ The expressions are those of the file. Only the time for which they must hold is
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.datasets import fill_strings
 from tests.following import copy, forget_history
 from tests.integration.test_held import ctl
-from tests.process import Links, Portd
+from tests.process import Links, Portd, streaming
 from tests.prometheus import Prometheus, impatient_rules, needs_prometheus, shipped_rules
 from tests.servers import find
 
@@ -44,11 +44,6 @@ SEEN = {
 }
 
 pytestmark = [needs_prometheus, pytest.mark.slow]
-
-
-def streaming(status: dict[str, Any]) -> bool:
-    """It has caught up."""
-    return bool(status["phase"] == "streaming")
 
 
 def fires(request: pytest.FixtureRequest, prometheus: Prometheus, link: str = "default") -> None:

@@ -13,7 +13,7 @@ from portd.controlsocket import CLIENTS, ask
 from tests.compare import assert_equal
 from tests.datasets import fill_strings
 from tests.integration.test_held import ctl
-from tests.process import Links, Portd
+from tests.process import Links, Portd, streaming
 from tests.servers import wait_for_sync
 
 if TYPE_CHECKING:
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.servers import Server
-
-
-def streaming(status: dict[str, Any]) -> bool:
-    """It has caught up."""
-    return bool(status["phase"] == "streaming")
 
 
 def asked(path: Path, *words: str, expect: int = 0) -> dict[str, Any]:

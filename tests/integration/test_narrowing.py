@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.datasets import fill_strings
-from tests.integration.test_ctl import asked, streaming, told
-from tests.process import Links, Portd
+from tests.integration.test_ctl import asked, told
+from tests.process import Links, Portd, streaming
 from tests.servers import wait_for_sync
 
 if TYPE_CHECKING:
