@@ -208,6 +208,26 @@ def test_a_link_of_several(source: Server, target: Server, pair: tuple[Server, S
         assert "link us: the rules are not narrower" in told(path, "reload", expect=1).stderr
 
 
+def test_links_that_would_meet(source: Server, target: Server, pair: tuple[Server, Server], tmp_path: Path) -> None:
+    """Rules under which the next start would be refused beside another link are not taken up."""
+    tables: dict[str, dict[str, object]] = {
+        "eu": {"source": source, "target": target},
+        "us": {"source": pair[0], "target": target, "existing": "replace"},
+    }
+    path = tmp_path / "socket"
+    with Links(tables, control_socket=path) as portd:
+        portd.until(lambda status: bool(status["ready"]))
+        text = portd.file.read_text()
+        portd.file.write_text(text.replace('name = "eu"\n', 'name = "eu"\nexclude = ["b:"]\n'))
+        for _ in range(2):
+            refused = told(path, "reload", expect=1)
+            assert "the rules of eu stay: the link us writes into all databases" in refused.stderr
+            assert "share_image" in refused.stderr
+        source.client().set("b:1", "1")
+        portd.until_link_applied("eu", source)
+        assert target.client().get("b:1") == b"1"
+
+
 def test_commands_are_left_out_from_now_on(source: Server, target: Server, tmp_path: Path) -> None:
     """`exclude_command` narrows, too."""
     path, file = tmp_path / "socket", tmp_path / "portd.toml"
