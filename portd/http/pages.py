@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTENT_POLICY", "links_page", "memory_page", "status_page"]
 
-_MOODS = {"streaming": "good", "failed": "bad", "stopped": "soft", "held": "bad"}
+_MOODS = {"streaming": "good", "failed": "bad", "stopped": "soft", "held": "bad", "paused": "bad"}
 _PROFILE = (
     "<form method='post'><button formaction='memory/heap?seconds=3&amp;format=flame'>flame graph of 3 s</button> "
     "<button formaction='memory/heap?seconds=3&amp;debug=1'>as text</button>, or in a terminal</form>"
@@ -202,7 +202,7 @@ def _for(status: dict[str, Any]) -> str:
 
 
 def _speed(phase: str, snapshot: dict[str, Any], stream: dict[str, Any]) -> tuple[str, str]:
-    if phase in {"streaming", "catching-up", "draining"}:
+    if phase in {"streaming", "catching-up", "paused", "draining"}:
         return human_count(stream["commands_per_second"]), "commands a second"
     return human_count(snapshot["keys_per_second"]), f"keys a second, {human_bytes(snapshot['bytes_per_second'])}/s"
 
