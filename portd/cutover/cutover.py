@@ -269,6 +269,8 @@ class Cutover:
         try:
             async with asyncio.timeout(most):
                 offset = await self._drain(stream, most)
+                with self._timed("expiries"):
+                    await self._until_swept()
                 writes = stream.touched.writes
                 with self._timed("compare"):
                     await proof.settle()
@@ -297,6 +299,11 @@ class Cutover:
             await stream.reach(offset)
         offsets["last_write"] = stream.written
         return offset
+
+    async def _until_swept(self) -> None:
+        """Expiry times that were postponed at the last moment, by a lag that came when nobody looked, are set back."""
+        while (await self._sync.status())["expiries_to_correct"]:  # noqa: ASYNC110 - the sync tells when it is asked
+            await asyncio.sleep(ASK_SECONDS)
 
     async def _check_still(self, proof: Proof, stream: StreamWatch, offset: int, writes: int) -> int:
         """Nothing was written since; the offset that counts.

@@ -69,7 +69,7 @@ def test_a_live_pair(servers: ServerFactory, tmp_path: Path, here: str, there: s
     offsets = report["offsets"]
     assert offsets["checkpoint"] >= offsets["source"] >= offsets["last_write"] > 0
     assert 0 < report["standstill_seconds"] < 60
-    assert set(report["seconds"]) == {"stop", "drain", "compare", "end"}
+    assert set(report["seconds"]) == {"stop", "drain", "expiries", "compare", "end"}
     assert import_mode(target) == "no"
     inside = {name: value for name, value in report.items() if name not in {"digest", "signature"}}
     told = json.dumps(inside, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
