@@ -78,6 +78,7 @@ class Cutover:
         self._writes: WriteWatch | None = None
         self._ended = False  # the link was handed over
         self._done = False  # there is nothing to go back to
+        self._seen = 0, 0  # writes and removals in the stream when it was drained
         self._letters: Mapping[str, int] = {}
         self._processes: dict[str, str] = {}
         self.report = Report(settings.link, self._source.display, self._target.display, options.rehearse)
@@ -271,10 +272,9 @@ class Cutover:
                 offset = await self._drain(stream, most)
                 with self._timed("expiries"):
                     await self._until_swept()
-                writes = stream.touched.writes
                 with self._timed("compare"):
-                    await proof.settle()
-                offset = await self._check_still(proof, stream, offset, writes)
+                    offset = await self._compare(proof, stream, offset)
+                await self._count_keys()
                 await self._check_sync()
         except TimeoutError:
             raise Doubt(
@@ -283,7 +283,9 @@ class Cutover:
             ) from None
         with self._timed("end"):
             await self._end_link(offset)
-        await self._check_end(stream, offset)
+        await self._check_end(offset)
+        if self._fence.absolute:
+            await self._check_still(stream)
         if self._users is not None:
             await self._users.stop()
         self.report.note_time("settled")
@@ -297,7 +299,8 @@ class Cutover:
             offsets["source"] = offset
             offsets["applied"] = await self._sync.drain(offset, seconds)
             await stream.reach(offset)
-        offsets["last_write"] = stream.written
+        self._seen = stream.touched.writes, stream.touched.removals
+        offsets["last_write"] = min(stream.written, offset)
         return offset
 
     async def _until_swept(self) -> None:
@@ -305,32 +308,42 @@ class Cutover:
         while (await self._sync.status())["expiries_to_correct"]:  # noqa: ASYNC110 - the sync tells when it is asked
             await asyncio.sleep(ASK_SECONDS)
 
-    async def _check_still(self, proof: Proof, stream: StreamWatch, offset: int, writes: int) -> int:
-        """Nothing was written since; the offset that counts.
+    async def _compare(self, proof: Proof, stream: StreamWatch, offset: int) -> int:
+        """Both ends are equal; the offset at which they are.
 
         Only a pause keeps the source itself from removing what expires. With another fence that comes to the target, too, and
         what is removed behind this look expires there by itself.
 
         Raises:
+            Doubt: they differ, or something was written.
+        """
+        try:
+            await proof.settle()
+        finally:  # what was written explains what differs
+            latest, removed = await self._check_still(stream)
+        if latest > offset and (removed or stream.touched.count):
+            self.report.removals = removed
+            await self._sync.drain(latest, self._options.most_seconds)
+            await proof.settle()
+            offset = latest
+        return offset
+
+    async def _check_still(self, stream: StreamWatch) -> tuple[int, int]:
+        """Nothing was written since the drain; the source's offset now, and what the source has removed by itself.
+
+        Raises:
             Doubt: something was.
         """
-        removals = stream.touched.removals
         latest = await self._source_offset(stream)
         await stream.reach(latest)
-        written = stream.touched.writes - writes
-        removed = stream.touched.removals - removals
+        writes, removals = self._seen
+        written, removed = stream.touched.writes - writes, stream.touched.removals - removals
         if written and (self._fence.absolute or written != removed):
             raise Doubt(
                 f"{human_count(written)} commands were written while writes stood still",
                 hint="who writes there, and is he one of those who were stopped?",
             )
-        if written:
-            self.report.removals = removed
-            await self._sync.drain(latest, self._options.most_seconds)
-            await proof.settle()
-            offset = latest
-        await self._count_keys()
-        return offset
+        return latest, removed
 
     async def _count_keys(self) -> None:
         for name, endpoint in (("source", self._source), ("target", self._target)):
@@ -357,7 +370,7 @@ class Cutover:
         if not told["drained"] or told["applied"] < offset:
             raise Doubt(f"the link ended at offset {told['applied']}, before {offset}", hint="see the log of the sync")
 
-    async def _check_end(self, stream: StreamWatch, offset: int) -> None:
+    async def _check_end(self, offset: int) -> None:
         """The target is whole, nobody's, and expires keys by itself.
 
         Raises:
@@ -387,8 +400,6 @@ class Cutover:
         for end, endpoint in (("source", self._source), ("target", self._target)):
             if (await ask_server(endpoint)).get("run_id", "") != self._processes[end]:
                 raise Doubt(f"the {end} was started again meanwhile", hint="run it again")
-        if self._fence.absolute and stream.written > offset:
-            raise Doubt("something was written while the link ended", hint="who unpaused the source?")
 
     async def _source_offset(self, stream: StreamWatch) -> int:
         """Where the history of the source ends now.
