@@ -20,7 +20,7 @@ from portd.cutover.moving import move
 from portd.cutover.options import Stop
 from portd.cutover.proof import Proof
 from portd.cutover.report import Report
-from portd.cutover.servers import ask_server, key_specs_of, read_setting
+from portd.cutover.servers import ask_server, key_specs_of, read_setting, write_calls
 from portd.cutover.streamwatch import StreamWatch
 from portd.cutover.writewatch import WriteWatch
 from portd.errors import ConfigError, Interrupted, PortdError, first_cause
@@ -142,7 +142,7 @@ class Cutover:
                 for task in tasks:
                     task.cancel()
             if not self._options.rehearse:
-                await self._finish(writes)
+                await self._finish()
         finally:
             proof.close()
 
@@ -418,7 +418,7 @@ class Cutover:
 
     # -- behind it
 
-    async def _finish(self, writes: WriteWatch) -> None:
+    async def _finish(self) -> None:
         """The clients move, by the operator's command; then it is over.
 
         Raises:
@@ -427,7 +427,7 @@ class Cutover:
         report, options = self.report, self._options
         if options.then:
             await self._fence.stay(options.then_seconds + LEASE_SECONDS)  # nobody renews it from here on
-            await self._move(writes)
+            await self._move()
         try:
             left = await self._fence.stay(options.keep_seconds)
         except Doubt as error:
@@ -440,7 +440,7 @@ class Cutover:
             f"the checkpoint {self._settings.checkpoint_name()!r} is in the target: delete it when nobody goes back"
         )
 
-    async def _move(self, writes: WriteWatch) -> None:
+    async def _move(self) -> None:
         """The operator's command.
 
         Raises:
@@ -449,31 +449,27 @@ class Cutover:
         report, options = self.report, self._options
         report.outcome = "done"
         report.note_time("moving")
-        await writes.flush()
-        writes.take()
-        before = await ask_server(self._target)
+        before = await write_calls(self._target)
         try:
             await move(options, report)
         except (Doubt, asyncio.CancelledError):
-            if await self._written_to(writes, before):
+            if await self._written_to(before):
                 self._done = True  # what clients have written there is nowhere else
                 report.left.append("the target was written to: writes stay stopped at the source")
                 report.left.append(await self._fence.stay(options.keep_seconds))
             raise
         report.note_time("moved")
 
-    async def _written_to(self, writes: WriteWatch, before: Mapping[str, str]) -> bool:
-        """Whether somebody has written to the target since; where that is not told, it counts as written."""
+    async def _written_to(self, before: Mapping[str, int] | None) -> bool:
+        """Whether clients have written to the target since; where that is not told, it counts as written.
+
+        What expires there by itself is nobody's write.
+        """
         try:
-            await writes.flush()
-            if writes.watching:
-                return bool(writes.take()) or writes.everything
-            after = await ask_server(self._target)
+            return before is None or before != await write_calls(self._target)
         except PortdError as error:
             log.warning("whether the target was written to is not known", error=str(error.args[0]))
             return True
-        names = ("run_id", "rdb_changes_since_last_save", "rdb_last_save_time")
-        return any(before.get(name) != after.get(name) or name not in after for name in names)
 
     async def _go_back(self, cause: BaseException) -> None:
         """Writes go on at the source, whatever it takes."""

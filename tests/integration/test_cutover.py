@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.compare import assert_equal
 from tests.cutovers import USER, CutOver, Writers, cut_over, python, streaming
@@ -104,7 +106,7 @@ def test_clients_wait_as_long_as_it_is_said(source: Server, target: Server, tmp_
         streaming(portd)
         report = cut_over(source, target, path, keep_paused=600)
         assert "600 s" in report["left"][0]
-        waiting = source.client(socket_timeout=0.3, retry_on_timeout=False)
+        waiting = source.client(socket_timeout=0.3, retry=Retry(NoBackoff(), 0))
         with pytest.raises(redis.TimeoutError):
             waiting.set("late", "1")
         source.client().client_unpause()
@@ -278,7 +280,7 @@ def test_it_is_ended_while_writes_stand_still(source: Server, target: Server, tm
 
 def _is_paused(server: Server) -> bool:
     """Writes wait there (redis-py would wait with them)."""
-    client = server.client(socket_timeout=0.2, retry_on_timeout=False)
+    client = server.client(socket_timeout=0.2, retry=Retry(NoBackoff(), 0))
     try:
         client.delete("nobody has this")
     except redis.TimeoutError:
