@@ -167,11 +167,16 @@ class ControlSocket:
             await asyncio.wait(due, timeout=END_SECONDS)
         self.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Somebody came."""
+        task = asyncio.create_task(self._talk(reader, writer), name="control client")
+        self._clients[task] = False
+        task.add_done_callback(self._clients.pop)
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One question and its answer."""
         task = asyncio.current_task()
         assert task is not None
-        self._clients[task] = False
         self._asking += 1
         try:
             crowded = self._asking > CLIENTS
@@ -192,7 +197,6 @@ class ControlSocket:
             log.warning("control socket: a client went away", error=str(error) or "it was silent")
         finally:
             self._asking -= 1
-            del self._clients[task]
             writer.close()
 
     async def _answer(self, line: bytes, peer: Mapping[str, int], reader: asyncio.StreamReader) -> Mapping[str, Any]:

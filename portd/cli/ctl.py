@@ -93,6 +93,7 @@ COMMANDS: Final = {
     "reload": Order(
         "Reads the file of --config again, as SIGHUP does, and says what changed or what is wrong with it.",
         "portd ctl reload",
+        lasts=True,
         of_process=True,
     ),
 }

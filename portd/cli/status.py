@@ -91,14 +91,14 @@ def _exit_code(checkpoint: Mapping[str, Any] | None) -> int:
 
 async def _look_at_all(settings: Settings) -> list[dict[str, Any]]:
     """A link; those of its shards instead, where its source is a cluster."""
-    from portd.target.control import control  # noqa: PLC0415 - not wanted by the other commands' help
+    from portd.target.kept.directory import Directory  # noqa: PLC0415 - not wanted by the other commands' help
     from portd.target.kept.images import shards_there  # noqa: PLC0415 - the same
 
-    found, target = await _look(settings), settings.target_endpoint()
-    if found["checkpoint"] is not None or target.seeds is not None:
+    found = await _look(settings)
+    if found["checkpoint"] is not None:
         return [found]
-    async with control(target, "looking for the shards of a link") as client:
-        shards = await shards_there(client, settings.checkpoint_key, settings.link)
+    async with Directory(settings, "looking for the shards of a link") as there:
+        shards = await shards_there(there)
     return [await _look(replace(settings, link=name)) for name in shards] or [found]
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from portd.link.gate import Gate
     from portd.link.inflow import Inflow
     from portd.link.reaching import Reaching
+    from portd.link.ruling import Ruling
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
     from portd.target.destination import Destination
@@ -54,6 +55,7 @@ class Session:
         inflow: the source's side; it is connected.
         checkpoint: where a partial sync continues; None for a full one.
         reaching: told while the stream is followed.
+        ruling: the same.
 
     Attributes:
         work: what the target's side does now: a snapshot, the stream, or nothing yet.
@@ -70,6 +72,7 @@ class Session:
         inflow: Inflow,
         checkpoint: Checkpoint | None,
         reaching: Reaching,
+        ruling: Ruling,
     ) -> None:
         self.work: Copying | Following | None = None
         self.largest: list[CurrentKey] = []
@@ -81,6 +84,7 @@ class Session:
         self._inflow = inflow
         self._checkpoint = checkpoint
         self._reaching = reaching
+        self._ruling = ruling
 
     async def run(
         self, stop: asyncio.Event, anew: asyncio.Event, on_copied: Callable[[], None], beside: Beside | None
@@ -153,7 +157,7 @@ class Session:
         with self._progress.doing(Work.FOLLOWING):
             if stop.is_set():
                 self._inflow.end()
-            with self._reaching.following(following.reach):
+            with self._reaching.following(following.reach), self._ruling.followed_by(following.narrow):
                 self.reached = await following.run(beside)
 
     async def _copy(self) -> StreamStart:

@@ -18,7 +18,7 @@ command         arguments                          adds
 ``accept``                                         ``reason``
 ``full-sync``   ``confirm``: true, or the link's name
 ``handover``                                       ``replid, applied, received, released, drained, seconds``
-``reload``                                         ``changed, needs_restart, overridden, limits_back``
+``reload``                                         ``changed, needs_restart, overridden, limits_back, narrower``
 ==============  =================================  ===========================================================
 
 ``accept`` and ``full-sync`` want a name where there are several links: their word is about data.
@@ -29,7 +29,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from portd.config.choices import StopAfter
 from portd.controlsocket import Command, Refusal, never
@@ -50,8 +50,6 @@ DRAIN_SECONDS: Final = 60.0  # waited for an offset, unless it is said otherwise
 MOST_SECONDS: Final = 7 * 86400.0  # that anything is waited for
 _VERIFY_CODES: Final = {"equal": os.EX_OK, "different": 1}  # as `portd verify` has them; else EX_TEMPFAIL
 LIMIT_NAMES: Final = ("max_target_ops", "max_target_bytes_per_second")
-
-T = TypeVar("T")
 
 log = get_logger("control")
 
@@ -89,7 +87,7 @@ class Orders:
             "accept": Command(self._for(self._accept, one=True), link),
             "full-sync": Command(self._for(self._full_sync, one=True), {**link, "confirm": _confirmation}),
             "handover": Command(self._for(self._hand_over), link, lasts=True),
-            "reload": Command(self._reload),
+            "reload": Command(self._reload, lasts=True),
         }
 
     # -- which links are meant
@@ -172,7 +170,7 @@ class Orders:
         begun, seconds = time.monotonic(), arguments.get("timeout", DRAIN_SECONDS)
         try:
             async with asyncio.timeout(seconds):
-                reached = await _unless_over(link, link.link.reaching.reach(offset))
+                reached = await link.unless_over(link.link.reaching.reach(offset))
         except TimeoutError:
             missing = f"applied is {stream.applied_offset}, {offset - stream.applied_offset} bytes before it"
             raise Refusal(f"offset {offset} was not reached within {seconds:g} s: {missing}", _where(link)) from None
@@ -236,6 +234,8 @@ class Orders:
         """Begins a comparison, or waits for the one that runs."""
         _refuse_ended(link)
         link.settings.target_endpoint().one_server("verify")
+        if link.settings.described != link.name:
+            link.settings.source_endpoint().one_server("verify")
         if link.progress.limit.paused_since:
             raise Refusal("it is paused: what the source writes does not reach the target", "portd ctl resume")
         if not link.schedule.usable:
@@ -257,7 +257,7 @@ class Orders:
         seconds = arguments.get("timeout")
         try:
             async with asyncio.timeout(seconds):
-                found = await _unless_over(link, result)
+                found = await link.unless_over(result)
         except TimeoutError:
             raise Refusal(f"no result within {seconds:g} s", "it goes on; the log will tell") from None
         code = _VERIFY_CODES.get(found, os.EX_TEMPFAIL)
@@ -387,24 +387,6 @@ def _refuse_ended(link: RunningLink) -> None:
     if link.over.is_set():
         why = f"it has failed: {link.progress.failure}" if link.error is not None else "it has ended"
         raise Refusal(why, "start it again")
-
-
-async def _unless_over(link: RunningLink, wanted: Awaitable[T]) -> T:
-    """Waits for something that the link brings.
-
-    Raises:
-        Refusal: the link has ended first.
-    """
-    work = asyncio.ensure_future(wanted)
-    over = asyncio.create_task(link.over.wait(), name="the link's end")
-    try:
-        await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
-        raise Refusal("the link has ended before that", "see the log")
-    finally:
-        work.cancel()
-        over.cancel()
 
 
 async def _source_offset(link: RunningLink) -> tuple[int | None, str]:

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from structlog.contextvars import bind_contextvars
 
 from portd.config.choices import StopAfter
-from portd.errors import Interrupted, PortdError, first_cause
+from portd.config.rulesettings import RULES
+from portd.controlsocket import Refusal
+from portd.errors import REDACTED, Interrupted, PortdError, TargetError, first_cause, printable
 from portd.link.link import Link
 from portd.log import get_logger
 from portd.model import Progress
 from portd.net.backoff import Backoff
 from portd.source.forecast import Forecast
 from portd.source.shards import ShardWatch
+from portd.target.kept.leftover import find_leftover
 from portd.target.limiter import LIMITS
 from portd.verify.schedule import Schedule
 from portd.watch.pace import Pace
@@ -28,7 +32,7 @@ from portd.watch.standing import look
 from portd.watch.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from portd.config.settings import Settings
     from portd.memory.ledger import Ledger
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 
 AGAIN_SECONDS: Final = 60.0  # longest wait before a link is tried again
 
+T = TypeVar("T")
+
 log = get_logger("service")
 
 
@@ -45,7 +51,7 @@ class RunningLink:
     """One link from the start of the process to its own end.
 
     Args:
-        settings: of the link.
+        settings: of the link, at its start.
         plan: its part of the memory.
         room: on disk, with the others.
         watch: of the slots of its source; None where that is no cluster.
@@ -53,7 +59,6 @@ class RunningLink:
 
     Attributes:
         name: of the link.
-        settings: see above.
         progress: its counters.
         link: what replicates.
         error: what has ended it before it was to end; None otherwise.
@@ -74,7 +79,6 @@ class RunningLink:
         alone: bool,
     ) -> None:
         self.name = settings.link
-        self.settings = settings
         self.progress = Progress()
         self.error: BaseException | None = None
         self._pace = Pace(self.progress)
@@ -87,6 +91,11 @@ class RunningLink:
         self.limits = {name: int(getattr(settings, name)) for name in sorted(LIMITS)}
         self.link = Link(settings, plan, self.progress, self.stop, self.schedule.run, room)
         self._forecast = Forecast(settings.source_endpoint(), self.progress)
+
+    @property
+    def settings(self) -> Settings:
+        """Of the link, with the rules that are in force."""
+        return self.link.ruling.settings
 
     @property
     def view(self) -> View:
@@ -223,6 +232,51 @@ class RunningLink:
         was = self.progress.limit.temporary
         self.limit_for_now(self.limits)
         return was
+
+    async def unless_over(self, wanted: Awaitable[T]) -> T:
+        """Waits for something that the link brings.
+
+        Raises:
+            Refusal: it has ended first.
+        """
+        work = asyncio.ensure_future(wanted)
+        over = asyncio.create_task(self.over.wait(), name="the link's end")
+        try:
+            await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            raise Refusal("the link has ended before that", "see the log")
+        finally:
+            work.cancel()
+            over.cancel()
+
+    async def narrow(self, settings: Settings) -> Mapping[str, Any]:
+        """Has narrower rules taken up as soon as the stream is followed; when they are, and what stays in the target.
+
+        Args:
+            settings: of the link as the operator describes it, with the rules.
+
+        Raises:
+            ConfigError: see `portd.link.ruling.Ruling.narrow`.
+            TargetError: the target cannot be asked whether they may be.
+            Refusal: the link has ended.
+        """
+        now, ruling = self.settings, self.link.ruling
+        names = [name for name in RULES if name != "include_slots" or now.described == self.name]
+        before = ruling.choice
+        narrower = await ruling.narrow(replace(now, **{name: getattr(settings, name) for name in names}))
+        offset = await self.unless_over(narrower.taken)
+        self.schedule.settings = ruling.settings
+        try:
+            left = await find_leftover(now.target_endpoint(), now.checkpoint_key, before, narrower.choice)
+        except TargetError as error:
+            log.warning("the target does not tell which keys the rules do not take any more", error=str(error))
+            return {"link": self.name, "offset": offset, "left": None, "some": []}
+        shown = [f"db {db} {REDACTED if now.redact_keys else printable(name)}" for db, name in left.named]
+        log.warning(
+            "keys that the rules do not take any more stay in the target", link=self.name, keys=left.count, some=shown
+        )
+        return {"link": self.name, "offset": offset, "left": left.count, "some": shown}
 
     def close(self) -> None:
         """Ends connections and removes files; idempotent."""

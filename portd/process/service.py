@@ -23,7 +23,7 @@ from portd.spool import DiskRoom
 from portd.watch.loopwatch import LoopWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from portd.config.settings import Settings
     from portd.http.server import HttpServer
@@ -191,6 +191,10 @@ class Service:
         for each in self._links:
             if link in {"", each.name, each.settings.described}:
                 each.change(name, value)
+
+    def narrow(self, link: str, settings: Settings) -> list[Coroutine[Any, Any, Mapping[str, Any]]]:
+        """What has narrower rules taken up, for a link or each of its shards; see `RunningLink.narrow`."""
+        return [each.narrow(settings) for each in self._links if link in {"", each.name, each.settings.described}]
 
     def reloads(self, read: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         """Takes what reads the settings again, for operators who ask through the control socket."""

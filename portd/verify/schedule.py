@@ -33,11 +33,12 @@ class Schedule:
         progress: of the sync; `verify` is filled.
 
     Attributes:
+        settings: see above; the next comparison goes by them.
         usable: the stream is followed, and the target had caught up: a comparison can begin.
     """
 
     def __init__(self, settings: Settings, progress: Progress) -> None:
-        self._settings = settings
+        self.settings = settings
         self._progress = progress
         self._every = settings.verify_every
         self._changed = asyncio.Event()
@@ -107,10 +108,10 @@ class Schedule:
         self._wanted = False
         state.running, state.started_at, self._named = True, time.time(), 0
         result = "abandoned"
-        options = Options(method=self._settings.verify_method, share=SCAN_SHARE)
+        options = Options(method=self.settings.verify_method, share=SCAN_SHARE)
         log.info("comparing both ends", method=options.method.value)
         try:
-            self._work = Verification(self._settings, options, self._name, self._applied)
+            self._work = Verification(self.settings, options, self._name, self._applied)
             report = await self._work.run()
             state.error = ""
             result = report.outcome
@@ -135,7 +136,7 @@ class Schedule:
         """The log names some of the keys that differ."""
         self._named += 1
         if self._named <= NAMED_KEYS:
-            name = REDACTED if self._settings.redact_keys else printable(key.name)
+            name = REDACTED if self.settings.redact_keys else printable(key.name)
             log.warning("key differs", db=key.db, key=name, differs=" ".join(key.differs), note=key.note)
 
     def _tell(self, report: Report, state: VerifyProgress, result: str) -> None:
