@@ -357,8 +357,8 @@ def test_replicas_that_nobody_has(servers: ServerFactory, tmp_path: Path, here: 
         assert portd.wait() == os.EX_OK
         portd.start()
         streaming(portd)
+        start = {key: int(client.get(key) or 0) for key in client.scan_iter("counter:*")}
         with Writers(source) as writers:
-            start = {key: int(client.get(key) or 0) for key in client.scan_iter("counter:*")}
             assert writers.moved()
             report = cut_over(source, target, path, stop_writes="replicas")
             writers.end()
