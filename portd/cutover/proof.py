@@ -22,7 +22,7 @@ from portd.kernel.digest import RECORD_BYTES
 from portd.log import get_logger
 from portd.units import human_count
 from portd.verify.ends import SourceEnd, TargetEnd
-from portd.verify.live import LiveReader
+from portd.verify.live import RELATIVE_TTL_TOLERANCE_MS, LiveReader
 from portd.verify.options import Options as VerifyOptions
 from portd.verify.settle import Settler
 from portd.verify.verification import Verification, compare_functions, digest_options
@@ -44,7 +44,9 @@ NO_PROGRESS: Final = 3  # such rounds one after the other: it gets no better
 LOOK_SECONDS: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 BATCH_KEYS: Final = 1000
 DB_BYTES: Final = 4  # portd.kernel.touched
-COMPARED_BYTES: Final = RECORD_BYTES - 8  # of a record: where its name is does not count
+EXPIRY: Final = slice(24, 32)  # of a record (portd.kernel.digest: Record)
+NO_EXPIRY: Final = bytes(8)
+COMPARED_BYTES: Final = RECORD_BYTES - 8  # of it: where its name is does not count
 NAMED_KEYS: Final = 20  # that are told
 
 log = get_logger("cutover")
@@ -110,6 +112,7 @@ class Proof:
         self._settler: Settler | None = None
         self._digests = hashlib.sha256(), hashlib.sha256()  # of what was read while writes stood still
         self._unread: set[NamedKey] = set()  # then
+        self._exact = True  # both ends tell expiry times to the millisecond
         self._left: set[NamedKey] = set()  # that differed when they were last read, in the target's names
         self.result = Result(options.proof.value)
         if not writes.watching:
@@ -168,6 +171,11 @@ class Proof:
         await source.open()
         await target.open()
         self._ends[0].used = source.databases
+        self._exact = source.exact_ttl and target.exact_ttl
+        if not self._exact:
+            self.result.not_compared.append(
+                f"expiry times are compared to {RELATIVE_TTL_TOLERANCE_MS} ms only: a server before Redis 7.0 tells what is left of them"
+            )
         digests = digest_options(source, target, self._settings)
         options = VerifyOptions(largest_bytes=largest)
         self._settler = Settler(source, target, None, digests, options, ends=self._ends)
@@ -314,8 +322,10 @@ class Proof:
             if digests is None:
                 continue
             for digest, records in zip(digests, (looked.source, looked.target), strict=True):
-                view = memoryview(records)
-                for at in range(0, len(view), RECORD_BYTES):
-                    digest.update(view[at : at + COMPARED_BYTES])
+                for at in range(0, len(records), RECORD_BYTES):
+                    record = records[at : at + COMPARED_BYTES]
+                    if not self._exact:  # times that are told as what is left of them differ by milliseconds
+                        record[EXPIRY] = NO_EXPIRY
+                    digest.update(record)
             self._unread |= looked.too_large
         return differing
