@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import tempfile
 from typing import TYPE_CHECKING, Final
 
 from portd.cutover.doubt import Doubt
