@@ -90,7 +90,7 @@ class Writers:
 
     def _write(self, number: int) -> None:
         login: dict[str, Any] = {"username": USER, "password": SECRET} if self._named else {}
-        client = redis.Redis(unix_socket_path=str(self._server.path), **login)
+        client = redis.Redis(unix_socket_path=str(self._server.path), protocol=2, **login)
         turn = 0
         try:
             while not self._stop.is_set():
