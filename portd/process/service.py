@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from portd.config.settings import Settings
     from portd.http.server import HttpServer
+    from portd.link.conflicts import Conflicts
     from portd.memory.accounting import MemoryReport
     from portd.watch.standing import Standing
     from portd.watch.view import View
@@ -51,6 +52,7 @@ class Service:
         self._stop = asyncio.Event()
         self._links: list[RunningLink] = []
         self._build(links)
+        self._conflicts = self._make_conflicts()
         self._by_name = {each.name: each for each in self._links}
         self._loop_watch = LoopWatch([each.progress for each in self._links])
         self._accounting.pipelines = lambda: {each.name: each.link.report.reading() for each in self._links}
@@ -72,6 +74,15 @@ class Service:
             for done in self._links:
                 done.close()
             raise
+
+    def _make_conflicts(self) -> Conflicts | None:
+        """Who looks for keys that two links write; None where no two can."""
+        if len(self._links) == 1:
+            return None
+        from portd.link.conflicts import Conflicts, Writer  # noqa: PLC0415 - a single link does without
+
+        found = Conflicts([Writer.of(each.settings, each.progress) for each in self._links])
+        return found if found.pairs else None
 
     async def run(self) -> None:
         """Replicates until all links have ended or were asked to stop.
@@ -100,7 +111,10 @@ class Service:
                 self._tasks = [
                     group.create_task(self._run_link(each), name=f"link {each.name}") for each in self._links
                 ]
+                looking = group.create_task(self._conflicts.keep(), name="conflicts") if self._conflicts else None
                 await self._watch_stop()
+                if looking is not None:
+                    looking.cancel()
             self._tell_end()
         finally:
             self._loop_watch.close()

@@ -210,6 +210,17 @@ def _sync(progress: Progress) -> Iterator[Metric]:
     yield _counter(
         "keys_pruned_total", "Keys removed from the target that the source did not have any more.", progress.keys_pruned
     )
+    shared = {other: conflict.found for other, conflict in progress.conflicts.items()}
+    yield _counters(
+        "conflicts_total",
+        "Keys of the source that another link's source has, too, as keys of the same target, among those that were looked at.",
+        "other",
+        shared,
+    )
+    looked = {other: conflict.looked for other, conflict in progress.conflicts.items()}
+    yield _counters(
+        "conflicts_looked_total", "Keys of the source that were looked for at another link's.", "other", looked
+    )
     yield from _expiries(progress)
 
 
