@@ -264,6 +264,17 @@ class VerifyProgress:
         return max(0.0, self.finished_at - self.started_at)
 
 
+@dataclass(slots=True)
+class Conflict:
+    """Keys that this link and another one of the process put into the same target; see `portd.link.conflicts`."""
+
+    looked: int = 0  # keys of our source that were looked for at the other one's
+    found: int = 0  # of them, those that it has, too: a key of every look counts
+    keys: tuple[tuple[int, str], ...] = ()  # some of those that were found last, by database and name in the target
+    seen_at: float = 0.0  # time.time() of the last look that found some; 0 = none did
+    error: str = ""  # why the last look failed
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """A full sync waits for an operator; see `portd.hold`."""
@@ -308,6 +319,7 @@ class Progress:
     limit: TargetLimit = field(default_factory=TargetLimit)
     pulse: TargetPulse = field(default_factory=TargetPulse)
     lease: LeaseState = field(default_factory=LeaseState)
+    conflicts: dict[str, Conflict] = field(default_factory=dict)  # by the other link's name, where both can write a key
     commits: Durations = field(default_factory=Durations)  # transactions of the stream, from sending to the reply
     dead_letters: Counter[str] = field(default_factory=Counter)  # error code -> times
     attributes_dropped: Counter[str] = field(

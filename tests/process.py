@@ -167,7 +167,7 @@ class Links(Portd):
         for name, values in tables.items():
             text += f"[[link]]\nname = {json.dumps(name)}\n"
             for key, value in values.items():
-                text += f"{key} = {json.dumps(value if isinstance(value, (bool, int, float)) else _url(value))}\n"
+                text += f"{key} = {json.dumps(value if isinstance(value, (bool, int, float, list)) else _url(value))}\n"
         self.file.write_text(text)
 
     def of(self, link: str) -> dict[str, Any]:

@@ -99,6 +99,7 @@ def describe(view: View, settings: Settings, loop: LoopState) -> dict[str, Any]:
         },
         "loop": asdict(loop),
         "verify": _verify(progress.verify),
+        "conflicts": {other: asdict(conflict) for other, conflict in progress.conflicts.items()},
         "dead_letters": dict(progress.dead_letters),
         "attributes_dropped": dict(progress.dropped()),
         "refusals": _refusals(progress.troubles),

@@ -402,7 +402,7 @@ class Link:
             checkpoint = None
             self._copying = True
             reason, destination = await self._admit(transfer, reason, destination)
-            self._progress.full_syncs[reason] += 1
+            self.gate.begin(reason)
             self._progress.begin_snapshot()
             self._progress.snapshot.bytes_total = transfer.length
             self._progress.snapshot.keys_total = await self._count_keys()

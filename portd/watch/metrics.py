@@ -24,7 +24,7 @@ from portd.watch.standing import look
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from portd.model import Durations, Progress, SourceOutlook, TargetLimit, TargetPulse, VerifyProgress
+    from portd.model import Conflict, Durations, Progress, SourceOutlook, TargetLimit, TargetPulse, VerifyProgress
     from portd.watch.readings import CgroupReading, OwnerReading
     from portd.watch.view import View
 
@@ -184,6 +184,21 @@ def _info(link: LinkSources) -> Iterator[Metric]:
     yield info
 
 
+def _conflicts(conflicts: Mapping[str, Conflict]) -> Iterator[Metric]:
+    yield _counters(
+        "conflicts_total",
+        "Keys of the source that another link's source has, too, as keys of the same target, among those that were looked at.",
+        "other",
+        {other: conflict.found for other, conflict in conflicts.items()},
+    )
+    yield _counters(
+        "conflicts_looked_total",
+        "Keys of the source that were looked for at the source of another link of the process that may write the same keys.",
+        "other",
+        {other: conflict.looked for other, conflict in conflicts.items()},
+    )
+
+
 def _sync(progress: Progress) -> Iterator[Metric]:
     yield _gauge("started_timestamp_seconds", "When this sync began, unix time.", progress.started_at)
     standing = look(progress)
@@ -215,6 +230,8 @@ def _sync(progress: Progress) -> Iterator[Metric]:
     yield _counter(
         "keys_pruned_total", "Keys removed from the target that the source did not have any more.", progress.keys_pruned
     )
+    if progress.conflicts:
+        yield from _conflicts(progress.conflicts)
     yield from _expiries(progress)
 
 
