@@ -8,8 +8,7 @@ import pytest
 
 from portd.config.load import load_settings
 from portd.errors import SlotsMoved
-from portd.net.topology import common
-from portd.net.topology import Node, Topology
+from portd.net.topology import Node, Topology, common
 from portd.source import shards
 from portd.source.shards import ShardWatch, owners, refuse_moves
 
