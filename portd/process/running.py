@@ -48,6 +48,7 @@ class RunningLink:
         plan: its part of the memory.
         room: on disk, with the others.
         stop: set when all links are to end in order.
+        turn: see `Schedule`.
         watch: of the slots of its source; None where that is no cluster.
         alone: the process has no other link.
 
@@ -65,6 +66,7 @@ class RunningLink:
         plan: MemoryPlan,
         room: DiskRoom,
         stop: asyncio.Event,
+        turn: asyncio.Lock,
         watch: ShardWatch | None = None,
         *,
         alone: bool,
@@ -78,7 +80,7 @@ class RunningLink:
         self._plan = plan
         self._stop = stop
         self._watch = watch
-        self._schedule = Schedule(settings, self.progress)
+        self._schedule = Schedule(settings, self.progress, turn)
         self.link = Link(settings, plan, self.progress, stop, self._schedule.run, room)
         self._forecast = Forecast(settings.source_endpoint(), self.progress)
 

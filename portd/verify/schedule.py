@@ -31,9 +31,11 @@ class Schedule:
     Args:
         settings: of the sync.
         progress: of the sync; `verify` is filled.
+        turn: held while it compares: of several links, such as the shards of a cluster, one compares at a time.
     """
 
-    def __init__(self, settings: Settings, progress: Progress) -> None:
+    def __init__(self, settings: Settings, progress: Progress, turn: asyncio.Lock) -> None:
+        self._turn = turn
         self._settings = settings
         self._progress = progress
         self._every = settings.verify_every
@@ -47,7 +49,8 @@ class Schedule:
         self._ended = self._ended or time.monotonic()
         while True:
             await self._until_due()
-            await self._compare()
+            async with self._turn:
+                await self._compare()
 
     def change(self, seconds: float) -> None:
         """Another time between two runs; 0 for none. A run that goes on goes on."""

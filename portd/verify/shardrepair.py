@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portd.kernel.slots import key_slot, slot_tag
@@ -98,9 +99,8 @@ class ClusterRepairer:
             epoch = f"{settings.records_prefix()}{{{slot_tag(node.first)}}}{EPOCH_SUFFIX}"
         place = node.host, node.port, epoch
         if place not in self._repairers:
-            endpoint = of_node(self._endpoint, node)
-            found = await inspect(endpoint)
-            control = PieceControl(endpoint)
+            found = await inspect(replace(self._endpoint, host=node.host, port=node.port, slot=node.first))
+            control = PieceControl(of_node(self._endpoint, node))
             self._stack.callback(control.close)
             await control.open()
             repairer = self._make(control, found.dialect(), epoch)

@@ -57,7 +57,7 @@ def test_a_dump_is_a_file_for_each_shard_and_a_manifest(cluster: Cluster, tmp_pa
         replication = node.info("replication")
         assert each["replid"] == replication["master_replid"]
         assert 0 <= each["offset"] <= int(replication["master_repl_offset"])
-        there = [key.key for key in decode(data).keys]
+        there = [key.key for key in decode(data).entries]
         assert len(there) == each["keys"]
         assert all(any(first <= key_slot(key) <= last for first, last in each["slots"]) for key in there)
         keys += there
@@ -74,7 +74,7 @@ def test_what_a_node_does_not_own_is_not_dumped(cluster: Cluster, tmp_path: Path
         wire.many([("ASKING",), ("SET", "{t7}:text", "of another")])
     cluster.call(taker, "CLUSTER", "SETSLOT", slot, "STABLE")
     shards = json.loads(dump(cluster, tmp_path).read_text())["shards"]
-    keys = [key.key for each in shards for key in decode((tmp_path / each["file"]).read_bytes()).keys]
+    keys = [key.key for each in shards for key in decode((tmp_path / each["file"]).read_bytes()).entries]
     assert keys.count(b"{t7}:text") == 1
     assert len(keys) == len(set(keys)) == TAGS * 7
 
@@ -190,7 +190,7 @@ def test_slots_that_move_meanwhile_are_dumped_again(
     asyncio.run(ClusterDump(Settings(source=cluster.url, target="unix:///nobody"), manifest).run())
     assert rounds == [3, 2]
     shards = json.loads(manifest.read_text())["shards"]
-    keys = [key.key for each in shards for key in decode((tmp_path / each["file"]).read_bytes()).keys]
+    keys = [key.key for each in shards for key in decode((tmp_path / each["file"]).read_bytes()).entries]
     assert sorted(keys) == sorted(key for _, key in cluster.contents())
     assert len(list(tmp_path.iterdir())) == 4
 
