@@ -180,16 +180,16 @@ async def _replicas(side: str, endpoint: Endpoint, view: View) -> list[Finding]:
         return ""
 
     if not others:
-        return [note(f"{side}.replicas", "no replicas: a primary that is gone takes its slots with it")]
+        return [note(f"{side}.announced", "no replicas: a primary that is gone takes its slots with it")]
     answers = await each_of(others, reach)
     away = [shown(*address) for address, answer in zip(others, answers, strict=True) if answer]
     if away:
         reasons = sorted({answer for answer in answers if answer})
         return [
             warning(
-                f"{side}.replicas", f"{named(away)} cannot be used: {'; '.join(reasons)}",
+                f"{side}.announced", f"{named(away)} cannot be used: {'; '.join(reasons)}",
                 "when such a replica is promoted, the sync waits for it",
                 f"open the way to all announced addresses, or name others in {side}_address_map",
             )
         ]  # fmt: skip
-    return [fine(f"{side}.replicas", f"{len(others)} replicas can be reached")]
+    return [fine(f"{side}.announced", f"{len(others)} replicas can be reached")]
