@@ -204,7 +204,7 @@ def _same(source: End, found: list[Capabilities]) -> list[Finding]:
 def _modes(settings: Settings, source: End, target: End, found: list[Capabilities]) -> list[Finding]:
     """Cluster mode of either end, and what cannot be had of clusters."""
     told: list[Finding] = []
-    if source.is_cluster:
+    if source.is_cluster and settings.divided:
         try:
             check_settings(settings)
         except ConfigError as problem:
@@ -218,7 +218,7 @@ def _modes(settings: Settings, source: End, target: End, found: list[Capabilitie
                     "slots that move while it is copied end the sync, and their shards are copied again then", "do not reshard meanwhile",
                 )
             )  # fmt: skip
-    elif source.members[0].survey.cluster:
+    elif source.members[0].survey.cluster and not source.is_cluster:
         told += compatibility.cluster(settings, source.members[0].survey, replace(found[0], cluster_enabled=False))
     if target.is_cluster:
         families = sorted({each.family for each in found})
@@ -365,7 +365,7 @@ async def _crossing(source: End) -> list[Finding]:
 
 def _plan(settings: Settings, source: End | None) -> list[Finding]:
     """Whether the memory is enough for a link for each shard."""
-    links = len(source.members) if source is not None and source.is_cluster else 1
+    links = len(source.members) if source is not None and settings.divided else 1
     cgroup = find_cgroup()
     limit = cgroup.limit() if cgroup else None
     try:
