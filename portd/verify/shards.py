@@ -9,7 +9,7 @@ from portd.errors import SourceLost, TargetBusy, first_cause
 from portd.kernel.slots import key_slot
 from portd.log import get_logger
 from portd.net.backoff import Backoff
-from portd.net.clusterview import ALL, ASKED_AT_ONCE, of_node, view_of
+from portd.net.clusterview import ALL, ASKED_AT_ONCE, of_node, slots_of, view_of
 from portd.verify.live import LiveReader, Part
 
 if TYPE_CHECKING:
@@ -86,6 +86,17 @@ class ClusterReader:
         if not self._readers:
             raise SourceLost(f"{self.endpoint.display} has none of the slots that are wanted", hint="see include_slots")
 
+    async def refresh(self) -> None:
+        """Looks who has the slots now, and connects to nodes that are new; waits where that cannot be told.
+
+        Raises:
+            SourceLost: that takes too long.
+        """
+        try:
+            await self.open()
+        except (SourceLost, TargetBusy) as error:
+            await self.recover(error)
+
     async def recover(self, error: Exception) -> None:
         """Connects again to all nodes; waits for a replica to take the place of one that is gone.
 
@@ -161,7 +172,7 @@ class ClusterReader:
         rest = list(keys)
         for number in range(TRIES):
             if number:
-                await self.open()
+                await self.refresh()
             rest = await self._tell(rest, decoder, sink, after)
             if not rest:
                 return
@@ -224,7 +235,7 @@ class MoveWatch:
             SourceLost: the map cannot be read.
         """
         if isinstance(self._reader, ClusterReader):
-            await self._reader.open()
+            await self._reader.refresh()
             self._view = self._reader.view
             self._moved.update(self._view.unsettled(self._reader.wanted))
 
@@ -237,19 +248,16 @@ class MoveWatch:
             except (SourceLost, TargetBusy) as error:
                 log.info("the map cannot be read now", error=str(error.args[0]))
 
-    async def end(self) -> list[int]:
-        """The last look; slots that moved, were on their way or had no owner at any look, ascending.
+    async def end(self, slots: Ranges) -> list[int]:
+        """The last look; which of these slots moved, were on their way or had no owner at any look, ascending.
 
         Raises:
             SourceLost: the map cannot be read.
         """
         if isinstance(self._reader, ClusterReader):
-            try:
-                await self._reader.open()
-            except (SourceLost, TargetBusy) as error:
-                await self._reader.recover(error)
+            await self._reader.refresh()
             self._note(self._reader.view)
-        return sorted(self._moved)
+        return [slot for slot in slots_of(slots) if slot in self._moved]
 
     def _note(self, now: View) -> None:
         assert self._view is not None

@@ -211,7 +211,7 @@ class Verification:
             slots: None: all, for the first time.
 
         Returns:
-            Those slots, of the source and of the target.
+            Those slots, of the source and of the target. Others that move now were compared before.
         """
         buckets = 1 << digests.bucket_bits
         with ExitStack() as stores:
@@ -236,7 +236,7 @@ class Verification:
                         task.cancel()
             except BaseExceptionGroup as group:
                 raise first_cause(group) from None
-            moved = await watches[0].end(), await watches[1].end()
+            moved = await watches[0].end(slots or ALL), await watches[1].end(slots or ALL)
             elsewhere = frozenset(moved[0]) | frozenset(moved[1])
             renamed = bool(elsewhere) and self._choice.mapping is not None and bool(self._choice.mapping.names)
             scanned = any(Method.SCAN.name in end.method for end in (report.source, report.target))

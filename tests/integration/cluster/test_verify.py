@@ -13,9 +13,11 @@ from portd.config.settings import Settings
 from portd.errors import ConfigError
 from portd.kernel.slots import key_slot
 from portd.verify.options import Method, Options
+from portd.verify.settle import Settler
 from portd.verify.verification import Verification, verify
 from tests.clusters import SLOTS, Cluster
 from tests.commands import run as command
+from tests.servers import wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portd.verify.report import Found, Report
+    from portd.verify.store import Suspects
     from tests.servers import Server
 
     End = Cluster | Server
@@ -270,20 +273,26 @@ async def test_moves_and_writes_make_no_difference(
     assert open_slots or report.unsettled or found.keys() == planted.keys()
 
 
-async def test_a_primary_that_fails_while_keys_are_looked_at_again(target: Server, tmp_path: Path) -> None:
+async def test_a_primary_that_fails_while_keys_are_looked_at_again(
+    target: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its replica takes its place; nothing but what was planted differs."""
     with Cluster(replicas=1) as cluster:
         fill(cluster, target)
         planted = plant(target)
-        victim = cluster.primaries[1]
+        victim, settle = cluster.primaries[1], Settler.run
+        end = int(victim.info("replication")["master_repl_offset"])
+        wait_for_sync(
+            lambda: all(int(each.info("replication")["slave_repl_offset"]) >= end for each in cluster.replicas[1:2])
+        )
 
-        async def kill() -> None:
-            await asyncio.sleep(1.0)
+        async def settle_without_it(self: Settler, suspects: Suspects) -> Suspects:
             await asyncio.to_thread(victim.kill)
+            return await settle(self, suspects)
 
-        killer = asyncio.create_task(kill())
-        report, found = await run(cluster, target, tmp_path, Options(settle_seconds=6.0))
-        await killer
+        monkeypatch.setattr(Settler, "run", settle_without_it)
+        report, found = await run(cluster, target, tmp_path)
+        assert not victim.alive
         assert found == {key: [kind] for key, kind in planted.items()}
         assert (report.unsettled, report.source.open_slots) == (0, "")
 
