@@ -14,6 +14,7 @@ from portd.errors import ConfigError
 from portd.kernel.slots import key_slot
 from portd.verify.options import Method, Options
 from portd.verify.settle import Settler
+from portd.verify.shardrepair import ClusterRepairer
 from portd.verify.verification import Verification, verify
 from tests.clusters import SLOTS, Cluster
 from tests.commands import run as command
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portd.verify.report import Found, Report
-    from portd.verify.store import Suspects
+    from portd.verify.store import Suspect, Suspects
     from tests.servers import Server
 
     End = Cluster | Server
@@ -163,6 +164,31 @@ async def test_repair_goes_to_the_owner_of_each_slot(
     planted = plant(target)
     report, found = await run(cluster, target, tmp_path, repair)
     assert (report.repaired, found) == (len(planted), {})
+
+
+async def test_a_repair_follows_slots_that_move(
+    target: Server, another: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slots that go to another node when their keys are about to be repaired: the keys are repaired there."""
+    fill(target, another)
+    planted = plant(another)
+    repair = ClusterRepairer._repair
+    moved: list[bytes] = []
+
+    async def move_before(self: ClusterRepairer, each: Suspect) -> bool:
+        if len(moved) < 6:
+            giver = another.owner(each.name)
+            taker = next(node for node in another.primaries if node is not giver)
+            await asyncio.to_thread(another.move_slot, key_slot(each.name), taker)
+            moved.append(each.name)
+        return await repair(self, each)
+
+    monkeypatch.setattr(ClusterRepairer, "_repair", move_before)
+    report, found = await run(target, another, tmp_path, Options(settle_seconds=0.09, repair=True))
+    assert len(moved) == 6
+    assert (report.repaired, found, report.exit_code) == (len(planted), {}, os.EX_OK)
+    report, found = await run(target, another, tmp_path)
+    assert (report.suspects, found) == (0, {})
 
 
 async def test_keys_of_slots_that_a_node_does_not_own_do_not_count(
