@@ -11,21 +11,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import ConfigError, SourceLost, first_cause
-from portd.kernel.slots import SLOTS
 from portd.net.control import Refused, open_control
 from portd.net.replies import error_of
-from portd.net.topology import NoCluster, moving
+from portd.net.topology import ALL_SLOTS, NoCluster, common, moving, slots_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from portd.net.endpoint import Endpoint
-    from portd.net.topology import Node, Topology
-
-    Ranges = tuple[tuple[int, int], ...]
+    from portd.net.topology import Node, Ranges, Topology
 
 ASKED_AT_ONCE: Final = 16  # nodes
-ALL: Final = ((0, SLOTS - 1),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +38,15 @@ class View:
     marks: Mapping[int, str]
     followed: Mapping[str, str]
 
-    def unsettled(self, wanted: Ranges = ALL) -> list[int]:
+    def unsettled(self, wanted: Ranges = ALL_SLOTS) -> list[int]:
         """Slots that are on their way, or that nobody has; ascending."""
         return [slot for slot in slots_of(wanted) if slot in self.marks or self.topology.owner(slot) is None]
 
-    def nodes_of(self, wanted: Ranges = ALL) -> list[tuple[Node, Ranges]]:
+    def nodes_of(self, wanted: Ranges = ALL_SLOTS) -> list[tuple[Node, Ranges]]:
         """Primaries that have some of the slots that are wanted, and those slots."""
         return [(node, shard) for node in self.topology.nodes if (shard := common(node.slots, wanted))]
 
-    def elsewhere_since(self, before: View, wanted: Ranges = ALL) -> list[int]:
+    def elsewhere_since(self, before: View, wanted: Ranges = ALL_SLOTS) -> list[int]:
         """Slots that may have been somewhere else between two views: moved, on their way, or without an owner; ascending.
 
         A replica that has taken its primary's place with all its slots has moved none.
@@ -68,18 +64,6 @@ class View:
     def _has(self, slot: int, node: Node, before: View) -> bool:
         now = self.topology.owner(slot)
         return now is not None and self._is(now, node, before)
-
-
-def slots_of(ranges: Iterable[tuple[int, int]]) -> Iterable[int]:
-    """Every slot of some ranges, ascending."""
-    return (slot for first, last in sorted(ranges) for slot in range(first, last + 1))
-
-
-def common(one: Iterable[tuple[int, int]], other: Iterable[tuple[int, int]]) -> Ranges:
-    """What two sets of ranges have in common, ascending."""
-    other = list(other)
-    both = [(max(a, c), min(b, d)) for a, b in one for c, d in other]
-    return tuple(sorted({(first, last) for first, last in both if first <= last}))
 
 
 def of_node(endpoint: Endpoint, node: Node) -> Endpoint:

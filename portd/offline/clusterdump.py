@@ -20,8 +20,8 @@ from portd.files.manifest import Shard, ShardFile, written
 from portd.files.outputs import Output
 from portd.log import get_logger
 from portd.model import Work
-from portd.net.clusterview import ALL, of_node, view_of
-from portd.net.topology import ranges_of, spelled
+from portd.net.clusterview import of_node, view_of
+from portd.net.topology import ALL_SLOTS, ranges_of, spelled
 from portd.offline.dump import Dump
 from portd.offline.job import OfflineService
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portd.config.settings import Settings
-    from portd.net.clusterview import Ranges, View
-    from portd.net.topology import Node
+    from portd.net.clusterview import View
+    from portd.net.topology import Node, Ranges
 
 log = get_logger("dump")
 
@@ -64,7 +64,7 @@ class ClusterDump(OfflineService):
         super().__init__()
         self._settings = settings
         self._endpoint = settings.source_endpoint()
-        self._wanted: Ranges = tuple(settings.slot_ranges()) or ALL
+        self._wanted: Ranges = tuple(settings.slot_ranges()) or ALL_SLOTS
         self._manifest = manifest
         self._at_once = max(1, (settings.memory_budget or MAX_BUDGET_BYTES) // SHARD_BYTES)
         self._parts: dict[int, _Part] = {}  # by lowest slot

@@ -13,8 +13,8 @@ from portd.feed.pour import pour
 from portd.feed.snapshot import SnapshotCopy
 from portd.files.inputs import open_input
 from portd.log import get_logger
-from portd.net.clusterview import ALL, of_node, view_of
-from portd.net.topology import ranges_of, spelled
+from portd.net.clusterview import of_node, view_of
+from portd.net.topology import ALL_SLOTS, ranges_of, spelled
 from portd.source import HandshakeOptions, cluster
 from portd.source.fetch import Fetch
 
@@ -93,7 +93,7 @@ async def decode_cluster(settings: Settings, fresh: Callable[[Choice], SnapshotD
     Raises:
         PortdError: see `decode_source`; also where the map cannot be read.
     """
-    endpoint, wanted = settings.source_endpoint(), tuple(settings.slot_ranges()) or ALL
+    endpoint, wanted = settings.source_endpoint(), tuple(settings.slot_ranges()) or ALL_SLOTS
     before = await view_of(endpoint)
     for node, slots in before.nodes_of(wanted):
         choice = choice_of(replace(settings, include_slots=tuple(f"{first}-{last}" for first, last in slots)))

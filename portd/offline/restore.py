@@ -142,7 +142,7 @@ class Restore(OfflineService):
             data = await asyncio.to_thread(source.read)
             is_snapshot = looks_like_snapshot(source, data)
             self._require_snapshots(alone=is_snapshot and len(self._paths) == 1 and self._follow is None)
-            capabilities, nodes = await clusters.look_at(self._target)
+            capabilities, nodes = await clusters.look_at(self._target, self._choice)
             progress.target_info = capabilities.shown()
             log.info("target", url=self._target.display, **progress.target_info)
             key = settings.checkpoint_name()
@@ -204,7 +204,7 @@ class Restore(OfflineService):
         settings, prefix = into.settings, into.settings.checkpoint_key
         await self._forget_another(into)
         if into.cluster is not None:
-            await clusters.guard_contents(into.cluster, settings)
+            await clusters.guard_contents(into.cluster, settings, into.choice)
         else:
             covers = partial(keys_there, prefix=prefix, key=into.key, choice=into.choice) if into.choice else None
             await guard(into.endpoint, into.capabilities, into.key, prefix, settings.existing.value, covers=covers)

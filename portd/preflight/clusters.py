@@ -13,8 +13,8 @@ from portd.link import clusters
 from portd.link.divide import check_settings
 from portd.memory.cgroup import find_cgroup
 from portd.memory.plan import plan_memory
-from portd.net.clusterview import ALL
 from portd.net.control import Refused, open_control, parse_info
+from portd.net.topology import ALL_SLOTS
 from portd.preflight import access, capacity, compatibility, permissions, safety
 from portd.preflight.checkpoints import resumable
 from portd.preflight.ends import SLOTS, each_of, survey_end
@@ -23,15 +23,15 @@ from portd.preflight.merging import ByNode
 from portd.preflight.names import own_names
 from portd.preflight.rules import PARTLY
 from portd.preflight.survey import Rate, write_rate
-from portd.target.control import control
+from portd.target.kept.directory import Directory
 from portd.target.kept.images import shards_there
 from portd.target.probe import inspect
 from portd.units import human_bytes, human_count
 
 if TYPE_CHECKING:
     from portd.config.settings import Settings
-    from portd.net.clusterview import Ranges
     from portd.net.endpoint import Endpoint
+    from portd.net.topology import Ranges
     from portd.preflight.ends import End, Member
     from portd.preflight.findings import Finding, Report
     from portd.target.capabilities import Capabilities
@@ -43,10 +43,10 @@ CROSSING: Final = PARTLY - {"move", "swapdb", "flushdb", "flushall", "eval", "ev
 
 async def check_clusters(settings: Settings, report: Report, sample_seconds: float) -> None:
     """Looks at both ends, of which one at least is a cluster, and adds what is found to the report."""
-    wanted: Ranges = tuple(settings.slot_ranges()) or ALL
+    wanted: Ranges = tuple(settings.slot_ranges()) or ALL_SLOTS
     source, target = await asyncio.gather(
         asyncio.create_task(survey_end("source", settings.source_endpoint(), wanted, report), name="survey-source"),
-        asyncio.create_task(survey_end("target", settings.target_endpoint(), ALL, report), name="survey-target"),
+        asyncio.create_task(survey_end("target", settings.target_endpoint(), ALL_SLOTS, report), name="survey-target"),
     )
     report.findings.sort(key=lambda finding: finding.subject.startswith("target"))
     if source is not None:
@@ -231,15 +231,6 @@ def _modes(settings: Settings, source: End, target: End, found: list[Capabilitie
                     "finish the upgrade of the cluster first",
                 )
             )
-        if choice_of(settings):
-            told.append(
-                error(
-                    "target.cluster",
-                    "rules that choose or map keys are set",
-                    "they cannot be had of a cluster as target yet",
-                    "leave them out",
-                )
-            )
         told.append(
             note(
                 "target.cluster", f"a cluster of {len(found)} shards",
@@ -281,7 +272,11 @@ def _records(member: Member, found: Capabilities) -> list[Finding]:
 async def _contents(settings: Settings, source: End, target: End, found: list[Capabilities]) -> list[Finding]:
     """What is in the target already, and whether links of ours have made it."""
     try:
-        keys = {0: await clusters.count_keys(settings)} if target.is_cluster else found[0].keys
+        keys = (
+            {0: await clusters.count_keys(settings, choice_of(settings, settings.checkpoint_key))}
+            if target.is_cluster
+            else found[0].keys
+        )
     except PortdError as problem:
         return [
             error(
@@ -295,10 +290,8 @@ async def _contents(settings: Settings, source: End, target: End, found: list[Ca
     there = replace(found[0], keys={db: count for db, count in keys.items() if count})
     if not source.is_cluster:
         return safety.contents(settings, source.summed, there, resumable=await resumable(settings, source.summed))
-    if target.is_cluster:
-        return safety.contents(settings, source.summed, there, resumable=False)
-    async with control(target.endpoint, "looking for the shards of the link") as client:
-        shards = await shards_there(client, settings.checkpoint_key, settings.link)
+    async with Directory(settings, "looking for the shards of the link") as where:
+        shards = await shards_there(where)
     if not shards:
         return safety.contents(settings, source.summed, there, resumable=False)
     held = (

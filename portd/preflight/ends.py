@@ -18,8 +18,9 @@ from portd.preflight.survey import Survey, Unreachable, survey
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from portd.net.clusterview import Ranges, View
+    from portd.net.clusterview import View
     from portd.net.endpoint import Endpoint
+    from portd.net.topology import Ranges
     from portd.preflight.findings import Finding, Report
 
 SLOTS: Final = 16384

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from portd.config.rules import Choice
     from portd.kernel.snapshot import SnapshotDecoder
-    from portd.net.clusterview import Ranges
+    from portd.net.topology import Ranges
     from portd.verify.live import NamedKey
 
 

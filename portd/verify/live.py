@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from portd.kernel.snapshot import SnapshotDecoder
-    from portd.net.clusterview import Ranges
     from portd.net.endpoint import Endpoint
     from portd.net.pieces import Strings
+    from portd.net.topology import Ranges
 
     Sink = Callable[[object], None]
     Pause = Callable[[], Awaitable[None]]

@@ -96,9 +96,14 @@ class EndReport:
         """Likewise."""
         return int(self._sum("unreadable"))
 
+    @property
+    def seconds(self) -> float:
+        """Likewise: they were read one after the other."""
+        return float(self._sum("seconds"))
+
     def text(self) -> str:
         """One line."""
-        size, seconds, expired = self._sum("bytes"), self._sum("seconds"), self._sum("expired")
+        size, seconds, expired = self._sum("bytes"), self.seconds, self._sum("expired")
         rate = f" at {human_bytes(size / seconds)}/s" if seconds > 0 else ""
         extra = f", {human_count(expired)} expired" if expired else ""
         extra += f", {human_count(self.unreadable)} not compared as a whole" if self.unreadable else ""
@@ -116,7 +121,7 @@ class EndReport:
         found: dict[str, Any] = {"server": self.server, "one_shard": self.one_shard, "method": self.method}
         for name in ("keys", "expired", "unreadable", "bytes"):
             found[name] = self._sum(name)
-        found["seconds"] = round(self._sum("seconds"), 3)
+        found["seconds"] = round(self.seconds, 3)
         if self.is_cluster:
             found |= {"open_slots": self.open_slots, "shards": [each.shown() for each in self.parts]}
         return found

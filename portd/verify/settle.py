@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from portd.errors import SourceLost, TargetBusy
 from portd.feed.pour import pour
@@ -39,13 +39,31 @@ UNREAD: Final = 1 << 16  # among the kinds: the value was too large to be read a
 log = get_logger("verify")
 
 
+class Looked(NamedTuple):
+    """What a look at some keys of both ends has found.
+
+    Attributes:
+        differing: what differs (as in `portd.kernel.digest.compare`), and a number for the state at either end, by key.
+        too_large: keys that were not read.
+        undecided: keys that no node of a cluster had.
+        source: records of the others, sorted.
+        target: likewise.
+    """
+
+    differing: dict[NamedKey, tuple[int, int, int]]
+    too_large: set[NamedKey]
+    undecided: set[NamedKey]
+    source: bytearray
+    target: bytearray
+
+
 class Settler:
     """Decides about suspects.
 
     Args:
         source: open.
         target: open.
-        directory: for lists of keys.
+        directory: for lists of keys; None: only `compare` is called.
         digests: the same for both ends.
         options: patience.
         applied: how far the target has followed the source, where a sync runs between them and can tell. Then each look
@@ -61,7 +79,7 @@ class Settler:
         self,
         source: Reader,
         target: Reader,
-        directory: Path,
+        directory: Path | None,
         digests: DigestOptions,
         options: Options,
         applied: Callable[[], int] | None = None,
@@ -83,6 +101,7 @@ class Settler:
 
     def new_list(self) -> Suspects:
         """An empty list; the caller closes it."""
+        assert self._directory is not None
         self._lists += 1
         return Suspects(self._directory / f"suspects-{self._lists}{SEGMENT_SUFFIX}")
 
@@ -127,7 +146,25 @@ class Settler:
 
     async def _look(self, batch: list[Suspect], survivors: Suspects, confirmed: Suspects) -> None:
         """One look at some keys."""
-        keys = [(each.db, each.name) for each in batch]
+        looked = await self.compare([(each.db, each.name) for each in batch])
+        now, too_large = looked.differing, looked.too_large
+        for each in batch:
+            if (each.db, each.name) in looked.undecided:
+                survivors.add(Suspect(each.db, each.name, each.kinds, 0))
+            elif (each.db, each.name) in too_large:
+                each.kinds |= UNREAD  # as the snapshots had it: nothing better can be found out
+                confirmed.add(each)
+            elif (state := now.get((each.db, each.name))) is None:
+                self.settled += 1
+            else:
+                self._judge(each, *state, survivors, confirmed)
+
+    async def compare(self, keys: list[NamedKey]) -> Looked:
+        """Reads some keys from both ends, at about the same time.
+
+        Args:
+            keys: as the target calls them.
+        """
         (source, source_names), (target, target_names) = await asyncio.gather(
             asyncio.create_task(self._read(self._source, self._here, keys), name="look-source"),
             asyncio.create_task(self._read(self._target, self._there, keys), name="look-target"),
@@ -139,16 +176,7 @@ class Settler:
             now[key] = (kinds, source_state, target_state)
         too_large = self._here.there(self._source.too_large) | self._target.too_large
         undecided = self._here.there(self._source.undecided) | self._target.undecided
-        for each in batch:
-            if (each.db, each.name) in undecided:
-                survivors.add(Suspect(each.db, each.name, each.kinds, 0))
-            elif (each.db, each.name) in too_large:
-                each.kinds |= UNREAD  # as the snapshots had it: nothing better can be found out
-                confirmed.add(each)
-            elif (state := now.get((each.db, each.name))) is None:
-                self.settled += 1
-            else:
-                self._judge(each, *state, survivors, confirmed)
+        return Looked(now, too_large, undecided, source, target)
 
     def _judge(
         self, each: Suspect, kinds: int, source: int, target: int, survivors: Suspects, confirmed: Suspects

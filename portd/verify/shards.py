@@ -9,17 +9,18 @@ from portd.errors import SourceLost, TargetBusy, first_cause
 from portd.kernel.slots import key_slot
 from portd.log import get_logger
 from portd.net.backoff import Backoff
-from portd.net.clusterview import ALL, ASKED_AT_ONCE, of_node, slots_of, view_of
+from portd.net.clusterview import ASKED_AT_ONCE, of_node, view_of
+from portd.net.topology import ALL_SLOTS, slots_of
 from portd.verify.live import LiveReader, Part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from portd.kernel.snapshot import SnapshotDecoder
-    from portd.net.clusterview import Ranges, View
+    from portd.net.clusterview import View
     from portd.net.endpoint import Endpoint
     from portd.net.identity import ServerIdentity
-    from portd.net.topology import Address
+    from portd.net.topology import Address, Ranges
     from portd.verify.live import NamedKey, Pause, Sink
 
 TRIES: Final = 3  # a key is looked for at so many owners, then it is said to be on its way
@@ -43,7 +44,7 @@ class ClusterReader:
         view: the newest one.
     """
 
-    def __init__(self, endpoint: Endpoint, largest_bytes: int, wanted: Ranges = ALL) -> None:
+    def __init__(self, endpoint: Endpoint, largest_bytes: int, wanted: Ranges = ALL_SLOTS) -> None:
         self.too_large: set[NamedKey] = set()
         self.undecided: set[NamedKey] = set()
         self.one_shard = False
@@ -269,7 +270,7 @@ class MoveWatch:
 Reader = LiveReader | ClusterReader
 
 
-def reader_of(endpoint: Endpoint, largest_bytes: int, wanted: Ranges = ALL) -> Reader:
+def reader_of(endpoint: Endpoint, largest_bytes: int, wanted: Ranges = ALL_SLOTS) -> Reader:
     """What reads keys of an end, whatever it is."""
     if endpoint.seeds is None:
         return LiveReader(endpoint, largest_bytes)

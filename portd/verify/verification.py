@@ -14,9 +14,8 @@ from portd.errors import ConfigError, first_cause
 from portd.kernel.digest import EXTRA, compare
 from portd.kernel.slots import key_slot
 from portd.log import get_logger
-from portd.net.clusterview import ALL, common
 from portd.net.pieces import PieceControl
-from portd.net.topology import ranges_of, spelled
+from portd.net.topology import ALL_SLOTS, common, ranges_of, spelled
 from portd.source.cluster import only_one_shard
 from portd.spool.directory import SEGMENT_SUFFIX, PrivateDirectory
 from portd.target.kept.epoch import EPOCH_SUFFIX
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
 
     from portd.config.settings import Settings
     from portd.kernel.snapshot import Dialect
-    from portd.net.clusterview import Ranges
     from portd.net.endpoint import Endpoint
+    from portd.net.topology import Ranges
     from portd.verify.ends import End
     from portd.verify.options import Options
     from portd.verify.shards import Reader
@@ -81,7 +80,7 @@ class Verification:
         own = settings.checkpoint_key
         self._choice = choice_of(settings, own)
         self._sides: tuple[SourceEnd, TargetEnd] = SourceEnd(self._choice, own.encode()), TargetEnd(self._choice)
-        self._wanted: Ranges = tuple(settings.slot_ranges()) or ALL
+        self._wanted: Ranges = tuple(settings.slot_ranges()) or ALL_SLOTS
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
 
@@ -122,8 +121,8 @@ class Verification:
             EndReport(source.identity.name, one_shard=source.one_shard or limited),
             EndReport(target.identity.name, one_shard=target.one_shard),
         )
-        digests = self._digests(source, target)
-        report.functions = await self._compare_functions(source, target)
+        digests = digest_options(source, target, self._settings)
+        report.functions = await compare_functions(source, target, ruled=bool(self._choice))
         suspects = self._new_suspects()
         await self._compare(source, target, digests, report, suspects)
         source, target = await self._readers()  # fresh ones: the others may have been idle for hours
@@ -154,7 +153,7 @@ class Verification:
     async def _readers(self) -> tuple[Reader, Reader]:
         return await self._reader(self._source, self._wanted), await self._reader(self._target)
 
-    async def _reader(self, endpoint: Endpoint, wanted: Ranges = ALL) -> Reader:
+    async def _reader(self, endpoint: Endpoint, wanted: Ranges = ALL_SLOTS) -> Reader:
         reader = reader_of(endpoint, self._options.largest_bytes, wanted)
         self._stack.callback(reader.close)
         await reader.open()
@@ -163,18 +162,6 @@ class Verification:
     def _new_suspects(self) -> Suspects:
         return Suspects(self._directory / f"suspects{SEGMENT_SUFFIX}")
 
-    def _digests(self, source: Reader, target: Reader) -> DigestOptions:
-        keys = max(source.keys, target.keys, 1)
-        bits = min(max(math.ceil(math.log2(keys / BUCKET_KEYS)), MIN_BITS), MAX_BITS)
-        here = source.identity
-        counters = all(end.family == "valkey" or end.version >= (7, 0, 0) for end in (here, target.identity))
-        # Before, XREADGROUP moves a group without a word of it in the stream (t_stream.c:streamPropagateGroupID).
-        entries_read = here.version >= ((8, 0, 0) if here.family == "valkey" else (7, 4, 0))
-        # Before, XREADGROUP NOACK makes a consumer without a word of it (t_stream.c:streamPropagateConsumerCreation).
-        idle = here.family == "valkey" or here.version >= (6, 2, 0)
-        ignored = self._settings.checkpoint_key.encode()
-        return DigestOptions(bits, ignored, counters, entries_read, idle, secrets.token_bytes(SEED_BYTES))
-
     async def _compare(
         self, source: Reader, target: Reader, digests: DigestOptions, report: Report, suspects: Suspects
     ) -> None:
@@ -182,13 +169,13 @@ class Verification:
         slots: Ranges | None = None
         for number in range(PASSES):
             if number:
-                log.info("slots have moved, they are compared again", slots=spelled(slots or ALL))
+                log.info("slots have moved, they are compared again", slots=spelled(slots or ALL_SLOTS))
                 await asyncio.sleep(self._options.settle_seconds)
             moved = await self._compare_slots(source, target, digests, report, suspects, slots)
             if not any(moved):
                 return
             named = self._choice.mapping is not None and self._choice.mapping.names
-            slots = ALL if named else tuple(ranges_of(sorted(set(moved[0]) | set(moved[1]))))
+            slots = ALL_SLOTS if named else tuple(ranges_of(sorted(set(moved[0]) | set(moved[1]))))
         report.source.open_slots, report.target.open_slots = (spelled(ranges_of(each)) for each in moved)
 
     async def _compare_slots(
@@ -236,7 +223,7 @@ class Verification:
                         task.cancel()
             except BaseExceptionGroup as group:
                 raise first_cause(group) from None
-            moved = await watches[0].end(slots or ALL), await watches[1].end(slots or ALL)
+            moved = await watches[0].end(slots or ALL_SLOTS), await watches[1].end(slots or ALL_SLOTS)
             elsewhere = frozenset(moved[0]) | frozenset(moved[1])
             renamed = bool(elsewhere) and self._choice.mapping is not None and bool(self._choice.mapping.names)
             scanned = any(Method.SCAN.name in end.method for end in (report.source, report.target))
@@ -265,7 +252,7 @@ class Verification:
         """All servers of an end, one after the other: memory and forks are those of one."""
         settings, options = self._settings, self._options
         method = Method.SCAN if slots is not None and options.method is Method.AUTO else options.method
-        wanted = self._wanted if side == "source" else ALL
+        wanted = self._wanted if side == "source" else ALL_SLOTS
         for part in reader.parts(None if slots is None else common(slots, wanted)):
             of_part = slots if part.slots is None else part.slots
             if of_part is not None and not (of_part := common(of_part, wanted)):
@@ -315,21 +302,39 @@ class Verification:
             if report.functions and known and here and there:
                 await repairer.repair_functions(here[0], there[0])
         if report.functions:
-            report.functions = await self._compare_functions(source, target)
+            report.functions = await compare_functions(source, target, ruled=bool(self._choice))
         await repairer.run(confirmed)
         before = settler.settled
         left = await settler.run(confirmed)
         report.repaired = settler.settled - before
         return left
 
-    async def _compare_functions(self, source: Reader, target: Reader) -> str:
-        """How function libraries of any two servers of both ends differ, in words; "" when they do not, or cannot be seen.
 
-        Beside rules, others than the source's are nobody's business.
-        """
-        here, there = await source.libraries(), await target.libraries()
-        different: set[tuple[bytes, bytes]] = set()
-        for ours in here or ():
-            for theirs in there or ():
-                different |= ours.items() - theirs.items() if self._choice else ours.items() ^ theirs.items()
-        return ", ".join(sorted({name.decode("utf-8", "replace") for name, _ in different}))
+def digest_options(source: Reader, target: Reader, settings: Settings) -> DigestOptions:
+    """What digests of both ends must have alike; the seed is new."""
+    keys = max(source.keys, target.keys, 1)
+    bits = min(max(math.ceil(math.log2(keys / BUCKET_KEYS)), MIN_BITS), MAX_BITS)
+    here = source.identity
+    counters = all(end.family == "valkey" or end.version >= (7, 0, 0) for end in (here, target.identity))
+    # Before, XREADGROUP moves a group without a word of it in the stream (t_stream.c:streamPropagateGroupID).
+    entries_read = here.version >= ((8, 0, 0) if here.family == "valkey" else (7, 4, 0))
+    # Before, XREADGROUP NOACK makes a consumer without a word of it (t_stream.c:streamPropagateConsumerCreation).
+    idle = here.family == "valkey" or here.version >= (6, 2, 0)
+    ignored = settings.checkpoint_key.encode()
+    return DigestOptions(bits, ignored, counters, entries_read, idle, secrets.token_bytes(SEED_BYTES))
+
+
+async def compare_functions(source: Reader, target: Reader, *, ruled: bool) -> str:
+    """How function libraries of any two servers of both ends differ, in words; "" when they do not, or cannot be seen.
+
+    Args:
+        source: open.
+        target: open.
+        ruled: rules choose what is copied: others than the source's are nobody's business then.
+    """
+    here, there = await source.libraries(), await target.libraries()
+    different: set[tuple[bytes, bytes]] = set()
+    for ours in here or ():
+        for theirs in there or ():
+            different |= ours.items() - theirs.items() if ruled else ours.items() ^ theirs.items()
+    return ", ".join(sorted({name.decode("utf-8", "replace") for name, _ in different}))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from portd.net.clusterview import View, common
-from portd.net.topology import Node, Topology, ranges_of
+from portd.net.clusterview import View
+from portd.net.topology import Node, Topology, common, ranges_of
 
 A = Node("a", "10.0.0.1", 6379, ((0, 5460),))
 B = Node("b", "10.0.0.2", 6379, ((5461, 16383),))
