@@ -80,7 +80,10 @@ class Verification:
         own = settings.checkpoint_key
         self._choice = choice_of(settings, own)
         self._sides: tuple[SourceEnd, TargetEnd] = SourceEnd(self._choice, own.encode()), TargetEnd(self._choice)
-        self._wanted: Ranges = tuple(settings.slot_ranges()) or ALL_SLOTS
+        self._wanted: dict[str, Ranges] = {
+            "source": tuple(settings.slot_ranges()) or ALL_SLOTS,
+            "target": self._choice.slots,
+        }
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
 
@@ -151,9 +154,12 @@ class Verification:
         self._on_found(found)
 
     async def _readers(self) -> tuple[Reader, Reader]:
-        return await self._reader(self._source, self._wanted), await self._reader(self._target)
+        return (
+            await self._reader(self._source, self._wanted["source"]),
+            await self._reader(self._target, self._wanted["target"]),
+        )
 
-    async def _reader(self, endpoint: Endpoint, wanted: Ranges = ALL_SLOTS) -> Reader:
+    async def _reader(self, endpoint: Endpoint, wanted: Ranges) -> Reader:
         reader = reader_of(endpoint, self._options.largest_bytes, wanted)
         self._stack.callback(reader.close)
         await reader.open()
@@ -252,7 +258,7 @@ class Verification:
         """All servers of an end, one after the other: memory and forks are those of one."""
         settings, options = self._settings, self._options
         method = Method.SCAN if slots is not None and options.method is Method.AUTO else options.method
-        wanted = self._wanted if side == "source" else ALL_SLOTS
+        wanted = self._wanted[side]
         for part in reader.parts(None if slots is None else common(slots, wanted)):
             of_part = slots if part.slots is None else part.slots
             if of_part is not None and not (of_part := common(of_part, wanted)):
