@@ -31,13 +31,15 @@ class Schedule:
     Args:
         settings: of the sync.
         progress: of the sync; `verify` is filled.
+        turn: held while it compares: of several links, such as the shards of a cluster, one compares at a time.
 
     Attributes:
         settings: see above; the next comparison goes by them.
         usable: the stream is followed, and the target had caught up: a comparison can begin.
     """
 
-    def __init__(self, settings: Settings, progress: Progress) -> None:
+    def __init__(self, settings: Settings, progress: Progress, turn: asyncio.Lock) -> None:
+        self._turn = turn
         self.settings = settings
         self._progress = progress
         self._every = settings.verify_every
@@ -56,7 +58,8 @@ class Schedule:
         try:
             while True:
                 await self._until_due()
-                await self._compare()
+                async with self._turn:
+                    await self._compare()
         finally:
             self.usable = self._wanted = False
             self._tell_awaited("abandoned")  # it was wanted, and the stream ended first
