@@ -168,6 +168,7 @@ def _show(found: Mapping[str, Any]) -> None:
         seconds = stream["lag_seconds"]
         refused = [f"{each['side']} {each['code']}, {each['seconds']:.0f} s" for each in process["refusals"]["now"]]
         lines |= {
+            "role": process["role"],
             "phase": process["phase"],
             "ready": "yes" if process["ready"] else f"no: {process['reason']}",
             "lag": "not known" if seconds is None else f"{seconds:.3f} s, {stream['lag_bytes']} bytes",

@@ -55,6 +55,9 @@ def describe(view: View, settings: Settings, loop: LoopState) -> dict[str, Any]:
         "phase": standing.phase.value,
         "ready": standing.ready,
         "reason": standing.reason,
+        "role": progress.role.value,
+        "standby": asdict(progress.standby) if progress.standby else None,
+        "takeovers": progress.takeovers,
         "held": asdict(progress.held) if progress.held else None,
         "uptime_seconds": round(now - progress.started_at, 1),
         "source": {

@@ -13,8 +13,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from portd.config.choices import ExpiryGap, OnRulesChange, StopAfter
-from portd.config.rules import changed, choice_of
+from portd.config.choices import ExpiryGap, StopAfter
+from portd.config.rules import choice_of
 from portd.errors import (
     ConfigError,
     DataLost,
@@ -29,11 +29,12 @@ from portd.errors import (
     TargetNotEmpty,
     first_cause,
 )
-from portd.link import clusters
+from portd.link import clusters, opening
 from portd.link.gate import Gate, HeldBack, Stopped
 from portd.link.inflow import Inflow
 from portd.link.report import Report
 from portd.link.session import Session
+from portd.link.standby import StandingBy
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.pipeline import ByteBudget
@@ -48,8 +49,7 @@ from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
 from portd.target.destination import Destination
 from portd.target.kept import postponed
-from portd.target.kept.checkpoint import SLOT_STRANDS, State, guard, read_checkpoint
-from portd.target.kept.contents import keys_there
+from portd.target.kept.checkpoint import SLOT_STRANDS, State, read_checkpoint
 from portd.target.kept.images import claim
 from portd.target.kept.importmode import ImportMode
 from portd.target.kept.lease import Lease
@@ -59,14 +59,12 @@ from portd.target.stream.scriptbook import ScriptBook
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from portd.config.settings import Settings
     from portd.link.following import Beside
     from portd.memory.plan import MemoryPlan
     from portd.model import Position, Progress
-    from portd.net.control import Control
     from portd.net.topology import Node
     from portd.source.handshake import Transfer
     from portd.spool import DiskRoom
@@ -145,15 +143,31 @@ class Link:
         self._pulse = Pulse(self._target, progress)
         self._imports = False  # the target is in import mode because of us
         self._import_mode = ImportMode(self._target, settings.checkpoint_key, settings.link, progress)
+        self._standing = StandingBy(settings, progress, stop, self._choice, self._examine) if settings.standby else None
         self._keys_at_start: int | None = None  # of the source; good for a snapshot that begins at once
         self.report = Report(progress, self._spool, self._budget, self._scripts, lambda: self._session)
 
     async def run(self) -> None:
         """Replicates until told to stop or until ``stop_after`` is reached. May be run again when it has failed.
 
+        A standby waits for the link before, and again when it has lost it.
+
         Raises:
             PortdError: what an operator has to mend; also an end that cannot be reached at the first try.
         """
+        if self._standing is None:
+            await self._replicate()
+            return
+        while await self._standing.turn():
+            try:
+                await self._replicate()
+            except PortdError as error:
+                self._standing.endure(error)
+            else:
+                return
+
+    async def _replicate(self) -> None:
+        """Takes the link, and replicates until told to stop."""
         try:
             self._taken = False
             destination = await self._prepare()
@@ -270,8 +284,8 @@ class Link:
         except TimeoutError:
             return
 
-    async def _prepare(self) -> Destination:
-        """Asks both ends who they are, and refuses what cannot be right."""
+    async def _meet(self) -> tuple[Capabilities, ClusterTarget | None]:
+        """Asks both ends who they are, and refuses what cannot be right. Changes nothing."""
         progress, settings = self._progress, self._settings
         capabilities, cluster = await clusters.look_at(self._target)
         progress.target_info = capabilities.shown()
@@ -282,8 +296,24 @@ class Link:
         log.info("source", url=self._source.display, **progress.source_info)
         if self._source.seeds is None:  # of a cluster, it is known which shard this is
             one_shard.admit(self._source, source.cluster, one_shard=settings.one_shard)
-        self._refuse_collisions(source.databases)
-        self._require_databases(source.databases, capabilities.databases)
+        opening.refuse_collisions(self._choice, source.databases)
+        opening.require_databases(self._choice, source.databases, capabilities.databases, stops=self._letters.stops)
+        return capabilities, cluster
+
+    async def _examine(self) -> None:
+        """Refuses what a start would refuse, before the link is anybody's.
+
+        Raises:
+            PortdError: see `_prepare`.
+        """
+        await self._guard(*await self._meet())
+        checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
+        opening.changed_rules(self._settings, self._choice, checkpoint)
+
+    async def _prepare(self) -> Destination:
+        """Takes the link, where both ends are what they should be."""
+        progress, settings = self._progress, self._settings
+        capabilities, cluster = await self._meet()
         patience = ConnectionOptions(troubles=progress.troubles)
         self._lease = Lease(
             self._target,
@@ -316,38 +346,6 @@ class Link:
             holds=postpones and settings.expiry_gap is ExpiryGap.HOLD,
             cluster=cluster,
         )
-
-    def _refuse_collisions(self, used: Iterable[int]) -> None:
-        """Makes sure that no two databases go into one, unless that was asked for.
-
-        Raises:
-            ConfigError: two do, and both hold keys.
-        """
-        for db in self._choice.blocked.intersection(used):
-            others = [each for each in used if each != db and self._choice.database_to(each) == db]
-            if others:
-                raise ConfigError(
-                    f"map_db puts database {others[0]} into {db}, and the source has keys in its database {db}, too",
-                    hint=f"say where that one goes (map_db {db}=N), leave it out (exclude_db {db}), or set map_db_many",
-                )
-
-    def _require_databases(self, used: Iterable[int], there: int) -> None:
-        """Makes sure that the target has every database that keys go to, as far as both ends tell.
-
-        Raises:
-            ConfigError: it has not, and the policy is to stop.
-        """
-        choice = self._choice
-        taken = [each for each in used if choice.rules is None or choice.rules.takes_database(each)]
-        highest = max(map(choice.database_to, taken), default=-1)
-        if not 0 < there <= highest:
-            return
-        told = f"the source has keys for database {highest}, the target has only {there} databases"
-        if self._letters.stops:
-            raise ConfigError(
-                told, hint=f"set databases to {highest + 1} or more at the target, or --on-refusal continue"
-            )
-        log.warning(told, hint="what belongs into databases that the target lacks becomes dead letters")
 
     async def _close_expiry_gap(self, capabilities: Capabilities) -> bool:
         """Chooses what keeps keys alive whose renewal comes late; whether near expiries are postponed."""
@@ -474,30 +472,9 @@ class Link:
             raise
 
     async def _guard(self, capabilities: Capabilities, cluster: ClusterTarget | None) -> None:
-        """Lets a target pass that is empty, or holds our checkpoint, or whose data the settings speak of.
-
-        Raises:
-            ConfigError: it is none of them, or the source itself.
-            TargetError: it cannot be asked.
-        """
-        settings = self._settings
+        """See `portd.link.opening.guard_target`."""
         source_run_id = self._progress.source_info.get("run_id", "")
-        if cluster is not None:
-            await clusters.guard(cluster, settings, source_run_id)
-            return
-        await guard(
-            self._target,
-            capabilities,
-            settings.checkpoint_name(),
-            settings.checkpoint_key,
-            settings.existing.value,
-            source_run_id=source_run_id,
-            covers=self._covered if self._choice else None,
-        )
-
-    async def _covered(self, client: Control) -> dict[int, int]:
-        settings = self._settings
-        return await keys_there(client, settings.checkpoint_key, settings.checkpoint_name(), self._choice)
+        await opening.guard_target(self._settings, self._choice, capabilities, cluster, source_run_id)
 
     async def _look_at_rules(self) -> None:
         """Lets rules pass by which the data in the target was made, and no other link makes the same keys.
@@ -508,18 +485,12 @@ class Link:
         """
         settings, choice = self._settings, self._choice
         checkpoint = await read_checkpoint(self._target, settings.checkpoint_name())
-        differs = checkpoint is not None and checkpoint.rules != choice.digest
-        if checkpoint is not None and differs:
-            words = ", ".join(changed(checkpoint.rules, choice.digest))
-            if settings.on_rules_change is OnRulesChange.REFUSE and not settings.full_sync:
-                raise ConfigError(
-                    f"the data in the target was made by other rules than those of this start: {words}",
-                    hint="take the old ones, or set on_rules_change to full-sync, which copies the snapshot again",
-                )
+        words = opening.changed_rules(settings, choice, checkpoint)
+        if words:
             log.warning("the rules are others than those of the data in the target: a full sync", changed=words)
         if self._target.seeds is not None:  # what says whose keys are whose lies on any of its nodes
             return
-        await claim(settings, choice.image, ruled=bool(choice), thorough=differs or checkpoint is None)
+        await claim(settings, choice.image, ruled=bool(choice), thorough=words != "" or checkpoint is None)
 
     async def _recognise_target(self, destination: Destination) -> Destination:
         """Asks the target again who it is: it may be another process or version by now, or another server with data of its own."""
