@@ -124,13 +124,19 @@ def _standby(status: dict[str, Any]) -> str:
         rows.append(("it could not be taken over", f"<span class='bad'>{esc(standby['unfit'])}</span>"))
     else:
         full = standby["full_sync"]
-        rows.append(("taking it over would be", f"a full sync: {esc(full)}" if full else "a partial sync, as far as is known"))
+        rows.append(
+            ("taking it over would be", f"a full sync: {esc(full)}" if full else "a partial sync, as far as is known")
+        )
     if outlook and outlook["backlog_bytes"]:
         left = max(0, outlook["backlog_bytes"] - outlook["backlog_behind_bytes"])
         seconds = outlook["backlog_seconds_left"]
         lasts = "" if seconds is None else f", {human_seconds(seconds)} at this pace"
-        rows.append(("left of the source's backlog", f"{human_bytes(left)} of {human_bytes(outlook['backlog_bytes'])}{lasts}"))
-    return card("Standby", table(["", ""], rows), note=f"for {human_seconds(time.time() - standby['since'])}", wide=True)
+        rows.append(
+            ("left of the source's backlog", f"{human_bytes(left)} of {human_bytes(outlook['backlog_bytes'])}{lasts}")
+        )
+    return card(
+        "Standby", table(["", ""], rows), note=f"for {human_seconds(time.time() - standby['since'])}", wide=True
+    )
 
 
 def memory_page(report: MemoryReport) -> str:

@@ -42,6 +42,7 @@ log = get_logger("standby")
 
 LOOK_SECONDS: Final = 10.0  # between two looks at both ends
 AGAIN_SECONDS: Final = 5.0  # longest wait before a link is looked at again that could not be taken, or was lost
+UNFIT_SECONDS: Final = 3.0  # between two looks at a link that is free and cannot be taken
 _FIRST: Final = "repl_backlog_first_byte_offset"
 
 
@@ -73,6 +74,7 @@ class StandingBy:
         self._target = settings.target_endpoint()
         self._examined = False
         self._state = Standby()
+        self._had = ""  # who had the link last while it was waited for
         self._fit = asyncio.Event()
         self._tries = Backoff(first_seconds=0.2, limit_seconds=AGAIN_SECONDS)
         self._pause = 0.0  # before the next look
@@ -86,6 +88,7 @@ class StandingBy:
         """
         progress = self._progress
         state = self._state = progress.standby = Standby()
+        self._had = ""
         progress.lease.renewed_at = 0.0
         progress.stream.following = progress.stream.caught_up = False
         standing = asyncio.create_task(self._stand(state), name="standby")
@@ -132,14 +135,23 @@ class StandingBy:
                 looking = group.create_task(self._keep_looking(), name="outlook of the standby")
                 await vacancy.wait()
                 while state.unfit:
-                    await self._fit.wait()
+                    state.holder = ""
+                    await self._until_fit()
                     await vacancy.wait()
                 looking.cancel()
         except BaseExceptionGroup as errors:
             raise first_cause(errors) from None
-        if state.holder:
+        if self._had:
             self._progress.takeovers += 1
-            log.info("the link is free", had_it=state.holder, waited_seconds=round(time.time() - state.since, 1))
+            log.info("the link is free", had_it=self._had, waited_seconds=round(time.time() - state.since, 1))
+
+    async def _until_fit(self) -> None:
+        """Until the link could be taken over, or somebody else may have taken it."""
+        try:
+            async with asyncio.timeout(UNFIT_SECONDS):
+                await self._fit.wait()
+        except TimeoutError:
+            return
 
     async def _examine_once(self) -> None:
         """What a start refuses for good is refused before anybody relies on this process."""
@@ -156,7 +168,7 @@ class StandingBy:
     def _see(self, holder: Holder | None) -> None:
         """Somebody has the link; who had it last is told once nobody does."""
         if holder is not None and str(holder) != self._state.holder:
-            self._state.holder = str(holder)
+            self._had = self._state.holder = str(holder)
             log.info("standing by", holder=self._state.holder)
 
     # -- could it be taken over?

@@ -129,7 +129,7 @@ class Vacancy:
         """Until the link is free, over one connection."""
         (info,) = await connection.ask(request("INFO", "server"))
         run_id = "" if text_of(info) else run_id_of(info)
-        verdict = _Verdict(self._me, self._known, asyncio.get_running_loop().time())
+        verdict = Verdict(self._me, self._known, asyncio.get_running_loop().time())
         woken = False
         while True:
             sight = await self._look(connection)
@@ -144,7 +144,7 @@ class Vacancy:
                 return
             woken = await self._nap(connection, sight, verdict)
 
-    async def _nap(self, connection: Connection, sight: Sight, verdict: _Verdict) -> bool:
+    async def _nap(self, connection: Connection, sight: Sight, verdict: Verdict) -> bool:
         """Until all of it is worth another look; whether the bell has rung."""
         left = sight.left
         for _ in range(SHORT_LOOKS):
@@ -186,7 +186,7 @@ class Vacancy:
         return Sight(Holder.parse(held), left, given_back=epoch is not None and epoch == given_back)
 
 
-class _Verdict:
+class Verdict:
     """What follows from all that was seen over one connection.
 
     Args:
