@@ -36,7 +36,7 @@ def status_page(status: dict[str, Any], memory: MemoryReport) -> str:
     phase, snapshot, stream = status["phase"], status["snapshot"], status["stream"]
     state = f"{badge(phase, _MOODS.get(phase, 'wait'))}{_refusals(status['refusals']['now'])}"
     state += f" <span class='soft'>{_unready(status)}link {esc(status['link'])}, up {_for(status)}</span>"
-    body = _route(status) + _held(status.get("held")) + _standby(status)
+    body = _route(status) + _held(status.get("held")) + _paused(status.get("paused")) + _standby(status)
     body += tiles(
         [
             (human_count(snapshot["keys_applied"]), "keys applied"),
@@ -92,7 +92,7 @@ def links_page(status: dict[str, Any], memory: MemoryReport) -> str:
     ]
     body += card("Links", table(["link", "phase", "ends", "#lag", "#keys applied", "#dead letters"], rows), wide=True)
     for link in links:
-        body += _trouble(link) + _held(link["held"], link["link"])
+        body += _trouble(link) + _held(link["held"], link["link"]) + _paused(link["paused"], link["link"])
     body += card("Memory", memory_plot(memory.history, memory.ceiling_bytes), note="the last minutes", wide=True)
     return page("./", f"{ready} of {len(links)} ready - portd", state, body)
 
@@ -136,6 +136,23 @@ def _standby(status: dict[str, Any]) -> str:
         )
     return card(
         "Standby", table(["", ""], rows), note=f"for {human_seconds(time.time() - standby['since'])}", wide=True
+    )
+
+
+def _paused(paused: dict[str, Any] | None, link: str = "") -> str:
+    """Since when nothing is written; nothing when that is not so. *link* is named where there are several."""
+    if not paused:
+        return ""
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(paused["since"]))
+    named = f" --link {esc(link)}" if link else ""
+    words = (
+        "An operator has paused it: nothing is written to the target, and what the source writes waits in the spool."
+    )
+    return card(
+        "Paused",
+        f"<p>{words}</p><p>It goes on with <code>portd ctl resume{named}</code>.</p>",
+        note=f"since {since}",
+        wide=True,
     )
 
 
@@ -307,10 +324,11 @@ def _limit(limit: dict[str, Any]) -> str:
         limits.append(f"{human_bytes(limit['bytes_per_second'])}/s")
     if limit["ops_per_second"]:
         limits.append(f"{human_count(limit['ops_per_second'])} commands a second")
-    if not limits and not limit["waited_seconds"]:
+    if not limits and not limit["waited_seconds"] and not limit["temporary"]:
         return ""
     now = f", {limit['waiting']} waiting now" if limit["waiting"] else ""
-    return f"<p class='soft'>limit: {' and '.join(limits) or 'none'}; waited for it {human_seconds(limit['waited_seconds'])}{now}</p>"
+    set_by = " (set with portd ctl, until the next reload or start)" if limit["temporary"] else ""
+    return f"<p class='soft'>limit: {' and '.join(limits) or 'none'}{set_by}; waited for it {human_seconds(limit['waited_seconds'])}{now}</p>"
 
 
 def _events(status: dict[str, Any]) -> str:

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portd.config.choices import ExpiryGap, StopAfter
-from portd.config.rules import choice_of
 from portd.errors import (
     ConfigError,
     DataLost,
@@ -29,11 +28,13 @@ from portd.errors import (
     TargetNotEmpty,
     first_cause,
 )
-from portd.link import clusters, opening
+from portd.link import clusters
 from portd.link.gate import Gate, HeldBack, Stopped
 from portd.link.inflow import Inflow
+from portd.link.reaching import Reaching
 from portd.link.report import Report
-from portd.link.session import Session
+from portd.link.ruling import Ruling
+from portd.link.session import Anew, Session
 from portd.link.standby import StandingBy
 from portd.log import get_logger
 from portd.net.backoff import Backoff
@@ -49,8 +50,8 @@ from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
 from portd.target.destination import Destination
 from portd.target.kept import postponed
-from portd.target.kept.checkpoint import SLOT_STRANDS, State, read_checkpoint
-from portd.target.kept.images import claim
+from portd.target.kept.checkpoint import SLOT_STRANDS, State, guard, read_checkpoint
+from portd.target.kept.contents import keys_there
 from portd.target.kept.importmode import ImportMode
 from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from portd.link.following import Beside
     from portd.memory.plan import MemoryPlan
     from portd.model import Position, Progress
+    from portd.net.control import Control
     from portd.net.topology import Node
     from portd.source.handshake import Transfer
     from portd.spool import DiskRoom
@@ -97,6 +99,9 @@ class Link:
         reached: what `stop_after` asks for is done.
         gate: where full syncs wait for an operator.
         report: what it holds and how full it is.
+        reaching: where an offset is waited for.
+        ruling: its rules, and settings with them.
+        released: the lease is free: another process may have the link at once.
     """
 
     def __init__(
@@ -108,17 +113,17 @@ class Link:
         beside: Beside | None = None,
         room: DiskRoom | None = None,
     ) -> None:
-        self.reached = False
+        self.reached = self.released = False
+        self.reaching = Reaching()
         self._beside = beside
-        self._settings = settings
+        self.ruling = Ruling(settings)
         self._plan = plan
         self._progress = progress
         self._stop = stop
-        self._choice = choice_of(settings, settings.checkpoint_key)
-        self.gate = Gate(settings, progress, stop, self._choice)
+        self.gate = Gate(self.ruling, progress, stop)
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
-        self._letters = DeadLetters.of(settings, progress, self._choice)
+        self._letters = DeadLetters.of(settings, progress, self.ruling.choice)
         self._scripts = ScriptBook(_script_path(settings))
         self._spool = Spool(
             memory_bytes=plan.spool_bytes,
@@ -136,6 +141,7 @@ class Link:
         self._copied_at = 0.0  # time.monotonic() of the last snapshot that was applied; 0 when it has been looked at
         self._spacing = 0.0  # of the next session
         self._asked = settings.full_sync  # a full sync comes first
+        self._anew = asyncio.Event()  # and the session that goes on ends for it
         self._afresh = False  # the checkpoint in the target is worth nothing: a script was lost
         self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
         self._lease: Lease | None = None
@@ -143,7 +149,7 @@ class Link:
         self._pulse = Pulse(self._target, progress)
         self._imports = False  # the target is in import mode because of us
         self._import_mode = ImportMode(self._target, settings.checkpoint_key, settings.link, progress)
-        self._standing = StandingBy(settings, progress, stop, self._choice, self._examine) if settings.standby else None
+        self._standing = StandingBy(self.ruling, progress, stop, self._examine) if settings.standby else None
         self._keys_at_start: int | None = None  # of the source; good for a snapshot that begins at once
         self.report = Report(progress, self._spool, self._budget, self._scripts, lambda: self._session)
 
@@ -169,7 +175,7 @@ class Link:
     async def _replicate(self) -> None:
         """Takes the link, and replicates until told to stop."""
         try:
-            self._taken = False
+            self._taken = self.released = False
             destination = await self._prepare()
             self._progress.introduced, self._progress.failure = True, ""
             async with asyncio.TaskGroup() as group:
@@ -202,7 +208,7 @@ class Link:
         lease, self._lease, self._imports = self._lease, None, False
         if lease is not None:
             try:
-                await lease.release(forget=lease.fresh and self._session is None)
+                self.released = await lease.release(forget=lease.fresh and self._session is None)
             finally:
                 lease.close()
                 if not self._taken:
@@ -219,6 +225,9 @@ class Link:
             except HeldBack as held:
                 transfer = None
                 await self._wait_held(held)
+                backoff.reset()
+            except Anew:
+                transfer = None
                 backoff.reset()
             except PortdError as error:
                 if isinstance(error, DataLost) and (policy := self._evicting()):
@@ -264,9 +273,9 @@ class Link:
             Interrupted: an end was asked for that was not reached.
         """
         log.warning("stopped while held", hint="nothing was overwritten or removed; the next start looks again")
-        if self._settings.stop_after is not StopAfter.NONE:
+        if self.ruling.settings.stop_after is not StopAfter.NONE:
             raise Interrupted(
-                f"stopped while the sync was held, before --stop-after {self._settings.stop_after.value}",
+                f"stopped while the sync was held, before --stop-after {self.ruling.settings.stop_after.value}",
                 hint="see the log for what it waited for",
             )
 
@@ -286,8 +295,8 @@ class Link:
 
     async def _meet(self) -> tuple[Capabilities, ClusterTarget | None]:
         """Asks both ends who they are, and refuses what cannot be right. Changes nothing."""
-        progress, settings = self._progress, self._settings
-        capabilities, cluster = await clusters.look_at(self._target)
+        progress, settings = self._progress, self.ruling.settings
+        capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice)
         progress.target_info = capabilities.shown()
         log.info("target", url=self._target.display, **progress.target_info)
         source = await read_info(self._source)
@@ -296,8 +305,8 @@ class Link:
         log.info("source", url=self._source.display, **progress.source_info)
         if self._source.seeds is None:  # of a cluster, it is known which shard this is
             one_shard.admit(self._source, source.cluster, one_shard=settings.one_shard)
-        opening.refuse_collisions(self._choice, source.databases)
-        opening.require_databases(self._choice, source.databases, capabilities.databases, stops=self._letters.stops)
+        self.ruling.refuse_collisions(source.databases)
+        self.ruling.require_databases(source.databases, capabilities.databases, stops=self._letters.stops)
         return capabilities, cluster
 
     async def _examine(self) -> None:
@@ -307,12 +316,11 @@ class Link:
             PortdError: see `_prepare`.
         """
         await self._guard(*await self._meet())
-        checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
-        opening.changed_rules(self._settings, self._choice, checkpoint)
+        self.ruling.others(await read_checkpoint(self._target, self.ruling.settings.checkpoint_name()))
 
     async def _prepare(self) -> Destination:
         """Takes the link, where both ends are what they should be."""
-        progress, settings = self._progress, self._settings
+        progress, settings = self._progress, self.ruling.settings
         capabilities, cluster = await self._meet()
         patience = ConnectionOptions(troubles=progress.troubles)
         self._lease = Lease(
@@ -326,7 +334,7 @@ class Link:
         )
         epoch = await self._lease.acquire(takeover=settings.takeover)
         await self._guard(capabilities, cluster)
-        await self._look_at_rules()
+        await self.ruling.look()
         postpones = await self._close_expiry_gap(capabilities)
         if not self._imports:  # it evicts nothing in import mode
             capabilities.warn_of_eviction()
@@ -341,7 +349,7 @@ class Link:
             scripts=self._scripts,
             lease=self._lease,
             epoch=epoch,
-            choice=self._choice,
+            choice=self.ruling.choice,
             postpones=postpones,
             holds=postpones and settings.expiry_gap is ExpiryGap.HOLD,
             cluster=cluster,
@@ -349,18 +357,18 @@ class Link:
 
     async def _close_expiry_gap(self, capabilities: Capabilities) -> bool:
         """Chooses what keeps keys alive whose renewal comes late; whether near expiries are postponed."""
-        wanted, postpones = self._settings.expiry_gap, False
+        wanted, postpones = self.ruling.settings.expiry_gap, False
         if capabilities.cluster_enabled:
             wanted = ExpiryGap.OFF
-            if self._settings.expiry_gap is not wanted:
+            if self.ruling.settings.expiry_gap is not wanted:
                 log.warning(
-                    "the expiry gap is open: the target is a cluster", wanted=self._settings.expiry_gap.value,
+                    "the expiry gap is open: the target is a cluster", wanted=self.ruling.settings.expiry_gap.value,
                     hint="keys renewed at the last moment may expire while the target lags",
                 )  # fmt: skip
         if wanted in {ExpiryGap.AUTO, ExpiryGap.IMPORT_MODE}:
             self._imports = await self._import_mode.enter(capabilities)
         if wanted in {ExpiryGap.POSTPONE, ExpiryGap.HOLD} or (wanted is ExpiryGap.AUTO and not self._imports):
-            postpones = await postponed.usable(self._target, capabilities, self._settings.checkpoint_name())
+            postpones = await postponed.usable(self._target, capabilities, self.ruling.settings.checkpoint_name())
         closed = (
             "import-mode"
             if self._imports
@@ -386,12 +394,12 @@ class Link:
             return None, "first"
         if self._asked:
             return None, "asked"
-        if checkpoint.rules != self._choice.digest:
+        if not self.ruling.made(checkpoint):
             return None, "rules"
         if (checkpoint.strands == SLOT_STRANDS) is not (self._target.seeds is not None):
             raise ConfigError(
                 "the target's checkpoint was written by a sync into another kind of target, and came from there with the data",
-                hint=f"delete the key {self._settings.checkpoint_name()!r} there to start with a full sync",
+                hint=f"delete the key {self.ruling.settings.checkpoint_name()!r} there to start with a full sync",
             )
         if checkpoint.state is not State.STREAM:
             return None, "interrupted"
@@ -415,7 +423,7 @@ class Link:
         if self._session is not None:  # nothing of that one changes the checkpoint any more that is read now
             destination = replace(destination, epoch=await destination.lease.begin())
         if transfer is None:
-            checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
+            checkpoint = await read_checkpoint(self._target, self.ruling.settings.checkpoint_name())
             position, reason = self._place(checkpoint)
             self._copying = False  # an attempt that does not get as far costs no fork
             transfer = await self._connect(position)
@@ -435,13 +443,16 @@ class Link:
             self.gate.passed()
             self._progress.partial_syncs += 1
             log.info("partial sync", replid=transfer.position.replid, offset=transfer.position.offset)
+        destination = replace(destination, settings=self.ruling.settings, choice=self.ruling.choice)
         self._progress.position = transfer.position
         self._copying = transfer.full
         spacing, self._spacing = self._spacing, 0.0
         inflow = Inflow(self._receiver, self._spool, self._progress, transfer, spacing=spacing)
-        self._session = Session(self._plan, self._progress, self.gate, destination, inflow, checkpoint)
+        self._session = Session(
+            self._plan, self._progress, self.gate, destination, inflow, checkpoint, self.reaching, self.ruling
+        )
         try:
-            await self._session.run(self._stop, self._copied, self._beside)
+            await self._session.run(self._stop, self._anew, self._copied, self._beside)
             self.reached = self._session.reached
         except HistoryLost as lost:
             self._spacing = self._fork_wait()
@@ -452,10 +463,24 @@ class Link:
             )
             return lost.transfer
         except Stopped:
-            if self.gate.broken_off:
-                self._end_held()
-            log.warning("stopped inside a snapshot", hint="the target is not complete; the next start begins it anew")
+            self._tell_stopped()
         return None
+
+    def _tell_stopped(self) -> None:
+        """A stop came when nothing could be drained, or was to be.
+
+        Raises:
+            Interrupted: see `_end_held`.
+        """
+        if self.gate.broken_off:
+            self._end_held()
+        if self._progress.stream.following:
+            log.warning(
+                "stopped while paused", lag_bytes=self._progress.lag_bytes,
+                hint="what was received and not applied is asked for again by the next start",
+            )  # fmt: skip
+        else:
+            log.warning("stopped inside a snapshot", hint="the target is not complete; the next start begins it anew")
 
     async def _admit(self, transfer: Transfer, reason: str, destination: Destination) -> tuple[str, Destination]:
         """The full sync that the source has agreed to may begin; why it does, and into what.
@@ -466,38 +491,46 @@ class Link:
         """
         try:
             reason = await self.gate.admit(transfer.position.replid) or reason
+            self._anew.clear()
+            self.reaching.forget()
+            self.ruling.begin_anew(transfer.position.offset)
             return reason, await clusters.take(destination)
         except BaseException:
             self._receiver.close()  # the source need not keep a snapshot for us
             raise
 
     async def _guard(self, capabilities: Capabilities, cluster: ClusterTarget | None) -> None:
-        """See `portd.link.opening.guard_target`."""
-        source_run_id = self._progress.source_info.get("run_id", "")
-        await opening.guard_target(self._settings, self._choice, capabilities, cluster, source_run_id)
-
-    async def _look_at_rules(self) -> None:
-        """Lets rules pass by which the data in the target was made, and no other link makes the same keys.
+        """Lets a target pass that is empty, or holds our checkpoint, or whose data the settings speak of.
 
         Raises:
-            ConfigError: they are others.
+            ConfigError: it is none of them, or the source itself.
             TargetError: it cannot be asked.
         """
-        settings, choice = self._settings, self._choice
-        checkpoint = await read_checkpoint(self._target, settings.checkpoint_name())
-        words = opening.changed_rules(settings, choice, checkpoint)
-        if words:
-            log.warning("the rules are others than those of the data in the target: a full sync", changed=words)
-        if self._target.seeds is not None:  # what says whose keys are whose lies on any of its nodes
+        settings = self.ruling.settings
+        source_run_id = self._progress.source_info.get("run_id", "")
+        if cluster is not None:
+            await clusters.guard(cluster, settings, self.ruling.choice, source_run_id)
             return
-        await claim(settings, choice.image, ruled=bool(choice), thorough=words != "" or checkpoint is None)
+        await guard(
+            self._target,
+            capabilities,
+            settings.checkpoint_name(),
+            settings.checkpoint_key,
+            settings.existing.value,
+            source_run_id=source_run_id,
+            covers=self._covered if self.ruling.choice else None,
+        )
+
+    async def _covered(self, client: Control) -> dict[int, int]:
+        settings = self.ruling.settings
+        return await keys_there(client, settings.checkpoint_key, settings.checkpoint_name(), self.ruling.choice)
 
     async def _recognise_target(self, destination: Destination) -> Destination:
         """Asks the target again who it is: it may be another process or version by now, or another server with data of its own."""
         if self._session is None:
             return destination
         try:
-            capabilities, cluster = await clusters.look_at(self._target)
+            capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice)
             if capabilities.run_id != destination.capabilities.run_id:
                 await self._guard(capabilities, cluster)
         except BaseException as error:
@@ -537,6 +570,11 @@ class Link:
             self._forks.reset()
         self._copied_at = 0.0
         return self._forks.next_wait()
+
+    def ask_full_sync(self) -> None:
+        """An operator wants everything copied anew, whatever the checkpoint says; the gate looks at it as ever."""
+        self._asked = True
+        self._anew.set()
 
     def follow(self, node: Node) -> None:
         """All slots of the source have another owner: the connection to any other node is given up, and made again there."""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 from portd.errors import ConfigError, LinkTaken, PortdError, first_cause
 from portd.hold import Identity
 from portd.link.gate import followed_by
-from portd.link.opening import changed_rules
 from portd.log import get_logger
 from portd.model import Standby
 from portd.net.backoff import Backoff
@@ -31,8 +30,7 @@ from portd.target.kept.vacancy import Vacancy
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from portd.config.rules import Choice
-    from portd.config.settings import Settings
+    from portd.link.ruling import Ruling
     from portd.model import Progress
     from portd.net.control import Control
     from portd.target.kept.checkpoint import Checkpoint
@@ -50,25 +48,23 @@ class StandingBy:
     """Waits for one link, as often as another process has it.
 
     Args:
-        settings: of the link.
+        ruling: of the link.
         progress: `standby` is there while it waits; `outlook` tells of the source's backlog.
         stop: set when the process is to end.
-        choice: the link's rules.
         examine: looks at both ends as a start does, and raises what that would refuse.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        ruling: Ruling,
         progress: Progress,
         stop: asyncio.Event,
-        choice: Choice,
         examine: Callable[[], Awaitable[None]],
     ) -> None:
-        self._settings = settings
+        self._ruling = ruling
+        self._settings = settings = ruling.settings
         self._progress = progress
         self._stop = stop
-        self._choice = choice
         self._examine = examine
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
@@ -212,7 +208,7 @@ class StandingBy:
     def _weigh(self, checkpoint: Checkpoint | None, told: Mapping[str, str], outlook: Outlook) -> None:
         """What both ends say, against what a start would want of them."""
         try:
-            rules = changed_rules(self._settings, self._choice, checkpoint)
+            rules = self._ruling.others(checkpoint)
             self._refuse_others(checkpoint, told)
         except ConfigError as error:
             self._judge(error)

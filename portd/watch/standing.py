@@ -5,7 +5,7 @@ Whoever tells an operator or a machine how it goes asks here: `/readyz`, `/statu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from portd.model import Progress
 
 SMALL_LAG_SECONDS: Final = 10.0  # a sync that has caught up is said to stream up to this lag
+PAUSED: Final = "paused by an operator: nothing is written to the target"
 
 _READY: Final = frozenset({Phase.CATCHING_UP, Phase.STREAMING})
 _REASONS: Final = {
@@ -53,6 +54,7 @@ class Facts:
         held: why a full sync waits for an operator; "" when none does.
         standby: who has the link that is waited for; "" when none is.
         unfit: it could not be taken over.
+        paused: an operator wants nothing written to the target for now.
     """
 
     work: Work = Work.NOTHING
@@ -67,6 +69,7 @@ class Facts:
     held: str = ""
     standby: str = ""
     unfit: bool = False
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +103,11 @@ def _phase(facts: Facts) -> tuple[Phase, str]:
         return (Phase.FAILED if facts.failure else Phase.STOPPED), facts.failure
     if facts.stopping:
         return Phase.DRAINING, ""
-    if facts.standby:
-        return Phase.STANDBY, facts.standby
-    if facts.held:
-        return Phase.HELD, facts.held
+    if facts.standby or facts.held:
+        return (Phase.STANDBY, facts.standby) if facts.standby else (Phase.HELD, facts.held)
+    if facts.paused:
+        beside = stand(replace(facts, paused=False))
+        return Phase.PAUSED, PAUSED if beside.ready else f"{PAUSED}; and {beside.reason}"
     if facts.source is End.PREPARING:
         return Phase.WAITING, ""
     return _working(facts) if facts.work is not Work.NOTHING else _beginning(facts)
@@ -152,5 +156,6 @@ def look(progress: Progress) -> Standing:
             held=f"{progress.held.reason}: {progress.held.words}" if progress.held else "",
             standby=progress.standby.words if progress.standby else "",
             unfit=progress.standby is not None and progress.standby.unfit != "",
+            paused=progress.limit.paused_since > 0,
         )
     )

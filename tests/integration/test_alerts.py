@@ -13,7 +13,8 @@ import pytest
 
 from tests.datasets import fill_strings
 from tests.following import copy, forget_history
-from tests.process import Links, Portd
+from tests.integration.test_held import ctl
+from tests.process import Links, Portd, streaming
 from tests.prometheus import Prometheus, impatient_rules, needs_prometheus, shipped_rules
 from tests.proxy import Proxy
 from tests.servers import find, wait_for_sync
@@ -38,6 +39,7 @@ SEEN = {
     ),
     "test_a_target_that_is_full": ("PortdRefused", "PortdTargetMemory"),
     "test_another_source": ("PortdHeld",),
+    "test_a_link_that_is_paused": ("PortdPaused",),
     "test_a_target_that_differs": ("PortdDeadLetters", "PortdVerifyDifferent", "PortdFullSync", "PortdKeysPruned"),
     "test_a_standby_without_a_source": ("PortdStandbyUnfit", "PortdNoHolder"),
     "test_a_name_that_leads_to_two_targets": ("PortdTwoHolders",),
@@ -46,11 +48,6 @@ SEEN = {
 }
 
 pytestmark = [needs_prometheus, pytest.mark.slow]
-
-
-def streaming(status: dict[str, Any]) -> bool:
-    """It has caught up."""
-    return bool(status["phase"] == "streaming")
 
 
 def fires(request: pytest.FixtureRequest, prometheus: Prometheus, link: str = "default") -> None:
@@ -138,6 +135,18 @@ def test_another_source(request: pytest.FixtureRequest, servers: ServerFactory) 
         fill_strings(each, 100)
     copy(first, target)
     with Portd(second, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
+        fires(request, prometheus)
+
+
+def test_a_link_that_is_paused(request: pytest.FixtureRequest, source: Server, target: Server, tmp_path: Path) -> None:
+    """An operator's pause is told of, for the case that he forgets it; `tests/unit/test_alerts.py` has what is not told then."""
+    path = tmp_path / "socket"
+    with (
+        Portd(source, target, control_socket=path) as portd,
+        Prometheus(portd, rules=impatient_rules()) as prometheus,
+    ):
+        portd.until(streaming)
+        assert ctl("pause", "--socket", str(path)).returncode == 0
         fires(request, prometheus)
 
 

@@ -366,8 +366,8 @@ class Lease:
             backoff.reset()
             await asyncio.sleep(RENEW_SECONDS)
 
-    async def release(self, *, forget: bool = False, keys: Sequence[str] = ()) -> None:
-        """Gives the link back, for the next process to take at once. What fails is left to expire.
+    async def release(self, *, forget: bool = False, keys: Sequence[str] = ()) -> bool:
+        """Gives the link back, for the next process to take at once; whether it is free. What fails is left to expire.
 
         Args:
             forget: the link is not needed any more: nothing of it stays, the epoch neither.
@@ -387,12 +387,15 @@ class Lease:
                             last = request("DEL", self._epochs.key, *keys)
                         # Pushing wakes a standby; should our last word not arrive, the list goes by itself.
                         bell = [request("RPUSH", self._bell, 1), request("PEXPIRE", self._bell, 1000)]
-                        if await self._execute(connection, request("DEL", self.key), last, *bell):
+                        free = await self._execute(connection, request("DEL", self.key), last, *bell)
+                        if free:
                             await connection.ask(request("DEL", self._bell))
+                        return free
                 finally:
                     connection.close()
         except (TargetError, TimeoutError) as error:
             _log.debug("lease is left to expire", error=str(error))
+        return False
 
     def close(self) -> None:
         """Ends the connection; idempotent."""
