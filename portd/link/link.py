@@ -178,6 +178,8 @@ class Link:
             self._taken = self.released = False
             destination = await self._prepare()
             self._progress.introduced, self._progress.failure = True, ""
+            if self._standing is not None:
+                self._standing.note_taken()
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._pulse.keep(), name="pulse")]
                 if self._lease:
@@ -310,11 +312,7 @@ class Link:
         return capabilities, cluster
 
     async def _examine(self) -> None:
-        """Refuses what a start would refuse, before the link is anybody's.
-
-        Raises:
-            PortdError: see `_prepare`.
-        """
+        """Refuses what a start would refuse, before the link is anybody's; raises as `_prepare` does."""
         await self._guard(*await self._meet())
         self.ruling.others(await read_checkpoint(self._target, self.ruling.settings.checkpoint_name()))
 

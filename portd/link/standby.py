@@ -74,6 +74,7 @@ class StandingBy:
         self._fit = asyncio.Event()
         self._tries = Backoff(first_seconds=0.2, limit_seconds=AGAIN_SECONDS)
         self._pause = 0.0  # before the next look
+        self._failed = ""  # why the link could not be taken when it was free; until both ends were looked at again
         self._applied = 0  # transactions of the stream when the link was taken last
 
     async def turn(self) -> bool:
@@ -83,7 +84,9 @@ class StandingBy:
             PortdError: the first time, what a start refuses for good; later, what the target does.
         """
         progress = self._progress
-        state = self._state = progress.standby = Standby()
+        state = self._state = progress.standby = Standby(unfit=self._failed)
+        if self._failed:
+            self._fit.clear()
         self._had = ""
         progress.lease.renewed_at = 0.0
         progress.stream.following = progress.stream.caught_up = False
@@ -102,6 +105,11 @@ class StandingBy:
         self._applied = progress.stream.transactions
         return True
 
+    def note_taken(self) -> None:
+        """The link is this process's now."""
+        if self._had:
+            self._progress.takeovers += 1
+
     def endure(self, error: PortdError) -> None:
         """The link was lost, or could not be taken: it is waited for again, unless that cannot help.
 
@@ -113,6 +121,7 @@ class StandingBy:
         if self._progress.stream.transactions > self._applied:
             self._tries.reset()
         self._pause = self._tries.next_wait()
+        self._failed = "" if isinstance(error, LinkTaken) else str(error.args[0])
         self._progress.last_error = str(error.args[0])
         log.warning("standing by again", error=str(error.args[0]))
 
@@ -138,7 +147,6 @@ class StandingBy:
         except BaseExceptionGroup as errors:
             raise first_cause(errors) from None
         if self._had:
-            self._progress.takeovers += 1
             log.info("the link is free", had_it=self._had, waited_seconds=round(time.time() - state.since, 1))
 
     async def _until_fit(self) -> None:

@@ -382,7 +382,9 @@ def _named(link: str, text: str, *, named: bool) -> str:
 
 
 def _refuse_ended(link: RunningLink) -> None:
-    """Raises: Refusal: nothing is done any more."""
+    """Raises: Refusal: nothing is done any more, or not yet: the link is another process's."""
+    if link.progress.standby is not None:
+        raise Refusal(f"it stands by: {link.progress.standby.words}", "ask the process that has the link")
     if link.over.is_set():
         why = f"it has failed: {link.progress.failure}" if link.error is not None else "it has ended"
         raise Refusal(why, "start it again")
