@@ -19,6 +19,7 @@ import pytest
 from tests.clusters import Cluster, differences
 from tests.compare import assert_equal
 from tests.datasets import fill_strings
+from tests.integration.test_held import ctl
 from tests.process import Links, Notified, Portd
 from tests.proxy import Proxy
 from tests.servers import wait_for_sync
@@ -432,3 +433,19 @@ def test_status_of_the_command_line_tells_the_role(source: Server, target: Serve
             done = subprocess.run([sys.executable, "-m", "portd", *words], capture_output=True, text=True, check=True)
             told = json.loads(done.stdout)
             assert told["process"]["role"] == "standby"
+
+
+def test_what_is_for_the_holder_is_refused_by_the_standby(source: Server, target: Server, tmp_path: Path) -> None:
+    """It says who has the link; its state it tells."""
+    path = tmp_path / "socket"
+    with Portd(source, target) as first:
+        first.until(streaming)
+        with standby(source, target, control_socket=path) as second:
+            second.until(waits_for(first))
+            for command in ("pause", "handover", "verify"):
+                shown = ctl(command, "--socket", str(path))
+                assert shown.returncode == 1
+                assert f"it stands by: process {first.process.pid} on" in shown.stdout + shown.stderr
+            shown = ctl("status", "--socket", str(path))
+            assert "role             standby" in shown.stdout
+        assert first.alive

@@ -158,7 +158,7 @@ async def test_a_standby_is_ready_for_who_asks_for_any_role(server: HttpServer, 
     _, page, _ = await get(server, "", Accept=BROWSER)
     assert EVIL not in page
     assert "a partial sync, as far as is known" in page
-    assert "1.0 MiB of 1.0 MiB" in page
+    assert "1.00 MiB of 1.00 MiB" in page
     service.progress.standby.full_sync = "the backlog is short"
     assert (await get(server, "readyz?role=any"))[0] == 200
     assert "a full sync: the backlog is short" in (await get(server, "", Accept=BROWSER))[1]

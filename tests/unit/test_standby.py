@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from portd.config.choices import StopAfter
 from portd.config.settings import Settings
 from portd.errors import ConfigError
 from portd.link.standby import why_full
@@ -52,7 +53,7 @@ def test_a_takeover_is_a_full_sync_where_the_target_is_not_whole() -> None:
     assert why_full(AT, {}) == ""
 
 
-@pytest.mark.parametrize("other", [{"takeover": True}, {"stop_after": "snapshot"}])
+@pytest.mark.parametrize("other", [{"takeover": True}, {"stop_after": StopAfter.SNAPSHOT}])
 def test_a_standby_contradicts_what_it_would_never_do(other: dict[str, object]) -> None:
     """It waits for who has the link, and has no end of its own."""
     with pytest.raises(ConfigError, match="standby"):

@@ -124,7 +124,7 @@ def test_the_line_of_a_standby_says_for_whom_it_waits() -> None:
     progress = Progress(standby=Standby(holder="process 7 on a"))
     assert one_line(progress, Pace(progress).read()) == "standby: process 7 on a has the link"
     progress.outlook.backlog_bytes, progress.outlook.backlog_behind_bytes = 3 << 20, 1 << 20
-    assert one_line(progress, Pace(progress).read()).endswith("has the link, 2.0 MiB of backlog left")
+    assert one_line(progress, Pace(progress).read()).endswith("has the link, 2.00 MiB of backlog left")
 
 
 def test_a_role_ends_with_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,9 @@ is renewed, every second, over a connection of its own. The lease makes a second
 keeps the data safe is the epoch (`portd.target.kept.epoch`), which is written in the same transaction: whoever takes the
 link, by --takeover, after an expiry or a restart, voids everything that the one before has on its way.
 
+Who gives the link back says so in the epoch's hash (``given_back``), and pushes into a list, ``<checkpoint key>:bell``, which it
+removes with its next command: that wakes a standby (`portd.target.kept.vacancy`).
+
 ====================  ==============================================================================
 ``token``             random, of the process
 ``host``              for messages

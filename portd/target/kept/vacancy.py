@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 _log = get_logger("target")
 
 BELL_SECONDS: Final = 3  # longest wait at the bell; whole seconds: servers before Redis 6.0 know no others
+MISSING: Final = -2  # what PTTL says of a key that is not there
 SHORT_LOOKS: Final = 5  # looks at the time that is left between two at all of it
 SLACK_SECONDS: Final = 0.5  # a lease that is gone so shortly before its end has run out: the answer took its time
 
@@ -66,7 +67,7 @@ class Sight:
 
     Attributes:
         holder: who has it; None when nobody does.
-        left: milliseconds of the lease, negative where it does not run out or is not there.
+        left: milliseconds of the lease; negative where it does not run out, `MISSING` where it is not there.
         given_back: it was given back in order, and not taken since.
     """
 
@@ -208,15 +209,18 @@ class Verdict:
         return self._known is not None and self._me.knows_dead(self._known)
 
     def note(self, left: int) -> None:
-        """So many milliseconds are left of the lease now; negative where nobody knows."""
+        """So many milliseconds are left of the lease now; negative where it does not run out, `MISSING` where it is not there."""
+        now = self._loop.time()
+        if left != MISSING:
+            self._missing_since = now
         if left >= 0:
-            self._runs_out = self._loop.time() + left / 1000
+            self._runs_out = now + left / 1000
 
     def is_free(self, sight: Sight, *, woken: bool) -> bool:
         """Whether the link may be taken, by what this look shows and those before."""
         now = self._loop.time()
         if sight.holder is not None:
-            self._known, self._missing_since = sight.holder, now
+            self._known = sight.holder
             self.note(sight.left)
             return self.knows_dead
         if self._known is None or sight.given_back or woken or self.knows_dead:
