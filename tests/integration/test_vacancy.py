@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,11 +33,14 @@ class Watch:
 
     Args:
         url: of the target.
+        bell_seconds: longest wait at the bell.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, bell_seconds: int = vacancy.BELL_SECONDS) -> None:
         self.seen: list[Holder | None] = []
-        self.vacancy = Vacancy(Endpoint.parse(url), KEY, ConnectionOptions(), self.seen.append)
+        endpoint = replace(Endpoint.parse(url), silence_seconds=10_000)
+        self.vacancy = Vacancy(endpoint, KEY, ConnectionOptions(), self.seen.append)
+        self.vacancy._bell_seconds = bell_seconds
         self.task = asyncio.create_task(self.vacancy.wait())
 
     async def until_seen(self, times: int = 1) -> None:
@@ -54,9 +58,9 @@ class Watch:
 
 
 @asynccontextmanager
-async def watching(url: str) -> AsyncIterator[Watch]:
+async def watching(url: str, **options: int) -> AsyncIterator[Watch]:
     """A standby that has looked once."""
-    watch = Watch(url)
+    watch = Watch(url, **options)
     try:
         await watch.until_seen()
         yield watch
@@ -102,15 +106,16 @@ async def test_a_link_that_nobody_had_is_free(target: Server) -> None:
         assert watch.seen == [None]
 
 
-async def test_giving_back_wakes_the_standby(target: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An orderly end is told at once: the standby would wait for minutes otherwise; and nothing of it stays."""
-    monkeypatch.setattr(vacancy, "BELL_SECONDS", 600)
-    url = f"{target.url}"
-    async with held(url) as give_back, watching(url) as watch:
-        watch.vacancy._bell_seconds = 600  # no look of its own comes before the test is over
+async def test_giving_back_wakes_the_standby(target: Server) -> None:
+    """An orderly end is told at once: the standby would look in ten minutes otherwise; and nothing of it stays."""
+    lease = Lease(Endpoint.parse(target.url), KEY, "default")
+    await lease.acquire()
+    target.client().pexpire(LEASE, 10**9)
+    async with watching(target.url, bell_seconds=600) as watch:
         await wait_for(lambda: "blpop" in {each["cmd"] for each in target.client().client_list()})
-        await give_back()
+        await lease.release()
         await watch.free()
+    lease.close()
     assert sorted(target.client().keys("*")) == [f"{KEY}:epoch".encode()]
 
 

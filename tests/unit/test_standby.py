@@ -87,22 +87,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def verdict(clock: Clock, known: Holder | None = None) -> Verdict:
+def verdict(known: Holder | None = None) -> Verdict:
     """Over a new connection."""
-    return Verdict(Holder.me(), known, clock.now)
+    return Verdict(Holder.me(), known)
 
 
-def test_a_link_that_nobody_had_is_taken_at_once(clock: Clock) -> None:
+@pytest.mark.usefixtures("clock")
+def test_a_link_that_nobody_had_is_taken_at_once() -> None:
     """And so is one that was given back, or whose end was told."""
-    assert verdict(clock).is_free(NOBODY, woken=False)
-    assert verdict(clock, HOLDER).is_free(replace(NOBODY, given_back=True), woken=False)
-    assert verdict(clock, HOLDER).is_free(NOBODY, woken=True)
-    assert not verdict(clock, HOLDER).is_free(seen(15_000), woken=True)  # another standby was faster
+    assert verdict().is_free(NOBODY, woken=False)
+    assert verdict(HOLDER).is_free(replace(NOBODY, given_back=True), woken=False)
+    assert verdict(HOLDER).is_free(NOBODY, woken=True)
+    assert not verdict(HOLDER).is_free(seen(15_000), woken=True)  # another standby was faster
 
 
 def test_a_lease_that_ran_out_before_our_eyes_is_over(clock: Clock) -> None:
     """At its end, not before: until then somebody has removed it, and the holder has three seconds."""
-    watched = verdict(clock)
+    watched = verdict()
     assert not watched.is_free(seen(15_000), woken=False)
     clock.now += 5
     watched.note(10_000)
@@ -115,7 +116,7 @@ def test_a_lease_that_ran_out_before_our_eyes_is_over(clock: Clock) -> None:
     assert not watched.is_free(NOBODY, woken=False)
     clock.now += LATE_SECONDS
     assert watched.is_free(NOBODY, woken=False)
-    watched = verdict(clock)
+    watched = verdict()
     assert not watched.is_free(seen(15_000), woken=False)
     clock.now += 14.9
     assert watched.is_free(NOBODY, woken=False)
@@ -123,7 +124,7 @@ def test_a_lease_that_ran_out_before_our_eyes_is_over(clock: Clock) -> None:
 
 def test_what_ran_out_while_nobody_could_look_is_waited_for(clock: Clock) -> None:
     """A whole lease, from when the target is back."""
-    watched = verdict(clock, HOLDER)
+    watched = verdict(HOLDER)
     assert not watched.is_free(NOBODY, woken=False)
     clock.now += 14.9
     assert not watched.is_free(NOBODY, woken=False)
@@ -131,9 +132,10 @@ def test_what_ran_out_while_nobody_could_look_is_waited_for(clock: Clock) -> Non
     assert watched.is_free(NOBODY, woken=False)
 
 
-def test_only_who_numbered_the_holder_tells_of_its_connection(clock: Clock) -> None:
+@pytest.mark.usefixtures("clock")
+def test_only_who_numbered_the_holder_tells_of_its_connection() -> None:
     """Behind a failover the lease runs out by itself."""
-    watched = verdict(clock)
+    watched = verdict()
     assert watched.is_late(seen(11_999), "r")
     assert watched.is_late(seen(-1), "r")  # somebody made it last for ever
     assert not watched.is_late(seen(12_000), "r")

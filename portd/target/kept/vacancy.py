@@ -130,7 +130,7 @@ class Vacancy:
         """Until the link is free, over one connection."""
         (info,) = await connection.ask(request("INFO", "server"))
         run_id = "" if text_of(info) else run_id_of(info)
-        verdict = Verdict(self._me, self._known, asyncio.get_running_loop().time())
+        verdict = Verdict(self._me, self._known)
         woken = False
         while True:
             sight = await self._look(connection)
@@ -193,15 +193,14 @@ class Verdict:
     Args:
         me: this process.
         known: who had the link when it was seen last, over an earlier connection; None when nobody had.
-        now: on the clock of the loop.
     """
 
-    def __init__(self, me: Holder, known: Holder | None, now: float) -> None:
+    def __init__(self, me: Holder, known: Holder | None) -> None:
         self._me = me
         self._known = known
         self._loop = asyncio.get_running_loop()
         self._runs_out = math.nan  # when the lease runs out; not known before it was seen
-        self._missing_since = now  # the lease
+        self._missing_since = math.inf  # the lease, as far as it was looked at
 
     @property
     def knows_dead(self) -> bool:
@@ -212,7 +211,7 @@ class Verdict:
         """So many milliseconds are left of the lease now; negative where it does not run out, `MISSING` where it is not there."""
         now = self._loop.time()
         if left != MISSING:
-            self._missing_since = now
+            self._missing_since = math.inf
         if left >= 0:
             self._runs_out = now + left / 1000
 
@@ -227,6 +226,7 @@ class Verdict:
             return True
         if now >= self._runs_out - SLACK_SECONDS:
             return True
+        self._missing_since = min(self._missing_since, now)
         patience = LEASE_SECONDS if math.isnan(self._runs_out) else LATE_SECONDS
         return now - self._missing_since >= patience
 
