@@ -303,14 +303,15 @@ class Lease:
         me = replace(self._me, client=self._client, run_id=self._run_id)
         return [request("HSET", self.key, *me.words()), self._expiry()]
 
-    async def _execute(self, connection: Connection, *commands: bytes) -> bool:
-        """One transaction; False where what is watched has changed."""
-        answers = await connection.ask(request("MULTI"), *commands, request("EXEC"))
+    async def _execute(self, connection: Connection, *commands: bytes, behind: Sequence[bytes] = ()) -> bool:
+        """One transaction, and commands *behind* it in any case; False where what is watched has changed."""
+        answers = await connection.ask(request("MULTI"), *commands, request("EXEC"), *behind)
         for answer in answers:
             check(answer, LEASE)
-        for answer in answers[-1] or ():
+        executed = answers[len(commands) + 1]
+        for answer in executed or ():
             check(answer, LEASE)
-        return answers[-1] is not None
+        return executed is not None
 
     def _expiry(self) -> bytes:
         return request("PEXPIRE", self.key, int(LEASE_SECONDS * 1000))
@@ -388,12 +389,10 @@ class Lease:
                         last = request("HSET", self._epochs.key, PLAIN, 0, GIVEN_BACK, found or "")
                         if forget:
                             last = request("DEL", self._epochs.key, *keys)
-                        # Pushing wakes a standby; should our last word not arrive, the list goes by itself.
+                        # Pushing wakes a standby. What is behind the transaction finds the list served, or not needed.
                         bell = [request("RPUSH", self._bell, 1), request("PEXPIRE", self._bell, 1000)]
-                        free = await self._execute(connection, request("DEL", self.key), last, *bell)
-                        if free:
-                            await connection.ask(request("DEL", self._bell))
-                        return free
+                        behind = request("DEL", self._bell)
+                        return await self._execute(connection, request("DEL", self.key), last, *bell, behind=(behind,))
                 finally:
                     connection.close()
         except (TargetError, TimeoutError) as error:
