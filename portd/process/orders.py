@@ -35,9 +35,8 @@ from portd.config.choices import StopAfter
 from portd.controlsocket import Command, Refusal, never
 from portd.errors import PortdError, SourceError
 from portd.log import get_logger
-from portd.model import Work
+from portd.model import LEASE_SECONDS, Work
 from portd.source.info import ask_offset
-from portd.target.kept.lease import LEASE_SECONDS
 from portd.units import human_bytes, human_count, human_seconds
 from portd.watch.summary import status_lines
 
@@ -389,7 +388,9 @@ def _named(link: str, text: str, *, named: bool) -> str:
 
 
 def _refuse_ended(link: RunningLink) -> None:
-    """Raises: Refusal: nothing is done any more."""
+    """Raises: Refusal: nothing is done any more, or not yet: the link is another process's."""
+    if link.progress.standby is not None:
+        raise Refusal(f"it stands by: {link.progress.standby.words}", "ask the process that has the link")
     if link.over.is_set():
         why = f"it has failed: {link.progress.failure}" if link.error is not None else "it has ended"
         raise Refusal(why, "start it again")
