@@ -7,14 +7,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from portd.kernel.slots import key_slot
 from tests.clusters import Cluster, differences, port_with_bus
+from tests.commands import run
 from tests.integration.cluster.load import LINKS, Load, Loads, fill, streaming, until_applied
 from tests.process import Links, Portd
 from tests.proxy import Proxy
@@ -45,11 +44,30 @@ def test_three_shards_are_one_copy(cluster: Cluster, target: Server) -> None:
         assert portd.terminate() == os.EX_OK, portd.log()
         assert portd.log().count('event="full sync"') == 3
     assert not differences(target, cluster)
-    words = [sys.executable, "-m", "portd", "status", "--target", target.url, "--json"]
-    told = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert [(each["link"], each["checkpoint"]["state"]) for each in json.loads(told.stdout)["links"]] == [
+    told = json.loads(run("status", "--target", target.url, "--json").out)
+    assert [(each["link"], each["checkpoint"]["state"]) for each in told["links"]] == [
         (link, "stream") for link in LINKS
     ]
+    first, names, *rows = run("status", "--target", target.url).out.decode().splitlines()
+    assert first == f"default in {target.url}: 3 shards, 3 of them complete"
+    assert names.split()[:2] == ["shard", "state"]
+    assert [row.split()[:2] for row in rows] == [[link.removeprefix("default."), "complete"] for link in LINKS]
+    assert all(f"127.0.0.1:{node.port}" in row for node, row in zip(cluster.primaries, rows, strict=True))
+
+
+def test_comparisons_know_the_shards(cluster: Cluster, target: Server, tmp_path: Path) -> None:
+    """Each link compares its own slots while writes go on, one link at a time; a key that differs is found by its link alone."""
+    fill(cluster)
+    other = cluster.primaries[1]
+    with Portd(cluster.url, target, verify_every=0.3, spool_dir=tmp_path) as portd, Loads(cluster):
+        portd.until(lambda status: all(each["verify"]["runs"].get("equal", 0) > 1 for each in status["links"]))
+        tag = next(f"{{t{number}}}" for number in range(60) if cluster.owner(f"{{t{number}}}") is other)
+        target.client().set(f"{tag}:h", "differs")
+        status = portd.until(lambda status: status["links"][1]["verify"]["result"] == "different")
+        assert [each["verify"]["runs"].get("different", 0) > 0 for each in status["links"]] == [False, True, False]
+        assert not any(each["verify"]["runs"].get("failed", 0) for each in status["links"]), portd.log()
+        assert status["links"][1]["verify"]["keys"]["different"] == 1
+        assert portd.terminate() == os.EX_OK, portd.log()
 
 
 def test_a_flush_of_one_shard_removes_its_keys_only(cluster: Cluster, target: Server) -> None:
@@ -155,7 +173,7 @@ def test_what_cannot_be_had_is_told(cluster: Cluster, source: Server, target: Se
         (cluster.url, target.url, {"existing": "flush"}, "existing flush cannot be had"),
         (source.url.replace("redis://", "redis+cluster://"), target.url, {}, "the source is no cluster"),
         (cluster.url, target.url, {"link": "l" * 63}, "too long"),
-        (cluster.url, target.url, {"verify_every": 60}, "verify_every cannot be had"),
+        (cluster.url, target.url, {"existing": "flush"}, "existing flush cannot be had"),
         (cluster.url, target.url, {"one_shard": True}, "which shard"),
         (cluster.url, target.url, {"add_prefix": "a:"}, "share_image"),
         (source.url, target.url, {"source_address_map": "a:1=b:2"}, "source_address_map is set"),
@@ -185,21 +203,6 @@ def test_a_user_may_do_little_more_than_of_one_server(cluster: Cluster, target: 
         assert portd.wait() == os.EX_OK, portd.log()
         assert "hunter2" not in portd.log()
     assert not differences(target, cluster)
-
-
-@pytest.mark.parametrize("command", ["check", "verify", "dump", "decode"])
-def test_other_commands_say_that_they_cannot(cluster: Cluster, target: Server, tmp_path: Path, command: str) -> None:
-    """78 or 64, and a word about what can be done instead."""
-    ends = {
-        "check": ("--source", cluster.url, "--target", target.url),
-        "verify": ("--source", cluster.url, "--target", target.url),
-        "dump": ("--source", cluster.url, "--output", str(tmp_path / "dump.rdb")),
-        "decode": (cluster.url,),
-    }[command]
-    ended = subprocess.run([sys.executable, "-m", "portd", command, *ends], capture_output=True, text=True, check=False)
-    assert ended.returncode == os.EX_CONFIG, ended.stderr
-    assert "a cluster" in ended.stderr
-    assert "one_shard" in ended.stderr
 
 
 def migrate(cluster: Cluster, source: Server, into: Server, first: int, last: int) -> None:
