@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import tempfile
 import urllib.error
@@ -142,6 +143,36 @@ class Portd:
         """Waits until everything the source has written so far is in the target."""
         end = int(source.client().info("replication")["master_repl_offset"])
         return self.until(lambda status: status["stream"]["checkpointed_offset"] >= end)
+
+
+class Notified:
+    """Receives what a service tells systemd.
+
+    Args:
+        path: of the socket, which is made.
+
+    Attributes:
+        address: the same, for `NOTIFY_SOCKET`.
+        seen: all that came.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.address = str(path)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(60)
+        self.seen: list[str] = []
+
+    def until(self, beginning: str) -> str:
+        """The next message that begins so; fails after 20 s."""
+        while True:
+            self.seen.append(self._socket.recv(4096).decode())
+            if self.seen[-1].startswith(beginning):
+                return self.seen[-1]
+
+    def close(self) -> None:
+        """Stops listening."""
+        self._socket.close()
 
 
 class Links(Portd):

@@ -70,9 +70,10 @@ class Service:
         """Makes every link, or none: what one has made goes with the mistake of another."""
         room = DiskRoom(self._settings.spool_max_bytes, len(links))
         watches = shard_watches(links)
+        turn = asyncio.Lock()
         try:
             for each, plan in zip(links, self._plans, strict=True):
-                made = RunningLink(each, plan, room, watches.get(each.link), alone=len(links) == 1)
+                made = RunningLink(each, plan, room, turn, watches.get(each.link), alone=len(links) == 1)
                 self._links.append(made)
         except BaseException:
             for done in self._links:

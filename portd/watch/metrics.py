@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from portd import __version__
 from portd.hold import Reason
-from portd.model import DURATION_BOUNDS, LoopState, Phase
+from portd.model import DURATION_BOUNDS, LoopState, Phase, Role
 from portd.watch.readings import PipelineReading
 from portd.watch.standing import look
 
@@ -204,6 +204,20 @@ def _sync(progress: Progress) -> Iterator[Metric]:
     standing = look(progress)
     phases = {phase.value: float(phase is standing.phase) for phase in Phase}
     yield _gauges("phase", "1 for the phase the sync is in, 0 for the others.", "phase", phases)
+    roles = {role.value: float(role is progress.role) for role in Role}
+    yield _gauges("role", "1 for what this process is to the link: it has the lease, or waits for it.", "role", roles)
+    standby = progress.standby
+    yield _gauge(
+        "standby_unfit",
+        "1 while the link is waited for and could not be taken over; /status says why.",
+        standby is not None and standby.unfit != "",
+    )
+    yield _gauge(
+        "standby_full_sync",
+        "1 while the link is waited for and taking it over would be a full sync.",
+        standby is not None and standby.full_sync != "",
+    )
+    yield _counter("takeovers_total", "Times the link was taken when another process had had it.", progress.takeovers)
     yield _gauge("ready", "1 while /readyz says that the target may be read.", standing.ready)
     refusals = CounterMetricFamily(
         "portd_refusals_total", "Refusals that pass by themselves, by side and code.", labels=["side", "code"]
