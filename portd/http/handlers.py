@@ -200,7 +200,8 @@ def _json(data: dict[str, Any]) -> web.Response:
 
 def _html(page: str) -> web.Response:
     headers = {"Content-Security-Policy": pages.CONTENT_POLICY, **PAGE_HEADERS}
-    return web.Response(text=page, content_type="text/html", headers=headers)
+    text = page.encode("utf-8", "backslashreplace").decode()  # a rule given as a flag may hold bytes that are no text
+    return web.Response(text=text, content_type="text/html", headers=headers)
 
 
 def _health(good_text: str, bad_text: str, *, good: bool) -> web.Response:
