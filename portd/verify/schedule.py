@@ -111,14 +111,18 @@ class Schedule:
         self._wanted = False
         state.running, state.started_at, self._named = True, time.time(), 0
         result = "abandoned"
-        options = Options(method=self.settings.verify_method, share=SCAN_SHARE)
+        settings = self.settings
+        options = Options(method=settings.verify_method, share=SCAN_SHARE)
         log.info("comparing both ends", method=options.method.value)
         try:
-            self._work = Verification(self.settings, options, self._name, self._applied)
+            self._work = Verification(settings, options, self._name, self._applied)
             report = await self._work.run()
             state.error = ""
-            result = report.outcome
-            self._tell(report, state, result)
+            if self.settings is settings:
+                result = report.outcome
+                self._tell(report, state, result)
+            else:
+                log.info("comparison abandoned: the rules have changed meanwhile")
         except Exception as error:  # noqa: BLE001 - whatever it is, the sync goes on, and operators are told
             result, state.error = "failed", str(error)
             hint = (

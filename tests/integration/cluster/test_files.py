@@ -16,7 +16,7 @@ from portd.kernel.slots import key_slot
 from portd.offline.clusterdump import ClusterDump
 from tests.clusters import Cluster, differences
 from tests.commands import run
-from tests.integration.cluster.test_source import fill
+from tests.integration.cluster.load import fill
 from tests.oracle.rdb import decode
 from tests.wire import Wire
 

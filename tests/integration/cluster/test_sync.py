@@ -350,11 +350,3 @@ def test_a_sync_into_a_cluster_compares_by_itself(source: Server, cluster: Clust
         portd.until(lambda status: status["verify"]["runs"].get("different", 0) > 0)
         assert "key=extra" in portd.log()
         assert portd.terminate() == os.EX_OK, portd.log()
-
-
-@pytest.mark.parametrize("options", [{"include": "a:"}, {"map_db": "1=0"}], ids=str)
-def test_what_cannot_be_had_of_a_cluster_is_refused(source: Server, cluster: Cluster, options: dict[str, str]) -> None:
-    """Rules are not left out in silence."""
-    with Portd(source, cluster.url, **options) as portd:
-        assert portd.wait() == os.EX_CONFIG, portd.log()
-        assert "cannot be had of a cluster yet" in portd.log()
