@@ -175,7 +175,6 @@ def test_what_cannot_be_had_is_told(cluster: Cluster, source: Server, target: Se
         (cluster.url, target.url, {"existing": "flush"}, "existing flush cannot be had"),
         (source.url.replace("redis://", "redis+cluster://"), target.url, {}, "the source is no cluster"),
         (cluster.url, target.url, {"link": "l" * 63}, "too long"),
-        (cluster.url, target.url, {"existing": "flush"}, "existing flush cannot be had"),
         (cluster.url, target.url, {"one_shard": True}, "which shard"),
         (cluster.url, target.url, {"add_prefix": "a:"}, "share_image"),
         (source.url, target.url, {"source_address_map": "a:1=b:2"}, "source_address_map is set"),
