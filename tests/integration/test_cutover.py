@@ -185,6 +185,20 @@ def test_another_pair_of_ends(servers: ServerFactory, source: Server, target: Se
         assert portd.alive
 
 
+def test_a_user_who_may_not_pause(source: Server, target: Server, tmp_path: Path) -> None:
+    """What is not allowed is found out before anything is stopped, and named."""
+    path = tmp_path / "socket"
+    client: Any = source.client()
+    client.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~*", "+@all", "-client|pause")
+    few = source.url.replace("redis://", "redis://few:secret@")
+    with Portd(source, target, control_socket=path, spool_dir=tmp_path) as portd:
+        streaming(portd)
+        with CutOver(few, target, path) as running:
+            assert running.end(os.EX_NOPERM) == {}
+            assert "+client|pause" in running.log()
+        assert portd.alive
+
+
 # --------------------------------------------------------------------------------------------- doubts while all stands still
 
 
