@@ -80,6 +80,7 @@ class StreamForms(TypedDict):
     mapping: RuleMapping | None
     blocked: frozenset[int]
     clears: bool
+    owes: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +193,7 @@ class Capabilities:
 
     def stream_forms(
         self, source: Mapping[str, str], *, own: str, publish: bool = True, stops: bool = False,
-        choice: Choice | None = None, left: Iterable[str] = (), clears: bool = True,
+        choice: Choice | None = None, left: Iterable[str] = (), clears: bool = True, owes: bool = False,
     ) -> StreamForms:  # fmt: skip
         """What the stream splitter needs to know.
 
@@ -205,6 +206,7 @@ class Capabilities:
             choice: which keys are taken, and where they go; None: all, as they are.
             left: names of commands that do not go on.
             clears: what rules cover of a target can be removed between two commands.
+            owes: keys can be copied from the source whose values the target does not have.
         """
         chosen = choice or Choice()
         return {
@@ -226,6 +228,7 @@ class Capabilities:
             "mapping": chosen.mapping,
             "blocked": chosen.blocked,
             "clears": clears,
+            "owes": owes,
         }
 
     def shown(self) -> dict[str, str]:

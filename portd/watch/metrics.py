@@ -47,7 +47,7 @@ LOSS_REASONS = (  # portd.source.losses.Reason
     "handshake",
     "closed",
 )
-DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported", "cross_rule")
+DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported", "cross_rule", "not_copied")
 SPOOL_BLOCKS = ("disk full", "disk limit", "disk error")  # portd.spool.overflow
 VERIFY_RESULTS = ("equal", "different", "undecided", "failed", "abandoned")
 VERIFY_OUTCOMES = ("equal", "missing", "extra", "different", "undecided")
@@ -380,6 +380,16 @@ def _stream(progress: Progress) -> Iterator[Metric]:
         "stream_commands_projected_total",
         "Commands that were applied in part, for rules take some of their keys only; once each, they are among those applied.",
         stream.commands_projected,
+    )
+    yield _counter(
+        "stream_keys_copied_total",
+        "Keys that were copied from the source, for their values came from keys that rules do not take.",
+        stream.keys_copied,
+    )
+    yield _gauge(
+        "stream_keys_owed",
+        "Keys whose values the target lacks until they are copied from the source.",
+        stream.keys_owed,
     )
     yield _counters(
         "own_names_total",
