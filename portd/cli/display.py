@@ -64,12 +64,15 @@ def one_line(progress: Progress, rates: PaceReading) -> str:
             f"{phase}: {share}{human_bytes(snapshot.bytes_decoded)}, {human_short(snapshot.keys_settled)} keys, "
             f"{human_short(rates.keys)}/s{left}{refused}"
         )
-    if phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING}:
+    if phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING, Phase.PAUSED}:
         lag = lag_text(progress.lag_seconds, progress.lag_bytes)
         return f"{phase}: {lag}{human_short(rates.commands)} commands/s{refused}"
+    outlook = progress.outlook
+    if phase is Phase.STANDBY and outlook.backlog_bytes:
+        refused += f", {human_bytes(max(0, outlook.backlog_bytes - outlook.backlog_behind_bytes))} of backlog left"
     return (
         f"{phase}: {standing.reason}{refused}"
-        if phase in {Phase.CONNECTING, Phase.HELD, Phase.FAILED} and standing.reason
+        if phase in {Phase.CONNECTING, Phase.HELD, Phase.FAILED, Phase.STANDBY} and standing.reason
         else f"{phase}{refused}"
     )
 
@@ -119,7 +122,7 @@ class _LogLine:
         """Logs a line if one is due."""
         phase = look(self._progress).phase
         factor = STREAMING_FACTOR if phase is Phase.STREAMING else 1
-        due = self._every > 0 and time.monotonic() - self._last >= self._every * factor
+        due = self._every > 0 and phase is not Phase.STANDBY and time.monotonic() - self._last >= self._every * factor
         if phase is self._phase and not due:
             return
         self._phase, self._last = phase, time.monotonic()
@@ -129,7 +132,7 @@ class _LogLine:
             events |= {"bytes": snapshot.bytes_decoded, "bytes_total": snapshot.bytes_total}
             events |= {"keys": snapshot.keys_settled, "keys_per_second": round(rates.keys)}
             events |= {"eta_seconds": None if rates.eta_seconds is None else round(rates.eta_seconds)}
-        elif phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING, Phase.STOPPED}:
+        elif phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.PAUSED, Phase.DRAINING, Phase.STOPPED}:
             lag_bytes, lag = self._progress.lag_bytes, self._progress.lag_seconds
             events["offset"] = stream.applied_offset
             events |= {} if lag is None else {"lag_bytes": lag_bytes, "lag_seconds": round(lag, 3)}

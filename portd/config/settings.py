@@ -113,6 +113,12 @@ class Settings(RuleSettings):
         "one refuses to start with that code.",
         group="Ends",
     )
+    standby: bool = option(
+        False,
+        "Where another portd has the link, wait for it and take it when it is free: at once when that one ends in order, within its lease "
+        "of 15 seconds otherwise. A portd that loses the link waits for it again. docs/guides/standby.md tells how two of them are run.",
+        group="Ends",
+    )
 
     source_tls_ca: Path | None = option(
         None,
@@ -424,6 +430,15 @@ class Settings(RuleSettings):
             raise ConfigError(
                 f"source and target are the same server, {source.display}", hint="a sync needs two servers"
             )
+        if self.standby and self.takeover:
+            raise ConfigError(
+                "standby and takeover are both set", hint="one waits for the link, the other takes it: drop one"
+            )
+        if self.standby and self.stop_after is not StopAfter.NONE:
+            raise ConfigError(
+                f"standby is set, and stop_after is {self.stop_after.value}",
+                hint="a standby is for a sync that goes on: drop one",
+            )
         if self.command_bytes > self.chunk_bytes:
             raise ConfigError(
                 f"command_bytes ({show_size(self.command_bytes)}) is larger than chunk_bytes "
@@ -535,11 +550,19 @@ class Settings(RuleSettings):
 
     def checkpoint_name(self) -> str:
         """The key in the target's database 0 that holds this link's checkpoint; of a cluster, in the slot of the link's name."""
-        return self.checkpoint_key + (f"{{{self.link}}}" if is_cluster(self.target) else self.link)
+        return self.checkpoint_of(self.link)
+
+    def checkpoint_of(self, link: str) -> str:
+        """The same of another link into this target."""
+        return self.checkpoint_key + (f"{{{link}}}" if is_cluster(self.target) else link)
 
     def records_prefix(self) -> str:
         """What the keys of a target cluster's records begin with: one for each slot."""
-        return f"{self.checkpoint_key}{self.link}:"
+        return self.records_of(self.link)
+
+    def records_of(self, link: str) -> str:
+        """The same of another link."""
+        return f"{self.checkpoint_key}{link}:"
 
     def shown(self) -> dict[str, Any]:
         """All settings as they may be shown: no secrets, URLs without credentials; JSON-able."""

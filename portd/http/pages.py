@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTENT_POLICY", "links_page", "memory_page", "status_page"]
 
-_MOODS = {"streaming": "good", "failed": "bad", "stopped": "soft", "held": "bad"}
+_MOODS = {"streaming": "good", "failed": "bad", "stopped": "soft", "held": "bad", "paused": "bad", "standby": "soft"}
 _PROFILE = (
     "<form method='post'><button formaction='memory/heap?seconds=3&amp;format=flame'>flame graph of 3 s</button> "
     "<button formaction='memory/heap?seconds=3&amp;debug=1'>as text</button>, or in a terminal</form>"
@@ -36,7 +36,7 @@ def status_page(status: dict[str, Any], memory: MemoryReport) -> str:
     phase, snapshot, stream = status["phase"], status["snapshot"], status["stream"]
     state = f"{badge(phase, _MOODS.get(phase, 'wait'))}{_refusals(status['refusals']['now'])}"
     state += f" <span class='soft'>{_unready(status)}link {esc(status['link'])}, up {_for(status)}</span>"
-    body = _route(status) + _held(status.get("held"))
+    body = _route(status) + _held(status.get("held")) + _paused(status.get("paused")) + _standby(status)
     body += tiles(
         [
             (human_count(snapshot["keys_applied"]), "keys applied"),
@@ -92,7 +92,7 @@ def links_page(status: dict[str, Any], memory: MemoryReport) -> str:
     ]
     body += card("Links", table(["link", "phase", "ends", "#lag", "#keys applied", "#dead letters"], rows), wide=True)
     for link in links:
-        body += _trouble(link) + _held(link["held"], link["link"])
+        body += _trouble(link) + _held(link["held"], link["link"]) + _paused(link["paused"], link["link"])
     body += card("Memory", memory_plot(memory.history, memory.ceiling_bytes), note="the last minutes", wide=True)
     return page("./", f"{ready} of {len(links)} ready - portd", state, body)
 
@@ -112,6 +112,48 @@ def _held(held: dict[str, Any] | None, link: str = "") -> str:
     named = f" --link {esc(link)}" if link else ""
     way = f"<p>If it is meant: <code>portd ctl accept{named}</code>, or start with <code>--accept-source</code>.</p>"
     return card("Held", f"<p>{esc(words)}</p>{way}", note=held["reason"], wide=True)
+
+
+def _standby(status: dict[str, Any]) -> str:
+    """Who has the link that is waited for, and what taking it over would be; nothing where none is."""
+    standby, outlook = status["standby"], status["source"]["outlook"]
+    if not standby:
+        return ""
+    rows = [("the link is held by", esc(standby["holder"] or "nobody"))]
+    if standby["unfit"]:
+        rows.append(("it could not be taken over", f"<span class='bad'>{esc(standby['unfit'])}</span>"))
+    else:
+        full = standby["full_sync"]
+        rows.append(
+            ("taking it over would be", f"a full sync: {esc(full)}" if full else "a partial sync, as far as is known")
+        )
+    if outlook and outlook["backlog_bytes"]:
+        left = max(0, outlook["backlog_bytes"] - outlook["backlog_behind_bytes"])
+        seconds = outlook["backlog_seconds_left"]
+        lasts = "" if seconds is None else f", {human_seconds(seconds)} at this pace"
+        rows.append(
+            ("left of the source's backlog", f"{human_bytes(left)} of {human_bytes(outlook['backlog_bytes'])}{lasts}")
+        )
+    return card(
+        "Standby", table(["", ""], rows), note=f"for {human_seconds(time.time() - standby['since'])}", wide=True
+    )
+
+
+def _paused(paused: dict[str, Any] | None, link: str = "") -> str:
+    """Since when nothing is written; nothing when that is not so. *link* is named where there are several."""
+    if not paused:
+        return ""
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(paused["since"]))
+    named = f" --link {esc(link)}" if link else ""
+    words = (
+        "An operator has paused it: nothing is written to the target, and what the source writes waits in the spool."
+    )
+    return card(
+        "Paused",
+        f"<p>{words}</p><p>It goes on with <code>portd ctl resume{named}</code>.</p>",
+        note=f"since {since}",
+        wide=True,
+    )
 
 
 def memory_page(report: MemoryReport) -> str:
@@ -185,7 +227,7 @@ def _for(status: dict[str, Any]) -> str:
 
 
 def _speed(phase: str, snapshot: dict[str, Any], stream: dict[str, Any]) -> tuple[str, str]:
-    if phase in {"streaming", "catching-up", "draining"}:
+    if phase in {"streaming", "catching-up", "paused", "draining"}:
         return human_count(stream["commands_per_second"]), "commands a second"
     return human_count(snapshot["keys_per_second"]), f"keys a second, {human_bytes(snapshot['bytes_per_second'])}/s"
 
@@ -282,10 +324,11 @@ def _limit(limit: dict[str, Any]) -> str:
         limits.append(f"{human_bytes(limit['bytes_per_second'])}/s")
     if limit["ops_per_second"]:
         limits.append(f"{human_count(limit['ops_per_second'])} commands a second")
-    if not limits and not limit["waited_seconds"]:
+    if not limits and not limit["waited_seconds"] and not limit["temporary"]:
         return ""
     now = f", {limit['waiting']} waiting now" if limit["waiting"] else ""
-    return f"<p class='soft'>limit: {' and '.join(limits) or 'none'}; waited for it {human_seconds(limit['waited_seconds'])}{now}</p>"
+    set_by = " (set with portd ctl, until the next reload or start)" if limit["temporary"] else ""
+    return f"<p class='soft'>limit: {' and '.join(limits) or 'none'}{set_by}; waited for it {human_seconds(limit['waited_seconds'])}{now}</p>"
 
 
 def _events(status: dict[str, Any]) -> str:

@@ -55,7 +55,11 @@ def describe(view: View, settings: Settings, loop: LoopState) -> dict[str, Any]:
         "phase": standing.phase.value,
         "ready": standing.ready,
         "reason": standing.reason,
+        "role": progress.role.value,
+        "standby": asdict(progress.standby) if progress.standby else None,
+        "takeovers": progress.takeovers,
         "held": asdict(progress.held) if progress.held else None,
+        "paused": {"since": progress.limit.paused_since} if progress.limit.paused_since else None,
         "uptime_seconds": round(now - progress.started_at, 1),
         "source": {
             "url": shown["source"],
@@ -70,6 +74,7 @@ def describe(view: View, settings: Settings, loop: LoopState) -> dict[str, Any]:
             "limit": {
                 "bytes_per_second": progress.limit.bytes_per_second,
                 "ops_per_second": progress.limit.ops_per_second,
+                "temporary": progress.limit.temporary,
                 "waited_seconds": round(progress.limit.waited_until_now, 3),
                 "waiting": progress.limit.waiting,
             },
@@ -97,6 +102,7 @@ def describe(view: View, settings: Settings, loop: LoopState) -> dict[str, Any]:
         },
         "loop": asdict(loop),
         "verify": _verify(progress.verify),
+        "conflicts": {other: asdict(conflict) for other, conflict in progress.conflicts.items()},
         "dead_letters": dict(progress.dead_letters),
         "attributes_dropped": dict(progress.dropped()),
         "refusals": _refusals(progress.troubles),

@@ -68,7 +68,6 @@ cdef class Decider(CommandScanner):
     cdef int judging  # of a large command: whether its keys still to come must be taken; -1: nobody looks
     cdef Owed owed  # keys whose values the target does not have
     cdef bint may_owe  # the caller copies the values of keys that the target does not have
-    cdef bint may_clear  # the caller does so
     cdef int64_t clears  # database of the source that the command at the head empties; -1: all
     cdef Exclusions mixed  # large commands that name keys of ours among others
     cdef Reason reason  # why the command at the head is refused

@@ -44,6 +44,7 @@ cdef class Projector:
     cdef int64_t to_db  # of a MOVE or COPY: the database it writes to, and the key there
     cdef const uint8_t* to_key
     cdef Py_ssize_t to_size
+    cdef object error  # that a regular expression has raised; None: none did
     cdef bint reserves  # a name can become one of ours, for its beginning is taken away
 
     cdef bint takes(self, const uint8_t* key, Py_ssize_t size) noexcept

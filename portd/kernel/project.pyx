@@ -90,7 +90,11 @@ cdef class Projector:
         """The same of a key of a database that is taken."""
         if size >= self.ours.size > 0 and memcmp(key, self.ours.prefix, self.ours.size) == 0:
             return False
-        if self.rules is not None and not self.rules.take(key, size):
+        try:
+            if self.rules is not None and not self.rules.take(key, size):
+                return False
+        except Exception as error:  # nobody on the way up can raise it: the splitter does, before it hands anything out
+            self.error = error
             return False
         return self.owed.count == 0 or not self.owed.meet(db, key, size)
 

@@ -161,7 +161,6 @@ class StreamSplitter:
         rules: which keys are taken, by the names and databases of the source; None: all.
         mapping: under which names and in which databases they are written; None: their own.
         blocked: databases of the source that may not be written, for the mapping puts another one there.
-        clears: the caller does what `Piece.clears` asks for; otherwise such a command is refused.
         owes: the caller copies keys from the source whose values the target does not have (`portd.kernel.settling`); otherwise commands
             that make such keys are refused.
         owed: keys that are owed behind *offset*, as `Piece.owed` told.
@@ -186,7 +185,6 @@ class StreamSplitter:
         rules: Rules | None = ...,
         mapping: Mapping | None = ...,
         blocked: frozenset[int] = ...,
-        clears: bool = ...,
         owes: bool = ...,
         owed: str = ...,
     ) -> Self: ...

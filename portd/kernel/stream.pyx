@@ -105,7 +105,6 @@ cdef class StreamSplitter:
         Rules rules=None,
         Mapping mapping=None,
         frozenset blocked not None=NOBODY,
-        bint clears=True,
         bint owes=False,
         str owed not None="",
     ):
@@ -134,7 +133,6 @@ cdef class StreamSplitter:
         self.most_bytes = piece_bytes
         self.editor.unlink = unlink
         self.judging = -1
-        self.may_clear = clears
         self.may_owe = owes
         self.owed = Owed()
         self.owed.read(owed, offset)
@@ -162,6 +160,8 @@ cdef class StreamSplitter:
         self.scripts.begin()
         self.start = start
         status = self._gather(start, min(max(max_bytes, 1), self.most_bytes), max(max_commands, 1))
+        if self.projector is not None and self.projector.error is not None:
+            raise self.projector.error
         if self.marked and self.editor.part.kind < 0 and self.marked_cut.head > start:
             back = True
             buffer.cut = self.marked_cut

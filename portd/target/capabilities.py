@@ -79,7 +79,6 @@ class StreamForms(TypedDict):
     rules: Rules | None
     mapping: RuleMapping | None
     blocked: frozenset[int]
-    clears: bool
     owes: bool
 
 
@@ -193,7 +192,7 @@ class Capabilities:
 
     def stream_forms(
         self, source: Mapping[str, str], *, own: str, publish: bool = True, stops: bool = False,
-        choice: Choice | None = None, left: Iterable[str] = (), clears: bool = True, owes: bool = False,
+        choice: Choice | None = None, left: Iterable[str] = (), owes: bool = False,
     ) -> StreamForms:  # fmt: skip
         """What the stream splitter needs to know.
 
@@ -205,7 +204,6 @@ class Capabilities:
             stops: the first refusal ends the sync.
             choice: which keys are taken, and where they go; None: all, as they are.
             left: names of commands that do not go on.
-            clears: what rules cover of a target can be removed between two commands.
             owes: keys can be copied from the source whose values the target does not have.
         """
         chosen = choice or Choice()
@@ -227,7 +225,6 @@ class Capabilities:
             "rules": chosen.rules,
             "mapping": chosen.mapping,
             "blocked": chosen.blocked,
-            "clears": clears,
             "owes": owes,
         }
 

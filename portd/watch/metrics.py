@@ -17,14 +17,14 @@ from prometheus_client.registry import Collector
 
 from portd import __version__
 from portd.hold import Reason
-from portd.model import DURATION_BOUNDS, LoopState, Phase
+from portd.model import DURATION_BOUNDS, LoopState, Phase, Role
 from portd.watch.readings import PipelineReading
 from portd.watch.standing import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from portd.model import Durations, Progress, SourceOutlook, TargetLimit, TargetPulse, VerifyProgress
+    from portd.model import Conflict, Durations, Progress, SourceOutlook, TargetLimit, TargetPulse, VerifyProgress
     from portd.watch.readings import CgroupReading, OwnerReading
     from portd.watch.view import View
 
@@ -184,11 +184,40 @@ def _info(link: LinkSources) -> Iterator[Metric]:
     yield info
 
 
+def _conflicts(conflicts: Mapping[str, Conflict]) -> Iterator[Metric]:
+    yield _counters(
+        "conflicts_total",
+        "Keys of the source that another link's source has, too, as keys of the same target, among those that were looked at.",
+        "other",
+        {other: conflict.found for other, conflict in conflicts.items()},
+    )
+    yield _counters(
+        "conflicts_looked_total",
+        "Keys of the source that were looked for at the source of another link of the process that may write the same keys.",
+        "other",
+        {other: conflict.looked for other, conflict in conflicts.items()},
+    )
+
+
 def _sync(progress: Progress) -> Iterator[Metric]:
     yield _gauge("started_timestamp_seconds", "When this sync began, unix time.", progress.started_at)
     standing = look(progress)
     phases = {phase.value: float(phase is standing.phase) for phase in Phase}
     yield _gauges("phase", "1 for the phase the sync is in, 0 for the others.", "phase", phases)
+    roles = {role.value: float(role is progress.role) for role in Role}
+    yield _gauges("role", "1 for what this process is to the link: it has the lease, or waits for it.", "role", roles)
+    standby = progress.standby
+    yield _gauge(
+        "standby_unfit",
+        "1 while the link is waited for and could not be taken over; /status says why.",
+        standby is not None and standby.unfit != "",
+    )
+    yield _gauge(
+        "standby_full_sync",
+        "1 while the link is waited for and taking it over would be a full sync.",
+        standby is not None and standby.full_sync != "",
+    )
+    yield _counter("takeovers_total", "Times the link was taken when another process had had it.", progress.takeovers)
     yield _gauge("ready", "1 while /readyz says that the target may be read.", standing.ready)
     refusals = CounterMetricFamily(
         "portd_refusals_total", "Refusals that pass by themselves, by side and code.", labels=["side", "code"]
@@ -203,6 +232,11 @@ def _sync(progress: Progress) -> Iterator[Metric]:
         "reason",
         {reason: float(reason == held) for reason in HOLD_REASONS},
     )
+    yield _gauge(
+        "paused",
+        "1 while an operator has paused it: nothing is written to the target.",
+        progress.limit.paused_since > 0,
+    )
     yield _counters(
         "full_syncs_total", "Full syncs begun, by reason.", "reason", progress.full_syncs, FULL_SYNC_REASONS
     )
@@ -210,6 +244,8 @@ def _sync(progress: Progress) -> Iterator[Metric]:
     yield _counter(
         "keys_pruned_total", "Keys removed from the target that the source did not have any more.", progress.keys_pruned
     )
+    if progress.conflicts:
+        yield from _conflicts(progress.conflicts)
     yield from _expiries(progress)
 
 
@@ -381,16 +417,8 @@ def _stream(progress: Progress) -> Iterator[Metric]:
         "Commands that were applied in part, for rules take some of their keys only; once each, they are among those applied.",
         stream.commands_projected,
     )
-    yield _counter(
-        "stream_keys_copied_total",
-        "Keys that were copied from the source, for their values came from keys that rules do not take.",
-        stream.keys_copied,
-    )
-    yield _gauge(
-        "stream_keys_owed",
-        "Keys whose values the target lacks until they are copied from the source.",
-        stream.keys_owed,
-    )
+    yield _counter("stream_keys_copied_total", "Keys copied from the source by themselves.", stream.keys_copied)
+    yield _gauge("stream_owed_keys", "Keys that are still to be copied from it so.", stream.keys_owed)
     yield _counters(
         "own_names_total",
         "Keys of the snapshot, and commands of the stream, that were left out because they name keys of portd.",

@@ -5,7 +5,7 @@ Whoever tells an operator or a machine how it goes asks here: `/readyz`, `/statu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from portd.model import Progress
 
 SMALL_LAG_SECONDS: Final = 10.0  # a sync that has caught up is said to stream up to this lag
+PAUSED: Final = "paused by an operator: nothing is written to the target"
 
 _READY: Final = frozenset({Phase.CATCHING_UP, Phase.STREAMING})
 _REASONS: Final = {
@@ -51,6 +52,9 @@ class Facts:
         failure: why it has ended, or is tried again; "" when it was to end, or goes on.
         lag_seconds: None where it is not known.
         held: why a full sync waits for an operator; "" when none does.
+        standby: who has the link that is waited for; "" when none is.
+        unfit: it could not be taken over.
+        paused: an operator wants nothing written to the target for now.
     """
 
     work: Work = Work.NOTHING
@@ -63,6 +67,9 @@ class Facts:
     failure: str = ""
     lag_seconds: float | None = None
     held: str = ""
+    standby: str = ""
+    unfit: bool = False
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +80,21 @@ class Standing:
         phase: as it is shown.
         ready: the target may be read: it has the snapshot, and what the source writes reaches it.
         reason: why it is not ready; empty when it is.
+        spare: it waits for the link, and could take it over.
     """
 
     phase: Phase
     ready: bool
     reason: str = ""
+    spare: bool = False
 
 
 def stand(facts: Facts) -> Standing:
     """What follows from the facts."""
     phase, reason = _phase(facts)
     ready = phase in _READY
-    return Standing(phase, ready, "" if ready else reason or _REASONS.get(phase, str(phase)))
+    spare = phase is Phase.STANDBY and not facts.unfit
+    return Standing(phase, ready, "" if ready else reason or _REASONS.get(phase, str(phase)), spare)
 
 
 def _phase(facts: Facts) -> tuple[Phase, str]:
@@ -93,8 +103,11 @@ def _phase(facts: Facts) -> tuple[Phase, str]:
         return (Phase.FAILED if facts.failure else Phase.STOPPED), facts.failure
     if facts.stopping:
         return Phase.DRAINING, ""
-    if facts.held:
-        return Phase.HELD, facts.held
+    if facts.standby or facts.held:
+        return (Phase.STANDBY, facts.standby) if facts.standby else (Phase.HELD, facts.held)
+    if facts.paused:
+        beside = stand(replace(facts, paused=False))
+        return Phase.PAUSED, PAUSED if beside.ready else f"{PAUSED}; and {beside.reason}"
     if facts.source is End.PREPARING:
         return Phase.WAITING, ""
     return _working(facts) if facts.work is not Work.NOTHING else _beginning(facts)
@@ -141,5 +154,8 @@ def look(progress: Progress) -> Standing:
             ended=progress.ended,
             failure=progress.failure,
             held=f"{progress.held.reason}: {progress.held.words}" if progress.held else "",
+            standby=progress.standby.words if progress.standby else "",
+            unfit=progress.standby is not None and progress.standby.unfit != "",
+            paused=progress.limit.paused_since > 0,
         )
     )

@@ -5,6 +5,7 @@ The expressions are those of the file. Only the time for which they must hold is
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ import pytest
 
 from tests.datasets import fill_strings
 from tests.following import copy, forget_history
-from tests.process import Links, Portd
+from tests.integration.test_held import ctl
+from tests.process import Links, Portd, streaming
 from tests.prometheus import Prometheus, impatient_rules, needs_prometheus, shipped_rules
-from tests.servers import find
+from tests.proxy import Proxy
+from tests.servers import find, wait_for_sync
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,17 +39,15 @@ SEEN = {
     ),
     "test_a_target_that_is_full": ("PortdRefused", "PortdTargetMemory"),
     "test_another_source": ("PortdHeld",),
+    "test_a_link_that_is_paused": ("PortdPaused",),
     "test_a_target_that_differs": ("PortdDeadLetters", "PortdVerifyDifferent", "PortdFullSync", "PortdKeysPruned"),
+    "test_a_standby_without_a_source": ("PortdStandbyUnfit", "PortdNoHolder"),
+    "test_a_name_that_leads_to_two_targets": ("PortdTwoHolders",),
     "test_import_mode_that_is_switched_off": ("PortdImportModeLost",),
     "test_a_process_that_holds_more_than_it_knows": ("PortdMemoryAbovePlan",),
 }
 
 pytestmark = [needs_prometheus, pytest.mark.slow]
-
-
-def streaming(status: dict[str, Any]) -> bool:
-    """It has caught up."""
-    return bool(status["phase"] == "streaming")
 
 
 def fires(request: pytest.FixtureRequest, prometheus: Prometheus, link: str = "default") -> None:
@@ -137,6 +138,18 @@ def test_another_source(request: pytest.FixtureRequest, servers: ServerFactory) 
         fires(request, prometheus)
 
 
+def test_a_link_that_is_paused(request: pytest.FixtureRequest, source: Server, target: Server, tmp_path: Path) -> None:
+    """An operator's pause is told of, for the case that he forgets it; `tests/unit/test_alerts.py` has what is not told then."""
+    path = tmp_path / "socket"
+    with (
+        Portd(source, target, control_socket=path) as portd,
+        Prometheus(portd, rules=impatient_rules()) as prometheus,
+    ):
+        portd.until(streaming)
+        assert ctl("pause", "--socket", str(path)).returncode == 0
+        fires(request, prometheus)
+
+
 def test_a_target_that_differs(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
     """Somebody else writes there: a command is refused, a comparison fails, and a full sync removes what is too much."""
     fill_strings(source, 100)
@@ -154,6 +167,57 @@ def test_a_target_that_differs(request: pytest.FixtureRequest, source: Server, t
         source.client().client_kill_filter(_type="replica")
         portd.until(lambda status: status["keys_pruned"] > 0)
         fires(request, prometheus)
+
+
+def waits(status: dict[str, Any]) -> bool:
+    """It stands by, and has looked at both ends."""
+    return bool(status["phase"] == "standby" and status["standby"]["holder"] and status["source"]["outlook"])
+
+
+def test_a_standby_is_no_trouble(source: Server, target: Server) -> None:
+    """While it waits for a link that streams, nothing fires."""
+    with (
+        Portd(source, target) as portd,
+        Portd(source, target, standby=True) as standby,
+        Prometheus(portd, standby, rules=impatient_rules()) as prometheus,
+    ):
+        portd.until(streaming)
+        standby.until(waits)
+        often = 'min(count_over_time(portd_role{role="standby"}[1m])) > 20'  # longer than any rule waits
+        wait_for_sync(lambda: prometheus.query(often), dump=lambda: str(prometheus.query("portd_role")))
+        wait_for_sync(lambda: prometheus.query('sum(portd_phase{phase="standby"}) == 1'))
+        assert prometheus.firing() == {}
+
+
+def test_a_standby_without_a_source(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
+    """It could not take over, says so, and does not when the other one is gone."""
+    with Portd(source, target) as portd, Portd(source, target, standby=True) as standby:
+        portd.until(streaming)
+        standby.until(waits)
+        with Prometheus(portd, standby, rules=impatient_rules()) as prometheus:
+            source.kill()
+            portd.kill()
+            fires(request, prometheus)
+        assert standby.alive
+
+
+async def test_a_name_that_leads_to_two_targets(request: pytest.FixtureRequest, servers: ServerFactory) -> None:
+    """An address has moved to another server, and who is connected to the first one stays there."""
+    source, first, second = servers(), servers(), servers()
+    async with Proxy(first.port) as proxy:
+        with Portd(source, proxy.url) as portd, Portd(source, proxy.url, standby=True) as other:
+            await asyncio.to_thread(portd.until, streaming)
+            await asyncio.to_thread(other.until, waits)
+            proxy.upstream = ("127.0.0.1", second.port)
+            other.kill()
+            other.start()
+            await asyncio.to_thread(other.until, streaming)
+
+            def watch() -> None:
+                with Prometheus(portd, other, rules=impatient_rules()) as prometheus:
+                    fires(request, prometheus)
+
+            await asyncio.to_thread(watch)
 
 
 @pytest.mark.skipif(find("valkey9.1") is None, reason="needs a server with import mode")

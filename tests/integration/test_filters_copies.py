@@ -228,7 +228,7 @@ def test_a_source_that_is_away_is_asked_again(source: Server, target: Server) ->
         assert "keys are copied from the source" in portd.log()
         metrics = portd.get("metrics", accept="text/plain")
     assert 'portd_stream_keys_copied_total{link="default"} 1.0' in metrics
-    assert 'portd_stream_keys_owed{link="default"} 0.0' in metrics
+    assert 'portd_stream_owed_keys{link="default"} 0.0' in metrics
     assert 'portd_stream_commands_filtered_total{link="default",reason="copy"} 1.0' in metrics
 
 

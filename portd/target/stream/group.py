@@ -238,7 +238,7 @@ class Group:
         first = Group(self.db, self.selected, self._owed)
         for piece, at in zip(self.pieces[:count], self._received[:count], strict=True):
             first.add(piece, at)
-        rest = Group(first.db_after, first.selected_after, first.owed_after)
+        rest = Group(first.db_after, first.selected_after, first.owes)
         for piece, at in zip(self.pieces[count:], self._received[count:], strict=True):
             rest.add(piece, at)
         first.taken_at = self.taken_at
@@ -288,7 +288,7 @@ class Group:
         return self.pieces[-1].selected if self.pieces else self.selected
 
     @property
-    def owed_after(self) -> str:
+    def owes(self) -> str:
         """The keys that are owed then."""
         return self.pieces[-1].owed if self.pieces else self._owed
 
@@ -313,7 +313,7 @@ class Group:
             numbers: in ascending order.
 
         Returns:
-            How many it were.
+            How many it were of the source.
         """
         data, offsets = without(b"".join(self.data), self._offsets(), numbers)
         left = len(offsets) // 8
@@ -322,7 +322,7 @@ class Group:
         self.counts.copied = max(0, self.counts.copied - len(numbers))
         del self.pieces[:-1]  # the last one tells where it ends
         self.size = len(data)
-        return gone
+        return 0 if self.settles else gone
 
     def _offsets(self) -> bytes:
         return self._remains.offsets if self._remains else b"".join(piece.offsets for piece in self.pieces)
