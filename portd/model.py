@@ -119,9 +119,11 @@ class StreamProgress:
     commands_filtered: int = 0  # PING, REPLCONF and the like: dropped on purpose
     commands_failed: int = 0
     commands_left: dict[str, int] = field(  # of those filtered, by what the rule that left them out looks at
-        default_factory=lambda: {"key": 0, "db": 0, "command": 0}
+        default_factory=lambda: {"key": 0, "db": 0, "command": 0, "copy": 0}
     )
     commands_projected: int = 0  # applied in part: rules take some of their keys only
+    keys_owed: int = 0  # whose values the target lacks, until they are copied from the source
+    keys_copied: int = 0  # that were
     commands_own: int = 0  # that named keys of portd: filtered, or passed on without these
     expiries_postponed: int = 0  # sent later than the source said, until the stream has caught up
     field_expiries_dropped: int = 0  # of hash fields, for a target without them

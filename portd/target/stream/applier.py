@@ -378,7 +378,7 @@ class Applier:
         if refused := await self._trials.run(transactions, group):
             self._leave_out(group, refused)
         while True:
-            expected = strand.expect(group.end_offset, group.db_after, group.counts, group.received_at)
+            expected = strand.expect(group.end_offset, group.db_after, group.counts, group.received_at, group.owes)
             before = self._databases.selectable(group.selected)
             around = strand.frame(before, expected, self._options.restated() if group.swaps else None).behind(scripts)
             data = [each for each in (around.head, *group.data, around.tail) if each]
@@ -499,10 +499,10 @@ class Applier:
             raise Disconnected(f"{NAME}: commands inside a large transaction have to be left out", "refused")
         if notes := await opened:
             self._check_ready(notes[0].text or "nil")
-        expected = self._strand.expect(piece.end_offset, piece.db, passage.counts, received_at)
+        expected = self._strand.expect(piece.end_offset, piece.db, passage.counts, received_at, piece.owed)
         await self._execute_passage(transactions, passage, expected, around.head_commands)
         self._progress.commits.note(time.monotonic() - begun)
-        self._strand.growing = Group(piece.db, piece.selected)
+        self._strand.growing = Group(piece.db, piece.selected, piece.owed)
         return True
 
     async def _send_on(self, passage: Passage, piece: Piece) -> None:
@@ -595,6 +595,6 @@ class Applier:
         self._strand.confirm(done)
         self._account.confirm(done, failed)
         if moved:
-            self._source.rewind(done.position.offset, done.db)
+            self._source.rewind(done.position.offset, done.db, done.owed)
         self._watch.look(caught_up=self.caught_up.is_set())
         self._source.release(done.position.offset)
