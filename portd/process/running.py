@@ -24,6 +24,7 @@ from portd.source.shards import ShardWatch
 from portd.verify.schedule import Schedule
 from portd.watch.pace import Pace
 from portd.watch.standing import look
+from portd.watch.track import Track
 from portd.watch.view import View
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class RunningLink:
         settings: see above.
         progress: its counters.
         link: what replicates.
+        view: for those who watch.
         error: what has ended it before it was to end; None otherwise.
     """
 
@@ -73,19 +75,14 @@ class RunningLink:
         self.settings = settings
         self.progress = Progress()
         self.error: BaseException | None = None
-        self._pace = Pace(self.progress)
         self._alone = alone
         self._plan = plan
         self._stop = stop
         self._watch = watch
         self._schedule = Schedule(settings, self.progress)
         self.link = Link(settings, plan, self.progress, stop, self._schedule.run, room)
+        self.view = View(self.name, self.progress, Pace(self.progress), Track(self.progress, self.link.report.spool))
         self._forecast = Forecast(settings.source_endpoint(), self.progress)
-
-    @property
-    def view(self) -> View:
-        """For those who watch."""
-        return View(self.name, self.progress, self._pace)
 
     async def run(self) -> None:
         """Replicates until the link has reached its end, was told to stop, or has failed; `error` tells then.
@@ -128,7 +125,8 @@ class RunningLink:
                     raise
                 if progress.stream.transactions > done:
                     backoff.reset()
-                progress.failure = progress.last_error = str(error.args[0])
+                progress.failure = str(error.args[0])
+                progress.errors.note(progress.failure)
                 wait = backoff.next_wait()
                 log.warning(
                     "link is tried again", error=progress.failure, hint=error.hint, retry_seconds=round(wait, 1)
@@ -149,7 +147,8 @@ class RunningLink:
             return
         known = isinstance(error, PortdError)
         self._end(str(error.args[0]) if known and error.args else f"{type(error).__name__}: {error}")
-        progress.last_error = progress.last_error if self._alone and progress.last_error else str(error)
+        if not (self._alone and progress.last_error):
+            progress.errors.note(str(error))
         if self._alone:
             return  # who runs the process says so
         tell = log.error if known else partial(log.error, exc_info=error)
@@ -189,6 +188,7 @@ class RunningLink:
         settings = self.settings
         self.link.report.register(ledger, self._plan, settings.writers, self.name)
         ledger.register("verification", self._schedule.held_bytes, link=self.name)
+        ledger.register("history", self.view.track.history.held_bytes, link=self.name)
 
     def change(self, name: str, value: float) -> None:
         """Lets a setting take effect that can: another time between two comparisons, or a limit on the load of the target."""

@@ -5,6 +5,7 @@ The expressions are those of the file. Only the time for which they must hold is
 
 from __future__ import annotations
 
+import json
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from tests.datasets import fill_strings
 from tests.following import copy, forget_history
 from tests.process import Links, Portd
 from tests.prometheus import Prometheus, impatient_rules, needs_prometheus, shipped_rules
-from tests.servers import find
+from tests.servers import find, wait_for_sync
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,10 +50,21 @@ def streaming(status: dict[str, Any]) -> bool:
     return bool(status["phase"] == "streaming")
 
 
-def fires(request: pytest.FixtureRequest, prometheus: Prometheus, link: str = "default") -> None:
-    """Waits for the alerts of the test that asks; each says what it is about, and whose it is where it is a link's."""
+def warned(portd: Portd | Links, link: str) -> set[str]:
+    """What portd itself warns of, of a link and of the process."""
+    found = json.loads(portd.get(f"status?link={link}"))["warnings"] + json.loads(portd.get("debug/memory"))["alarms"]
+    return {each["alert"] for each in found}
+
+
+def fires(request: pytest.FixtureRequest, prometheus: Prometheus, portd: Portd | Links, link: str = "default") -> None:
+    """Waits for the alerts of the test that asks; each says what it is about, and whose it is where it is a link's.
+
+    What fires there is among what portd's own page warns of.
+    """
     wanted = SEEN[request.node.name]
     seen = prometheus.until_firing(*wanted)
+    if wanted != ("PortdDown",):
+        wait_for_sync(lambda: set(wanted) <= warned(portd, link), dump=lambda: f"{wanted}: {warned(portd, link)}")
     for name in wanted:
         notes = seen[name]["annotations"]
         assert notes["summary"]
@@ -73,7 +85,7 @@ def test_a_process_that_is_gone(request: pytest.FixtureRequest, source: Server, 
     with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
         portd.until(streaming)
         portd.kill()
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_a_link_that_is_taken_over(request: pytest.FixtureRequest, servers: ServerFactory) -> None:
@@ -84,7 +96,7 @@ def test_a_link_that_is_taken_over(request: pytest.FixtureRequest, servers: Serv
         portd.until_link("eu", streaming)
         with Portd(source, target, link="eu", takeover=True) as other:
             other.until(streaming)
-            fires(request, prometheus, "eu")
+            fires(request, prometheus, portd, "eu")
 
 
 def test_a_source_that_is_away(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
@@ -92,7 +104,7 @@ def test_a_source_that_is_away(request: pytest.FixtureRequest, source: Server, t
     with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
         portd.until(streaming)
         source.kill()
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_a_target_that_is_away(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
@@ -100,7 +112,7 @@ def test_a_target_that_is_away(request: pytest.FixtureRequest, source: Server, t
     with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
         portd.until(streaming)
         target.kill()
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_a_target_that_stands_still(request: pytest.FixtureRequest, servers: ServerFactory) -> None:
@@ -113,7 +125,7 @@ def test_a_target_that_stands_still(request: pytest.FixtureRequest, servers: Ser
         portd.until(streaming)
         target.signal(signal.SIGSTOP)
         fill_strings(source, 60_000, 1000)
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_a_target_that_is_full(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
@@ -124,7 +136,7 @@ def test_a_target_that_is_full(request: pytest.FixtureRequest, source: Server, t
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", 100_000)
         source.client().set("k", "v")
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_another_source(request: pytest.FixtureRequest, servers: ServerFactory) -> None:
@@ -134,7 +146,7 @@ def test_another_source(request: pytest.FixtureRequest, servers: ServerFactory) 
         fill_strings(each, 100)
     copy(first, target)
     with Portd(second, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_a_target_that_differs(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
@@ -153,7 +165,7 @@ def test_a_target_that_differs(request: pytest.FixtureRequest, source: Server, t
         forget_history(source)
         source.client().client_kill_filter(_type="replica")
         portd.until(lambda status: status["keys_pruned"] > 0)
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 @pytest.mark.skipif(find("valkey9.1") is None, reason="needs a server with import mode")
@@ -163,7 +175,7 @@ def test_import_mode_that_is_switched_off(request: pytest.FixtureRequest, server
     with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
         portd.until(streaming)
         target.client().config_set("import-mode", "no")
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_a_process_that_holds_more_than_it_knows(
@@ -174,4 +186,4 @@ def test_a_process_that_holds_more_than_it_knows(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
         portd.until(streaming)
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
