@@ -41,16 +41,31 @@ def first_cause(
     error: BaseException, less: type[BaseException] | tuple[type[BaseException], ...] = ()
 ) -> BaseException:
     """The error that ended a group: its first leaf; one of *less* only where no other explains more."""
-    found = list(_leaves(error))
+    found = list(leaves(error))
     return next((each for each in found if not isinstance(each, less)), found[0])
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors inside of groups of groups, in order."""
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
-            yield from _leaves(each)
+            yield from leaves(each)
     else:
         yield error
+
+
+class Busy(PortdError):
+    """A server refuses for now.
+
+    Attributes:
+        code: first word of its reply; "" where there was none that is a code.
+    """
+
+    retriable = True
+
+    def __init__(self, message: str, *, hint: str | None = None, code: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
 
 
 class ConfigError(PortdError):
@@ -71,18 +86,8 @@ class SourceLost(SourceError):
     retriable = True
 
 
-class SourceBusy(SourceError):
-    """The source cannot serve a replica now (``-LOADING``, ``-NOMASTERLINK``, a failed fork).
-
-    Attributes:
-        code: first word of its reply; empty when it sent none that is a code.
-    """
-
-    retriable = True
-
-    def __init__(self, message: str, *, hint: str | None = None, code: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.code = code
+class SourceBusy(Busy, SourceError):
+    """The source cannot serve a replica now (``-LOADING``, ``-NOMASTERLINK``, a failed fork)."""
 
 
 class SlotsMoved(SourceError):
@@ -171,18 +176,8 @@ class DataLost(TargetLost):
         super().__init__(message, hint=hint)
 
 
-class TargetBusy(TargetError):
-    """The target refuses for now (``-OOM``, ``-LOADING``, ``-MISCONF`` and the like); the same bytes go again later.
-
-    Attributes:
-        code: of the reply, "" where there was none.
-    """
-
-    retriable = True
-
-    def __init__(self, message: str, *, hint: str | None = None, code: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.code = code
+class TargetBusy(Busy, TargetError):
+    """The target refuses for now (``-OOM``, ``-LOADING``, ``-MISCONF`` and the like); the same bytes go again later."""
 
 
 class TargetRejected(TargetError):

@@ -39,6 +39,7 @@ class Phase(StrEnum):
     STARTING = "starting"  # reading settings, probing both ends
     CONNECTING = "connecting"  # an end is not connected: handshake, or waiting to try again
     HELD = "held"  # a full sync waits until an operator says that it is meant
+    PAUSED = "paused"  # an operator wants nothing written to the target for now
     WAITING = "waiting"  # full sync agreed, the source prepares its snapshot
     SNAPSHOT = "snapshot"  # snapshot bytes are decoded and applied
     CATCHING_UP = "catching-up"  # stream is applied, lag not small
@@ -209,6 +210,8 @@ class TargetLimit:
 
     bytes_per_second: int = 0  # 0 = no limit
     ops_per_second: int = 0  # 0 = no limit
+    temporary: bool = False  # an operator set them with portd ctl: until the next reload or start
+    paused_since: float = 0.0  # time.time(); nothing is written to the target since; 0 = it is not paused
     waiting: int = 0  # lanes that wait for their turn
     waiting_since: float = 0.0  # time.monotonic(); counted in waited_seconds up to here; 0 = nobody waits
     waited_seconds: float = 0.0  # in which some lane waited

@@ -175,17 +175,18 @@ def port_with_bus() -> int:
             return port
 
 
-def differences(source: Server, cluster: Cluster) -> list[str]:
-    """What is not the same in db 0 of a server and in a cluster: keys, values by digest, expiry times, function libraries."""
-    mine, there = _contents(source), {}
+def differences(source: Server | Cluster, cluster: Cluster) -> list[str]:
+    """What is not the same in db 0 of a server, or in a cluster, and in another cluster.
+
+    Keys at their nodes, values by digest, expiry times, function libraries of every node.
+    """
     found: list[str] = []
-    for node, ranges in cluster.owners().items():
-        for key, facts in _contents(node).items():
-            if not any(first <= key_slot(key) <= last for first, last in ranges):
-                found.append(f"{key!r} is on node {node.port}, which has not its slot")
-            there[key] = facts
-        if source.binary.at_least(redis=(7, 0), valkey=(0,)):
-            with Wire(source) as one, Wire(node) as other:
+    mine = _contents(source) if isinstance(source, Server) else _contents_of(source, found)
+    there = _contents_of(cluster, found)
+    first = source if isinstance(source, Server) else next(iter(source.owners()))
+    if first.binary.at_least(redis=(7, 0), valkey=(0,)):
+        for node in cluster.owners():
+            with Wire(first) as one, Wire(node) as other:
                 if read_functions(one) != read_functions(other):
                     found.append(f"functions differ on node {node.port}")
     return found + [
@@ -193,6 +194,17 @@ def differences(source: Server, cluster: Cluster) -> list[str]:
         for key in sorted(mine.keys() | there.keys())
         if mine.get(key) != there.get(key)
     ]
+
+
+def _contents_of(cluster: Cluster, found: list[str]) -> dict[bytes, tuple[bytes, int]]:
+    """Of all primaries; keys on one that has not their slot are told in *found*."""
+    there: dict[bytes, tuple[bytes, int]] = {}
+    for node, ranges in cluster.owners().items():
+        for key, facts in _contents(node).items():
+            if not any(first <= key_slot(key) <= last for first, last in ranges):
+                found.append(f"{key!r} is on node {node.port}, which has not its slot")
+            there[key] = facts
+    return there
 
 
 def _contents(server: Server) -> dict[bytes, tuple[bytes, int]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import tempfile
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from tests.commands import command, environment
 from tests.servers import PATIENCE_SECONDS, free_port, wait_for_sync
 
 if TYPE_CHECKING:
@@ -42,16 +42,15 @@ class Portd:
         for name, value in {"http": self.http, **flags}.items():
             for each in value if isinstance(value, list) else [value]:
                 words += [f"--{name.replace('_', '-')}", *([] if each is True else [str(each)])]
-        self.command = [sys.executable, "-m", "portd", "sync", *words]
+        self.command = command("sync", *words)
         self.log_path = Path(self._directory.name) / "log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
         """Starts it; what an earlier run logged stays."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTD_")}
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
             )
         return self
 
@@ -119,6 +118,13 @@ class Portd:
             return None
         return status
 
+    def readyz(self) -> tuple[int, str]:
+        """Code and text of ``/readyz``."""
+        try:
+            return 200, self.get("readyz")
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
     def until(self, reached: Callable[[dict[str, Any]], bool], timeout: float = PATIENCE_SECONDS) -> dict[str, Any]:
         """Waits until the status says so; the status then."""
 
@@ -178,6 +184,11 @@ class Links(Portd):
         """Waits until everything *source* has written so far is in the link's target."""
         end = int(source.client().info("replication")["master_repl_offset"])
         return self.until_link(link, lambda status: status["stream"]["checkpointed_offset"] >= end)
+
+
+def streaming(status: Mapping[str, Any]) -> bool:
+    """The target has caught up."""
+    return bool(status["phase"] == "streaming")
 
 
 def _named(status: dict[str, Any], link: str) -> dict[str, Any]:

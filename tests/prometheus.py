@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 import yaml
 
-from tests.servers import PATIENCE_SECONDS, STOP_SECONDS, free_port, wait_for_sync
+from tests.servers import PATIENCE_SECONDS, free_port, reap, wait_for_sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -87,11 +87,7 @@ class Prometheus:
     def __exit__(self, *exc: object) -> None:
         if self._process is not None:
             self._process.terminate()
-            try:
-                self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            reap(self._process)
         self._directory.cleanup()
 
     def _said(self) -> str:

@@ -278,11 +278,7 @@ class Server:
     def _reap(self) -> None:
         if self._process is None:
             return
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        reap(self._process)
         self._process = None
 
     def restart(self, *, crash: bool = False) -> Self:
@@ -390,6 +386,15 @@ _FAST_SINCE_7: Mapping[str, Setting] = {
     "shutdown-timeout": 0,
     "latency-tracking": "no",
 }
+
+
+def reap(process: subprocess.Popen[bytes]) -> None:
+    """Waits for the end of a process that was told to; SIGKILL after ``STOP_SECONDS``."""
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 async def wait_for(

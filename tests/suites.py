@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Self
 
 import redis
 
-from tests.compare import compare
+from tests.compare import LOSSES, compare
 from tests.process import Portd
 from tests.servers import Server, find, free_port, wait_for_sync
 
@@ -66,8 +66,6 @@ proc test {name args} {
     return $result
 }
 """
-# What an older target has no place for, by the words of ``tests.compare``.
-LOSSES = re.compile(r"field expir|entries-added|max-deleted|entries-read", re.IGNORECASE)
 
 
 @dataclass(slots=True)

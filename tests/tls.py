@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.servers import binaries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,3 +42,13 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
     words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(words, check=True, capture_output=True)
     return key, certificate
+
+
+def over_tls(folder: Path) -> tuple[Binary, Path, dict[str, str]]:
+    """A server that speaks TLS, its certificate, and the settings that name its files; skips the test without one."""
+    binary = next((each for each in binaries() if speaks_tls(each)), None)
+    if binary is None or shutil.which("openssl") is None:
+        pytest.skip("no server with TLS, or no openssl")
+    key, certificate = self_signed(folder)
+    file = str(certificate)
+    return binary, certificate, {"tls_cert_file": file, "tls_key_file": str(key), "tls_ca_cert_file": file}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import hiredis
 
@@ -236,6 +236,14 @@ class Workload:
         return [self._random.choice(choices)]
 
 
+class Line(NamedTuple):
+    """A connection to a server."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    replies: hiredis.Reader
+
+
 class LiveTraffic:
     """Runs a workload against a server as a task of the running event loop.
 
@@ -308,43 +316,36 @@ class LiveTraffic:
 
     async def _write(self) -> None:
         """One connection's life."""
-        reader, writer = await asyncio.open_unix_connection(str(self._server.path))
-        replies = hiredis.Reader()
+        line = Line(*await asyncio.open_unix_connection(str(self._server.path)), hiredis.Reader())
         try:
             if self._server.password:
-                await self._send([("AUTH", self._server.password)], reader, writer, replies)
-            await self._send(self.workload.setup(), reader, writer, replies)
+                await self._send([("AUTH", self._server.password)], line)
+            await self._send(self.workload.setup(), line)
             clock = asyncio.get_running_loop().time
             due = clock()
             while not self._stopping.is_set():
                 commands: list[Command] = []
                 while len(commands) < self._group_size:
                     commands += self.workload.next()
-                await self._send(commands, reader, writer, replies)
+                await self._send(commands, line)
                 if self._rate:
                     due = max(due + len(commands) / self._rate, clock() - 1.0)
                     if due > clock():
                         await self._pause(due - clock())
         finally:
-            writer.close()
+            line.writer.close()
 
-    async def _send(
-        self,
-        commands: list[Command],
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        replies: hiredis.Reader,
-    ) -> None:
-        writer.write(b"".join(pack(*command) for command in commands))
+    async def _send(self, commands: list[Command], line: Line) -> None:
+        line.writer.write(b"".join(pack(*command) for command in commands))
         self.sent.update(_name(command[0]) for command in commands)
         missing = len(commands)
         while missing:
-            reply = replies.gets()
+            reply = line.replies.gets()
             if reply is False:
-                data = await reader.read(1 << 16)
+                data = await line.reader.read(1 << 16)
                 if not data:
                     raise EOFError
-                replies.feed(data)
+                line.replies.feed(data)
                 continue
             missing -= 1
             self.replies += 1

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "sync": ("portd.cli.sync", "sync_command"),
     "check": ("portd.cli.check", "check_command"),
     "verify": ("portd.cli.verify", "verify_command"),
+    "cutover": ("portd.cli.cutover", "cutover_command"),
     "decode": ("portd.cli.decode", "decode"),
     "ctl": ("portd.cli.ctl", "ctl"),
     "status": ("portd.cli.status", "status_command"),

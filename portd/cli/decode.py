@@ -190,7 +190,7 @@ def make_handler(form: Format, top: int, separator: str, *, functions: bool = Tr
     if form is Format.STATS:
         return StatsHandler(top=top, separator=separator.encode())
     if form is Format.KEYS:
-        return KeyHandler(functions=functions, aux=aux, part_bytes=PART_BYTES)
+        return KeyHandler(part_bytes=PART_BYTES)
     return EventHandler(csv=form is Format.CSV, functions=functions, aux=aux, part_bytes=PART_BYTES)
 
 

@@ -64,7 +64,7 @@ def one_line(progress: Progress, rates: PaceReading) -> str:
             f"{phase}: {share}{human_bytes(snapshot.bytes_decoded)}, {human_short(snapshot.keys_settled)} keys, "
             f"{human_short(rates.keys)}/s{left}{refused}"
         )
-    if phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING}:
+    if phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING, Phase.PAUSED}:
         lag = lag_text(progress.lag_seconds, progress.lag_bytes)
         return f"{phase}: {lag}{human_short(rates.commands)} commands/s{refused}"
     return (
@@ -129,7 +129,7 @@ class _LogLine:
             events |= {"bytes": snapshot.bytes_decoded, "bytes_total": snapshot.bytes_total}
             events |= {"keys": snapshot.keys_settled, "keys_per_second": round(rates.keys)}
             events |= {"eta_seconds": None if rates.eta_seconds is None else round(rates.eta_seconds)}
-        elif phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING, Phase.STOPPED}:
+        elif phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.PAUSED, Phase.DRAINING, Phase.STOPPED}:
             lag_bytes, lag = self._progress.lag_bytes, self._progress.lag_seconds
             events["offset"] = stream.applied_offset
             events |= {} if lag is None else {"lag_bytes": lag_bytes, "lag_seconds": round(lag, 3)}

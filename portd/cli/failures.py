@@ -9,22 +9,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING
 
-from portd.errors import PortdError
+from portd.errors import PortdError, leaves
 from portd.text import hide_logins, plain
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors inside of groups of groups, in order."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-    else:
-        yield error
 
 
 def cause(error: BaseException) -> BaseException:

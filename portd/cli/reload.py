@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import operator
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, get_args, get_origin, get_type_hints
 
+from portd.config.choices import OnRulesChange
+from portd.config.narrowing import widened
 from portd.config.option import REQUIRED, separated
+from portd.config.rulesettings import RULES
 from portd.config.settings import OF_THE_PROCESS, SECRETS, SETTINGS, Settings
 from portd.config.tables import TABLE, FileValues, check_together, read_file
 from portd.errors import ConfigError
@@ -50,11 +53,13 @@ class Changes:
         live: new values that can take effect, by setting.
         hidden: settings that changed in the file, but that a flag or variable overrides.
         restart: settings that changed and take effect at the next start.
+        narrower: settings of the links whose rules take less than those in force, by link ("" is the only one).
     """
 
     live: dict[str, Any] = field(default_factory=dict)
     hidden: list[str] = field(default_factory=list)
     restart: list[str] = field(default_factory=list)
+    narrower: dict[str, Settings] = field(default_factory=dict)
 
 
 class ConfigFile:
@@ -64,15 +69,17 @@ class ConfigFile:
         path: the file.
         pinned: settings that flags or variables set, which win over the file.
         links: what is in use, for each link.
+        narrows: rules that take less can follow those in force.
     """
 
-    def __init__(self, path: Path, pinned: frozenset[str], *links: Settings) -> None:
+    def __init__(self, path: Path, pinned: frozenset[str], *links: Settings, narrows: bool = False) -> None:
         self.path = path
+        self._narrows = narrows
         self.log_format = links[0].log_format  # it does not change
         self._pinned = pinned
         self._links = {each.link: each for each in links}
         self._file = self._read()
-        self._values = self._file.flat()
+        self._values = self._last = self._file.flat()  # what is in force of it, and what it said when it was read last
 
     def reread(self) -> Changes:
         """Reads the file again.
@@ -83,6 +90,7 @@ class ConfigFile:
         file, changes = self._read(), Changes()
         links = self._settings_of(file)
         values = file.flat()
+        ruled: dict[str, list[str]] = {}
         for name in sorted(values.keys() | self._values.keys()):
             if values.get(name) == self._values.get(name):
                 continue
@@ -92,11 +100,46 @@ class ConfigFile:
                 changes.hidden.append(name)
             elif setting in LIVE and known and (not link or link in file.tables):
                 changes.live[name] = getattr(links[link] if link else next(iter(links.values())), setting)
+            elif self._narrows and setting in RULES and known and link in {"", *file.tables}:
+                ruled.setdefault(link, []).append(name)
             else:
                 changes.restart.append(name)
+        for link, names in ruled.items():
+            self._look_at_rules(link, names, links[link] if link else next(iter(links.values())), changes)
         # What needs a restart is told again at the next signal, until there was one.
-        self._values = {**values, **{name: self._values.get(name) for name in changes.restart}}
+        self._last = values
+        waiting = {name for names in ruled.values() for name in names}
+        self._values = {**values, **{name: self._values.get(name) for name in {*changes.restart, *waiting}}}
         return changes
+
+    def _look_at_rules(self, link: str, names: list[str], new: Settings, changes: Changes) -> None:
+        """Rules changed: narrower ones can follow those in force, others want a start.
+
+        Raises:
+            ConfigError: the next start would refuse them; nothing changes.
+        """
+        old = self._links[link] if link else next(iter(self._links.values()))
+        words = widened(old, new)
+        if old.divided and old.include_slots != new.include_slots:
+            words.append("include_slots of a cluster that is the source changed")
+        if not words:
+            changes.narrower[link] = new
+        elif new.on_rules_change is OnRulesChange.FULL_SYNC:
+            changes.restart.extend(names)
+        else:
+            of_link = f"link {link}: " if link else ""
+            raise ConfigError(
+                f"{of_link}the rules are not narrower than those in force: {', '.join(words)}",
+                hint="nothing was changed; the next start refuses them, too (78), unless on_rules_change is full-sync, which copies anew",
+            )
+
+    def follow(self, link: str, settings: Settings) -> None:
+        """Rules of a link are in force, or will be: those of *settings*."""
+        old = self._links[link] if link else next(iter(self._links.values()))
+        self._links[old.link] = replace(old, **{name: getattr(settings, name) for name in RULES})
+        for name in RULES:
+            full = f"{link}.{name}" if link else name
+            self._values[full] = self._last.get(full)
 
     def _read(self) -> FileValues:
         """The file as it is now, without links that were not picked."""

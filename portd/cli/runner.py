@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import uvloop
@@ -17,23 +18,28 @@ import uvloop
 from portd.cli.display import make_display, state_line
 from portd.cli.failures import report
 from portd.cli.notify import Notifier
-from portd.errors import ConfigError
+from portd.controlsocket import Refusal
+from portd.errors import ConfigError, PortdError
 from portd.log import configure, get_logger
 from portd.memory.process import tune_malloc
 from portd.model import Phase
 from portd.watch.standing import look
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
     from types import FrameType
 
     from portd.cli.display import Display
-    from portd.cli.reload import ConfigFile
+    from portd.cli.reload import Changes, ConfigFile
+    from portd.config.settings import Settings
     from portd.memory.accounting import MemoryReport
     from portd.watch.view import View
 
 TICK_SECONDS = 0.5
 STATUS_SECONDS = 5.0  # between two lines for `systemctl status`
+RULES_SECONDS = (
+    20.0  # an answer to `portd ctl reload` waits for narrower rules to be in force; then it says that they will be
+)
 READY_SECONDS = 10.0  # systemd is told "ready" by then at the latest: an end that is away is waited for, not failed
 
 log = get_logger("cli")
@@ -59,6 +65,15 @@ class Runnable(Protocol):
 
     def change(self, link: str, name: str, value: float) -> None:
         """Lets a setting of a link take effect; "" is the only one. Settings that it does not know are no concern of it."""
+
+    def narrow(self, link: str, settings: Settings) -> list[Coroutine[Any, Any, Mapping[str, Any]]]:
+        """What has narrower rules taken up, by each link that is meant; "" is the only one. None where they cannot change."""
+
+    def settings_again(self) -> Sequence[str]:
+        """Settings were read: what operators changed for the time until then is over. The links where that was so."""
+
+    def reloads(self, read: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+        """Takes what reads the settings again, for those who can be asked to."""
 
 
 class Watched(Protocol):
@@ -111,6 +126,47 @@ async def _supervise(build: Callable[[], Runnable], settings: Watched, file: Con
     return os.EX_OK if failure is None else report(failure)  # behind the last that is shown of the sync
 
 
+def _narrowed(link: str, task: asyncio.Task[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What is known of a link that has narrower rules: that they are in force, or why not."""
+    if not task.done():
+        return {"link": link, "offset": None}
+    if (error := task.exception()) is not None:
+        if not isinstance(error, PortdError | Refusal):
+            raise error
+        log.warning("the rules are not taken up", link=link, error=str(error.args[0]), hint=error.hint)
+        return {"link": link, "error": str(error.args[0]), "hint": error.hint or ""}
+    return task.result()
+
+
+def _rules_text(told: Mapping[str, Any]) -> str:
+    """The same for people."""
+    of_link = f"of {told['link']} " if told["link"] else ""
+    if "error" in told:
+        return f"the rules {of_link}stay: {told['error']}"
+    if told["offset"] is None:
+        return f"the narrower rules {of_link}are taken up when the stream is followed; the log tells when"
+    stays = (
+        f"{told['left']} keys of the target are not taken any more, and stay"
+        if told["left"]
+        else "no key of the target is left over"
+    )
+    some = f": {', '.join(told['some'])}{' ...' if told['left'] > len(told['some']) else ''}" if told["left"] else ""
+    return f"the narrower rules {of_link}are in force from offset {told['offset']} on; {stays}{some}"
+
+
+def _reload_text(told: Mapping[str, Sequence[str]]) -> str:
+    """What came of reading the file again, for people."""
+    words = {
+        "changed": "changed: {}",
+        "needs_restart": "takes effect at the next start: {}",
+        "overridden": "a flag or variable wins over the file: {}",
+        "limits_back": "limits are those of the settings again, of {}",
+        "rules": "{}",
+    }
+    found = [words[name].format(", ".join(names)) for name, names in told.items() if names]
+    return "; ".join(found) or "nothing has changed"
+
+
 def _pass_over(number: int, _frame: FrameType | None) -> None:
     """A signal to a process that has ended but for its exit: code and cleaning up stay; the next one kills it."""
     signal.signal(number, signal.SIG_DFL)
@@ -137,6 +193,10 @@ class Supervisor:
         self._abort = abort
         self._memtrace = settings.memtrace
         self._file = file
+        self._one_reload = asyncio.Lock()
+        self._reading: set[asyncio.Task[Any]] = set()
+        if file is not None:
+            service.reloads(self.reload)
         self._views = service.views()
         self._display: Display = make_display(self._views, settings.progress_seconds)
         self._notifier = Notifier()
@@ -166,6 +226,8 @@ class Supervisor:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        for task in self._reading:
+            task.cancel()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
             if self.aborted_by is None:
@@ -196,17 +258,72 @@ class Supervisor:
             if not self._signals:
                 self._on_signal(signal.SIGHUP)
             return
+        task = asyncio.get_running_loop().create_task(self._reload_quietly(), name="reload")
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    async def _reload_quietly(self) -> None:
+        """As `reload`; the log says what is wrong."""
+        with suppress(ConfigError):
+            await self.reload()
+
+    async def reload(self) -> Mapping[str, Any]:
+        """Reads the configuration file again, one at a time; what changed, and ``text`` that says so.
+
+        Raises:
+            ConfigError: something is wrong with it; nothing was changed, and the log says so.
+        """
+        task = asyncio.create_task(
+            self._reload(), name="reload"
+        )  # whoever asked may go away; what was begun is finished
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+        return await asyncio.shield(task)
+
+    async def _reload(self) -> Mapping[str, Any]:
+        async with self._one_reload:
+            return await self._read_file()
+
+    async def _read_file(self) -> Mapping[str, Any]:
+        file = self._file
+        assert file is not None, "nobody asks without one"
         try:
-            changes = self._file.reread()
+            changes = file.reread()
         except ConfigError as error:
             log.warning("reload failed", error=str(error.args[0]), hint=error.hint)
-            return
+            raise
         for name, value in changes.live.items():
             self._apply(name, value)
+        back = self._service.settings_again()
+        rules = await self._narrow(file, changes)
+        told = {
+            "changed": list(changes.live),
+            "needs_restart": changes.restart,
+            "overridden": changes.hidden,
+            "limits_back": list(back),
+            "rules": [_rules_text(each) for each in rules],
+        }
         log.info(
-            "reloaded", file=str(self._file.path), changed=" ".join(changes.live) or "nothing",
+            "reloaded", file=str(file.path), changed=" ".join(changes.live) or "nothing",
             needs_restart=" ".join(changes.restart), overridden=" ".join(changes.hidden),
+            **({"limits_back": " ".join(back)} if back else {}),
         )  # fmt: skip
+        return {"file": str(file.path), **told, "narrower": rules, "text": _reload_text(told)}
+
+    async def _narrow(self, file: ConfigFile, changes: Changes) -> list[Mapping[str, Any]]:
+        """Has narrower rules taken up; what is known of that after some seconds, link by link."""
+        found: list[Mapping[str, Any]] = []
+        for name, settings in changes.narrower.items():
+            tasks = [asyncio.create_task(work, name="rules") for work in self._service.narrow(name, settings)]
+            self._reading.update(tasks)
+            for task in tasks:
+                task.add_done_callback(self._reading.discard)
+            await asyncio.wait(tasks, timeout=RULES_SECONDS)
+            told = [_narrowed(name, task) for task in tasks]
+            if not all("error" in each for each in told):
+                file.follow(name, settings)
+            found += told
+        return found
 
     def _apply(self, name: str, value: Any) -> None:
         """Lets a setting take effect."""

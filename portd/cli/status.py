@@ -91,14 +91,14 @@ def _exit_code(checkpoint: Mapping[str, Any] | None) -> int:
 
 async def _look_at_all(settings: Settings) -> list[dict[str, Any]]:
     """A link; those of its shards instead, where its source is a cluster."""
-    from portd.target.control import control  # noqa: PLC0415 - not wanted by the other commands' help
+    from portd.target.kept.directory import Directory  # noqa: PLC0415 - not wanted by the other commands' help
     from portd.target.kept.images import shards_there  # noqa: PLC0415 - the same
 
-    found, target = await _look(settings), settings.target_endpoint()
-    if found["checkpoint"] is not None or target.seeds is not None:
+    found = await _look(settings)
+    if found["checkpoint"] is not None:
         return [found]
-    async with control(target, "looking for the shards of a link") as client:
-        shards = await shards_there(client, settings.checkpoint_key, settings.link)
+    async with Directory(settings, "looking for the shards of a link") as there:
+        shards = await shards_there(there)
     return [await _look(replace(settings, link=name)) for name in shards] or [found]
 
 
@@ -164,22 +164,8 @@ def _show(found: Mapping[str, Any]) -> None:
             lines["expiries"] = "some may be postponed until portd has caught up"
     lines["held by"] = f"process {holder['pid']} on {holder['host']}" if holder else "nobody"
     if process is not None:
-        stream = process["stream"]
-        seconds = stream["lag_seconds"]
-        refused = [f"{each['side']} {each['code']}, {each['seconds']:.0f} s" for each in process["refusals"]["now"]]
-        lines |= {
-            "phase": process["phase"],
-            "ready": "yes" if process["ready"] else f"no: {process['reason']}",
-            "lag": "not known" if seconds is None else f"{seconds:.3f} s, {stream['lag_bytes']} bytes",
-            **({"refuses for now": "; ".join(refused)} if refused else {}),
-            "full syncs": ", ".join(f"{count} ({reason})" for reason, count in process["full_syncs"].items()) or "none",
-            "dead letters": str(sum(process["dead_letters"].values())),
-        }
-        if held := process["held"]:
-            lines["waits for"] = f"an operator ({held['reason']}): {held['words']}"
-        if process["failure"]:
-            lines["failure"] = process["failure"]
-        if process["last_error"]:
-            lines["last error"] = process["last_error"]
+        from portd.watch.summary import status_lines  # noqa: PLC0415 - not wanted by the other commands' help
+
+        lines |= status_lines(process)
     for name, value in lines.items():
         typer.echo(plain(f"{name:<16} {value}"))

@@ -81,7 +81,7 @@ def _run(links: Sequence[Settings], file: Path | None, pinned: frozenset[str], d
     if file is not None:
         from portd.cli.reload import ConfigFile  # noqa: PLC0415 - nothing can be read again where there is no file
 
-        reread = ConfigFile(file, pinned, *described)
+        reread = ConfigFile(file, pinned, *described, narrows=True)
     return run_blocking(lambda: Service(*links), settings, reread)
 
 

@@ -15,13 +15,14 @@ from portd.config.rulesettings import REGEX, as_bytes
 from portd.errors import ConfigError
 from portd.kernel.mapping import Mapping
 from portd.kernel.rules import TYPES, Rules
-from portd.net.topology import spelled
+from portd.net.topology import ALL_SLOTS, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from collections.abc import Mapping as Mappings
 
     from portd.config.rulesettings import RuleSettings
+    from portd.net.topology import Ranges
 
 # Settings by what a digest tells of them, and what messages call it.
 KINDS: Final = {
@@ -52,7 +53,7 @@ class Image:
 
     databases: frozenset[int] | None
     prefixes: tuple[bytes, ...]
-    slots: tuple[tuple[int, int], ...] = ()
+    slots: Ranges = ()
 
     def meets(self, other: Image) -> bool:
         """A key can be in both."""
@@ -92,7 +93,7 @@ class Image:
         return f"{where}, {'every name' if '' in names else ', '.join(f'{each}*' for each in names)}{slots}"
 
 
-def _overlap(one: tuple[tuple[int, int], ...], other: tuple[tuple[int, int], ...]) -> bool:
+def _overlap(one: Ranges, other: Ranges) -> bool:
     """Two sets of ranges have something in common."""
     return any(first <= end and begin <= last for first, last in one for begin, end in other)
 
@@ -124,6 +125,11 @@ class Choice:
 
     def __bool__(self) -> bool:
         return bool(self.digest)
+
+    @property
+    def slots(self) -> Ranges:
+        """Of a target cluster, the slots in which they can be."""
+        return self.image.slots or ALL_SLOTS
 
     @property
     def of_values(self) -> bool:
@@ -307,7 +313,7 @@ def _image(settings: RuleSettings, mapping: Mapping | None) -> Image:
         databases = frozenset(each if mapping is None else mapping.database_of(each) for each in taken)
     found: set[bytes] = set()
     for pattern in settings.patterns("include") or (b"",):
-        beginning = _beginning(pattern)
+        beginning = beginning_of(pattern)
         longer = [each for each in settings.renames() if each.startswith(beginning)]
         found.update(each if mapping is None else mapping.renamed(each) for each in (beginning, *longer))
     prefixes = sorted(each for each in found if not any(each != other and each.startswith(other) for other in found))
@@ -315,7 +321,7 @@ def _image(settings: RuleSettings, mapping: Mapping | None) -> Image:
     return Image(databases, tuple(prefixes), () if renames else tuple(sorted(settings.slot_ranges())))
 
 
-def _beginning(pattern: bytes) -> bytes:
+def beginning_of(pattern: bytes) -> bytes:
     """What every name begins with that a pattern fits."""
     if pattern.startswith(REGEX):
         return b""

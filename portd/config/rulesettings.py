@@ -279,3 +279,6 @@ def as_bytes(text: str) -> bytes:
 
 def _is_database(text: str) -> bool:
     return text.isascii() and text.isdecimal() and int(text) <= MOST_DATABASE
+
+
+RULES: Final = tuple(each.name for each in fields(RuleSettings) if each.name not in NO_RULES)  # settings that are rules

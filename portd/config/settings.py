@@ -535,11 +535,19 @@ class Settings(RuleSettings):
 
     def checkpoint_name(self) -> str:
         """The key in the target's database 0 that holds this link's checkpoint; of a cluster, in the slot of the link's name."""
-        return self.checkpoint_key + (f"{{{self.link}}}" if is_cluster(self.target) else self.link)
+        return self.checkpoint_of(self.link)
+
+    def checkpoint_of(self, link: str) -> str:
+        """The same of another link into this target."""
+        return self.checkpoint_key + (f"{{{link}}}" if is_cluster(self.target) else link)
 
     def records_prefix(self) -> str:
         """What the keys of a target cluster's records begin with: one for each slot."""
-        return f"{self.checkpoint_key}{self.link}:"
+        return self.records_of(self.link)
+
+    def records_of(self, link: str) -> str:
+        """The same of another link."""
+        return f"{self.checkpoint_key}{link}:"
 
     def shown(self) -> dict[str, Any]:
         """All settings as they may be shown: no secrets, URLs without credentials; JSON-able."""

@@ -49,6 +49,10 @@ class Splitting:
             self._mixed |= {piece.mixed}
         return piece
 
+    def change(self, forms: StreamForms) -> None:
+        """Other rules; they take effect with the next `rewind`."""
+        self._forms = forms
+
     def exclude(self, offset: int) -> None:
         """Leaves out the command that begins at *offset*, which is still to come; forgotten by `rewind`."""
         self._splitter.exclude(offset)

@@ -93,6 +93,18 @@ def held(found: Status | None, link: str = "") -> Html:
     return card("Held", join((words, way)), note=found["reason"], wide=True, mood="bad")
 
 
+def paused(found: Status | None, link: str = "") -> Html:
+    """Since when nothing is written; nothing when that is not so. *link* is named where there are several."""
+    if not found:
+        return Html()
+    named = f" --link {link}" if link else ""
+    way = fill("<p>It goes on with <code>portd ctl resume{}</code>.</p>", named)
+    words = (
+        "An operator has paused it: nothing is written to the target, and what the source writes waits in the spool."
+    )
+    return card("Paused", join((paragraph(words), way)), note=f"since {moment(found['since'])}", wide=True, mood="wait")
+
+
 def route(status: Status) -> Html:
     """Both ends."""
 
@@ -287,11 +299,12 @@ def _limit(limit: Status) -> Html:
         limits.append(f"{human_bytes(limit['bytes_per_second'])}/s")
     if limit["ops_per_second"]:
         limits.append(f"{human_count(limit['ops_per_second'])} commands a second")
-    if not limits and not limit["waited_seconds"]:
+    if not limits and not limit["waited_seconds"] and not limit["temporary"]:
         return Html()
     now = f", {limit['waiting']} waiting now" if limit["waiting"] else ""
     waited = human_seconds(limit["waited_seconds"])
-    return paragraph(f"limit: {' and '.join(limits) or 'none'}; waited for it {waited}{now}", "soft")
+    set_by = " (set with portd ctl, until the next reload or start)" if limit["temporary"] else ""
+    return paragraph(f"limit: {' and '.join(limits) or 'none'}{set_by}; waited for it {waited}{now}", "soft")
 
 
 def verify(found: Status) -> Html:

@@ -50,7 +50,8 @@ def status_page(status: dict[str, Any], memory: MemoryReport, history: HistoryRe
     limits = status["target"]["limit"]
     body = (
         cards.route(status),
-        cards.held(status.get("held")),
+        cards.held(status["held"]),
+        cards.paused(status["paused"]),
         cards.warnings([*(("", each) for each in found), *_of_process(memory)]),
         tiles(
             (
@@ -152,7 +153,7 @@ def _trouble(link: dict[str, Any]) -> Html:
     error = listed((entry(newest["text"], f"at {moment(newest['last_at'])}"),)) if newest else ""
     body = join((reason, error))
     about = card(f"Link {link['link']}", body, note=link["phase"], wide=True) if body else Html()
-    return join((about, cards.held(link["held"], link["link"])))
+    return join((about, cards.held(link["held"], link["link"]), cards.paused(link["paused"], link["link"])))
 
 
 def _of_process(memory: MemoryReport) -> list[tuple[str, dict[str, Any]]]:

@@ -57,6 +57,7 @@ def describe(view: View, settings: Settings, loop: LoopState) -> dict[str, Any]:
         "ready": standing.ready,
         "reason": standing.reason,
         "held": asdict(progress.held) if progress.held else None,
+        "paused": {"since": progress.limit.paused_since} if progress.limit.paused_since else None,
         "uptime_seconds": round(now - progress.started_at, 1),
         "source": {
             "url": shown["source"],
@@ -71,6 +72,7 @@ def describe(view: View, settings: Settings, loop: LoopState) -> dict[str, Any]:
             "limit": {
                 "bytes_per_second": progress.limit.bytes_per_second,
                 "ops_per_second": progress.limit.ops_per_second,
+                "temporary": progress.limit.temporary,
                 "waited_seconds": round(progress.limit.waited_until_now, 3),
                 "waiting": progress.limit.waiting,
             },

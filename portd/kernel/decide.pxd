@@ -63,7 +63,6 @@ cdef class Decider(CommandScanner):
     cdef frozenset lacking  # those it does not have beside
     cdef Projector projector  # of rules and a mapping; None: all keys are taken, and names and databases stay
     cdef int judging  # of a large command: whether its keys still to come must be taken; -1: nobody looks
-    cdef bint may_clear  # the caller does so
     cdef int64_t clears  # database of the source that the command at the head empties; -1: all
     cdef Exclusions mixed  # large commands that name keys of ours among others
     cdef Reason reason  # why the command at the head is refused

@@ -163,7 +163,7 @@ cdef class Decider(CommandScanner):
                 if not projector.alone(self.tally.db):
                     return self._refuse(CROSSES)
             if names or every and projector.by_databases:
-                if self.tally.in_transaction or not self.may_clear:
+                if self.tally.in_transaction:
                     return self._refuse(CROSSES)
                 self.clears = -1 if every else self.tally.db
                 return CLEARS

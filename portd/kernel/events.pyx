@@ -10,7 +10,7 @@ from libc.string cimport strlen
 
 from portd.kernel.containers cimport be64
 from portd.kernel.encodings cimport C_HASH, C_LIST, C_MODULE, C_OTHER, C_STREAM, C_STRING, C_ZSET, layout_of, module_name
-from portd.kernel.handler cimport F_WHOLE, Item, Key, P_ELEMENTS, StreamMeta
+from portd.kernel.handler cimport F_WHOLE, Item, Key, StreamMeta
 from portd.kernel.lines cimport (
     CSV_VALUE, CSV_INDEX, CSV_MEMBER, CSV_SCORE, CSV_EXPIREAT, CSV_ID, CSV_RECORD, LineWriter,
 )
@@ -23,14 +23,8 @@ cdef class EventHandler(LineWriter):
 
     # -- keys --------------------------------------------------------------------------------------------------------------
 
-    cdef int plan(self, Key* key) except -1:
-        return P_ELEMENTS
-
     cdef int string(self, Key* key, Item* value) except -1:
-        self.key = key
-        self.collection = C_STRING
-        self.keys_told += 1
-        self._begin_key(key)
+        self._tell(key, C_STRING)
         self._line()
         if self.csv:
             self._commas(2)
@@ -41,11 +35,8 @@ cdef class EventHandler(LineWriter):
         return self._end_line()
 
     cdef int begin(self, Key* key, int collection, bint small) except -1:
-        self.key = key
-        self.collection = collection
         self.index = 0
-        self.keys_told += 1
-        return self._begin_key(key)
+        return self._tell(key, collection)
 
     cdef int end(self, Key* key) except -1:
         if self.collection == C_MODULE or self.collection == C_OTHER:
@@ -72,26 +63,6 @@ cdef class EventHandler(LineWriter):
         self._unsigned(self.cell, key.bytes)
         return self._record_end()
 
-    cdef int abandon(self, Key* key, str reason) except -1:
-        self.keys_failed += 1
-        return self.refuse(key, layout_of(key.encoding).name.decode(), reason)
-
-    cdef int refuse(self, Key* key, str type_name, str reason) except -1:
-        """What cannot be told is at least named."""
-        cdef bytes text = reason.encode()
-        cdef bytes kind = type_name.encode()
-        if key == NULL:
-            return 0
-        self.key = key
-        self.collection = layout_of(key.encoding).collection
-        self._begin_key(key)
-        self._record_begin(b"refused")
-        self._pair(self.cell, b"name")
-        self._json_text(self.cell, kind, len(kind))
-        self._pair(self.cell, b"reason")
-        self._json_text(self.cell, text, len(text))
-        return self._record_end()
-
     # -- the file itself -----------------------------------------------------------------------------------------------------
 
     cdef int _file_line(self, const char* kind, Item* name, Item* value) except -1:
@@ -105,9 +76,7 @@ cdef class EventHandler(LineWriter):
             self._commas(2)
             self._csv_text(self.out, value.p, value.n)
             self._commas(CSV_RECORD - CSV_VALUE)
-            self.lines += 1
-            self._put(self.out, b"\n")
-            return self._cut_if_full()
+            return self._end_row()
         self._put(self.out, b'{"type":"')
         self._put(self.out, kind)
         self._put(self.out, b'"')

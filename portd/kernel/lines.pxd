@@ -34,6 +34,7 @@ cdef class LineWriter(Handler):
     cdef uint64_t keys_told
     cdef uint64_t lines
 
+    cdef int _tell(self, Key* key, int collection) except -1
     cdef int _begin_key(self, Key* key) except -1
     cdef int _line(self) except -1
     cdef int _end_line(self) except -1
@@ -47,6 +48,7 @@ cdef class LineWriter(Handler):
     cdef int _id(self, RespWriter out, uint64_t ms, uint64_t seq) except -1
     cdef int _score(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef int _put(self, RespWriter out, const char* text) except -1
+    cdef int _end_row(self) except -1
     cdef int _row_end(self, int done) except -1
     cdef int _record_begin(self, const char* name) except -1
     cdef int _record_end(self) except -1

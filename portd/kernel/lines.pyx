@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
-"""What a line of JSON or CSV is made of: texts, numbers, what each line of a key begins with, records.
+"""What a line of JSON or CSV is made of: texts, numbers, what each line of a key begins with, records; and what cannot be told.
 
 A string that is UTF-8 stands as it is, any other is base64.
 """
@@ -9,8 +9,10 @@ from collections import deque
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, strlen
 
-from portd.kernel.encodings cimport C_ARRAY, C_HASH, C_LIST, C_MODULE, C_OTHER, C_SET, C_STREAM, C_STRING, C_ZSET
-from portd.kernel.handler cimport Handler, Item, Key
+from portd.kernel.encodings cimport (
+    C_ARRAY, C_HASH, C_LIST, C_MODULE, C_OTHER, C_SET, C_STREAM, C_STRING, C_ZSET, layout_of,
+)
+from portd.kernel.handler cimport Handler, Item, Key, P_ELEMENTS
 from portd.kernel.writer cimport NUMBER_BYTES, RespWriter, portd_format_i64, portd_format_u64
 
 
@@ -89,6 +91,36 @@ cdef class LineWriter(Handler):
             self.parts.append(self.out.take())
             self.ready = True
         return 0
+
+    cdef int plan(self, Key* key) except -1:
+        return P_ELEMENTS
+
+    cdef int _tell(self, Key* key, int collection) except -1:
+        """A key begins: what is told from here on is of it."""
+        self.key = key
+        self.collection = collection
+        self.keys_told += 1
+        return self._begin_key(key)
+
+    cdef int abandon(self, Key* key, str reason) except -1:
+        self.keys_failed += 1
+        return self.refuse(key, layout_of(key.encoding).name.decode(), reason)
+
+    cdef int refuse(self, Key* key, str type_name, str reason) except -1:
+        """What cannot be told is at least named."""
+        cdef bytes text = reason.encode()
+        cdef bytes kind = type_name.encode()
+        if key == NULL:
+            return 0
+        self.key = key
+        self.collection = layout_of(key.encoding).collection
+        self._begin_key(key)
+        self._record_begin(b"refused")
+        self._pair(self.cell, b"name")
+        self._json_text(self.cell, kind, len(kind))
+        self._pair(self.cell, b"reason")
+        self._json_text(self.cell, text, len(text))
+        return self._record_end()
 
     # -- pieces of a line --------------------------------------------------------------------------------------------------
 
@@ -222,6 +254,11 @@ cdef class LineWriter(Handler):
         self.out.raw(b"}\n", 2)
         return self._cut_if_full()
 
+    cdef int _end_row(self) except -1:
+        self.lines += 1
+        self.out.raw(b"\n", 1)
+        return self._cut_if_full()
+
     cdef int _row_end(self, int done) except -1:
         """The rest of a CSV row of which *done* cells stand: the expiry of the key where its column is still to come."""
         while done <= CSV_RECORD:
@@ -229,9 +266,7 @@ cdef class LineWriter(Handler):
             if done == CSV_EXPIREAT and self.key.expire_ms >= 0:
                 self._number(self.out, self.key.expire_ms)
             done += 1
-        self.lines += 1
-        self._put(self.out, b"\n")
-        return self._cut_if_full()
+        return self._end_row()
 
     cdef int _commas(self, int n) except -1:
         while n:
@@ -261,9 +296,7 @@ cdef class LineWriter(Handler):
             self._number(self.out, self.key.expire_ms)
         self._commas(CSV_RECORD - CSV_EXPIREAT)
         self._csv_text(self.out, details, len(details))
-        self.lines += 1
-        self._put(self.out, b"\n")
-        return self._cut_if_full()
+        return self._end_row()
 
     cdef bytes _cell_text(self, Item* item):
         """JSON of a name that several records repeat."""

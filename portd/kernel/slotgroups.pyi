@@ -104,8 +104,10 @@ class SlotGroups:
         Returns:
             The number of a command that concerns all nodes, where it stopped, or of all commands.
 
+        Messages whose channels have a slot without a node go to any node; those of SPUBLISH are left out.
+
         Raises:
-            InternalError: a slot has no node, or the data is no commands.
+            InternalError: the slot of a key has no node, or the data is no commands.
         """
     def take_left(self) -> list[Left]:
         """Commands that have no place, since the last call; bounded, the rest is counted in ``left``."""

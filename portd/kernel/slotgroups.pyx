@@ -31,6 +31,7 @@ cdef enum:
     MOST_LEFT = 1000  # that are told one by one
     LEFT_BYTES = 512  # of a key that is told
     NUMBER = 24  # bytes for the digits of one
+    PUBLISH_SIZE = 7
 
 cdef const char* MULTI = b"*1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$"
 cdef const char* EXEC = b"*1\r\n$4\r\nEXEC\r\n"
@@ -199,6 +200,7 @@ cdef class SlotGroups:
     cdef const uint16_t* owners
     cdef list windows
     cdef int nodes
+    cdef int anywhere  # a slot that has a node
     cdef list told
     cdef public Py_ssize_t left
     cdef public Py_ssize_t skipped
@@ -223,6 +225,9 @@ cdef class SlotGroups:
         self.table = table
         self.owners = <const uint16_t*> PyBytes_AS_STRING(table)
         self.nodes = nodes
+        self.anywhere = 0
+        while self.anywhere < SLOT_COUNT - 1 and self.owners[self.anywhere] >= nodes:
+            self.anywhere += 1
         self.windows = [Window() for _ in range(nodes)]
         return self.windows
 
@@ -279,6 +284,12 @@ cdef class SlotGroups:
                 slot = self.router.slot(&command, end)
                 if slot == G_EVERYWHERE:
                     return number
+                if slot >= 0 and self.router.messages and self.owners[slot] >= self.nodes:
+                    if command.name_size != PUBLISH_SIZE:  # SPUBLISH, for other links to bring
+                        self.skipped += 1
+                        p = command.end
+                        continue
+                    slot = self.anywhere  # every node brings it to all others
                 if slot >= 0:
                     self._keep(p, command.end - p, slot, of[number], behind, True, floor)
                 elif slot == G_SEVERAL and self.router.cuts != C_NOT:

@@ -37,7 +37,7 @@ cdef class SlotRoute:
     cdef const Layout* layout  # of the command that was looked at last
     cdef Cuts cuts  # likewise
     cdef int goes  # likewise: G_EVERYWHERE, G_SELECT, or anything else for what its keys say
-    cdef bint messages  # it is PUBLISH
+    cdef bint messages  # it is PUBLISH or SPUBLISH
     cdef uint8_t[32] last
     cdef Py_ssize_t last_size
 

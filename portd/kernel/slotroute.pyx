@@ -31,7 +31,7 @@ cdef class SlotRoute:
         number = self.keys.numbers.get(word)
         self.layout = self.keys.layout_of(word)
         self.cuts = C_KEYS if word in KEYS else C_PAIRS if word in PAIRS else C_NOT
-        self.messages = word == b"PUBLISH"
+        self.messages = word == b"PUBLISH" or word == b"SPUBLISH"
         self.goes = 0
         if word == b"SELECT":
             self.goes = G_SELECT

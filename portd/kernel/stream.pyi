@@ -149,7 +149,6 @@ class StreamSplitter:
         rules: which keys are taken, by the names and databases of the source; None: all.
         mapping: under which names and in which databases they are written; None: their own.
         blocked: databases of the source that may not be written, for the mapping puts another one there.
-        clears: the caller does what `Piece.clears` asks for; otherwise such a command is refused.
     """
 
     def __new__(
@@ -171,7 +170,6 @@ class StreamSplitter:
         rules: Rules | None = ...,
         mapping: Mapping | None = ...,
         blocked: frozenset[int] = ...,
-        clears: bool = ...,
     ) -> Self: ...
     def feed(self, data: Buffer, now_ms: int) -> int:
         """Copies bytes into the window; returns how many fitted (0 when ``next_piece`` must run first).

@@ -103,7 +103,6 @@ cdef class StreamSplitter:
         Rules rules=None,
         Mapping mapping=None,
         frozenset blocked not None=NOBODY,
-        bint clears=True,
     ):
         cdef CommandTable table = ANY_TARGET if commands is None else commands
         if offset < 0 or max_argument < 0 or piece_bytes < LEAST_PIECE:
@@ -130,7 +129,6 @@ cdef class StreamSplitter:
         self.most_bytes = piece_bytes
         self.editor.unlink = unlink
         self.judging = -1
-        self.may_clear = clears
         if rules is not None or mapping is not None:
             self.projector = self.editor.projector = Projector(rules, mapping, blocked)
             self.projector.ours = &self.ours

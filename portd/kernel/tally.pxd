@@ -1,8 +1,8 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from portd.kernel.encodings cimport ENCODINGS
-from portd.kernel.events cimport EventHandler
-from portd.kernel.handler cimport Handler, Item, Key, StreamMeta
+from portd.kernel.handler cimport Handler, Item, Key
+from portd.kernel.lines cimport LineWriter
 
 
 cdef enum:
@@ -17,7 +17,7 @@ cdef struct Count:
     uint64_t memory             # bytes that they take in a server, estimated
 
 
-cdef class KeyHandler(EventHandler):
+cdef class KeyHandler(LineWriter):
     cdef uint64_t elements
     cdef int _key_line(self, Key* key, uint64_t elements) except -1
 

@@ -2,15 +2,16 @@
 
 from typing import Any, Final, Self, final
 
-from portd.kernel.events import EventHandler
 from portd.kernel.handler import Handler
 
 TTL_LIMITS: Final[tuple[int, ...]]
 TYPE_NAMES: Final[tuple[str, ...]]
 
 @final
-class KeyHandler(EventHandler):
-    """Writes one JSON object for each key; arguments as for `EventHandler`, ``csv`` has no meaning here."""
+class KeyHandler(Handler):
+    """Writes one JSON object for each key; arguments as for `EventHandler`."""
+
+    def __new__(cls, *, part_bytes: int = ..., chunk_bytes: int = ...) -> Self: ...
 
 @final
 class StatsHandler(Handler):

@@ -6,13 +6,13 @@ from heapq import heappush, heappushpop
 
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memchr, memset, strlen
+from libc.string cimport memchr, memset
 
 from portd.kernel.encodings cimport (
     C_LIST, C_MODULE, C_OTHER, C_STREAM, C_STRING, C_ZSET, ENCODINGS, K_INTSET, K_LISTPACK, K_NONE, layout_of,
 )
-from portd.kernel.events cimport EventHandler
-from portd.kernel.handler cimport F_DOUBLE, F_WHOLE, Handler, Item, Key, P_ELEMENTS, P_SKIP, P_SMALL, StreamMeta
+from portd.kernel.handler cimport F_DOUBLE, F_WHOLE, Handler, Item, Key, P_ELEMENTS
+from portd.kernel.lines cimport LineWriter
 
 
 cdef enum:
@@ -38,7 +38,7 @@ TTL_LIMITS = (0, 60, 3600, 86400, 604800, 2592000, 31536000)    # seconds left; 
 
 
 @cython.final
-cdef class KeyHandler(EventHandler):
+cdef class KeyHandler(LineWriter):
     """Writes a JSON object for each key; the stub tells how to use it."""
 
     def __cinit__(self, *_, **__):
@@ -56,20 +56,15 @@ cdef class KeyHandler(EventHandler):
         return self._end_line()
 
     cdef int string(self, Key* key, Item* value) except -1:
-        self.collection = C_STRING
-        self.keys_told += 1
-        self._begin_key(key)
+        self._tell(key, C_STRING)
         return self._key_line(key, 1)
 
     cdef int begin(self, Key* key, int collection, bint small) except -1:
         self.elements = collection == C_STRING
-        return EventHandler.begin(self, key, collection, small)
+        return self._tell(key, collection)
 
     cdef int end(self, Key* key) except -1:
         return self._key_line(key, self.elements)
-
-    cdef int string_part(self, const unsigned char* p, Py_ssize_t n, uint64_t at, uint64_t total) except -1:
-        return 0
 
     cdef int element(self, Item* item) except -1:
         self.elements += 1
@@ -87,57 +82,12 @@ cdef class KeyHandler(EventHandler):
         self.elements += 1
         return 0
 
-    cdef int array_end(self, bint has_insert, uint64_t insert) except -1:
-        return 0
-
-    cdef int large_begin(self, int collection, int strings, bint has_last) except -1:
-        return 0
-
-    cdef int large_item(self, uint64_t n) except -1:
-        return 0
-
-    cdef int large_data(self, const unsigned char* p, Py_ssize_t n) except -1:
-        return 0
-
-    cdef int large_item_end(self) except -1:
-        return 0
-
     cdef int large_end(self, Item* last) except -1:
         self.elements += 1
         return 0
 
-    cdef int entry(self, uint64_t ms, uint64_t seq, uint64_t fields) except -1:
-        return 0
-
-    cdef int entry_item(self, Item* item) except -1:
-        return 0
-
     cdef int entry_end(self) except -1:
         self.elements += 1
-        return 0
-
-    cdef int stream_meta(self, StreamMeta* meta) except -1:
-        return 0
-
-    cdef int group(self, Item* name, uint64_t ms, uint64_t seq, int64_t entries_read) except -1:
-        return 0
-
-    cdef int pending(self, const unsigned char* id, int64_t delivered_ms, uint64_t count) except -1:
-        return 0
-
-    cdef int consumer(self, Item* name, int64_t seen_ms, int64_t active_ms) except -1:
-        return 0
-
-    cdef int owns(self, const unsigned char* id) except -1:
-        return 0
-
-    cdef int stream_dropped(self, const char* what) except -1:
-        return 0
-
-    cdef int function(self, Item* code) except -1:
-        return 0
-
-    cdef int aux(self, Item* name, Item* value) except -1:
         return 0
 
 

@@ -77,6 +77,7 @@ class Copying:
             Stopped: a stop came while a removal was held.
         """
         into, progress, resync = self._into, self._progress, self._resync
+        await into.limiter.going()
         await patiently(resync.begin, into.note_refusal)
         marker = self._marker()
         await patiently(partial(self._write, marker), into.note_refusal)

@@ -6,16 +6,16 @@ Done once, by the process that reads settings, before any link begins.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from portd.config.choices import Existing, OnRulesChange, Prune
 from portd.config.settings import MOST_LINK_LETTERS
 from portd.errors import ConfigError, LinkTaken
 from portd.log import get_logger
-from portd.net.topology import spelled
-from portd.source.shards import Ranges, read_map, refuse_moves
-from portd.target.control import control
+from portd.net.topology import ALL_SLOTS, common, spelled
+from portd.source.shards import read_map, refuse_moves
 from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX
+from portd.target.kept.directory import Directory
 from portd.target.kept.images import shards_there
 
 if TYPE_CHECKING:
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portd.config.settings import Settings
+    from portd.net.topology import Ranges
 
 _log = get_logger("sync")
-
-ALL: Final = ((0, 16383),)
 
 
 async def divide_all(links: Iterable[Settings]) -> tuple[Settings, ...]:
@@ -55,7 +54,7 @@ async def divide(settings: Settings) -> list[Settings]:
         TargetError: the target cannot be asked.
     """
     _check(settings)
-    wanted: Ranges = tuple(settings.slot_ranges()) or ALL
+    wanted: Ranges = tuple(settings.slot_ranges()) or ALL_SLOTS
     topology, marks = await read_map(settings.source_endpoint())
     refuse_moves(topology, marks, wanted)
     shards = [shard for node in topology.nodes if (shard := common(node.slots, wanted))]
@@ -66,11 +65,6 @@ async def divide(settings: Settings) -> list[Settings]:
 
 def _check(settings: Settings) -> None:
     """Raises: ConfigError: something is set that cannot be had."""
-    if settings.target_endpoint().seeds is not None:
-        raise ConfigError(
-            "a cluster cannot be copied into a cluster yet",
-            hint="docs/clusters.md says what can: a cluster into a single server, a single server into a cluster",
-        )
     for name, is_set in (
         ("verify_every", settings.verify_every > 0),
         ("existing flush", settings.existing is Existing.FLUSH),
@@ -82,13 +76,6 @@ def _check(settings: Settings) -> None:
             "names are mapped, and the source is a cluster: two of its shards may write one name",
             hint="set share_image if that may be",
         )
-
-
-def common(one: Iterable[tuple[int, int]], other: Iterable[tuple[int, int]]) -> Ranges:
-    """What two sets of ranges have in common, ascending."""
-    other = list(other)
-    both = [(max(a, c), min(b, d)) for a, b in one for c, d in other]
-    return tuple(sorted({(first, last) for first, last in both if first <= last}))
 
 
 def _link(settings: Settings, ranges: Ranges) -> Settings:
@@ -125,21 +112,21 @@ async def _forget_others(settings: Settings, links: Sequence[Settings]) -> None:
         TargetError: the target refuses, or cannot be reached.
     """
     now: dict[str, Ranges] = {each.link: tuple(each.slot_ranges()) for each in links}
-    prefix = settings.checkpoint_key
-    async with control(settings.target_endpoint(), "looking for shards of before") as client:
-        there = await shards_there(client, prefix, settings.link)
+    async with Directory(settings, "looking for shards of before") as directory:
+        there = await shards_there(directory)
         over = {name: had for name, had in there.items() if name not in now or (had and had != now[name])}
         if not over:
             return
         _refuse_others(settings, over)
         for name in over:
-            if await client.call("EXISTS", prefix + name + LEASE_SUFFIX):
+            if await directory.call("EXISTS", settings.checkpoint_of(name) + LEASE_SUFFIX):
                 raise LinkTaken(
                     f"a process has the link {name}, whose shard had other slots",
                     hint="end it first; the lease of one that was killed ends after some seconds",
                 )
-        await client.call("DEL", *(prefix + name for name in over))
-        await client.call("HDEL", prefix + IMAGES_SUFFIX, *over)
+        for name in over:
+            await directory.forget(name)
+        await directory.call("HDEL", settings.checkpoint_key + IMAGES_SUFFIX, *over)
     _log.warning("slots of the source have moved: its shards are copied again", forgotten=" ".join(over))
 
 

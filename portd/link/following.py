@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import TypeAlias
 
+    from portd.config.rules import Choice
+    from portd.config.settings import Settings
     from portd.link.inflow import Inflow, StreamStart
+    from portd.link.ruling import Narrower
     from portd.model import Progress
+    from portd.target.capabilities import StreamForms
     from portd.target.cluster.applier import ClusterApplier
     from portd.target.destination import Destination
 
@@ -49,15 +53,6 @@ class Following:
         self._inflow = inflow
         self._caught_up = asyncio.Event()  # once
         settings = into.settings
-        forms = into.capabilities.stream_forms(
-            progress.source_info,
-            own=settings.checkpoint_key,
-            publish=not settings.skip_messages,
-            stops=into.letters.stops,
-            choice=into.choice,
-            left=settings.exclude_command,
-            clears=into.cluster is None,
-        )
         self._feed = StreamFeed(
             inflow.spool,
             progress.stream,
@@ -65,7 +60,7 @@ class Following:
             offset=start.checkpoint.position.offset,
             db=start.checkpoint.db,
             max_argument=into.capabilities.proto_max_bulk_bytes,
-            forms=forms,
+            forms=self._forms(settings, into.choice),
             horizon=Horizon(into.shift_ms, start.since, always=into.holds),
         )
         options = ApplierOptions(
@@ -122,6 +117,37 @@ class Following:
         if not into.holds or into.settings.stop_after is not StopAfter.NONE:
             await self._sweeper.finish(applier.checkpoint.epoch)
         return self._caught_up.is_set()
+
+    def _forms(self, settings: Settings, choice: Choice) -> StreamForms:
+        """What becomes of commands, by the rules of these settings."""
+        into = self._into
+        return into.capabilities.stream_forms(
+            self._progress.source_info,
+            own=settings.checkpoint_key,
+            publish=not settings.skip_messages,
+            stops=into.letters.stops,
+            choice=choice,
+            left=settings.exclude_command,
+        )
+
+    def narrow(self, narrower: Narrower, taken: Callable[[int], None]) -> None:
+        """Has narrower rules taken up between two transactions; returns at once.
+
+        Args:
+            narrower: they.
+            taken: told the offset from which on they are in force.
+        """
+
+        def adopt(offset: int) -> None:
+            self._feed.change(self._forms(narrower.settings, narrower.choice))
+            taken(offset)
+
+        assert isinstance(self._applier, Applier), "there are no rules for a target cluster"
+        self._applier.narrow(narrower.choice, adopt)
+
+    async def reach(self, offset: int) -> None:
+        """Waits until the target has everything up to *offset*."""
+        await self._applier.reach(offset)
 
     def _on_again(self, lost_at: float) -> None:
         """The source is connected again, perhaps with another id for the history: it was promoted."""
@@ -180,7 +206,7 @@ class Following:
 def sweeper_of(into: Destination, progress: Progress, postponed: Postponed) -> Sweeper:
     """What sets postponed expiries back."""
     shift_ms = shift_of(into.settings.link)
-    return Sweeper(into.endpoint, into.key, into.epoch, shift_ms, postponed, progress, into.connection)
+    return Sweeper(into.endpoint, into.key, into.epoch, shift_ms, postponed, progress, into.connection, into.limiter)
 
 
 def _cluster_applier(

@@ -20,8 +20,9 @@ from portd.model import Held
 from portd.net.backoff import Backoff
 from portd.source.info import read_info
 from portd.target.control import control
-from portd.target.kept.checkpoint import State, other_links, read_checkpoint
+from portd.target.kept.checkpoint import State, read_checkpoint
 from portd.target.kept.contents import keys_there
+from portd.target.kept.directory import other_links
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from portd.config.rules import Choice
     from portd.config.settings import Settings
     from portd.hold import Hold, Sample
+    from portd.link.ruling import Ruling
     from portd.model import Progress
     from portd.source.info import SourceInfo
     from portd.target.kept.checkpoint import Checkpoint
@@ -62,21 +64,19 @@ class Gate:
     """Lets full syncs pass, or makes them wait.
 
     Args:
-        settings: both ends, what is removed and how much of it may go.
+        ruling: which keys are copied; and both ends, what is removed and how much of it may go.
         progress: `held` and `source_info` are kept up to date.
         stop: set when the sync is to end.
-        choice: which keys are copied.
 
     Attributes:
         accepted: an operator said that this source is meant; until its snapshot is applied.
         broken_off: a stop came while something waited here.
     """
 
-    def __init__(self, settings: Settings, progress: Progress, stop: asyncio.Event, choice: Choice) -> None:
-        self._choice = choice
-        self.accepted = settings.accept_source
+    def __init__(self, ruling: Ruling, progress: Progress, stop: asyncio.Event) -> None:
+        self._ruling = ruling
+        self.accepted = ruling.settings.accept_source
         self.broken_off = False
-        self._settings = settings
         self._progress = progress
         self._stop = stop
         self._word = asyncio.Event()  # an operator's
@@ -113,7 +113,7 @@ class Gate:
             HeldBack: it has to wait.
         """
         assert self._doubt is not None, "nothing is doubtful"
-        hold = judge_sample(self._doubt, sample, self._settings.prune_limit)
+        hold = judge_sample(self._doubt, sample, self._ruling.settings.prune_limit)
         if hold is not None:
             self._found = hold.reason
             raise HeldBack(hold, self._doubt.source)
@@ -158,7 +158,7 @@ class Gate:
 
     async def _changed(self, hold: Hold, seen: Identity, again_at: float) -> Hold | None:
         """None when the source may have become the one that is wanted."""
-        now = identify(self._settings, await read_info(self._settings.source_endpoint()), "")
+        now = identify(self._ruling.settings, await read_info(self._ruling.settings.source_endpoint()), "")
         other = seen.run_id != now.run_id or (now.replid not in {"", seen.replid} and now.replid2 != seen.replid)
         return None if other or time.monotonic() >= again_at else hold
 
@@ -168,7 +168,7 @@ class Gate:
         Raises:
             Stopped: a stop came first.
         """
-        hold = judge_removal(ghosts, keys, self._settings.prune_limit)
+        hold = judge_removal(ghosts, keys, self._ruling.settings.prune_limit)
         if hold is None:
             return
         if self.accepted:
@@ -237,7 +237,7 @@ class Gate:
 
     async def _look(self, replid: str) -> Hold | None:
         """Asks both ends. *replid* is what the source has announced; "" to go by what it says of itself."""
-        settings = self._settings
+        settings = self._ruling.settings
         self._doubt = None
         checkpoint = await read_checkpoint(settings.target_endpoint(), settings.checkpoint_name())
         info = await read_info(settings.source_endpoint())
@@ -249,7 +249,9 @@ class Gate:
         if checkpoint.state is State.SNAPSHOT and checkpoint.accepted and followed.continues(source):
             self.accepted = True  # and was broken off
             return None
-        facts = await gather(settings, checkpoint, source, None if info.keys is None else info.databases, self._choice)
+        facts = await gather(
+            settings, checkpoint, source, None if info.keys is None else info.databases, self._ruling.choice
+        )
         if facts.doubtful and not checkpoint.first:
             self._doubt = facts
         return judge(facts, settings.prune_limit)
@@ -293,7 +295,7 @@ async def gather(
     removes = not checkpoint.first and (compares or mode is Prune.FLUSH)
     known = None if source_keys is None else choice.keys_of(source_keys)
     target = settings.target_endpoint()
-    of_cluster = await clusters.count_keys(settings) if target.seeds is not None else None
+    of_cluster = await clusters.count_keys(settings, choice) if target.seeds is not None else None
     async with control(target, "counting the target's keys") as client:
         facts = Facts(
             followed=followed_by(checkpoint),
@@ -307,6 +309,6 @@ async def gather(
         )
         hold = judge(facts, settings.prune_limit)
         empty = facts.source_keys is None if hold is None else hold.reason is Reason.SOURCE_EMPTY
-        if mode is Prune.AUTO and facts.removes and empty and not choice and await other_links(client, prefix, key):
-            return replace(facts, removes=False)  # their keys may not go, so none do
+    if mode is Prune.AUTO and facts.removes and empty and not choice and await other_links(settings):
+        return replace(facts, removes=False)  # their keys may not go, so none do
     return facts

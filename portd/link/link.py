@@ -13,8 +13,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from portd.config.choices import ExpiryGap, OnRulesChange, StopAfter
-from portd.config.rules import changed, choice_of
+from portd.config.choices import ExpiryGap, StopAfter
 from portd.errors import (
     ConfigError,
     DataLost,
@@ -32,8 +31,10 @@ from portd.errors import (
 from portd.link import clusters
 from portd.link.gate import Gate, HeldBack, Stopped
 from portd.link.inflow import Inflow
+from portd.link.reaching import Reaching
 from portd.link.report import Report
-from portd.link.session import Session
+from portd.link.ruling import Ruling
+from portd.link.session import Anew, Session
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.pipeline import ByteBudget
@@ -50,7 +51,6 @@ from portd.target.destination import Destination
 from portd.target.kept import postponed
 from portd.target.kept.checkpoint import SLOT_STRANDS, State, guard, read_checkpoint
 from portd.target.kept.contents import keys_there
-from portd.target.kept.images import claim
 from portd.target.kept.importmode import ImportMode
 from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
@@ -59,7 +59,6 @@ from portd.target.stream.scriptbook import ScriptBook
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from portd.config.settings import Settings
@@ -99,6 +98,9 @@ class Link:
         reached: what `stop_after` asks for is done.
         gate: where full syncs wait for an operator.
         report: what it holds and how full it is.
+        reaching: where an offset is waited for.
+        ruling: its rules, and settings with them.
+        released: the lease is free: another process may have the link at once.
     """
 
     def __init__(
@@ -110,17 +112,17 @@ class Link:
         beside: Beside | None = None,
         room: DiskRoom | None = None,
     ) -> None:
-        self.reached = False
+        self.reached = self.released = False
+        self.reaching = Reaching()
         self._beside = beside
-        self._settings = settings
+        self.ruling = Ruling(settings)
         self._plan = plan
         self._progress = progress
         self._stop = stop
-        self._choice = choice_of(settings, settings.checkpoint_key)
-        self.gate = Gate(settings, progress, stop, self._choice)
+        self.gate = Gate(self.ruling, progress, stop)
         self._source = settings.source_endpoint()
         self._target = settings.target_endpoint()
-        self._letters = DeadLetters.of(settings, progress, self._choice)
+        self._letters = DeadLetters.of(settings, progress, self.ruling.choice)
         self._scripts = ScriptBook(_script_path(settings))
         self._spool = Spool(
             memory_bytes=plan.spool_bytes,
@@ -138,6 +140,7 @@ class Link:
         self._copied_at = 0.0  # time.monotonic() of the last snapshot that was applied; 0 when it has been looked at
         self._spacing = 0.0  # of the next session
         self._asked = settings.full_sync  # a full sync comes first
+        self._anew = asyncio.Event()  # and the session that goes on ends for it
         self._afresh = False  # the checkpoint in the target is worth nothing: a script was lost
         self._copying = False  # a full sync is under way, or failed: another one costs the source a fork
         self._lease: Lease | None = None
@@ -155,7 +158,7 @@ class Link:
             PortdError: what an operator has to mend; also an end that cannot be reached at the first try.
         """
         try:
-            self._taken = False
+            self._taken = self.released = False
             destination = await self._prepare()
             self._progress.introduced, self._progress.failure = True, ""
             async with asyncio.TaskGroup() as group:
@@ -188,7 +191,7 @@ class Link:
         lease, self._lease, self._imports = self._lease, None, False
         if lease is not None:
             try:
-                await lease.release(forget=lease.fresh and self._session is None)
+                self.released = await lease.release(forget=lease.fresh and self._session is None)
             finally:
                 lease.close()
                 if not self._taken:
@@ -205,6 +208,9 @@ class Link:
             except HeldBack as held:
                 transfer = None
                 await self._wait_held(held)
+                backoff.reset()
+            except Anew:
+                transfer = None
                 backoff.reset()
             except PortdError as error:
                 if isinstance(error, DataLost) and (policy := self._evicting()):
@@ -250,9 +256,9 @@ class Link:
             Interrupted: an end was asked for that was not reached.
         """
         log.warning("stopped while held", hint="nothing was overwritten or removed; the next start looks again")
-        if self._settings.stop_after is not StopAfter.NONE:
+        if self.ruling.settings.stop_after is not StopAfter.NONE:
             raise Interrupted(
-                f"stopped while the sync was held, before --stop-after {self._settings.stop_after.value}",
+                f"stopped while the sync was held, before --stop-after {self.ruling.settings.stop_after.value}",
                 hint="see the log for what it waited for",
             )
 
@@ -272,8 +278,8 @@ class Link:
 
     async def _prepare(self) -> Destination:
         """Asks both ends who they are, and refuses what cannot be right."""
-        progress, settings = self._progress, self._settings
-        capabilities, cluster = await clusters.look_at(self._target)
+        progress, settings = self._progress, self.ruling.settings
+        capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice)
         progress.target_info = capabilities.shown()
         log.info("target", url=self._target.display, **progress.target_info)
         source = await read_info(self._source)
@@ -282,8 +288,8 @@ class Link:
         log.info("source", url=self._source.display, **progress.source_info)
         if self._source.seeds is None:  # of a cluster, it is known which shard this is
             one_shard.admit(self._source, source.cluster, one_shard=settings.one_shard)
-        self._refuse_collisions(source.databases)
-        self._require_databases(source.databases, capabilities.databases)
+        self.ruling.refuse_collisions(source.databases)
+        self.ruling.require_databases(source.databases, capabilities.databases, stops=self._letters.stops)
         patience = ConnectionOptions(troubles=progress.troubles)
         self._lease = Lease(
             self._target,
@@ -296,7 +302,7 @@ class Link:
         )
         epoch = await self._lease.acquire(takeover=settings.takeover)
         await self._guard(capabilities, cluster)
-        await self._look_at_rules()
+        await self.ruling.look()
         postpones = await self._close_expiry_gap(capabilities)
         if not self._imports:  # it evicts nothing in import mode
             capabilities.warn_of_eviction()
@@ -311,58 +317,26 @@ class Link:
             scripts=self._scripts,
             lease=self._lease,
             epoch=epoch,
-            choice=self._choice,
+            choice=self.ruling.choice,
             postpones=postpones,
             holds=postpones and settings.expiry_gap is ExpiryGap.HOLD,
             cluster=cluster,
         )
 
-    def _refuse_collisions(self, used: Iterable[int]) -> None:
-        """Makes sure that no two databases go into one, unless that was asked for.
-
-        Raises:
-            ConfigError: two do, and both hold keys.
-        """
-        for db in self._choice.blocked.intersection(used):
-            others = [each for each in used if each != db and self._choice.database_to(each) == db]
-            if others:
-                raise ConfigError(
-                    f"map_db puts database {others[0]} into {db}, and the source has keys in its database {db}, too",
-                    hint=f"say where that one goes (map_db {db}=N), leave it out (exclude_db {db}), or set map_db_many",
-                )
-
-    def _require_databases(self, used: Iterable[int], there: int) -> None:
-        """Makes sure that the target has every database that keys go to, as far as both ends tell.
-
-        Raises:
-            ConfigError: it has not, and the policy is to stop.
-        """
-        choice = self._choice
-        taken = [each for each in used if choice.rules is None or choice.rules.takes_database(each)]
-        highest = max(map(choice.database_to, taken), default=-1)
-        if not 0 < there <= highest:
-            return
-        told = f"the source has keys for database {highest}, the target has only {there} databases"
-        if self._letters.stops:
-            raise ConfigError(
-                told, hint=f"set databases to {highest + 1} or more at the target, or --on-refusal continue"
-            )
-        log.warning(told, hint="what belongs into databases that the target lacks becomes dead letters")
-
     async def _close_expiry_gap(self, capabilities: Capabilities) -> bool:
         """Chooses what keeps keys alive whose renewal comes late; whether near expiries are postponed."""
-        wanted, postpones = self._settings.expiry_gap, False
+        wanted, postpones = self.ruling.settings.expiry_gap, False
         if capabilities.cluster_enabled:
             wanted = ExpiryGap.OFF
-            if self._settings.expiry_gap is not wanted:
+            if self.ruling.settings.expiry_gap is not wanted:
                 log.warning(
-                    "the expiry gap is open: the target is a cluster", wanted=self._settings.expiry_gap.value,
+                    "the expiry gap is open: the target is a cluster", wanted=self.ruling.settings.expiry_gap.value,
                     hint="keys renewed at the last moment may expire while the target lags",
                 )  # fmt: skip
         if wanted in {ExpiryGap.AUTO, ExpiryGap.IMPORT_MODE}:
             self._imports = await self._import_mode.enter(capabilities)
         if wanted in {ExpiryGap.POSTPONE, ExpiryGap.HOLD} or (wanted is ExpiryGap.AUTO and not self._imports):
-            postpones = await postponed.usable(self._target, capabilities, self._settings.checkpoint_name())
+            postpones = await postponed.usable(self._target, capabilities, self.ruling.settings.checkpoint_name())
         closed = (
             "import-mode"
             if self._imports
@@ -388,12 +362,12 @@ class Link:
             return None, "first"
         if self._asked:
             return None, "asked"
-        if checkpoint.rules != self._choice.digest:
+        if not self.ruling.made(checkpoint):
             return None, "rules"
         if (checkpoint.strands == SLOT_STRANDS) is not (self._target.seeds is not None):
             raise ConfigError(
                 "the target's checkpoint was written by a sync into another kind of target, and came from there with the data",
-                hint=f"delete the key {self._settings.checkpoint_name()!r} there to start with a full sync",
+                hint=f"delete the key {self.ruling.settings.checkpoint_name()!r} there to start with a full sync",
             )
         if checkpoint.state is not State.STREAM:
             return None, "interrupted"
@@ -417,7 +391,7 @@ class Link:
         if self._session is not None:  # nothing of that one changes the checkpoint any more that is read now
             destination = replace(destination, epoch=await destination.lease.begin())
         if transfer is None:
-            checkpoint = await read_checkpoint(self._target, self._settings.checkpoint_name())
+            checkpoint = await read_checkpoint(self._target, self.ruling.settings.checkpoint_name())
             position, reason = self._place(checkpoint)
             self._copying = False  # an attempt that does not get as far costs no fork
             transfer = await self._connect(position)
@@ -437,13 +411,16 @@ class Link:
             self.gate.passed()
             self._progress.partial_syncs += 1
             log.info("partial sync", replid=transfer.position.replid, offset=transfer.position.offset)
+        destination = replace(destination, settings=self.ruling.settings, choice=self.ruling.choice)
         self._progress.position = transfer.position
         self._copying = transfer.full
         spacing, self._spacing = self._spacing, 0.0
         inflow = Inflow(self._receiver, self._spool, self._progress, transfer, spacing=spacing)
-        self._session = Session(self._plan, self._progress, self.gate, destination, inflow, checkpoint)
+        self._session = Session(
+            self._plan, self._progress, self.gate, destination, inflow, checkpoint, self.reaching, self.ruling
+        )
         try:
-            await self._session.run(self._stop, self._copied, self._beside)
+            await self._session.run(self._stop, self._anew, self._copied, self._beside)
             self.reached = self._session.reached
         except HistoryLost as lost:
             self._spacing = self._fork_wait()
@@ -454,10 +431,24 @@ class Link:
             )
             return lost.transfer
         except Stopped:
-            if self.gate.broken_off:
-                self._end_held()
-            log.warning("stopped inside a snapshot", hint="the target is not complete; the next start begins it anew")
+            self._tell_stopped()
         return None
+
+    def _tell_stopped(self) -> None:
+        """A stop came when nothing could be drained, or was to be.
+
+        Raises:
+            Interrupted: see `_end_held`.
+        """
+        if self.gate.broken_off:
+            self._end_held()
+        if self._progress.stream.following:
+            log.warning(
+                "stopped while paused", lag_bytes=self._progress.lag_bytes,
+                hint="what was received and not applied is asked for again by the next start",
+            )  # fmt: skip
+        else:
+            log.warning("stopped inside a snapshot", hint="the target is not complete; the next start begins it anew")
 
     async def _admit(self, transfer: Transfer, reason: str, destination: Destination) -> tuple[str, Destination]:
         """The full sync that the source has agreed to may begin; why it does, and into what.
@@ -468,6 +459,9 @@ class Link:
         """
         try:
             reason = await self.gate.admit(transfer.position.replid) or reason
+            self._anew.clear()
+            self.reaching.forget()
+            self.ruling.begin_anew(transfer.position.offset)
             return reason, await clusters.take(destination)
         except BaseException:
             self._receiver.close()  # the source need not keep a snapshot for us
@@ -480,10 +474,10 @@ class Link:
             ConfigError: it is none of them, or the source itself.
             TargetError: it cannot be asked.
         """
-        settings = self._settings
+        settings = self.ruling.settings
         source_run_id = self._progress.source_info.get("run_id", "")
         if cluster is not None:
-            await clusters.guard(cluster, settings, source_run_id)
+            await clusters.guard(cluster, settings, self.ruling.choice, source_run_id)
             return
         await guard(
             self._target,
@@ -492,41 +486,19 @@ class Link:
             settings.checkpoint_key,
             settings.existing.value,
             source_run_id=source_run_id,
-            covers=self._covered if self._choice else None,
+            covers=self._covered if self.ruling.choice else None,
         )
 
     async def _covered(self, client: Control) -> dict[int, int]:
-        settings = self._settings
-        return await keys_there(client, settings.checkpoint_key, settings.checkpoint_name(), self._choice)
-
-    async def _look_at_rules(self) -> None:
-        """Lets rules pass by which the data in the target was made, and no other link makes the same keys.
-
-        Raises:
-            ConfigError: they are others.
-            TargetError: it cannot be asked.
-        """
-        settings, choice = self._settings, self._choice
-        checkpoint = await read_checkpoint(self._target, settings.checkpoint_name())
-        differs = checkpoint is not None and checkpoint.rules != choice.digest
-        if checkpoint is not None and differs:
-            words = ", ".join(changed(checkpoint.rules, choice.digest))
-            if settings.on_rules_change is OnRulesChange.REFUSE and not settings.full_sync:
-                raise ConfigError(
-                    f"the data in the target was made by other rules than those of this start: {words}",
-                    hint="take the old ones, or set on_rules_change to full-sync, which copies the snapshot again",
-                )
-            log.warning("the rules are others than those of the data in the target: a full sync", changed=words)
-        if self._target.seeds is not None:  # what says whose keys are whose lies on any of its nodes
-            return
-        await claim(settings, choice.image, ruled=bool(choice), thorough=differs or checkpoint is None)
+        settings = self.ruling.settings
+        return await keys_there(client, settings.checkpoint_key, settings.checkpoint_name(), self.ruling.choice)
 
     async def _recognise_target(self, destination: Destination) -> Destination:
         """Asks the target again who it is: it may be another process or version by now, or another server with data of its own."""
         if self._session is None:
             return destination
         try:
-            capabilities, cluster = await clusters.look_at(self._target)
+            capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice)
             if capabilities.run_id != destination.capabilities.run_id:
                 await self._guard(capabilities, cluster)
         except BaseException as error:
@@ -566,6 +538,11 @@ class Link:
             self._forks.reset()
         self._copied_at = 0.0
         return self._forks.next_wait()
+
+    def ask_full_sync(self) -> None:
+        """An operator wants everything copied anew, whatever the checkpoint says; the gate looks at it as ever."""
+        self._asked = True
+        self._anew.set()
 
     def follow(self, node: Node) -> None:
         """All slots of the source have another owner: the connection to any other node is given up, and made again there."""

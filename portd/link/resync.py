@@ -11,8 +11,9 @@ from portd.link import clusters
 from portd.log import get_logger
 from portd.net.resp import request
 from portd.target.control import control
-from portd.target.kept.checkpoint import State, flush, make_room, read_checkpoint
+from portd.target.kept.checkpoint import State, flush, make_room, others_would_go, read_checkpoint
 from portd.target.kept.contents import keys_there
+from portd.target.kept.directory import other_links
 from portd.target.kept.epoch import write_once
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Resync:
         """The target's keys that are data, and that we may have written."""
         into, prefix = self._into, self._settings.checkpoint_key
         if into.cluster is not None:
-            count = await clusters.count_keys(into.settings)
+            count = await clusters.count_keys(into.settings, into.choice)
             return {0: count} if count else {}
         async with control(into.endpoint, "looking for data in the target") as client:
             return await keys_there(client, prefix, into.key, into.choice)
@@ -114,6 +115,8 @@ class Resync:
             prefix, alone = self._settings.checkpoint_key, bool(into.choice)
             await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix, alone=alone)
         elif keys := sum((await self._keys_there()).values()):
+            if into.choice and await other_links(self._settings):
+                raise others_would_go()
             await self._flush()
             log.warning("target flushed", reason="existing is flush", keys=keys)
 
@@ -127,12 +130,18 @@ class Resync:
         if directory is None:
             self._give_up("spool_dir is off")
             return
+        shared = explicit or self._apart
+        if into.cluster is not None and not shared:  # a node does not know who has a checkpoint on another one
+            if await other_links(settings):
+                self._spare_others()
+                return
+            shared = True
         try:
             for place in into.places:
                 options = PruneOptions(
                     own_key=into.key,
                     prefix=settings.checkpoint_key,
-                    shared=explicit or self._apart,
+                    shared=shared,
                     covers=into.choice.covers if into.choice else None,
                     unlink="unlink" in capabilities.commands,
                     by_slot=into.cluster is not None,
@@ -152,6 +161,12 @@ class Resync:
             flush_all = request("FUNCTION", "FLUSH")
             for place in into.places:
                 await write_once(place.endpoint, into.connection, place.epoch, flush_all, what="FUNCTION FLUSH")
+
+    def _spare_others(self, **found: int) -> None:
+        log.warning(
+            "keys that the source deleted meanwhile stay in the target", **found,
+            hint="another link has a checkpoint in this target: set prune to prune if its keys may go",
+        )  # fmt: skip
 
     def _give_up(self, why: str) -> None:
         log.error(
@@ -212,10 +227,7 @@ class Resync:
         assert found is not None, "a target has a server"
         self.removed = found.removed
         if found.others and self._settings.prune is Prune.AUTO and not self._apart:
-            log.warning(
-                "keys that the source deleted meanwhile stay in the target", scanned=found.scanned,
-                hint="another link has a checkpoint in this target: set prune to prune if its keys may go",
-            )  # fmt: skip
+            self._spare_others(scanned=found.scanned)
         else:
             log.info("target pruned", removed=found.removed, scanned=found.scanned, hashed=found.hashed)
         self._pruners = []

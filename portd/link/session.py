@@ -30,12 +30,18 @@ if TYPE_CHECKING:
     from portd.link.following import Beside
     from portd.link.gate import Gate
     from portd.link.inflow import Inflow
+    from portd.link.reaching import Reaching
+    from portd.link.ruling import Ruling
     from portd.memory.plan import MemoryPlan
     from portd.model import Progress
     from portd.target.destination import Destination
     from portd.target.kept.checkpoint import Checkpoint
 
 log = get_logger("sync")
+
+
+class Anew(Exception):
+    """An operator wants everything copied anew: the session is over."""
 
 
 class Session:
@@ -48,6 +54,8 @@ class Session:
         destination: the target's side.
         inflow: the source's side; it is connected.
         checkpoint: where a partial sync continues; None for a full one.
+        reaching: told while the stream is followed.
+        ruling: the same.
 
     Attributes:
         work: what the target's side does now: a snapshot, the stream, or nothing yet.
@@ -63,6 +71,8 @@ class Session:
         destination: Destination,
         inflow: Inflow,
         checkpoint: Checkpoint | None,
+        reaching: Reaching,
+        ruling: Ruling,
     ) -> None:
         self.work: Copying | Following | None = None
         self.largest: list[CurrentKey] = []
@@ -73,18 +83,24 @@ class Session:
         self._into = destination
         self._inflow = inflow
         self._checkpoint = checkpoint
+        self._reaching = reaching
+        self._ruling = ruling
 
-    async def run(self, stop: asyncio.Event, on_copied: Callable[[], None], beside: Beside | None) -> None:
+    async def run(
+        self, stop: asyncio.Event, anew: asyncio.Event, on_copied: Callable[[], None], beside: Beside | None
+    ) -> None:
         """Replicates until told to stop, or until ``stop_after`` is reached.
 
         Args:
             stop: set when it is to end in order.
+            anew: set when it is to end for a full sync.
             on_copied: called when a snapshot is applied and its checkpoint written.
             beside: see `Following.run`.
 
         Raises:
             HistoryLost: the source begins another full sync.
-            Stopped: a stop came before there was a stream to end with.
+            Stopped: a stop came before there was a stream to end with, or while nothing may be written.
+            Anew: see there.
             PortdError: an end failed in a way that needs a new session, or an operator.
         """
         receiver = self._inflow.receiver
@@ -93,8 +109,9 @@ class Session:
                 inflow = group.create_task(self._inflow.run(), name="receiver")
                 apply = group.create_task(self._apply(stop, on_copied, beside), name="apply")
                 watch = group.create_task(self._watch_stop(stop), name="stop")
+                order = group.create_task(self._watch_anew(anew), name="full sync")
                 await apply
-                for task in (inflow, watch):
+                for task in (inflow, watch, order):
                     task.cancel()
         except BaseExceptionGroup as group:
             cause = first_cause(group)
@@ -107,11 +124,18 @@ class Session:
         receiver.close()
 
     async def _watch_stop(self, stop: asyncio.Event) -> None:
-        """A stop ends the input; what is in the spool is still applied. A snapshot cannot be kept half."""
+        """A stop ends the input; what is in the spool is still applied, unless an operator wants nothing written.
+
+        A snapshot cannot be kept half.
+        """
         await stop.wait()
-        if not isinstance(self.work, Following):
+        if not isinstance(self.work, Following) or self._progress.limit.paused_since:
             raise Stopped
         self._inflow.end()
+
+    async def _watch_anew(self, anew: asyncio.Event) -> None:
+        await anew.wait()
+        raise Anew
 
     async def _apply(self, stop: asyncio.Event, on_copied: Callable[[], None], beside: Beside | None) -> None:
         """The target's side."""
@@ -133,7 +157,8 @@ class Session:
         with self._progress.doing(Work.FOLLOWING):
             if stop.is_set():
                 self._inflow.end()
-            self.reached = await following.run(beside)
+            with self._reaching.following(following.reach), self._ruling.followed_by(following.narrow):
+                self.reached = await following.run(beside)
 
     async def _copy(self) -> StreamStart:
         """The snapshot of a full sync.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Address = tuple[str, int]
+Ranges = tuple[tuple[int, int], ...]  # of slots, ends included
 
+ALL_SLOTS: Final[Ranges] = ((0, SLOTS - 1),)
 NOBODY: Final = 0xFFFF  # stands in the table for a slot without an owner
 MOST_NODES: Final = 4096  # entries of an answer that are believed
 MOST_PORT: Final = 65535
@@ -56,7 +58,7 @@ class Node:
     name: str
     host: str
     port: int
-    slots: tuple[tuple[int, int], ...]
+    slots: Ranges
 
     @property
     def address(self) -> str:
@@ -99,9 +101,14 @@ class Topology:
         number = memoryview(self.table).cast("H")[slot]
         return None if number == NOBODY else self.nodes[number]
 
-    def gaps(self) -> list[tuple[int, int]]:
-        """Ranges of slots that nobody has."""
-        return ranges_of(slot for slot, number in enumerate(memoryview(self.table).cast("H")) if number == NOBODY)
+    def gaps(self, slots: Ranges = ALL_SLOTS) -> list[tuple[int, int]]:
+        """Of some slots, the ranges that nobody has."""
+        table = memoryview(self.table).cast("H")
+        return ranges_of(slot for slot in slots_of(slots) if table[slot] == NOBODY)
+
+    def within(self, slots: Ranges) -> Topology:
+        """The map of some slots: nodes that have none of them are left out, and so are slots of the others."""
+        return Topology.of((replace(node, slots=common(node.slots, slots)) for node in self.nodes), self.others)
 
 
 def parse_slots(answer: object, asked: str, addresses: Mapping[Address, Address] | None = None) -> Topology:
@@ -185,6 +192,18 @@ def moving(answer: object) -> dict[int, str]:
                 if word.startswith("[") and number is not None and other[:2] in {">-", "<-"}:
                     found[number] = other[2:]
     return found
+
+
+def slots_of(ranges: Ranges) -> list[int]:
+    """Every slot of some ranges, ascending."""
+    return [slot for first, last in sorted(ranges) for slot in range(first, last + 1)]
+
+
+def common(one: Iterable[tuple[int, int]], other: Iterable[tuple[int, int]]) -> Ranges:
+    """What two sets of ranges have in common, ascending."""
+    other = list(other)
+    both = [(max(a, c), min(b, d)) for a, b in one for c, d in other]
+    return tuple(sorted({(first, last) for first, last in both if first <= last}))
 
 
 def ranges_of(slots: Iterable[int]) -> list[tuple[int, int]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from portd.memory.accounting import Accounting
 from portd.model import Progress
 from portd.watch.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
+    from portd.config.settings import Settings
     from portd.memory.accounting import MemoryReport
 
 
@@ -54,6 +55,21 @@ class OfflineService:
 
     def change(self, link: str, name: str, value: float) -> None:
         """Lets a setting take effect; those that know none that can override it."""
+
+    def narrow(
+        self,
+        link: str,  # noqa: ARG002 - the same
+        settings: Settings,  # noqa: ARG002 - as those have it that can
+    ) -> list[Coroutine[Any, Any, Mapping[str, Any]]]:
+        """Rules are those of the start here."""
+        return []
+
+    def reloads(self, read: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+        """Takes what reads the settings again: nobody can ask for it here."""
+
+    def settings_again(self) -> Sequence[str]:
+        """Settings were read: there is nothing that operators had changed for the time until then."""
+        return ()
 
     def alive(self) -> bool:
         """All parts run."""

@@ -73,8 +73,9 @@ async def _survey(side: str, endpoint: Endpoint, report: Report) -> Survey | Non
 async def _inspect(endpoint: Endpoint, settings: Settings, report: Report) -> Capabilities | None:
     try:
         if endpoint.seeds is not None:
-            found, _ = await clusters.look_at(endpoint)
-            return replace(found, keys={0: count} if (count := await clusters.count_keys(settings)) else {})
+            choice = choice_of(settings, settings.checkpoint_key)
+            found, _ = await clusters.look_at(endpoint, choice)
+            return replace(found, keys={0: count} if (count := await clusters.count_keys(settings, choice)) else {})
         return await inspect(endpoint)
     except PortdError as problem:
         report.findings.append(_unknown("target.probe", problem, "what it can do is not known", "see the target's log"))

@@ -16,8 +16,8 @@ from portd.kernel.rules import Patterns
 from portd.net.control import Refused, open_control, parse_info
 from portd.net.resp import request
 from portd.preflight.findings import error, fine, note, warning
-from portd.target.control import control
 from portd.target.kept.checkpoint import read_checkpoint
+from portd.target.kept.directory import Directory
 from portd.target.kept.images import images_of_others
 
 if TYPE_CHECKING:
@@ -208,8 +208,8 @@ async def _beside(settings: Settings, choice: Choice) -> list[Finding]:
     found: list[Finding] = []
     try:
         checkpoint = await read_checkpoint(settings.target_endpoint(), settings.checkpoint_name())
-        async with control(settings.target_endpoint(), "looking for other links' keys") as client:
-            others = await images_of_others(client, settings.checkpoint_key, settings.link, thorough=bool(choice))
+        async with Directory(settings, "looking for other links' keys") as there:
+            others = await images_of_others(there, thorough=bool(choice))
     except PortdError as problem:
         return [note("rules.links", f"the target does not tell of other links: {problem.args[0]}")]
     if checkpoint is not None and checkpoint.rules != choice.digest:

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from structlog.contextvars import bind_contextvars
 
 from portd.config.choices import StopAfter
-from portd.errors import Interrupted, PortdError, first_cause
+from portd.config.rulesettings import RULES
+from portd.controlsocket import Refusal
+from portd.errors import REDACTED, Interrupted, PortdError, TargetError, first_cause, printable
 from portd.link.link import Link
 from portd.log import get_logger
 from portd.model import Progress
 from portd.net.backoff import Backoff
 from portd.source.forecast import Forecast
 from portd.source.shards import ShardWatch
+from portd.target.kept.leftover import find_leftover
+from portd.target.limiter import LIMITS
 from portd.verify.schedule import Schedule
 from portd.watch.pace import Pace
 from portd.watch.standing import look
@@ -28,7 +33,7 @@ from portd.watch.track import Track
 from portd.watch.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from portd.config.settings import Settings
     from portd.memory.ledger import Ledger
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
 
 AGAIN_SECONDS: Final = 60.0  # longest wait before a link is tried again
 
+T = TypeVar("T")
+
 log = get_logger("service")
 
 
@@ -45,20 +52,23 @@ class RunningLink:
     """One link from the start of the process to its own end.
 
     Args:
-        settings: of the link.
+        settings: of the link, at its start.
         plan: its part of the memory.
         room: on disk, with the others.
-        stop: set when all links are to end in order.
         watch: of the slots of its source; None where that is no cluster.
         alone: the process has no other link.
 
     Attributes:
         name: of the link.
-        settings: see above.
         progress: its counters.
         link: what replicates.
         view: for those who watch.
         error: what has ended it before it was to end; None otherwise.
+        stop: set when it is to end in order.
+        over: set when nothing more is done, and the lease is given back where that was possible.
+        late: it was to end in order, and the time for that has passed.
+        schedule: of the comparisons of both ends.
+        limits: what the settings say of the load of the target, with what was read anew.
     """
 
     def __init__(
@@ -66,23 +76,28 @@ class RunningLink:
         settings: Settings,
         plan: MemoryPlan,
         room: DiskRoom,
-        stop: asyncio.Event,
         watch: ShardWatch | None = None,
         *,
         alone: bool,
     ) -> None:
         self.name = settings.link
-        self.settings = settings
         self.progress = Progress()
         self.error: BaseException | None = None
         self._alone = alone
         self._plan = plan
-        self._stop = stop
+        self.stop, self.over = asyncio.Event(), asyncio.Event()
+        self.late = False
         self._watch = watch
-        self._schedule = Schedule(settings, self.progress)
-        self.link = Link(settings, plan, self.progress, stop, self._schedule.run, room)
+        self.schedule = Schedule(settings, self.progress)
+        self.limits = {name: int(getattr(settings, name)) for name in sorted(LIMITS)}
+        self.link = Link(settings, plan, self.progress, self.stop, self.schedule.run, room)
         self.view = View(self.name, self.progress, Pace(self.progress), Track(self.progress, self.link.report.spool))
         self._forecast = Forecast(settings.source_endpoint(), self.progress)
+
+    @property
+    def settings(self) -> Settings:
+        """Of the link, with the rules that are in force."""
+        return self.link.ruling.settings
 
     async def run(self) -> None:
         """Replicates until the link has reached its end, was told to stop, or has failed; `error` tells then.
@@ -105,12 +120,18 @@ class RunningLink:
             if not self._alone:
                 log.info("link ended", reached=self.link.reached)
         except asyncio.CancelledError:
-            self._end("" if self._stop.is_set() else "it was aborted")
-            if self._stop.is_set():
+            self._end("" if self.stop.is_set() else "it was aborted")
+            if self.stop.is_set():
                 self._end_late()
             raise
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is, it is one link's and becomes its end
             self._fail(first_cause(error))
+        finally:
+            self.over.set()
+
+    def request_stop(self) -> None:
+        """Asks to apply what was read, to checkpoint and to end; returns at once."""
+        self.stop.set()
 
     async def _replicate(self) -> None:
         """Until the link ends; again and again where it does not end for good, and others run beside it."""
@@ -133,7 +154,7 @@ class RunningLink:
                 )
                 try:
                     async with asyncio.timeout(wait):
-                        await self._stop.wait()
+                        await self.stop.wait()
                 except TimeoutError:
                     continue
             return
@@ -187,15 +208,75 @@ class RunningLink:
         """Names who holds memory."""
         settings = self.settings
         self.link.report.register(ledger, self._plan, settings.writers, self.name)
-        ledger.register("verification", self._schedule.held_bytes, link=self.name)
+        ledger.register("verification", self.schedule.held_bytes, link=self.name)
         ledger.register("history", self.view.track.history.held_bytes, link=self.name)
 
     def change(self, name: str, value: float) -> None:
         """Lets a setting take effect that can: another time between two comparisons, or a limit on the load of the target."""
         if name == "verify_every":
-            self._schedule.change(value)
+            self.schedule.change(value)
         else:
+            self.limits[name] = int(value)
             self.link.limiter.change_setting(name, int(value))
+
+    def limit_for_now(self, limits: Mapping[str, int]) -> None:
+        """Other limits than the settings say, until these are read again."""
+        for name, value in limits.items():
+            self.link.limiter.change_setting(name, value)
+        now = self.progress.limit
+        told = {"max_target_ops": now.ops_per_second, "max_target_bytes_per_second": now.bytes_per_second}
+        now.temporary = told != self.limits
+
+    def settings_again(self) -> bool:
+        """Limits are those of the settings again, which were read anew; whether that changes any."""
+        was = self.progress.limit.temporary
+        self.limit_for_now(self.limits)
+        return was
+
+    async def unless_over(self, wanted: Awaitable[T]) -> T:
+        """Waits for something that the link brings.
+
+        Raises:
+            Refusal: it has ended first.
+        """
+        work = asyncio.ensure_future(wanted)
+        over = asyncio.create_task(self.over.wait(), name="the link's end")
+        try:
+            await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            raise Refusal("the link has ended before that", "see the log")
+        finally:
+            work.cancel()
+            over.cancel()
+
+    async def narrow(self, settings: Settings) -> Mapping[str, Any]:
+        """Has narrower rules taken up as soon as the stream is followed; when they are, and what stays in the target.
+
+        Args:
+            settings: of the link as the operator describes it, with the rules.
+
+        Raises:
+            ConfigError: see `portd.link.ruling.Ruling.narrow`.
+            TargetError: the target cannot be asked whether they may be.
+            Refusal: the link has ended.
+        """
+        now, ruling = self.settings, self.link.ruling
+        names = [name for name in RULES if name != "include_slots" or now.described == self.name]
+        before = ruling.choice
+        narrower = await ruling.narrow(replace(now, **{name: getattr(settings, name) for name in names}))
+        offset = await self.unless_over(narrower.taken)
+        self.schedule.settings = ruling.settings
+        try:
+            left = await find_leftover(now.target_endpoint(), now.checkpoint_key, before, narrower.choice)
+        except TargetError as error:
+            log.warning("the target does not tell which keys the rules do not take any more", error=str(error))
+            return {"link": self.name, "offset": offset, "left": None, "some": []}
+        shown = [f"db {db} {REDACTED if now.redact_keys else printable(name)}" for db, name in left.named]
+        log.warning(
+            "keys that the rules do not take any more stay in the target", link=self.name, keys=left.count, some=shown
+        )
+        return {"link": self.name, "offset": offset, "left": left.count, "some": shown}
 
     def close(self) -> None:
         """Ends connections and removes files; idempotent."""

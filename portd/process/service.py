@@ -10,20 +10,21 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from portd.controlsocket import ControlSocket, Refusal
+from portd.controlsocket import ControlSocket
 from portd.errors import InternalError
 from portd.log import get_logger
 from portd.memory.accounting import Accounting
 from portd.memory.heap import OWNER as HEAP_OWNER
 from portd.memory.heap import HeapRecorder
 from portd.memory.plan import plan_memory
+from portd.process.orders import Orders
 from portd.process.running import RunningLink, shard_watches
 from portd.spool import DiskRoom
 from portd.watch.history import Span
 from portd.watch.loopwatch import LoopWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from portd.config.settings import Settings
     from portd.http.server import HttpServer
@@ -40,6 +41,9 @@ class Service:
 
     Args:
         links: what each of them is to do. What belongs to the process is the same in all.
+
+    Attributes:
+        orders: carries out what operators ask through the control socket.
     """
 
     def __init__(self, *links: Settings) -> None:
@@ -50,7 +54,6 @@ class Service:
         self._plans = [plan_memory(each, limit, len(links)) for each in links]
         self._accounting.ceiling_bytes = self._plans[0].ceiling_bytes
         self._heap = HeapRecorder(self._accounting.ledger.readings)
-        self._stop = asyncio.Event()
         self._links: list[RunningLink] = []
         self._build(links)
         self._by_name = {each.name: each for each in self._links}
@@ -60,7 +63,8 @@ class Service:
         self._failures: list[RunningLink] = []  # in the order in which they failed
         self._http = self._make_http()
         path = settings.control_path(alone=len(links) == 1)
-        self._control = ControlSocket(path, {"accept": self.accept}) if path is not None else None
+        self.orders = Orders(self._links, self.status)
+        self._control = ControlSocket(path, self.orders.commands()) if path is not None else None
         self._tasks: list[asyncio.Task[None]] = []
 
     def _build(self, links: Sequence[Settings]) -> None:
@@ -69,7 +73,7 @@ class Service:
         watches = shard_watches(links)
         try:
             for each, plan in zip(links, self._plans, strict=True):
-                made = RunningLink(each, plan, room, self._stop, watches.get(each.link), alone=len(links) == 1)
+                made = RunningLink(each, plan, room, watches.get(each.link), alone=len(links) == 1)
                 self._links.append(made)
         except BaseException:
             for done in self._links:
@@ -103,7 +107,15 @@ class Service:
                 self._tasks = [
                     group.create_task(self._run_link(each), name=f"link {each.name}") for each in self._links
                 ]
-                await self._watch_stop()
+                watches = [
+                    group.create_task(self._watch_stop(each, task), name=f"stop {each.name}")
+                    for each, task in zip(self._links, self._tasks, strict=True)
+                ]
+                await asyncio.wait(self._tasks)
+                for watch in watches:
+                    watch.cancel()
+            if self._control is not None:
+                await self._control.finish()
             self._tell_end()
         finally:
             self._loop_watch.close()
@@ -145,28 +157,19 @@ class Service:
         assert first.error is not None
         raise first.error
 
-    async def _watch_stop(self) -> None:
-        """Returns when all links have ended; once a stop was asked for, they have `drain_seconds` left."""
-        stopped = asyncio.create_task(self._stop.wait(), name="stop")
-        running = asyncio.gather(*self._tasks, return_exceptions=True)
-        either: set[asyncio.Future[Any]] = {running, stopped}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
-                return
-            for each in self._links:
-                each.progress.stopping = True
-            begun = time.monotonic()
-            await asyncio.wait({running}, timeout=self._settings.drain_seconds)
-            for each, task in zip(self._links, self._tasks, strict=True):
-                if not task.done():
-                    log.warning(
-                        "drain deadline passed", **self._named(each), seconds=round(time.monotonic() - begun, 1),
-                        hint="what was not applied is sent again by the source after the next start",
-                    )  # fmt: skip
-                    task.cancel()
-        finally:
-            stopped.cancel()
+    async def _watch_stop(self, link: RunningLink, task: asyncio.Task[None]) -> None:
+        """Once a link was asked to stop, it has `drain_seconds` left."""
+        await link.stop.wait()
+        link.progress.stopping = True
+        begun = time.monotonic()
+        await asyncio.wait({task}, timeout=self._settings.drain_seconds)
+        if not task.done():
+            log.warning(
+                "drain deadline passed", **self._named(link), seconds=round(time.monotonic() - begun, 1),
+                hint="what was not applied is sent again by the source after the next start",
+            )  # fmt: skip
+            link.late = True
+            task.cancel()
 
     def _named(self, link: RunningLink) -> dict[str, str]:
         """Which link a line of the log is about, where there are several."""
@@ -183,7 +186,8 @@ class Service:
 
     def request_stop(self) -> None:
         """Asks to apply what was read, to checkpoint and to end; returns at once."""
-        self._stop.set()
+        for each in self._links:
+            each.request_stop()
 
     def change(self, link: str, name: str, value: float) -> None:
         """Lets a setting of a link take effect, and of all shards where its source is a cluster; "" is the only one."""
@@ -191,24 +195,17 @@ class Service:
             if link in {"", each.name, each.settings.described}:
                 each.change(name, value)
 
-    def accept(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """An operator lets a held sync go on.
+    def narrow(self, link: str, settings: Settings) -> list[Coroutine[Any, Any, Mapping[str, Any]]]:
+        """What has narrower rules taken up, for a link or each of its shards; see `RunningLink.narrow`."""
+        return [each.narrow(settings) for each in self._links if link in {"", each.name, each.settings.described}]
 
-        Raises:
-            Refusal: none is held, or nobody can say which one is meant.
-        """
-        names = ", ".join(self._by_name)
-        name = arguments.get("link")
-        if name is None and len(self._links) > 1:
-            raise Refusal(f"this process has several links: {names}", "name the one that is meant with --link")
-        link = self._links[0] if name is None else self._by_name.get(str(name))
-        if link is None:
-            raise Refusal(f"this process has no link named {str(name)[:64]!r}", f"it has {names}")
-        held = link.link.gate.accept()
-        if held is None:
-            phase = link.standing().phase.value
-            raise Refusal(f"nothing is held: the sync is {phase}", "a word in advance is the flag --accept-source")
-        return {"link": link.name, "reason": held.reason, "text": f"accepted, the sync goes on: {held.words}"}
+    def reloads(self, read: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+        """Takes what reads the settings again, for operators who ask through the control socket."""
+        self.orders.read_again = read
+
+    def settings_again(self) -> Sequence[str]:
+        """Settings were read: what operators changed for the time until then is over. The links where that was so."""
+        return [each.name for each in self._links if each.settings_again()]
 
     def links(self) -> Sequence[str]:
         """The names of the links."""

@@ -41,10 +41,12 @@ class ReceiverOptions:
     Attributes:
         ack_seconds: between two ACKs.
         handshake: what is asked of the source.
+        acknowledges: ACKs say what was received; otherwise they only show that somebody is there, and `WAIT` does not count us.
     """
 
     ack_seconds: float = 1.0
     handshake: HandshakeOptions = field(default_factory=HandshakeOptions)
+    acknowledges: bool = True
 
 
 class Receiver:
@@ -242,7 +244,8 @@ class Receiver:
         if RDB_ONLY in self.accepted:
             return
         if self._connection is not None and self._transfer is not None:
-            self._connection.send(request("REPLCONF", "ACK", str(self.ack_offset)))
+            offset = self.ack_offset if self._options.acknowledges else 0
+            self._connection.send(request("REPLCONF", "ACK", str(offset)))
 
     @property
     def ack_offset(self) -> int:

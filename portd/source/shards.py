@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from portd.errors import ConfigError, SlotsMoved, SourceError, SourceLost, first_cause
 from portd.log import get_logger
 from portd.net.control import Refused, open_control
-from portd.net.topology import NOBODY, NoCluster, moving, ranges_of, spelled
+from portd.net.topology import NOBODY, NoCluster, moving, ranges_of, slots_of, spelled
 from portd.source.refusals import refused
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from portd.config.settings import Settings
     from portd.net.endpoint import Endpoint
-    from portd.net.topology import Node, Topology
+    from portd.net.topology import Node, Ranges, Topology
 
 _log = get_logger("source")
 
@@ -33,8 +33,6 @@ MOVED_HINT: Final = (
     "when the move is over, start with on_rules_change full-sync, existing replace and prune prune: keys of slots that moved may be "
     "missing in the target until then"
 )
-
-Ranges = tuple[tuple[int, int], ...]
 
 
 async def read_map(endpoint: Endpoint) -> tuple[Topology, dict[int, str]]:
@@ -110,11 +108,6 @@ def _on_their_way(marks: Mapping[int, str], wanted: Ranges) -> str:
     """What is to be said of slots that are on their way; "" where none is."""
     found = [slot for slot in sorted(marks) if any(first <= slot <= last for first, last in wanted)]
     return f"slots {spelled(ranges_of(found))} of the source are on their way to another node" if found else ""
-
-
-def slots_of(ranges: Ranges) -> list[int]:
-    """Every slot of some ranges, ascending."""
-    return [slot for first, last in sorted(ranges) for slot in range(first, last + 1)]
 
 
 def owners(topology: Topology, shards: Mapping[str, Ranges]) -> tuple[dict[str, Node], str, bool]:

@@ -79,7 +79,6 @@ class StreamForms(TypedDict):
     rules: Rules | None
     mapping: RuleMapping | None
     blocked: frozenset[int]
-    clears: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +191,7 @@ class Capabilities:
 
     def stream_forms(
         self, source: Mapping[str, str], *, own: str, publish: bool = True, stops: bool = False,
-        choice: Choice | None = None, left: Iterable[str] = (), clears: bool = True,
+        choice: Choice | None = None, left: Iterable[str] = (),
     ) -> StreamForms:  # fmt: skip
         """What the stream splitter needs to know.
 
@@ -204,7 +203,6 @@ class Capabilities:
             stops: the first refusal ends the sync.
             choice: which keys are taken, and where they go; None: all, as they are.
             left: names of commands that do not go on.
-            clears: what rules cover of a target can be removed between two commands.
         """
         chosen = choice or Choice()
         return {
@@ -225,7 +223,6 @@ class Capabilities:
             "rules": chosen.rules,
             "mapping": chosen.mapping,
             "blocked": chosen.blocked,
-            "clears": clears,
         }
 
     def shown(self) -> dict[str, str]:

@@ -3,6 +3,9 @@
 Whoever is about to send takes what it costs first, and waits its turn where the buckets are in debt. A cost larger than a
 bucket is let through once there is no debt, and those behind it wait for what it owes: batches are not cut for the
 limit's sake, and the average holds all the same. Without a limit nothing is counted.
+
+An operator's pause is here, too, since all who write come by: nobody gets a turn until it is over. What was sent before is
+answered, and the lease, the checkpoint's owner and connections are kept.
 """
 
 from __future__ import annotations
@@ -91,6 +94,8 @@ class Limiter:
         self._ops = _Bucket()
         self._waiters: deque[_Waiter] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._going = asyncio.Event()  # not paused
+        self._going.set()
         self.change(bytes_per_second=bytes_per_second, ops_per_second=ops_per_second)
 
     @classmethod
@@ -121,8 +126,33 @@ class Limiter:
         else:
             self.change(bytes_per_second=value)
 
+    def pause(self) -> bool:
+        """Nobody gets a turn from now on; False when that was so already."""
+        if self.state.paused_since:
+            return False
+        self._note_waiting()  # what is waited for from now on is no limit's doing
+        self.state.waiting_since = 0.0
+        self.state.paused_since = time.time()
+        self._going.clear()
+        return True
+
+    def resume(self) -> bool:
+        """It goes on; False when it was not paused."""
+        if not self.state.paused_since:
+            return False
+        self.state.paused_since = 0.0
+        self.state.waiting_since = time.monotonic() if self._waiters else 0.0
+        self._going.set()
+        self._serve()
+        return True
+
+    async def going(self) -> None:
+        """Waits while it is paused: for those who write what counts for no limit."""
+        while self.state.paused_since:
+            await self._going.wait()
+
     async def take(self, size: int, ops: int) -> None:
-        """Takes what is about to be sent, waiting for its turn; at once without a limit.
+        """Takes what is about to be sent, waiting for its turn; at once without a limit, unless it is paused.
 
         Cancelling it takes nothing.
 
@@ -130,6 +160,8 @@ class Limiter:
             size: bytes.
             ops: commands.
         """
+        if self.state.paused_since:
+            await self.going()
         if not self.limited:
             return
         self._refill()
@@ -178,7 +210,7 @@ class Limiter:
     def _serve(self) -> None:
         """Gives those their turn who need not wait any more."""
         self._refill()
-        while self._waiters and not self._wait():
+        while self._waiters and not self.state.paused_since and not self._wait():
             waiter = self._waiters.popleft()
             if waiter.turn.done():  # cancelled, and not told yet
                 self._waiters.appendleft(waiter)
@@ -200,7 +232,7 @@ class Limiter:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._waiters:
+        if self._waiters and not self.state.paused_since:
             delay = max(MIN_WAIT_SECONDS, self._wait())
             self._timer = asyncio.get_running_loop().call_later(delay, self._serve)
 

@@ -31,23 +31,53 @@ class Schedule:
     Args:
         settings: of the sync.
         progress: of the sync; `verify` is filled.
+
+    Attributes:
+        settings: see above; the next comparison goes by them.
+        usable: the stream is followed, and the target had caught up: a comparison can begin.
     """
 
     def __init__(self, settings: Settings, progress: Progress) -> None:
-        self._settings = settings
+        self.settings = settings
         self._progress = progress
         self._every = settings.verify_every
         self._changed = asyncio.Event()
         self._ended = 0.0  # monotonic end of the last run; 0 before the first
         self._work: Verification | None = None
         self._named = 0
+        self._wanted = False  # now
+        self._awaited: list[asyncio.Future[str]] = []  # those who wait for the next result
+        self.usable = False
 
     async def run(self) -> None:
         """Waits and compares, for ever. A comparison that fails is told; it does not end the sync."""
         self._ended = self._ended or time.monotonic()
-        while True:
-            await self._until_due()
-            await self._compare()
+        self.usable = True
+        try:
+            while True:
+                await self._until_due()
+                await self._compare()
+        finally:
+            self.usable = self._wanted = False
+            self._tell_awaited("abandoned")  # it was wanted, and the stream ended first
+
+    def begin(self) -> asyncio.Future[str]:
+        """Wants a comparison now; the result, as a word of `VerifyProgress.result`, of that or of the one that runs already.
+
+        To be called while it is `usable`.
+        """
+        result: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._awaited.append(result)
+        if not self._progress.verify.running:
+            self._wanted = True
+            self._changed.set()
+        return result
+
+    def _tell_awaited(self, result: str) -> None:
+        awaited, self._awaited = self._awaited, []
+        for each in awaited:
+            if not each.done():
+                each.set_result(result)
 
     def change(self, seconds: float) -> None:
         """Another time between two runs; 0 for none. A run that goes on goes on."""
@@ -60,7 +90,7 @@ class Schedule:
 
     async def _until_due(self) -> None:
         """Returns when the next run is due, which may change while we wait."""
-        while True:
+        while not self._wanted:
             self._changed.clear()
             left = self._ended + self._every - time.monotonic() if self._every else None
             try:
@@ -75,12 +105,13 @@ class Schedule:
         from portd.verify.verification import Verification  # noqa: PLC0415 - a sync that never compares does without
 
         state = self._progress.verify
+        self._wanted = False
         state.running, state.started_at, self._named = True, time.time(), 0
         result = "abandoned"
-        options = Options(method=self._settings.verify_method, share=SCAN_SHARE)
+        options = Options(method=self.settings.verify_method, share=SCAN_SHARE)
         log.info("comparing both ends", method=options.method.value)
         try:
-            self._work = Verification(self._settings, options, self._name, self._applied)
+            self._work = Verification(self.settings, options, self._name, self._applied)
             report = await self._work.run()
             state.error = ""
             result = report.outcome
@@ -96,6 +127,7 @@ class Schedule:
             self._ended = time.monotonic()
             state.running, state.finished_at, state.result = False, time.time(), result
             state.runs[result] += 1
+            self._tell_awaited(result)
 
     def _applied(self) -> int:
         return self._progress.stream.applied_offset
@@ -104,7 +136,7 @@ class Schedule:
         """The log names some of the keys that differ."""
         self._named += 1
         if self._named <= NAMED_KEYS:
-            name = REDACTED if self._settings.redact_keys else printable(key.name)
+            name = REDACTED if self.settings.redact_keys else printable(key.name)
             log.warning("key differs", db=key.db, key=name, differs=" ".join(key.differs), note=key.note)
 
     def _tell(self, report: Report, state: VerifyProgress, result: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from portd.feed.pour import pour
 from portd.kernel.digest import NAMES, compare
@@ -37,13 +37,29 @@ UNREAD: Final = 1 << 16  # among the kinds: the value was too large to be read a
 log = get_logger("verify")
 
 
+class Looked(NamedTuple):
+    """What a look at some keys of both ends has found.
+
+    Attributes:
+        differing: what differs (as in `portd.kernel.digest.compare`), and a number for the state at either end, by key.
+        too_large: keys that were not read.
+        source: records of the others, sorted.
+        target: likewise.
+    """
+
+    differing: dict[NamedKey, tuple[int, int, int]]
+    too_large: set[NamedKey]
+    source: bytearray
+    target: bytearray
+
+
 class Settler:
     """Decides about suspects.
 
     Args:
         source: open.
         target: open.
-        directory: for lists of keys.
+        directory: for lists of keys; None: only `compare` is called.
         digests: the same for both ends.
         options: patience.
         applied: how far the target has followed the source, where a sync runs between them and can tell. Then each look
@@ -59,7 +75,7 @@ class Settler:
         self,
         source: LiveReader,
         target: LiveReader,
-        directory: Path,
+        directory: Path | None,
         digests: DigestOptions,
         options: Options,
         applied: Callable[[], int] | None = None,
@@ -81,6 +97,7 @@ class Settler:
 
     def new_list(self) -> Suspects:
         """An empty list; the caller closes it."""
+        assert self._directory is not None
         self._lists += 1
         return Suspects(self._directory / f"suspects-{self._lists}{SEGMENT_SUFFIX}")
 
@@ -121,7 +138,23 @@ class Settler:
 
     async def _look(self, batch: list[Suspect], survivors: Suspects, confirmed: Suspects) -> None:
         """One look at some keys."""
-        keys = [(each.db, each.name) for each in batch]
+        looked = await self.compare([(each.db, each.name) for each in batch])
+        now, too_large = looked.differing, looked.too_large
+        for each in batch:
+            if (each.db, each.name) in too_large:
+                each.kinds |= UNREAD  # as the snapshots had it: nothing better can be found out
+                confirmed.add(each)
+            elif (state := now.get((each.db, each.name))) is None:
+                self.settled += 1
+            else:
+                self._judge(each, *state, survivors, confirmed)
+
+    async def compare(self, keys: list[NamedKey]) -> Looked:
+        """Reads some keys from both ends, at about the same time.
+
+        Args:
+            keys: as the target calls them.
+        """
         (source, source_names), (target, target_names) = await asyncio.gather(
             asyncio.create_task(self._read(self._source, self._here, keys), name="look-source"),
             asyncio.create_task(self._read(self._target, self._there, keys), name="look-target"),
@@ -132,14 +165,7 @@ class Settler:
             key = name_at(target_names, target_at) if source_at == NOWHERE else name_at(source_names, source_at)
             now[key] = (kinds, source_state, target_state)
         too_large = self._here.there(self._source.too_large) | self._target.too_large
-        for each in batch:
-            if (each.db, each.name) in too_large:
-                each.kinds |= UNREAD  # as the snapshots had it: nothing better can be found out
-                confirmed.add(each)
-            elif (state := now.get((each.db, each.name))) is None:
-                self.settled += 1
-            else:
-                self._judge(each, *state, survivors, confirmed)
+        return Looked(now, too_large, source, target)
 
     def _judge(
         self, each: Suspect, kinds: int, source: int, target: int, survivors: Suspects, confirmed: Suspects

@@ -107,8 +107,8 @@ class Verification:
             raise only_one_shard(self._source.display)  # what other shards hold would be removed as extra
         here, there = (EndReport(end.identity.name, one_shard=end.one_shard) for end in (source, target))
         report = Report(here, there)
-        digests = self._digests(source, target)
-        report.functions = await self._compare_functions(source, target)
+        digests = digest_options(source, target, self._settings)
+        report.functions = await compare_functions(source, target, ruled=bool(self._choice))
         suspects = self._new_suspects()
         await self._compare(source, target, digests, report, suspects)
         source, target = await self._readers()  # fresh ones: the others may have been idle for hours
@@ -147,18 +147,6 @@ class Verification:
 
     def _new_suspects(self) -> Suspects:
         return Suspects(self._directory / f"suspects{SEGMENT_SUFFIX}")
-
-    def _digests(self, source: LiveReader, target: LiveReader) -> DigestOptions:
-        keys = max(source.keys, target.keys, 1)
-        bits = min(max(math.ceil(math.log2(keys / BUCKET_KEYS)), MIN_BITS), MAX_BITS)
-        here = source.identity
-        counters = all(end.family == "valkey" or end.version >= (7, 0, 0) for end in (here, target.identity))
-        # Before, XREADGROUP moves a group without a word of it in the stream (t_stream.c:streamPropagateGroupID).
-        entries_read = here.version >= ((8, 0, 0) if here.family == "valkey" else (7, 4, 0))
-        # Before, XREADGROUP NOACK makes a consumer without a word of it (t_stream.c:streamPropagateConsumerCreation).
-        idle = here.family == "valkey" or here.version >= (6, 2, 0)
-        ignored = self._settings.checkpoint_key.encode()
-        return DigestOptions(bits, ignored, counters, entries_read, idle, secrets.token_bytes(SEED_BYTES))
 
     async def _compare(
         self, source: LiveReader, target: LiveReader, digests: DigestOptions, report: Report, suspects: Suspects
@@ -214,20 +202,38 @@ class Verification:
         )
         if report.functions:
             await repairer.repair_functions(await target.functions())
-            report.functions = await self._compare_functions(source, target)
+            report.functions = await compare_functions(source, target, ruled=bool(self._choice))
         await repairer.run(confirmed)
         before = settler.settled
         left = await settler.run(confirmed)
         report.repaired = settler.settled - before
         return left
 
-    async def _compare_functions(self, source: LiveReader, target: LiveReader) -> str:
-        """How function libraries differ, in words; "" when they do not, or cannot be seen.
 
-        Beside rules, others than the source's are nobody's business.
-        """
-        here, there = await source.functions(), await target.functions()
-        if here is None or there is None:
-            return ""
-        different = here.items() - there.items() if self._choice else here.items() ^ there.items()
-        return ", ".join(sorted({name.decode("utf-8", "replace") for name, _ in different}))
+def digest_options(source: LiveReader, target: LiveReader, settings: Settings) -> DigestOptions:
+    """What digests of both ends must have alike; the seed is new."""
+    keys = max(source.keys, target.keys, 1)
+    bits = min(max(math.ceil(math.log2(keys / BUCKET_KEYS)), MIN_BITS), MAX_BITS)
+    here = source.identity
+    counters = all(end.family == "valkey" or end.version >= (7, 0, 0) for end in (here, target.identity))
+    # Before, XREADGROUP moves a group without a word of it in the stream (t_stream.c:streamPropagateGroupID).
+    entries_read = here.version >= ((8, 0, 0) if here.family == "valkey" else (7, 4, 0))
+    # Before, XREADGROUP NOACK makes a consumer without a word of it (t_stream.c:streamPropagateConsumerCreation).
+    idle = here.family == "valkey" or here.version >= (6, 2, 0)
+    ignored = settings.checkpoint_key.encode()
+    return DigestOptions(bits, ignored, counters, entries_read, idle, secrets.token_bytes(SEED_BYTES))
+
+
+async def compare_functions(source: LiveReader, target: LiveReader, *, ruled: bool) -> str:
+    """How function libraries differ, in words; "" when they do not, or cannot be seen.
+
+    Args:
+        source: open.
+        target: open.
+        ruled: rules choose what is copied: others than the source's are nobody's business then.
+    """
+    here, there = await source.functions(), await target.functions()
+    if here is None or there is None:
+        return ""
+    different = here.items() - there.items() if ruled else here.items() ^ there.items()
+    return ", ".join(sorted({name.decode("utf-8", "replace") for name, _ in different}))

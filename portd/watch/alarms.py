@@ -53,6 +53,11 @@ class Sight:
     happened: Mapping[tuple[str, str], float]
     lag_growth: Callable[[], float]
 
+    @property
+    def paused(self) -> bool:
+        """An operator wants nothing written for now."""
+        return self.progress.limit.paused_since > 0
+
     def within(self, counter: str, seconds: float, *, without: str = "") -> str:
         """The labels under which *counter* has counted something in that time; "" when it has not."""
         found = [
@@ -151,17 +156,19 @@ def _target_away(sight: Sight, _: float) -> str:
 
 
 def _not_streaming(sight: Sight, _: float) -> str:
-    return f"not streaming, but {sight.phase}" if sight.phase not in {Phase.STREAMING, *_ENDED} else ""
+    said = {Phase.STREAMING, Phase.PAUSED, *_ENDED}
+    return f"not streaming, but {sight.phase}" if sight.phase not in said else ""
 
 
 def _lag_high(sight: Sight, limit: float) -> str:
     lag = sight.progress.lag_seconds
-    return f"the target is {human_seconds(lag)} behind" if lag is not None and lag > limit else ""
+    high = lag is not None and lag > limit and not sight.paused
+    return f"the target is {human_seconds(lag or 0.0)} behind" if high else ""
 
 
 def _lag_growing(sight: Sight, limit: float) -> str:
     lag = sight.progress.lag_seconds
-    growing = lag is not None and lag > limit and sight.lag_growth() > 0
+    growing = lag is not None and lag > limit and not sight.paused and sight.lag_growth() > 0
     return "the target takes less than the source writes" if growing else ""
 
 
@@ -173,6 +180,10 @@ def _refused(sight: Sight, window: float) -> str:
 def _held(sight: Sight, _: float) -> str:
     held = sight.progress.held
     return f"a full sync waits for an operator: {held.words}" if held else ""
+
+
+def _paused(sight: Sight, _: float) -> str:
+    return "an operator has paused it: nothing is written to the target" if sight.paused else ""
 
 
 def _dead_letters(sight: Sight, window: float) -> str:
@@ -214,7 +225,7 @@ def _backlog(sight: Sight, limit: float) -> str:
 
 def _checkpoint(sight: Sight, limit: float) -> str:
     at, lag = sight.progress.stream.checkpointed_at, sight.progress.lag_bytes
-    old = at and lag and sight.at - at > limit
+    old = at and lag and not sight.paused and sight.at - at > limit
     return f"nothing was committed for {human_seconds(sight.at - at)}" if old else ""
 
 
@@ -243,6 +254,7 @@ RULES: Final = (
     Rule("PortdLagGrowing", _BAD, 600, 10, _lag_growing),
     Rule("PortdRefused", _WARN, 120, WINDOW_SECONDS, _refused),
     Rule("PortdHeld", _BAD, 0, 0, _held),
+    Rule("PortdPaused", _WARN, 900, 0, _paused),
     Rule("PortdDeadLetters", _BAD, 0, HOUR_SECONDS, _dead_letters),
     Rule("PortdFullSync", _WARN, 0, HOUR_SECONDS, _full_sync),
     Rule("PortdKeysPruned", _WARN, 0, HOUR_SECONDS, _pruned),

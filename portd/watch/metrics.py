@@ -203,6 +203,11 @@ def _sync(progress: Progress) -> Iterator[Metric]:
         "reason",
         {reason: float(reason == held) for reason in HOLD_REASONS},
     )
+    yield _gauge(
+        "paused",
+        "1 while an operator has paused it: nothing is written to the target.",
+        progress.limit.paused_since > 0,
+    )
     yield _counters(
         "full_syncs_total", "Full syncs begun, by reason.", "reason", progress.full_syncs, FULL_SYNC_REASONS
     )

@@ -5,7 +5,7 @@ Whoever tells an operator or a machine how it goes asks here: `/readyz`, `/statu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from portd.model import Progress
 
 SMALL_LAG_SECONDS: Final = 10.0  # a sync that has caught up is said to stream up to this lag
+PAUSED: Final = "paused by an operator: nothing is written to the target"
 
 _READY: Final = frozenset({Phase.CATCHING_UP, Phase.STREAMING})
 _REASONS: Final = {
@@ -51,6 +52,7 @@ class Facts:
         failure: why it has ended, or is tried again; "" when it was to end, or goes on.
         lag_seconds: None where it is not known.
         held: why a full sync waits for an operator; "" when none does.
+        paused: an operator wants nothing written to the target for now.
     """
 
     work: Work = Work.NOTHING
@@ -63,6 +65,7 @@ class Facts:
     failure: str = ""
     lag_seconds: float | None = None
     held: str = ""
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,9 @@ def _phase(facts: Facts) -> tuple[Phase, str]:
         return Phase.DRAINING, ""
     if facts.held:
         return Phase.HELD, facts.held
+    if facts.paused:
+        beside = stand(replace(facts, paused=False))
+        return Phase.PAUSED, PAUSED if beside.ready else f"{PAUSED}; and {beside.reason}"
     if facts.source is End.PREPARING:
         return Phase.WAITING, ""
     return _working(facts) if facts.work is not Work.NOTHING else _beginning(facts)
@@ -141,5 +147,6 @@ def look(progress: Progress) -> Standing:
             ended=progress.ended,
             failure=progress.failure,
             held=f"{progress.held.reason}: {progress.held.words}" if progress.held else "",
+            paused=progress.limit.paused_since > 0,
         )
     )

@@ -14,9 +14,8 @@ from redis.backoff import NoBackoff
 from tests.traffic import LiveTraffic, Workload
 
 if TYPE_CHECKING:
-    import hiredis
-
     from tests.servers import Server
+    from tests.traffic import Line
     from tests.wire import Command
 
 LEDGER_DB = 5  # never swapped or flushed
@@ -75,19 +74,13 @@ class Traffic(Held, LiveTraffic):
         self._open.set()
         return await super().stop()
 
-    async def _send(
-        self,
-        commands: list[Command],
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        replies: hiredis.Reader,
-    ) -> None:
+    async def _send(self, commands: list[Command], line: Line) -> None:
         await self._open.wait()
         if self._stopping.is_set():
             return
         self._quiet.clear()
         try:
-            await super()._send(commands, reader, writer, replies)
+            await super()._send(commands, line)
         finally:
             self._quiet.set()
 

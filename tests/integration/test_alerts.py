@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.datasets import fill_strings
 from tests.following import copy, forget_history
-from tests.process import Links, Portd
+from tests.integration.test_held import ctl
+from tests.process import Links, Portd, streaming
 from tests.prometheus import Prometheus, impatient_rules, needs_prometheus, shipped_rules
 from tests.servers import find, wait_for_sync
 
@@ -37,17 +38,13 @@ SEEN = {
     ),
     "test_a_target_that_is_full": ("PortdRefused", "PortdTargetMemory"),
     "test_another_source": ("PortdHeld",),
+    "test_a_link_that_is_paused": ("PortdPaused",),
     "test_a_target_that_differs": ("PortdDeadLetters", "PortdVerifyDifferent", "PortdFullSync", "PortdKeysPruned"),
     "test_import_mode_that_is_switched_off": ("PortdImportModeLost",),
     "test_a_process_that_holds_more_than_it_knows": ("PortdMemoryAbovePlan",),
 }
 
 pytestmark = [needs_prometheus, pytest.mark.slow]
-
-
-def streaming(status: dict[str, Any]) -> bool:
-    """It has caught up."""
-    return bool(status["phase"] == "streaming")
 
 
 def warned(portd: Portd | Links, link: str) -> set[str]:
@@ -146,6 +143,18 @@ def test_another_source(request: pytest.FixtureRequest, servers: ServerFactory) 
         fill_strings(each, 100)
     copy(first, target)
     with Portd(second, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
+        fires(request, prometheus, portd)
+
+
+def test_a_link_that_is_paused(request: pytest.FixtureRequest, source: Server, target: Server, tmp_path: Path) -> None:
+    """An operator's pause is told of, for the case that he forgets it; `tests/unit/test_alerts.py` has what is not told then."""
+    path = tmp_path / "socket"
+    with (
+        Portd(source, target, control_socket=path) as portd,
+        Prometheus(portd, rules=impatient_rules()) as prometheus,
+    ):
+        portd.until(streaming)
+        assert ctl("pause", "--socket", str(path)).returncode == 0
         fires(request, prometheus, portd)
 
 

@@ -6,13 +6,13 @@ import asyncio
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from portd.target.kept.postponed import LINK_MS, shift_of
 from tests.compare import assert_equal
-from tests.process import Portd
+from tests.process import Portd, streaming
 from tests.proxy import Proxy
 from tests.servers import Server, find, wait_for, wait_for_sync
 
@@ -40,11 +40,6 @@ def old_target(servers: ServerFactory) -> Server:
     if not POSTPONING:
         pytest.skip("needs a server without import mode")
     return servers(find(POSTPONING[-1]))
-
-
-def streaming(status: dict[str, Any]) -> bool:
-    """The first sync is over."""
-    return bool(status["phase"] == "streaming")
 
 
 def write_late_renewals(source: Server) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import fnmatch
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +12,7 @@ import pytest
 
 from portd.kernel.crc64 import crc64
 from portd.kernel.slots import key_slot
+from tests.commands import run
 from tests.compare import assert_equal
 from tests.datasets import fill_big_hash, fill_every_encoding, fill_mixed
 from tests.process import Portd
@@ -33,13 +32,6 @@ def snapshot(source: Server, target: Server, **options: object) -> str:
     with Portd(source, target, stop_after="snapshot", log_format="logfmt", **options) as sync:
         assert sync.wait() == os.EX_OK, sync.log()
         return sync.log()
-
-
-def portd(*words: object) -> subprocess.CompletedProcess[str]:
-    """Another command."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTD_")}
-    line = [sys.executable, "-m", "portd", *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=120, check=False)
 
 
 def fill(source: Server) -> None:
@@ -159,8 +151,7 @@ def test_a_dump_under_rules_is_a_snapshot(servers: ServerFactory, tmp_path: Path
     rearrange(plain, taken)
     flags = ["--include", "u", "--include", "o", "--exclude-db", "3", "--exclude-type", "list"]
     path = tmp_path / "dump.rdb"
-    done = portd("dump", "--source", source.url, "--output", path, *flags)
-    assert done.returncode == os.EX_OK, done.stderr
+    run("dump", "--source", source.url, "--output", path, *flags)
     data = path.read_bytes()
     assert int.from_bytes(data[-8:], "little") == crc64(data[:-8])
     loaded = servers()
@@ -168,19 +159,18 @@ def test_a_dump_under_rules_is_a_snapshot(servers: ServerFactory, tmp_path: Path
     loaded.restart(crash=True)
     assert_equal(plain, loaded)
     whole = tmp_path / "whole.rdb"
-    assert portd("dump", "--source", source.url, "--output", whole).returncode == os.EX_OK
-    filtered = portd("decode", whole, *flags, "--format", "keys").stdout.splitlines()
-    assert sorted(filtered) == sorted(portd("decode", path, "--format", "keys").stdout.splitlines())
+    run("dump", "--source", source.url, "--output", whole)
+    filtered = run("decode", whole, *flags, "--format", "keys").out.splitlines()
+    assert sorted(filtered) == sorted(run("decode", path, "--format", "keys").out.splitlines())
     target = servers()
-    assert portd("restore", whole, "--target", target.url, *flags).returncode == os.EX_OK
+    run("restore", whole, "--target", target.url, *flags)
     assert_equal(plain, target)
 
 
 def test_what_cannot_be_kept_is_refused() -> None:
     """Rules that a stream cannot follow, and a recording beside a part of a snapshot, end with 78 and the way out."""
     ends = ("--source", "redis://127.0.0.1:1", "--target", "redis://127.0.0.1:2")
-    done = portd("sync", *ends, "--max-bytes", "100", "--min-ttl", "5")
-    assert done.returncode == os.EX_CONFIG
-    assert "max_bytes, min_ttl cannot be kept in a stream" in done.stderr
-    done = portd("dump", "--source", ends[1], "--output", "x", "--follow", "--include", "a")
-    assert (done.returncode, "give the rules to restore" in done.stderr) == (os.EX_CONFIG, True)
+    ended = run("sync", *ends, "--max-bytes", "100", "--min-ttl", "5", expect=os.EX_CONFIG)
+    assert "max_bytes, min_ttl cannot be kept in a stream" in ended.err
+    ended = run("dump", "--source", ends[1], "--output", "x", "--follow", "--include", "a", expect=os.EX_CONFIG)
+    assert "give the rules to restore" in ended.err

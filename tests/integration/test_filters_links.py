@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.commands import run
 from tests.following import forget_history, names
 from tests.process import Portd
 from tests.servers import wait_for_sync
@@ -30,17 +29,11 @@ def snapshot(source: Server, target: Server, code: int = os.EX_OK, **options: An
         return portd.log()
 
 
-def ran(*words: object) -> subprocess.CompletedProcess[str]:
-    """Another command."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTD_")}
-    line = [sys.executable, "-m", "portd", *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=120, check=False)
-
-
 def verified(source: Server, target: Server, *words: object) -> tuple[int, list[dict[str, object]]]:
     """The exit code of a comparison, and its lines."""
-    done = ran("verify", "--source", source.url, "--target", target.url, "--settle-seconds", 0.1, "--json", *words)
-    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+    ends = ("--source", source.url, "--target", target.url)
+    ended = run("verify", *ends, "--settle-seconds", 0.1, "--json", *words, expect=None)
+    return ended.code, [json.loads(line) for line in ended.out.splitlines()]
 
 
 def test_counts_add_up_by_reason(source: Server, target: Server) -> None:
@@ -173,10 +166,9 @@ def test_letters_say_both_names(servers: ServerFactory, tmp_path: Path) -> None:
     (letter,) = map(json.loads, letters.read_text().splitlines())
     assert (letter["db"], letter["key"], letter["source_db"], letter["source_key"]) == (9, "new:b", 2, "old:b")
     dump, other = tmp_path / "dump.rdb", servers()
-    assert ran("dump", "--source", source.url, "--output", dump).returncode == os.EX_OK
+    run("dump", "--source", source.url, "--output", dump)
     flags = ["--rename-prefix", "old:=new:", "--map-db", "2=9", "--only-letters", letters]
-    done = ran("restore", dump, "--target", other.url, *flags)
-    assert done.returncode == os.EX_OK, done.stderr
+    run("restore", dump, "--target", other.url, *flags)
     assert (other.client().dbsize(), other.client(db=9).keys()) == (0, [b"new:b"])
 
 

@@ -33,6 +33,15 @@ def held(portd: Portd) -> dict[str, Any]:
     return portd.until(lambda status: status["phase"] == "held")
 
 
+def write_others(source: Server, count: int, value: bytes = b"1") -> None:
+    """So many other keys instead of all there were, in a history of their own."""
+    client = source.client()
+    client.flushall()
+    if count:
+        client.mset({b"other %d" % number: value for number in range(count)})
+    forget_history(source)
+
+
 def ctl(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`portd ctl` with these words."""
     return subprocess.run(
@@ -171,16 +180,13 @@ def test_too_many_deletions_wait_before_the_first_removal(source: Server, target
     fill_strings(source, KEYS)
     copy(source, target)
     before = names(target)
-    client = source.client()
-    client.flushall()
-    client.mset({b"other %d" % number: b"1" for number in range(KEYS)})
-    forget_history(source)
+    write_others(source, KEYS)
     path = tmp_path / "control.sock"
     with Portd(source, target, control_socket=path) as portd:
         assert_shown(portd, "prune-limit")
         assert f"lacks {KEYS} keys of the target, which had {KEYS} before" in portd.status()["held"]["words"]  # type: ignore[index]
         assert names(target) >= before
-        client.set("later", "1")
+        source.client().set("later", "1")
         assert names(target) >= before
         assert ctl("accept", "--socket", str(path)).returncode == 0
         portd.until(lambda status: status["phase"] == "streaming")
@@ -197,9 +203,7 @@ def test_new_keys_do_not_make_the_loss_smaller(
     fill_strings(source, keys)
     copy(source, target)
     before = names(target)
-    source.client().flushall()
-    source.client().mset({b"other %d" % number: b"1" for number in range(others)})
-    forget_history(source)
+    write_others(source, others)
     with Portd(source, target, prune_limit=limit) as portd:
         status = portd.until(lambda status: status["phase"] in {"held", "streaming"})
         assert status["phase"] == "held", portd.log()
@@ -213,9 +217,7 @@ def test_a_copy_that_was_broken_off_does_not_make_the_loss_smaller(source: Serve
     fill_strings(source, 100)
     copy(source, target)
     before = names(target)
-    source.client().flushall()
-    source.client().mset({b"other %d" % number: b"x" * 1000 for number in range(95)})
-    forget_history(source)
+    write_others(source, 95, b"x" * 1000)
     with Portd(source, target, max_target_bytes_per_second=20_000) as portd:
         portd.until(lambda status: status["snapshot"]["keys_applied"] > 0)
         portd.kill()
@@ -247,10 +249,7 @@ def test_a_held_sync_ends_in_order(source: Server, target: Server, part: str, st
     """SIGTERM ends it: 0 for one that would have followed, 75 where an end was wanted that was not reached."""
     fill_strings(source, 500)
     copy(source, target)
-    source.client().flushall()
-    if part == "behind":
-        source.client().mset({b"other %d" % number: b"1" for number in range(500)})
-    forget_history(source)
+    write_others(source, 0 if part == "before" else 500)
     with Portd(source, target, stop_after=stop_after) as portd:
         reason = held(portd)["held"]["reason"]
         assert reason == ("source-empty" if part == "before" else "prune-limit")
@@ -331,8 +330,7 @@ def test_prune_limit_is_what_may_go(source: Server, target: Server) -> None:
     source.client().delete(*sorted(names(source))[: KEYS // 2])
     forget_history(source)
     assert "held" not in copy(source, target, prune_limit=60)
-    source.client().flushall()
-    forget_history(source)
+    write_others(source, 0)
     with Portd(source, target, prune_limit=100) as portd:
         assert held(portd)["held"]["reason"] == "source-empty"
         portd.terminate()
@@ -363,8 +361,7 @@ def test_a_source_that_tells_nothing_is_known_by_history_and_address(servers: Se
     forget_history(first)
     with Portd(urls[0], target, stop_after="caught-up") as portd:
         assert portd.wait() == os.EX_OK, portd.log()
-    first.client().flushall()
-    forget_history(first)
+    write_others(first, 0)
     with Portd(urls[0], target) as portd:
         assert held(portd)["held"]["reason"] == "source-empty"
         portd.terminate()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.process import Portd
+from tests.process import Portd, streaming
 from tests.servers import find, wait_for_sync
 
 if TYPE_CHECKING:
@@ -31,11 +31,6 @@ def source(servers: ServerFactory) -> Server:
 def target(servers: ServerFactory) -> Server:
     """A target that has import mode."""
     return servers(find("valkey9.1"))
-
-
-def streaming(status: dict[str, Any]) -> bool:
-    """The first sync is over."""
-    return bool(status["phase"] == "streaming")
 
 
 def imports(target: Server) -> bool:

@@ -9,16 +9,15 @@ import re
 import signal
 import subprocess
 import sys
-import urllib.error
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.compare import compare
 from tests.datasets import fill_mixed, fill_strings
 from tests.integration.test_sync import IDLE_CONSUMER
-from tests.process import Links
+from tests.process import Links, streaming
 from tests.proxy import Proxy
 from tests.servers import wait_for, wait_for_sync
 from tests.traffic import LiveTraffic
@@ -38,23 +37,10 @@ def pair(servers: ServerFactory) -> tuple[Server, Server]:
     return servers(), servers()
 
 
-def streaming(status: dict[str, Any]) -> bool:
-    """The target has caught up."""
-    return bool(status["phase"] == "streaming")
-
-
 def samples(portd: Links, series: str) -> dict[str, float]:
     """A series of `/metrics` by link."""
     found = re.findall(rf'^{series}{{.*link="([^"]*)".*}} (.*)$', portd.get("metrics"), re.MULTILINE)
     return {link: float(value) for link, value in found}
-
-
-def ready(portd: Links) -> tuple[int, str]:
-    """/readyz."""
-    try:
-        return 200, portd.get("readyz")
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 def equal(source: Server, target: Server) -> None:
@@ -92,7 +78,7 @@ async def test_two_links_with_faults_of_their_own(source: Server, target: Server
                 to_us.cut()
                 await asyncio.to_thread(portd.until_link, "us", lambda status: not status["ready"])
                 await asyncio.to_thread(portd.until_link, "eu", streaming)
-                code, text = await asyncio.to_thread(ready, portd)
+                code, text = await asyncio.to_thread(portd.readyz)
                 assert (code, "link us" in text, "link eu" in text) == (503, True, False), text
                 await to_us.start()
             for name, server in (("eu", source), ("us", other_source)):
@@ -129,8 +115,8 @@ def test_a_link_that_fails_for_good_leaves_the_other_alone(
         source.client().set("written", "later")
         portd.until_link_applied("good", source)
         assert target.client().get("written") == b"later"
-        assert ready(portd)[0] == 503
-        assert "link locked: failed" in ready(portd)[1]
+        assert portd.readyz()[0] == 503
+        assert "link locked: failed" in portd.readyz()[1]
         assert portd.get("livez") == "alive\n"
         assert samples(portd, "portd_ready") == {"good": 1, "locked": 0}
         assert 'portd_phase{link="locked",phase="failed"} 1.0' in portd.get("metrics")

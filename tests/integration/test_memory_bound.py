@@ -20,7 +20,7 @@ from portd.memory.plan import PROCESS_BYTES
 from tests import datasets
 from tests.compare import assert_equal
 from tests.hostile import HostileSource
-from tests.process import Portd
+from tests.process import Portd, streaming
 from tests.servers import wait_for_sync
 from tests.wire import Wire
 
@@ -71,11 +71,6 @@ def peak(portd: Portd) -> int:
     raise AssertionError("portd is gone")
 
 
-def streaming(portd: Portd) -> None:
-    """Waits until the snapshot is applied and the stream caught up with."""
-    portd.until(lambda status: status["phase"] == "streaming")
-
-
 def assert_bounded(portd: Portd) -> None:
     """The promise itself; ends portd in order."""
     highest = peak(portd)
@@ -98,7 +93,7 @@ def following_within_bound(source: Server, target: Server, spool: str) -> Iterat
         spool: `off` where nothing may be spilled to disk.
     """
     with bounded(source, target, **spool_options(spool)) as portd:
-        streaming(portd)
+        portd.until(streaming)
         limit(portd)
         yield portd
         portd.until_applied(source)
@@ -110,7 +105,7 @@ def copied_within_bound(source: Server, target: Server, **options: object) -> No
     """A snapshot arrives whole, within the bound."""
     with bounded(source, target, **options) as portd:
         limit(portd)
-        streaming(portd)
+        portd.until(streaming)
         assert_bounded(portd)
     assert_equal(source, target)
 
@@ -230,7 +225,7 @@ def test_the_spool_keeps_the_link_of_an_impatient_source(servers: ServerFactory)
     """A source that drops a replica at 32 MB, or at 8 MB for 10 s, keeps ours although the target takes nothing."""
     source, target = servers(client_output_buffer_limit="replica 32mb 8mb 10"), servers()
     with bounded(source, target) as portd:
-        streaming(portd)
+        portd.until(streaming)
         target.signal(signal.SIGSTOP)
         for _ in range(4):  # in pieces, so that no wait for a core can lose the link
             read = int(source.client().info("replication")["master_repl_offset"])
@@ -260,7 +255,7 @@ def test_a_target_that_stands_still_in_the_snapshot_costs_no_memory(
         if spool == "disk":
             portd.until(lambda status: status["snapshot"]["bytes_read"] > 90 * MIB)
         wide_target.signal(signal.SIGCONT)
-        streaming(portd)
+        portd.until(streaming)
         assert_bounded(portd)
     assert_equal(wide_source, wide_target)
 

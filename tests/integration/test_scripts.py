@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.commands import run
-from tests.process import Portd
+from tests.process import Portd, streaming
 from tests.servers import Server, find, wait_for_sync
 
 if TYPE_CHECKING:
@@ -47,11 +47,6 @@ def one(servers: ServerFactory) -> Server:
     return sending_scripts(OLD[-1], servers)
 
 
-def streaming(portd: Portd) -> dict[str, Any]:
-    """Waits until the stream is followed; the status."""
-    return portd.until(lambda status: status["phase"] == "streaming")
-
-
 def strings(server: Server) -> dict[Any, Any]:
     """All keys, which are strings here; the comparison for others needs commands that the oldest servers lack."""
     client: Any = server.client()
@@ -68,7 +63,7 @@ def equal(portd: Portd, source: Server, target: Server) -> dict[str, Any]:
 
 def run_once(portd: Portd, source: Server) -> str:
     """A script that the source was given while portd followed, and that has run once at both ends; its digest."""
-    streaming(portd)
+    portd.until(streaming)
     client = source.client()
     digest: str = client.script_load(TWICE)
     client.evalsha(digest, 1, "a")
@@ -91,7 +86,7 @@ def test_what_runs_by_its_digest_arrives(name: str, old: Server, servers: Server
     digest = client.script_load(TWICE)
     client.evalsha(digest, 1, "early")
     with Portd(old, target) as portd:
-        streaming(portd)
+        portd.until(streaming)
         client.evalsha(digest, 1, "a")
         portd.until_applied(old)
         forget(target)
@@ -162,7 +157,7 @@ def test_a_text_that_nobody_knows_costs_a_full_sync(one: Server, target: Server)
             pipe.execute()
         portd.start()
         portd.until(lambda status: status["full_syncs"] == {"script": 1})
-        streaming(portd)
+        portd.until(streaming)
         client.evalsha(digest, 1, "a")
         equal(portd, one, target)
         assert 'portd_full_syncs_total{link="default",reason="script"} 1.0' in portd.get("metrics")
@@ -179,7 +174,7 @@ def test_what_a_replica_has_cached_comes_with_its_snapshot(name: str, servers: S
     client.evalsha(digest, 1, "a")
     wait_for_sync(lambda: replica.client().get("a") == b"2")
     with Portd(replica, target) as portd:
-        streaming(portd)
+        portd.until(streaming)
         assert target.client().script_exists(digest) == [True]
         forget(target)
         client.evalsha(digest, 1, "a")
@@ -192,7 +187,7 @@ def test_clients_that_move_find_their_scripts(one: Server, target: Server) -> No
     client, there = one.client(), target.client()
     early = client.script_load("return 1")
     with Portd(one, target) as portd:
-        streaming(portd)
+        portd.until(streaming)
         assert there.script_exists(early) == [True]
         late = client.script_load("return 2")
         client.set("k", "v")
@@ -230,7 +225,7 @@ def test_a_user_without_script_says_what_is_missing(one: Server, target: Server)
     client = one.client()
     digest = client.script_load(TWICE)
     with Portd(one, f"redis://portd:secret@127.0.0.1:{target.port}") as portd:
-        streaming(portd)
+        portd.until(streaming)
         client.script_load("return 1")
         client.set("k", "v")
         equal(portd, one, target)
@@ -264,7 +259,7 @@ def test_texts_that_are_too_large_to_be_kept(one: Server, target: Server) -> Non
     client: Any = one.client()
     text = f"--{'x' * 200_000}\n{TWICE}"
     with Portd(one, target) as portd:
-        streaming(portd)
+        portd.until(streaming)
         digest = client.script_load(text)
         client.eval(text, 1, "a")
         with client.pipeline(transaction=True) as pipe:
@@ -274,7 +269,7 @@ def test_texts_that_are_too_large_to_be_kept(one: Server, target: Server) -> Non
         with client.pipeline(transaction=True) as pipe:
             pipe.incr("c").evalsha(digest, 1, "a").incr("c").execute()
         portd.until(lambda status: status["full_syncs"].get("script") == 1)
-        streaming(portd)
+        portd.until(streaming)
         client.evalsha(digest, 1, "a")
         equal(portd, one, target)
         assert target.client().get("a") == b"8"

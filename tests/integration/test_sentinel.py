@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,8 +11,8 @@ from portd.source.handshake import HandshakeOptions
 from tests.compare import assert_equal
 from tests.datasets import fill_mixed
 from tests.process import Portd
-from tests.servers import binaries, free_port, wait_for_sync
-from tests.tls import self_signed, speaks_tls
+from tests.servers import free_port, wait_for_sync
+from tests.tls import over_tls
 from tests.wire import Wire
 
 if TYPE_CHECKING:
@@ -169,11 +168,7 @@ def test_a_password_of_the_sentinels_is_not_that_of_the_server(servers: ServerFa
 @pytest.mark.timeout(300)
 def test_sentinels_and_server_over_tls(servers: ServerFactory, tmp_path: Path) -> None:
     """With rediss+sentinel:// both are spoken to over TLS, data and control connections alike, on either end."""
-    binary = next((each for each in binaries() if speaks_tls(each)), None)
-    if binary is None or shutil.which("openssl") is None:
-        pytest.skip("no server with TLS, or no openssl")
-    key, certificate = self_signed(tmp_path)
-    files = {"tls_cert_file": str(certificate), "tls_key_file": str(key), "tls_ca_cert_file": str(certificate)}
+    binary, certificate, files = over_tls(tmp_path)
 
     def secure(*, sentinel: bool) -> Server:
         return servers(

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import urllib.error
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,14 +26,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(300)
 
 
-def readyz(portd: Portd) -> tuple[int, str]:
-    """Code and text of /readyz."""
-    try:
-        return 200, portd.get("readyz")
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
 def samples(portd: Portd) -> dict[str, float]:
     """All series of /metrics, without the label that all of one link have."""
     text = re.sub(r'\{link="default"\}|link="default",|,link="default"', "", portd.get("metrics"))
@@ -46,7 +37,7 @@ def agreed(portd: Portd) -> dict[str, Any]:
     """/status, when /readyz and /metrics say the same as it; what changes between two questions is asked for again."""
 
     def same() -> dict[str, Any] | None:
-        status, shown, (code, text) = portd.status(), samples(portd), readyz(portd)
+        status, shown, (code, text) = portd.status(), samples(portd), portd.readyz()
         if status is None:
             return None
         known = status["stream"]["lag_seconds"] is not None
@@ -58,7 +49,7 @@ def agreed(portd: Portd) -> dict[str, Any]:
         )
         return status if agree else None
 
-    found = wait_for_sync(same, dump=lambda: f"{portd.status()} {readyz(portd)}")
+    found = wait_for_sync(same, dump=lambda: f"{portd.status()} {portd.readyz()}")
     assert found is not None
     return found
 

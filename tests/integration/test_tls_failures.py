@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +11,8 @@ from portd.model import ConnectionState
 from portd.net.endpoint import Endpoint
 from portd.target.connection import ConnectionOptions, Disconnected, connect
 from tests.commands import run
-from tests.servers import binaries, free_port
-from tests.tls import self_signed, speaks_tls
+from tests.servers import free_port
+from tests.tls import over_tls
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,11 +28,7 @@ def broken(
     """A URL whose TLS fails, and why."""
     if request.param == "plain":
         return f"rediss://127.0.0.1:{servers().port}", "the port answers without TLS"
-    binary = next((each for each in binaries() if speaks_tls(each)), None)
-    if binary is None or shutil.which("openssl") is None:
-        pytest.skip("no server with TLS, or no openssl")
-    key, certificate = self_signed(tmp_path)
-    files = {"tls_cert_file": str(certificate), "tls_key_file": str(key), "tls_ca_cert_file": str(certificate)}
+    binary, certificate, files = over_tls(tmp_path)
     port = free_port()
     if request.param == "ours":
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))

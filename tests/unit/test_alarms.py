@@ -118,6 +118,7 @@ CASES: list[tuple[str, Callable[[Progress], None]]] = [
     ("PortdLagHigh", lag),
     ("PortdRefused", lambda progress: progress.troubles.note("target", "OOM", "OOM")),
     ("PortdHeld", hold),
+    ("PortdPaused", lambda progress: setattr(progress.limit, "paused_since", T)),
     ("PortdDeadLetters", lambda progress: progress.dead_letters.update(["ERR"])),
     ("PortdFullSync", lambda progress: progress.full_syncs.update(["backlog"])),
     ("PortdKeysPruned", lambda progress: setattr(progress, "keys_pruned", 1)),
@@ -180,6 +181,16 @@ def test_a_lag_that_grows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         progress.stream.commands_read -= 1
         track.sample(T + second)
     assert names(track) == {"PortdLagHigh": True, "PortdNotStreaming": False}
+
+
+def test_a_pause_is_no_lag() -> None:
+    """What an operator wants is told as that, and not as a fault."""
+    progress = following()
+    progress.limit.paused_since = T
+    stop_committing(progress)
+    track = Track(progress)
+    track.sample(T)
+    assert names(track) == {"PortdPaused": False}
 
 
 def test_a_first_full_sync_is_none_to_warn_of() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import portd
-from portd.cli.failures import cause, exit_code, leaves
+from portd.cli.failures import cause, exit_code
 from portd.cli.options import show_default
 from portd.cli.reload import Changes, ConfigFile
 from portd.config.choices import LogLevel
@@ -34,6 +34,7 @@ from portd.errors import (
     SpoolError,
     TargetBusy,
     TargetNotEmpty,
+    leaves,
 )
 from portd.memory.plan import plan_memory
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOBODY, NOBODY_ELSE = "redis://127.0.0.1:1", "redis://127.0.0.1:2"  # nothing listens there
-READ_A_SOURCE = ("sync", "check", "verify", "decode", "dump")
-WRITE_A_TARGET = ("sync", "check", "verify", "restore", "status")
+READ_A_SOURCE = ("sync", "check", "verify", "cutover", "decode", "dump")
+WRITE_A_TARGET = ("sync", "check", "verify", "cutover", "restore", "status")
 SETTINGS_FLAGS = {"--" + name.replace("_", "-") for name in SETTINGS}
 
 

@@ -13,29 +13,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from portd import controlsocket as module
 from portd.config.settings import Settings
-from portd.controlsocket import CLIENTS, LINE_BYTES, PATH_BYTES, ControlSocket, Refusal, ask
+from portd.controlsocket import CLIENTS, LINE_BYTES, PATH_BYTES, Command, ControlSocket, Refusal, ask, never
 from portd.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 
-def echo(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+async def echo(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """Answers with what it was asked."""
     return {"said": dict(arguments)}
 
 
-def refuse(_: Mapping[str, Any]) -> Mapping[str, Any]:
+async def refuse(_: Mapping[str, Any]) -> Mapping[str, Any]:
     """Never does."""
     raise Refusal("not now", "later")
 
 
+COMMANDS = {"echo": Command(echo, {"a": int, "link": str}), "refuse": Command(refuse)}
+
+
 @asynccontextmanager
-async def listening(path: Path) -> AsyncIterator[ControlSocket]:
-    """A control socket with two commands."""
-    control = ControlSocket(path, {"echo": echo, "refuse": refuse})
+async def listening(path: Path, **more: Command) -> AsyncIterator[ControlSocket]:
+    """A control socket with two commands, and more."""
+    control = ControlSocket(path, {**COMMANDS, **more})
     await control.start()
     try:
         yield control
@@ -57,9 +62,9 @@ async def test_a_question_is_answered(tmp_path: Path) -> None:
     """Commands get their arguments, and an error comes with what to do."""
     path = tmp_path / "socket"
     async with listening(path):
-        assert await asyncio.to_thread(ask, path, "echo", {"a": 1}) == {"ok": True, "said": {"a": 1}}
-        assert await asyncio.to_thread(ask, path, "refuse") == {"ok": False, "error": "not now", "hint": "later"}
-        answer = await asyncio.to_thread(ask, path, "other")
+        assert await ask(path, "echo", {"a": 1}) == {"ok": True, "said": {"a": 1}}
+        assert await ask(path, "refuse") == {"ok": False, "error": "not now", "hint": "later"}
+        answer = await ask(path, "other")
         assert not answer["ok"]
         assert "echo, refuse" in answer["hint"]
     assert not path.exists()
@@ -96,6 +101,99 @@ async def test_clients_are_few_at_a_time(tmp_path: Path) -> None:
         assert "too many" in answer["error"]
         for _, writer in idle:
             writer.close()
+
+
+async def test_a_command_that_lasts_blocks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client is none of the few; when that goes away it is cancelled, and there are not too many of them."""
+    monkeypatch.setattr(module, "LASTING", CLIENTS + 2)
+    path, begun, ended, may_end = tmp_path / "socket", asyncio.Semaphore(0), asyncio.Semaphore(0), asyncio.Event()
+
+    async def wait(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        begun.release()
+        try:
+            await may_end.wait()
+        finally:
+            ended.release()
+        return {"text": "over"}
+
+    async with listening(path, wait=Command(wait, changes=never, lasts=True)):
+        asking = []
+        for _ in range(CLIENTS + 2):
+            asking.append(asyncio.create_task(ask(path, "wait", seconds=None)))
+            await begun.acquire()
+        assert "waited for already" in (await ask(path, "wait"))["error"]
+        assert (await ask(path, "echo", {"a": 1}))["ok"]
+        for task in asking[2:]:
+            task.cancel()
+        for _ in asking[2:]:
+            await ended.acquire()
+        may_end.set()
+        assert [await task for task in asking[:2]] == [{"ok": True, "text": "over"}] * 2
+
+
+async def test_a_command_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not last is given up, and whoever asks is told; a bug in one is an answer, too."""
+    monkeypatch.setattr(module, "SECONDS", 0.2)
+
+    async def hang(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def fail(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise KeyError("x")
+
+    path = tmp_path / "socket"
+    async with listening(path, hang=Command(hang), fail=Command(fail)):
+        assert "takes longer" in (await ask(path, "hang"))["error"]
+        assert "a bug in portd (KeyError)" in (await ask(path, "fail"))["error"]
+        assert (await ask(path, "echo"))["ok"]
+
+
+async def test_an_orderly_end_gives_the_answers_that_are_due(tmp_path: Path) -> None:
+    """What a command waited for has ended: its client hears of it; who has said nothing is not waited for."""
+    path, ended = tmp_path / "socket", asyncio.Event()
+    begun = asyncio.Event()
+
+    async def wait(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        begun.set()
+        await ended.wait()
+        return {"text": "it has ended"}
+
+    async with listening(path, wait=Command(wait, lasts=True)) as control:
+        silent, writer = await asyncio.open_unix_connection(str(path))
+        asking = asyncio.create_task(ask(path, "wait", seconds=None))
+        await begun.wait()
+        ended.set()
+        async with asyncio.timeout(1.5):  # less than is waited for whoever works
+            await control.finish()
+        assert (await asking)["text"] == "it has ended"
+        assert await silent.read() == b""
+        writer.close()
+    assert not path.exists()
+
+
+async def test_what_is_logged(tmp_path: Path) -> None:
+    """Who changed something, and what; nobody who only asks; a refusal in any case."""
+    path = tmp_path / "socket"
+    with capture_logs() as lines:
+        async with listening(path, look=Command(echo, {"a": int}, never)):
+            await ask(path, "look", {"a": 1})
+            await ask(path, "echo", {"a": 2, "link": "eu"})
+            await ask(path, "refuse")
+            await ask(path, "echo", {"b": 2})
+            await ask(path, "echo", {"a": "many"})
+    told = [line for line in lines if line["log_level"] == "warning"]
+    assert [(line["event"], line.get("command")) for line in told] == [
+        ("control command", "echo"),
+        ("control command refused", "refuse"),
+        ("control command refused", ""),
+        ("control command refused", ""),
+    ]
+    assert (told[0]["a"], told[0]["link"], told[0]["pid"], told[0]["uid"]) == (2, "eu", os.getpid(), os.getuid())
+    assert [line["error"] for line in told[2:]] == [
+        "echo has no argument 'b'",
+        "echo: that is not a value for a",
+    ]
 
 
 async def test_only_the_owner_may_open_it(tmp_path: Path) -> None:
@@ -167,7 +265,7 @@ async def test_the_socket_of_a_successor_stays(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     async with listening(path):
         path.unlink()
-        successor = ControlSocket(path, {"echo": echo})
+        successor = ControlSocket(path, COMMANDS)
         await successor.start()
     assert (await raw(path, b'{"command": "echo"}\n'))["ok"]
     successor.close()

@@ -158,6 +158,53 @@ def test_a_limit_below_the_source_is_told_once(
     assert look(22_000, 14_000) == 2
 
 
+@pytest.mark.parametrize("rate", [0, RATE])
+@both_loops
+async def test_nobody_gets_a_turn_while_it_is_paused(rate: int) -> None:
+    """With a limit or without; those who wait get their turns in order when it goes on, and that was no limit's doing."""
+    limiter = Limiter(bytes_per_second=rate)
+    order: list[int] = []
+
+    async def taker(number: int) -> None:
+        await limiter.take(10, 1)
+        order.append(number)
+
+    async def other() -> None:
+        await limiter.going()
+        order.append(-1)
+
+    assert limiter.pause()
+    assert not limiter.pause()
+    tasks = [asyncio.create_task(taker(number)) for number in range(5)] + [asyncio.create_task(other())]
+    await asyncio.wait(tasks, timeout=0.05)
+    assert order == []
+    tasks.pop(1).cancel()
+    limiter.change(bytes_per_second=2 * rate)
+    assert order == []
+    assert limiter.resume()
+    assert not limiter.resume()
+    await asyncio.gather(*tasks)
+    assert [number for number in order if number >= 0] == [0, 2, 3, 4]
+    assert -1 in order
+    assert limiter.state.waited_until_now < 0.05
+    await limiter.take(10, 1)
+
+
+@both_loops
+async def test_a_pause_stops_those_who_wait_for_a_limit() -> None:
+    """A debt that is paid meanwhile gives nobody a turn; what is waited for behind it counts."""
+    limiter = Limiter(bytes_per_second=RATE)
+    await limiter.take(RATE // 20, 1)
+    waiting = [asyncio.create_task(limiter.take(RATE // 10, 1)) for _ in range(3)]
+    await asyncio.sleep(0)
+    limiter.pause()
+    await asyncio.wait(waiting, timeout=0.3)
+    assert not any(task.done() for task in waiting[1:])
+    limiter.resume()
+    await asyncio.gather(*waiting)
+    assert limiter.state.waiting == 0
+
+
 def test_groups_follow_what_exec_takes() -> None:
     """Two slow EXECs make the next group smaller, quick ones let it grow to the most; floors hold."""
     size = GroupSize(1 << 20, 4096)

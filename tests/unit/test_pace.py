@@ -6,17 +6,7 @@ import pytest
 
 from portd.model import Progress
 from portd.watch.pace import Pace
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        """The time."""
-        return self.now
+from tests.clock import Clock
 
 
 def test_rates_are_those_of_the_last_seconds() -> None:

@@ -42,12 +42,15 @@ async def test_a_change_is_for_the_link_that_it_names(tmp_path: Path) -> None:
 async def test_a_word_needs_a_name_where_there_are_several(tmp_path: Path) -> None:
     """`accept` for nobody in particular, or for a link of another process, is refused with the names there are."""
     service = Service(settings(tmp_path, "eu"), settings(tmp_path, "us"))
-    for arguments, error in (
-        ({}, "several links: eu, us"),
-        ({"link": "asia"}, "no link named"),
-        ({"link": "eu"}, "nothing is held"),
-    ):
-        with pytest.raises(Refusal, match=error):
-            service.accept(arguments)
+    accept = service.orders.commands()["accept"].run
+    for name in ("accept", "full-sync"):  # their word is about data: for no link that nobody has named
+        with pytest.raises(Refusal, match="several links: eu, us"):
+            await service.orders.commands()[name].run({})
+    with pytest.raises(Refusal, match="no link named"):
+        await accept({"link": "asia"})
+    answer = await accept({"link": "eu"})
+    assert not answer["ok"]
+    assert "nothing is held" in answer["error"]
+    assert [each["link"] for each in answer["links"]] == ["eu"]
     assert [standing.ready for standing in service.standings().values()] == [False, False]
     assert service.status()["reason"].startswith("link eu: starting")

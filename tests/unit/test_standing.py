@@ -104,3 +104,21 @@ def test_a_command_without_a_source_lacks_none() -> None:
     progress.source.connects, progress.source.connected = 1, True
     assert (progress.lag_bytes, progress.lag_seconds) == (None, None)
     assert "lag" not in one_line(progress, Pace(progress).read())
+
+
+def test_a_pause_is_shown_whatever_goes_on_beside_it() -> None:
+    """Nothing is ready then, the reason says what else is missing; a hold, a stop and an end are more."""
+    found = stand(Facts(work=Work.FOLLOWING, caught_up=True, paused=True))
+    assert (found.phase, found.ready) == (Phase.PAUSED, False)
+    assert found.reason == "paused by an operator: nothing is written to the target"
+    assert stand(Facts(work=Work.COPYING, paused=True)).reason.endswith("; and the snapshot is not applied yet")
+    assert stand(Facts(source=End.AWAY, work=Work.FOLLOWING, paused=True)).reason.endswith(
+        "and the source is not connected"
+    )
+    assert stand(Facts(paused=True, held="why")).phase is Phase.HELD
+    assert stand(Facts(paused=True, stopping=True)).phase is Phase.DRAINING
+    assert stand(Facts(paused=True, ended=True)).phase is Phase.STOPPED
+    progress = Progress(work=Work.FOLLOWING)
+    progress.limit.paused_since = 1.0
+    assert look(progress).phase is Phase.PAUSED
+    assert one_line(progress, Pace(progress).read()).startswith("paused: ")

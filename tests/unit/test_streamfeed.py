@@ -36,7 +36,7 @@ def feed_of(directory: Path | None, progress: StreamProgress | None = None) -> I
     forms: StreamForms = {
         "pxat": True, "entries_read": True, "unlink": True,
         "commands": CommandTable(), "databases": 0, "own": b"", "stops": False,
-        "rules": None, "mapping": None, "blocked": frozenset(), "clears": True,
+        "rules": None, "mapping": None, "blocked": frozenset(),
     }  # fmt: skip
     try:
         yield spool, StreamFeed(spool, progress or StreamProgress(), index=0, offset=OFFSET, db=0, forms=forms)
@@ -63,6 +63,23 @@ def ready(feed: StreamFeed) -> bytes:
     return b"".join(taken)
 
 
+async def spill(spool: Spool) -> None:
+    """Receives all commands; the spool takes most of them to disk."""
+    for command in COMMANDS:
+        await wait_for(lambda: not spool.full)
+        receive(spool, command)
+
+
+async def rest(feed: StreamFeed, size: int) -> bytes:
+    """The next *size* bytes, waited for."""
+    taken = b""
+    while len(taken) < size:
+        piece = await feed.next_piece(MUCH, MUCH)
+        assert piece is not None
+        taken += piece.data + ready(feed)
+    return taken
+
+
 async def test_takes_all_chunks_in_memory_without_waiting() -> None:
     """A group grows over any number of chunks; a command that is not whole yet waits for its rest."""
     stream = b"".join(COMMANDS[:300])
@@ -75,9 +92,7 @@ async def test_takes_all_chunks_in_memory_without_waiting() -> None:
         assert cut - len(taken) < len(COMMANDS[0])
         assert feed.pending(MUCH, MUCH) is None
         receive(spool, stream[cut:])
-        piece = await feed.next_piece(MUCH, MUCH)
-        assert piece is not None
-        assert taken + piece.data + ready(feed) == stream
+        assert taken + await rest(feed, len(stream) - len(taken)) == stream
 
 
 async def test_respects_the_room_of_a_group() -> None:
@@ -93,17 +108,11 @@ async def test_waits_for_what_is_on_disk(tmp_path: Path) -> None:
     """What was spilled is not there at once; asking for it begins to load it."""
     stream = b"".join(COMMANDS)
     with feed_of(tmp_path) as (spool, feed):
-        for command in COMMANDS:
-            await wait_for(lambda: not spool.full)
-            receive(spool, command)
+        await spill(spool)
         assert spool.statistics().disk_bytes > BUFFER_BYTES
         taken = ready(feed)
         assert 0 < len(taken) < len(stream)
-        while len(taken) < len(stream):
-            piece = await feed.next_piece(MUCH, MUCH)
-            assert piece is not None
-            taken += piece.data + ready(feed)
-        assert taken == stream
+        assert taken + await rest(feed, len(stream) - len(taken)) == stream
 
 
 async def test_rewinds_behind_what_was_taken_ahead() -> None:
@@ -176,14 +185,9 @@ async def test_what_is_on_disk_waits_too(tmp_path: Path) -> None:
     """Bytes that are not in memory are not there at once, and have not gone either."""
     begun = time.time()
     with feed_of(tmp_path) as (spool, feed):
-        for command in COMMANDS:
-            await wait_for(lambda: not spool.full)
-            receive(spool, command)
+        await spill(spool)
         taken = ready(feed)
         assert spool.cursor < spool.written, "all of it was in memory"
         assert begun <= feed.waiting_since <= time.time()
-        while len(taken) < sum(map(len, COMMANDS)):
-            piece = await feed.next_piece(MUCH, MUCH)
-            assert piece is not None
-            taken += piece.data + ready(feed)
+        await rest(feed, sum(map(len, COMMANDS)) - len(taken))
         assert feed.waiting_since == 0

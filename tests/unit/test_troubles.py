@@ -10,19 +10,10 @@ import structlog.testing
 from portd.net.replies import RETRY_CODES
 from portd.source.refusals import _BUSY
 from portd.troubles import CODES, OTHER, OVER_SECONDS, TELL_SECONDS, Troubles
+from tests.clock import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        """The time."""
-        return self.now
 
 
 @pytest.fixture

@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Final
 from portd.errors import DataLost, InternalError, TargetBusy, TargetLost, first_cause
 from portd.kernel.keyspecs import KeySpecs
 from portd.kernel.slotgroups import NO_RECORD, SlotGroups
+from portd.kernel.slots import SLOTS
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.net.replies import code_of, presentable
+from portd.net.topology import slots_of
 from portd.target.cluster.barrier import Barrier, Markers
+from portd.target.cluster.clearing import Clearing
 from portd.target.cluster.intake import Intake, Portion
 from portd.target.cluster.nodes import end_connections, read_map, require_home
 from portd.target.cluster.records import read_records, record_head
@@ -92,7 +95,8 @@ class ClusterApplier:
         self._limiter = options.limiter
         self._watch = LagWatch(options.limiter, progress.stream)
         self._claimed = False
-        self._intake = Intake(source, self._groups, self._account, progress, letters, options.limiter, start)
+        share = len(slots_of(cluster.slots)) / SLOTS
+        self._intake = Intake(source, self._groups, self._account, progress, letters, options.limiter, start, share)
         self._intake.before_piece = self._prepare
         self._shards: list[Shard] = []  # of the round
         self._markers = Markers(records, destination.key, cluster.endpoint.slot)
@@ -100,6 +104,7 @@ class ClusterApplier:
         self._failed = 0  # commands, since something was confirmed
         self._unsettled: list[tuple[Window, Marks]] = []  # in flight when a round ended
         self._barrier_at = NO_RECORD  # markers of this barrier are on the nodes
+        self._cleared_at = NO_RECORD  # some slots may be behind this FLUSHDB already
         self._rounds = 0
         self._backoff = Backoff(options.connection.retry_first_seconds, options.connection.retry_limit_seconds)
         progress.stream.waiting_since = 0.0
@@ -202,7 +207,7 @@ class ClusterApplier:
     async def _connect(self, stack: AsyncExitStack) -> list[Shard]:
         """Every primary, with nobody else writing."""
         try:
-            topology = await read_map(self._home)
+            topology = await read_map(self._home, self._cluster.slots)
         except TargetLost as error:
             raise Disconnected(str(error.args[0]), "map") from None
         self._cluster = replace(self._cluster, topology=topology)
@@ -248,7 +253,7 @@ class ClusterApplier:
                         )
                     self._missing.add(slot)  # it was emptied because the source was
                     self._groups.set_record(slot, shard.marker)
-                elif known in {NO_RECORD, has} or expected.get(slot) == has:
+                elif known in {NO_RECORD, has} or has in {expected.get(slot), self._cleared_at}:
                     self._groups.set_record(slot, has)
                 elif has < known:
                     lost.append(has)
@@ -366,9 +371,13 @@ class ClusterApplier:
 
     async def _pass_barrier(self, portion: Portion) -> None:
         """Everything before it is in the target: does it on every node, once, and goes on behind it."""
+        if portion.clears:
+            await self._clear(portion)
+            return
         command = self._groups.command(portion.data, portion.next)
         offset, behind = portion.place()
         if behind > self._intake.taken:
+            await self._limiter.going()
             barrier = Barrier(command, behind, self._markers, self._prefix, self._strands.writer)
             self._barrier_at = behind
             ours = [*self._strands.record.commands(self._key), *self._options.restated()]
@@ -381,6 +390,15 @@ class ClusterApplier:
             self._confirm(1)
         portion.next += 1
         self._intake.sort(portion)
+
+    async def _clear(self, portion: Portion) -> None:
+        """Removes what rules cover from all slots, and goes on behind that."""
+        self._cleared_at = portion.end
+        clearing = Clearing(self._options, portion.end, self._prefix, self._strands.writer)
+        await clearing.run(self._shards, self._groups)
+        _log.info("flushed what rules cover", keys=clearing.removed, offset=portion.end)
+        self._intake.sort(portion)
+        self._confirm(0)
 
     # -- answers
 

@@ -45,8 +45,8 @@ class Markers:
         self._home = home
 
     def at_home(self, shard: Shard) -> bool:
-        """Whether the link's hash lies on a node."""
-        return any(first <= self._home <= last for first, last in shard.node.slots)
+        """Whether the link's hash lies on a node, in a slot that the link writes to."""
+        return shard.node.has(self._home)
 
     def key(self, shard: Shard) -> str:
         """The key of a node's marker."""
@@ -116,7 +116,7 @@ class Barrier:
         if self.flushes:
             groups.set_records(self._behind)
             for shard in shards:
-                mine = ranges_of(slot for slot in sorted(missing) if _has(shard, slot))
+                mine = ranges_of(slot for slot in sorted(missing) if shard.node.has(slot))
                 async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
                     await write_records(shard.connection, self._prefix, mine, self._writer, self._behind)
             missing.clear()
@@ -143,7 +143,3 @@ class Barrier:
             if classify(refused).ends:
                 raise fatal(refused)
         raise TargetError(f"the target {shard.node.address} refuses transactions: {presentable(refused)}")
-
-
-def _has(shard: Shard, slot: int) -> bool:
-    return any(first <= slot <= last for first, last in shard.node.slots)

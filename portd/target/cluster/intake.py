@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 PIECE_BYTES: Final = 256 * 1024  # taken from the stream at once
 PIECE_COMMANDS: Final = 4096
 # Nothing more is taken when a node's window has its share of these. So however many nodes there are, they hold the same
-# together, and under load a slot's transaction has as many commands, on the average.
+# together, and under load a slot's transaction has as many commands, on the average; links that share the slots of a cluster
+# share these, too.
 WINDOWS_BYTES: Final = 3 * 1024 * 1024
 WINDOWS_COMMANDS: Final = 3 * SLOTS
+LEAST_WINDOWS: Final = 512 * 1024  # of all nodes, however few slots a link has
 LEAST_BYTES: Final = 32 * 1024
 CROSS_SLOT: Final = "cross_slot"  # codes of dead letters
 KEYS_UNKNOWN: Final = "keys_unknown"
@@ -49,6 +51,7 @@ class Portion:
         db: database in effect there.
         received_at: unix time of the newest byte.
         next: number of the first command that is not sorted in.
+        clears: it is a FLUSHDB or FLUSHALL under rules, and no bytes.
     """
 
     data: bytes
@@ -58,6 +61,7 @@ class Portion:
     db: int
     received_at: float
     next: int = 0
+    clears: bool = False
 
     def place(self) -> tuple[int, int]:
         """Offset of the first byte of the next command, and the position behind it."""
@@ -76,6 +80,7 @@ class Intake:
         letters: the policy about refusals.
         limiter: bounds what is sent at once.
         start: where the stream begins.
+        share: of all slots that the link writes to; windows are so much smaller.
 
     Attributes:
         on_getack: called when the source asked for an acknowledgement.
@@ -84,7 +89,7 @@ class Intake:
         taken: everything up to here was sorted in.
         databases: boundaries, and the database in effect from there on.
         marks: of the growing windows, by number of the node.
-        held: a command that concerns all nodes is its next one; nothing is taken meanwhile.
+        held: a command that concerns all nodes is its next one, or all of it; nothing is taken meanwhile.
         newest: unix time of the newest byte that was sorted in.
         broken: what the source said behind all that was taken.
         ended: nothing more comes.
@@ -99,6 +104,7 @@ class Intake:
         letters: DeadLetters,
         limiter: Limiter,
         start: Checkpoint,
+        share: float = 1.0,
     ) -> None:
         self.on_getack: Callable[[], None] | None = None
         self.before_piece: Callable[[Piece], Awaitable[None]] | None = None
@@ -115,6 +121,7 @@ class Intake:
         self._progress = progress
         self._letters = letters
         self._limiter = limiter
+        self._most = max(LEAST_WINDOWS, int(WINDOWS_BYTES * share)), max(1, int(WINDOWS_COMMANDS * share))
         self._names = FilteredNames()
         self._piece: Piece | None = None  # in hand
         self._parts: list[bytes] = []  # of a command larger than a piece
@@ -151,7 +158,7 @@ class Intake:
         if self.held is not None or self.ended or self.broken is not None:
             return False
         nodes = len(self._groups.growing)
-        size, commands = max(LEAST_BYTES, WINDOWS_BYTES // nodes), WINDOWS_COMMANDS // nodes
+        size, commands = max(LEAST_BYTES, self._most[0] // nodes), max(1, self._most[1] // nodes)
         if self._limiter.limited:
             most_bytes, most_commands = self._limiter.share()
             size, commands = min(size, most_bytes or size), min(commands, most_commands or commands)
@@ -218,7 +225,12 @@ class Intake:
             if piece.part:
                 return
             data, self._parts = b"".join(self._parts), []
-        self.sort(Portion(data, piece.offsets, piece.end_offset, piece.boundary, piece.db, self._source.received_at))
+        portion = Portion(data, piece.offsets, piece.end_offset, piece.boundary, piece.db, self._source.received_at)
+        if piece.clears is not None and portion.end > self.taken:
+            portion.clears = True
+            self.held = portion
+        else:
+            self.sort(portion)
 
     def _count(self, piece: Piece) -> None:
         """Counts what the splitter left out."""
@@ -231,7 +243,10 @@ class Intake:
         self._counts.refusals += counts.refusals
 
     def sort(self, portion: Portion) -> None:
-        """Sorts commands in, up to one that concerns all nodes; those that were sorted in before a rewind are known."""
+        """Sorts commands in, up to one that concerns all nodes; those that were sorted in before a rewind are known.
+
+        One that clears has been done.
+        """
         if portion.next == 0:
             portion.next = bisect_right(memoryview(portion.offsets).cast("Q"), self.taken)
         known = [window.entries for window in self._groups.growing]

@@ -22,22 +22,25 @@ from portd.net.control import Refused, open_control
 from portd.net.identity import require_process
 from portd.net.replies import error_of
 from portd.net.resp import request
-from portd.net.topology import NoCluster, Node, Topology, moving, ranges_of, spelled
+from portd.net.topology import NoCluster, Node, Topology, common, moving, ranges_of, spelled
 from portd.target.capabilities import EVICTING_COMMANDS
 from portd.target.cluster.records import BARRIER_SUFFIX, portions, write_records
 from portd.target.clusternodes import ClusterNode, ClusterTarget
 from portd.target.connection import connect, set_up, text_of
 from portd.target.control import control
 from portd.target.kept.checkpoint import LEASE_SUFFIX, SCAN_COUNT, read_checkpoint
+from portd.target.kept.contents import keys_there
 from portd.target.kept.epoch import EPOCH_SUFFIX, check
 from portd.target.probe import probe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
+    from portd.config.rules import Choice
     from portd.config.settings import Settings
     from portd.net.control import Control
     from portd.net.endpoint import Endpoint
+    from portd.net.topology import Ranges
     from portd.target.capabilities import Capabilities
     from portd.target.connection import Connection
     from portd.target.destination import Destination
@@ -71,8 +74,12 @@ async def on_all(
     return [task.result() for task in tasks]
 
 
-async def read_map(endpoint: Endpoint) -> Topology:
-    """The map, if every slot has an owner and none is on its way.
+async def read_map(endpoint: Endpoint, slots: Ranges) -> Topology:
+    """The map of some slots, if every one has an owner and none is on its way; the same of the link's home.
+
+    Args:
+        endpoint: the home.
+        slots: that the link writes to: nodes that have none of them are left out.
 
     Raises:
         ConfigError: this is no cluster.
@@ -81,12 +88,14 @@ async def read_map(endpoint: Endpoint) -> Topology:
     """
     seeds = endpoint.seeds
     assert seeds is not None, "only clusters have a map"
+    wanted = (*slots, (endpoint.slot, endpoint.slot))
     try:
-        topology = await seeds.read(endpoint.entrance)
-        if gaps := topology.gaps():
+        told = await seeds.read(endpoint.entrance)
+        if gaps := told.gaps(wanted):
             raise TargetBusy(f"slots {spelled(gaps)} of the target have no owner", hint=CLUSTER_HINT, code=MAP)
         question = request("CLUSTER", "NODES")
-        answers = await on_all("map", topology.nodes, lambda node: _ask(endpoint, node, question))
+        involved = told.within(wanted).nodes
+        answers = await on_all("map", involved, lambda node: _ask(endpoint, node, question))
     except NoCluster as error:
         raise ConfigError(
             f"the target is no cluster: {error}", hint="redis://host:port is the URL of one server"
@@ -96,17 +105,16 @@ async def read_map(endpoint: Endpoint) -> Topology:
     except OSError as error:
         raise TargetLost(f"the target's map cannot be read: {error}", hint="check hosts, ports and TLS") from None
     on_their_way: dict[int, str] = {}
-    for node, answer in zip(topology.nodes, answers, strict=True):
+    for node, answer in zip(involved, answers, strict=True):
         if text := _error(answer):
             raise error_of(text, "does not tell which slots are on their way", who=f"the target {node.address}")
         on_their_way |= moving(answer)
-    if on_their_way:
-        slots = spelled(ranges_of(sorted(on_their_way)))
+    if ours := common(ranges_of(sorted(on_their_way)), wanted):
         raise TargetBusy(
-            f"slots {slots} of the target are on their way to another node; nothing is written meanwhile",
+            f"slots {spelled(ours)} of the target are on their way to another node; nothing is written meanwhile",
             hint="portd goes on when they have arrived; redis-cli --cluster fix ends a move that was given up", code=MAP,
         )  # fmt: skip
-    return topology
+    return told.within(slots)
 
 
 async def _ask(endpoint: Endpoint, node: Node, question: bytes) -> object:
@@ -119,29 +127,34 @@ def _error(answer: object) -> str:
     return "" if isinstance(answer, bytes) else str(answer) or "no answer"
 
 
-async def survey(endpoint: Endpoint) -> ClusterTarget:
+async def survey(endpoint: Endpoint, slots: Ranges) -> ClusterTarget:
     """Looks at a cluster and makes sure that a sync into it can work.
+
+    Args:
+        endpoint: the home of the link.
+        slots: that the link writes to.
 
     Raises:
         ConfigError: it is none, or its nodes differ too much.
         TargetRefused: our user may not do on every node what a sync does.
         TargetError: a node cannot be asked, or slots have no owner.
     """
-    topology = await read_map(endpoint)
+    topology = await read_map(endpoint, slots)
     places = [replace(endpoint, host=node.host, port=node.port, slot=node.first) for node in topology.nodes]
-    found = await on_all("probe", places, probe)
-    for node, each in zip(topology.nodes, found, strict=True):
+    *found, home = await on_all("probe", [*places, endpoint], probe)
+    for where, each in zip(
+        (*(node.address for node in topology.nodes), "of the link's name"), (*found, home), strict=True
+    ):
         if not each.evicts:
             raise TargetRefused(
-                f"the target {node.address} does not let us end connections, and in a cluster nothing else keeps late writes away",
+                f"the target {where} does not let us end connections, and in a cluster nothing else keeps late writes away",
                 hint=f"allow {' '.join(f'+{name}' for name in EVICTING_COMMANDS)} to portd's user",
             )
     nodes = tuple(
         ClusterNode(number, place, each.run_id, node.address, node.first, node.slots)
         for number, (node, place, each) in enumerate(zip(topology.nodes, places, found, strict=True))
     )
-    home = found[memoryview(topology.table).cast("H")[endpoint.slot]]
-    return ClusterTarget(endpoint, topology, nodes, _shared(home, found))
+    return ClusterTarget(endpoint, slots, topology, nodes, _shared(home, found))
 
 
 def _shared(home: Capabilities, all_nodes: list[Capabilities]) -> Capabilities:
@@ -174,12 +187,13 @@ def _shared(home: Capabilities, all_nodes: list[Capabilities]) -> Capabilities:
 # ------------------------------------------------------------------------------------------------ what is there already
 
 
-async def guard_nodes(cluster: ClusterTarget, settings: Settings, source_run_id: str) -> None:
+async def guard_nodes(cluster: ClusterTarget, settings: Settings, choice: Choice, source_run_id: str) -> None:
     """Lets a cluster pass that holds nothing but what is named like ours, or has our checkpoint. Changes nothing.
 
     Args:
         cluster: the target.
         settings: of the link.
+        choice: which keys are copied: where there are rules, others are no concern of the link.
         source_run_id: the source's process; "" when it does not tell.
 
     Raises:
@@ -192,7 +206,7 @@ async def guard_nodes(cluster: ClusterTarget, settings: Settings, source_run_id:
         return
     if await read_checkpoint(cluster.endpoint, settings.checkpoint_name()) is not None:
         return
-    if held := await foreign_keys(cluster.endpoint, cluster.topology, settings):
+    if held := await foreign_keys(cluster.endpoint, cluster.topology, settings, choice):
         told = ", ".join(f"{count} keys on {address}" for address, count in held.items())
         raise TargetNotEmpty(
             f"the target {cluster.endpoint.display} is not empty ({told}) and has no checkpoint of this link",
@@ -200,10 +214,11 @@ async def guard_nodes(cluster: ClusterTarget, settings: Settings, source_run_id:
         )
 
 
-async def foreign_keys(endpoint: Endpoint, topology: Topology, settings: Settings) -> dict[str, int]:
+async def foreign_keys(endpoint: Endpoint, topology: Topology, settings: Settings, choice: Choice) -> dict[str, int]:
     """Keys of each node that are not named like ours, by address; nodes that have none are left out.
 
-    Records of other links are counted among them where there are others.
+    Where there are rules, only what they cover counts, and every name is looked at. Else records of other links are counted
+    among them where there are others.
 
     Raises:
         TargetError: a node cannot be asked.
@@ -212,6 +227,8 @@ async def foreign_keys(endpoint: Endpoint, topology: Topology, settings: Setting
     async def count(node: Node) -> int:
         place = replace(endpoint, host=node.host, port=node.port, seeds=None)
         async with control(place, "looking for data in the target") as client:
+            if choice:
+                return sum((await keys_there(client, settings.checkpoint_key, "", choice)).values())
             total = int(await client.call("DBSIZE"))
             if not total or not await _holds_others(client, settings.checkpoint_key.encode()):
                 return 0
@@ -221,10 +238,10 @@ async def foreign_keys(endpoint: Endpoint, topology: Topology, settings: Setting
     return {node.address: found for node, found in zip(topology.nodes, counts, strict=True) if found}
 
 
-async def keys_of_cluster(settings: Settings) -> int:
+async def keys_of_cluster(settings: Settings, choice: Choice) -> int:
     """Keys of all nodes that are not ours; see `foreign_keys`. Raises what `read_map` does, too."""
     endpoint = settings.target_endpoint()
-    return sum((await foreign_keys(endpoint, await read_map(endpoint), settings)).values())
+    return sum((await foreign_keys(endpoint, await read_map(endpoint, choice.slots), settings, choice)).values())
 
 
 async def _holds_others(client: Control, prefix: bytes) -> bool:
@@ -273,7 +290,7 @@ async def take_nodes(into: Destination) -> Destination:
     assert cluster is not None, "a server has an epoch of its own"
 
     async def take(node: ClusterNode) -> Epoch:
-        at_home = any(first <= cluster.endpoint.slot <= last for first, last in node.slots)
+        at_home = node.has(cluster.endpoint.slot)
         epoch = into.epoch if at_home else into.lease.epochs(node_key(into.records, node)).new()
         async with _entered(into, node, "since it was looked at") as opened:
             if not at_home:
@@ -287,18 +304,24 @@ async def take_nodes(into: Destination) -> Destination:
 async def seal(into: Destination, checkpoint: Checkpoint) -> None:
     """Writes the records of all slots: a snapshot is applied, and nothing else is on its way. Again does no harm.
 
+    Markers of commands for all nodes go: what they say is of the history before, whose positions may have been higher.
+
     Raises:
         LinkTaken: another process has the link.
         TargetLost: a node is another process than the one that took the snapshot.
         TargetError: one refuses, for now or for good.
     """
+    cluster = into.cluster
+    assert cluster is not None, "a server has one record"
 
     async def write(node: ClusterNode) -> None:
         async with _entered(into, node, "behind the snapshot") as opened:
             await write_records(opened, into.records, node.slots, checkpoint.epoch, checkpoint.position.offset)
+            marker = (into.key if node.has(cluster.endpoint.slot) else node_key(into.records, node)) + BARRIER_SUFFIX
+            (answer,) = await opened.ask(request("DEL", marker))
+            check(answer, "the marker of a command for all nodes", marker)
 
-    assert into.cluster is not None, "a server has one record"
-    await on_all("seal", into.cluster.nodes, write)
+    await on_all("seal", cluster.nodes, write)
 
 
 @asynccontextmanager

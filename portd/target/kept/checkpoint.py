@@ -355,11 +355,8 @@ async def make_room(
         if await _held(client, key) is not None:
             return False
         foreign = await foreign_keys(client, prefix, key)
-        if foreign and alone and await other_links(client, prefix, key):
-            raise ConfigError(
-                "existing is flush, and another link has its checkpoint in the target: its data would be deleted, too",
-                hint="set existing to replace, or remove what is in the way there",
-            )
+        if foreign and alone and await links_there(client, prefix, besides=key):
+            raise others_would_go()
     if foreign:
         await flush(endpoint, epoch, connection)
         _log.warning("target flushed", reason="existing is flush", keys=sum(foreign.values()))
@@ -398,13 +395,19 @@ async def foreign_keys(client: Control, prefix: str, key: str) -> dict[int, int]
     return {db: count for db, count in sizes.items() if count > 0}
 
 
-async def other_links(client: Control, prefix: str, key: str) -> bool:
-    """Another link than that of *key* has its checkpoint here. Looks at every key of db 0 in the worst case."""
-    return bool(await links_there(client, prefix, besides=key))
+def others_would_go() -> ConfigError:
+    """The error of a link with rules that is to flush a target in which another link has data."""
+    return ConfigError(
+        "existing is flush, and another link has its checkpoint in the target: its data would be deleted, too",
+        hint="set existing to replace, or remove what is in the way there",
+    )
 
 
 async def links_there(client: Control, prefix: str, besides: str | None = None) -> set[str]:
-    """Links that have a checkpoint here, by name; with *besides*, it ends with the first that is not the one of that key."""
+    """Links that have a checkpoint here, by name; with *besides*, it ends with the first that is not the one of that key.
+
+    Looks at every key of db 0 in the worst case.
+    """
     found: set[str] = set()
     cursor = b"0"
     while True:

@@ -1,6 +1,6 @@
 """Whose keys of a target are whose: where each link that has rules can put keys.
 
-A hash in db 0, ``<prefix>:images`` with the prefix of checkpoints: for each link with rules what `portd.config.rules.Image`
+A hash in db 0, ``<prefix>:images`` with the prefix of checkpoints, of a cluster at the node that has its slot: for each link with rules what `portd.config.rules.Image`
 makes of them, behind a ``+`` where it was told to share. An entry counts as long as the link has a checkpoint or somebody holds
 its lease. A link without rules has none: it is found by its checkpoint, and its keys can be anywhere.
 """
@@ -13,12 +13,12 @@ from portd.config.rules import EVERYTHING, Image
 from portd.errors import ConfigError
 from portd.log import get_logger
 from portd.net.control import parse_pairs
-from portd.target.control import control
-from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX, links_there
+from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX
+from portd.target.kept.directory import Directory
 
 if TYPE_CHECKING:
     from portd.config.settings import Settings
-    from portd.net.control import Control
+    from portd.net.topology import Ranges
 
 _log = get_logger("target")
 SHARED: Final = "+"  # before an image: other links may write there, too
@@ -40,15 +40,15 @@ async def claim(settings: Settings, image: Image, *, ruled: bool, thorough: bool
         TargetError: the target refuses, or cannot be reached.
     """
     key, link = settings.checkpoint_key + IMAGES_SUFFIX, settings.link
-    async with control(settings.target_endpoint(), "looking for other links' keys") as client:
-        others = await images_of_others(client, settings.checkpoint_key, link, thorough=ruled and thorough)
+    async with Directory(settings, "looking for other links' keys") as there:
+        others = await images_of_others(there, thorough=ruled and thorough)
         for other, (where, shared) in sorted(others.items()):
             if image.meets(where):
                 _meet(settings, image, other, where, shared=shared or settings.share_image)
         if ruled:
-            await client.call("HSET", key, link, (SHARED if settings.share_image else "") + image.text())
+            await there.call("HSET", key, link, (SHARED if settings.share_image else "") + image.text())
         elif others:
-            await client.call("HDEL", key, link)
+            await there.call("HDEL", key, link)
 
 
 def _meet(settings: Settings, image: Image, other: str, where: Image, *, shared: bool) -> None:
@@ -66,43 +66,40 @@ def _meet(settings: Settings, image: Image, other: str, where: Image, *, shared:
     raise ConfigError(
         f"the link {other} writes into {where} of the target, and this one into {image}: a key may be in both",
         hint="keep them apart by include, map_db or add_prefix, or set share_image; "
-        f"a link that is over is forgotten when {settings.checkpoint_key + other!r} is deleted there",
+        f"a link that is over is forgotten when {settings.checkpoint_of(other)!r} is deleted there",
     )
 
 
-async def images_of_others(
-    client: Control, prefix: str, link: str, *, thorough: bool = True
-) -> dict[str, tuple[Image, bool]]:
+async def images_of_others(there: Directory, *, thorough: bool = True) -> dict[str, tuple[Image, bool]]:
     """Where keys of other links can be, and whether they share that, by link.
 
     Args:
-        client: speaks to the target.
-        prefix: of checkpoint keys.
-        link: our own.
+        there: what the target has of links.
         thorough: those without rules, too.
     """
-    told = parse_pairs(await client.call("HGETALL", prefix + IMAGES_SUFFIX))
+    settings = there.settings
+    told = parse_pairs(await there.call("HGETALL", settings.checkpoint_key + IMAGES_SUFFIX))
     found: dict[str, tuple[Image, bool]] = {}
     for name, text in told.items():
-        if name != link and await client.call("EXISTS", prefix + name, prefix + name + LEASE_SUFFIX):
+        key = settings.checkpoint_of(name)
+        if name != settings.link and await there.call("EXISTS", key, key + LEASE_SUFFIX):
             found[name] = (Image.parse(text.removeprefix(SHARED)), text.startswith(SHARED))
-    for name in await links_there(client, prefix) if thorough else ():
-        if name != link:
+    for name in await there.links() if thorough else ():
+        if name != settings.link:
             found.setdefault(name, (EVERYTHING, False))
     return found
 
 
-async def shards_there(client: Control, prefix: str, link: str) -> dict[str, tuple[tuple[int, int], ...]]:
+async def shards_there(there: Directory) -> dict[str, Ranges]:
     """Links of a source cluster's shards that have a checkpoint in the target, with their slots as far as those are known.
 
     Args:
-        client: speaks to the target.
-        prefix: of checkpoint keys.
-        link: as the operator named it: they have a slot behind that.
+        there: what the target has of links; the link is as the operator named it: they have a slot behind that.
     """
-    found: dict[str, tuple[tuple[int, int], ...]] = {}
-    for name, text in parse_pairs(await client.call("HGETALL", prefix + IMAGES_SUFFIX)).items():
+    settings = there.settings
+    found: dict[str, Ranges] = {}
+    for name, text in parse_pairs(await there.call("HGETALL", settings.checkpoint_key + IMAGES_SUFFIX)).items():
         base, _, number = name.rpartition(".")
-        if base == link and number.isdecimal() and await client.call("EXISTS", prefix + name):
+        if base == settings.link and number.isdecimal() and await there.call("EXISTS", settings.checkpoint_of(name)):
             found[name] = Image.parse(text.removeprefix(SHARED)).slots
     return dict(sorted(found.items(), key=lambda each: int(each[0].rpartition(".")[2])))

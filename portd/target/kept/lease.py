@@ -364,8 +364,8 @@ class Lease:
             backoff.reset()
             await asyncio.sleep(RENEW_SECONDS)
 
-    async def release(self, *, forget: bool = False, keys: Sequence[str] = ()) -> None:
-        """Gives the link back, for the next process to take at once. What fails is left to expire.
+    async def release(self, *, forget: bool = False, keys: Sequence[str] = ()) -> bool:
+        """Gives the link back, for the next process to take at once; whether it is free. What fails is left to expire.
 
         Args:
             forget: the link is not needed any more: nothing of it stays, the epoch neither.
@@ -383,11 +383,12 @@ class Lease:
                         last = request("HSET", self._epochs.key, PLAIN, 0)
                         if forget:
                             last = request("DEL", self._epochs.key, *keys)
-                        await self._execute(connection, request("DEL", self.key), last)
+                        return await self._execute(connection, request("DEL", self.key), last)
                 finally:
                     connection.close()
         except (TargetError, TimeoutError) as error:
             _log.debug("lease is left to expire", error=str(error))
+        return False
 
     def close(self) -> None:
         """Ends the connection; idempotent."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from portd.net.endpoint import Endpoint
     from portd.target.capabilities import Capabilities
     from portd.target.kept.epoch import Epoch
+    from portd.target.limiter import Limiter
 
 _log = get_logger("target")
 
@@ -248,6 +249,7 @@ class Sweeper:
         postponed: what there may be.
         progress: `expiries_corrected` is kept up to date.
         connection: how the connection is made.
+        limiter: says when nothing may be written; sweeps count for no limit.
     """
 
     def __init__(
@@ -259,6 +261,7 @@ class Sweeper:
         postponed: Postponed,
         progress: Progress,
         connection: ConnectionOptions,
+        limiter: Limiter,
     ) -> None:
         self._endpoint = endpoint
         self._key = key
@@ -267,6 +270,7 @@ class Sweeper:
         self._postponed = postponed
         self._progress = progress
         self._options = connection
+        self._limiter = limiter
 
     async def follow(self, caught_up: asyncio.Event, lagging: Callable[[], bool], offset: Callable[[], int]) -> None:
         """Sweeps in the background whenever something was postponed and the stream has caught up.
@@ -367,6 +371,7 @@ class Sweeper:
         corrected = 0
         cursor = b"0"
         while True:
+            await self._limiter.going()
             begun = time.monotonic()
             page = request("EVAL", SWEEP_SCRIPT, 1, self._key, cursor, keys, self._shift_ms, LINK_MS, GRACE_MS)
             (answer,) = await fenced.execute(page, db=db, what="corrected expiries")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import PortdError, SourceLost, TargetBusy, TargetError, TargetLost
@@ -40,6 +41,7 @@ from portd.troubles import TARGET
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from portd.config.rules import Choice
     from portd.kernel.stream import Piece
     from portd.model import Progress
     from portd.net.endpoint import Endpoint
@@ -50,6 +52,10 @@ _log = get_logger("target")
 NAME: Final = "applier"
 MOST_SCRIPTS: Final = 32  # texts that go with one group, before the piece that reaches it
 TRANSACTION_COMMANDS: Final = 4  # WATCH, HGET, MULTI and EXEC around a group
+
+
+class _Narrowed(Exception):
+    """Narrower rules wait: the work of a connection ends for them."""
 
 
 class Applier:
@@ -108,6 +114,8 @@ class Applier:
         self._limiter = self._options.limiter
         self._paid = (0, 0)  # bytes and commands that the limiter let through and that were not sent
         self._watch = LagWatch(self._limiter, progress.stream)
+        self._narrower: tuple[Choice, Callable[[int], None]] | None = None  # rules that wait
+        self._waits = asyncio.Event()  # some do
         self._measure()
 
     @property
@@ -122,6 +130,16 @@ class Applier:
     def adopt(self, replid: str) -> None:
         """The source continues under another id (a failover): checkpoints carry it from now on."""
         self._strand.adopt(replid)
+
+    def narrow(self, choice: Choice, adopt: Callable[[int], None]) -> None:
+        """Other rules, which take less: between two transactions, over a new connection, which tells what is in the target.
+
+        Args:
+            choice: they.
+            adopt: called with the offset when the record says that the data was made by them, before the source is rewound.
+        """
+        self._narrower = choice, adopt
+        self._waits.set()
 
     async def run(self) -> None:
         """Applies until the source ends; everything that can be applied is checkpointed then.
@@ -141,10 +159,12 @@ class Applier:
                     _log.info("applier is connected again", target=self._endpoint.display)
                 lost = False
                 try:
-                    await while_connected(connection, self._work(connection))
+                    await while_connected(connection, self._work(connection), self._interrupt())
                 finally:
                     connection.close()
                     self._account.bury_now()
+            except _Narrowed:
+                self._sending(None)
             except Disconnected as error:
                 lost = True
                 self._progress.errors.note(str(error))
@@ -206,7 +226,28 @@ class Applier:
         done = self._strand.resolve(await self._read(connection))
         if done is not None:
             self._confirm(done, 0)  # replies that told of refusals inside are lost
+        if self._narrower is not None:
+            await self._take_up(connection, *self._narrower)
         self._rewind()
+
+    async def _interrupt(self) -> None:
+        await self._waits.wait()
+        raise _Narrowed
+
+    async def _take_up(self, connection: Connection, choice: Choice, adopt: Callable[[int], None]) -> None:
+        """The data was made by these rules from here on. Nothing is in flight, and the record is watched."""
+        mine = self._strand.ruled(choice)
+        answers = await connection.ask(request("MULTI"), *mine.commands(self._strand.key), request("EXEC"))
+        for answer in answers:
+            self._check_ready(text_of(answer))
+        if answers[-1] is None:
+            raise Disconnected(f"{NAME}: the checkpoint was touched while its rules were written", "contended")
+        self._strand.narrowed(choice, mine)
+        self._options = replace(self._options, choice=choice)
+        adopt(self._strand.offset)
+        if self._narrower == (choice, adopt):
+            self._narrower = None
+            self._waits.clear()
 
     def _check_ready(self, text: str, key: str = "") -> None:
         """Raises what an error means; *key* that was asked for, the checkpoint when empty."""

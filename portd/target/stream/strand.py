@@ -153,6 +153,14 @@ class Strand(Recorded):
             raise InternalError(f"the checkpoint says {has}, which no group of ours ended with")
         return None
 
+    def ruled(self, choice: Choice) -> Checkpoint:
+        """The record that says that the data was made by these rules; `narrowed` when it is written."""
+        return replace(self.record, rules=choice.digest, time_ms=0, postponed=self.postponed.there)
+
+    def narrowed(self, choice: Choice, mine: Checkpoint) -> None:
+        """That record is in the target."""
+        self._choice, self.record = choice, mine
+
     # -- groups
 
     def rewind(self) -> None:

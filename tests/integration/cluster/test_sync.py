@@ -43,6 +43,7 @@ class Load(Writer):
 
     def _write(self) -> None:
         with Wire(self._source) as wire:
+            wire.many([("CONFIG", "SET", "repl-backlog-size", 256 << 20)])  # however slowly the machine follows
             while not self._stop.is_set():
                 batch = [self._one() for _ in range(self._random.randint(1, 40))]
                 if self._random.random() < 0.2:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,8 @@ from tests.fencing import stand
 from tests.integration.lanes.kit import Load, big_list, big_set, big_stream, in_parts, one_mode, running, strings, whole
 from tests.loops import both_loops
 from tests.proxy import Proxy
-from tests.servers import Server, binaries, free_port, wait_for
-from tests.tls import self_signed, speaks_tls
+from tests.servers import Server, free_port, wait_for
+from tests.tls import over_tls
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,12 +85,8 @@ async def test_existing_keys_are_left_alone(target: Server) -> None:
 @both_loops
 async def test_writes_over_tls(servers: ServerFactory, tmp_path: Path) -> None:
     """Over TLS everything arrives as well, a slow reader is waited for, and an idle connection is kept."""
-    binary = next((each for each in binaries() if speaks_tls(each)), None)
-    if binary is None or shutil.which("openssl") is None:
-        pytest.skip("no server with TLS, or no openssl")
-    key, certificate = self_signed(tmp_path)
+    binary, certificate, files = over_tls(tmp_path)
     port = free_port()
-    files = {"tls_cert_file": str(certificate), "tls_key_file": str(key), "tls_ca_cert_file": str(certificate)}
     target = servers(binary, tls_port=port, tls_auth_clients="no", **files)
     endpoint = Endpoint.parse(f"rediss://127.0.0.1:{port}", tls=Tls(ca=certificate))
     load = Load(target.url, budget=3_000_000)

@@ -205,12 +205,6 @@ def test_a_flush_under_rules_is_alone_in_its_piece() -> None:
     ]
 
 
-def test_a_flush_that_nobody_can_do_is_refused() -> None:
-    """Where the caller cannot clear."""
-    (piece,) = split([b"FLUSHALL"], rules=IN, clears=False)
-    assert (piece.clears, piece.crossing) == (None, 1)
-
-
 def test_a_flush_goes_on_where_rules_cover_all_of_it() -> None:
     """One database with all its names, under whatever number; one that is not taken is filtered."""
     data = [b"FLUSHDB", b"SELECT 1", b"FLUSHDB", b"FLUSHALL"]

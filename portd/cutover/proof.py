@@ -1,0 +1,318 @@
+"""The proof that both ends are equal, in a time that does not depend on how much data there is.
+
+Every key is compared once, before, while writes go on: that is `portd.verify`. From before that on both ends tell which keys are
+written (`streamwatch`, `writewatch`). Those are read again, in rounds: each reads what was written during the one before, so that
+each is shorter, until little is left. When writes stand still the last of them are read. Then every key was equal at a
+moment behind which neither end changed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from portd.config.rules import choice_of
+from portd.cutover.doubt import Doubt
+from portd.cutover.options import Proof as Kind
+from portd.errors import REDACTED, printable
+from portd.kernel.digest import RECORD_BYTES
+from portd.log import get_logger
+from portd.units import human_count
+from portd.verify.ends import SourceEnd, TargetEnd
+from portd.verify.live import LiveReader
+from portd.verify.options import Options as VerifyOptions
+from portd.verify.settle import Settler
+from portd.verify.verification import Verification, compare_functions, digest_options
+
+if TYPE_CHECKING:
+    from portd.config.settings import Settings
+    from portd.cutover.options import Options
+    from portd.cutover.streamwatch import StreamWatch
+    from portd.cutover.writewatch import WriteWatch
+    from portd.verify.live import NamedKey
+    from portd.verify.report import Found, Report
+
+FEW_KEYS: Final = 500  # left to be read while writes stand still
+ROUNDS: Final = 20
+SHRINKS: Final = 0.8  # a round that leaves more of what it had to read is no progress
+NO_PROGRESS: Final = 3  # such rounds one after the other: it gets no better
+LOOKS: Final = 4  # at a key that differs while writes stand still: one may expire between two reads
+LOOK_SECONDS: Final = 0.05  # between them
+BATCH_KEYS: Final = 1000
+DB_BYTES: Final = 4  # portd.kernel.touched
+COMPARED_BYTES: Final = RECORD_BYTES - 8  # of a record: where its name is does not count
+NAMED_KEYS: Final = 20  # that are told
+
+log = get_logger("cutover")
+
+
+@dataclass(slots=True)
+class Result:
+    """What was compared.
+
+    Attributes:
+        kind: all keys, or what changed.
+        method: how the source was read for the first comparison; "" without one.
+        equal: keys that were equal in that.
+        differed: that differed in it, were read again and turned out to be equal.
+        changed: names of keys that either end said to be written since, each time they were read again.
+        rounds: how many there were.
+        last: keys that were read while writes stood still.
+        source_digest: of these, at the source.
+        target_digest: likewise.
+        not_compared: why some keys count as equal without having been read, in words.
+        unread: of them, those that are too large to be read again.
+        foreign: changes of the target by others were seen; else why not.
+        seconds: all but the standstill.
+    """
+
+    kind: str
+    method: str = ""
+    equal: int = 0
+    differed: int = 0
+    changed: int = 0
+    rounds: int = 0
+    last: int = 0
+    source_digest: str = ""
+    target_digest: str = ""
+    not_compared: list[str] = field(default_factory=list)
+    unread: int = 0
+    foreign: str = "seen"
+    seconds: float = 0.0
+
+
+class Proof:
+    """Compares; use `begin`, `shrink` while writes go on, `settle` when they stand still, `close`.
+
+    Args:
+        settings: both ends and the rules.
+        options: what is compared.
+        stream: follows the source, since before `begin`.
+        writes: watches the target, likewise.
+
+    Attributes:
+        result: what was compared so far.
+    """
+
+    def __init__(self, settings: Settings, options: Options, stream: StreamWatch, writes: WriteWatch) -> None:
+        self._settings = settings
+        self._options = options
+        self._stream = stream
+        self._writes = writes
+        self._own = settings.checkpoint_key.encode()
+        self._choice = choice_of(settings, settings.checkpoint_key)
+        self._ends = SourceEnd(self._choice, self._own), TargetEnd(self._choice)
+        self._readers: tuple[LiveReader, LiveReader] | None = None
+        self._settler: Settler | None = None
+        self._left: set[NamedKey] = set()  # that differed when they were last read, in the target's names
+        self.result = Result(options.proof.value)
+        if not writes.watching:
+            self.result.foreign = f"not seen: {writes.why_not}"
+
+    # -- before
+
+    async def begin(self) -> None:
+        """Compares every key, where that is wanted.
+
+        Raises:
+            Doubt: some differ.
+            PortdError: an end cannot be read.
+        """
+        if self._options.proof is Kind.ALL:
+            found: list[Found] = []
+            options = VerifyOptions(method=self._options.method, largest_bytes=self._options.largest_bytes)
+            report = await Verification(self._settings, options, found.append).run()
+            self._take(report, found)
+        await self._open()
+
+    def _take(self, report: Report, found: list[Found]) -> None:
+        """What the first comparison says."""
+        result = self.result
+        result.method, result.equal, result.differed = report.source.method, report.equal, report.settled
+        result.seconds += max(report.source.seconds, report.target.seconds)
+        if report.different or report.functions:
+            differing = [each for each in found if not each.note]
+            kinds = ", ".join(f"{human_count(count)} {kind}" for kind, count in sorted(report.kinds.items()))
+            told = f"keys differ ({kinds}): {self._named((each.db, each.name) for each in differing)}" if kinds else ""
+            functions = f"function libraries differ: {report.functions}" if report.functions else ""
+            raise Doubt(
+                "; ".join(filter(None, (told, functions))),
+                hint="portd verify names all of them, and --repair copies them",
+            )
+        result.unread = sum(1 for each in found if each.note) + max(report.source.unreadable, report.target.unreadable)
+        if result.unread:
+            result.not_compared.append(
+                f"{human_count(result.unread)} keys: too large or too strange to be compared as a whole"
+            )
+
+    def _named(self, keys: object) -> str:
+        names = [
+            f"db {db} key {REDACTED if self._settings.redact_keys else printable(name)}"
+            for db, name in list(keys)[: NAMED_KEYS + 1]  # type: ignore[call-overload]
+        ]
+        return ", ".join([*names[:NAMED_KEYS], *(["..."] if len(names) > NAMED_KEYS else [])])
+
+    async def _open(self) -> None:
+        """Readers whose connections are new."""
+        self.close()
+        largest = self._options.largest_bytes
+        source = LiveReader(self._settings.source_endpoint(), largest)
+        target = LiveReader(self._settings.target_endpoint(), largest)
+        self._readers = source, target
+        await source.open()
+        await target.open()
+        self._ends[0].used = source.databases
+        digests = digest_options(source, target, self._settings)
+        options = VerifyOptions(largest_bytes=largest)
+        self._settler = Settler(source, target, None, digests, options, ends=self._ends)
+
+    # -- while writes go on
+
+    async def shrink(self) -> None:
+        """Reads again what was written, until little is left, or it gets no less.
+
+        Raises:
+            Doubt: what was written cannot be told.
+        """
+        begun, before, stuck = time.monotonic(), 0, 0
+        for number in range(ROUNDS):
+            keys = await self._taken()
+            self.result.rounds = number + 1
+            if len(keys) <= FEW_KEYS:
+                self._left = keys
+                break
+            stuck = stuck + 1 if number and len(keys) > SHRINKS * before else 0
+            before = len(keys)
+            self._left = await self._read(keys)
+            log.info("read again what was written", round=number + 1, keys=len(keys), differing=len(self._left))
+            if stuck >= NO_PROGRESS:
+                break
+        self.result.seconds += time.monotonic() - begun
+
+    @property
+    def waiting(self) -> int:
+        """Keys that would have to be read if writes stood still now."""
+        return len(self._left) + self._stream.touched.count + self._writes.count
+
+    # -- when they stand still
+
+    async def settle(self) -> None:
+        """Reads what is left, and is sure.
+
+        Raises:
+            Doubt: keys differ.
+        """
+        keys = await self._taken()
+        self.result.last += len(keys)
+        differing = keys
+        digests = hashlib.sha256(), hashlib.sha256()
+        for look in range(LOOKS):
+            if look:
+                await asyncio.sleep(LOOK_SECONDS)
+                digests = hashlib.sha256(), hashlib.sha256()
+            differing = await self._read(keys, digests)
+            if not differing:
+                break
+        if differing:
+            raise Doubt(
+                f"{human_count(len(differing))} keys differ while writes stand still: {self._named(sorted(differing))}",
+                hint="portd verify tells in what",
+            )
+        self._left = set()
+        self.result.source_digest, self.result.target_digest = (each.hexdigest() for each in digests)
+        source, target = self._both()
+        if functions := await compare_functions(source, target, ruled=bool(self._choice)):
+            raise Doubt(f"function libraries differ: {functions}", hint="portd verify --repair copies them")
+
+    async def touch(self) -> set[NamedKey]:
+        """For a rehearsal, in which nothing stands still: keys that differ now and that nobody has written since.
+
+        Raises:
+            Doubt: what was written cannot be told.
+        """
+        keys = await self._taken()
+        self.result.last += len(keys)
+        self._left = await self._read(keys)
+        for _ in range(LOOKS):
+            if not self._left:
+                break
+            await asyncio.sleep(LOOK_SECONDS)
+            written = await self._taken()
+            self._left = await self._read(self._left - (written - self._left))
+        return self._left
+
+    def close(self) -> None:
+        """Ends the connections; idempotent."""
+        for reader in self._readers or ():
+            reader.close()
+        self._readers = None
+
+    # -- both
+
+    def _both(self) -> tuple[LiveReader, LiveReader]:
+        assert self._readers is not None
+        return self._readers
+
+    async def _taken(self) -> set[NamedKey]:
+        """What has to be read again now, as the target calls it.
+
+        Raises:
+            Doubt: it cannot be told.
+        """
+        await self._writes.flush()
+        touched = self._stream.touched
+        self._check()
+        by_db: dict[int, list[bytes]] = {}
+        for name in touched.take():
+            by_db.setdefault(int.from_bytes(name[:DB_BYTES], "little"), []).append(name[DB_BYTES:])
+        here, there = self._ends
+        found = here.there((db, name) for db, names in by_db.items() for name in here.taken(db, names))
+        _, target = self._both()
+        named = list(self._writes.take())
+        for db in {0, *target.databases, *(db for db, _ in found)}:
+            found.update((db, name) for name in there.taken(db, named))
+        self.result.changed += len(found)
+        found |= self._left
+        return {key for key in found if not (key[0] == 0 and key[1].startswith(self._own))}
+
+    def _check(self) -> None:
+        """Raises: Doubt: which keys were written is not known."""
+        touched, writes = self._stream.touched, self._writes
+        if touched.everything or writes.everything:
+            where = "the source" if touched.everything else "the target"
+            raise Doubt(f"a whole database of {where} was flushed or swapped meanwhile", hint="run it again")
+        if touched.unknown:
+            names = ", ".join(sorted(name.decode("ascii", "backslashreplace") for name in touched.unknown))
+            raise Doubt(
+                f"nobody knows the keys of commands that the source writes: {names}",
+                hint="allow +command at the source",
+            )
+        if touched.lost or writes.lost:
+            raise Doubt("more keys are written than can be remembered", hint="run it when less is written")
+
+    async def _read(
+        self, keys: set[NamedKey], digests: tuple[hashlib._Hash, hashlib._Hash] | None = None
+    ) -> set[NamedKey]:
+        """Reads keys from both ends; those that differ."""
+        assert self._settler is not None
+        differing: set[NamedKey] = set()
+        ordered = sorted(keys)
+        for start in range(0, len(ordered), BATCH_KEYS):
+            looked = await self._settler.compare(ordered[start : start + BATCH_KEYS])
+            differing.update(looked.differing)
+            if digests is None:
+                continue
+            for digest, records in zip(digests, (looked.source, looked.target), strict=True):
+                view = memoryview(records)
+                for at in range(0, len(view), RECORD_BYTES):
+                    digest.update(view[at : at + COMPARED_BYTES])
+            if looked.too_large:
+                self.result.unread += len(looked.too_large)
+                self.result.not_compared.append(
+                    f"{human_count(len(looked.too_large))} keys that changed and are too large to be read again: "
+                    f"{self._named(sorted(looked.too_large))}"
+                )
+        return differing

@@ -1,0 +1,198 @@
+"""The rules of a link: those by which the data in the target was made, and narrower ones that follow them while it runs.
+
+Narrower rules wait until the stream is followed, and are taken up between two of its transactions: the checkpoint says by which
+rules the data was made, and gets their digest in one transaction that says how far the stream was then. What was applied before
+was made by wider rules, so that nothing is missing; keys that are not taken any more stay as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from portd.config.choices import OnRulesChange
+from portd.config.narrowing import widened
+from portd.config.rules import changed, choice_of
+from portd.errors import ConfigError
+from portd.log import get_logger
+from portd.target.kept.checkpoint import read_checkpoint
+from portd.target.kept.images import claim
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from portd.config.rules import Choice
+    from portd.config.settings import Settings
+    from portd.target.kept.checkpoint import Checkpoint
+
+log = get_logger("sync")
+
+
+@dataclass(slots=True, eq=False)
+class Narrower:
+    """Rules that are to follow those in force.
+
+    Attributes:
+        settings: of the link, with them.
+        choice: what they mean.
+        taken: the offset from which on they are in force; it is there when they are.
+    """
+
+    settings: Settings
+    choice: Choice
+    taken: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Ruling:
+    """What rules are in force.
+
+    Args:
+        settings: of the link.
+
+    Attributes:
+        settings: of the link, as they are by now.
+        choice: what their rules mean.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.choice = choice_of(settings, settings.checkpoint_key)
+        self._next: Narrower | None = None
+        self._earlier: list[Narrower] = []  # that another one overtook before they were in force
+        self._follower: Callable[[Narrower], None] | None = None
+
+    # -- at the start
+
+    def refuse_collisions(self, used: Iterable[int]) -> None:
+        """Makes sure that no two databases go into one, unless that was asked for.
+
+        Raises:
+            ConfigError: two do, and both hold keys.
+        """
+        for db in self.choice.blocked.intersection(used):
+            others = [each for each in used if each != db and self.choice.database_to(each) == db]
+            if others:
+                raise ConfigError(
+                    f"map_db puts database {others[0]} into {db}, and the source has keys in its database {db}, too",
+                    hint=f"say where that one goes (map_db {db}=N), leave it out (exclude_db {db}), or set map_db_many",
+                )
+
+    def require_databases(self, used: Iterable[int], there: int, *, stops: bool) -> None:
+        """Makes sure that the target has every database that keys go to, as far as both ends tell.
+
+        Args:
+            used: databases of the source that hold keys.
+            there: how many the target has; 0 where that is not known.
+            stops: the policy is to stop at what the target cannot have.
+
+        Raises:
+            ConfigError: it has not, and the policy is to stop.
+        """
+        choice = self.choice
+        taken = [each for each in used if choice.rules is None or choice.rules.takes_database(each)]
+        highest = max(map(choice.database_to, taken), default=-1)
+        if not 0 < there <= highest:
+            return
+        told = f"the source has keys for database {highest}, the target has only {there} databases"
+        if stops:
+            raise ConfigError(
+                told, hint=f"set databases to {highest + 1} or more at the target, or --on-refusal continue"
+            )
+        log.warning(told, hint="what belongs into databases that the target lacks becomes dead letters")
+
+    async def look(self) -> None:
+        """Lets rules pass by which the data in the target was made, and no other link makes the same keys.
+
+        Raises:
+            ConfigError: they are others.
+            TargetError: it cannot be asked.
+        """
+        settings, target = self.settings, self.settings.target_endpoint()
+        checkpoint = await read_checkpoint(target, settings.checkpoint_name())
+        differs = checkpoint is not None and not self.made(checkpoint)
+        choice = self.choice
+        if checkpoint is not None and differs:
+            words = ", ".join(changed(checkpoint.rules, choice.digest))
+            if settings.on_rules_change is OnRulesChange.REFUSE and not settings.full_sync:
+                raise ConfigError(
+                    f"the data in the target was made by other rules than those of this start: {words}",
+                    hint="take the old ones, or set on_rules_change to full-sync, which copies the snapshot again",
+                )
+            log.warning("the rules are others than those of the data in the target: a full sync", changed=words)
+        await claim(settings, choice.image, ruled=bool(choice), thorough=differs or checkpoint is None)
+
+    def made(self, checkpoint: Checkpoint) -> bool:
+        """Whether the data beside a checkpoint was made by the rules in force.
+
+        It may tell that narrower ones are, of which nobody heard before the connection was lost.
+        """
+        if self._next is not None and checkpoint.rules == self._next.choice.digest:
+            self._take(self._next, checkpoint.position.offset)
+        return checkpoint.rules == self.choice.digest
+
+    # -- while it runs
+
+    async def narrow(self, settings: Settings) -> Narrower:
+        """Narrower rules follow those in force, as soon as the stream is followed.
+
+        Args:
+            settings: of the link, with them.
+
+        Raises:
+            ConfigError: they are not narrower, or cannot be had here, or another link may make the same keys.
+            TargetError: the target cannot be asked for other links' keys.
+        """
+        before = self._next.settings if self._next is not None else self.settings
+        if words := widened(before, settings):
+            raise ConfigError(f"the rules are not narrower than those in force: {', '.join(words)}")
+        target = settings.target_endpoint().one_server("narrower rules")
+        following = Narrower(settings, choice_of(settings, settings.checkpoint_key))
+        if await read_checkpoint(target, settings.checkpoint_name()) is not None and following.choice:
+            # The next start would ask the same, and be refused.
+            await claim(settings, following.choice.image, ruled=True, thorough=not self.choice)
+        if self._next is not None:
+            self._earlier.append(self._next)
+        self._next = following
+        if self._follower is not None:
+            self._follower(following)
+        return following
+
+    @contextmanager
+    def followed_by(self, take: Callable[[Narrower, Callable[[int], None]], None]) -> Iterator[None]:
+        """The stream is followed inside of it.
+
+        Args:
+            take: has narrower rules taken up: told of them, and of whom to tell the offset when that is so.
+        """
+
+        def follower(narrower: Narrower) -> None:
+            take(narrower, lambda offset: self._take(narrower, offset))
+
+        self._follower = follower
+        if self._next is not None:
+            follower(self._next)
+        try:
+            yield
+        finally:
+            self._follower = None
+
+    def begin_anew(self, offset: int) -> None:
+        """Everything is copied again: by the narrower rules at once, where there are some."""
+        if self._next is not None:
+            self._take(self._next, offset)
+
+    def _take(self, narrower: Narrower, offset: int) -> None:
+        """They are in force."""
+        self.settings, self.choice = narrower.settings, narrower.choice
+        if self._next is narrower:
+            self._next = None
+            told, self._earlier = [*self._earlier, narrower], []
+        else:
+            told = [narrower]
+            self._earlier.remove(narrower)
+        log.warning("the rules are narrower", offset=offset, rules=narrower.choice.digest)
+        for each in told:
+            if not each.taken.done():
+                each.taken.set_result(offset)

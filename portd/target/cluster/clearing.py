@@ -1,0 +1,118 @@
+"""FLUSHDB and FLUSHALL under rules, in a cluster: what they cover goes from every slot that has not passed them.
+
+It is done between two windows: everything before it is in the target, nothing behind it is. A slot's record is moved behind it
+when its keys are gone, so whoever comes by it again, behind a lost connection, in another process or because a replica was
+promoted, removes keys of those slots only that have nothing of what follows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from portd.kernel.slots import key_slot
+from portd.net.replies import code_of, presentable
+from portd.net.resp import request
+from portd.net.topology import ranges_of, slots_of
+from portd.target.cluster.nodes import on_all
+from portd.target.cluster.records import write_records
+from portd.target.cluster.shard import ELSEWHERE
+from portd.target.connection import Disconnected, set_up, text_of
+from portd.target.kept.epoch import check
+from portd.target.stream.clearing import HINT, REMOVE_KEYS, SCAN_COUNT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from portd.kernel.slotgroups import SlotGroups
+    from portd.target.cluster.shard import Shard
+    from portd.target.stream.applying import ApplierOptions
+
+REMOVAL: Final = "the removal of keys"  # for messages
+
+
+class Clearing:
+    """One such command, and everything before it is in the target.
+
+    Args:
+        options: of the applier, which writes nothing meanwhile.
+        behind: the position behind it.
+        records: what the keys of records begin with.
+        writer: of records.
+
+    Attributes:
+        removed: keys.
+    """
+
+    def __init__(self, options: ApplierOptions, behind: int, records: str, writer: str) -> None:
+        self.removed = 0
+        self._options = options
+        self._behind = behind
+        self._records = records
+        self._writer = writer
+
+    async def run(self, shards: Sequence[Shard], groups: SlotGroups) -> None:
+        """Does it on every node; may be begun again.
+
+        Args:
+            shards: all nodes; nothing is outstanding. Whoever takes the link ends their connections.
+            groups: know how far each slot is, and are told how far it is then.
+
+        Raises:
+            Disconnected: a node is lost, or is not what it was.
+            TargetBusy: one refuses for now.
+            TargetError: one refuses.
+        """
+
+        async def work(shard: Shard) -> None:
+            late = {slot for slot in slots_of(shard.node.slots) if groups.record(slot) < self._behind}
+            if late:
+                await self._empty(shard, late)
+                async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
+                    passed = ranges_of(sorted(late))
+                    await write_records(shard.connection, self._records, passed, self._writer, self._behind)
+                for slot in late:
+                    groups.set_record(slot, self._behind)
+
+        await on_all("clear", shards, work)
+
+    async def _empty(self, shard: Shard, late: set[int]) -> None:
+        """Removes what is covered of some slots from their node."""
+        cursor = b"0"
+        while True:
+            scan = request("SCAN", cursor, "COUNT", SCAN_COUNT)
+            await self._options.limiter.take(len(scan), 1)
+            (answer,) = await self._ask(shard, [scan])
+            check(answer, "to be scanned", hint=HINT)
+            cursor, found = answer
+            by_slot: dict[int, list[bytes]] = {}
+            for name in found:
+                if (slot := key_slot(name)) in late and self._covers(name):
+                    by_slot.setdefault(slot, []).append(name)
+            await self._remove(shard, by_slot)
+            if cursor == b"0":
+                return
+
+    def _covers(self, name: bytes) -> bool:
+        return not name.startswith(self._options.prefix.encode()) and self._options.choice.covers(0, name)
+
+    async def _remove(self, shard: Shard, by_slot: dict[int, list[bytes]]) -> None:
+        """Removes keys; a command names those of one slot."""
+        command = "UNLINK" if self._options.unlink else "DEL"
+        removals = [
+            request(command, *names[index : index + REMOVE_KEYS])
+            for names in by_slot.values()
+            for index in range(0, len(names), REMOVE_KEYS)
+        ]
+        if not removals:
+            return
+        await self._options.limiter.take(sum(map(len, removals)), sum(map(len, by_slot.values())))
+        for answer in await self._ask(shard, removals):
+            if code_of(text := text_of(answer)) in ELSEWHERE:
+                raise Disconnected(f"{shard.node.address}: {presentable(text)}", code_of(text))
+            check(answer, REMOVAL, hint=HINT)
+            self.removed += answer
+
+    @staticmethod
+    async def _ask(shard: Shard, commands: list[bytes]) -> list[Any]:
+        async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
+            return await shard.connection.ask(*commands)
