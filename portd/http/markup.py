@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from portd import __version__
+from portd.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,8 +33,8 @@ NOTHING: Final = Html()
 
 
 def esc(value: object) -> Html:
-    """Anything, safe between tags and in quoted attributes; markup stays as it is."""
-    return value if isinstance(value, Html) else Html(html.escape(str(value)))
+    """Anything, safe between tags and in quoted attributes, control characters as escapes; markup stays as it is."""
+    return value if isinstance(value, Html) else Html(html.escape(plain(str(value))))
 
 
 def fill(template: str, *values: object) -> Html:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 MINUTES_ROWS: Final = 600  # of a second each
 DAY_ROWS: Final = 720
 ROWS_PER_DAY_ROW: Final = 120  # so many seconds are one row of the day
-MOST_POINTS: Final = 150  # that a reading has
+MOST_POINTS: Final = 100  # that a reading has: each costs the event loop some microseconds when a page is made
 
 
 class Span(StrEnum):
