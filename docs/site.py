@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")
-FILES = tuple(f"deploy/{path.name}" for path in sorted((ROOT / "deploy").iterdir()) if path.suffix in {".json", ".yml"})
+_SUFFIXES = {".json", ".yml", ".yaml", ".conf"}
+_FOLDERS = (ROOT / "deploy", ROOT / "deploy/kubernetes", ROOT / "deploy/portd.service.d")
+FILES = tuple(
+    path.relative_to(ROOT).as_posix()
+    for folder in _FOLDERS
+    for path in sorted(folder.iterdir())
+    if path.suffix in _SUFFIXES
+)
 
 
 def on_files(files: Files, config: Any) -> Files:

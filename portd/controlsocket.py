@@ -260,13 +260,13 @@ class ControlSocket:
             PortdError: an end failed.
             ConnectionError: the client went away before it was done.
         """
-        command, work = question.command, question.command.run(question.arguments)
+        command = question.command
         try:
             if command.lasts:
                 with self._counted_as_lasting():
-                    return await _while_there(work, reader, question.name)
+                    return await _while_there(command.run(question.arguments), reader, question.name)
             async with asyncio.timeout(SECONDS):
-                return await work
+                return await command.run(question.arguments)
         except TimeoutError:
             raise Refusal(
                 f"{question.name} takes longer than {SECONDS:.0f} s", "see the log for what became of it"

@@ -33,10 +33,19 @@ class Work(StrEnum):
     FOLLOWING = "following"  # the stream is applied
 
 
+class Role(StrEnum):
+    """What a process is to a link."""
+
+    HOLDER = "holder"  # it has the lease
+    STANDBY = "standby"  # it waits for it
+    NONE = "none"
+
+
 class Phase(StrEnum):
     """Where a sync stands; nobody sets it: it follows from facts, in `portd.watch.standing`."""
 
     STARTING = "starting"  # reading settings, probing both ends
+    STANDBY = "standby"  # another process has the link, and this one waits for it
     CONNECTING = "connecting"  # an end is not connected: handshake, or waiting to try again
     HELD = "held"  # a full sync waits until an operator says that it is meant
     PAUSED = "paused"  # an operator wants nothing written to the target for now
@@ -167,6 +176,8 @@ class LaneState:
     retries: int = 0
 
 
+LEASE_SECONDS: Final = 15.0  # without renewal, a link is free
+
 # Upper bounds in seconds of what `Durations` counts; what is longer is counted behind the last one.
 DURATION_BOUNDS: Final = (
     *(0.00025, 0.0005, 0.001, 0.0025, 0.005),
@@ -202,6 +213,29 @@ class LeaseState:
     """The right to write through a link; see `portd.target.kept.lease`."""
 
     renewed_at: float = 0.0  # time.time(); 0 = it is not held, or was given back
+
+    @property
+    def held(self) -> bool:
+        """It has not run out, as far as is known."""
+        return self.renewed_at > 0 and time.time() - self.renewed_at <= LEASE_SECONDS
+
+
+@dataclass(slots=True)
+class Standby:
+    """What is known of a link by one who waits for it; see `portd.link.standby`."""
+
+    since: float = field(default_factory=time.time)
+    holder: str = ""  # who has the link; "" when nobody does
+    unfit: str = ""  # why it could not be taken over; "" when it could
+    full_sync: str = ""  # why taking over would copy everything; "" when it would not, as far as is known
+
+    @property
+    def words(self) -> str:
+        """The same for people."""
+        words = f"{self.holder or 'nobody'} has the link"
+        if self.unfit:
+            return f"{words}, and it could not be taken over: {self.unfit}"
+        return f"{words}; to take it over would be a full sync: {self.full_sync}" if self.full_sync else words
 
 
 @dataclass(slots=True)
@@ -298,6 +332,17 @@ class Errors:
         return next(reversed(self.found), "")
 
 
+@dataclass(slots=True)
+class Conflict:
+    """Keys that this link and another one of the process put into the same target; see `portd.link.conflicts`."""
+
+    looked: int = 0  # keys of our source that were looked for at the other one's
+    found: int = 0  # of them, those that it has, too: a key of every look counts
+    keys: tuple[tuple[int, str], ...] = ()  # some of those that were found last, by database and name in the target
+    seen_at: float = 0.0  # time.time() of the last look that found some; 0 = none did
+    error: str = ""  # why the last look failed
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """A full sync waits for an operator; see `portd.hold`."""
@@ -320,6 +365,8 @@ class Progress:
     stopping: bool = False  # told to stop: what was read is being finished
     preparing: bool = False  # a full sync is agreed on, and nothing of its snapshot was received
     held: Held | None = None  # why nothing is overwritten or removed now
+    standby: Standby | None = None  # what is waited for while another process has the link
+    takeovers: int = 0  # times the link was taken when another process had had it
     started_at: float = field(default_factory=time.time)
     position: Position | None = None  # last checkpoint known
     full_syncs: Counter[str] = field(default_factory=Counter)  # reason -> times
@@ -342,6 +389,7 @@ class Progress:
     limit: TargetLimit = field(default_factory=TargetLimit)
     pulse: TargetPulse = field(default_factory=TargetPulse)
     lease: LeaseState = field(default_factory=LeaseState)
+    conflicts: dict[str, Conflict] = field(default_factory=dict)  # by the other link's name, where both can write a key
     commits: Durations = field(default_factory=Durations)  # transactions of the stream, from sending to the reply
     dead_letters: Counter[str] = field(default_factory=Counter)  # error code -> times
     attributes_dropped: Counter[str] = field(
@@ -393,6 +441,11 @@ class Progress:
     def last_error(self) -> str:
         """The newest error; "" when there was none."""
         return self.errors.last
+
+    @property
+    def role(self) -> Role:
+        """What this process is to the link now."""
+        return Role.STANDBY if self.standby is not None else Role.HOLDER if self.lease.held else Role.NONE
 
     @property
     def source_there(self) -> bool:

@@ -106,6 +106,12 @@ def target(servers: ServerFactory) -> Server:
 
 
 @pytest.fixture
+def pair(servers: ServerFactory) -> tuple[Server, Server]:
+    """Another source and its target."""
+    return servers(), servers()
+
+
+@pytest.fixture
 def matrix(request: pytest.FixtureRequest, servers: ServerFactory) -> Pair:
     """Every source version against every target version that this machine has."""
     source, target = request.param

@@ -90,7 +90,7 @@ class Writers:
 
     def _write(self, number: int) -> None:
         login: dict[str, Any] = {"username": USER, "password": SECRET} if self._named else {}
-        client = redis.Redis(unix_socket_path=str(self._server.path), **login)
+        client = redis.Redis(unix_socket_path=str(self._server.path), protocol=2, **login)
         turn = 0
         try:
             while not self._stop.is_set():
@@ -103,7 +103,7 @@ class Writers:
                     client.rpush(f"list:{number}", turn)
                     client.ltrim(f"list:{number}", -20, -1)
                 if turn % 11 == 0:
-                    client.set(f"passing:{number}:{turn % 30}", turn, px=50)
+                    client.set(f"passing:{number}:{turn % 30}", turn, px=1500)
                 if turn % 13 == 0:
                     client.hset(f"hash:{number}", f"field:{turn % 9}", turn)
                     client.xadd(f"stream:{number}", {"turn": turn}, maxlen=10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import tempfile
 import urllib.error
@@ -144,6 +145,36 @@ class Portd:
         return self.until(lambda status: status["stream"]["checkpointed_offset"] >= end)
 
 
+class Notified:
+    """Receives what a service tells systemd.
+
+    Args:
+        path: of the socket, which is made.
+
+    Attributes:
+        address: the same, for `NOTIFY_SOCKET`.
+        seen: all that came.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.address = str(path)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(60)
+        self.seen: list[str] = []
+
+    def until(self, beginning: str) -> str:
+        """The next message that begins so; fails after 20 s."""
+        while True:
+            self.seen.append(self._socket.recv(4096).decode())
+            if self.seen[-1].startswith(beginning):
+                return self.seen[-1]
+
+    def close(self) -> None:
+        """Stops listening."""
+        self._socket.close()
+
+
 class Links(Portd):
     """One process with several links, from a file.
 
@@ -167,7 +198,7 @@ class Links(Portd):
         for name, values in tables.items():
             text += f"[[link]]\nname = {json.dumps(name)}\n"
             for key, value in values.items():
-                text += f"{key} = {json.dumps(value if isinstance(value, (bool, int, float)) else _url(value))}\n"
+                text += f"{key} = {json.dumps(value if isinstance(value, (bool, int, float, list)) else _url(value))}\n"
         self.file.write_text(text)
 
     def of(self, link: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ COMMANDS: Final = {
         lasts=True,
     ),
     "reload": Order(
-        "Reads the file of --config again, as SIGHUP does, and says what changed or what is wrong with it.",
+        "Reads the file of --config again, as SIGHUP does, and says what changed or what is wrong with it. Rules that take less are taken up.",
         "portd ctl reload",
         lasts=True,
         of_process=True,

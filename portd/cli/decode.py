@@ -23,11 +23,12 @@ from portd.config.option import separated
 from portd.config.rules import choice_of
 from portd.errors import OutputClosed, PortdError
 from portd.feed.choosing import choose
+from portd.files.manifest import files_of
 from portd.files.outputs import STDOUT, Output
 from portd.kernel.events import EventHandler
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.kernel.tally import KeyHandler, StatsHandler
-from portd.offline.decode import decode_file, decode_source
+from portd.offline.decode import decode_cluster, decode_file, decode_source
 from portd.offline.stats import Stats, render_json, render_text
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portd.config.rules import Choice
+    from portd.config.settings import Settings
     from portd.kernel.handler import Handler
-    from portd.net.endpoint import Endpoint
 
 PART_BYTES = 128 * 1024
 FILE_TYPES = ("function", "aux")  # of the file itself
@@ -66,7 +67,8 @@ _OWN = {
         Annotated[
             str,
             typer.Argument(
-                metavar="FILE|-|URL", help="An RDB file (.gz and .zst too), - for standard input, or a live server."
+                metavar="FILE|-|URL",
+                help="An RDB file (.gz and .zst too), the manifest of a dumped cluster, - for standard input, or a live server or cluster.",
             ),
         ],
         Parameter.empty,
@@ -139,7 +141,7 @@ def _decode(
         source = path if is_server else NO_SOURCE
         settings = load_settings(given_flags(rules), file, {"source": source, "target": NO_TARGET, **ALL_RULES})
         handler = make_handler(form, top, separator, functions=not words or "function" in words, aux="aux" in words)
-        run(path, settings.source_endpoint() if is_server else None, handler, output, report, choice_of(settings))
+        run(path, settings if is_server else None, handler, output, report, choice_of(settings))
     except OutputClosed:
         raise typer.Exit(os.EX_OK) from None
     except PortdError as error:
@@ -157,24 +159,43 @@ def _end(number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def run(
-    source: str, endpoint: Endpoint | None, handler: Handler, path: str, report: Report, choice: Choice | None = None
-) -> None:
-    """Decodes into *path*, which appears when all of it is written."""
-    decoder = SnapshotDecoder(handler)
-    if choice is not None:
+def run(source: str, settings: Settings | None, handler: Handler, path: str, report: Report, choice: Choice) -> None:
+    """Decodes into *path*, which appears when all of it is written.
+
+    Args:
+        source: a file, a manifest of several, or a URL.
+        settings: of the server that the URL names; None for files.
+        handler: makes what is written, of all snapshots.
+        path: where to.
+        report: how stats are shown.
+        choice: which keys are shown.
+    """
+    decoders: list[SnapshotDecoder] = []
+
+    def fresh(choice: Choice) -> SnapshotDecoder:
+        decoders.append(decoder := SnapshotDecoder(handler))
         choose(decoder, choice)
+        return decoder
+
     with closing(Output(path)) as output:
-        if endpoint is None:
-            decode_file(source, decoder, output)
+        if settings is None:
+            for file in files_of(source):
+                decode_file(file, fresh(choice), output)
+        elif settings.source_endpoint().seeds is not None:
+            asyncio.run(decode_cluster(settings, fresh, output))
         else:
-            asyncio.run(decode_source(endpoint, decoder, output))
+            asyncio.run(decode_source(settings.source_endpoint(), fresh(choice), output))
         if isinstance(handler, StatsHandler):
-            name = source if endpoint is None else endpoint.display
-            counters = decoder.statistics()
-            stats = Stats(name, handler.report(), decoder.aux, decoder.offset, counters["keys"], time.time())
+            name = source if settings is None else settings.source_endpoint().display
+            size, keys = (sum(each) for each in zip(*map(_size_of, decoders), strict=True))
+            stats = Stats(name, handler.report(), decoders[0].aux, size, keys, time.time())
             output.write(_rendered(stats, report).encode("utf-8", "backslashreplace"))
         output.commit()
+
+
+def _size_of(decoder: SnapshotDecoder) -> tuple[int, int]:
+    """Bytes and keys of a snapshot."""
+    return decoder.offset, decoder.statistics()["keys"]
 
 
 def _rendered(stats: Stats, report: Report) -> str:

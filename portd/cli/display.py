@@ -67,9 +67,12 @@ def one_line(progress: Progress, rates: PaceReading) -> str:
     if phase in {Phase.CATCHING_UP, Phase.STREAMING, Phase.DRAINING, Phase.PAUSED}:
         lag = lag_text(progress.lag_seconds, progress.lag_bytes)
         return f"{phase}: {lag}{human_short(rates.commands)} commands/s{refused}"
+    outlook = progress.outlook
+    if phase is Phase.STANDBY and outlook.backlog_bytes:
+        refused += f", {human_bytes(max(0, outlook.backlog_bytes - outlook.backlog_behind_bytes))} of backlog left"
     return (
         f"{phase}: {standing.reason}{refused}"
-        if phase in {Phase.CONNECTING, Phase.HELD, Phase.FAILED} and standing.reason
+        if phase in {Phase.CONNECTING, Phase.HELD, Phase.FAILED, Phase.STANDBY} and standing.reason
         else f"{phase}{refused}"
     )
 
@@ -119,7 +122,7 @@ class _LogLine:
         """Logs a line if one is due."""
         phase = look(self._progress).phase
         factor = STREAMING_FACTOR if phase is Phase.STREAMING else 1
-        due = self._every > 0 and time.monotonic() - self._last >= self._every * factor
+        due = self._every > 0 and phase is not Phase.STANDBY and time.monotonic() - self._last >= self._every * factor
         if phase is self._phase and not due:
             return
         self._phase, self._last = phase, time.monotonic()

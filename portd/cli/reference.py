@@ -111,12 +111,12 @@ def reference(
 
 def metrics_page() -> str:
     """The reference of all series, in Markdown."""
-    from portd.model import LaneState, Progress  # noqa: PLC0415 - only this page needs Prometheus
+    from portd.model import Conflict, LaneState, Progress  # noqa: PLC0415 - only this page needs Prometheus
     from portd.watch.metrics import LinkSources, MetricsCollector, Sources  # noqa: PLC0415 - the same
     from portd.watch.readings import OwnerReading  # noqa: PLC0415 - the same
     from portd.watch.view import View  # noqa: PLC0415 - the same
 
-    progress = Progress(lanes=[LaneState(0)])
+    progress = Progress(lanes=[LaneState(0)], conflicts={"other": Conflict()})
     progress.stream.following = progress.source.connected = True  # some figures are known then only
     progress.snapshot.keys_total = 0
     progress.pulse.memory_bytes = progress.pulse.memory_limit_bytes = 0

@@ -106,6 +106,7 @@ class ConfigFile:
                 changes.restart.append(name)
         for link, names in ruled.items():
             self._look_at_rules(link, names, links[link] if link else next(iter(links.values())), changes)
+        changes.restart.sort()
         # What needs a restart is told again at the next signal, until there was one.
         self._last = values
         waiting = {name for names in ruled.values() for name in names}

@@ -18,7 +18,7 @@ from portd.config.settings import SETTINGS
 from portd.errors import ConfigError, PortdError, redact_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from portd.config.settings import Settings
 
@@ -39,11 +39,11 @@ SETTINGS_USED: Final = (
 )
 EPILOG = "Options are also variables and lines of the TOML file, as for sync. docs/restore.md tells more."
 
-_File = Annotated[
-    str,
+_Files = Annotated[
+    list[str],
     typer.Argument(
-        metavar="FILE|-",
-        help="An RDB file, an append-only file, or the manifest of one; .gz and .zst are decompressed.",
+        metavar="FILE...|-",
+        help="RDB files, or the manifest of a dumped cluster; or one append-only file, or its manifest; .gz and .zst are decompressed.",
         show_default=False,
     ),
 ]
@@ -62,19 +62,19 @@ _Only = Annotated[
 
 
 def restore(file: Path | None, flags: Mapping[str, Any]) -> None:
-    """Bring an RDB file or an append-only file into a server.
+    """Bring RDB files or an append-only file into a server or a cluster.
 
     Example: portd restore dump.rdb --target redis://new:6379
     """
     given = dict(flags)
-    path, follow, only = given.pop("path"), given.pop("then_follow", None), given.pop("only_letters", None)
+    paths, follow, only = given.pop("paths"), given.pop("then_follow", None), given.pop("only_letters", None)
     try:
         settings = configload.load_settings(given, file, {"source": NO_SOURCE, "http": "off", **ALL_RULES})
         if only is not None and follow is not None:
             raise ConfigError(
                 "--only-letters takes keys of a snapshot, not of a stream", hint="leave --then-follow out"
             )
-        code = run_restore(settings, path, follow, only, _config_file(settings, file, flags))
+        code = run_restore(settings, paths, follow, only, _config_file(settings, file, flags))
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     raise typer.Exit(code)
@@ -88,16 +88,18 @@ def _config_file(settings: Settings, file: Path | None, flags: Mapping[str, Any]
     return ConfigFile(file, frozenset({*flags, *variables, "source", "http"}), settings)
 
 
-def run_restore(settings: Settings, path: str, follow: Path | None, only: Path | None, file: ConfigFile | None) -> int:
-    """Restores *path*; the exit code."""
+def run_restore(
+    settings: Settings, paths: Sequence[str], follow: Path | None, only: Path | None, file: ConfigFile | None
+) -> int:
+    """Restores *paths*; the exit code."""
     from portd.cli.runner import run_blocking  # noqa: PLC0415 - uvloop and the like, which help does not need
     from portd.offline.restore import Restore  # noqa: PLC0415 - the same
 
     log.configure(settings.log_format, settings.log_level)
     redact_keys(on=settings.redact_keys)
-    return run_blocking(lambda: Restore(settings, path, follow, only), settings, file)
+    return run_blocking(lambda: Restore(settings, paths, follow, only), settings, file)
 
 
 restore_command = settings_flags(
-    restore, names=SETTINGS_USED, more={"path": _File, "then_follow": _Follow, "only_letters": _Only}
+    restore, names=SETTINGS_USED, more={"paths": _Files, "then_follow": _Follow, "only_letters": _Only}
 )

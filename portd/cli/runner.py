@@ -308,7 +308,10 @@ class Supervisor:
             needs_restart=" ".join(changes.restart), overridden=" ".join(changes.hidden),
             **({"limits_back": " ".join(back)} if back else {}),
         )  # fmt: skip
-        return {"file": str(file.path), **told, "narrower": rules, "text": _reload_text(told)}
+        answer: dict[str, Any] = {"file": str(file.path), **told, "narrower": rules, "text": _reload_text(told)}
+        if refused := [each for each in rules if "error" in each]:
+            answer |= {"ok": False, "error": _rules_text(refused[0]), "hint": refused[0]["hint"]}
+        return answer
 
     async def _narrow(self, file: ConfigFile, changes: Changes) -> list[Mapping[str, Any]]:
         """Has narrower rules taken up; what is known of that after some seconds, link by link."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import time
@@ -22,7 +23,7 @@ from portd.errors import PortdError
 from portd.text import hide_logins, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from portd.config.settings import Settings
@@ -73,10 +74,13 @@ def _status(file: Path | None, given: Mapping[str, Any], *, as_json: bool, ask: 
     if as_json:
         typer.echo(json.dumps({"links": states} if len(states) > 1 else states[0], indent=2))
     else:
-        for number, found in enumerate(states):
+        for number, (shards_of, group) in enumerate(itertools.groupby(states, key=lambda found: found.get("shard_of"))):
             if number:
                 typer.echo()
-            _show(found)
+            if shards_of is None:
+                _show_each(list(group))
+            else:
+                _show_shards(shards_of, list(group))
     raise typer.Exit(max(_exit_code(found["checkpoint"]) for found in states))
 
 
@@ -99,7 +103,8 @@ async def _look_at_all(settings: Settings) -> list[dict[str, Any]]:
         return [found]
     async with Directory(settings, "looking for the shards of a link") as there:
         shards = await shards_there(there)
-    return [await _look(replace(settings, link=name)) for name in shards] or [found]
+    told = [await _look(replace(settings, link=name)) for name in shards]
+    return [each | {"shard_of": settings.link} for each in told] or [found]
 
 
 async def _look(settings: Settings) -> dict[str, Any]:
@@ -141,6 +146,70 @@ def _ask(address: str, link: str) -> dict[str, Any]:
         status: dict[str, Any] = json.loads(answer.read())
     status.pop("settings", None)
     return status
+
+
+def _show_each(states: Sequence[Mapping[str, Any]]) -> None:
+    """Links one below the other."""
+    for number, found in enumerate(states):
+        if number:
+            typer.echo()
+        _show(found)
+
+
+def _show_shards(link: str, states: Sequence[Mapping[str, Any]]) -> None:
+    """The shards of one link, a row for each."""
+    complete = sum(found["checkpoint"] is not None and found["checkpoint"]["state"] == "stream" for found in states)
+    rows = [_row(link, found) for found in states]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = [names, *([row.get(name, "") for name in names] for row in rows)]
+    widths = [max(len(line[at]) for line in table) for at in range(len(names))]
+    typer.echo(plain(f"{link} in {states[0]['target']}: {len(states)} shards, {complete} of them complete"))
+    for line in table:
+        typer.echo(plain("  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip()))
+    for found in states:
+        for name, value in _troubles(found.get("process")).items():
+            typer.echo(plain(f"{found['link']} {name}: {value}"))
+
+
+def _row(link: str, found: Mapping[str, Any]) -> dict[str, str]:
+    """One shard, by column; it is named by its lowest slot."""
+    checkpoint, holder, process = found["checkpoint"], found["holder"], found.get("process")
+    row = {"shard": found["link"].removeprefix(f"{link}.")}
+    if checkpoint is None:
+        row |= {"state": "none", "offset": "", "written": "", "followed": ""}
+    else:
+        row |= {
+            "state": "complete" if checkpoint["state"] == "stream" else "full sync",
+            "offset": str(checkpoint["offset"]),
+            "written": f"{checkpoint['written_seconds_ago']:.0f} s ago",
+            "followed": checkpoint["source_address"] or "unknown",
+        }
+    row["held by"] = f"{holder['pid']} on {holder['host']}" if holder else "nobody"
+    if process is not None:
+        stream = process["stream"]
+        seconds = stream["lag_seconds"]
+        row |= {
+            "phase": process["phase"],
+            "ready": "yes" if process["ready"] else f"no: {process['reason']}",
+            "lag": "not known" if seconds is None else f"{seconds:.3f} s, {stream['lag_bytes']} bytes",
+            "full syncs": str(sum(process["full_syncs"].values())),
+            "dead letters": str(sum(process["dead_letters"].values())),
+        }
+    return row
+
+
+def _troubles(process: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a process says that somebody should read."""
+    found: dict[str, str] = {}
+    if process is None:
+        return found
+    if held := process["held"]:
+        found["waits for"] = f"an operator ({held['reason']}): {held['words']}"
+    if process["failure"]:
+        found["failure"] = process["failure"]
+    if process["last_error"]:
+        found["last error"] = process["last_error"]
+    return found
 
 
 def _show(found: Mapping[str, Any]) -> None:

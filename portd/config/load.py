@@ -85,18 +85,13 @@ def load_settings(
         fixed: see there.
 
     Raises:
-        ConfigError: see there; also where the file has several links, and no one was named, or the source is a cluster.
+        ConfigError: see there; also where the file has several links, and no one was named.
     """
     links = load_links(flags, config, fixed)
     if len(links) > 1:
         raise ConfigError(
             f"the file of --config has several links: {', '.join(each.link for each in links)}",
             hint="name one of them with --link",
-        )
-    if links[0].divided:
-        raise ConfigError(
-            "a cluster as source can only be synced yet",
-            hint="name one of its nodes, redis://host:port, and set one_shard: it is done shard by shard",
         )
     return links[0]
 

@@ -113,6 +113,12 @@ class Settings(RuleSettings):
         "one refuses to start with that code.",
         group="Ends",
     )
+    standby: bool = option(
+        False,
+        "Where another portd has the link, wait for it and take it when it is free: at once when that one ends in order, within its lease "
+        "of 15 seconds otherwise. A portd that loses the link waits for it again. docs/guides/standby.md tells how two of them are run.",
+        group="Ends",
+    )
 
     source_tls_ca: Path | None = option(
         None,
@@ -423,6 +429,15 @@ class Settings(RuleSettings):
         if source.place == target.place:
             raise ConfigError(
                 f"source and target are the same server, {source.display}", hint="a sync needs two servers"
+            )
+        if self.standby and self.takeover:
+            raise ConfigError(
+                "standby and takeover are both set", hint="one waits for the link, the other takes it: drop one"
+            )
+        if self.standby and self.stop_after is not StopAfter.NONE:
+            raise ConfigError(
+                f"standby is set, and stop_after is {self.stop_after.value}",
+                hint="a standby is for a sync that goes on: drop one",
             )
         if self.command_bytes > self.chunk_bytes:
             raise ConfigError(

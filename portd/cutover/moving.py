@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import tempfile
 from typing import TYPE_CHECKING, Final
 
 from portd.cutover.doubt import Doubt
@@ -23,11 +24,13 @@ async def move(options: Options, report: Report) -> None:
     Raises:
         Doubt: it failed, or took too long; it has ended.
     """
-    process = await asyncio.create_subprocess_shell(options.then, stdin=asyncio.subprocess.PIPE, start_new_session=True)
-    told = dumps(report.shown()).encode() + b"\n"
+    with tempfile.TemporaryFile() as told:  # a pipe would have to be read by somebody
+        told.write(dumps(report.shown()).encode() + b"\n")
+        told.seek(0)
+        process = await asyncio.create_subprocess_shell(options.then, stdin=told, start_new_session=True)
     try:
         async with asyncio.timeout(options.then_seconds):
-            await process.communicate(told)
+            await process.wait()
     except TimeoutError:
         raise Doubt(
             f"the command of --then took longer than {options.then_seconds:g} s", hint="--then-seconds"

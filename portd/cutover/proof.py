@@ -22,7 +22,7 @@ from portd.kernel.digest import RECORD_BYTES
 from portd.log import get_logger
 from portd.units import human_count
 from portd.verify.ends import SourceEnd, TargetEnd
-from portd.verify.live import LiveReader
+from portd.verify.live import RELATIVE_TTL_TOLERANCE_MS, LiveReader
 from portd.verify.options import Options as VerifyOptions
 from portd.verify.settle import Settler
 from portd.verify.verification import Verification, compare_functions, digest_options
@@ -39,11 +39,14 @@ FEW_KEYS: Final = 500  # left to be read while writes stand still
 ROUNDS: Final = 20
 SHRINKS: Final = 0.8  # a round that leaves more of what it had to read is no progress
 NO_PROGRESS: Final = 3  # such rounds one after the other: it gets no better
-LOOKS: Final = 4  # at a key that differs while writes stand still: one may expire between two reads
-LOOK_SECONDS: Final = 0.05  # between them
+# Between two looks at keys that differ while writes stand still: one may expire between two reads, and one whose expiry was
+# postponed lives in the target for up to two seconds behind its time (portd.target.kept.postponed: GRACE_MS).
+LOOK_SECONDS: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 BATCH_KEYS: Final = 1000
 DB_BYTES: Final = 4  # portd.kernel.touched
-COMPARED_BYTES: Final = RECORD_BYTES - 8  # of a record: where its name is does not count
+EXPIRY: Final = slice(24, 32)  # of a record (portd.kernel.digest: Record)
+NO_EXPIRY: Final = bytes(8)
+COMPARED_BYTES: Final = RECORD_BYTES - 8  # of it: where its name is does not count
 NAMED_KEYS: Final = 20  # that are told
 
 log = get_logger("cutover")
@@ -61,7 +64,7 @@ class Result:
         changed: names of keys that either end said to be written since, each time they were read again.
         rounds: how many there were.
         last: keys that were read while writes stood still.
-        source_digest: of these, at the source.
+        source_digest: SHA-256 over the digests of these, at the source; the same value has the same one.
         target_digest: likewise.
         not_compared: why some keys count as equal without having been read, in words.
         unread: of them, those that are too large to be read again.
@@ -107,6 +110,9 @@ class Proof:
         self._ends = SourceEnd(self._choice, self._own), TargetEnd(self._choice)
         self._readers: tuple[LiveReader, LiveReader] | None = None
         self._settler: Settler | None = None
+        self._digests = hashlib.sha256(), hashlib.sha256()  # of what was read while writes stood still
+        self._unread: set[NamedKey] = set()  # then
+        self._exact = True  # both ends tell expiry times to the millisecond
         self._left: set[NamedKey] = set()  # that differed when they were last read, in the target's names
         self.result = Result(options.proof.value)
         if not writes.watching:
@@ -165,6 +171,11 @@ class Proof:
         await source.open()
         await target.open()
         self._ends[0].used = source.databases
+        self._exact = source.exact_ttl and target.exact_ttl
+        if not self._exact:
+            self.result.not_compared.append(
+                f"expiry times are compared to {RELATIVE_TTL_TOLERANCE_MS} ms only: a server before Redis 7.0 tells what is left of them"
+            )
         digests = digest_options(source, target, self._settings)
         options = VerifyOptions(largest_bytes=largest)
         self._settler = Settler(source, target, None, digests, options, ends=self._ends)
@@ -207,12 +218,9 @@ class Proof:
         """
         keys = await self._taken()
         self.result.last += len(keys)
-        differing = keys
-        digests = hashlib.sha256(), hashlib.sha256()
-        for look in range(LOOKS):
-            if look:
-                await asyncio.sleep(LOOK_SECONDS)
-                digests = hashlib.sha256(), hashlib.sha256()
+        for pause in LOOK_SECONDS:
+            await asyncio.sleep(pause)
+            digests = hashlib.sha256(), hashlib.sha256()  # of this look
             differing = await self._read(keys, digests)
             if not differing:
                 break
@@ -222,7 +230,15 @@ class Proof:
                 hint="portd verify tells in what",
             )
         self._left = set()
-        self.result.source_digest, self.result.target_digest = (each.hexdigest() for each in digests)
+        for mine, look in zip(self._digests, digests, strict=True):
+            mine.update(look.digest())
+        result = self.result
+        result.source_digest, result.target_digest = (each.hexdigest() for each in self._digests)
+        if self._unread:
+            result.not_compared.append(
+                f"{human_count(len(self._unread))} keys that changed and are too large to be read again: "
+                f"{self._named(sorted(self._unread))}"
+            )
         source, target = self._both()
         if functions := await compare_functions(source, target, ruled=bool(self._choice)):
             raise Doubt(f"function libraries differ: {functions}", hint="portd verify --repair copies them")
@@ -236,10 +252,10 @@ class Proof:
         keys = await self._taken()
         self.result.last += len(keys)
         self._left = await self._read(keys)
-        for _ in range(LOOKS):
+        for pause in LOOK_SECONDS:
             if not self._left:
                 break
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(pause)
             written = await self._taken()
             self._left = await self._read(self._left - (written - self._left))
         return self._left
@@ -306,13 +322,10 @@ class Proof:
             if digests is None:
                 continue
             for digest, records in zip(digests, (looked.source, looked.target), strict=True):
-                view = memoryview(records)
-                for at in range(0, len(view), RECORD_BYTES):
-                    digest.update(view[at : at + COMPARED_BYTES])
-            if looked.too_large:
-                self.result.unread += len(looked.too_large)
-                self.result.not_compared.append(
-                    f"{human_count(len(looked.too_large))} keys that changed and are too large to be read again: "
-                    f"{self._named(sorted(looked.too_large))}"
-                )
+                for at in range(0, len(records), RECORD_BYTES):
+                    record = records[at : at + COMPARED_BYTES]
+                    if not self._exact:  # times that are told as what is left of them differ by milliseconds
+                        record[EXPIRY] = NO_EXPIRY
+                    digest.update(record)
+            self._unread |= looked.too_large
         return differing

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import HandshakeError, SourceLost
 from portd.kernel.keyspecs import KeySpecs
 from portd.log import get_logger
-from portd.net.commands import key_specs
-from portd.net.control import Refused, checked, open_control, parse_info, parse_pairs
+from portd.net.commands import key_specs, writes
+from portd.net.control import Refused, checked, open_control, parse_fields, parse_info, parse_pairs
 from portd.net.resp import request
 
 if TYPE_CHECKING:
@@ -76,3 +77,29 @@ async def key_specs_of(endpoint: Endpoint) -> KeySpecs | None:
         raise SourceLost(
             f"{endpoint.display} does not answer: {error or 'timeout'}", hint="check host and port"
         ) from None
+
+
+async def write_calls(endpoint: Endpoint) -> dict[str, int] | None:
+    """How often each command that writes was called at a server, by clients and their scripts; None where it does not tell.
+
+    Keys that expire are no calls.
+
+    Raises:
+        SourceLost: it does not answer.
+    """
+    try:
+        async with open_control(endpoint) as control:
+            told = parse_info(await control.call("INFO", "commandstats"))
+            calls: Counter[str] = Counter()  # subcommands add up
+            for name, fields in told.items():
+                if name.startswith("cmdstat_"):
+                    calls[name.removeprefix("cmdstat_").partition("|")[0]] += int(parse_fields(fields)["calls"])
+            rows = await control.call("COMMAND", "INFO", *calls) if calls else []
+    except Refused as refusal:
+        log.debug("commands are not told", reply=refusal.text)
+        return None
+    except OSError as error:
+        raise SourceLost(
+            f"{endpoint.display} does not answer: {error or 'timeout'}", hint="check host and port"
+        ) from None
+    return {name: calls[name] for name, row in zip(calls, rows, strict=True) if writes(row)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import select
 import stat
@@ -26,9 +27,12 @@ class Input:
         name: for messages.
         raw: the file itself.
         plain: what its bytes are after decompression; the file itself when nothing is to be decompressed.
+        sha256: that they have to have, hexadecimal; "" for any. Whether they do is known at the end.
     """
 
-    def __init__(self, name: str, raw: IO[bytes], plain: IO[bytes]) -> None:
+    def __init__(self, name: str, raw: IO[bytes], plain: IO[bytes], sha256: str = "") -> None:
+        self._sha256 = sha256
+        self._hash = hashlib.sha256() if sha256 else None
         self.name = name
         self._raw = raw
         self._plain = plain
@@ -47,7 +51,7 @@ class Input:
 
         Raises:
             InputError: the disk failed.
-            DecodeError: what is decompressed is corrupt or cut.
+            DecodeError: what is decompressed is corrupt or cut, or it was another file.
         """
         try:
             if self.size is None and not self._wait():
@@ -64,7 +68,19 @@ class Input:
                 raise DecodeError(f"{self.name} is not valid zstd data: {error}", offset=self.read_bytes) from None
             raise
         self.read_bytes += count
+        if self._hash is not None:
+            self._check(self._hash, self._buffer[:count])
         return self._buffer[:count]
+
+    def _check(self, sums: hashlib._Hash, data: memoryview) -> None:
+        """Raises: DecodeError: all of it was read, and it is another file."""
+        sums.update(data)
+        if self.read_bytes >= (self.size or 0) and sums.hexdigest() != self._sha256:
+            raise DecodeError(
+                f"{self.name} is not the file that the manifest names: its checksum is another one",
+                offset=self.read_bytes,
+                hint="take the file of that dump",
+            )
 
     def _wait(self) -> bool:
         """Waits until a pipe has bytes, so that a thread in here notices when the input is closed; False then."""
@@ -85,8 +101,12 @@ class Input:
         self._raw.close()
 
 
-def open_input(path: str) -> Input:
+def open_input(path: str, sha256: str = "") -> Input:
     """Opens what *path* names: a file, ``-`` for standard input; ``.gz`` and ``.zst`` are decompressed.
+
+    Args:
+        path: of it.
+        sha256: of a file that is not compressed; see `Input`.
 
     Raises:
         InputError: it is not there, a directory, or not readable.
@@ -105,7 +125,7 @@ def open_input(path: str) -> Input:
     except OSError as error:
         raise InputError(f"{shown} cannot be opened: {_reason(error)}", hint="check the path and its owner") from None
     try:
-        return Input(shown, raw, _decompressed(path, raw))
+        return Input(shown, raw, _decompressed(path, raw), sha256)
     except BaseException:
         raw.close()
         raise

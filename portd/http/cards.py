@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 
     from portd.watch.readings import SpoolReading
 
-MOODS: Final = {"streaming": "good", "failed": "bad", "stopped": "soft", "held": "bad"}  # of phases; others wait
+MOODS: Final = {
+    "streaming": "good",
+    "failed": "bad",
+    "stopped": "soft",
+    "held": "bad",
+    "paused": "bad",
+    "standby": "soft",
+}  # of phases; others wait
 _QUIET: Final = "PortdNotStreaming"  # said by the phase as well, until it has lasted
 _RESULTS: Final = {"equal": "good", "different": "bad", "failed": "bad"}  # of comparisons
 
@@ -48,7 +55,7 @@ def mood(warnings: Iterable[Status], *alerts: str) -> str:
 def state(status: Status) -> Html:
     """Phase, role and refusals as badges."""
     badges = [badge(status["phase"], MOODS.get(status["phase"], "wait"))]
-    badges += [badge(each, "soft") for each in (status.get("role"),) if each]
+    badges += [badge(status["role"], "soft")] if status["role"] not in {"none", status["phase"]} else []
     badges += [badge(f"{each['side']} refuses: {each['code']}", "bad") for each in status["refusals"]["now"]]
     return join(badges, " ")
 
@@ -105,6 +112,28 @@ def paused(found: Status | None, link: str = "") -> Html:
     return card("Paused", join((paragraph(words), way)), note=f"since {moment(found['since'])}", wide=True, mood="wait")
 
 
+def standby(status: Status) -> Html:
+    """Who has the link that is waited for, and what taking it over would be; nothing where none is."""
+    found, outlook = status["standby"], status["source"]["outlook"]
+    if not found:
+        return Html()
+    rows: list[tuple[str, object]] = [("the link is held by", found["holder"] or "nobody")]
+    if found["unfit"]:
+        rows.append(("it could not be taken over", coloured(found["unfit"], "bad")))
+    else:
+        full = found["full_sync"]
+        way = f"a full sync: {full}" if full else "a partial sync, as far as is known"
+        rows.append(("taking it over would be", way))
+    if outlook and outlook["backlog_bytes"]:
+        left = max(0, outlook["backlog_bytes"] - outlook["backlog_behind_bytes"])
+        seconds = outlook["backlog_seconds_left"]
+        lasts = "" if seconds is None else f", {human_seconds(seconds)} at this pace"
+        told = f"{human_bytes(left)} of {human_bytes(outlook['backlog_bytes'])}{lasts}"
+        rows.append(("left of the source's backlog", told))
+    waited = human_seconds(time.time() - found["since"])
+    return card("Standby", table(["", ""], rows), note=f"for {waited}", wide=True)
+
+
 def route(status: Status) -> Html:
     """Both ends."""
 
@@ -145,7 +174,7 @@ def lag_tile(status: Status) -> Html:
 def speed_tile(status: Status) -> Html:
     """How fast it goes."""
     snapshot, stream = status["snapshot"], status["stream"]
-    if status["phase"] in {"streaming", "catching-up", "draining"}:
+    if status["phase"] in {"streaming", "catching-up", "paused", "draining"}:
         return tile(human_count(stream["commands_per_second"]), "commands a second")
     rate = human_bytes(snapshot["bytes_per_second"])
     return tile(human_count(snapshot["keys_per_second"]), f"keys a second, {rate}/s")

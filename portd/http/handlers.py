@@ -15,7 +15,7 @@ from portd.http.memorypage import memory_page
 from portd.http.origin import check_same_origin
 from portd.http.pages import links_page, status_page
 from portd.log import get_logger
-from portd.model import Phase
+from portd.model import Phase, Role
 from portd.text import dumps
 from portd.watch.history import Span
 
@@ -39,8 +39,9 @@ ENDPOINTS = {
     "/debug/memory": "where the memory is: HTML for a browser, JSON otherwise, or ?format=html|json; ?span=minutes|day",
     "/debug/memory/heap": "heap profile for go tool pprof: POST records, ?seconds=N; GET shows the last one, ?debug=1 as text, ?format=flame",
     "/livez": "200 while all parts run",
-    "/readyz": "200 while the target has the snapshot and both ends are connected, of every link",
+    "/readyz": "200 while the target has the snapshot and both ends are connected, of every link; ?role=any also where a standby could take over",
 }
+ANY_ROLE = "any"  # of /readyz?role=: a standby is ready, too
 MAX_BODY_BYTES = 1024  # no endpoint takes a body
 
 log = get_logger("http")
@@ -111,14 +112,18 @@ class _Answers:
         return _health("alive", "a part of portd has stopped, see the log", good=self._service.alive())
 
     async def readyz(self, request: web.Request) -> web.Response:
-        _allow_parameters(request)
+        _allow_parameters(request, "role")
+        role = request.query.get("role", Role.HOLDER)
+        if role not in {Role.HOLDER, ANY_ROLE}:
+            raise web.HTTPBadRequest(text=f"role is {role[:64]!r}; it can be {Role.HOLDER.value} or {ANY_ROLE}")
         standings = self._service.standings()
         waiting = [
             self._unready(name, standing, several=len(standings) > 1)
             for name, standing in standings.items()
-            if not standing.ready
+            if not (standing.ready or (role == ANY_ROLE and standing.spare))
         ]
-        return _health("ready", "\n".join(waiting), good=not waiting)
+        spare = any(standing.spare for standing in standings.values())
+        return _health("ready, standing by" if spare else "ready", "\n".join(waiting), good=not waiting)
 
     def _unready(self, name: str, standing: Standing, *, several: bool) -> str:
         """Which link the target may not be read of, and why."""

@@ -52,6 +52,7 @@ def status_page(status: dict[str, Any], memory: MemoryReport, history: HistoryRe
         cards.route(status),
         cards.held(status["held"]),
         cards.paused(status["paused"]),
+        cards.standby(status),
         cards.warnings([*(("", each) for each in found), *_of_process(memory)]),
         tiles(
             (

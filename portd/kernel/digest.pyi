@@ -22,6 +22,7 @@ class DigestHandler(Handler):
         entries_read: of them, the entries read by groups.
         idle_consumers: consumers without pending entries count.
         seed: digests can only be compared under the same seed.
+        names_base: offset of the first name: how many bytes of names others have handed out before.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class DigestHandler(Handler):
         entries_read: bool = ...,
         idle_consumers: bool = ...,
         seed: bytes = ...,
+        names_base: int = ...,
     ) -> None: ...
 
 def compare(source: bytearray, target: bytearray, ttl_tolerance_ms: int = ...) -> tuple[int, bytes]:

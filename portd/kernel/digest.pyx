@@ -88,7 +88,7 @@ cdef class DigestHandler(Handler):
 
     def __cinit__(
         self, *, int bucket_bits=0, Py_ssize_t bucket_records=200, bytes ignored=b"", bint stream_counters=True,
-        bytes seed=b"", bint entries_read=True, bint idle_consumers=True,
+        bytes seed=b"", bint entries_read=True, bint idle_consumers=True, uint64_t names_base=0,
     ):
         if not 0 <= bucket_bits <= 12 or bucket_records < 1:
             raise ValueError("at most 4096 buckets, of at least one record")
@@ -108,6 +108,7 @@ cdef class DigestHandler(Handler):
             self.buckets[i].data = <unsigned char*>PyMem_Malloc(self.bucket_bytes)
             if self.buckets[i].data == NULL:
                 raise MemoryError
+        self.names_base = names_base
         self.names_capacity = NAMES_BYTES
         self.names = <unsigned char*>PyMem_Malloc(self.names_capacity)
         if self.names == NULL:

@@ -38,6 +38,7 @@ cdef class Projector:
     cdef readonly bint by_names  # some names are not taken
     cdef readonly bint by_databases  # some databases are not, or have another number
     cdef readonly bint renames
+    cdef object error  # that a regular expression has raised; None: none did
     cdef bint reserves  # a name can become one of ours, for its beginning is taken away
 
     cdef bint takes(self, const uint8_t* key, Py_ssize_t size) noexcept

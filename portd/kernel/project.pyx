@@ -85,7 +85,11 @@ cdef class Projector:
         """Whether a key is taken, and not one of ours."""
         if size >= self.ours.size > 0 and memcmp(key, self.ours.prefix, self.ours.size) == 0:
             return False
-        return self.rules is None or self.rules.take(key, size)
+        try:
+            return self.rules is None or self.rules.take(key, size)
+        except Exception as error:  # nobody on the way up can raise it: the splitter does, before it hands anything out
+            self.error = error
+            return False
 
     cdef bint _becomes_ours(self, const uint8_t* key, Py_ssize_t size) noexcept:
         """Whether a key would be given a name of ours."""

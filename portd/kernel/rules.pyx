@@ -200,7 +200,26 @@ def _searching(list patterns):
                 f"the regular expression {pattern.decode('utf-8', 'replace')!r} cannot be read: {reason}",
                 hint="it is written as RE2 has it: github.com/google/re2/wiki/Syntax",
             ) from None
-    return re2.compile(b"|".join([b"(?:" + each + b")" for each in patterns]), options).search
+    try:
+        return re2.compile(b"|".join([b"(?:" + _closed(each) + b")" for each in patterns]), options).search
+    except re2.error:
+        raise ConfigError(
+            f"{len(patterns)} regular expressions are too large together", hint="write some of them as prefixes or globs"
+        ) from None
+
+
+cdef bytes _closed(bytes pattern):
+    """A pattern whose last quotation (``\\Q`` to ``\\E``) ends where it does: standing alone, it needs no end."""
+    cdef bytes rest = pattern
+    while b"\\" in rest:
+        rest = rest.partition(b"\\")[2]
+        if rest[:1] == b"Q":
+            _, end, rest = rest.partition(b"\\E")
+            if not end:
+                return pattern + b"\\E"
+        else:
+            rest = rest[1:]
+    return pattern
 
 
 @cython.final

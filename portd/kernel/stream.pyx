@@ -152,6 +152,8 @@ cdef class StreamSplitter:
         self.scripts.begin()
         self.start = start
         status = self._gather(start, min(max(max_bytes, 1), self.most_bytes), max(max_commands, 1))
+        if self.projector is not None and self.projector.error is not None:
+            raise self.projector.error
         if self.marked and self.editor.part.kind < 0 and self.marked_cut.head > start:
             back = True
             buffer.cut = self.marked_cut

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Final
 
+from portd.errors import TargetError
+from portd.log import get_logger
+from portd.net.resp import request
+from portd.target.kept.checkpoint import flush, others_would_go
+from portd.target.kept.directory import other_links
+from portd.target.kept.epoch import write_once
 from portd.target.probe import probe
 
 if TYPE_CHECKING:
@@ -13,6 +20,10 @@ if TYPE_CHECKING:
     from portd.target.capabilities import Capabilities
     from portd.target.clusternodes import ClusterTarget
     from portd.target.destination import Destination
+
+FORGET_SECONDS: Final = 5.0  # for one node
+
+log = get_logger("target")
 
 
 async def look_at(endpoint: Endpoint, choice: Choice) -> tuple[Capabilities, ClusterTarget | None]:
@@ -39,8 +50,6 @@ async def guard(cluster: ClusterTarget, settings: Settings, choice: Choice, sour
     Raises:
         ConfigError: also what cannot be had of a cluster.
     """
-    if settings.verify_every:
-        settings.target_endpoint().one_server("verify_every")
     from portd.target.cluster.nodes import guard_nodes  # noqa: PLC0415
 
     await guard_nodes(cluster, settings, choice, source_run_id)
@@ -64,3 +73,40 @@ async def count_keys(settings: Settings, choice: Choice) -> int:
     from portd.target.cluster.nodes import keys_of_cluster  # noqa: PLC0415
 
     return await keys_of_cluster(settings, choice)
+
+
+async def guard_contents(cluster: ClusterTarget, settings: Settings, choice: Choice) -> None:
+    """See `portd.target.cluster.nodes.guard_nodes`, of a file in the place of a source."""
+    from portd.target.cluster.nodes import guard_nodes  # noqa: PLC0415
+
+    await guard_nodes(cluster, settings, choice, "")
+
+
+async def flush_all(into: Destination) -> None:
+    """``existing: flush`` of a cluster without a checkpoint of ours: deletes everything on every node, if there is anything.
+
+    Raises:
+        ConfigError: rules choose what is written, and other links have something there.
+        TargetError: a node refuses, or cannot be reached.
+    """
+    if keys := await count_keys(into.settings, into.choice):
+        if into.choice and await other_links(into.settings):
+            raise others_would_go()
+        for place in into.places:
+            await flush(place.endpoint, place.epoch, into.connection)
+        log.warning("target flushed", reason="existing is flush", keys=keys)
+
+
+async def forget(destination: Destination) -> None:
+    """Takes the epochs of all nodes of a cluster away, behind work that nobody goes on with. What fails stays, and is told."""
+    if destination.cluster is None:
+        return
+    for place in destination.places if destination.node_epochs else ():
+        if place.epoch.key == destination.epoch.key:  # it goes with the lease
+            continue
+        try:
+            async with asyncio.timeout(FORGET_SECONDS):
+                gone = request("DEL", place.epoch.key)
+                await write_once(place.endpoint, destination.connection, place.epoch, gone, what="the epoch")
+        except (TargetError, TimeoutError) as error:
+            log.warning("a key of ours stays in the target", key=place.epoch.key, error=str(error))

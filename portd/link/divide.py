@@ -53,7 +53,7 @@ async def divide(settings: Settings) -> list[Settings]:
         LinkTaken: a process has one of the links that are over.
         TargetError: the target cannot be asked.
     """
-    _check(settings)
+    check_settings(settings)
     wanted: Ranges = tuple(settings.slot_ranges()) or ALL_SLOTS
     topology, marks = await read_map(settings.source_endpoint())
     refuse_moves(topology, marks, wanted)
@@ -63,14 +63,10 @@ async def divide(settings: Settings) -> list[Settings]:
     return links
 
 
-def _check(settings: Settings) -> None:
+def check_settings(settings: Settings) -> None:
     """Raises: ConfigError: something is set that cannot be had."""
-    for name, is_set in (
-        ("verify_every", settings.verify_every > 0),
-        ("existing flush", settings.existing is Existing.FLUSH),
-    ):
-        if is_set:
-            raise ConfigError(f"{name} cannot be had with a cluster as source yet", hint="leave it out")
+    if settings.existing is Existing.FLUSH:
+        raise ConfigError("existing flush cannot be had with a cluster as source yet", hint="leave it out")
     if (settings.rename_prefix or settings.add_prefix) and not settings.share_image:
         raise ConfigError(
             "names are mapped, and the source is a cluster: two of its shards may write one name",

@@ -82,6 +82,7 @@ class Gate:
         self._word = asyncio.Event()  # an operator's
         self._found: Reason | None = None  # why a snapshot that was looked at had to wait
         self._doubt: Facts | None = None  # about the full sync that was let in last
+        self._reason = ""  # why that one comes, as it is counted
         self._copies = Backoff(first_seconds=AGAIN_SECONDS / 2, limit_seconds=COPY_SECONDS)
 
     def accept(self) -> Held | None:
@@ -118,6 +119,15 @@ class Gate:
             self._found = hold.reason
             raise HeldBack(hold, self._doubt.source)
         self._let_in()
+        self._progress.full_syncs[self._reason] += 1
+
+    def begin(self, reason: str) -> None:
+        """A full sync that was admitted begins, and counts: now, or when `examine` lets it in. One that waits begins again
+        and again, and none of its tries is a full sync.
+        """  # noqa: D205
+        self._reason = reason
+        if not self.doubtful:
+            self._progress.full_syncs[reason] += 1
 
     async def admit(self, replid: str) -> Reason | None:
         """Looks at a full sync that the source has agreed to.

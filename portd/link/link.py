@@ -35,6 +35,7 @@ from portd.link.reaching import Reaching
 from portd.link.report import Report
 from portd.link.ruling import Ruling
 from portd.link.session import Anew, Session
+from portd.link.standby import StandingBy
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.pipeline import ByteBudget
@@ -148,19 +149,37 @@ class Link:
         self._pulse = Pulse(self._target, progress)
         self._imports = False  # the target is in import mode because of us
         self._import_mode = ImportMode(self._target, settings.checkpoint_key, settings.link, progress)
+        self._standing = StandingBy(self.ruling, progress, stop, self._examine) if settings.standby else None
         self._keys_at_start: int | None = None  # of the source; good for a snapshot that begins at once
         self.report = Report(progress, self._spool, self._budget, self._scripts, lambda: self._session)
 
     async def run(self) -> None:
         """Replicates until told to stop or until ``stop_after`` is reached. May be run again when it has failed.
 
+        A standby waits for the link before, and again when it has lost it.
+
         Raises:
             PortdError: what an operator has to mend; also an end that cannot be reached at the first try.
         """
+        if self._standing is None:
+            await self._replicate()
+            return
+        while await self._standing.turn():
+            try:
+                await self._replicate()
+            except PortdError as error:
+                self._standing.endure(error)
+            else:
+                return
+
+    async def _replicate(self) -> None:
+        """Takes the link, and replicates until told to stop."""
         try:
             self._taken = self.released = False
             destination = await self._prepare()
             self._progress.introduced, self._progress.failure = True, ""
+            if self._standing is not None:
+                self._standing.note_taken()
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._pulse.keep(), name="pulse")]
                 if self._lease:
@@ -276,8 +295,8 @@ class Link:
         except TimeoutError:
             return
 
-    async def _prepare(self) -> Destination:
-        """Asks both ends who they are, and refuses what cannot be right."""
+    async def _meet(self) -> tuple[Capabilities, ClusterTarget | None]:
+        """Asks both ends who they are, and refuses what cannot be right. Changes nothing."""
         progress, settings = self._progress, self.ruling.settings
         capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice)
         progress.target_info = capabilities.shown()
@@ -290,6 +309,17 @@ class Link:
             one_shard.admit(self._source, source.cluster, one_shard=settings.one_shard)
         self.ruling.refuse_collisions(source.databases)
         self.ruling.require_databases(source.databases, capabilities.databases, stops=self._letters.stops)
+        return capabilities, cluster
+
+    async def _examine(self) -> None:
+        """Refuses what a start would refuse, before the link is anybody's; raises as `_prepare` does."""
+        await self._guard(*await self._meet())
+        self.ruling.others(await read_checkpoint(self._target, self.ruling.settings.checkpoint_name()))
+
+    async def _prepare(self) -> Destination:
+        """Takes the link, where both ends are what they should be."""
+        progress, settings = self._progress, self.ruling.settings
+        capabilities, cluster = await self._meet()
         patience = ConnectionOptions(troubles=progress.troubles)
         self._lease = Lease(
             self._target,
@@ -402,7 +432,7 @@ class Link:
             checkpoint = None
             self._copying = True
             reason, destination = await self._admit(transfer, reason, destination)
-            self._progress.full_syncs[reason] += 1
+            self.gate.begin(reason)
             self._progress.begin_snapshot()
             self._progress.snapshot.bytes_total = transfer.length
             self._progress.snapshot.keys_total = await self._count_keys()

@@ -109,19 +109,28 @@ class Ruling:
             ConfigError: they are others.
             TargetError: it cannot be asked.
         """
-        settings, target = self.settings, self.settings.target_endpoint()
-        checkpoint = await read_checkpoint(target, settings.checkpoint_name())
-        differs = checkpoint is not None and not self.made(checkpoint)
-        choice = self.choice
-        if checkpoint is not None and differs:
-            words = ", ".join(changed(checkpoint.rules, choice.digest))
-            if settings.on_rules_change is OnRulesChange.REFUSE and not settings.full_sync:
-                raise ConfigError(
-                    f"the data in the target was made by other rules than those of this start: {words}",
-                    hint="take the old ones, or set on_rules_change to full-sync, which copies the snapshot again",
-                )
+        settings, choice = self.settings, self.choice
+        checkpoint = await read_checkpoint(settings.target_endpoint(), settings.checkpoint_name())
+        words = self.others(checkpoint)
+        if words:
             log.warning("the rules are others than those of the data in the target: a full sync", changed=words)
-        await claim(settings, choice.image, ruled=bool(choice), thorough=differs or checkpoint is None)
+        await claim(settings, choice.image, ruled=bool(choice), thorough=words != "" or checkpoint is None)
+
+    def others(self, checkpoint: Checkpoint | None) -> str:
+        """What of the rules is another one than when the data beside a checkpoint was made; "" when nothing is.
+
+        Raises:
+            ConfigError: something is, and that is refused.
+        """
+        if checkpoint is None or self.made(checkpoint):
+            return ""
+        words = ", ".join(changed(checkpoint.rules, self.choice.digest)) or "their digest"
+        if self.settings.on_rules_change is OnRulesChange.REFUSE and not self.settings.full_sync:
+            raise ConfigError(
+                f"the data in the target was made by other rules than those of this start: {words}",
+                hint="take the old ones, or set on_rules_change to full-sync, which copies the snapshot again",
+            )
+        return words
 
     def made(self, checkpoint: Checkpoint) -> bool:
         """Whether the data beside a checkpoint was made by the rules in force.

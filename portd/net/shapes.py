@@ -61,10 +61,13 @@ SHAPES: Final[dict[bytes, Shape]] = {
     **dict.fromkeys((b"INFO", b"CLIENT LIST", b"ACL WHOAMI", b"MULTI", b"WATCH", b"UNWATCH", b"SELECT"), _TEXT),
     **dict.fromkeys((b"CLIENT SETNAME", b"SCRIPT LOAD", b"AUTH", b"PING"), _TEXT),
     **dict.fromkeys((b"HGET", b"DUMP"), _TEXT_OR_NIL),
-    **dict.fromkeys((b"EXISTS", b"DEL", b"UNLINK", b"HSET", b"PEXPIRE", b"PTTL", b"LLEN", b"DBSIZE"), _NUMBER),
+    **dict.fromkeys(
+        (b"EXISTS", b"DEL", b"UNLINK", b"HSET", b"PEXPIRE", b"PTTL", b"LLEN", b"DBSIZE", b"RPUSH"), _NUMBER
+    ),
     **dict.fromkeys((b"CLIENT ID", b"PEXPIREAT", b"PEXPIRETIME"), _NUMBER),
     b"MEMORY USAGE": (lambda answer: answer is None or _is_number(answer), "a number or nil belongs"),
     **dict.fromkeys((b"HGETALL", b"CONFIG GET"), _PAIRS),
+    b"BLPOP": (lambda answer: answer is None or _are(answer, bytes), "a list of strings or nil belongs"),
     b"COMMAND LIST": _TEXTS,
     **dict.fromkeys((b"COMMAND", b"FUNCTION LIST"), _ROWS),
     b"SCAN": _PAGE,

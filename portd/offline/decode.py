@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from portd.config.rules import choice_of
 from portd.errors import UnsupportedRdb
 from portd.feed.pour import pour
 from portd.feed.snapshot import SnapshotCopy
 from portd.files.inputs import open_input
 from portd.log import get_logger
+from portd.net.clusterview import of_node, view_of
+from portd.net.topology import ALL_SLOTS, ranges_of, spelled
 from portd.source import HandshakeOptions, cluster
 from portd.source.fetch import Fetch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from portd.config.rules import Choice
+    from portd.config.settings import Settings
     from portd.files.inputs import Input
     from portd.files.outputs import Output
     from portd.kernel.snapshot import SnapshotDecoder
@@ -51,8 +59,8 @@ def pump(source: Input, decoder: SnapshotDecoder, output: Output) -> None:
             output.write(part)
 
 
-async def decode_source(endpoint: Endpoint, decoder: SnapshotDecoder, output: Output) -> None:
-    """Decodes the snapshot of a live source; of a cluster node, the log says that it is one shard.
+async def decode_source(endpoint: Endpoint, decoder: SnapshotDecoder, output: Output, *, alone: bool = True) -> None:
+    """Decodes the snapshot of a live source; of a cluster node that is decoded *alone*, the log says that it is one shard.
 
     Raises:
         PortdError: the source is not there or refuses, or the output cannot be written.
@@ -70,5 +78,28 @@ async def decode_source(endpoint: Endpoint, decoder: SnapshotDecoder, output: Ou
         await fetch.run(consume)
     finally:
         fetch.close()
-    if decoder.of_cluster_node or await cluster.ask(endpoint):
+    if alone and (decoder.of_cluster_node or await cluster.ask(endpoint)):
         log.warning("the source is a node of a cluster: what was shown is one shard", url=endpoint.display)
+
+
+async def decode_cluster(settings: Settings, fresh: Callable[[Choice], SnapshotDecoder], output: Output) -> None:
+    """Decodes the snapshots of all shards of a cluster, one after the other, each with its own slots only.
+
+    Args:
+        settings: the source, and which keys are shown.
+        fresh: makes a decoder that works by rules.
+        output: takes what is made.
+
+    Raises:
+        PortdError: see `decode_source`; also where the map cannot be read.
+    """
+    endpoint, wanted = settings.source_endpoint(), tuple(settings.slot_ranges()) or ALL_SLOTS
+    before = await view_of(endpoint)
+    for node, slots in before.nodes_of(wanted):
+        choice = choice_of(replace(settings, include_slots=tuple(f"{first}-{last}" for first, last in slots)))
+        await decode_source(of_node(endpoint, node), fresh(choice), output, alone=False)
+    if moved := (await view_of(endpoint)).elsewhere_since(before, wanted):
+        log.warning(
+            "slots moved meanwhile, or have no owner: their keys may be missing, or shown twice",
+            slots=spelled(ranges_of(moved)),
+        )

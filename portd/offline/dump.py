@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from portd.errors import Interrupted, OutputError
 from portd.feed.choosing import choose
@@ -24,14 +24,16 @@ from portd.model import Work
 from portd.offline.job import OfflineService
 from portd.offline.sieve import Sieve
 from portd.source import HandshakeOptions, cluster
-from portd.source.fetch import Fetch
+from portd.source.fetch import SPOOL_BYTES, Fetch
 from portd.spool import SpoolClosed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from typing_extensions import Buffer
+
     from portd.config.rules import Choice
-    from portd.files.outputs import Output
+    from portd.model import Position
     from portd.net.endpoint import Endpoint
     from portd.source.handshake import Transfer
 
@@ -40,34 +42,54 @@ log = get_logger("dump")
 PIECE_BYTES: Final = 1 << 20  # of the stream, looked at in one go
 
 
+class Taker(Protocol):
+    """What takes a snapshot."""
+
+    @property
+    def written(self) -> int:
+        """Bytes."""
+
+    def write(self, data: Buffer) -> None:
+        """Takes bytes."""
+
+    def commit(self) -> None:
+        """All of it is there."""
+
+
 class Dump(OfflineService):
-    """One `portd dump`.
+    """One snapshot of one server.
 
     Args:
         endpoint: the source.
         output: takes the snapshot.
         follow: file that takes the stream; None ends with the snapshot.
-        one_shard: the source may be a node of a cluster.
+        one_shard: the source may be a node of a cluster; None: it is one, and so are others beside it.
         choice: which keys are kept; None: all.
+        spool_bytes: received and not yet written; then the source waits.
+
+    Attributes:
+        position: of the snapshot in the source's history, once that is known.
     """
 
     def __init__(
         self,
         endpoint: Endpoint,
-        output: Output,
+        output: Taker,
         follow: Path | None,
         *,
-        one_shard: bool = False,
+        one_shard: bool | None = False,
         choice: Choice | None = None,
+        spool_bytes: int = SPOOL_BYTES,
     ) -> None:
         super().__init__()
+        self.position: Position | None = None
         self._one_shard = one_shard
         self._choice = choice
         self._endpoint = endpoint
         self._output = output
         self._follow = follow
         self._snapshot_done = False
-        self._fetch = Fetch(endpoint, HandshakeOptions(rdb_only=follow is None))
+        self._fetch = Fetch(endpoint, HandshakeOptions(rdb_only=follow is None), spool_bytes)
         self.progress = self._fetch.progress
 
     async def run(self) -> None:
@@ -94,7 +116,8 @@ class Dump(OfflineService):
         self.progress.ended = True
 
     async def _work(self) -> None:
-        cluster.admit(self._endpoint, await cluster.ask(self._endpoint), one_shard=self._one_shard)
+        if self._one_shard is not None:
+            cluster.admit(self._endpoint, await cluster.ask(self._endpoint), one_shard=self._one_shard)
         await self._fetch.run(self._consume)
 
     async def _consume(self, fetch: Fetch, transfer: Transfer) -> None:
@@ -111,7 +134,8 @@ class Dump(OfflineService):
             await asyncio.to_thread(self._output.write, data if sieve is None else sieve.pass_on(data))
 
         copy = SnapshotCopy(fetch.spool, decoder, None, progress.snapshot, transfer, on_bytes=write)
-        copy.refuse_node = None if self._one_shard else self._endpoint.display
+        copy.refuse_node = self._endpoint.display if self._one_shard is False else None
+        self.position = transfer.position
         with progress.doing(Work.COPYING):
             index = await copy.run()
             await asyncio.to_thread(self._output.commit)

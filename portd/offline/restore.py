@@ -11,6 +11,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from portd.config.choices import Existing
@@ -22,6 +23,8 @@ from portd.feed.pour import pour_into
 from portd.feed.snapshot import Counts, stream_database
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input
+from portd.files.manifest import is_manifest, read_manifest
+from portd.link import clusters
 from portd.log import get_logger
 from portd.memory.plan import plan_memory
 from portd.model import Position, Work
@@ -37,14 +40,13 @@ from portd.target.kept.contents import keys_there
 from portd.target.kept.epoch import write_once
 from portd.target.kept.lease import Lease
 from portd.target.limiter import LIMITS, Limiter
-from portd.target.probe import probe
 from portd.target.stream.applier import Applier
 from portd.target.stream.applying import ApplierOptions
 from portd.target.stream.scriptbook import ScriptBook
 from portd.target.stream.scripts import Scripts
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from portd.config.settings import Settings
     from portd.files.inputs import Input
@@ -62,17 +64,31 @@ class Restore(OfflineService):
 
     Args:
         settings: what sync knows about targets, memory and refusals; the source is not looked at.
-        path: the file: a snapshot, an append-only file, its manifest; ``-`` is standard input.
+        paths: the files: snapshots, or one append-only file, or the manifest of one, or of a dumped cluster; ``-`` is standard input.
         follow: a recorded stream to apply behind it.
         only: dead letters of an earlier restore: nothing but their keys is restored.
+
+    Raises:
+        InputError: a manifest, or a file that it names, cannot be read.
+        DecodeError: it is none, or a file is another one.
     """
 
-    def __init__(self, settings: Settings, path: str, follow: Path | None, only: Path | None = None) -> None:
+    def __init__(self, settings: Settings, paths: Sequence[str], follow: Path | None, only: Path | None = None) -> None:
         super().__init__()
         self._settings = replace(settings, link=LINK + settings.link)
-        self._paths = parts_of(path)
+        self._checksums: dict[str, str] = {}  # of files of a manifest
+        found: list[list[str]] = []
+        for path in paths:
+            if is_manifest(path):
+                shards = read_manifest(path)
+                self._checksums |= {str(Path(path).with_name(each.file)): each.sha256 for each in shards}
+                found += [[str(Path(path).with_name(each.file))] for each in shards]
+            else:
+                found.append(parts_of(path))
+        self._paths, *more = found
+        self._more = [part for parts in more for part in parts]
         self._follow = follow
-        self._target = settings.target_endpoint().one_server("a restore")
+        self._target = self._settings.target_endpoint()
         cgroup = self._accounting.cgroup
         self._plan = plan_memory(settings, cgroup.limit() if cgroup else None)
         self._limiter = Limiter.of(settings, self.progress.limit)
@@ -120,12 +136,13 @@ class Restore(OfflineService):
 
     async def _run(self) -> None:
         progress, settings = self.progress, self._settings
-        with closing(
-            open_input(self._paths[0])
-        ) as source:  # what is not there is said before anything is done to the target
+        for path in self._more:  # what is not there is said before anything is done to the target
+            await asyncio.to_thread(_require_snapshot, path)
+        with closing(self._open(self._paths[0])) as source:
             data = await asyncio.to_thread(source.read)
             is_snapshot = looks_like_snapshot(source, data)
-            capabilities = await probe(self._target)
+            self._require_snapshots(alone=is_snapshot and len(self._paths) == 1 and self._follow is None)
+            capabilities, nodes = await clusters.look_at(self._target, self._choice)
             progress.target_info = capabilities.shown()
             log.info("target", url=self._target.display, **progress.target_info)
             key = settings.checkpoint_name()
@@ -150,30 +167,60 @@ class Restore(OfflineService):
                 lease=lease,
                 epoch=epoch,
                 choice=self._choice,
+                cluster=nodes,
             )
             try:
                 async with asyncio.TaskGroup() as group:
                     keeper = group.create_task(lease.keep(), name="lease")
+                    destination = await clusters.take(destination)
                     await self._restore(source, data, destination, is_snapshot=is_snapshot)
                     keeper.cancel()
             finally:
                 lease.close()
+                await clusters.forget(destination)
                 await lease.release(forget=True, keys=[key])
+
+    def _open(self, path: str) -> Input:
+        """A file; one of a manifest has to be the one that it names."""
+        return open_input(path, self._checksums.get(path, ""))
+
+    def _require_snapshots(self, *, alone: bool) -> None:
+        """Raises: ConfigError: there are commands, and nothing can be done with them."""
+        if alone:
+            return
+        if self._more:
+            raise ConfigError(
+                "several files are restored one after the other, and one of them is not a snapshot alone",
+                hint="restore an append-only file, or a snapshot and the stream behind it, by itself",
+            )
+        if self._target.seeds is not None:
+            raise ConfigError(
+                "commands of a file cannot be brought into a cluster yet, only snapshots",
+                hint="restore it into a single server, and sync that into the cluster",
+            )
 
     async def _restore(self, source: Input, data: memoryview, into: Destination, *, is_snapshot: bool) -> None:
         """Restores the files; the link is ours."""
         settings, prefix = into.settings, into.settings.checkpoint_key
         await self._forget_another(into)
-        covers = partial(keys_there, prefix=prefix, key=into.key, choice=into.choice) if into.choice else None
-        await guard(into.endpoint, into.capabilities, into.key, prefix, settings.existing.value, covers=covers)
+        if into.cluster is not None:
+            await clusters.guard_contents(into.cluster, settings, into.choice)
+        else:
+            covers = partial(keys_there, prefix=prefix, key=into.key, choice=into.choice) if into.choice else None
+            await guard(into.endpoint, into.capabilities, into.key, prefix, settings.existing.value, covers=covers)
         if not is_snapshot or self._follow is not None:
             self._require_plain_rules()
         self._begun = True
-        if settings.existing is Existing.FLUSH:
+        if settings.existing is Existing.FLUSH and into.cluster is not None:
+            await clusters.flush_all(into)
+        elif settings.existing is Existing.FLUSH:
             await make_room(into.endpoint, into.key, into.epoch, into.connection, prefix, alone=bool(into.choice))
         if is_snapshot:
             rest, skip = await self._restore_snapshot(source, data, into)
             rest = rest or bytes(await asyncio.to_thread(source.read))
+            self._require_snapshots(alone=not rest)
+            for path in self._more:
+                await self._restore_another(path, into)
             feed = self._feed(source, rest, skip, into) if rest or self._paths[1:] else None
         else:
             feed = self._feed(source, bytes(data), 0, into)
@@ -228,8 +275,17 @@ class Restore(OfflineService):
             loading.decoder.restrict(self._wanted)
         with self.progress.doing(Work.COPYING):
             rest = await loading.run(partial(self._decode, source, data, loading, into.scripts), "restore")
-        self._note_end(loading.decoder)
+        self._note_end(loading.decoder, source.name)
         return rest, self._length
+
+    async def _restore_another(self, path: str, into: Destination) -> None:
+        """A further snapshot; counters begin anew with it."""
+        self.progress.begin_snapshot()
+        with closing(self._open(path)) as source:
+            data = await asyncio.to_thread(source.read)
+            rest, _ = await self._restore_snapshot(source, data, into)
+            behind = await asyncio.to_thread(source.read)
+            self._require_snapshots(alone=not rest and not behind)
 
     async def _decode(self, source: Input, data: memoryview, loading: Loading, scripts: ScriptBook) -> bytes:
         """Puts the whole snapshot into the queue; returns what was read behind it."""
@@ -255,13 +311,13 @@ class Restore(OfflineService):
         snapshot.bytes_read = source.read_bytes
         snapshot.bytes_decoded = min(source.consumed, decoder.offset) if source.size else decoder.offset
 
-    def _note_end(self, decoder: SnapshotDecoder) -> None:
+    def _note_end(self, decoder: SnapshotDecoder, name: str) -> None:
         """Remembers where the stream behind the snapshot begins."""
         snapshot = self.progress.snapshot
         snapshot.finished_at = time.time()
         seconds = max(snapshot.finished_at - snapshot.started_at, 1e-6)
         log.info(
-            "snapshot restored", keys=snapshot.keys_read, applied=snapshot.keys_applied, filtered=snapshot.keys_filtered,
+            "snapshot restored", **({"file": name} if self._more else {}), keys=snapshot.keys_read, applied=snapshot.keys_applied, filtered=snapshot.keys_filtered,
             expired=snapshot.keys_expired, failed=snapshot.keys_failed, bytes=decoder.offset,
             seconds=round(seconds, 3), megabytes_per_second=round(decoder.offset / seconds / 1e6, 1),
             dropped=dict(self.progress.attributes_dropped) or None,
@@ -340,6 +396,15 @@ class Restore(OfflineService):
                 hint="everything before it was applied",
             )
         return into
+
+
+def _require_snapshot(path: str) -> None:
+    """Raises: PortdError: a file is not there, or no snapshot."""
+    with closing(open_input(path)) as source:
+        if not looks_like_snapshot(source, source.read()):
+            raise ConfigError(
+                f"{path} holds commands, and several files can be snapshots only", hint="restore it by itself"
+            )
 
 
 def looks_like_snapshot(source: Input, data: memoryview) -> bool:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from portd.config.rules import choice_of
 from portd.errors import PortdError
-from portd.hold import Facts, Identity, judge
-from portd.link import clusters
-from portd.link.gate import followed_by, gather
 from portd.preflight import access, capacity, compatibility, permissions, safety
+from portd.preflight.checkpoints import resumable
+from portd.preflight.clusters import check_clusters
 from portd.preflight.findings import Report, error
 from portd.preflight.names import own_names
 from portd.preflight.rules import rules
-from portd.preflight.safety import Held
 from portd.preflight.survey import Rate, Survey, Unreachable, survey, write_rate
-from portd.target.kept.checkpoint import State, read_checkpoint
 from portd.target.probe import inspect
 
 if TYPE_CHECKING:
     from portd.config.settings import Settings
+    from portd.hold import Facts
     from portd.net.endpoint import Endpoint
     from portd.preflight.findings import Finding
+    from portd.preflight.safety import Held
     from portd.target.capabilities import Capabilities
 
 
@@ -39,13 +36,16 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
     """
     source, target = settings.source_endpoint(), settings.target_endpoint()
     report = Report(source.display, target.display)
+    if source.seeds is not None or target.seeds is not None:
+        await check_clusters(settings, report, sample_seconds)
+        return report
     here, there = await asyncio.gather(
         asyncio.create_task(_survey("source", source, report), name="survey-source"),
         asyncio.create_task(_survey("target", target, report), name="survey-target"),
     )
     report.findings.sort(key=lambda finding: finding.subject.startswith("target"))
     rate = await write_rate(source, sample_seconds) if here is not None and here.info else None
-    found = await _inspect(target, settings, report) if there is not None else None
+    found = await _inspect(target, report) if there is not None else None
     if here is not None:
         report.findings += await permissions.source_permissions(source, settings.psync_command)
         report.findings += permissions.unanswered("source", here)
@@ -54,8 +54,8 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
     if there is not None and found is not None:
         report.findings += await _target_permissions(target, found, settings)
     if here is not None and there is not None and found is not None:
-        resumable = await _resumable(settings, here)
-        report.findings += _both(settings, here, there, found, resumable=resumable)
+        known = await resumable(settings, here)
+        report.findings += _both(settings, here, there, found, resumable=known)
         report.findings += await rules(settings, here)
     return report
 
@@ -70,12 +70,8 @@ async def _survey(side: str, endpoint: Endpoint, report: Report) -> Survey | Non
     return found
 
 
-async def _inspect(endpoint: Endpoint, settings: Settings, report: Report) -> Capabilities | None:
+async def _inspect(endpoint: Endpoint, report: Report) -> Capabilities | None:
     try:
-        if endpoint.seeds is not None:
-            choice = choice_of(settings, settings.checkpoint_key)
-            found, _ = await clusters.look_at(endpoint, choice)
-            return replace(found, keys={0: count} if (count := await clusters.count_keys(settings, choice)) else {})
         return await inspect(endpoint)
     except PortdError as problem:
         report.findings.append(_unknown("target.probe", problem, "what it can do is not known", "see the target's log"))
@@ -91,38 +87,6 @@ async def _target_permissions(endpoint: Endpoint, found: Capabilities, settings:
         return await permissions.target_permissions(endpoint, found, settings.checkpoint_name())
     except PortdError as problem:
         return [_unknown("target.permissions", problem, "what we may do there is not known", "try again")]
-
-
-async def _resumable(settings: Settings, here: Survey) -> bool | Held | Facts | PortdError:
-    """A checkpoint of this link lies in the target, and perhaps a full sync would be held; or why that cannot be told.
-
-    Facts are of a full sync that is judged by its snapshot.
-    """
-    try:
-        checkpoint = await read_checkpoint(settings.target_endpoint(), settings.checkpoint_name())
-        if checkpoint is None or (checkpoint.first and checkpoint.sole):
-            return checkpoint is not None
-        info = here.info
-        source = Identity(
-            replid=info.get("master_replid", ""),
-            replid2=info.get("master_replid2", ""),
-            run_id=info.get("run_id", ""),
-            address=settings.source_endpoint().display,
-        )
-        broken_off = checkpoint.state is State.SNAPSHOT
-        if broken_off and checkpoint.accepted and followed_by(checkpoint).continues(source):
-            return True
-        choice, used = choice_of(settings, settings.checkpoint_key), here.keys if info else None
-        facts = await gather(settings, checkpoint, source, used, choice)
-    except PortdError as problem:
-        return problem
-    hold = judge(facts, settings.prune_limit)
-    known = {source.replid, source.replid2} - {""}
-    certain = broken_off or checkpoint.position.replid not in known
-    if hold is None:
-        open_yet = facts.doubtful or (certain and facts.removes and facts.target_keys > 0)
-        return facts if open_yet and not checkpoint.first else True
-    return Held(hold, certain=certain)
 
 
 def _source(settings: Settings, endpoint: Endpoint, here: Survey, rate: Rate | None) -> list[Finding]:

@@ -130,17 +130,17 @@ def _overcommit() -> str:
     return path.read_text(encoding="ascii").strip() if path.exists() else ""
 
 
-def target_memory(source: Survey, target: Capabilities) -> list[Finding]:
-    """Whether the source's data fits the target, and what happens if not."""
+def target_memory(source: Survey, target: Capabilities, offered: str = "the source uses") -> list[Finding]:
+    """Whether the source's data fits the target, and what happens if not; *offered* says what *source* is about."""
     used = source.number("used_memory")
     if target.maxmemory < 0 or used is None:
         return [note("target.memory", "not known", "a full target refuses writes or evicts keys")]
     evicts = target.maxmemory_policy not in {"", "noeviction"}
     if not target.maxmemory:
-        return [fine("target.memory", f"no maxmemory; the source uses {human_bytes(used)}")]
+        return [fine("target.memory", f"no maxmemory; {offered} {human_bytes(used)}")]
     what = (
         f"maxmemory {human_bytes(target.maxmemory)}, {human_bytes(target.used_memory)} used, "
-        f"policy {target.maxmemory_policy or 'unknown'}; the source uses {human_bytes(used)}"
+        f"policy {target.maxmemory_policy or 'unknown'}; {offered} {human_bytes(used)}"
     )
     wanted = target.used_memory + used * TARGET_SLACK
     if wanted > target.maxmemory:

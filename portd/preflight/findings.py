@@ -35,6 +35,7 @@ class Finding:
         why: what follows from it; empty where all is well.
         action: what to do about it; empty where nothing needs doing.
         exit_code: of a check whose worst finding this is, where it is an error.
+        nodes: of a cluster that it is about, where it is not about all of them.
     """
 
     level: Level
@@ -43,16 +44,18 @@ class Finding:
     why: str = ""
     action: str = ""
     exit_code: int = os.EX_CONFIG
+    nodes: tuple[str, ...] = ()
 
-    def shown(self) -> dict[str, str]:
+    def shown(self) -> dict[str, Any]:
         """As an object of the JSON report."""
-        return {
+        found: dict[str, Any] = {
             "level": self.level.value,
             "subject": self.subject,
             "what": self.what,
             "why": self.why,
             "action": self.action,
         }
+        return found | {"nodes": list(self.nodes)} if self.nodes else found
 
 
 def fine(subject: str, what: str) -> Finding:

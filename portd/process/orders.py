@@ -35,9 +35,8 @@ from portd.config.choices import StopAfter
 from portd.controlsocket import Command, Refusal, never
 from portd.errors import PortdError, SourceError
 from portd.log import get_logger
-from portd.model import Work
+from portd.model import LEASE_SECONDS, Work
 from portd.source.info import ask_offset
-from portd.target.kept.lease import LEASE_SECONDS
 from portd.units import human_bytes, human_count, human_seconds
 from portd.watch.summary import status_lines
 
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from portd.process.running import RunningLink
 
 DRAIN_SECONDS: Final = 60.0  # waited for an offset, unless it is said otherwise
+SOURCE_SECONDS: Final = 5.0  # waited for a source to say where it is
 MOST_SECONDS: Final = 7 * 86400.0  # that anything is waited for
 _VERIFY_CODES: Final = {"equal": os.EX_OK, "different": 1}  # as `portd verify` has them; else EX_TEMPFAIL
 LIMIT_NAMES: Final = ("max_target_ops", "max_target_bytes_per_second")
@@ -260,14 +260,19 @@ class Orders:
                 found = await link.unless_over(result)
         except TimeoutError:
             raise Refusal(f"no result within {seconds:g} s", "it goes on; the log will tell") from None
-        code = _VERIFY_CODES.get(found, os.EX_TEMPFAIL)
-        keys = ", ".join(f"{human_count(count)} {kind}" for kind, count in state.keys.items() if count)
-        told = {"failed": state.error, "abandoned": "the stream is not followed any more"}.get(found, keys or "no keys")
+        code, counted = _VERIFY_CODES.get(found, os.EX_TEMPFAIL), {}
+        if found not in {"failed", "abandoned"}:  # what is there then is of the one before
+            counted = dict(state.keys)
+        keys = ", ".join(f"{human_count(count)} {kind}" for kind, count in counted.items() if count)
+        told = {
+            "failed": state.error,
+            "abandoned": "the stream is not followed any more, or the rules have changed",
+        }.get(found, keys or "no keys")
         functions = f"; function libraries differ: {state.functions}" if state.functions else ""
         return {
             "text": f"{found.upper()}: {told}{functions}",
             "result": found,
-            "keys": dict(state.keys),
+            "keys": counted,
             "functions": state.functions,
             "seconds": round(state.seconds, 3),
             "exit_code": code,
@@ -383,7 +388,9 @@ def _named(link: str, text: str, *, named: bool) -> str:
 
 
 def _refuse_ended(link: RunningLink) -> None:
-    """Raises: Refusal: nothing is done any more."""
+    """Raises: Refusal: nothing is done any more, or not yet: the link is another process's."""
+    if link.progress.standby is not None:
+        raise Refusal(f"it stands by: {link.progress.standby.words}", "ask the process that has the link")
     if link.over.is_set():
         why = f"it has failed: {link.progress.failure}" if link.error is not None else "it has ended"
         raise Refusal(why, "start it again")
@@ -392,9 +399,12 @@ def _refuse_ended(link: RunningLink) -> None:
 async def _source_offset(link: RunningLink) -> tuple[int | None, str]:
     """The source's offset now; why it is not known where it is not."""
     try:
-        offset = await ask_offset(link.settings.source_endpoint())
+        async with asyncio.timeout(SOURCE_SECONDS):
+            offset = await ask_offset(link.settings.source_endpoint())
     except SourceError as error:
         return None, str(error.args[0])
+    except TimeoutError:
+        return None, "it does not answer"
     return offset, "" if offset is not None else "our user may not ask (+info)"
 
 

@@ -55,6 +55,7 @@ class RunningLink:
         settings: of the link, at its start.
         plan: its part of the memory.
         room: on disk, with the others.
+        turn: see `Schedule`.
         watch: of the slots of its source; None where that is no cluster.
         alone: the process has no other link.
 
@@ -76,6 +77,7 @@ class RunningLink:
         settings: Settings,
         plan: MemoryPlan,
         room: DiskRoom,
+        turn: asyncio.Lock,
         watch: ShardWatch | None = None,
         *,
         alone: bool,
@@ -88,7 +90,7 @@ class RunningLink:
         self.stop, self.over = asyncio.Event(), asyncio.Event()
         self.late = False
         self._watch = watch
-        self.schedule = Schedule(settings, self.progress)
+        self.schedule = Schedule(settings, self.progress, turn)
         self.limits = {name: int(getattr(settings, name)) for name in sorted(LIMITS)}
         self.link = Link(settings, plan, self.progress, self.stop, self.schedule.run, room)
         self.view = View(self.name, self.progress, Pace(self.progress), Track(self.progress, self.link.report.spool))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from portd.config.settings import Settings
     from portd.http.server import HttpServer
+    from portd.link.conflicts import Conflicts
     from portd.memory.accounting import MemoryReport
     from portd.watch.history import HistoryReading
     from portd.watch.standing import Standing
@@ -56,6 +57,7 @@ class Service:
         self._heap = HeapRecorder(self._accounting.ledger.readings)
         self._links: list[RunningLink] = []
         self._build(links)
+        self._conflicts = self._make_conflicts()
         self._by_name = {each.name: each for each in self._links}
         self._loop_watch = LoopWatch([each.progress for each in self._links])
         self._accounting.pipelines = lambda: {each.name: each.link.report.reading() for each in self._links}
@@ -71,14 +73,24 @@ class Service:
         """Makes every link, or none: what one has made goes with the mistake of another."""
         room = DiskRoom(self._settings.spool_max_bytes, len(links))
         watches = shard_watches(links)
+        turn = asyncio.Lock()
         try:
             for each, plan in zip(links, self._plans, strict=True):
-                made = RunningLink(each, plan, room, watches.get(each.link), alone=len(links) == 1)
+                made = RunningLink(each, plan, room, turn, watches.get(each.link), alone=len(links) == 1)
                 self._links.append(made)
         except BaseException:
             for done in self._links:
                 done.close()
             raise
+
+    def _make_conflicts(self) -> Conflicts | None:
+        """Who looks for keys that two links write; None where no two can."""
+        if len(self._links) == 1:
+            return None
+        from portd.link.conflicts import Conflicts, Writer  # noqa: PLC0415 - a single link does without
+
+        found = Conflicts([Writer.of(each.settings, each.progress) for each in self._links])
+        return found if found.pairs else None
 
     async def run(self) -> None:
         """Replicates until all links have ended or were asked to stop.
@@ -111,6 +123,8 @@ class Service:
                     group.create_task(self._watch_stop(each, task), name=f"stop {each.name}")
                     for each, task in zip(self._links, self._tasks, strict=True)
                 ]
+                if self._conflicts is not None:
+                    watches.append(group.create_task(self._conflicts.keep(), name="conflicts"))
                 await asyncio.wait(self._tasks)
                 for watch in watches:
                     watch.cancel()

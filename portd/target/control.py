@@ -6,11 +6,12 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from portd.errors import TargetBusy, TargetLost, TargetRefused
+from portd.errors import ConfigError, TargetBusy, TargetLost, TargetRefused
 from portd.net.backoff import Backoff
 from portd.net.control import Refused, open_control
 from portd.net.endpoint import TLS_HINT, tls_failure
 from portd.net.replies import error_of
+from portd.net.topology import NoCluster
 from portd.target.connection import Disconnected
 
 if TYPE_CHECKING:
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from portd.net.endpoint import Endpoint
 
 ResultT = TypeVar("ResultT")
+
+
+def unmapped(error: OSError) -> ConfigError | TargetLost:
+    """What it means that a target's map cannot be read."""
+    if isinstance(error, NoCluster):
+        return ConfigError(f"the target is no cluster: {error}", hint="redis://host:port is the URL of one server")
+    return TargetLost(f"the target's map cannot be read: {error}", hint="check hosts, ports and TLS")
 
 
 @asynccontextmanager

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from portd.feed.choosing import choose
+from portd.kernel.rules import Rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from portd.config.rules import Choice
     from portd.kernel.snapshot import SnapshotDecoder
+    from portd.net.topology import Ranges
     from portd.verify.live import NamedKey
 
 
@@ -22,16 +24,19 @@ class SourceEnd:
     """The source.
 
     Args:
-        choice: the rules.
+        choice: the rules; of a part of it, with the slots of that part among them.
         own: what names of ours alone begin with.
+        by_node: see there.
 
     Attributes:
         used: databases that hold keys.
+        by_node: nothing but a node's slots is left out: what is left out is none of its keys.
     """
 
-    def __init__(self, choice: Choice, own: bytes) -> None:
+    def __init__(self, choice: Choice, own: bytes, *, by_node: bool = False) -> None:
         self._choice = choice
         self._own = own
+        self.by_node = by_node
         self.used: list[int] = []
 
     def choose(self, decoder: SnapshotDecoder) -> None:
@@ -61,19 +66,30 @@ class TargetEnd:
 
     Args:
         choice: the rules.
+        slots: of a part of it: others are not its own.
+
+    Attributes:
+        by_node: see `SourceEnd`.
     """
 
-    def __init__(self, choice: Choice) -> None:
+    def __init__(self, choice: Choice, slots: Ranges | None = None) -> None:
         self._choice = choice
+        self._slots = None if slots is None else Rules(slots=slots)
+        self.by_node = slots is not None and not choice
 
     def choose(self, decoder: SnapshotDecoder) -> None:
         """Lets a fresh decoder tell what counts."""
         if self._choice:
-            decoder.cover(self._choice.covers)
+            decoder.cover(self._covers)
+        elif self._slots is not None:
+            decoder.choose(self._slots)
 
     def taken(self, db: int, names: list[bytes]) -> list[bytes]:
         """Those of a database that may count."""
-        return [name for name in names if self._choice.covers(db, name)] if self._choice else names
+        return [name for name in names if self._covers(db, name)] if self._choice or self._slots else names
+
+    def _covers(self, db: int, name: bytes) -> bool:
+        return (self._slots is None or self._slots.takes(name, db)) and self._choice.covers(db, name)
 
     def here(self, keys: Iterable[NamedKey]) -> list[NamedKey]:
         """What keys of the target are called here."""

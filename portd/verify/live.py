@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from portd.kernel.snapshot import SnapshotDecoder
     from portd.net.endpoint import Endpoint
     from portd.net.pieces import Strings
+    from portd.net.topology import Ranges
 
     Sink = Callable[[object], None]
     Pause = Callable[[], Awaitable[None]]
@@ -39,10 +41,15 @@ SCAN_COUNT: Final = 500
 KEYS_AT_ONCE: Final = 64  # asked for in one pipeline
 PIPELINE_BYTES: Final = 8 << 20  # of values, as MEMORY USAGE tells, that the server holds for us at once
 GONE: Final = -2
+_NOT_HERE: Final = -3
 KEY_META: Final = 0xF3  # stands before the type byte where a value has metadata (Redis 8.6)
 END: Final = b"\xff" + bytes(8)  # end mark, and a checksum that says that there is none
 RELATIVE_TTL_TOLERANCE_MS: Final = 100  # where only PTTL exists, the expiry follows from two clocks' readings
-_ELSEWHERE: Final = ("MOVED ", "CLUSTERDOWN Hash slot not served")  # cluster.c:clusterRedirectClient
+_ELSEWHERE: Final = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")  # cluster.c:clusterRedirectClient
+_NO_DATABASE: Final = (
+    "not allowed in cluster mode",
+    "index is out of range",
+)  # db.c:selectCommand, of Redis and Valkey
 
 _HINT = (
     "verify needs +info +select +dump +pexpiretime +pttl +memory|usage on both ends, +scan where PSYNC is not allowed"
@@ -53,6 +60,21 @@ def _head(db: int, expiry: int) -> bytes:
     """What stands in front of a key in a snapshot."""
     head = b"\xfe\x80" + struct.pack(">I", db)
     return head if expiry < 0 else head + b"\xfc" + struct.pack("<q", expiry)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One server of an end.
+
+    Attributes:
+        reader: open.
+        slots: of a cluster: those that it has; None: this is all of the end.
+        where: its address, for people; "" where it is the only one.
+    """
+
+    reader: LiveReader
+    slots: Ranges | None
+    where: str
 
 
 class LiveReader:
@@ -66,12 +88,17 @@ class LiveReader:
         keys: in all of them.
         too_large: keys that were not read because DUMP would block the server, or with metadata whose end is not known,
             since this was last cleared.
+        undecided: none: what is not here does not exist.
+        elsewhere: keys that another node of the cluster has, or will have, since this was last cleared.
         read_bytes: of payloads.
     """
 
     def __init__(self, endpoint: Endpoint, largest_bytes: int) -> None:
         self.too_large: set[NamedKey] = set()
+        self.undecided: set[NamedKey] = set()
+        self.elsewhere: set[NamedKey] = set()
         self.read_bytes = 0
+        self.endpoint = endpoint
         self._control = PieceControl(endpoint)
         self._largest = largest_bytes
         self._usage = True
@@ -146,8 +173,8 @@ class LiveReader:
         for db, those in groupby(sorted(keys, key=itemgetter(0)), key=itemgetter(0)):
             names = [name for _, name in those]
             for start in range(0, len(names), KEYS_AT_ONCE):
-                await self._select(db)
-                await self._tell(db, names[start : start + KEYS_AT_ONCE], tell)
+                if await self._select(db):
+                    await self._tell(db, names[start : start + KEYS_AT_ONCE], tell)
 
     async def functions(self) -> dict[bytes, bytes] | None:
         """Code of function libraries by name; None where there cannot be any or they may not be seen."""
@@ -166,6 +193,30 @@ class LiveReader:
             found[name] = code
         return found
 
+    def clear_notes(self) -> None:
+        """Forgets which keys could not be read."""
+        for notes in (self.too_large, self.undecided, self.elsewhere):
+            notes.clear()
+
+    def parts(self, slots: Ranges | None = None) -> list[Part]:
+        """What is read one after the other: this server. *slots* are for clusters: a server tells of all its keys."""
+        del slots
+        return [Part(self, None, "")]
+
+    async def recover(self, error: Exception) -> None:
+        """A server that is gone ends what is done with it. Raises *error*."""
+        raise error
+
+    async def libraries(self) -> list[dict[bytes, bytes]] | None:
+        """`functions` of every server of the end."""
+        found = await self.functions()
+        return None if found is None else [found]
+
+    @property
+    def run_ids(self) -> set[str]:
+        """Of its process; empty where it does not tell."""
+        return {self.identity.run_id} - {""}
+
     def close(self) -> None:
         """Ends the connection; idempotent."""
         self._control.close()
@@ -175,7 +226,9 @@ class LiveReader:
         group: list[tuple[bytes, bytes]] = []
         held = 0
         for name, (expiry, usage) in zip(names, await self._look(names), strict=True):
-            if expiry == GONE:
+            if expiry == _NOT_HERE:
+                self.elsewhere.add((db, name))
+            if expiry in {GONE, _NOT_HERE}:
                 continue
             if usage > self._largest:
                 self.too_large.add((db, name))
@@ -195,6 +248,9 @@ class LiveReader:
                 try:
                     size = await strings.next()
                 except Refused as error:
+                    if self._is_elsewhere(error):  # since its expiry was asked for
+                        self.elsewhere.add((db, name))
+                        continue
                     raise self._refused("does not let us read keys", error) from None
                 if 0 <= size <= FOOTER_BYTES:
                     raise control.strange(f"answers DUMP with {size} bytes")
@@ -231,7 +287,7 @@ class LiveReader:
         """What PEXPIRETIME or PTTL tells; a key of another shard does not exist here."""
         if isinstance(answer, hiredis.ReplyError):
             if self._is_elsewhere(answer):
-                return GONE
+                return _NOT_HERE
             raise self._refused(f"refuses {command}", answer)
         expiry = int(answer)
         return expiry if self.exact_ttl or expiry < 0 else expiry + time.time_ns() // 1_000_000
@@ -243,14 +299,18 @@ class LiveReader:
                 self._usage = False
         return [0 if isinstance(answer, hiredis.ReplyError) else answer or 0 for answer in answers]
 
-    def _is_elsewhere(self, refusal: hiredis.ReplyError) -> bool:
+    def _is_elsewhere(self, refusal: Exception) -> bool:
         return self.one_shard and str(refusal).startswith(_ELSEWHERE)
 
-    async def _select(self, db: int) -> None:
+    async def _select(self, db: int) -> bool:
+        """Goes to a database; False where a node of a cluster has none of that number, and so no key in it."""
         try:
             await self._control.select(db)
         except Refused as error:
+            if self.one_shard and any(words in str(error) for words in _NO_DATABASE):
+                return False
             raise self._refused("refuses SELECT", error) from None
+        return True
 
     async def _ask(self, refuses: str, *commands: bytes) -> list[Any]:
         answers = await self._control.ask(*commands)

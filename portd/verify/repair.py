@@ -8,7 +8,7 @@ for the key, so that the value is no older than what a sync has written until th
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
@@ -17,6 +17,7 @@ from portd.feed.pour import pour
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.net.control import Refused
+from portd.net.replies import abort_cause
 from portd.net.resp import request
 from portd.target.kept.epoch import FIELD
 from portd.verify.live import END
@@ -26,10 +27,22 @@ if TYPE_CHECKING:
     from portd.kernel.snapshot import Dialect
     from portd.net.pieces import PieceControl
     from portd.verify.ends import SourceEnd
-    from portd.verify.live import LiveReader
+    from portd.verify.shards import Reader
     from portd.verify.store import Suspect, Suspects
 
 log = get_logger("verify")
+
+_ELSEWHERE: Final = (
+    "MOVED ",
+    "ASK ",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "READONLY ",
+)  # of a node that has not, or not all, of a slot
+
+
+class Elsewhere(Exception):
+    """Another node of the target has the key, or will have it; nothing of this transaction was done."""
 
 
 class Repairer:
@@ -47,7 +60,7 @@ class Repairer:
     """
 
     def __init__(
-        self, source: LiveReader, target: PieceControl, dialect: Dialect, epoch_key: str, end: SourceEnd, *, alone: bool
+        self, source: Reader, target: PieceControl, dialect: Dialect, epoch_key: str, end: SourceEnd, *, alone: bool
     ) -> None:
         self._end = end
         self._alone = alone
@@ -67,46 +80,54 @@ class Repairer:
             SourceLost: an end went away.
             TargetRejected: the target refuses a command.
             TargetBusy: a process took the link meanwhile.
+            Elsewhere: it is a node of a cluster that does not have a key.
         """
-        await self._begin()
+        await self.begin()
         for batch in keys.batches(BATCH_KEYS):
-            self._source.too_large.clear()
+            self._source.clear_notes()
             for each in batch:
-                await self._repair(each)
+                await self.repair(each)
 
-    async def repair_functions(self, there: dict[bytes, bytes] | None) -> None:
+    async def repair_functions(self, here: dict[bytes, bytes], there: dict[bytes, bytes]) -> None:
         """Loads libraries as the source has them, and removes those that it does not have.
 
         Args:
-            there: code of the target's libraries by name; None where they may not be seen: nothing is done then.
+            here: code of the source's libraries by name.
+            there: of the target's.
 
         Raises:
             SourceLost: an end went away.
             TargetRejected: the target refuses a command.
         """
-        await self._begin()
-        here = await self._source.functions()
-        if here is None or there is None:
-            return
+        await self.begin()
         for name in there.keys() - here.keys() if self._alone else ():
             await self._write(request("FUNCTION", "DELETE", name))
         for name, code in here.items():
             if there.get(name) != code:
                 await self._write(request("FUNCTION", "LOAD", "REPLACE", code))
 
-    async def _repair(self, each: Suspect) -> None:
-        """Removes it from the target, or writes it as the source has it."""
+    async def repair(self, each: Suspect) -> None:
+        """Removes a key from the target, or writes it as the source has it. One that no node of the source has now is left alone.
+
+        Raises:
+            Elsewhere: this node of the target does not have it.
+        """
         held: deque[Any] = deque()  # batches
 
         async def write() -> None:
-            while held and not changed:
+            while held and not over:
                 batch = held.popleft()
-                if not await self._write(batch.data, batch.replies, batch.db, each.name, part=batch.part):
-                    changed.append(True)
+                try:
+                    if not await self._write(batch.data, batch.replies, batch.db, each.name, part=batch.part):
+                        over.append(None)
+                except Elsewhere as error:  # what is left of the value is read, so that the source can be asked again
+                    over.append(error)
             held.clear()
 
         keys = self._end.here([(each.db, each.name)])
-        changed: list[bool] = []  # by somebody else, since its transaction was opened: it is looked at again
+        over: list[
+            Elsewhere | None
+        ] = []  # why nothing more is written; None: somebody else changed it, it is looked at again
         decoder = SnapshotDecoder(self._dialect)
         self._end.choose(decoder)
         decoder.feed(self._source.magic)
@@ -114,12 +135,15 @@ class Repairer:
         await self._source.tell(keys, decoder, held.append, write)
         held.extend(pour(decoder, END))
         await write()
-        if not decoder.statistics()["keys"] and not self._source.too_large.intersection(keys):
+        if over and over[0] is not None:
+            raise over[0]
+        unread = self._source.too_large | self._source.undecided
+        if not decoder.statistics()["keys"] and unread.isdisjoint(keys):
             await self._write(request("DEL", each.name), 1, each.db, each.name)
         if self._open:  # there was nothing to write
             await self._write(b"", 0)
 
-    async def _begin(self) -> None:
+    async def begin(self) -> None:
         """Notes who has the link."""
         await self._target.select(0)
         (self._epoch,) = await self._ask(request("HGET", self._epoch_key, FIELD))
@@ -169,7 +193,10 @@ class Repairer:
         return answers
 
 
-def _rejected(error: Exception) -> TargetRejected:
+def _rejected(error: Exception) -> Exception:
+    text = abort_cause(str(error)) or str(error)
+    if text.startswith(_ELSEWHERE):
+        return Elsewhere(text)
     return TargetRejected(
         f"the target refuses to be repaired: {error}", hint="see the permissions in docs/operations.md"
     )

@@ -24,28 +24,111 @@ WORDS: Final = {
 
 
 @dataclass(slots=True)
-class EndReport:
-    """How one end was read."""
+class PartReport:
+    """How one server was read."""
 
-    server: str
+    where: str = ""
+    slots: str = ""
     method: str = ""
     keys: int = 0
     expired: int = 0  # in the snapshot, but expired: they do not count
     unreadable: int = 0  # too large or too strange to be compared as a whole
+    not_owned: int = 0  # of slots that the node does not own: leftovers, and what is on its way to it
     bytes: int = 0
     seconds: float = 0.0
-    one_shard: bool = False  # a node of a cluster: keys of other shards were not seen
+
+    def shown(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "node": self.where,
+            "slots": self.slots,
+            "method": self.method,
+            "keys": self.keys,
+            "expired": self.expired,
+            "unreadable": self.unreadable,
+            "not_owned": self.not_owned,
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(slots=True)
+class EndReport:
+    """How one end was read.
+
+    Attributes:
+        server: family and version.
+        one_shard: a node of a cluster: keys of other shards were not seen.
+        parts: its servers, as they were read the first time: of a cluster, its shards.
+        open_slots: slots that were never at rest while they were looked at, in words; "" for none.
+    """
+
+    server: str
+    one_shard: bool = False
+    parts: list[PartReport] = field(default_factory=list)
+    open_slots: str = ""
+
+    def part(self, where: str, slots: str) -> PartReport:
+        """A server that is about to be read."""
+        self.parts.append(PartReport(where, slots))
+        return self.parts[-1]
+
+    def _sum(self, name: str) -> Any:
+        return sum(getattr(each, name) for each in self.parts)
+
+    @property
+    def is_cluster(self) -> bool:
+        """Its servers are shards of a cluster."""
+        return any(each.slots for each in self.parts)
+
+    @property
+    def method(self) -> str:
+        """How its servers were read: ``PSYNC``, ``SCAN``, or both where they differ."""
+        return " and ".join(dict.fromkeys(each.method for each in self.parts if each.method))
+
+    @property
+    def keys(self) -> int:
+        """Of all its servers."""
+        return int(self._sum("keys"))
+
+    @property
+    def unreadable(self) -> int:
+        """Likewise."""
+        return int(self._sum("unreadable"))
+
+    @property
+    def seconds(self) -> float:
+        """Likewise: they were read one after the other."""
+        return float(self._sum("seconds"))
 
     def text(self) -> str:
         """One line."""
-        rate = f" at {human_bytes(self.bytes / self.seconds)}/s" if self.seconds > 0 else ""
-        extra = f", {human_count(self.expired)} expired" if self.expired else ""
+        size, seconds, expired = self._sum("bytes"), self.seconds, self._sum("expired")
+        rate = f" at {human_bytes(size / seconds)}/s" if seconds > 0 else ""
+        extra = f", {human_count(expired)} expired" if expired else ""
         extra += f", {human_count(self.unreadable)} not compared as a whole" if self.unreadable else ""
-        shard = ", one shard of a cluster" if self.one_shard else ""
+        strays = self._sum("not_owned")
+        extra += f", {human_count(strays)} of slots that their node does not own left out" if strays else ""
+        shard = f", {_count(len(self.parts), 'shard')}" if self.is_cluster else ""
+        shard += ", one shard of a cluster" if self.one_shard else ""
         return (
-            f"{self.server}{shard}: {human_count(self.keys)} keys by {self.method}, {human_bytes(self.bytes)} in "
-            f"{human_seconds(self.seconds)}{rate}{extra}"
+            f"{self.server}{shard}: {human_count(self.keys)} keys by {self.method}, {human_bytes(size)} in "
+            f"{human_seconds(seconds)}{rate}{extra}"
         )
+
+    def shown(self) -> dict[str, Any]:
+        """For JSON."""
+        found: dict[str, Any] = {"server": self.server, "one_shard": self.one_shard, "method": self.method}
+        for name in ("keys", "expired", "unreadable", "bytes"):
+            found[name] = self._sum(name)
+        found["seconds"] = round(self.seconds, 3)
+        if self.is_cluster:
+            found |= {"open_slots": self.open_slots, "shards": [each.shown() for each in self.parts]}
+        return found
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 @dataclass(slots=True)
@@ -104,10 +187,11 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 equal, 1 different, 75 (EX_TEMPFAIL) when some keys could not be decided."""
+        """0 equal, 1 different, 75 (EX_TEMPFAIL) when some keys or slots could not be decided."""
         if self.different or self.functions:
             return EXIT_DIFFERENT
-        return os.EX_TEMPFAIL if self.unsettled else os.EX_OK
+        undecided = self.unsettled or self.source.open_slots or self.target.open_slots
+        return os.EX_TEMPFAIL if undecided else os.EX_OK
 
     @property
     def outcome(self) -> str:
@@ -121,19 +205,7 @@ class Report:
 
     def shown(self) -> dict[str, Any]:
         """The last JSON line."""
-        ends = {
-            name: {
-                "server": end.server,
-                "one_shard": end.one_shard,
-                "method": end.method,
-                "keys": end.keys,
-                "expired": end.expired,
-                "unreadable": end.unreadable,
-                "bytes": end.bytes,
-                "seconds": round(end.seconds, 3),
-            }
-            for name, end in (("source", self.source), ("target", self.target))
-        }
+        ends = {name: end.shown() for name, end in (("source", self.source), ("target", self.target))}
         return {
             "equal": self.exit_code == os.EX_OK,
             "exit_code": self.exit_code,
@@ -162,6 +234,11 @@ class Report:
             lines.append(
                 f"{human_count(self.unsettled)} keys not decided: changed whenever they were looked at, or too large to be read again"
             )
+        for name, end in (("source", self.source), ("target", self.target)):
+            if end.open_slots:
+                lines.append(
+                    f"slots {end.open_slots} of the {name} are open: they moved, or had no owner, whenever they were looked at"
+                )
         if self.different:
             kinds = ", ".join(f"{human_count(count)} {kind}" for kind, count in sorted(self.kinds.items()))
             lines.append(f"DIFFERENT: {human_count(self.different)} keys ({kinds})")

@@ -31,13 +31,15 @@ class Schedule:
     Args:
         settings: of the sync.
         progress: of the sync; `verify` is filled.
+        turn: held while it compares: of several links, such as the shards of a cluster, one compares at a time.
 
     Attributes:
         settings: see above; the next comparison goes by them.
         usable: the stream is followed, and the target had caught up: a comparison can begin.
     """
 
-    def __init__(self, settings: Settings, progress: Progress) -> None:
+    def __init__(self, settings: Settings, progress: Progress, turn: asyncio.Lock) -> None:
+        self._turn = turn
         self.settings = settings
         self._progress = progress
         self._every = settings.verify_every
@@ -56,7 +58,8 @@ class Schedule:
         try:
             while True:
                 await self._until_due()
-                await self._compare()
+                async with self._turn:
+                    await self._compare()
         finally:
             self.usable = self._wanted = False
             self._tell_awaited("abandoned")  # it was wanted, and the stream ended first
@@ -108,14 +111,18 @@ class Schedule:
         self._wanted = False
         state.running, state.started_at, self._named = True, time.time(), 0
         result = "abandoned"
-        options = Options(method=self.settings.verify_method, share=SCAN_SHARE)
+        settings = self.settings
+        options = Options(method=settings.verify_method, share=SCAN_SHARE)
         log.info("comparing both ends", method=options.method.value)
         try:
-            self._work = Verification(self.settings, options, self._name, self._applied)
+            self._work = Verification(settings, options, self._name, self._applied)
             report = await self._work.run()
             state.error = ""
-            result = report.outcome
-            self._tell(report, state, result)
+            if self.settings is settings:
+                result = report.outcome
+                self._tell(report, state, result)
+            else:
+                log.info("comparison abandoned: the rules have changed meanwhile")
         except Exception as error:  # noqa: BLE001 - whatever it is, the sync goes on, and operators are told
             result, state.error = "failed", str(error)
             hint = (

@@ -11,6 +11,7 @@ import asyncio
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
+from portd.errors import SourceLost, TargetBusy
 from portd.feed.pour import pour
 from portd.kernel.digest import NAMES, compare
 from portd.kernel.snapshot import SnapshotDecoder
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portd.verify.ends import End
-    from portd.verify.live import LiveReader, NamedKey
+    from portd.verify.live import NamedKey
     from portd.verify.options import Options
+    from portd.verify.shards import Reader
     from portd.verify.snapshot import DigestOptions
 
 DIFFERENCE: Final = struct.Struct("<5Q")
@@ -43,12 +45,14 @@ class Looked(NamedTuple):
     Attributes:
         differing: what differs (as in `portd.kernel.digest.compare`), and a number for the state at either end, by key.
         too_large: keys that were not read.
+        undecided: keys that no node of a cluster had.
         source: records of the others, sorted.
         target: likewise.
     """
 
     differing: dict[NamedKey, tuple[int, int, int]]
     too_large: set[NamedKey]
+    undecided: set[NamedKey]
     source: bytearray
     target: bytearray
 
@@ -68,13 +72,13 @@ class Settler:
 
     Attributes:
         settled: keys that turned out to be equal.
-        unsettled: keys that were changed all the time.
+        unsettled: keys that were changed all the time, or that no node had when they were looked for.
     """
 
     def __init__(
         self,
-        source: LiveReader,
-        target: LiveReader,
+        source: Reader,
+        target: Reader,
         directory: Path | None,
         digests: DigestOptions,
         options: Options,
@@ -132,7 +136,11 @@ class Settler:
         """Waits until the target has what the source has now."""
         if self._applied is None:
             return
-        offset = await self._source.offset()
+        try:
+            offset = await self._source.offset()
+        except SourceLost as error:
+            await self._source.recover(error)
+            offset = await self._source.offset()
         while self._applied() < offset:  # noqa: ASYNC110 - nobody tells when; looking now and then is enough
             await asyncio.sleep(pause)
 
@@ -141,7 +149,9 @@ class Settler:
         looked = await self.compare([(each.db, each.name) for each in batch])
         now, too_large = looked.differing, looked.too_large
         for each in batch:
-            if (each.db, each.name) in too_large:
+            if (each.db, each.name) in looked.undecided:
+                survivors.add(Suspect(each.db, each.name, each.kinds, 0))
+            elif (each.db, each.name) in too_large:
                 each.kinds |= UNREAD  # as the snapshots had it: nothing better can be found out
                 confirmed.add(each)
             elif (state := now.get((each.db, each.name))) is None:
@@ -165,7 +175,8 @@ class Settler:
             key = name_at(target_names, target_at) if source_at == NOWHERE else name_at(source_names, source_at)
             now[key] = (kinds, source_state, target_state)
         too_large = self._here.there(self._source.too_large) | self._target.too_large
-        return Looked(now, too_large, source, target)
+        undecided = self._here.there(self._source.undecided) | self._target.undecided
+        return Looked(now, too_large, undecided, source, target)
 
     def _judge(
         self, each: Suspect, kinds: int, source: int, target: int, survivors: Suspects, confirmed: Suspects
@@ -178,15 +189,22 @@ class Settler:
         later = Suspect(each.db, each.name, kinds, seen, source, target)
         (confirmed if seen >= CONFIRMATIONS else survivors).add(later)
 
-    async def _read(self, reader: LiveReader, end: End, keys: list[NamedKey]) -> tuple[bytearray, bytearray]:
-        """Records and names of the keys that exist."""
+    async def _read(self, reader: Reader, end: End, keys: list[NamedKey]) -> tuple[bytearray, bytearray]:
+        """Records and names of the keys that exist; again from the beginning where a node of a cluster went away."""
+        try:
+            return await self._read_once(reader, end, keys)
+        except (SourceLost, TargetBusy) as error:
+            await reader.recover(error)
+        return await self._read_once(reader, end, keys)
+
+    async def _read_once(self, reader: Reader, end: End, keys: list[NamedKey]) -> tuple[bytearray, bytearray]:
         records, names = bytearray(), bytearray()
 
         def take(output: object) -> None:
             bucket, data = cast("tuple[int, bytes]", output)
             (names if bucket == NAMES else records).extend(data)
 
-        reader.too_large.clear()
+        reader.clear_notes()
         decoder = SnapshotDecoder(self._digests.handler(buckets=False), verify_checksum=False)
         end.choose(decoder)
         decoder.feed(reader.magic)

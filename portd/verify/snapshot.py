@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from portd.source import Transfer
     from portd.verify.ends import End
     from portd.verify.live import LiveReader
-    from portd.verify.report import EndReport
+    from portd.verify.report import PartReport
     from portd.verify.store import Store
 
 WINDOW_BYTES: Final = 4 << 20  # received and not yet digested; then the server waits
@@ -52,8 +52,8 @@ class DigestOptions:
     idle_consumers: bool
     seed: bytes
 
-    def handler(self, *, buckets: bool = True) -> DigestHandler:
-        """A fresh handler; without *buckets* it keeps records in the order of the keys."""
+    def handler(self, *, buckets: bool = True, names_base: int = 0) -> DigestHandler:
+        """A fresh handler; without *buckets* it keeps records in the order of the keys. Others have told *names_base* bytes of names."""
         return DigestHandler(
             bucket_bits=self.bucket_bits if buckets else 0,
             ignored=self.ignored,
@@ -61,6 +61,7 @@ class DigestOptions:
             entries_read=self.entries_read,
             idle_consumers=self.idle_consumers,
             seed=self.seed,
+            names_base=names_base,
         )
 
 
@@ -90,7 +91,7 @@ class EndDigest:
         store: Store,
         settings: Settings,
         options: DigestOptions,
-        report: EndReport,
+        report: PartReport,
         end: End,
         share: float = 1.0,
     ) -> None:
@@ -140,7 +141,7 @@ class EndDigest:
             fetch.close()
 
     async def _digest(self, fetch: Fetch, _: Transfer) -> None:
-        self.decoder = decoder = SnapshotDecoder(self._options.handler())
+        self.decoder = decoder = SnapshotDecoder(self._handler())
         self._end.choose(decoder)
         while not decoder.ended:
             chunk = await fetch.spool.read()
@@ -154,7 +155,7 @@ class EndDigest:
     async def _by_scan(self) -> None:
         self._report.method = "SCAN"
         reader = self._reader
-        self.decoder = decoder = SnapshotDecoder(self._options.handler(), verify_checksum=False)
+        self.decoder = decoder = SnapshotDecoder(self._handler(), verify_checksum=False)
         self._end.choose(decoder)
         decoder.feed(reader.magic)
         before = reader.read_bytes
@@ -162,6 +163,7 @@ class EndDigest:
             begun = time.monotonic()
             async for names in reader.scan(db):
                 await reader.tell([(db, name) for name in self._end.taken(db, names)], decoder, self._take)
+                reader.elsewhere.clear()  # slots that move meanwhile are looked at again
                 self._tell(decoder, reader.read_bytes - before)
                 await asyncio.sleep((time.monotonic() - begun) * (1 / self._share - 1))
                 begun = time.monotonic()
@@ -169,7 +171,10 @@ class EndDigest:
             self._take(made)
         self._finish(decoder, reader.read_bytes - before)
         self._report.unreadable += len(reader.too_large)
-        reader.too_large.clear()
+        reader.clear_notes()
+
+    def _handler(self) -> DigestHandler:
+        return self._options.handler(names_base=self._store.names_bytes)
 
     def _tell(self, decoder: SnapshotDecoder, size: int) -> None:
         """A line in the log now and then."""
@@ -189,4 +194,5 @@ class EndDigest:
         self._report.keys = counters["keys_told"]
         self._report.expired = counters["keys_expired"]
         self._report.unreadable = counters["keys_unreadable"]
+        self._report.not_owned = counters["filtered_slot"] if self._end.by_node else 0
         self._report.bytes = size

@@ -44,6 +44,11 @@ class Store:
         self._names = Appender(directory / f"{name}-names{SEGMENT_SUFFIX}")
         self._pieces = [array("Q") for _ in range(buckets)]  # offset and size of each piece
 
+    @property
+    def names_bytes(self) -> int:
+        """Of all names so far: the next one's offset."""
+        return self._names.size
+
     def add(self, bucket: int, data: bytes) -> None:
         """Takes a piece as the digest handler hands it out."""
         if bucket == NAMES:

@@ -6,23 +6,28 @@ import asyncio
 import math
 import secrets
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portd.config.rules import choice_of
 from portd.errors import ConfigError, first_cause
 from portd.kernel.digest import EXTRA, compare
+from portd.kernel.slots import key_slot
 from portd.log import get_logger
 from portd.net.pieces import PieceControl
+from portd.net.topology import ALL_SLOTS, common, ranges_of, spelled
 from portd.source.cluster import only_one_shard
 from portd.spool.directory import SEGMENT_SUFFIX, PrivateDirectory
 from portd.target.kept.epoch import EPOCH_SUFFIX
 from portd.target.probe import inspect
 from portd.verify.ends import SourceEnd, TargetEnd
-from portd.verify.live import RELATIVE_TTL_TOLERANCE_MS, LiveReader
+from portd.verify.live import RELATIVE_TTL_TOLERANCE_MS
 from portd.verify.options import Method
 from portd.verify.repair import Repairer
-from portd.verify.report import EndReport, Found, Report
+from portd.verify.report import EndReport, Found, PartReport, Report
 from portd.verify.settle import BATCH_KEYS, DIFFERENCE, NOWHERE, UNREAD, Settler
+from portd.verify.shardrepair import ClusterRepairer
+from portd.verify.shards import ClusterReader, MoveWatch, reader_of
 from portd.verify.snapshot import DigestOptions, EndDigest
 from portd.verify.store import Store, Suspect, Suspects
 
@@ -30,11 +35,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from portd.config.settings import Settings
+    from portd.kernel.snapshot import Dialect
     from portd.net.endpoint import Endpoint
+    from portd.net.topology import Ranges
+    from portd.verify.ends import End
     from portd.verify.options import Options
+    from portd.verify.shards import Reader
 
 BUCKET_KEYS: Final = 50_000  # aimed at; two buckets are in memory at a time
 MIN_BITS, MAX_BITS = 4, 10
+PASSES: Final = 4  # over slots that move: the first one is over all
 SEED_BYTES: Final = 16
 
 log = get_logger("verify")
@@ -66,12 +76,16 @@ class Verification:
         self._options = options
         self._applied = applied
         self._on_found = on_found
-        self._ends: tuple[EndDigest, ...] = ()
+        self._ends: dict[str, EndDigest] = {}  # at work, by side
         own = settings.checkpoint_key
         self._choice = choice_of(settings, own)
         self._sides: tuple[SourceEnd, TargetEnd] = SourceEnd(self._choice, own.encode()), TargetEnd(self._choice)
+        self._wanted: dict[str, Ranges] = {
+            "source": tuple(settings.slot_ranges()) or ALL_SLOTS,
+            "target": self._choice.slots,
+        }
         self._source = settings.source_endpoint()
-        self._target = settings.target_endpoint().one_server("a comparison")
+        self._target = settings.target_endpoint()
 
     async def run(self) -> Report:
         """Compares them.
@@ -94,19 +108,22 @@ class Verification:
 
     def held_bytes(self) -> int:
         """Buffers held now; those of comparing two buckets are not counted."""
-        decoders = [end.decoder.statistics() for end in self._ends if end.decoder is not None]
+        decoders = [end.decoder.statistics() for end in self._ends.values() if end.decoder is not None]
         names = ("window_capacity", "blob_capacity", "output_capacity", "scratch_capacity")
         return sum(counters[name] for counters in decoders for name in names)
 
     async def _run(self) -> Report:
         source, target = await self._readers()
         self._sides[0].used = source.databases
-        if source.identity.run_id and source.identity.run_id == target.identity.run_id:
+        if source.run_ids & target.run_ids:
             raise ConfigError("source and target are the same server", hint="check both addresses")
         if self._options.repair and source.one_shard and not self._settings.one_shard:
             raise only_one_shard(self._source.display)  # what other shards hold would be removed as extra
-        here, there = (EndReport(end.identity.name, one_shard=end.one_shard) for end in (source, target))
-        report = Report(here, there)
+        limited = self._source.seeds is not None and self._settings.one_shard
+        report = Report(
+            EndReport(source.identity.name, one_shard=source.one_shard or limited),
+            EndReport(target.identity.name, one_shard=target.one_shard),
+        )
         digests = digest_options(source, target, self._settings)
         report.functions = await compare_functions(source, target, ruled=bool(self._choice))
         suspects = self._new_suspects()
@@ -136,11 +153,14 @@ class Verification:
             report.count(found)
         self._on_found(found)
 
-    async def _readers(self) -> tuple[LiveReader, LiveReader]:
-        return await self._reader(self._source), await self._reader(self._target)
+    async def _readers(self) -> tuple[Reader, Reader]:
+        return (
+            await self._reader(self._source, self._wanted["source"]),
+            await self._reader(self._target, self._wanted["target"]),
+        )
 
-    async def _reader(self, endpoint: Endpoint) -> LiveReader:
-        reader = LiveReader(endpoint, self._options.largest_bytes)
+    async def _reader(self, endpoint: Endpoint, wanted: Ranges) -> Reader:
+        reader = reader_of(endpoint, self._options.largest_bytes, wanted)
         self._stack.callback(reader.close)
         await reader.open()
         return reader
@@ -149,30 +169,70 @@ class Verification:
         return Suspects(self._directory / f"suspects{SEGMENT_SUFFIX}")
 
     async def _compare(
-        self, source: LiveReader, target: LiveReader, digests: DigestOptions, report: Report, suspects: Suspects
+        self, source: Reader, target: Reader, digests: DigestOptions, report: Report, suspects: Suspects
     ) -> None:
-        """Both ends into records, then bucket by bucket; what differs becomes a suspect."""
+        """Both ends, and again those slots that were elsewhere meanwhile; what differs becomes a suspect."""
+        slots: Ranges | None = None
+        for number in range(PASSES):
+            if number:
+                log.info("slots have moved, they are compared again", slots=spelled(slots or ALL_SLOTS))
+                await asyncio.sleep(self._options.settle_seconds)
+            moved = await self._compare_slots(source, target, digests, report, suspects, slots)
+            if not any(moved):
+                return
+            named = self._choice.mapping is not None and self._choice.mapping.names
+            slots = ALL_SLOTS if named else tuple(ranges_of(sorted(set(moved[0]) | set(moved[1]))))
+        report.source.open_slots, report.target.open_slots = (spelled(ranges_of(each)) for each in moved)
+
+    async def _compare_slots(
+        self,
+        source: Reader,
+        target: Reader,
+        digests: DigestOptions,
+        report: Report,
+        suspects: Suspects,
+        slots: Ranges | None,
+    ) -> tuple[list[int], list[int]]:
+        """Both ends into records, then bucket by bucket; keys of slots that were elsewhere meanwhile are left out.
+
+        Args:
+            source: open.
+            target: open.
+            digests: the same for both ends.
+            report: is brought up to date.
+            suspects: takes what differs.
+            slots: None: all, for the first time.
+
+        Returns:
+            Those slots, of the source and of the target. Others that move now were compared before.
+        """
         buckets = 1 << digests.bucket_bits
         with ExitStack() as stores:
             here, there = (Store(self._directory, name, buckets) for name in ("source", "target"))
             stores.callback(here.close)
             stores.callback(there.close)
-            settings, share = self._settings, self._options.share
-            ends = self._ends = (
-                EndDigest(
-                    "source", self._source, source, here, settings, digests, report.source, self._sides[0], share
-                ),
-                EndDigest(
-                    "target", self._target, target, there, settings, digests, report.target, self._sides[1], share
-                ),
-            )
+            watches = MoveWatch(source), MoveWatch(target)
+            ends = (("source", source, here, report.source), ("target", target, there, report.target))
             try:
+                for watch in watches:
+                    await watch.begin()
                 async with asyncio.TaskGroup() as group:
-                    for end, side in zip(ends, ("source", "target"), strict=True):
-                        group.create_task(end.run(self._options.method), name=f"verify {side}")
+                    watching = [group.create_task(watch.run(), name="verify map") for watch in watches]
+                    digesting = [
+                        group.create_task(
+                            self._digest(side, reader, store, digests, told, slots), name=f"verify {side}"
+                        )
+                        for side, reader, store, told in ends
+                    ]
+                    await asyncio.wait(digesting, return_when=asyncio.FIRST_EXCEPTION)
+                    for task in watching:
+                        task.cancel()
             except BaseExceptionGroup as group:
                 raise first_cause(group) from None
-            scanned = any(Method.SCAN.name == end.method for end in (report.source, report.target))
+            moved = await watches[0].end(slots or ALL_SLOTS), await watches[1].end(slots or ALL_SLOTS)
+            elsewhere = frozenset(moved[0]) | frozenset(moved[1])
+            renamed = bool(elsewhere) and self._choice.mapping is not None and bool(self._choice.mapping.names)
+            scanned = any(Method.SCAN.name in end.method for end in (report.source, report.target))
             tolerance = 0 if (source.exact_ttl and target.exact_ttl) or not scanned else RELATIVE_TTL_TOLERANCE_MS
             for index in range(buckets):
                 # Sorting does not need the interpreter: a sync beside us goes on.
@@ -182,26 +242,72 @@ class Verification:
                     if kinds & EXTRA and self._choice.of_values:
                         continue  # names do not tell whether the source's rules would have it
                     db, name = there.name(target_at) if source_at == NOWHERE else here.name(source_at)
-                    suspects.add(Suspect(db, name, kinds, 0))
+                    if not renamed and (not elsewhere or key_slot(name) not in elsewhere):
+                        suspects.add(Suspect(db, name, kinds, 0))
+        return moved
+
+    async def _digest(
+        self,
+        side: str,
+        reader: Reader,
+        store: Store,
+        digests: DigestOptions,
+        report: EndReport,
+        slots: Ranges | None,
+    ) -> None:
+        """All servers of an end, one after the other: memory and forks are those of one."""
+        settings, options = self._settings, self._options
+        method = Method.SCAN if slots is not None and options.method is Method.AUTO else options.method
+        wanted = self._wanted[side]
+        for part in reader.parts(None if slots is None else common(slots, wanted)):
+            of_part = slots if part.slots is None else part.slots
+            if of_part is not None and not (of_part := common(of_part, wanted)):
+                continue
+            told = PartReport()
+            if slots is None:
+                told = report.part(part.where, "" if part.slots is None else spelled(part.slots))
+            end = self._part_of(side, of_part)
+            work = EndDigest(
+                side, part.reader.endpoint, part.reader, store, settings, digests, told, end, options.share
+            )
+            self._ends[side] = work
+            await work.run(method)
+
+    def _part_of(self, side: str, slots: Ranges | None) -> End:
+        """An end, of which only some slots count; None: all that are wanted."""
+        if slots is None:
+            return self._sides[0] if side == "source" else self._sides[1]
+        if side == "target":
+            return TargetEnd(self._choice, slots)
+        settings = self._settings
+        words = tuple(f"{first}-{last}" for first, last in slots)
+        found = choice_of(replace(settings, include_slots=words), settings.checkpoint_key)
+        return SourceEnd(found, settings.checkpoint_key.encode(), by_node=not self._choice)
 
     async def _repair(
-        self, source: LiveReader, target: LiveReader, settler: Settler, confirmed: Suspects, report: Report
+        self, source: Reader, target: Reader, settler: Settler, confirmed: Suspects, report: Report
     ) -> Suspects:
         """Repairs, then looks again: what is equal now is repaired."""
-        found = await inspect(self._target)
-        control = PieceControl(self._target)
-        self._stack.callback(control.close)
-        await control.open()
-        repairer = Repairer(
-            source,
-            control,
-            found.dialect(),
-            self._settings.checkpoint_name() + EPOCH_SUFFIX,
-            self._sides[0],
-            alone=not self._choice,
-        )
+
+        def make(control: PieceControl, dialect: Dialect, epoch_key: str) -> Repairer:
+            return Repairer(source, control, dialect, epoch_key, self._sides[0], alone=not self._choice)
+
+        here, there = await source.libraries(), await target.libraries()
+        known = here is not None and there is not None and all(each == here[0] for each in here)
+        repairer: Repairer | ClusterRepairer
+        if isinstance(target, ClusterReader):
+            repairer = ClusterRepairer(self._settings, source, make, self._stack)
+            if report.functions and known and here:
+                await repairer.repair_functions(here[0], target)
+        else:
+            control = PieceControl(self._target)
+            self._stack.callback(control.close)
+            await control.open()
+            found = await inspect(self._target)
+            repairer = make(control, found.dialect(), self._settings.checkpoint_name() + EPOCH_SUFFIX)
+            if report.functions and known and here and there:
+                await repairer.repair_functions(here[0], there[0])
         if report.functions:
-            await repairer.repair_functions(await target.functions())
             report.functions = await compare_functions(source, target, ruled=bool(self._choice))
         await repairer.run(confirmed)
         before = settler.settled
@@ -210,7 +316,7 @@ class Verification:
         return left
 
 
-def digest_options(source: LiveReader, target: LiveReader, settings: Settings) -> DigestOptions:
+def digest_options(source: Reader, target: Reader, settings: Settings) -> DigestOptions:
     """What digests of both ends must have alike; the seed is new."""
     keys = max(source.keys, target.keys, 1)
     bits = min(max(math.ceil(math.log2(keys / BUCKET_KEYS)), MIN_BITS), MAX_BITS)
@@ -224,16 +330,17 @@ def digest_options(source: LiveReader, target: LiveReader, settings: Settings) -
     return DigestOptions(bits, ignored, counters, entries_read, idle, secrets.token_bytes(SEED_BYTES))
 
 
-async def compare_functions(source: LiveReader, target: LiveReader, *, ruled: bool) -> str:
-    """How function libraries differ, in words; "" when they do not, or cannot be seen.
+async def compare_functions(source: Reader, target: Reader, *, ruled: bool) -> str:
+    """How function libraries of any two servers of both ends differ, in words; "" when they do not, or cannot be seen.
 
     Args:
         source: open.
         target: open.
         ruled: rules choose what is copied: others than the source's are nobody's business then.
     """
-    here, there = await source.functions(), await target.functions()
-    if here is None or there is None:
-        return ""
-    different = here.items() - there.items() if ruled else here.items() ^ there.items()
+    here, there = await source.libraries(), await target.libraries()
+    different: set[tuple[bytes, bytes]] = set()
+    for ours in here or ():
+        for theirs in there or ():
+            different |= ours.items() - theirs.items() if ruled else ours.items() ^ theirs.items()
     return ", ".join(sorted({name.decode("utf-8", "replace") for name, _ in different}))

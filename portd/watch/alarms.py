@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HOUR_SECONDS: Final = 3600.0
 WINDOW_SECONDS: Final = 300.0  # in which lag must grow, and refusals count
 
-_ENDED: Final = frozenset({Phase.HELD, Phase.STOPPED, Phase.FAILED})
+_QUIET: Final = frozenset({Phase.STANDBY, Phase.HELD, Phase.STOPPED, Phase.FAILED})  # wants nothing of either end
 
 
 class Severity(StrEnum):
@@ -144,19 +144,19 @@ def _failed(sight: Sight, _: float) -> str:
 
 
 def _source_away(sight: Sight, _: float) -> str:
-    away = not sight.progress.source.connected and sight.phase not in _ENDED
+    away = not sight.progress.source.connected and sight.phase not in _QUIET
     return "the source is not connected" if away else ""
 
 
 def _target_away(sight: Sight, _: float) -> str:
     lanes = (*sight.progress.lanes, *sight.progress.resting)
-    quiet = sight.phase in _ENDED or sight.phase in {Phase.STARTING, Phase.WAITING}
+    quiet = sight.phase in _QUIET or sight.phase in {Phase.STARTING, Phase.WAITING}
     away = lanes and not quiet and not any(lane.connection.connected for lane in lanes)
     return "the target is not connected" if away else ""
 
 
 def _not_streaming(sight: Sight, _: float) -> str:
-    said = {Phase.STREAMING, Phase.PAUSED, *_ENDED}
+    said = {Phase.STREAMING, Phase.PAUSED, *_QUIET}
     return f"not streaming, but {sight.phase}" if sight.phase not in said else ""
 
 
@@ -240,6 +240,11 @@ def _lease(sight: Sight, limit: float) -> str:
     return f"the lease was not renewed for {human_seconds(sight.at - at)}" if at and sight.at - at > limit else ""
 
 
+def _unfit(sight: Sight, _: float) -> str:
+    standby = sight.progress.standby
+    return f"the link could not be taken over: {standby.unfit}" if standby is not None and standby.unfit else ""
+
+
 def _import_mode(sight: Sight, window: float) -> str:
     return "somebody switched the target's import mode off" if sight.within("import_mode_losses", window) else ""
 
@@ -266,6 +271,7 @@ RULES: Final = (
     Rule("PortdCheckpointOld", _BAD, 300, 30, _checkpoint),
     Rule("PortdTargetMemory", _WARN, 300, 0.9, _target_memory),
     Rule("PortdLeaseLost", _BAD, 30, 15, _lease),
+    Rule("PortdStandbyUnfit", _WARN, 120, 0, _unfit),
     Rule("PortdImportModeLost", _WARN, 0, HOUR_SECONDS, _import_mode),
 )
 MEMORY_RULE: Final = Named("PortdMemoryAbovePlan", _WARN, 300, 0)  # of the process: `portd.memory.accounting` looks

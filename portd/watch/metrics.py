@@ -17,14 +17,14 @@ from prometheus_client.registry import Collector
 
 from portd import __version__
 from portd.hold import Reason
-from portd.model import DURATION_BOUNDS, LoopState, Phase
+from portd.model import DURATION_BOUNDS, LoopState, Phase, Role
 from portd.watch.readings import PipelineReading
 from portd.watch.standing import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from portd.model import Durations, Progress, SourceOutlook, TargetLimit, TargetPulse, VerifyProgress
+    from portd.model import Conflict, Durations, Progress, SourceOutlook, TargetLimit, TargetPulse, VerifyProgress
     from portd.watch.readings import CgroupReading, OwnerReading
     from portd.watch.view import View
 
@@ -184,11 +184,40 @@ def _info(link: LinkSources) -> Iterator[Metric]:
     yield info
 
 
+def _conflicts(conflicts: Mapping[str, Conflict]) -> Iterator[Metric]:
+    yield _counters(
+        "conflicts_total",
+        "Keys of the source that another link's source has, too, as keys of the same target, among those that were looked at.",
+        "other",
+        {other: conflict.found for other, conflict in conflicts.items()},
+    )
+    yield _counters(
+        "conflicts_looked_total",
+        "Keys of the source that were looked for at the source of another link of the process that may write the same keys.",
+        "other",
+        {other: conflict.looked for other, conflict in conflicts.items()},
+    )
+
+
 def _sync(progress: Progress) -> Iterator[Metric]:
     yield _gauge("started_timestamp_seconds", "When this sync began, unix time.", progress.started_at)
     standing = look(progress)
     phases = {phase.value: float(phase is standing.phase) for phase in Phase}
     yield _gauges("phase", "1 for the phase the sync is in, 0 for the others.", "phase", phases)
+    roles = {role.value: float(role is progress.role) for role in Role}
+    yield _gauges("role", "1 for what this process is to the link: it has the lease, or waits for it.", "role", roles)
+    standby = progress.standby
+    yield _gauge(
+        "standby_unfit",
+        "1 while the link is waited for and could not be taken over; /status says why.",
+        standby is not None and standby.unfit != "",
+    )
+    yield _gauge(
+        "standby_full_sync",
+        "1 while the link is waited for and taking it over would be a full sync.",
+        standby is not None and standby.full_sync != "",
+    )
+    yield _counter("takeovers_total", "Times the link was taken when another process had had it.", progress.takeovers)
     yield _gauge("ready", "1 while /readyz says that the target may be read.", standing.ready)
     refusals = CounterMetricFamily(
         "portd_refusals_total", "Refusals that pass by themselves, by side and code.", labels=["side", "code"]
@@ -215,6 +244,8 @@ def _sync(progress: Progress) -> Iterator[Metric]:
     yield _counter(
         "keys_pruned_total", "Keys removed from the target that the source did not have any more.", progress.keys_pruned
     )
+    if progress.conflicts:
+        yield from _conflicts(progress.conflicts)
     yield from _expiries(progress)
 
 

@@ -52,6 +52,8 @@ class Facts:
         failure: why it has ended, or is tried again; "" when it was to end, or goes on.
         lag_seconds: None where it is not known.
         held: why a full sync waits for an operator; "" when none does.
+        standby: who has the link that is waited for; "" when none is.
+        unfit: it could not be taken over.
         paused: an operator wants nothing written to the target for now.
     """
 
@@ -65,6 +67,8 @@ class Facts:
     failure: str = ""
     lag_seconds: float | None = None
     held: str = ""
+    standby: str = ""
+    unfit: bool = False
     paused: bool = False
 
 
@@ -76,18 +80,21 @@ class Standing:
         phase: as it is shown.
         ready: the target may be read: it has the snapshot, and what the source writes reaches it.
         reason: why it is not ready; empty when it is.
+        spare: it waits for the link, and could take it over.
     """
 
     phase: Phase
     ready: bool
     reason: str = ""
+    spare: bool = False
 
 
 def stand(facts: Facts) -> Standing:
     """What follows from the facts."""
     phase, reason = _phase(facts)
     ready = phase in _READY
-    return Standing(phase, ready, "" if ready else reason or _REASONS.get(phase, str(phase)))
+    spare = phase is Phase.STANDBY and not facts.unfit
+    return Standing(phase, ready, "" if ready else reason or _REASONS.get(phase, str(phase)), spare)
 
 
 def _phase(facts: Facts) -> tuple[Phase, str]:
@@ -96,8 +103,8 @@ def _phase(facts: Facts) -> tuple[Phase, str]:
         return (Phase.FAILED if facts.failure else Phase.STOPPED), facts.failure
     if facts.stopping:
         return Phase.DRAINING, ""
-    if facts.held:
-        return Phase.HELD, facts.held
+    if facts.standby or facts.held:
+        return (Phase.STANDBY, facts.standby) if facts.standby else (Phase.HELD, facts.held)
     if facts.paused:
         beside = stand(replace(facts, paused=False))
         return Phase.PAUSED, PAUSED if beside.ready else f"{PAUSED}; and {beside.reason}"
@@ -147,6 +154,8 @@ def look(progress: Progress) -> Standing:
             ended=progress.ended,
             failure=progress.failure,
             held=f"{progress.held.reason}: {progress.held.words}" if progress.held else "",
+            standby=progress.standby.words if progress.standby else "",
+            unfit=progress.standby is not None and progress.standby.unfit != "",
             paused=progress.limit.paused_since > 0,
         )
     )

@@ -19,6 +19,7 @@ def status_lines(status: Mapping[str, Any]) -> dict[str, str]:
     seconds = stream["lag_seconds"]
     refused = [f"{each['side']} {each['code']}, {each['seconds']:.0f} s" for each in status["refusals"]["now"]]
     lines = {
+        "role": status["role"],
         "phase": status["phase"],
         "ready": "yes" if status["ready"] else f"no: {status['reason']}",
         "lag": "not known" if seconds is None else f"{seconds:.3f} s, {stream['lag_bytes']} bytes",

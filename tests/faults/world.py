@@ -270,7 +270,7 @@ class World:
         """Equal at one moment: a key that expires is gone a little sooner on one end than on the other."""
         deadline = time.monotonic() + (DIGEST_SECONDS if self._expiring else 0)
         while True:
-            one, other = await asyncio.to_thread(lambda: (_digest(self.source), _digest(self.target)))
+            one, other = await asyncio.to_thread(lambda: (digest(self.source), digest(self.target)))
             if one == other:
                 return []
             if time.monotonic() > deadline:
@@ -308,7 +308,8 @@ def _read(server: Server, key: str) -> bytes | None:
         return value
 
 
-def _digest(server: Server) -> str:
+def digest(server: Server) -> str:
+    """Of all its data, by its own count."""
     with Wire(server) as wire:
         return str(wire.call("DEBUG", "DIGEST"))
 

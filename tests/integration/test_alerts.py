@@ -5,9 +5,10 @@ The expressions are those of the file. Only the time for which they must hold is
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.following import copy, forget_history
 from tests.integration.test_held import ctl
 from tests.process import Links, Portd, streaming
 from tests.prometheus import Prometheus, impatient_rules, needs_prometheus, shipped_rules
+from tests.proxy import Proxy
 from tests.servers import find, wait_for_sync
 
 if TYPE_CHECKING:
@@ -40,9 +42,13 @@ SEEN = {
     "test_another_source": ("PortdHeld",),
     "test_a_link_that_is_paused": ("PortdPaused",),
     "test_a_target_that_differs": ("PortdDeadLetters", "PortdVerifyDifferent", "PortdFullSync", "PortdKeysPruned"),
+    "test_a_standby_without_a_source": ("PortdStandbyUnfit", "PortdNoHolder"),
+    "test_a_name_that_leads_to_two_targets": ("PortdTwoHolders",),
     "test_import_mode_that_is_switched_off": ("PortdImportModeLost",),
     "test_a_process_that_holds_more_than_it_knows": ("PortdMemoryAbovePlan",),
 }
+
+ELSEWHERE = {"PortdDown", "PortdNoHolder", "PortdTwoHolders"}  # what no process can tell by itself
 
 pytestmark = [needs_prometheus, pytest.mark.slow]
 
@@ -60,8 +66,8 @@ def fires(request: pytest.FixtureRequest, prometheus: Prometheus, portd: Portd |
     """
     wanted = SEEN[request.node.name]
     seen = prometheus.until_firing(*wanted)
-    if wanted != ("PortdDown",):
-        wait_for_sync(lambda: set(wanted) <= warned(portd, link), dump=lambda: f"{wanted}: {warned(portd, link)}")
+    if own := set(wanted) - ELSEWHERE:
+        wait_for_sync(lambda: own <= warned(portd, link), dump=lambda: f"{own}: {warned(portd, link)}")
     for name in wanted:
         notes = seen[name]["annotations"]
         assert notes["summary"]
@@ -175,6 +181,57 @@ def test_a_target_that_differs(request: pytest.FixtureRequest, source: Server, t
         source.client().client_kill_filter(_type="replica")
         portd.until(lambda status: status["keys_pruned"] > 0)
         fires(request, prometheus, portd)
+
+
+def waits(status: dict[str, Any]) -> bool:
+    """It stands by, and has looked at both ends."""
+    return bool(status["phase"] == "standby" and status["standby"]["holder"] and status["source"]["outlook"])
+
+
+def test_a_standby_is_no_trouble(source: Server, target: Server) -> None:
+    """While it waits for a link that streams, nothing fires."""
+    with (
+        Portd(source, target) as portd,
+        Portd(source, target, standby=True) as standby,
+        Prometheus(portd, standby, rules=impatient_rules()) as prometheus,
+    ):
+        portd.until(streaming)
+        standby.until(waits)
+        often = 'min(count_over_time(portd_role{role="standby"}[1m])) > 20'  # longer than any rule waits
+        wait_for_sync(lambda: prometheus.query(often), dump=lambda: str(prometheus.query("portd_role")))
+        wait_for_sync(lambda: prometheus.query('sum(portd_phase{phase="standby"}) == 1'))
+        assert prometheus.firing() == {}
+
+
+def test_a_standby_without_a_source(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
+    """It could not take over, says so, and does not when the other one is gone."""
+    with Portd(source, target) as portd, Portd(source, target, standby=True) as standby:
+        portd.until(streaming)
+        standby.until(waits)
+        with Prometheus(portd, standby, rules=impatient_rules()) as prometheus:
+            source.kill()
+            portd.kill()
+            fires(request, prometheus, standby)
+        assert standby.alive
+
+
+async def test_a_name_that_leads_to_two_targets(request: pytest.FixtureRequest, servers: ServerFactory) -> None:
+    """An address has moved to another server, and who is connected to the first one stays there."""
+    source, first, second = servers(), servers(), servers()
+    async with Proxy(first.port) as proxy:
+        with Portd(source, proxy.url) as portd, Portd(source, proxy.url, standby=True) as other:
+            await asyncio.to_thread(portd.until, streaming)
+            await asyncio.to_thread(other.until, waits)
+            proxy.upstream = ("127.0.0.1", second.port)
+            other.kill()
+            other.start()
+            await asyncio.to_thread(other.until, streaming)
+
+            def watch() -> None:
+                with Prometheus(portd, other, rules=impatient_rules()) as prometheus:
+                    fires(request, prometheus, portd)
+
+            await asyncio.to_thread(watch)
 
 
 @pytest.mark.skipif(find("valkey9.1") is None, reason="needs a server with import mode")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from portd.controlsocket import CLIENTS, ask
 from tests.compare import assert_equal
 from tests.datasets import fill_strings
 from tests.integration.test_held import ctl
-from tests.process import Links, Portd
+from tests.process import Links, Portd, streaming
 from tests.servers import wait_for_sync
 
 if TYPE_CHECKING:
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.servers import Server
-
-
-def streaming(status: dict[str, Any]) -> bool:
-    """It has caught up."""
-    return bool(status["phase"] == "streaming")
 
 
 def asked(path: Path, *words: str, expect: int = 0) -> dict[str, Any]:
@@ -233,8 +229,10 @@ def test_a_handover(source: Server, target: Server, tmp_path: Path) -> None:
     """What was received is applied; the answer comes when another process can have the link, and it goes on without a copy."""
     fill_strings(source, 100)
     path = tmp_path / "socket"
-    with Portd(source, target, control_socket=path) as portd, Portd(source, target) as second:
+    with ExitStack() as stack:
+        portd = stack.enter_context(Portd(source, target, control_socket=path))
         portd.until(streaming)
+        second = stack.enter_context(Portd(source, target))
         assert second.wait() == os.EX_TEMPFAIL, "the link is taken"
         source.client().mset({f"more:{number}": "x" for number in range(1000)})
         found = of_link(path, "handover")

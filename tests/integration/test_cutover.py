@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.compare import assert_equal
 from tests.cutovers import USER, CutOver, Writers, cut_over, python, streaming
@@ -69,7 +71,7 @@ def test_a_live_pair(servers: ServerFactory, tmp_path: Path, here: str, there: s
     offsets = report["offsets"]
     assert offsets["checkpoint"] >= offsets["source"] >= offsets["last_write"] > 0
     assert 0 < report["standstill_seconds"] < 60
-    assert set(report["seconds"]) == {"stop", "drain", "compare", "end"}
+    assert set(report["seconds"]) == {"stop", "drain", "expiries", "compare", "end"}
     assert import_mode(target) == "no"
     inside = {name: value for name, value in report.items() if name not in {"digest", "signature"}}
     told = json.dumps(inside, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
@@ -104,7 +106,7 @@ def test_clients_wait_as_long_as_it_is_said(source: Server, target: Server, tmp_
         streaming(portd)
         report = cut_over(source, target, path, keep_paused=600)
         assert "600 s" in report["left"][0]
-        waiting = source.client(socket_timeout=0.3, retry_on_timeout=False)
+        waiting = source.client(socket_timeout=0.3, retry=Retry(NoBackoff(), 0))
         with pytest.raises(redis.TimeoutError):
             waiting.set("late", "1")
         source.client().client_unpause()
@@ -278,7 +280,7 @@ def test_it_is_ended_while_writes_stand_still(source: Server, target: Server, tm
 
 def _is_paused(server: Server) -> bool:
     """Writes wait there (redis-py would wait with them)."""
-    client = server.client(socket_timeout=0.2, retry_on_timeout=False)
+    client = server.client(socket_timeout=0.2, retry=Retry(NoBackoff(), 0))
     try:
         client.delete("nobody has this")
     except redis.TimeoutError:
@@ -355,8 +357,8 @@ def test_replicas_that_nobody_has(servers: ServerFactory, tmp_path: Path, here: 
         assert portd.wait() == os.EX_OK
         portd.start()
         streaming(portd)
+        start = {key: int(client.get(key) or 0) for key in client.scan_iter("counter:*")}
         with Writers(source) as writers:
-            start = {key: int(client.get(key) or 0) for key in client.scan_iter("counter:*")}
             assert writers.moved()
             report = cut_over(source, target, path, stop_writes="replicas")
             writers.end()

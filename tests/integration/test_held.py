@@ -362,8 +362,9 @@ def test_a_source_that_tells_nothing_is_known_by_history_and_address(servers: Se
     with Portd(urls[0], target, stop_after="caught-up") as portd:
         assert portd.wait() == os.EX_OK, portd.log()
     write_others(first, 0)
-    with Portd(urls[0], target) as portd:
+    with Portd(urls[0], target, full_sync=True) as portd:
         assert held(portd)["held"]["reason"] == "source-empty"
+        assert portd.status()["full_syncs"] == {}  # type: ignore[index]  # it listens; what was looked at has not begun
         portd.terminate()
     with Portd(urls[1], target) as portd:
         assert held(portd)["held"]["reason"] == "source-changed"

@@ -12,8 +12,6 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.compare import compare
 from tests.datasets import fill_mixed, fill_strings
 from tests.integration.test_sync import IDLE_CONSUMER
@@ -29,12 +27,6 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 KEYS = 2000
-
-
-@pytest.fixture
-def pair(servers: ServerFactory) -> tuple[Server, Server]:
-    """Another source and its target."""
-    return servers(), servers()
 
 
 def samples(portd: Links, series: str) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portd.memory.accounting import Accounting
-from portd.model import Held, LaneState, Progress, Work
+from portd.model import Held, LaneState, Progress, Standby, Work
 from portd.watch.alarms import HOUR_SECONDS, MEMORY_RULE, RULES, WINDOW_SECONDS, Severity, growth
 from portd.watch.readings import SpoolReading
 from portd.watch.track import Track
@@ -17,7 +17,7 @@ from tests.prometheus import shipped_rules
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ELSEWHERE = {"PortdDown"}  # what a process cannot tell of itself
+ELSEWHERE = {"PortdDown", "PortdNoHolder", "PortdTwoHolders"}  # what a process cannot tell by itself
 UNITS = {"s": 1, "m": 60, "h": 3600}
 T = 1_000_000.0
 
@@ -128,6 +128,7 @@ CASES: list[tuple[str, Callable[[Progress], None]]] = [
     ("PortdCheckpointOld", stop_committing),
     ("PortdTargetMemory", fill_target),
     ("PortdLeaseLost", lambda progress: setattr(progress.lease, "renewed_at", T - 16)),
+    ("PortdStandbyUnfit", lambda progress: setattr(progress, "standby", Standby(unfit="the source is gone"))),
     ("PortdImportModeLost", lambda progress: setattr(progress, "import_mode_losses", 1)),
 ]
 

@@ -63,6 +63,21 @@ def _named(series: dict[str, str]) -> dict[str, str]:
     return found
 
 
+def roles(*processes: str) -> dict[str, str]:
+    """What processes on one link say that they are to it, and of their ends."""
+    found: dict[str, str] = {}
+    for number, role in enumerate(processes):
+        labels = f'job="portd",instance="{number}",{LINK}'
+        found |= {f'portd_role{{{labels},role="{each}"}}': f"{int(each == role)}x30" for each in ("holder", "standby")}
+        found[f'portd_info{{{labels},source="redis://a",target="redis://b"}}'] = "1x30"
+    return found
+
+
+def with_roles(alert: str, *processes: str, fires: bool) -> Case:
+    """Whether an alert fires where processes on one link are that."""
+    return Case(alert=alert, fires=fires, series=roles(*processes))
+
+
 UP = {"up": "1x30"}
 CASES = [
     yes("PortdDown", up="0x30"),
@@ -131,6 +146,17 @@ CASES = [
     yes("PortdLeaseLost", lease_renewed_timestamp_seconds="1x30"),
     no("PortdLeaseLost", lease_renewed_timestamp_seconds="0x30"),
     no("PortdLeaseLost", lease_renewed_timestamp_seconds="0+60x30"),
+    no("PortdSourceAway", source_connected="0x30", phase__phase_standby="1x30"),
+    no("PortdTargetAway", lane_connected__lane_0="0x30", phase__phase_standby="1x30"),
+    no("PortdNotStreaming", at="45m", phase__phase_streaming="0x60", phase__phase_standby="1x60"),
+    with_roles("PortdNoHolder", "standby", "none", fires=True),
+    with_roles("PortdNoHolder", "standby", fires=True),  # the other one is not even there
+    with_roles("PortdNoHolder", "standby", "holder", fires=False),
+    with_roles("PortdNoHolder", "none", fires=False),  # a process that begins, and has no standby
+    with_roles("PortdTwoHolders", "holder", "holder", fires=True),
+    with_roles("PortdTwoHolders", "holder", "standby", fires=False),
+    yes("PortdStandbyUnfit", standby_unfit="1x30"),
+    no("PortdStandbyUnfit", standby_unfit="0x30"),
     yes("PortdImportModeLost", import_mode_losses_total="0x5 1x30"),
     yes("PortdImportModeLost", import_mode_losses_total="_x5 1x30"),  # before the first look
     no("PortdImportModeLost", import_mode_losses_total="0x30"),

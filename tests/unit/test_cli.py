@@ -7,7 +7,6 @@ import pty
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -37,6 +36,7 @@ from portd.errors import (
     leaves,
 )
 from portd.memory.plan import plan_memory
+from tests.process import Notified
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -324,27 +324,6 @@ def test_an_interrupted_question_ends_in_order() -> None:
     words = [sys.executable, "-c", textwrap.dedent(script)]
     ended = subprocess.run(words, capture_output=True, timeout=120, check=False, env=clean())
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGINT, b"")
-
-
-class Notified:
-    """Receives what a service tells systemd."""
-
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-        self._socket.settimeout(60)
-        self.seen: list[str] = []
-
-    def until(self, beginning: str) -> str:
-        """The next message that begins so; fails after 20 s."""
-        while True:
-            self.seen.append(self._socket.recv(4096).decode())
-            if self.seen[-1].startswith(beginning):
-                return self.seen[-1]
-
-    def close(self) -> None:
-        """Stops listening."""
-        self._socket.close()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from portd import errors
 from portd.cli.app import COMMANDS, build
 from portd.cli.manual import commands_page
 from portd.cli.reference import alerts_table, configuration_page, metrics_page, modules_page
-from portd.config.load import load_links
+from portd.config.load import load_links, load_settings
 from portd.config.settings import SETTINGS, default
 from portd.http.handlers import ENDPOINTS
 from portd.memory.plan import plan_memory
@@ -213,6 +213,17 @@ def test_the_unit_is_one_systemd_accepts(tmp_path: Path) -> None:
             assert (shown.returncode, shown.stderr) == (0, ""), name
 
 
+def test_the_unit_of_a_standby_differs_in_what_its_drop_in_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sets what portd reads, and nothing that the unit does not have."""
+    text = (ROOT / "deploy/portd.service.d/standby.conf").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "[Service]"
+    assert {line.split("=")[0] for line in lines[1:]} <= unit_settings().keys()
+    (variable,) = [line.removeprefix("Environment=") for line in lines if line.startswith("Environment=")]
+    monkeypatch.setenv(*variable.split("="))
+    assert load_settings({"source": "redis://a", "target": "redis://b"}, None).standby
+
+
 def test_the_unit_of_a_link_differs_in_names_alone() -> None:
     """What hardens and limits one process does so for each of several, and none shares a directory with another."""
     of_link = (ROOT / "deploy/portd@.service").read_text(encoding="utf-8")
@@ -274,7 +285,7 @@ def test_compose_mounts_what_is_there() -> None:
 
 def test_yaml_has_no_tabs_and_even_indents() -> None:
     """What YAML forbids, or editors break silently, is not in our files."""
-    for path in (ROOT / "docker-compose.yml", *(ROOT / "deploy").rglob("*.yml")):
+    for path in (ROOT / "docker-compose.yml", *(ROOT / "deploy").rglob("*.y*ml")):
         for line in path.read_text(encoding="utf-8").splitlines():
             assert "\t" not in line
             assert (len(line) - len(line.lstrip(" "))) % 2 == 0

@@ -23,7 +23,7 @@ from portd.http.server import MAX_CONNECTIONS
 from portd.http.status import describe, describe_all
 from portd.memory.accounting import Accounting, MemoryReport
 from portd.memory.heap import HeapRecorder
-from portd.model import LaneState, LoopState, Phase, Position, Progress, Work
+from portd.model import LaneState, LoopState, Phase, Position, Progress, Standby, Work
 from portd.watch.history import Span
 from portd.watch.metrics import LinkSources, Sources, build_registry
 from portd.watch.readings import KeyReading, PipelineReading
@@ -153,6 +153,27 @@ async def test_health_follows_the_service(server: HttpServer, service: Observed)
     service.progress.lanes[1].connection.connected = True
     assert (await get(server, "readyz"))[:2] == (200, "ready\n")
     assert (await get(server, "livez"))[0] == 503
+
+
+async def test_a_standby_is_ready_for_who_asks_for_any_role(server: HttpServer, service: Observed) -> None:
+    """By itself it is not, since no target may be read because of it; unfit, it is for nobody. The page says for whom it waits."""
+    service.progress.standby = Standby(holder=f"process 7 on {EVIL}")
+    service.progress.outlook.asked_at, service.progress.outlook.backlog_bytes = 1.0, 1 << 20
+    assert (await get(server, "readyz"))[:2] == (503, f"not ready: standby, process 7 on {EVIL} has the link\n")
+    assert (await get(server, "readyz?role=any"))[:2] == (200, "ready, standing by\n")
+    assert (await get(server, "readyz?role=holder"))[0] == 503
+    assert (await get(server, "readyz?role=x"))[:2] == (400, "role is 'x'; it can be holder or any\n")
+    _, page, _ = await get(server, "", Accept=BROWSER)
+    assert EVIL not in page
+    assert "a partial sync, as far as is known" in page
+    assert "1.00 MiB of 1.00 MiB" in page
+    service.progress.standby.full_sync = "the backlog is short"
+    assert (await get(server, "readyz?role=any"))[0] == 200
+    assert "a full sync: the backlog is short" in (await get(server, "", Accept=BROWSER))[1]
+    service.progress.standby.unfit = "the source is gone"
+    code, text, _ = await get(server, "readyz?role=any")
+    assert (code, text.endswith("and it could not be taken over: the source is gone\n")) == (503, True)
+    assert "the source is gone" in (await get(server, "", Accept=BROWSER))[1]
 
 
 async def test_several_links_have_a_page_each_and_one_together(service: Observed) -> None:

@@ -1,51 +1,102 @@
-"""The manifest of an append-only file: which files it names, in which order, however they are quoted."""
+"""The manifest of a dumped cluster: what is believed of it, and what is not."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import json
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portd.errors import DecodeError
-from portd.files.aof import parts_of
+from portd.errors import DecodeError, InputError
+from portd.files.inputs import open_input
+from portd.files.manifest import Shard, ShardFile, files_of, read_manifest, written
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-def parts(folder: Path, text: bytes) -> list[bytes]:
-    """The names that a manifest with this text names."""
-    manifest = folder / "a.manifest"
-    manifest.write_bytes(text)
-    return [os.fsencode(Path(part).name) for part in parts_of(str(manifest))]
-
-
-@pytest.mark.parametrize(
-    ("written", "name"),
-    [
-        (b"plain.aof", b"plain.aof"),
-        (b'"caf\\xc3\\xA9.aof"', "café.aof".encode()),
-        (b'"\\xff\\x00.aof"', None),
-        (b'"a b\\t\\"c\\\\d"', b'a b\t"c\\d'),
-        (b"'it\\'s'", b"it's"),
-        (b'"a\\x2fb"', None),
-        (b'"open', None),
-        (b'"a"b', None),
-        (b'""', None),
-    ],
+SHARDS = (
+    Shard("a.rdb", ((0, 5),), "h:1", "f" * 40, 7, 1, 3, "ab"),
+    Shard("b.rdb", ((6, 9), (11, 11)), "h:2", "e" * 40, 8, 2, 4, "cd"),
 )
-def test_names_are_read_as_servers_write_them(written: bytes, name: bytes | None, tmp_path: Path) -> None:
-    """Escapes of bytes, controls, quotes; a name that leads elsewhere or a quote without end is refused."""
-    line = b"file " + written + b" seq 1 type i\n"
-    if name is None:
-        with pytest.raises(DecodeError, match="line 2"):
-            parts(tmp_path, b"# comment\n" + line)
-    else:
-        assert parts(tmp_path, b"# comment\n\n" + line) == [name]
 
 
-def test_the_order_is_base_then_sequence(tmp_path: Path) -> None:
-    """Increments follow the base by their numbers, whatever their order in the file; history is left out."""
-    text = b"file h seq 1 type h\r\nfile b2 seq 10 type i startoffset 5\r\nfile b1 seq 9 type i\r\nfile base seq 3 type b\r\n"
-    assert parts(tmp_path, text) == [b"base", b"b1", b"b2"]
-    for bad in (b"", b"file a seq 1 type b\nfile b seq 2 type b\n", b"file a seq x type i\n", b"\xff\xfe\n"):
-        with pytest.raises(DecodeError):
-            parts(tmp_path, bad)
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """One with its files."""
+    (tmp_path / "a.rdb").write_bytes(b"abc")
+    (tmp_path / "b.rdb").write_bytes(b"abcd")
+    path = tmp_path / "backup.json"
+    path.write_bytes(written(SHARDS, "redis+cluster://h:1", "2026-01-01T00:00:00+00:00"))
+    return path
+
+
+def test_what_is_written_is_read(manifest: Path) -> None:
+    """The same shards, and their files beside it; another name is a file of its own."""
+    assert read_manifest(str(manifest)) == SHARDS
+    assert files_of(str(manifest)) == [str(manifest.parent / name) for name in ("a.rdb", "b.rdb")]
+    assert files_of("some.rdb") == ["some.rdb"]
+
+
+CHANGES: dict[str, Any] = {
+    "format": lambda found: found.update(format="other"),
+    "version": lambda found: found.update(version=2),
+    "no shards": lambda found: found.update(shards=[]),
+    "another directory": lambda found: found["shards"][0].update(file="../a.rdb"),
+    "no slots": lambda found: found["shards"][0].update(slots=[]),
+    "slots beyond": lambda found: found["shards"][0].update(slots=[[0, 16384]]),
+    "slots backwards": lambda found: found["shards"][0].update(slots=[[5, 0]]),
+    "slots of two files": lambda found: found["shards"][0].update(slots=[[0, 6]]),
+    "text for a number": lambda found: found["shards"][0].update(bytes="many"),
+    "nothing for a name": lambda found: found["shards"][0].pop("file"),
+    "another size": lambda found: found["shards"][1].update(bytes=5),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_something_else_is_refused(manifest: Path, change: str) -> None:
+    """Whatever is not as `dump` writes it ends with exit code 65."""
+    found = json.loads(manifest.read_bytes())
+    CHANGES[change](found)
+    manifest.write_text(json.dumps(found))
+    with pytest.raises(DecodeError):
+        read_manifest(str(manifest))
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"null", b"\xff", b"REDIS0011"], ids=str)
+def test_no_json_is_refused(manifest: Path, text: bytes) -> None:
+    """A file of another kind under such a name is told as that."""
+    manifest.write_bytes(text)
+    with pytest.raises(DecodeError, match="is no manifest"):
+        read_manifest(str(manifest))
+
+
+def test_missing_files_are_named(manifest: Path) -> None:
+    """The manifest itself, and any that it names."""
+    (manifest.parent / "b.rdb").unlink()
+    with pytest.raises(InputError, match=r"b\.rdb"):
+        read_manifest(str(manifest))
+    with pytest.raises(InputError, match=r"no\.json"):
+        read_manifest(str(manifest.parent / "no.json"))
+
+
+def test_a_checksum_is_held_to(tmp_path: Path) -> None:
+    """A file with other bytes of the same number is found out with its last one; the right one is read."""
+    path = tmp_path / "a.rdb"
+    file = ShardFile(path)
+    file.write(b"abc" * 200_000)
+    file.commit()
+    assert not path.exists(), "the others may not be whole"
+    file.keep()
+    file.close()
+    whole = path.read_bytes()
+    assert read_all(path, file.sha256) == whole
+    path.write_bytes(b"x" + whole[1:])
+    with pytest.raises(DecodeError, match="not the file that the manifest names"):
+        read_all(path, file.sha256)
+
+
+def read_all(path: Path, sha256: str) -> bytes:
+    """All of a file that has to have a checksum."""
+    with closing(open_input(str(path), sha256)) as source:
+        return b"".join(iter(lambda: bytes(source.read()), b""))

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
+from types import SimpleNamespace
 from typing import Final
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from portd.errors import ConfigError
 from portd.kernel.rules import Patterns, Rules
+from portd.kernel.snapshot import SnapshotDecoder
+from portd.kernel.stream import StreamSplitter
+from tests.oracle.dialects import VALKEY_9
+from tests.oracle.model import Entry, Snapshot
+from tests.oracle.rdbwrite import encode
+from tests.oracle.resp import pack
 
 LETTERS: Final = [b"a", b"b", b"-", b"]", b"[", b"\\", b"*", b"?", b"^", b"\n", b"\xff", b"\x00"]
 PATTERN: Final = st.lists(st.sampled_from(LETTERS), max_size=9).map(b"".join)
@@ -91,3 +101,80 @@ def test_hostile_patterns_are_not_expensive() -> None:
     assert not one.matches(b"a" * 20_000)
     assert one.matches(b"a" * 20_000 + b"b")
     assert time.thread_time() - begun < 5
+
+
+# Each stands alone, and has to mean the same beside others: quotations that do not end, names of groups, flags, alternatives.
+EXPRESSIONS: Final = [
+    rb"a\Q.b",
+    b"a\\Q\\",
+    rb"\Q",
+    rb"(?P<n>c)d",
+    rb"(?P<n>e)f",
+    rb"(?i)G",
+    rb"h|i",
+    rb"\\Q",
+    rb"\Qj\Ek+",
+    rb"^l$",
+]
+NAMES: Final = [
+    b"",
+    b"a.b",
+    b"axb",
+    b"a\\",
+    b"cd",
+    b"ef",
+    b"g",
+    b"h",
+    b"\\Q",
+    b"jkk",
+    b"l",
+    b"ll",
+    b"l\n",
+    b"z",
+    b"\xff\x00",
+]
+
+
+@pytest.mark.parametrize("first", EXPRESSIONS)
+def test_regular_expressions_leave_one_another_alone(first: bytes) -> None:
+    """What one of several finds is what it finds alone."""
+    pytest.importorskip("re2")
+    alone = {each: Patterns([b"re:" + each]) for each in EXPRESSIONS}
+    for second in EXPRESSIONS:
+        both = Patterns([b"re:" + first, b"re:" + second])
+        for name in NAMES:
+            assert both.matches(name) == (alone[first].matches(name) or alone[second].matches(name)), (second, name)
+
+
+def test_regular_expressions_that_are_too_large_are_told() -> None:
+    """Each is small enough, and all together are not: a mistake of the settings, and no error of a library."""
+    pytest.importorskip("re2")
+    with pytest.raises(ConfigError, match="too large together"):
+        Patterns([b"re:%d(a{1,999}b{1,999}c{1,999})" % number for number in range(300)])
+
+
+def test_an_error_of_the_library_is_never_a_key_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at a name raises it, in a snapshot as in a stream; nothing is handed out behind it."""
+
+    def search(name: bytes) -> None:
+        if name == b"bad":
+            raise MemoryError("no room for a name")
+
+    fake = SimpleNamespace(
+        Options=lambda: SimpleNamespace(encoding=None, log_errors=None, dot_nl=None),
+        compile=lambda *_: SimpleNamespace(search=search),
+        error=ValueError,
+    )
+    fake.Options.Encoding = SimpleNamespace(LATIN1=1)
+    monkeypatch.setitem(sys.modules, "re2", fake)
+    rules = Rules(left=[b"re:x"])
+    splitter = StreamSplitter(0, 0, rules=rules)
+    data = pack([b"SET", b"good", b"1"]) + pack([b"DEL", b"good", b"bad"]) + pack([b"SET", b"good", b"2"])
+    assert splitter.feed(data, 0) == len(data)
+    with pytest.raises(MemoryError, match="no room"):
+        splitter.next_piece(1 << 20, 1 << 20)
+    decoder = SnapshotDecoder(VALKEY_9.dialect())
+    decoder.choose(rules, None)
+    decoder.feed(encode(Snapshot(False, 9, [Entry(0, b"bad", 0, b"1")])))
+    with pytest.raises(MemoryError, match="no room"):
+        decoder.next_batch()

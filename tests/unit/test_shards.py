@@ -8,8 +8,7 @@ import pytest
 
 from portd.config.load import load_settings
 from portd.errors import SlotsMoved
-from portd.link.divide import common
-from portd.net.topology import Node, Topology
+from portd.net.topology import ALL_SLOTS, Node, Topology, common
 from portd.source import shards
 from portd.source.shards import ShardWatch, owners, refuse_moves
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WANTED = {"l.0": ((0, 99),), "l.100": ((100, 199), (300, 16383)), "l.200": ((200, 299),)}
-ALL = ((0, 16383),)
 
 
 def topology(**ranges: Sequence[tuple[int, int]]) -> Topology:
@@ -57,12 +55,12 @@ def test_a_start_looks_at_wanted_slots_only() -> None:
     with pytest.raises(SlotsMoved, match="slots 5 of the source are on their way"):
         refuse_moves(there, {5: "b"}, ((0, 99),))
     with pytest.raises(SlotsMoved, match="slots 100-16383 of the source have no owner"):
-        refuse_moves(there, {}, ALL)
+        refuse_moves(there, {}, ALL_SLOTS)
 
 
 def test_slots_in_common() -> None:
     """Ranges of a node, as far as they are wanted, from the lowest on."""
-    assert common(((0, 99), (200, 299)), ALL) == ((0, 99), (200, 299))
+    assert common(((0, 99), (200, 299)), ALL_SLOTS) == ((0, 99), (200, 299))
     assert common(((200, 299), (0, 99)), ((50, 210),)) == ((50, 99), (200, 210))
     assert common(((0, 99),), ((100, 200),)) == ()
 

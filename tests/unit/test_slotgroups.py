@@ -144,6 +144,28 @@ def test_what_concerns_all_nodes_stops() -> None:
         assert take(sorted_in(), [request(word, "FLUSH")]) == 0
 
 
+def test_messages_of_slots_without_a_node() -> None:
+    """Any node brings those of PUBLISH to all others; those of SPUBLISH are left out, and a key is a mistake of ours."""
+    groups = SlotGroups(PREFIX)
+    groups.set_records(100)
+    only = key_slot(b"a")
+    groups.route(array("H", [0 if slot == only else 0xFFFF for slot in range(SLOTS)]).tobytes(), 1)
+    commands = [request("PUBLISH", "channel", "text"), request("SPUBLISH", "channel", "text"), request("INCR", "a")]
+    commands += [request("SPUBLISH", "{a}", "text"), request("PUBLISH", "{a}", "text")]
+    assert take(groups, commands) == 5
+    assert groups.skipped == 1
+    (transaction,) = written(groups)
+    assert transaction[1:] == [commands[0], *commands[2:]]
+    assert parse_offset(transaction[0]) == 150
+    with pytest.raises(InternalError, match="has no node"):
+        take(groups, [request("INCR", "b")], first=151)
+
+
+def parse_offset(record: bytes) -> int:
+    """What a record that is written says."""
+    return int(record.rstrip(b"\r\n").rpartition(b":")[2])
+
+
 def test_replies_are_found() -> None:
     """Which slot and command a reply is about, by its number; commands that are left out are not counted."""
     groups = sorted_in(1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
 from portd.cli.display import one_line
-from portd.model import Phase, Progress, Work
+from portd.model import LEASE_SECONDS, Phase, Progress, Role, Standby, Work
 from portd.watch.pace import Pace
 from portd.watch.standing import SMALL_LAG_SECONDS, End, Facts, look, stand
 
@@ -104,6 +106,38 @@ def test_a_command_without_a_source_lacks_none() -> None:
     progress.source.connects, progress.source.connected = 1, True
     assert (progress.lag_bytes, progress.lag_seconds) == (None, None)
     assert "lag" not in one_line(progress, Pace(progress).read())
+
+
+def test_a_standby_is_not_ready_whatever_it_did_before() -> None:
+    """The link is another process's. It is a spare one as long as it could take over, and did not end."""
+    for work, caught_up, unfit in product(Work, (False, True), (False, True)):
+        facts = Facts(work=work, caught_up=caught_up, standby="process 7 has the link", unfit=unfit)
+        found = stand(facts)
+        assert (found.phase, found.ready, found.reason) == (Phase.STANDBY, False, "process 7 has the link")
+        assert found.spare is not unfit
+        assert not stand(replace(facts, stopping=True)).spare
+        assert stand(replace(facts, ended=True)).phase is Phase.STOPPED
+
+
+def test_the_line_of_a_standby_says_for_whom_it_waits() -> None:
+    """And how much of the backlog is left, where that is known."""
+    progress = Progress(standby=Standby(holder="process 7 on a"))
+    assert one_line(progress, Pace(progress).read()) == "standby: process 7 on a has the link"
+    progress.outlook.backlog_bytes, progress.outlook.backlog_behind_bytes = 3 << 20, 1 << 20
+    assert one_line(progress, Pace(progress).read()).endswith("has the link, 2.00 MiB of backlog left")
+
+
+def test_a_role_ends_with_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that could not renew for 15 s has nothing any more, as far as it knows."""
+    progress, roles, now = Progress(), [], time.time()
+    roles.append(progress.role)
+    progress.lease.renewed_at = now
+    roles.append(progress.role)
+    monkeypatch.setattr(time, "time", lambda: now + LEASE_SECONDS + 0.1)
+    roles.append(progress.role)
+    progress.standby = Standby()
+    roles.append(progress.role)
+    assert roles == [Role.NONE, Role.HOLDER, Role.NONE, Role.STANDBY]
 
 
 def test_a_pause_is_shown_whatever_goes_on_beside_it() -> None:

@@ -78,6 +78,29 @@ def test_slots_without_an_owner_are_named() -> None:
     assert spelled([(each, each) for each in range(0, 20, 2)], 2) == "0, 2 and 8 more ranges"
     assert found.owner(21) is None
     assert Topology.of(()).gaps() == [(0, SLOTS - 1)]
+    assert found.gaps(((5, 7), (15, 30))) == [(5, 7), (21, 21)]
+
+
+def test_a_map_of_some_slots() -> None:
+    """Nodes that have none of them are left out, the others are numbered anew and have no more than these."""
+    answer = [entry(0, 99, (b"h", 1, ONE)), entry(100, 8000, (b"h", 2, TWO)), entry(8001, 16383, (b"h", 1, ONE))]
+    found = parse_slots(answer, "seed").within(((150, 200), (8000, 8002)))
+    assert [(node.name, node.slots) for node in found.nodes] == [
+        (TWO.decode(), ((150, 200), (8000, 8000))),
+        (ONE.decode(), ((8001, 8002),)),
+    ]
+    assert [found.owner(slot) is None for slot in (0, 149, 150, 8000, 8002, 8003)] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+    table = memoryview(found.table).cast("H")
+    assert (table[150], table[8002]) == (0, 1)
+    assert not found.gaps(((150, 200), (8000, 8002)))
+    assert not found.within(((300, 301),)).nodes
 
 
 @pytest.mark.parametrize(

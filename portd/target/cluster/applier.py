@@ -36,7 +36,7 @@ from portd.target.clusternodes import ClusterNode
 from portd.target.connection import Disconnected, connect, set_up
 from portd.target.kept.checkpoint import Checkpoint, State, read_checkpoint, write_checkpoint
 from portd.target.limiter import LagWatch
-from portd.target.stream.account import Account
+from portd.target.stream.account import Account, done_by_sibling
 from portd.target.stream.applying import ApplierOptions, ApplierStatistics
 from portd.target.stream.group import Culprit, PieceSource
 from portd.target.stream.scripts import missing_script
@@ -382,7 +382,7 @@ class ClusterApplier:
             self._barrier_at = behind
             ours = [*self._strands.record.commands(self._key), *self._options.restated()]
             refused = await barrier.run(self._shards, self._groups, self._missing, ours)
-            if refused:
+            if refused and not done_by_sibling(refused, self._options.choice):
                 culprit = Culprit(offset, 0, barrier.name, b"")
                 self._failed += 1
                 self._account.keep({0: refused}, lambda _: [culprit])

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from portd.config.choices import Existing
-from portd.errors import ConfigError, TargetBusy, TargetLost, TargetNotEmpty, TargetRefused, first_cause
+from portd.errors import ConfigError, TargetBusy, TargetNotEmpty, TargetRefused, first_cause
 from portd.kernel.slotgroups import record_keys
 from portd.kernel.slots import slot_tag
 from portd.log import get_logger
@@ -22,12 +22,12 @@ from portd.net.control import Refused, open_control
 from portd.net.identity import require_process
 from portd.net.replies import error_of
 from portd.net.resp import request
-from portd.net.topology import NoCluster, Node, Topology, common, moving, ranges_of, spelled
+from portd.net.topology import Node, Topology, common, moving, ranges_of, spelled
 from portd.target.capabilities import EVICTING_COMMANDS
 from portd.target.cluster.records import BARRIER_SUFFIX, portions, write_records
 from portd.target.clusternodes import ClusterNode, ClusterTarget
 from portd.target.connection import connect, set_up, text_of
-from portd.target.control import control
+from portd.target.control import control, unmapped
 from portd.target.kept.checkpoint import LEASE_SUFFIX, SCAN_COUNT, read_checkpoint
 from portd.target.kept.contents import keys_there
 from portd.target.kept.epoch import EPOCH_SUFFIX, check
@@ -96,14 +96,10 @@ async def read_map(endpoint: Endpoint, slots: Ranges) -> Topology:
         question = request("CLUSTER", "NODES")
         involved = told.within(wanted).nodes
         answers = await on_all("map", involved, lambda node: _ask(endpoint, node, question))
-    except NoCluster as error:
-        raise ConfigError(
-            f"the target is no cluster: {error}", hint="redis://host:port is the URL of one server"
-        ) from None
     except Refused as refusal:
         raise error_of(refusal.text, "does not tell its map", login=refusal.login) from None
     except OSError as error:
-        raise TargetLost(f"the target's map cannot be read: {error}", hint="check hosts, ports and TLS") from None
+        raise unmapped(error) from None
     on_their_way: dict[int, str] = {}
     for node, answer in zip(involved, answers, strict=True):
         if text := _error(answer):

@@ -223,10 +223,11 @@ async def read_checkpoint(endpoint: Endpoint, key: str) -> Checkpoint | None:
         TargetError: it refuses, or the hash is not a checkpoint.
     """
     async with control(endpoint, "reading the checkpoint") as client:
-        return await _held(client, key)
+        return await held_checkpoint(client, key)
 
 
-async def _held(client: Control, key: str) -> Checkpoint | None:
+async def held_checkpoint(client: Control, key: str) -> Checkpoint | None:
+    """See `read_checkpoint`, over a connection that is there."""
     try:
         return Checkpoint.parse(await client.call("HGETALL", key))
     except Refused as refusal:
@@ -309,7 +310,7 @@ async def guard(
             f"source and target are the same server ({endpoint.display})", hint="check --source and --target"
         )
     async with control(endpoint, "looking for data in the target") as client:
-        checkpoint = await _held(client, key)
+        checkpoint = await held_checkpoint(client, key)
         if checkpoint is not None or existing != "refuse":
             return checkpoint
         foreign = await foreign_keys(client, prefix, key)
@@ -352,7 +353,7 @@ async def make_room(
         TargetError: it refuses, or cannot be reached.
     """
     async with control(endpoint, "looking for data in the target") as client:
-        if await _held(client, key) is not None:
+        if await held_checkpoint(client, key) is not None:
             return False
         foreign = await foreign_keys(client, prefix, key)
         if foreign and alone and await links_there(client, prefix, besides=key):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from portd.net.control import keys_by_database, parse_info
 from portd.target.kept.checkpoint import SCAN_COUNT, foreign_keys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from portd.config.rules import Choice
     from portd.net.control import Control
+
+TURN_SECONDS: Final = 0.005  # looking at names for longer would keep ACKs, the lease and pages waiting
 
 
 async def keys_there(client: Control, prefix: str, key: str, choice: Choice | None) -> dict[int, int]:
@@ -42,9 +49,21 @@ async def _covered(client: Control, db: int, prefix: bytes, choice: Choice) -> i
     match = ("MATCH", escaped(prefixes[0]) + b"*") if len(prefixes) == 1 and prefixes[0] else ()
     while True:
         cursor, names = await client.call("SCAN", cursor, *match, "COUNT", SCAN_COUNT)
-        found += sum(not name.startswith(prefix) and choice.covers(db, name) for name in names)
+        found += len(await covered((name for name in names if not name.startswith(prefix)), partial(choice.covers, db)))
         if cursor == b"0":
             return found
+
+
+async def covered(names: Iterable[bytes], covers: Callable[[bytes], bool]) -> list[bytes]:
+    """Those of a page of SCAN that are covered; where many rules have to be looked at, others have their turn in between."""
+    found, turn = [], time.perf_counter()
+    for name in names:
+        if covers(name):
+            found.append(name)
+        if time.perf_counter() - turn > TURN_SECONDS:
+            await asyncio.sleep(0)
+            turn = time.perf_counter()
+    return found
 
 
 def escaped(text: bytes) -> bytes:

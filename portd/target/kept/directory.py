@@ -6,11 +6,11 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from portd.errors import TargetBusy, TargetLost
+from portd.errors import TargetBusy
 from portd.kernel.slotgroups import record_keys
 from portd.kernel.slots import key_slot
 from portd.net.resp import request
-from portd.target.control import control
+from portd.target.control import control, unmapped
 from portd.target.kept.checkpoint import links_there
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ class Directory:
             try:
                 self._topology = await seeds.read(self._endpoint.entrance)
             except OSError as error:
-                raise TargetLost(
-                    f"the target's map cannot be read while {self._what}: {error}", hint="check hosts, ports and TLS"
-                ) from None
+                raise unmapped(error) from None
         return self
 
     async def __aexit__(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 EPOCH_SUFFIX: Final = ":epoch"  # of the key beside a checkpoint: a hash, as that is, for the same permissions
 FIELD: Final = "epoch"  # in it
 PLAIN: Final = "plain"  # in it: 1 while data is written outside of transactions (`portd.target.kept.eviction`)
+GIVEN_BACK: Final = "given_back"  # in it: the epoch with which a process gave the link back in order
 QUIT: Final = request("QUIT")  # needs no permission
 OPENING_ELSEWHERE: Final = 5  # commands that open a transaction in another database than 0
 

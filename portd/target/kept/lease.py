@@ -5,6 +5,9 @@ is renewed, every second, over a connection of its own. The lease makes a second
 keeps the data safe is the epoch (`portd.target.kept.epoch`), which is written in the same transaction: whoever takes the
 link, by --takeover, after an expiry or a restart, voids everything that the one before has on its way.
 
+Who gives the link back says so in the epoch's hash (``given_back``), and pushes into a list, ``<checkpoint key>:bell``, which it
+removes with its next command: that wakes a standby (`portd.target.kept.vacancy`).
+
 ====================  ==============================================================================
 ``token``             random, of the process
 ``host``              for messages
@@ -27,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portd.errors import LinkTaken, TargetBusy, TargetError, TargetRefused
 from portd.log import get_logger
-from portd.model import ConnectionState, LeaseState
+from portd.model import LEASE_SECONDS, ConnectionState, LeaseState
 from portd.net.backoff import Backoff
 from portd.net.control import parse_pairs
 from portd.net.identity import run_id_of
@@ -37,7 +40,7 @@ from portd.target.capabilities import EVICTING_COMMANDS
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, text_of, while_connected
 from portd.target.control import control
 from portd.target.kept.checkpoint import LEASE_SUFFIX
-from portd.target.kept.epoch import FIELD, PLAIN, Epochs, check, taken_over
+from portd.target.kept.epoch import FIELD, GIVEN_BACK, PLAIN, Epochs, check, taken_over
 from portd.target.kept.eviction import Eviction, tag_of
 
 if TYPE_CHECKING:
@@ -49,10 +52,11 @@ if TYPE_CHECKING:
 _log = get_logger("target")
 
 MOST_PID: Final = 2**31 - 1  # of a process; no server has numbered as many connections
-LEASE_SECONDS: Final = 15.0  # without renewal, the link is free
 RENEW_SECONDS: Final = 1.0
 LEASE: Final = "the lease"  # for messages
 LATE_SECONDS: Final = 3.0  # not renewed for so long, by one whose connection is gone: it is dead
+LATE_MILLISECONDS: Final = (LEASE_SECONDS - LATE_SECONDS) * 1000  # what is left of its lease then
+BELL_SUFFIX: Final = ":bell"  # of a list beside the checkpoint that is there for a moment when a link is given back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +138,7 @@ class Lease:
         state: LeaseState | None = None,
     ) -> None:
         self.key = checkpoint_key + LEASE_SUFFIX
+        self._bell = checkpoint_key + BELL_SUFFIX
         self._state = state or LeaseState()
         self._endpoint = endpoint
         self._link = link
@@ -298,14 +303,15 @@ class Lease:
         me = replace(self._me, client=self._client, run_id=self._run_id)
         return [request("HSET", self.key, *me.words()), self._expiry()]
 
-    async def _execute(self, connection: Connection, *commands: bytes) -> bool:
-        """One transaction; False where what is watched has changed."""
-        answers = await connection.ask(request("MULTI"), *commands, request("EXEC"))
+    async def _execute(self, connection: Connection, *commands: bytes, behind: Sequence[bytes] = ()) -> bool:
+        """One transaction, and commands *behind* it in any case; False where what is watched has changed."""
+        answers = await connection.ask(request("MULTI"), *commands, request("EXEC"), *behind)
         for answer in answers:
             check(answer, LEASE)
-        for answer in answers[-1] or ():
+        executed = answers[len(commands) + 1]
+        for answer in executed or ():
             check(answer, LEASE)
-        return answers[-1] is not None
+        return executed is not None
 
     def _expiry(self) -> bytes:
         return request("PEXPIRE", self.key, int(LEASE_SECONDS * 1000))
@@ -314,11 +320,11 @@ class Lease:
         """Whether the holder certainly does not run: its process is gone, or its connection is and it does not renew."""
         if self._me.knows_dead(holder):
             return True
-        while holder.client and holder.run_id == self._run_id != "":
-            clients, left = await connection.ask(request("CLIENT", "LIST"), request("PTTL", self.key))
-            if text_of(clients) or text_of(left) or f"id={holder.client} ".encode() in clients:
+        while await has_left(connection, holder, self._run_id):
+            (left,) = await connection.ask(request("PTTL", self.key))
+            if text_of(left):
                 return False
-            if left < (LEASE_SECONDS - LATE_SECONDS) * 1000:
+            if left < LATE_MILLISECONDS:
                 return True
             await asyncio.sleep(RENEW_SECONDS)
             if (await self._look(connection))[0] != holder:
@@ -380,10 +386,13 @@ class Lease:
                     if (holder is None or holder.token == self._me.token) and self._epochs.are_ours(found):
                         if self.eviction is not None:
                             await self.eviction.ours(connection)
-                        last = request("HSET", self._epochs.key, PLAIN, 0)
+                        last = request("HSET", self._epochs.key, PLAIN, 0, GIVEN_BACK, found or "")
                         if forget:
                             last = request("DEL", self._epochs.key, *keys)
-                        return await self._execute(connection, request("DEL", self.key), last)
+                        # Pushing wakes a standby. What is behind the transaction finds the list served, or not needed.
+                        bell = [request("RPUSH", self._bell, 1), request("PEXPIRE", self._bell, 1000)]
+                        behind = request("DEL", self._bell)
+                        return await self._execute(connection, request("DEL", self.key), last, *bell, behind=(behind,))
                 finally:
                     connection.close()
         except (TargetError, TimeoutError) as error:
@@ -405,6 +414,20 @@ async def read_lease(endpoint: Endpoint, checkpoint_key: str) -> Holder | None:
     """
     async with control(endpoint, "reading the lease") as client:
         return Holder.parse(await client.call("HGETALL", checkpoint_key + LEASE_SUFFIX))
+
+
+async def has_left(connection: Connection, holder: Holder, run_id: str) -> bool:
+    """Whether the target has no connection any more that the holder renews its lease over.
+
+    Args:
+        connection: to the target.
+        holder: see there.
+        run_id: of the target's process: only who numbered the holder's connection can tell.
+    """
+    if not holder.client or not run_id or holder.run_id != run_id:
+        return False
+    (clients,) = await connection.ask(request("CLIENT", "LIST"))
+    return not text_of(clients) and f"id={holder.client} ".encode() not in clients
 
 
 def _read(path: str) -> str:

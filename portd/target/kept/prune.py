@@ -25,6 +25,7 @@ from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.spool.buckets import NOWHERE, BucketFile
 from portd.target.connection import Connection, ConnectionOptions, Disconnected, connect, while_connected
+from portd.target.kept.contents import covered
 from portd.target.kept.epoch import Fenced, check, renew
 from portd.target.limiter import Limiter
 
@@ -266,7 +267,7 @@ class Pruner:
             (answer,) = await connection.ask(scan)
             check(answer, "to be scanned", hint=HINT)
             cursor, found = answer
-            found = self._spare(db, found)
+            found = await self._spare(db, found)
             names.add_names(db, found)
             self.progress.scanned += len(found)
             if names.full_bytes >= WRITE_BYTES:
@@ -274,7 +275,7 @@ class Pruner:
             if cursor == b"0":
                 return
 
-    def _spare(self, db: int, found: list[bytes]) -> list[bytes]:
+    async def _spare(self, db: int, found: list[bytes]) -> list[bytes]:
         """Leaves out keys of ours and of other links, what is named like them, and what no rule covers."""
         prefix, own = self._options.prefix.encode(), self._options.own_key.encode()
         kept = [name for name in found if not name.startswith(prefix)]
@@ -283,7 +284,7 @@ class Pruner:
                 name.startswith(prefix) and name != own and b":" not in name[len(prefix) :] for name in found
             )
         covers = self._options.covers
-        return kept if covers is None else [name for name in kept if covers(db, name)]
+        return kept if covers is None else await covered(kept, partial(covers, db))
 
     async def _compare(self, bucket: int, take: Callable[[bytes], Awaitable[None]]) -> None:
         """Lets *take* have blocks of names: what of one bucket the snapshot does not have."""

@@ -15,6 +15,7 @@ from portd.target.deadletter import CROSS_RULE, UNSUPPORTED, Letter, unsupported
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from portd.config.rules import Choice
     from portd.model import Progress
     from portd.target.deadletter import DeadLetters
     from portd.target.kept.checkpoint import Checkpoint
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 
 
 AT_ONCE: Final = 512  # dead letters that are kept before others get their turn
+
+
+def done_by_sibling(text: str, choice: Choice) -> bool:
+    """Whether a refusal only says that the link of another shard of a source cluster was faster.
+
+    FUNCTION DELETE is in the stream of every shard, as LOAD is, which replaces what is there.
+    """
+    return bool(choice.image.slots) and text.startswith("ERR Library not found")
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ from portd.target.kept.checkpoint import Checkpoint
 from portd.target.kept.epoch import FIELD
 from portd.target.limiter import LagWatch
 from portd.target.names import FilteredNames
-from portd.target.stream.account import Account
+from portd.target.stream.account import Account, done_by_sibling
 from portd.target.stream.applying import ApplierOptions, ApplierStatistics
 from portd.target.stream.clearing import clear
 from portd.target.stream.group import Frame, Group, PieceSource, frame
@@ -402,7 +402,11 @@ class Applier:
                 self._progress.commits.note(time.monotonic() - sent)
                 round_trip = transactions.connection.round_trip_seconds
                 self._size.note(transactions.exec_seconds, group.size, group.commands, round_trip)
-                failed = {number: text for number, text in result.failed.items() if number >= around.scripts}
+                failed = {
+                    number: text
+                    for number, text in result.failed.items()
+                    if number >= around.scripts and not done_by_sibling(text, self._options.choice)
+                }
                 self._lacked |= lacked(result)
                 self._confirm(expected, len(failed) + transactions.take_unnoted())
                 if self._lacked:

@@ -7,6 +7,7 @@ and begun again, also by the next process, for the record does not cover it befo
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import TargetBusy
@@ -17,6 +18,7 @@ from portd.net.control import MOST_DATABASES
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.target.connection import Connection, Disconnected, connect, while_connected
+from portd.target.kept.contents import covered
 from portd.target.kept.epoch import Fenced, check, renew
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ class _Clearing:
             for each in (selected, answer, back):
                 check(each, "to be scanned", hint=HINT)
             cursor, found = answer
-            await self._remove(fenced, db, [name for name in found if self._covers(db, name)])
+            await self._remove(fenced, db, await covered(found, partial(self._covers, db)))
             if cursor == b"0":
                 return
 

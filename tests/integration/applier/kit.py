@@ -110,6 +110,10 @@ class Stream:
         """See `PieceSource`."""
         self._settings["lacking"] = self._settings.get("lacking", frozenset()) | databases
 
+    def change(self, **settings: Any) -> None:
+        """Other settings of the splitter, from the next `rewind` on."""
+        self._settings |= settings
+
     def release(self, offset: int) -> None:
         """See `PieceSource`."""
         assert offset > self.released

@@ -5,131 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import re
 import signal
-import subprocess
-import sys
-import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import pytest
 
 from portd.kernel.slots import key_slot
 from tests.clusters import Cluster, differences, port_with_bus
-from tests.integration.cluster.kit import Writer
+from tests.commands import run
+from tests.integration.cluster.load import LINKS, Load, Loads, fill, streaming, until_applied
 from tests.process import Links, Portd
 from tests.proxy import Proxy
 from tests.servers import Server, default_binary, wait_for_sync
-from tests.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-LINKS = ("default.0", "default.5461", "default.10922")
 AGAIN = {"on_rules_change": "full-sync", "existing": "replace", "prune": "prune"}
-
-
-class Load(Writer):
-    """Writes to one node of a cluster, in its slots, what shows a command that is missing or comes twice; a context manager.
-
-    Args:
-        cluster: owns the node.
-        node: is written to; what it refuses or does not take is left out.
-    """
-
-    def __init__(self, cluster: Cluster, node: Server) -> None:
-        super().__init__()
-        ranges = cluster.owners()[node]
-        tags = (f"{{t{number}}}" for number in range(10_000))
-        mine = (tag for tag in tags if any(a <= key_slot(tag.encode()) <= b for a, b in ranges))
-        self._tags = [next(mine) for _ in range(20)]
-        self._node = node
-        self._random = random.Random(node.port)
-
-    def _write(self) -> None:
-        while not self._stop.is_set():
-            try:
-                with Wire(self._node) as wire:
-                    while not self._stop.is_set():
-                        wire.many([self._one() for _ in range(self._random.randint(1, 30))], errors=True)
-                        self.commands += 1
-                        time.sleep(0.005)
-            except OSError:
-                time.sleep(0.05)
-
-    def _one(self) -> tuple[Any, ...]:
-        tag = self._random.choice(self._tags)
-        choices: list[tuple[Any, ...]] = [
-            ("INCR", f"{tag}:counter"),
-            ("RPUSH", f"{tag}:list", self.commands),
-            ("XADD", f"{tag}:stream", "MAXLEN", "1000", "*", "n", self.commands),
-            ("MSET", f"{tag}:a", self.commands, f"{tag}:b", self.commands),
-            ("HINCRBY", f"{tag}:hash", "n", 1),
-            ("LMOVE", f"{tag}:list", f"{tag}:other", "LEFT", "RIGHT"),
-            ("DEL", f"{tag}:a", f"{tag}:other"),
-            ("SADD", f"{tag}:set", self._random.randrange(50)),
-            ("ZINCRBY", f"{tag}:zset", 1, self._random.randrange(50)),
-        ]
-        return self._random.choice(choices)
-
-
-class Loads:
-    """A `Load` for each primary; a context manager."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._loads = [Load(cluster, node) for node in cluster.primaries]
-
-    def __enter__(self) -> Self:
-        for each in self._loads:
-            each.__enter__()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Writes no more."""
-        for each in self._loads:
-            each.stop()
-
-    def run(self, commands: int = 60) -> None:
-        """Until each has written so much more."""
-        goals = [each.commands + commands for each in self._loads]
-        wait_for_sync(lambda: all(each.commands >= goal for each, goal in zip(self._loads, goals, strict=True)))
-
-
-def fill(cluster: Cluster) -> None:
-    """Keys of all types on every node."""
-    for number in range(60):
-        tag = f"{{t{number}}}"
-        with Wire(cluster.owner(tag)) as wire:
-            wire.many(
-                [
-                    ("SET", f"{tag}:text", "x" * number),
-                    ("SET", f"{tag}:expires", number, "PX", 10_000_000 + number),
-                    ("RPUSH", f"{tag}:l", *range(number + 1)),
-                    ("SADD", f"{tag}:s", *range(number + 1)),
-                    ("HSET", f"{tag}:h", "field", number, "other", "y"),
-                    ("ZADD", f"{tag}:z", number, "member"),
-                    ("XADD", f"{tag}:x", "*", "n", number),
-                    ("XGROUP", "CREATE", f"{tag}:x", "group", "0"),
-                ]
-            )
-
-
-def streaming(status: Mapping[str, Any]) -> bool:
-    """Every link has caught up."""
-    return all(each["phase"] == "streaming" for each in status["links"])
-
-
-def until_applied(portd: Portd, nodes: Mapping[str, Server]) -> dict[str, Any]:
-    """Waits until everything is in the target that the primaries have written."""
-    ends = {name: int(node.client().info("replication")["master_repl_offset"]) for name, node in nodes.items()}
-    return portd.until(
-        lambda status: all(each["stream"]["checkpointed_offset"] >= ends[each["link"]] for each in status["links"])
-    )
 
 
 def test_three_shards_are_one_copy(cluster: Cluster, target: Server) -> None:
@@ -151,11 +44,30 @@ def test_three_shards_are_one_copy(cluster: Cluster, target: Server) -> None:
         assert portd.terminate() == os.EX_OK, portd.log()
         assert portd.log().count('event="full sync"') == 3
     assert not differences(target, cluster)
-    words = [sys.executable, "-m", "portd", "status", "--target", target.url, "--json"]
-    told = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert [(each["link"], each["checkpoint"]["state"]) for each in json.loads(told.stdout)["links"]] == [
+    told = json.loads(run("status", "--target", target.url, "--json").out)
+    assert [(each["link"], each["checkpoint"]["state"]) for each in told["links"]] == [
         (link, "stream") for link in LINKS
     ]
+    first, names, *rows = run("status", "--target", target.url).out.decode().splitlines()
+    assert first == f"default in {target.url}: 3 shards, 3 of them complete"
+    assert names.split()[:2] == ["shard", "state"]
+    assert [row.split()[:2] for row in rows] == [[link.removeprefix("default."), "complete"] for link in LINKS]
+    assert all(f"127.0.0.1:{node.port}" in row for node, row in zip(cluster.primaries, rows, strict=True))
+
+
+def test_comparisons_know_the_shards(cluster: Cluster, target: Server, tmp_path: Path) -> None:
+    """Each link compares its own slots while writes go on, one link at a time; a key that differs is found by its link alone."""
+    fill(cluster)
+    other = cluster.primaries[1]
+    with Portd(cluster.url, target, verify_every=0.3, spool_dir=tmp_path) as portd, Loads(cluster):
+        portd.until(lambda status: all(each["verify"]["runs"].get("equal", 0) > 1 for each in status["links"]))
+        tag = next(f"{{t{number}}}" for number in range(60) if cluster.owner(f"{{t{number}}}") is other)
+        target.client().set(f"{tag}:h", "differs")
+        status = portd.until(lambda status: status["links"][1]["verify"]["result"] == "different")
+        assert [each["verify"]["runs"].get("different", 0) > 0 for each in status["links"]] == [False, True, False]
+        assert not any(each["verify"]["runs"].get("failed", 0) for each in status["links"]), portd.log()
+        assert status["links"][1]["verify"]["keys"]["different"] == 1
+        assert portd.terminate() == os.EX_OK, portd.log()
 
 
 def test_a_flush_of_one_shard_removes_its_keys_only(cluster: Cluster, target: Server) -> None:
@@ -257,10 +169,11 @@ def test_a_slot_that_has_moved_ends_the_sync(cluster: Cluster, target: Server) -
 def test_what_cannot_be_had_is_told(cluster: Cluster, source: Server, target: Server) -> None:
     """Another cluster as target, a server under a cluster's URL, a name that is too long: each says so with 78."""
     cases: list[tuple[str, str, dict[str, object], str]] = [
-        (cluster.url, target.url.replace("redis://", "redis+cluster://"), {}, "into a cluster yet"),
+        (cluster.url, target.url.replace("redis://", "redis+cluster://"), {}, "the target is no cluster"),
+        (cluster.url, target.url, {"existing": "flush"}, "existing flush cannot be had"),
         (source.url.replace("redis://", "redis+cluster://"), target.url, {}, "the source is no cluster"),
         (cluster.url, target.url, {"link": "l" * 63}, "too long"),
-        (cluster.url, target.url, {"verify_every": 60}, "verify_every cannot be had"),
+        (cluster.url, target.url, {"existing": "flush"}, "existing flush cannot be had"),
         (cluster.url, target.url, {"one_shard": True}, "which shard"),
         (cluster.url, target.url, {"add_prefix": "a:"}, "share_image"),
         (source.url, target.url, {"source_address_map": "a:1=b:2"}, "source_address_map is set"),
@@ -290,21 +203,6 @@ def test_a_user_may_do_little_more_than_of_one_server(cluster: Cluster, target: 
         assert portd.wait() == os.EX_OK, portd.log()
         assert "hunter2" not in portd.log()
     assert not differences(target, cluster)
-
-
-@pytest.mark.parametrize("command", ["check", "verify", "dump", "decode"])
-def test_other_commands_say_that_they_cannot(cluster: Cluster, target: Server, tmp_path: Path, command: str) -> None:
-    """78 or 64, and a word about what can be done instead."""
-    ends = {
-        "check": ("--source", cluster.url, "--target", target.url),
-        "verify": ("--source", cluster.url, "--target", target.url),
-        "dump": ("--source", cluster.url, "--output", str(tmp_path / "dump.rdb")),
-        "decode": (cluster.url,),
-    }[command]
-    ended = subprocess.run([sys.executable, "-m", "portd", command, *ends], capture_output=True, text=True, check=False)
-    assert ended.returncode == os.EX_CONFIG, ended.stderr
-    assert "a cluster" in ended.stderr
-    assert "one_shard" in ended.stderr
 
 
 def migrate(cluster: Cluster, source: Server, into: Server, first: int, last: int) -> None:

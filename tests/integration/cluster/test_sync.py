@@ -14,13 +14,15 @@ import pytest
 
 from portd.kernel.slots import key_slot, slot_tag
 from tests.clusters import Cluster, differences
-from tests.datasets import fill_every_encoding
+from tests.datasets import fill_every_encoding, fill_mixed
 from tests.integration.cluster.kit import Writer
 from tests.process import Portd
 from tests.servers import binaries, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.servers import Binary, Server
 
 NAMES = 200
@@ -333,9 +335,16 @@ def test_a_kill_between_two_nodes_of_a_flush(source: Server, cluster: Cluster) -
     assert not differences(source, cluster)
 
 
-@pytest.mark.parametrize("options", [{"include": "a:"}, {"map_db": "1=0"}, {"verify_every": "3600"}], ids=str)
-def test_what_cannot_be_had_of_a_cluster_is_refused(source: Server, cluster: Cluster, options: dict[str, str]) -> None:
-    """Rules and comparisons are not left out in silence."""
-    with Portd(source, cluster.url, **options) as portd:
-        assert portd.wait() == os.EX_CONFIG, portd.log()
-        assert "cannot be had of a cluster yet" in portd.log()
+def test_a_sync_into_a_cluster_compares_by_itself(source: Server, cluster: Cluster, tmp_path: Path) -> None:
+    """It is equal while it is written to, whatever slots move in the target; a key that differs is found on its node."""
+    fill_mixed(source, 500, databases=1)
+    with Portd(source, cluster.url, verify_every=0.3, spool_dir=tmp_path) as portd, Load(source):
+        portd.until(lambda status: status["verify"]["runs"].get("equal", 0) > 0)
+        cluster.move_slot(cluster.owners()[cluster.primaries[2]][0][0], cluster.primaries[0])
+        equal = portd.until(lambda status: status["verify"]["started_at"] > 0)["verify"]["runs"].get("equal", 0)
+        status = portd.until(lambda status: status["verify"]["runs"].get("equal", 0) > equal + 1)
+        assert status["verify"]["runs"].get("different", 0) == 0, portd.log()
+        cluster.get("SET", "extra", 1)
+        portd.until(lambda status: status["verify"]["runs"].get("different", 0) > 0)
+        assert "key=extra" in portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()

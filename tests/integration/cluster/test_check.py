@@ -1,0 +1,159 @@
+"""`portd check` with clusters: every node is looked at, and one report names those that something is wrong with."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from portd.config.settings import Settings
+from portd.preflight.audit import check
+from portd.preflight.findings import Level
+from tests.clusters import Cluster
+from tests.commands import run
+from tests.servers import free_port
+
+if TYPE_CHECKING:
+    from portd.preflight.findings import Finding, Report
+    from tests.servers import Server
+
+
+async def look(source: Server | Cluster, target: Server | Cluster, /, **settings: Any) -> Report:
+    """One check, without waiting for a write rate."""
+    values: dict[str, Any] = {"source": source.url, "target": target.url} | settings
+    return await check(Settings(**values), sample_seconds=0.01)
+
+
+def of(report: Report, subject: str) -> list[Finding]:
+    """The findings about something."""
+    return [each for each in report.findings if each.subject == subject]
+
+
+def bad(report: Report) -> list[tuple[str, str]]:
+    """What stands in the way, or deserves a look."""
+    return [(each.subject, each.what) for each in report.findings if each.level in {Level.WARNING, Level.ERROR}]
+
+
+async def test_good_clusters_pass(cluster: Cluster, source: Server, target: Server) -> None:
+    """Into a cluster and out of one: nothing is wrong, every node was asked, and none is changed."""
+    for ends in ((source, cluster), (cluster, target)):
+        report = await look(*ends)
+        assert bad(report) == [], report
+        side = "target" if ends[1] is cluster else "source"
+        (topology,) = of(report, f"{side}.topology")
+        assert (topology.level, "3 shards" in topology.what) == (Level.OK, True)
+        assert of(report, f"{side}.reachable")[0].level is Level.OK
+    assert of(await look(cluster, target), "memory")[0].what.count("3 links") == 1
+    for node in cluster.primaries:
+        assert node.client().dbsize() == 0
+        assert node.info("stats")["sync_full"] == 0
+
+
+async def test_the_nodes_that_something_is_wrong_with_are_named(
+    cluster: Cluster, source: Server, target: Server
+) -> None:
+    """Permissions, memory and buffers of one node among three."""
+    weak = cluster.primaries[1]
+    for node in cluster.primaries:
+        client: Any = node.client()
+        client.execute_command("ACL", "SETUSER", "u", "on", ">pw", "~*", "&*", "+@all")
+    client = weak.client()
+    client.execute_command("ACL", "SETUSER", "u", "-psync", "-client|kill")
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    client.config_set("maxmemory", 64 << 20)
+    client.config_set("repl-diskless-sync", "no")
+    url, where = cluster.url.replace("://", "://u:pw@"), f"127.0.0.1:{weak.port}"
+    report = await look(cluster, target, source=url)
+    (psync,) = [each for each in of(report, "source.permissions.psync") if each.level is Level.ERROR]
+    assert (psync.nodes, report.exit_code) == ((where,), os.EX_NOPERM)
+    report = await look(source, cluster, target=url)
+    (kill,) = [each for each in of(report, "target.permissions.client") if each.level is Level.ERROR]
+    assert (kill.nodes, report.exit_code) == ((where,), os.EX_NOPERM)
+    (records,) = [each for each in of(report, "target.records") if each.level is Level.WARNING]
+    assert records.nodes == (where,)
+    assert "allkeys-lru" in records.what
+
+
+async def test_slots_that_are_not_at_their_places(cluster: Cluster, source: Server, target: Server) -> None:
+    """On their way, or nobody's: an error of both ends, with the slots."""
+    giver, taker = cluster.primaries[0], cluster.primaries[1]
+    cluster.call(taker, "CLUSTER", "SETSLOT", 5, "IMPORTING", cluster.name(giver))
+    cluster.call(giver, "CLUSTER", "SETSLOT", 5, "MIGRATING", cluster.name(taker))
+    for ends, side in (((source, cluster), "target"), ((cluster, target), "source")):
+        report = await look(*ends)
+        (found,) = of(report, f"{side}.topology")
+        assert (found.level, found.what) == (Level.ERROR, "slots 5 are on their way to another node")
+        assert report.exit_code == os.EX_UNAVAILABLE
+    report = await look(cluster, target, one_shard=True, include_slots=("6-100",))
+    assert of(report, "source.topology")[0].level is Level.OK, "it is not wanted"
+    cluster.call(giver, "CLUSTER", "SETSLOT", 5, "STABLE")
+    cluster.call(taker, "CLUSTER", "SETSLOT", 5, "STABLE")
+    cluster.call(giver, "CLUSTER", "DELSLOTS", 7)
+    (found,) = of(await look(cluster, target), "source.topology")
+    assert found.what == "slots 7 have no owner"
+
+
+async def test_announced_addresses_that_lead_nowhere(target: Server) -> None:
+    """A replica that cannot be reached as it is announced is named; the other ways to the cluster are fine."""
+    with Cluster(primaries=1, replicas=1) as cluster:
+        replica, nowhere = cluster.replicas[0], free_port()
+        mapped = f"127.0.0.1:{replica.port}=127.0.0.1:{nowhere}"
+        (found,) = of(await look(cluster, target), "source.announced")
+        assert (found.level, found.what) == (Level.OK, "1 replicas can be reached")
+        (found,) = of(await look(cluster, target, source_address_map=mapped), "source.announced")
+        assert found.level is Level.WARNING
+        assert str(nowhere) in found.what
+        assert "source_address_map" in found.action
+
+
+async def test_commands_over_several_slots_are_named(cluster: Cluster, source: Server) -> None:
+    """Those that cannot be cut, with how often they were called; what is cut is not."""
+    client: Any = source.client()
+    client.mset({"a": 1, "b": 2})
+    client.delete("a", "b")
+    (found,) = of(await look(source, cluster), "target.cross-slot")
+    assert found.level is Level.OK
+    client.set("a", 1)
+    client.rename("a", "b")
+    (found,) = of(await look(source, cluster), "target.cross-slot")
+    assert (found.level, "rename (1)" in found.what) == (Level.WARNING, True)
+
+
+async def test_what_is_there_and_what_does_not_fit(cluster: Cluster, source: Server, target: Server) -> None:
+    """Foreign keys in the cluster, databases that it has not, more shards than memory, one server at both ends."""
+    client: Any = source.client(3)
+    client.set("a", 1)
+    cluster.get("SET", "foreign", 1)
+    report = await look(source, cluster)
+    assert of(report, "target.databases")[0].level is Level.ERROR
+    assert of(report, "target.keys")[0].level is Level.ERROR
+    (memory,) = of(await look(cluster, target, memory_budget=20 << 20), "memory")
+    assert memory.level is Level.ERROR
+    assert "would fit" in memory.what
+    assert of(await look(cluster.primaries[1], cluster, one_shard=True), "ends")[0].level is Level.ERROR
+    report = await look(source, cluster, target=f"redis+cluster://127.0.0.1:{free_port()}")
+    assert (of(report, "target.topology")[0].level, report.exit_code) == (Level.ERROR, os.EX_UNAVAILABLE)
+
+
+@pytest.mark.parametrize("existing", ["refuse", "flush"])
+def test_the_command_tells_of_all_nodes(cluster: Cluster, target: Server, existing: str) -> None:
+    """JSON and exit codes, also of a setting that cannot be had with a cluster."""
+    words = (
+        "check",
+        "--source",
+        cluster.url,
+        "--target",
+        target.url,
+        "--existing",
+        existing,
+        "--sample-seconds",
+        "0.1",
+        "--json",
+    )
+    shown = json.loads(run(*words, expect=os.EX_OK if existing == "refuse" else os.EX_CONFIG).out)
+    subjects = {each["subject"] for each in shown["findings"]}
+    assert {"source.topology", "source.output-buffer", "source.fork", "memory", "clocks"} <= subjects
+    wrong = [each["what"] for each in shown["findings"] if each["level"] == "error"]
+    assert len(wrong) == (existing == "flush")

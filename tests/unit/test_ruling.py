@@ -1,0 +1,86 @@
+"""Which rules are said to have made the data, while narrower ones wait."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from portd.config.rules import choice_of
+from portd.config.settings import Settings
+from portd.errors import ConfigError
+from portd.link.ruling import Narrower, Ruling
+from portd.model import Position
+from portd.target.kept.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REPLID = "0" * 40
+
+
+def settings(**rules: Any) -> Settings:
+    """Of a link whose ends nobody asks."""
+    return Settings(source="redis://source", target="redis://target", **rules)
+
+
+def waiting(ruling: Ruling, **rules: Any) -> Narrower:
+    """Narrower rules that wait; the target was asked about them."""
+    following = settings(**rules)
+    narrower = Narrower(following, choice_of(following))
+    ruling._next = narrower
+    return narrower
+
+
+def checkpoint(digest: str) -> Checkpoint:
+    """Data that was made by rules of that digest."""
+    return Checkpoint(position=Position(REPLID, 7), rules=digest)
+
+
+async def test_a_checkpoint_tells_that_they_are_in_force() -> None:
+    """They were written, and the answer was lost: the next session goes by them, and by no others."""
+    ruling = Ruling(settings())
+    narrower = waiting(ruling, exclude=("b:",))
+    assert not ruling.made(checkpoint("keys=of another"))
+    assert ruling.made(checkpoint(""))
+    assert not narrower.taken.done()
+    assert ruling.made(checkpoint(narrower.choice.digest))
+    assert narrower.taken.result() == 7
+    assert ruling.settings.exclude == ("b:",)
+    assert not ruling.made(checkpoint("")), "what was before is over"
+
+
+async def test_they_wait_for_the_stream_and_for_the_next_one() -> None:
+    """Each time a stream is followed they are offered, until they are taken up; a full sync takes them up by itself."""
+    ruling = Ruling(settings())
+    narrower = waiting(ruling, exclude=("b:",))
+    offered: list[Callable[[int], None]] = []
+
+    def take(_: Narrower, taken: Callable[[int], None]) -> None:
+        offered.append(taken)
+
+    for count in (1, 2):
+        with ruling.followed_by(take):
+            assert len(offered) == count
+    assert not ruling.choice
+    offered[-1](12)
+    assert narrower.taken.result() == 12
+    assert ruling.choice.digest == narrower.choice.digest
+    with ruling.followed_by(take):
+        assert len(offered) == 2, "nothing waits"
+    again = waiting(ruling, exclude=("b:", "c:"))
+    ruling.begin_anew(99)
+    assert again.taken.result() == 99
+    ruling.begin_anew(100)
+    assert ruling.settings.exclude == ("b:", "c:")
+
+
+async def test_what_is_compared_with() -> None:
+    """The rules that wait are those that the next ones have to be narrower than; a cluster as target has none."""
+    ruling = Ruling(settings(exclude=("a:",)))
+    waiting(ruling, exclude=("a:", "b:"))
+    with pytest.raises(ConfigError, match="exclude 'b:' is gone"):
+        await ruling.narrow(settings(exclude=("a:", "c:")))
+    cluster = Ruling(Settings(source="redis://source", target="redis+cluster://target"))
+    with pytest.raises(ConfigError, match="narrower rules cannot be had of a cluster"):
+        await cluster.narrow(Settings(source="redis://source", target="redis+cluster://target", exclude=("a:",)))
