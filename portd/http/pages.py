@@ -121,7 +121,7 @@ def links_page(status: dict[str, Any], memory: MemoryReport, span: Span) -> str:
 
 _COLUMNS = (
     *("link", "state", "#lag", "#received", "#commands", "#spooled", "#keys applied", "#dead letters", "#pruned"),
-    *("ends equal", "from", "to"),
+    *("ends equal", "from, to"),
 )
 
 
@@ -142,8 +142,7 @@ def _link_row(link: dict[str, Any], memory: MemoryReport) -> tuple[object, ...]:
         coloured(human_count(letters), cards.mood(found, "PortdDeadLetters")),
         coloured(human_count(link["keys_pruned"]), cards.mood(found, "PortdKeysPruned")),
         coloured(verify["result"], cards.mood(found, "PortdVerifyDifferent")) if verify["result"] else "?",
-        code(link["source"]["url"]),
-        code(link["target"]["url"]),
+        fill("{}<br>{}", code(link["source"]["url"]), code(link["target"]["url"])),
     )
 
 
