@@ -67,7 +67,7 @@ class Applier:
         start: the checkpoint as it is in the target now, perhaps with another replid after a ``+CONTINUE``. The applier
             takes it over: state ``stream``, an epoch of its own.
         key: of the checkpoint.
-        progress: ``stream``, ``position``, ``lanes`` (one) and ``last_error`` are kept up to date.
+        progress: ``stream``, ``position``, ``lanes`` (one) and ``errors`` are kept up to date.
         letters: receives refusals.
         options: see there.
 
@@ -167,7 +167,7 @@ class Applier:
                 self._sending(None)
             except Disconnected as error:
                 lost = True
-                self._progress.last_error = str(error)
+                self._progress.errors.note(str(error))
                 self._state.connection.losses[error.reason] += 1
                 if not self._progress.troubles.note_loss(error.reason, str(error)):
                     _log.warning(
@@ -579,7 +579,7 @@ class Applier:
 
     def _trouble(self, text: str) -> None:
         self._state.retries += 1
-        self._progress.last_error = f"{NAME}: {presentable(text)}"
+        self._progress.errors.note(f"{NAME}: {presentable(text)}")
 
     async def _wait(self, text: str) -> None:
         """Waits before the same bytes go again; over a new connection where this one will not recover."""
