@@ -32,16 +32,18 @@ class Writers:
     Args:
         server: the one; from Redis 6.0 on they have a user of their own.
         clients: how many.
+        expiring: some of their keys live for a moment.
 
     Attributes:
         acknowledged: what the server has said it did, by key.
         refused: what it said instead, in the end.
     """
 
-    def __init__(self, server: Server, clients: int = 4) -> None:
+    def __init__(self, server: Server, clients: int = 4, *, expiring: bool = True) -> None:
         self.acknowledged: Counter[str] = Counter()
         self.refused: list[str] = []
         self._server = server
+        self._expiring = expiring
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._named = server.binary.at_least(redis=(6, 0), valkey=(0,))
@@ -102,7 +104,7 @@ class Writers:
                 if turn % 7 == 0:
                     client.rpush(f"list:{number}", turn)
                     client.ltrim(f"list:{number}", -20, -1)
-                if turn % 11 == 0:
+                if turn % 11 == 0 and self._expiring:
                     client.set(f"passing:{number}:{turn % 30}", turn, px=1500)
                 if turn % 13 == 0:
                     client.hset(f"hash:{number}", f"field:{turn % 9}", turn)

@@ -54,7 +54,12 @@ def test_a_live_pair(servers: ServerFactory, tmp_path: Path, here: str, there: s
     path = tmp_path / "socket"
     key = tmp_path / "key"
     key.write_text("a secret\n")
-    with Portd(source, target, control_socket=path, spool_dir=tmp_path) as portd, Writers(source) as writers:
+    # Where near expiry times are postponed, they come back as two seconds from then at the earliest.
+    expiring = target.binary.valkey
+    with (
+        Portd(source, target, control_socket=path, spool_dir=tmp_path) as portd,
+        Writers(source, expiring=expiring) as writers,
+    ):
         streaming(portd)
         assert writers.moved()
         report = cut_over(source, target, path, fence_user=USER, keep_paused=0, sign_key=key)
@@ -182,6 +187,20 @@ def test_another_pair_of_ends(servers: ServerFactory, source: Server, target: Se
     with Portd(source, target, control_socket=path, spool_dir=tmp_path) as portd:
         streaming(portd)
         assert cut_over(source, servers(), path, expect=os.EX_CONFIG) == {}
+        assert portd.alive
+
+
+def test_a_user_who_may_not_pause(source: Server, target: Server, tmp_path: Path) -> None:
+    """What is not allowed is found out before anything is stopped, and named."""
+    path = tmp_path / "socket"
+    client: Any = source.client()
+    client.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~*", "+@all", "-client|pause")
+    few = source.url.replace("redis://", "redis://few:secret@")
+    with Portd(source, target, control_socket=path, spool_dir=tmp_path) as portd:
+        streaming(portd)
+        with CutOver(few, target, path) as running:
+            assert running.end(os.EX_NOPERM) == {}
+            assert "+client|pause" in running.log()
         assert portd.alive
 
 
