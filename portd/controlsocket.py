@@ -304,11 +304,14 @@ async def _while_there(
         ConnectionResetError: the client went away.
     """
 
+    async def carried_out() -> Mapping[str, Any]:
+        return await work
+
     async def gone() -> None:
         while await reader.read(LINE_BYTES):
             pass  # more than one line is nothing to us
 
-    working = asyncio.ensure_future(work)
+    working = asyncio.create_task(carried_out(), name=f"control {name}")
     leaving = asyncio.create_task(gone(), name="control client")
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)

@@ -241,7 +241,11 @@ class RunningLink:
         Raises:
             Refusal: it has ended first.
         """
-        work = asyncio.ensure_future(wanted)
+
+        async def brought() -> T:
+            return await wanted
+
+        work = asyncio.create_task(brought(), name="what the link brings")
         over = asyncio.create_task(self.over.wait(), name="the link's end")
         try:
             await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)

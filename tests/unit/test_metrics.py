@@ -27,7 +27,7 @@ NOT_KNOWN_YET = {
     *("portd_target_memory_bytes", "portd_target_memory_limit_bytes"),
 }
 UNITS = re.compile(
-    r"_(bytes|ops|seconds|info|phase|connected|waiting|batches|fences|keys|segments|spilling|running|result|ready|blocked|full|held|role|unfit|full_sync)$"
+    r"_(bytes|ops|seconds|info|phase|connected|waiting|batches|fences|keys|segments|spilling|running|result|ready|paused|blocked|full|held|role|unfit|full_sync)$"
 )
 
 
