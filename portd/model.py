@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+MOST_ERRORS: Final = 20  # kept to be shown
+ERROR_LENGTH: Final = 1000  # characters of them
+
+
 class Work(StrEnum):
     """What the target's side of a link does."""
 
@@ -119,9 +123,11 @@ class StreamProgress:
     commands_filtered: int = 0  # PING, REPLCONF and the like: dropped on purpose
     commands_failed: int = 0
     commands_left: dict[str, int] = field(  # of those filtered, by what the rule that left them out looks at
-        default_factory=lambda: {"key": 0, "db": 0, "command": 0}
+        default_factory=lambda: {"key": 0, "db": 0, "command": 0, "copy": 0}
     )
     commands_projected: int = 0  # applied in part: rules take some of their keys only
+    keys_owed: int = 0  # whose values the target lacks, until they are copied from the source
+    keys_copied: int = 0  # that were
     commands_own: int = 0  # that named keys of portd: filtered, or passed on without these
     expiries_postponed: int = 0  # sent later than the source said, until the stream has caught up
     field_expiries_dropped: int = 0  # of hash fields, for a target without them
@@ -299,6 +305,36 @@ class VerifyProgress:
 
 
 @dataclass(slots=True)
+class SeenError:
+    """An error, and when it was seen."""
+
+    first_at: float  # time.time()
+    last_at: float
+    count: int = 1
+
+
+@dataclass(slots=True)
+class Errors:
+    """The newest errors by their text, the newest last; one that comes again is counted, and no line of its own."""
+
+    found: dict[str, SeenError] = field(default_factory=dict)
+
+    def note(self, text: str) -> None:
+        """Keeps an error, as it may be shown."""
+        text, now = text[:ERROR_LENGTH], time.time()
+        seen = self.found.pop(text, None) or SeenError(now, now, 0)
+        seen.last_at, seen.count = now, seen.count + 1
+        self.found[text] = seen
+        if len(self.found) > MOST_ERRORS:
+            del self.found[next(iter(self.found))]
+
+    @property
+    def last(self) -> str:
+        """The newest; "" when there was none."""
+        return next(reversed(self.found), "")
+
+
+@dataclass(slots=True)
 class Conflict:
     """Keys that this link and another one of the process put into the same target; see `portd.link.conflicts`."""
 
@@ -361,7 +397,7 @@ class Progress:
     attributes_dropped: Counter[str] = field(
         default_factory=Counter
     )  # idle, freq, ... a target or a big key cannot keep
-    last_error: str = ""
+    errors: Errors = field(default_factory=Errors)
     failure: str = ""  # why nothing is done: it has failed, or is tried again
     source_info: dict[str, str] = field(default_factory=dict)  # server, version, role ... for /status
     target_info: dict[str, str] = field(default_factory=dict)
@@ -402,6 +438,11 @@ class Progress:
             lane.connection.connected = lane.finished = False
             lane.in_flight_bytes = lane.in_flight_batches = 0
         return list(self.lanes)
+
+    @property
+    def last_error(self) -> str:
+        """The newest error; "" when there was none."""
+        return self.errors.last
 
     @property
     def role(self) -> Role:

@@ -12,7 +12,9 @@ from typing import Any, Final
 
 MASK: Final = "***"
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 but tab and line feed, DEL, C1
-_C1: Final = re.compile(r"[\x7f-\x9f]")  # what JSON does not escape by itself
+_ODD: Final = re.compile(
+    r"[\x7f-\x9f\ud800-\udfff]"
+)  # what JSON does not escape by itself: also bytes of a flag that are no text
 # Greedy up to the last @ of the word: a password that was not percent-encoded may hold any character.
 _URL_LOGIN: Final = re.compile(r"(?<=:/)(/?)[^\s/'\"][^\s'\"]*@|(?<=:/)(/?):[^\s'\"]*@")
 _URL_PASSWORD: Final = re.compile(r"((?:\?|&)(?:sentinel_)?password=)[^&\s'\"]*")
@@ -27,7 +29,7 @@ def plain(text: str) -> str:
 def dumps(value: Any, **options: Any) -> str:
     """JSON in which letters of all scripts are readable, and control characters are escaped."""
     text = json.dumps(value, ensure_ascii=False, **options)
-    return _C1.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _ODD.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def hide_logins(text: str, *, bare: bool = False) -> str:

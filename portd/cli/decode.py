@@ -29,7 +29,7 @@ from portd.kernel.events import EventHandler
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.kernel.tally import KeyHandler, StatsHandler
 from portd.offline.decode import decode_cluster, decode_file, decode_source
-from portd.offline.stats import Stats, render_html, render_json, render_text
+from portd.offline.stats import Stats, render_json, render_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 PART_BYTES = 128 * 1024
 FILE_TYPES = ("function", "aux")  # of the file itself
 TYPES = (*KeyType, *FILE_TYPES)
-RENDERERS = {"text": render_text, "json": render_json, "html": render_html}
 URL_SCHEMES = ("redis://", "rediss://", "unix://", "redis+", "rediss+")
 
 
@@ -190,13 +189,21 @@ def run(source: str, settings: Settings | None, handler: Handler, path: str, rep
             name = source if settings is None else settings.source_endpoint().display
             size, keys = (sum(each) for each in zip(*map(_size_of, decoders), strict=True))
             stats = Stats(name, handler.report(), decoders[0].aux, size, keys, time.time())
-            output.write(RENDERERS[report.value](stats).encode("utf-8", "backslashreplace"))
+            output.write(_rendered(stats, report).encode("utf-8", "backslashreplace"))
         output.commit()
 
 
 def _size_of(decoder: SnapshotDecoder) -> tuple[int, int]:
     """Bytes and keys of a snapshot."""
     return decoder.offset, decoder.statistics()["keys"]
+
+
+def _rendered(stats: Stats, report: Report) -> str:
+    if report is Report.HTML:
+        from portd.offline.report import render_html  # noqa: PLC0415 - the pages' look is not wanted by the others
+
+        return render_html(stats)
+    return render_text(stats) if report is Report.TEXT else render_json(stats)
 
 
 def make_handler(form: Format, top: int, separator: str, *, functions: bool = True, aux: bool = False) -> Handler:

@@ -129,8 +129,8 @@ class FileFeed(Splitting):
             count -= len(data)
         return data
 
-    def rewind(self, offset: int, db: int) -> None:
-        """Goes back to behind *offset*.
+    def rewind(self, offset: int, db: int, owed: str = "") -> None:
+        """Goes back to behind *offset*; nothing is *owed* there, for there is no source that could be asked.
 
         Raises:
             TargetLost: what was read from a pipe cannot be read again.
@@ -155,7 +155,7 @@ class FileFeed(Splitting):
                 )
             self._rest = data[left:] if len(data) > left else memoryview(b"")
             left -= min(left, len(data))
-        self._split_from(offset, db)
+        self._split_from(offset, db, owed)
 
     def release(self, offset: int) -> None:
         """Nothing is held."""

@@ -21,16 +21,19 @@ class Splitting:
         db: database in effect there, -1 when none is known.
         forms: which forms of commands the target knows.
         max_argument: largest argument the target takes, in bytes; a larger one is an error before it.
+        owed: keys that are owed to the target there, as `Piece.owed` told.
     """
 
-    def __init__(self, offset: int, db: int, forms: StreamForms, max_argument: int = DEFAULT_MAX_ARGUMENT) -> None:
+    def __init__(
+        self, offset: int, db: int, forms: StreamForms, max_argument: int = DEFAULT_MAX_ARGUMENT, owed: str = ""
+    ) -> None:
         self._forms = forms
         self._max_argument = max_argument
         self._lacking: frozenset[int] = frozenset()
         self._mixed: frozenset[int] = frozenset()  # offsets of commands that turned out to name keys of ours
-        self._split_from(offset, db)
+        self._split_from(offset, db, owed)
 
-    def _split_from(self, offset: int, db: int) -> None:
+    def _split_from(self, offset: int, db: int, owed: str = "") -> None:
         """Bytes that are fed from now on stand behind *offset*, with *db* in effect."""
         self._splitter = StreamSplitter(
             offset,
@@ -39,6 +42,7 @@ class Splitting:
             max_argument=self._max_argument,
             lacking=self._lacking,
             mixed=self._mixed,
+            owed=owed,
             **self._forms,
         )
 

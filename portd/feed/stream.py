@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from portd.errors import SourceLost
-from portd.feed.splitting import Splitting
-from portd.kernel.stream import DEFAULT_MAX_ARGUMENT, Piece
+from portd.feed.splitting import PIECE_BYTES, Splitting
+from portd.kernel.stream import DEFAULT_MAX_ARGUMENT, Piece, StreamSplitter
 from portd.spool import SpoolClosed
 from portd.target.kept.postponed import Horizon
 
 if TYPE_CHECKING:
+    from portd.feed.owed import OwedKeys
     from portd.model import StreamProgress
     from portd.spool import Chunk, Spool
     from portd.target.capabilities import StreamForms
@@ -28,6 +31,8 @@ class StreamFeed(Splitting):
         forms: which forms of commands the target knows.
         max_argument: largest argument the target takes, in bytes; a larger one stops the sync before it.
         horizon: which expiry times are postponed.
+        copies: of keys that are owed to the target; None: there are none.
+        owed: the keys that are owed behind *offset*, as `Piece.owed` told.
     """
 
     def __init__(
@@ -41,13 +46,17 @@ class StreamFeed(Splitting):
         forms: StreamForms,
         max_argument: int = DEFAULT_MAX_ARGUMENT,
         horizon: Horizon | None = None,
+        copies: OwedKeys | None = None,
+        owed: str = "",
     ) -> None:
-        super().__init__(offset, db, forms, max_argument)
+        self._copies = copies
+        self._horizon = horizon or Horizon(0)
+        super().__init__(offset, db, forms, max_argument, owed)
+        self._chunk_at = 0.0  # unix seconds; of the chunk that is being fed
         self.received_at = 0.0  # unix seconds; of the bytes the last piece ends with
         self._spool = spool
         self._progress = progress
         self._shift = index - offset  # spool index = offset + shift
-        self._horizon = horizon or Horizon(0)
         self._rest = memoryview(b"")  # of the chunk that is being fed
         self._chunk = (0, 0)  # offsets before its first byte, and of its last one
         self._held_since = (
@@ -65,11 +74,30 @@ class StreamFeed(Splitting):
         """
         while (piece := self.pending(max_bytes, max_commands)) is None:
             try:
-                chunk = await self._spool.read()
+                chunk = await (self._spool.read() if self._copies is None else self._read_or_hear(self._copies))
             except SpoolClosed:
                 return None
-            self._begin_chunk(chunk)
+            if chunk is not None:
+                self._begin_chunk(chunk)
         return piece
+
+    async def _read_or_hear(self, copies: OwedKeys) -> Chunk | None:
+        """The next chunk, or None when a copy of a key has come that may go on without one."""
+        copies.changed.clear()
+        if copies.waits:
+            await copies.changed.wait()
+            return None
+        if not copies.expects:
+            return await self._spool.read()
+        reading = asyncio.create_task(self._spool.read(), name="spool")
+        hearing = asyncio.create_task(copies.changed.wait(), name="copy")
+        try:
+            await asyncio.wait({reading, hearing}, return_when=asyncio.FIRST_COMPLETED)
+            return reading.result() if reading.done() else None
+        finally:
+            reading.cancel()
+            hearing.cancel()
+            await asyncio.wait({reading, hearing})
 
     def pending(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece if the bytes that are in memory hold one."""
@@ -77,8 +105,12 @@ class StreamFeed(Splitting):
         while True:
             if horizon.shift_ms:
                 self._splitter.postpone(horizon.ms(), horizon.shift_ms)
+            if self._copies is not None and (piece := self._copies.next_piece()) is not None:
+                self.received_at = time.time()
+                return piece
             piece = self._split(max_bytes, max_commands)
             if piece is not None:
+                self.received_at = self._chunk_at
                 self._note_out(piece.end_offset)
                 if piece.overdue:
                     horizon.lag()
@@ -89,7 +121,11 @@ class StreamFeed(Splitting):
                     self._progress.field_expiries_dropped += piece.lost
                     self._counted = piece.end_offset
                     self._progress.decoded_offset = piece.end_offset
+                if piece.owed and self._copies is not None:
+                    self._copies.look()
                 return piece
+            if self._copies is not None and self._copies.waits:
+                return None
             if self._rest:
                 self._feed()
             elif (chunk := self._spool.read_nowait()) is not None:
@@ -106,7 +142,7 @@ class StreamFeed(Splitting):
         """A piece that ends at *offset* is handed out."""
         before, end = self._chunk
         if offset >= before:
-            self._held_since = 0.0 if offset >= end else self.received_at
+            self._held_since = 0.0 if offset >= end else self._chunk_at
 
     def lag(self, since: float) -> None:
         """What comes next was held back since unix time *since*."""
@@ -122,15 +158,15 @@ class StreamFeed(Splitting):
         self._rest = chunk.data
         self._chunk = chunk.start - self._shift, chunk.end - self._shift
         self._held_since = self._held_since or chunk.received_at
-        self.received_at = chunk.received_at
+        self._chunk_at = chunk.received_at
         self._horizon.received(chunk.received_at)
         self._feed()
 
     def _feed(self) -> None:
-        taken = self._splitter.feed(self._rest, int(self.received_at * 1000))
+        taken = self._splitter.feed(self._rest, int(self._chunk_at * 1000))
         self._rest = self._rest[taken:]
 
-    def rewind(self, offset: int, db: int) -> None:
+    def rewind(self, offset: int, db: int, owed: str = "") -> None:
         """Goes back to behind *offset*, which is not before what was committed.
 
         Raises:
@@ -145,14 +181,39 @@ class StreamFeed(Splitting):
         self._held_since = 0.0
         self._spool.seek(offset + self._shift)
         self._commands = self._progress.commands_settled
-        self._split_from(offset, db)
+        self._split_from(offset, db, owed)
 
     def release(self, offset: int) -> None:
         """The target's checkpoint covers *offset*: bytes up to there are not needed again."""
         if self._mixed:
             self._mixed = frozenset(each for each in self._mixed if each > offset)
+        if self._copies is not None:
+            self._copies.release(offset)
         self._spool.release(offset + self._shift)
 
     def owned_bytes(self) -> int:
         """Bytes the splitter holds."""
-        return self._splitter.statistics()["owned_bytes"]
+        held = self._copies.held_bytes if self._copies is not None else 0
+        return self._splitter.statistics()["owned_bytes"] + held
+
+    def _split_from(self, offset: int, db: int, owed: str = "") -> None:
+        super()._split_from(offset, db, owed)
+        if self._copies is not None:
+            self._copies.begin(self._splitter, self._splitter_of_copies)
+
+    def _splitter_of_copies(self) -> StreamSplitter:
+        """What makes of a copy's commands what the target takes."""
+        forms = self._forms.copy()
+        forms["owes"] = forms["stops"] = False
+        splitter = StreamSplitter(
+            0, -1, piece_bytes=PIECE_BYTES, max_argument=self._max_argument, lacking=self._lacking, **forms
+        )
+        if self._horizon.shift_ms:
+            splitter.postpone(self._horizon.ms(), self._horizon.shift_ms)
+        return splitter
+
+    def exclude(self, offset: int) -> None:
+        """See `Splitting.exclude`."""
+        super().exclude(offset)
+        if self._copies is not None:
+            self._copies.exclude(offset)

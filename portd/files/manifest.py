@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 SUFFIX: Final = ".json"
-FORMAT: Final = "portd cluster dump"
+FORMAT: Final = "portd-cluster-dump"
 VERSION: Final = 1
 MOST_BYTES: Final = 8 << 20  # of a manifest that is believed
 SLOTS: Final = 16384

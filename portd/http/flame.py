@@ -5,13 +5,11 @@ The width of a frame is its share of the bytes in use; callers stand above what 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from portd.http.markup import esc
+from portd.http.markup import STYLE, Html, document, fill, join, paragraph, policy
 from portd.memory.slices import Slices
 from portd.units import human_bytes, human_count
 
@@ -22,27 +20,11 @@ if TYPE_CHECKING:
     from portd.memory.heapnames import FunctionNames
 
 _SCRIPT = (Path(__file__).parent / "flame.js").read_text(encoding="utf-8")
-_STYLE = (
-    "body{font:14px/1.5 system-ui,sans-serif;margin:1.5rem;background:#fff;color:#222}"
-    "h1{font-size:1.2rem;margin:0}p{margin:.3rem 0;color:#555}#picked{color:#222;min-height:1.5em;word-break:break-all}"
-    "svg.flame{width:100%;display:block}g[data-x]{cursor:pointer}rect{stroke:#fff;stroke-width:.5}"
-    "g[data-x]:hover rect{stroke:#222}text{font:12px system-ui,sans-serif;pointer-events:none}"
-    ".c0 rect{fill:#e8743b}.c1 rect{fill:#efa23c}.c2 rect{fill:#f3c04b}.c3 rect{fill:#d9824f}.own rect{fill:#5b8db8}"
-    "@media(prefers-color-scheme:dark){body{background:#15181c;color:#ddd}p{color:#aaa}#picked{color:#ddd}"
-    "rect{stroke:#15181c}text{fill:#111}a{color:#8ab4f8}}"
-)
 _ROW = 18  # height of a frame
 _LEAST_SHARE = 0.0005  # of the width; narrower frames are left out
 
 
-def _hash(text: str) -> str:
-    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
-
-
-CONTENT_POLICY = (
-    f"default-src 'none'; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
-)
+CONTENT_POLICY = policy(STYLE, _SCRIPT, "form-action 'none'; frame-ancestors 'none'; ")
 
 
 @dataclass(slots=True)
@@ -74,23 +56,24 @@ async def flame_page(profile: HeapProfile, names: FunctionNames, comments: Itera
             node.size += sample.inuse_bytes
             node.objects += sample.inuse_objects
             await slices.rest()
-    drawn: list[str] = []
-    await _draw(root, drawn, slices)
-    depth = max((int(each.split('data-d="', 1)[1].split('"', 1)[0]) for each in drawn), default=0) + 1
-    notes = "".join(f"<p>{esc(line)}</p>" for line in comments)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>heap - portd</title><style>{_STYLE}</style></head><body>"
-        '<h1>portd: bytes in use by stack</h1><p><a href="../memory">memory</a></p>'
-        f'{notes}<p id="picked">click a frame to widen it, the top one to go back</p>'
-        f'<svg class="flame" height="{depth * _ROW}">{"".join(drawn)}</svg>'
-        f"<script>{_SCRIPT}</script></body></html>\n"
+    drawn: list[Html] = []
+    deepest = await _draw(root, drawn, slices)
+    main = fill(
+        '<section class="card wide"><h2>Bytes in use by stack</h2>{}<p id="picked" aria-live="polite">{}</p></section>'
+        '<section class="card wide"><svg class="flame" height="{}" tabindex="0" role="application" '
+        'aria-label="flame graph: arrow keys lead from frame to frame, Enter widens one, Escape goes back">{}</svg></section>',
+        join(paragraph(line, "soft") for line in comments),
+        "A click, or Enter, widens a frame; the top one, or Escape, leads back. Arrow keys lead from frame to frame.",
+        (deepest + 1) * _ROW,
+        join(drawn),
     )
+    header = Html('<nav aria-label="pages"><a href="../../">status</a><a href="../memory">memory</a></nav>')
+    return document("heap - portd", header, main, script=_SCRIPT)
 
 
-async def _draw(root: _Node, drawn: list[str], slices: Slices) -> None:
-    """Frames in the order of their depth first walk; widths and places in percent."""
+async def _draw(root: _Node, drawn: list[Html], slices: Slices) -> int:
+    """Frames in the order of their depth first walk, widths and places in percent; returns how deep they go."""
+    deepest = 0
     waiting = [("all", root, 0.0, 0)]
     whole = max(root.size, 1)
     while waiting:
@@ -99,20 +82,24 @@ async def _draw(root: _Node, drawn: list[str], slices: Slices) -> None:
         if share < _LEAST_SHARE:
             continue
         drawn.append(_frame(name, node, left, share, depth))
+        deepest = max(deepest, depth)
         place = left
         for child_name, child in sorted(node.children.items(), key=lambda item: -item[1].size):
             waiting.append((child_name, child, place, depth + 1))
             place += child.size / whole
         await slices.rest()
+    return deepest
 
 
-def _frame(name: str, node: _Node, left: float, share: float, depth: int) -> str:
+def _frame(name: str, node: _Node, left: float, share: float, depth: int) -> Html:
     mark = "own" if name.startswith("portd.") else f"c{hash(name) % 4}"
     title = f"{name}: {human_bytes(node.size)}, {share:.1%}, {human_count(node.objects)} blocks"
-    x, width, y = left * 100, share * 100, depth * _ROW
-    return (
-        f'<g class="{mark}" data-x="{left:.6f}" data-w="{share:.6f}" data-d="{depth}"><title>{esc(title)}</title>'
-        f'<rect x="{x:.4f}%" y="{y}" width="{width:.4f}%" height="{_ROW}"/>'
-        f'<svg x="{x:.4f}%" y="{y}" width="{width:.4f}%" height="{_ROW}">'
-        f'<text x="3" y="13">{esc(name)}</text></svg></g>'
+    x, width, y = f"{left * 100:.4f}%", f"{share * 100:.4f}%", depth * _ROW
+    return fill(
+        '<g class="{}" data-x="{}" data-w="{}" data-d="{}"><title>{}</title>'
+        '<rect x="{}" y="{}" width="{}" height="{}"/>'
+        '<svg x="{}" y="{}" width="{}" height="{}"><text x="3" y="13">{}</text></svg></g>',
+        *(mark, f"{left:.6f}", f"{share:.6f}", depth, title),
+        *(x, y, width, _ROW),
+        *(x, y, width, _ROW, name),
     )

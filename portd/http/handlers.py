@@ -9,13 +9,15 @@ from aiohttp import hdrs, web
 from prometheus_client.exposition import choose_encoder
 
 from portd.errors import REDACTED
-from portd.http import pages
 from portd.http.heap import answer_heap
-from portd.http.markup import PAGE_HEADERS
+from portd.http.markup import CONTENT_POLICY, PAGE_HEADERS
+from portd.http.memorypage import memory_page
 from portd.http.origin import check_same_origin
+from portd.http.pages import links_page, status_page
 from portd.log import get_logger
 from portd.model import Phase, Role
 from portd.text import dumps
+from portd.watch.history import Span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,10 +33,10 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ENDPOINTS = {
-    "/": "status page; ?link=NAME of one of several links",
+    "/": "status page; ?link=NAME of one of several links, ?span=minutes|day of its plots",
     "/status": "status as JSON; ?link=NAME of one of several links",
     "/metrics": "for Prometheus",
-    "/debug/memory": "where the memory is: HTML for a browser, JSON otherwise, or ?format=html|json",
+    "/debug/memory": "where the memory is: HTML for a browser, JSON otherwise, or ?format=html|json; ?span=minutes|day",
     "/debug/memory/heap": "heap profile for go tool pprof: POST records, ?seconds=N; GET shows the last one, ?debug=1 as text, ?format=flame",
     "/livez": "200 while all parts run",
     "/readyz": "200 while the target has the snapshot and both ends are connected, of every link; ?role=any also where a standby could take over",
@@ -67,16 +69,19 @@ class _Answers:
         self._redact_keys = redact_keys
 
     async def index(self, request: web.Request) -> web.Response:
-        status, memory = self._service.status(self._link(request)), self._service.memory()
-        page = pages.links_page if "links" in status else pages.status_page
-        return _html(page(status, memory))
+        _allow_parameters(request, "link", "span")
+        link, span = self._link(request), _span(request)
+        status, memory = self._service.status(link), self._service.memory(span)
+        if "links" in status:
+            return _html(links_page(status, memory, span))
+        return _html(status_page(status, memory, self._service.history(link, span), span))
 
     async def status(self, request: web.Request) -> web.Response:
+        _allow_parameters(request, "link")
         return _json(self._service.status(self._link(request)))
 
     def _link(self, request: web.Request) -> str:
         """The link that is asked for; "" when none is named."""
-        _allow_parameters(request, "link")
         name = request.query.get("link", "")
         if name and name not in (names := self._service.links()):
             raise web.HTTPNotFound(text=f"there is no link {name[:64]!r}; there is {', '.join(names)}")
@@ -87,12 +92,13 @@ class _Answers:
         return web.Response(body=encode(self._registry), headers={hdrs.CONTENT_TYPE: content_type})
 
     async def memory(self, request: web.Request) -> web.Response:
-        _allow_parameters(request, "format")
+        _allow_parameters(request, "format", "span")
+        span = _span(request)
         wanted = request.query.get("format") or ("html" if _prefers_html(request) else "json")
         if wanted not in {"html", "json"}:
             raise web.HTTPBadRequest(text=f"format is {wanted!r}; it can be html or json")
-        report = self._report()
-        response = _html(pages.memory_page(report)) if wanted == "html" else _json(report.as_dict())
+        report = self._report(span)
+        response = _html(memory_page(report, span)) if wanted == "html" else _json(report.as_dict())
         response.headers[hdrs.VARY] = hdrs.ACCEPT
         return response
 
@@ -125,8 +131,8 @@ class _Answers:
         share = "" if done is None else f", {done:.0%} of it is"
         return f"not ready: {f'link {name}: ' if several else ''}{standing.phase}, {standing.reason}{share}"
 
-    def _report(self) -> MemoryReport:
-        report = self._service.memory()
+    def _report(self, span: Span) -> MemoryReport:
+        report = self._service.memory(span)
         if not self._redact_keys:
             return report
         return replace(report, pipelines={name: _redacted(each) for name, each in report.pipelines.items()})
@@ -180,6 +186,14 @@ def _allow_parameters(request: web.Request, *known: str) -> None:
             raise web.HTTPBadRequest(text=f"the parameter {name!r} is given more than once")
 
 
+def _span(request: web.Request) -> Span:
+    """How far plots go back."""
+    wanted = request.query.get("span", Span.MINUTES.value)
+    if wanted not in [*Span]:
+        raise web.HTTPBadRequest(text=f"span is {wanted[:40]!r}; it can be {' or '.join(Span)}")
+    return Span(wanted)
+
+
 def _prefers_html(request: web.Request) -> bool:
     """Whether the client names HTML and does not want JSON more; browsers do, curl's `*/*` does not."""
     quality = {"text/html": 0.0, "application/json": 0.0}
@@ -199,8 +213,9 @@ def _json(data: dict[str, Any]) -> web.Response:
 
 
 def _html(page: str) -> web.Response:
-    headers = {"Content-Security-Policy": pages.CONTENT_POLICY, **PAGE_HEADERS}
-    return web.Response(text=page, content_type="text/html", headers=headers)
+    headers = {"Content-Security-Policy": CONTENT_POLICY, **PAGE_HEADERS}
+    text = page.encode("utf-8", "backslashreplace").decode()  # a rule given as a flag may hold bytes that are no text
+    return web.Response(text=text, content_type="text/html", headers=headers)
 
 
 def _health(good_text: str, bad_text: str, *, good: bool) -> web.Response:

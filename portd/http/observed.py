@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from portd.watch.history import Span
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from portd.memory.accounting import MemoryReport
     from portd.memory.heap import HeapRecorder
+    from portd.watch.history import HistoryReading
     from portd.watch.standing import Standing
 
 
@@ -23,8 +26,11 @@ class Observed(Protocol):
         `portd.http.status.describe_all` of all where there are several and none is named.
         """  # noqa: D205
 
-    def memory(self) -> MemoryReport:
-        """Where the memory is now."""
+    def memory(self, span: Span = Span.MINUTES) -> MemoryReport:
+        """Where the memory is now, and was over that span."""
+
+    def history(self, link: str = "", span: Span = Span.MINUTES) -> HistoryReading:
+        """Lag, rates and spool of one link over that span; "" is the only one."""
 
     def heap(self) -> HeapRecorder:
         """What records heap profiles."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from portd.config.settings import Settings
     from portd.model import ConnectionState, LaneState, LoopState, SourceOutlook, VerifyProgress
     from portd.troubles import Troubles
+    from portd.watch.track import Track
     from portd.watch.view import View
 
 
@@ -78,6 +79,8 @@ def describe(view: View, settings: Settings, loop: LoopState) -> dict[str, Any]:
                 "waited_seconds": round(progress.limit.waited_until_now, 3),
                 "waiting": progress.limit.waiting,
             },
+            "memory_bytes": progress.pulse.memory_bytes,
+            "memory_limit_bytes": progress.pulse.memory_limit_bytes,
         },
         "position": asdict(progress.position) if progress.position else None,
         "full_syncs": dict(progress.full_syncs),
@@ -107,6 +110,9 @@ def describe(view: View, settings: Settings, loop: LoopState) -> dict[str, Any]:
         "attributes_dropped": dict(progress.dropped()),
         "refusals": _refusals(progress.troubles),
         "last_error": progress.last_error,
+        "errors": [{"text": text, **asdict(seen)} for text, seen in reversed(progress.errors.found.items())],
+        "happened": _happened(view.track),
+        "warnings": [asdict(alarm) for alarm in view.track.alarms.now],
         "failure": progress.failure,
         "settings": shown,
     }
@@ -152,6 +158,14 @@ def _refusals(troubles: Troubles) -> dict[str, Any]:
         for side, code, trouble in troubles.current()
     ]
     return {"now": current, "total": {f"{side} {code}": n for (side, code), n in troubles.counts().items() if n}}
+
+
+def _happened(track: Track) -> dict[str, dict[str, float]]:
+    """When a counter was last found to have moved, unix seconds, by its name and label."""
+    found: dict[str, dict[str, float]] = {}
+    for (name, label), at in track.happened.items():
+        found.setdefault(name, {})[label] = round(at, 3)
+    return found
 
 
 def _outlook(outlook: SourceOutlook) -> dict[str, Any] | None:

@@ -5,8 +5,9 @@ from libc.stdint cimport int64_t
 
 from portd.kernel.commandtable cimport Row
 from portd.kernel.edit cimport Editor
-from portd.kernel.keypositions cimport Layout, Ours
+from portd.kernel.keypositions cimport Found, Layout, Ours
 from portd.kernel.leftout cimport Exclusions
+from portd.kernel.owed cimport Owed
 from portd.kernel.project cimport Command, Projector
 from portd.kernel.scan cimport CommandScanner
 
@@ -18,6 +19,7 @@ cdef enum Reason:  # why a command is refused
     UNKNOWN
     CROSSES
     KEYS_UNKNOWN
+    OWED_TOO_MANY
     BLOCKED
 
 
@@ -45,6 +47,7 @@ cdef struct Tally:  # what is known behind the last command consumed; copied to 
     int64_t by_key  # of the filtered ones, those that rules do not take, by their keys
     int64_t by_database
     int64_t by_name
+    int64_t by_copy
     int64_t projected  # that went on in part
     int64_t crossing  # of the refused ones, those that rules take in part
     int64_t cleared  # that are left to the caller
@@ -63,6 +66,8 @@ cdef class Decider(CommandScanner):
     cdef frozenset lacking  # those it does not have beside
     cdef Projector projector  # of rules and a mapping; None: all keys are taken, and names and databases stay
     cdef int judging  # of a large command: whether its keys still to come must be taken; -1: nobody looks
+    cdef Owed owed  # keys whose values the target does not have
+    cdef bint may_owe  # the caller copies the values of keys that the target does not have
     cdef int64_t clears  # database of the source that the command at the head empties; -1: all
     cdef Exclusions mixed  # large commands that name keys of ours among others
     cdef Reason reason  # why the command at the head is refused
@@ -79,6 +84,8 @@ cdef class Decider(CommandScanner):
     cdef bint _lacks(self, int64_t db) noexcept
     cdef int _care(self, int64_t db) noexcept
     cdef int _decide_by_rules(self, int kind, const Row* row, bint large) noexcept
+    cdef bint _is_due(self) noexcept
+    cdef int _decide_crossing(self, const Command* command, const Found* found, bint large) noexcept
     cdef int _decide_by_fate(self, int kind, int fate, bint large) noexcept
     cdef int _decide_flush(self, int kind) noexcept
     cdef void _describe(self, Command* command) noexcept

@@ -12,14 +12,14 @@ from libc.string cimport memcmp
 from portd.kernel.arguments cimport expires_before, restores_before, restores_relative, sets_expiry, tells_entries_read
 from portd.kernel.commandtable cimport Row, look_up
 from portd.kernel.edit cimport (
-    BLOCKING, BY_DATABASE, BY_KEY, BY_NAME, CLEARS, DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES,
+    BLOCKING, BY_COPY, BY_DATABASE, BY_KEY, BY_NAME, CLEARS, DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES,
     FORWARD, FUNCTION, FUNCTION_RESTORE, GETEX, HALVED, HEXPIRE, HPEXPIRE, MOVES, MULTI, OWN, PEXPIRE, PEXPIREAT, PSETEX,
     PUBLISH, REFUSED, REPLCONF, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP,
 )
 from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, F_MSETEX, FORM, FUNCTIONS, MSETEX
 from portd.kernel.keypositions cimport O_ALL, O_NONE, Found, Layout, owned
 from portd.kernel.keyspecs cimport K_DATABASE, K_NONE
-from portd.kernel.piecebuffer cimport LATE_DISCARD, MORE, NO_DATABASE, NOT_A_DATABASE, SELECT_EXCLUDED, SWAP_RULED, PieceBuffer
+from portd.kernel.piecebuffer cimport FULL, LATE_DISCARD, MORE, NO_DATABASE, NOT_A_DATABASE, SELECT_EXCLUDED, SWAP_RULED, PieceBuffer
 from portd.kernel.project cimport (
     P_ALL, P_BY_DATABASE, P_BY_KEY, P_CROSSES, P_HALF, P_KEYS, P_MORE, P_OURS, Command, Projector,
 )
@@ -94,6 +94,13 @@ cdef class Decider(CommandScanner):
         cdef int fate
         if projector is None:
             return self._refuse(LACKS)
+        if self.owed.count > 0:
+            if self._is_due():
+                return -FULL
+            projector.db = self.tally.db
+            self.owed.look(buffer.base + buffer.cut.head + 1)
+            if row.keys == K_DATABASE:
+                self.owed.touch_all()
         if kind == CLEARS:
             return kind
         if not projector.takes_database(self.tally.db):
@@ -108,13 +115,33 @@ cdef class Decider(CommandScanner):
             if fate == O_ALL and (not large or layout.single):
                 return OWN
             some = fate != O_NONE
-        if row.keys == K_DATABASE or not (projector.by_names or projector.renames or moves or some):
+        if row.keys == K_DATABASE or not (projector.by_names or projector.renames or moves or some or self.owed.count > 0):
             return kind
         self._describe(&command)
-        if not large:
-            return self._decide_by_fate(kind, projector.fate(&command, layout, &found), False)
-        fate = projector.fate_of_large(&command, layout, &self.editor.found, &self.judging)
-        return self._decide_by_fate(kind, fate, True)
+        if large:
+            fate = projector.fate_of_large(&command, layout, &self.editor.found, &self.judging)
+        else:
+            fate = projector.fate(&command, layout, &found)
+        if self.owed.waits:
+            self.owed.undo()
+            return -FULL
+        if fate == P_CROSSES or fate == P_KEYS and kind == F_MSETEX and self.table.forms.lacks[MSETEX]:
+            return self._decide_crossing(&command, &found, large)
+        return self._decide_by_fate(kind, fate, large)
+
+    cdef bint _is_due(self) noexcept:
+        """Whether an owed key must be settled before anything else."""
+        return not self.tally.in_transaction and self.owed.due_at <= self.buffer.base + self.buffer.cut.head
+
+    cdef int _decide_crossing(self, const Command* command, const Found* found, bint large) noexcept:
+        """The kind of a command that needs what is not in the target."""
+        cdef Projector projector = self.projector
+        if not self.may_owe or large:
+            return self._refuse(CROSSES)
+        if self.owed.count == 0:
+            projector.db = self.tally.db
+            self.owed.look(self.buffer.base + self.buffer.cut.head + 1)
+        return BY_COPY if projector.owe(command, found) else self._refuse(OWED_TOO_MANY)
 
     cdef void _describe(self, Command* command) noexcept:
         """The command at the head, for the projector."""
@@ -131,19 +158,15 @@ cdef class Decider(CommandScanner):
         if fate == P_ALL:
             return kind
         if fate == P_BY_KEY:
-            return BY_KEY
+            return BY_COPY if self.owed.count > 0 and self.owed.met else BY_KEY
         if fate == P_BY_DATABASE:
             return BY_DATABASE
-        if fate == P_KEYS and kind == F_MSETEX and self.table.forms.lacks[MSETEX]:
-            return self._refuse(CROSSES)
         if fate == P_KEYS:
             return SCATTERED if large else SPARED
         if fate == P_HALF:
             return HALVED
         if fate == P_MORE:
             return -MORE
-        if fate == P_CROSSES:
-            return self._refuse(CROSSES)
         if fate == P_OURS:
             return self._refuse(NAMES_OURS)
         return self._refuse(KEYS_UNKNOWN) if self.projector.by_names or self.projector.renames else kind
@@ -213,13 +236,15 @@ cdef class Decider(CommandScanner):
             return self._decide_flush(kind) if kind == F_FLUSHALL or kind == F_FLUSHDB else kind
         if kind == DEL:
             return DEL if self.unlink else FORWARD
-        if DROP <= kind <= BY_NAME or EVAL <= kind <= SCRIPT:
+        if DROP <= kind <= BY_COPY or EVAL <= kind <= SCRIPT:
             return kind
         if kind == BLOCKING or kind == STRANGE:
             return self._refuse(WAITS if kind == BLOCKING else UNKNOWN)
         if kind in (MULTI, EXEC, DISCARD):
             if argc != 1 or large or (kind == MULTI) == self.tally.in_transaction:
                 return FILTERED  # replicas pass it over, too
+            if kind == MULTI and self._is_due():
+                return -FULL
             return kind if kind != DISCARD or self.marked else -self._bad_command(LATE_DISCARD)
         if kind in (SELECT, REPLCONF, PUBLISH, FUNCTION):
             return self._decide_by_first(kind, large)
@@ -286,6 +311,8 @@ cdef class Decider(CommandScanner):
             return BY_DATABASE
         if self.selected == self.swapped:
             return SWAPDB
+        if self._is_due():
+            return -FULL
         if not (one and other) or projector.by_names or projector.renames or care & C_BLOCKED:
             return -self._bad_command(SWAP_RULED)
         if not projector.alone(self.selected) or not projector.alone(self.swapped):

@@ -11,12 +11,13 @@ from portd.kernel.project cimport Projector
 
 cdef enum Kind:  # what becomes of a command; those from FUNCTION on are edited argument by argument
     FORWARD = 0  # goes on as it came
-    DROP  # noise: left out and counted, as the next eight are
+    DROP  # noise: left out and counted, as the next nine are
     FILTERED  # not for the target: counted, and its name is told
     OWN  # names keys that are ours alone
     BY_KEY  # rules do not take its keys
     BY_DATABASE  # nor its database
     BY_NAME  # somebody does not want this command
+    BY_COPY  # what it does is in a copy that the source is asked for
     EXCLUDED  # the caller said so
     REFUSED  # cannot be written there: a dead letter
     MULTI

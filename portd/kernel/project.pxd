@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t
 
 from portd.kernel.keypositions cimport Found, Layout, Ours
 from portd.kernel.mapping cimport Mapping
+from portd.kernel.owed cimport Owed
 from portd.kernel.rules cimport Rules
 
 
@@ -38,15 +39,22 @@ cdef class Projector:
     cdef readonly bint by_names  # some names are not taken
     cdef readonly bint by_databases  # some databases are not, or have another number
     cdef readonly bint renames
+    cdef Owed owed  # keys whose values the target does not have
+    cdef int64_t db  # database of the command that is looked at
+    cdef int64_t to_db  # of a MOVE or COPY: the database it writes to, and the key there
+    cdef const uint8_t* to_key
+    cdef Py_ssize_t to_size
     cdef object error  # that a regular expression has raised; None: none did
     cdef bint reserves  # a name can become one of ours, for its beginning is taken away
 
     cdef bint takes(self, const uint8_t* key, Py_ssize_t size) noexcept
+    cdef bint takes_in(self, int64_t db, const uint8_t* key, Py_ssize_t size) noexcept
     cdef bint takes_database(self, int64_t db) noexcept
     cdef int64_t database(self, int64_t db) noexcept
     cdef int64_t place(self, int64_t db) noexcept
     cdef bint alone(self, int64_t db) noexcept
     cdef int fate(self, const Command* command, const Layout* layout, Found* found) noexcept
+    cdef bint owe(self, const Command* command, const Found* found) noexcept
     cdef int fate_of_large(self, const Command* command, const Layout* layout, Found* found, int* others) noexcept
     cdef bint _becomes_ours(self, const uint8_t* key, Py_ssize_t size) noexcept
     cdef int _across(self, const Command* command, bint copies) noexcept

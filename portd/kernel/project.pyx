@@ -3,7 +3,8 @@
 
 The names are those of the source. A command of which all keys are taken goes on, one of which none is does not. Of the others,
 those that do the same to each key are split; those that only read what is taken change nothing; those that take something
-away from a key that is taken and put it elsewhere become the first half. What is left needs a value that the target does not have.
+away from a key that is taken and put it elsewhere become the first half. What is left needs a value that the target does not have:
+the keys that it writes are owed from then on, and an owed key is one that is not taken (see ``owed.pyx``).
 """
 
 cimport cython
@@ -82,14 +83,20 @@ cdef class Projector:
                 self.reserves |= mapping.swaps[i].size == 0
 
     cdef bint takes(self, const uint8_t* key, Py_ssize_t size) noexcept:
-        """Whether a key is taken, and not one of ours."""
+        """Whether a key of the command that is looked at is taken, not one of ours, and not owed."""
+        return self.takes_in(self.db, key, size)
+
+    cdef bint takes_in(self, int64_t db, const uint8_t* key, Py_ssize_t size) noexcept:
+        """The same of a key of a database that is taken."""
         if size >= self.ours.size > 0 and memcmp(key, self.ours.prefix, self.ours.size) == 0:
             return False
         try:
-            return self.rules is None or self.rules.take(key, size)
+            if self.rules is not None and not self.rules.take(key, size):
+                return False
         except Exception as error:  # nobody on the way up can raise it: the splitter does, before it hands anything out
             self.error = error
             return False
+        return self.owed.count == 0 or not self.owed.meet(db, key, size)
 
     cdef bint _becomes_ours(self, const uint8_t* key, Py_ssize_t size) noexcept:
         """Whether a key would be given a name of ours."""
@@ -133,6 +140,7 @@ cdef class Projector:
         cdef int left = 0
         cdef bint first = False
         cdef bint inside
+        self.to_key = NULL
         find_keys(header, command.end, layout, command.argc, found)
         if not found.known or not found.fits:
             return P_UNKNOWN
@@ -194,20 +202,46 @@ cdef class Projector:
                 return P_UNKNOWN
             named = not named and is_word(text, length, "DB")
             option = text + length + 2
-        comes = self.takes(key, size) and self.takes_database(command.db)
-        goes = self.takes(second, other) and self.takes_database(to)
+        comes = self.takes_database(command.db) and self.takes_in(command.db, key, size)
+        goes = self.takes_database(to) and self.takes_in(to, second, other)
+        self.to_db, self.to_key, self.to_size = to, second, other
         if not goes:
             if comes and not copies:
                 return P_HALF
             return P_BY_DATABASE if not self.takes_database(command.db if not comes else to) else P_BY_KEY
-        if not comes:
-            return P_CROSSES
         if self._becomes_ours(second, other):
             return P_OURS
+        if not comes:
+            return P_CROSSES
         if to != command.db and self.database(to) == self.database(command.db):
             if size == other and memcmp(key, second, size) == 0:
                 return P_BY_DATABASE  # it is there already
         return P_ALL
+
+    cdef bint owe(self, const Command* command, const Found* found) noexcept:
+        """Makes those keys owed that are taken, and that a command writes of which `fate` said that it crosses rules.
+
+        Returns:
+            False where there are none, or too many.
+        """
+        cdef const uint8_t* header = command.header
+        cdef const uint8_t* text
+        cdef Py_ssize_t size = 0
+        cdef int64_t index
+        cdef int use
+        cdef bint some = False
+        if self.to_key != NULL:
+            return self.owed.add(self.to_db, self.to_key, self.to_size)
+        for index in range(1, command.argc):
+            text = argument_behind(header, &size)
+            header = text + size + 2
+            use = use_of(found, index)
+            if not use & WRITES or use & NOT_KEY or not self.takes(text, size):
+                continue
+            if not self.owed.add(command.db, text, size):
+                return False
+            some = True
+        return some
 
     cdef int fate_of_large(self, const Command* command, const Layout* layout, Found* found, int* others) noexcept:
         """The same for a command of which only the beginning is at hand.

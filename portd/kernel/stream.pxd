@@ -26,6 +26,10 @@ cdef class Piece:
     cdef readonly int64_t by_key
     cdef readonly int64_t by_database
     cdef readonly int64_t by_name
+    cdef readonly int64_t by_copy
+    cdef readonly str owed
+    cdef readonly bint settles
+    cdef readonly bint copied
     cdef readonly int64_t projected
     cdef readonly int64_t refused
     cdef readonly int64_t crossing
@@ -72,7 +76,6 @@ cdef class StreamSplitter(PartTaker):
     cdef int _take_whole(self, int kind) except -1
     cdef int _discard(self, Py_ssize_t end) except -1
     cdef int _clear(self) except -1
-    cdef int _note_text(self) except -1
     cdef bint _stops_before(self) noexcept
     cdef int _take_large(self) except -1
     cdef int _begin_form(self, int kind) except -100
@@ -83,4 +86,3 @@ cdef class StreamSplitter(PartTaker):
     cdef int _note(self, int kind) except -1
     cdef int _count(self, int kind) noexcept
     cdef int _count_scattered(self) noexcept
-    cdef object _error(self)

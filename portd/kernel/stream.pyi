@@ -35,6 +35,10 @@ class Piece:
         by_key: of the filtered ones, those of whose keys rules take none that would change.
         by_database: those in databases that they do not take.
         by_name: those that somebody does not want.
+        by_copy: those that an owed key is copied for, or that name nothing else that is taken.
+        owed: keys that are owed behind the piece: databases and names of the source, as text for the next splitter.
+        settles: it brings a copy, or a part of one, and nothing of the stream; see `portd.kernel.settling`.
+        copied: it ends one, which the target takes.
         projected: commands that went on in part, for rules take some of their keys only; those that ``clears`` tells of, too.
         refused: commands that cannot be written to this target.
         crossing: of them, those of which rules take a part that cannot be told by itself.
@@ -84,6 +88,14 @@ class Piece:
     def by_database(self) -> int: ...
     @property
     def by_name(self) -> int: ...
+    @property
+    def by_copy(self) -> int: ...
+    @property
+    def owed(self) -> str: ...
+    @property
+    def settles(self) -> bool: ...
+    @property
+    def copied(self) -> bool: ...
     @property
     def projected(self) -> int: ...
     @property
@@ -149,6 +161,9 @@ class StreamSplitter:
         rules: which keys are taken, by the names and databases of the source; None: all.
         mapping: under which names and in which databases they are written; None: their own.
         blocked: databases of the source that may not be written, for the mapping puts another one there.
+        owes: the caller copies keys from the source whose values the target does not have (`portd.kernel.settling`); otherwise commands
+            that make such keys are refused.
+        owed: keys that are owed behind *offset*, as `Piece.owed` told.
     """
 
     def __new__(
@@ -170,6 +185,8 @@ class StreamSplitter:
         rules: Rules | None = ...,
         mapping: Mapping | None = ...,
         blocked: frozenset[int] = ...,
+        owes: bool = ...,
+        owed: str = ...,
     ) -> Self: ...
     def feed(self, data: Buffer, now_ms: int) -> int:
         """Copies bytes into the window; returns how many fitted (0 when ``next_piece`` must run first).

@@ -21,15 +21,16 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
 
 from portd.kernel.arguments cimport restores_relative
 from portd.kernel.commandtable cimport CommandTable
-from portd.kernel.decide cimport C_BLOCKED, C_LACKS, CROSSES, Tally
+from portd.kernel.decide cimport C_BLOCKED, C_LACKS, CROSSES, OWED_TOO_MANY, Tally
 from portd.kernel.edit cimport (
-    BY_DATABASE, BY_KEY, BY_NAME, CLEARS, DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, FILTERED, FORWARD, FUNCTION, HALVED, MULTI,
+    BY_COPY, BY_DATABASE, BY_KEY, BY_NAME, CLEARS, DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, FILTERED, FORWARD, FUNCTION, HALVED, MULTI,
     OWN, REFUSED, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SPARED, SWAPDB, XGROUP, Editor,
 )
 from portd.kernel.forms cimport F_RESTORE, F_RESTORE_ASKING, F_SET, F_XGROUP, FORM, PEXPIREAT_CONDITION
 from portd.kernel.keypositions cimport Layout, first_key
 from portd.kernel.leftout cimport Exclusions, LeftOut
 from portd.kernel.mapping cimport Mapping
+from portd.kernel.owed cimport Owed
 from portd.kernel.partly cimport PartTaker
 from portd.kernel.payload cimport AS_IT_CAME
 from portd.kernel.piecebuffer cimport (
@@ -59,6 +60,7 @@ cdef tuple REASONS = (  # by Reason: what it is counted as, and why
     ("unsupported", "command: it is not known, and the target does not tell what its commands do"),
     ("cross_rule", "command: rules take some of its keys only, and it needs what is not in the target"),
     ("cross_rule", "command: it is not known what its keys are, so rules cannot be applied to them"),
+    ("not_copied", "command: it makes one key more to be copied from the source than may wait for that"),
     ("cross_rule", "database: map_db puts another one there"),
 )
 
@@ -103,6 +105,8 @@ cdef class StreamSplitter:
         Rules rules=None,
         Mapping mapping=None,
         frozenset blocked not None=NOBODY,
+        bint owes=False,
+        str owed not None="",
     ):
         cdef CommandTable table = ANY_TARGET if commands is None else commands
         if offset < 0 or max_argument < 0 or piece_bytes < LEAST_PIECE:
@@ -129,9 +133,13 @@ cdef class StreamSplitter:
         self.most_bytes = piece_bytes
         self.editor.unlink = unlink
         self.judging = -1
+        self.may_owe = owes
+        self.owed = Owed()
+        self.owed.read(owed, offset)
         if rules is not None or mapping is not None:
             self.projector = self.editor.projector = Projector(rules, mapping, blocked)
             self.projector.ours = &self.ours
+            self.projector.owed = self.owed
         if mapping is not None and (mapping.names or mapping.databases):
             self.renamer = Renamer(mapping, table)
             self.most_bytes = max(piece_bytes * LEAST_KEY // (LEAST_KEY + self.renamer.growth), 1)
@@ -159,12 +167,13 @@ cdef class StreamSplitter:
             buffer.cut = self.marked_cut
             self.tally = self.marked_tally
             self.left_out.back()
+            self.owed.back()
             self.ours_at = -1  # what was looked through comes again
             self.scan.next = self.scan.argc = 0
         buffer.forget_received(status == MORE and not back and self.editor.part.kind < 0)
         if buffer.cut.head == start or (self.marked and not back and buffer.cut.head == self.after_multi):
             if status == BAD:  # a piece that ends before the bad bytes was handed out first
-                raise self._error()
+                raise buffer.error(self.tally.db)
             return None
         return self._end_piece()
 
@@ -231,8 +240,10 @@ cdef class StreamSplitter:
         piece.by_key = tally.by_key
         piece.by_database = tally.by_database
         piece.by_name = tally.by_name
+        piece.by_copy = tally.by_copy
         piece.projected = tally.projected
         piece.crossing = tally.crossing
+        piece.owed = self.owed.write()
         piece.clears = None if self.gone == -2 else self.gone
         self.gone = -2
         piece.mixed = self.editor.mixed
@@ -262,7 +273,7 @@ cdef class StreamSplitter:
         self.totals.postponed += tally.postponed
         self.totals.lost += tally.lost
         tally.commands = tally.filtered = tally.excluded = tally.transactions = tally.postponed = tally.lost = 0
-        tally.refused = tally.own = tally.by_key = tally.by_database = tally.by_name = tally.projected = tally.crossing = 0
+        tally.refused = tally.own = tally.by_key = tally.by_database = tally.by_name = tally.by_copy = tally.projected = tally.crossing = 0
         tally.swaps = tally.getack = tally.moves = tally.overdue = False
         self.excluded.forget(piece.end_offset)
         return piece
@@ -400,6 +411,8 @@ cdef class StreamSplitter:
             self.marked_cut = buffer.cut
             self.marked_tally = tally[0]
             self.left_out.mark()
+            if self.projector is not None:
+                self.owed.mark()
             self.after_multi = end
             tally.in_transaction = True
             return buffer.skip(end)
@@ -412,8 +425,8 @@ cdef class StreamSplitter:
             return self._discard(end)
         tally.commands += 1
         if DROP <= kind <= REFUSED:
-            if kind >= BY_KEY:
-                self._note_text()
+            if kind >= BY_KEY and self._row_at_head().kind == EVAL:  # others may be run by its digest
+                self.scripts.note(EVAL, self._arguments(), self.scan.argc)
             self._note(kind)
             self._count(kind)
             return buffer.skip(end)
@@ -429,6 +442,7 @@ cdef class StreamSplitter:
             if self.selected >= 0:
                 self.left_out.select(self.selected)
                 self.left_out.select(self.swapped)
+                self.owed.swap(self.selected, self.swapped, buffer.base + buffer.cut.head + 1)
         count_reply(buffer, buffer.base + buffer.cut.head + 1)
         keep(buffer, end)
         return 0
@@ -441,6 +455,7 @@ cdef class StreamSplitter:
         self.tally.commands += commands
         self.tally.filtered += commands
         self.left_out.back()
+        self.owed.back()
         self.left_out.filter(b"DISCARD")
         self.marked = False
         buffer.cut = self.marked_cut
@@ -457,12 +472,6 @@ cdef class StreamSplitter:
         buffer.skip(buffer.cut.head + self.scan.next)
         self.scan.next = self.scan.argc = 0
         return FULL
-
-    cdef int _note_text(self) except -1:
-        """Keeps the text of an EVAL that does not go on: others may be run by its digest."""
-        if self._row_at_head().kind == EVAL:
-            self.scripts.note(EVAL, self._arguments(), self.scan.argc)
-        return 0
 
     cdef bint _stops_before(self) noexcept:
         """A refused command is at the head that must not be passed; what stands before it can go alone."""
@@ -568,13 +577,14 @@ cdef class StreamSplitter:
             tally.excluded += 1
         elif kind == REFUSED:
             tally.refused += 1
-            tally.crossing += self.reason >= CROSSES
-        elif DROP <= kind <= BY_NAME:
+            tally.crossing += self.reason >= CROSSES and self.reason != OWED_TOO_MANY
+        elif DROP <= kind <= BY_COPY:
             tally.filtered += 1
             tally.own += kind == OWN
             tally.by_key += kind == BY_KEY
             tally.by_database += kind == BY_DATABASE
             tally.by_name += kind == BY_NAME
+            tally.by_copy += kind == BY_COPY
         elif kind == SCATTERED:
             self._count_scattered()
         return 0
@@ -586,6 +596,3 @@ cdef class StreamSplitter:
         self.tally.by_key += none
         self.tally.projected += not none
         return 0
-
-    cdef object _error(self):
-        return self.buffer.error(self.tally.db)

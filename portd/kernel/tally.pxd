@@ -14,6 +14,7 @@ cdef struct Count:
     uint64_t bytes              # of values, in the snapshot
     uint64_t elements
     uint64_t expiring           # keys with an expiry
+    uint64_t memory             # bytes that they take in a server, estimated
 
 
 cdef class KeyHandler(LineWriter):
@@ -25,6 +26,9 @@ cdef class StatsHandler(Handler):
     cdef unsigned char separator
     cdef Py_ssize_t top
     cdef uint64_t elements          # of the key being told
+    cdef uint64_t memory            # the same, bytes in a server
+    cdef uint64_t each              # bytes of every element beside what is in it
+    cdef int container              # of its elements
     cdef Count[<int>ENCODINGS] encodings
     cdef Count[TTL_BUCKETS] expiries
     cdef Count* groups              # databases and prefixes

@@ -27,7 +27,7 @@ class StatsHandler(Handler):
         """All that was counted.
 
         ``total`` and the values of ``types``, ``encodings``, ``databases``, ``prefixes`` are [keys, bytes, elements, keys
-        that expire]; so are the buckets of ``expiries``: expired, up to each of `TTL_LIMITS` seconds but the first,
+        that expire, bytes of memory in a server, estimated]; so are the buckets of ``expiries``: expired, up to each of `TTL_LIMITS` seconds but the first,
         longer, never. ``prefixes`` has b"" for keys without separator and None for those beyond the first 10,000
         prefixes. ``biggest`` and ``longest`` describe keys, by bytes and by elements.
         """

@@ -89,7 +89,7 @@ class Conflicts:
         try:
             looked, shared = await sample(one, other)
         except (OSError, PortdError, Refused) as error:
-            if not conflict.error:
+            if isinstance(error, Refused) and not conflict.error:  # that a source is away, its own link says
                 log.warning(
                     "keys that two links write are not looked for", link=one.settings.link, other=other.settings.link,
                     error=str(error), hint="the users at both sources need +info +select +scan, and +exists on all keys",

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from portd.config.choices import StopAfter
 from portd.errors import first_cause
+from portd.feed.owed import MOST_COPY_BYTES, OwedKeys
 from portd.feed.stream import StreamFeed
 from portd.link.catchup import CatchUp
+from portd.link.keycopies import KeyCopies
 from portd.log import get_logger
 from portd.model import Position
 from portd.target.kept.checkpoint import IMPORTS_SUFFIX, Checkpoint
@@ -53,6 +55,8 @@ class Following:
         self._inflow = inflow
         self._caught_up = asyncio.Event()  # once
         settings = into.settings
+        standalone = into.cluster is None  # there, no key can be left out until it is copied
+        self._owed = OwedKeys(min(MOST_COPY_BYTES, into.budget.limit // 2)) if standalone else None
         self._feed = StreamFeed(
             inflow.spool,
             progress.stream,
@@ -62,6 +66,8 @@ class Following:
             max_argument=into.capabilities.proto_max_bulk_bytes,
             forms=self._forms(settings, into.choice),
             horizon=Horizon(into.shift_ms, start.since, always=into.holds),
+            copies=self._owed,
+            owed=start.checkpoint.owed,
         )
         options = ApplierOptions(
             epoch=into.epoch,
@@ -106,6 +112,11 @@ class Following:
                         applier.caught_up, self._feed.lagging, lambda: applier.checkpoint.position.offset
                     )
                     tasks.append(group.create_task(sweep, name="expiries"))
+                if self._owed is not None:
+                    copies = KeyCopies(
+                        self._inflow.endpoint, self._owed, lambda: self._inflow.replid, self._progress.source_info
+                    )
+                    tasks.append(group.create_task(copies.run(), name="copies of keys"))
                 if beside is not None:
                     tasks.append(group.create_task(self._run_beside(beside), name="beside the stream"))
                 await self._inflow.ended.wait()
@@ -114,6 +125,8 @@ class Following:
         except BaseExceptionGroup as group:
             raise first_cause(group) from None
         log.info("stream ended", offset=self._progress.stream.checkpointed_offset)
+        if owed := self._progress.stream.keys_owed:
+            log.warning("keys are still to be copied from the source: the next start does it", keys=owed)
         if not into.holds or into.settings.stop_after is not StopAfter.NONE:
             await self._sweeper.finish(applier.checkpoint.epoch)
         return self._caught_up.is_set()
@@ -128,6 +141,7 @@ class Following:
             stops=into.letters.stops,
             choice=choice,
             left=settings.exclude_command,
+            owes=self._owed is not None,
         )
 
     def narrow(self, narrower: Narrower, taken: Callable[[int], None]) -> None:
@@ -155,6 +169,8 @@ class Following:
         if replid != self._replid:
             self._replid = replid
             self._applier.adopt(replid)
+        if self._owed is not None:
+            self._owed.forget()
         self._feed.lag(lost_at)
 
     def _followed(self, known: Checkpoint) -> Checkpoint:

@@ -240,7 +240,7 @@ class Gate:
             text = str(error.args[0])
             if text != self._progress.last_error:
                 log.warning("an end cannot be asked while the sync is held", error=text)
-            self._progress.last_error = text
+            self._progress.errors.note(text)
             return hold
 
     # -- looking

@@ -237,7 +237,7 @@ class Link:
                 self._afresh = isinstance(error, ScriptMissing)
                 if not error.retriable or (isinstance(error, SourceLost) and not self._progress.source.connects):
                     raise
-                self._progress.last_error = str(error)
+                self._progress.errors.note(str(error))
                 if self._progress.stream.transactions > done:  # it worked for a while
                     backoff.reset()
                 wait = self._fork_wait() if self._copying or self._afresh else backoff.next_wait()

@@ -95,6 +95,10 @@ class Report:
         """Counters of the snapshot decoder; empty outside of a snapshot."""
         return copying.decoder.statistics() if (copying := self._copying) else {}
 
+    def spool(self) -> SpoolReading:
+        """How full the spool is."""
+        return reading_of(SpoolReading, self._spool.statistics())
+
     def reading(self) -> PipelineReading:
         """How full the parts are."""
         copying, session = self._copying, self._session()
@@ -117,7 +121,7 @@ class Report:
             ],
             current_key=_shown(current) if current else None,
             largest_keys=[_shown(key) for key in self._largest],
-            spool=reading_of(SpoolReading, self._spool.statistics()),
+            spool=self.spool(),
         )
 
 

@@ -122,7 +122,7 @@ class StandingBy:
             self._tries.reset()
         self._pause = self._tries.next_wait()
         self._failed = "" if isinstance(error, LinkTaken) else str(error.args[0])
-        self._progress.last_error = str(error.args[0])
+        self._progress.errors.note(str(error.args[0]))
         log.warning("standing by again", error=str(error.args[0]))
 
     async def _stand(self, state: Standby) -> None:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from portd.memory.cgroup import Cgroup, find_cgroup
 from portd.memory.collector import GcReading, GcWatch
-from portd.memory.history import History, HistoryReading
 from portd.memory.ledger import Ledger
 from portd.memory.process import Heaps, Resident, heaps, peak_rss, proportional, resident, trim
+from portd.units import human_bytes
+from portd.watch.alarms import MEMORY_RULE, Alarm, Alarms
+from portd.watch.history import History, HistoryReading, Span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +54,8 @@ class MemoryReport:
         heaps: anonymous memory by allocator: the same bytes, another cut.
         gc: pauses of Python's cyclic collector.
         pipelines: how full the parts of each link are, by its name.
-        history: the last minutes.
+        history: the last minutes, or the day that was asked for.
+        alarms: what is wrong with it.
     """
 
     at: float
@@ -73,6 +76,7 @@ class MemoryReport:
     gc: GcReading
     pipelines: dict[str, PipelineReading]
     history: HistoryReading
+    alarms: list[Alarm]
 
     @property
     def spool_disk_bytes(self) -> int:
@@ -95,6 +99,7 @@ class Accounting:
         ledger: register owners here.
         pipelines: called for the fill of the parts of each link; set by whoever builds them.
         ceiling_bytes: RSS that the memory plan allows, to show.
+        samplers: called with the time, in unix seconds, at each sample.
     """
 
     def __init__(self, cgroup: Cgroup | None = None) -> None:
@@ -102,7 +107,10 @@ class Accounting:
         self.pipelines: Callable[[], dict[str, PipelineReading]] = dict
         self.ceiling_bytes = 0
         self.cgroup = cgroup or find_cgroup()
+        self.samplers: list[Callable[[float], None]] = []
         self._history = History(COLUMNS)
+        self._alarms = Alarms()
+        self.ledger.register("history", self._history.held_bytes)
         self._gc = GcWatch()
         self._start_anon = _used_anon(resident())
         self._timer: asyncio.TimerHandle | None = None
@@ -140,10 +148,16 @@ class Accounting:
         """Brings peaks up to date and adds a row to the history."""
         owned = sum(reading.held_bytes for reading in self.ledger.readings())
         charged = self.cgroup.current() if self.cgroup else None
-        self._history.append(time.time(), (resident().rss_bytes, owned, charged or 0))
+        at, rss = time.time(), resident().rss_bytes
+        self._history.append(at, (rss, owned, charged or 0))
+        above = 0 < self.ceiling_bytes < rss
+        words = f"{human_bytes(rss)} resident, {human_bytes(self.ceiling_bytes)} planned" if above else ""
+        self._alarms.look(at, [(MEMORY_RULE, words)])
+        for sampler in self.samplers:
+            sampler(at)
 
-    def report(self) -> MemoryReport:
-        """Everything now. Takes a few milliseconds: for when somebody looks."""
+    def report(self, span: Span = Span.MINUTES) -> MemoryReport:
+        """Everything now, with the history of that span. Takes a few milliseconds: for when somebody looks."""
         now = resident()
         owners = self.ledger.readings()
         owned = sum(reading.held_bytes for reading in owners)
@@ -168,7 +182,8 @@ class Accounting:
             heaps=found,
             gc=self._gc.read(),
             pipelines=self.pipelines(),
-            history=self._history.read(),
+            history=self._history.read(span),
+            alarms=self._alarms.now,
         )
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:

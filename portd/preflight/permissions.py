@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portd.errors import PortdError
+from portd.link.keycopies import HINT
 from portd.model import ConnectionState
 from portd.net.control import Refused, open_control
 from portd.net.resp import request
@@ -74,6 +75,37 @@ def _source_command(name: str, psync: str, answer: str) -> Finding:
             exit_code=os.EX_NOPERM,
         )
     return fine(subject, f"allowed{'' if name != 'PSYNC' else f' ({psync})' if psync != 'PSYNC' else ''}")
+
+
+async def copying_permissions(endpoint: Endpoint) -> list[Finding]:
+    """Whether the source lets us copy single keys, which rules may ask for (docs/filters.md). A key is asked for that is not there."""
+    subject = "source.permissions.copying"
+    key = secrets.token_hex(8)
+    words = [
+        ("SELECT", "0"), ("MEMORY", "USAGE", key), ("DUMP", key), ("PEXPIRETIME", key), ("PTTL", key), ("TIME",),
+        ("INFO", "replication"), ("MULTI",), ("EXEC",),
+    ]  # fmt: skip
+    try:
+        async with open_control(endpoint) as control:
+            answers = await control.ask(*(request(*each) for each in words))
+    except (OSError, Refused, PortdError) as problem:
+        return [note(subject, f"could not be tried: {str(problem) or type(problem).__name__}")]
+    said = {each[0]: text_of(answer) for each, answer in zip(words, answers, strict=True)}
+    if "unknown command" in said["PEXPIRETIME"].lower():
+        del said["PEXPIRETIME"]  # an older one is asked for both of the others
+    elif not said["PEXPIRETIME"]:
+        del said["PTTL"], said["TIME"]
+    refused = [name for name, text in said.items() if text]
+    if not refused:
+        return [fine(subject, "keys may be copied one by one, where rules need that")]
+    return [
+        warning(
+            subject,
+            f"our user may not run, or the source lacks: {', '.join(refused)}",
+            "keys that get values from keys outside of the rules become dead letters (not_copied)",
+            HINT,
+        )
+    ]
 
 
 async def target_permissions(endpoint: Endpoint, found: Capabilities, checkpoint: str) -> list[Finding]:

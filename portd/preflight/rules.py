@@ -16,6 +16,7 @@ from portd.kernel.rules import Patterns
 from portd.net.control import Refused, open_control, parse_info
 from portd.net.resp import request
 from portd.preflight.findings import error, fine, note, warning
+from portd.preflight.permissions import copying_permissions
 from portd.target.kept.checkpoint import read_checkpoint
 from portd.target.kept.directory import Directory
 from portd.target.kept.images import images_of_others
@@ -67,6 +68,7 @@ async def rules(settings: Settings, here: Survey) -> list[Finding]:
     found = await _beside(settings, choice)
     if not choice:
         return found
+    found += await copying_permissions(settings.source_endpoint())
     try:
         async with open_control(settings.source_endpoint()) as client:
             sample = await _sample(client, here.keys)
@@ -198,7 +200,7 @@ async def _commands(client: Control) -> list[Finding]:
     return [
         note(
             "rules.commands", f"commands of several keys or databases were called since the source started: {calls}",
-            "where rules take only some of their keys, they are taken apart, or become dead letters", "docs/filters.md says which becomes what",
+            "where rules take only some of their keys, they are taken apart, or keys are copied from the source", "docs/filters.md says which becomes what",
         )
     ]  # fmt: skip
 

@@ -191,6 +191,7 @@ class Orders:
 
     async def _pause(self, link: RunningLink, _: Mapping[str, Any]) -> Mapping[str, Any]:
         _refuse_ended(link)
+        _refuse_standby(link)
         if link.progress.stopping:
             raise Refusal(
                 "it was told to stop, and writes what is left", "a paused link that is stopped writes nothing more"
@@ -291,6 +292,7 @@ class Orders:
     async def _full_sync(self, link: RunningLink, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Copies everything anew."""
         _refuse_ended(link)
+        _refuse_standby(link)
         if arguments.get("confirm") not in {True, link.name, link.settings.described}:
             raise Refusal(
                 "a full sync copies everything again, and costs the source a fork",
@@ -310,6 +312,7 @@ class Orders:
     async def _hand_over(self, link: RunningLink, _: Mapping[str, Any]) -> Mapping[str, Any]:
         """Ends the link in order; answers when another process can have it."""
         _refuse_ended(link)
+        _refuse_standby(link)
         progress, stream, begun = link.progress, link.progress.stream, time.monotonic()
         if not progress.stopping:
             if progress.work is Work.COPYING or progress.preparing:
@@ -394,6 +397,12 @@ def _refuse_ended(link: RunningLink) -> None:
     if link.over.is_set():
         why = f"it has failed: {link.progress.failure}" if link.error is not None else "it has ended"
         raise Refusal(why, "start it again")
+
+
+def _refuse_standby(link: RunningLink) -> None:
+    """Raises: Refusal: another process has the link."""
+    if link.progress.standby is not None:
+        raise Refusal(f"it stands by: {link.standing().reason}", "ask the process that has the link")
 
 
 async def _source_offset(link: RunningLink) -> tuple[int | None, str]:

@@ -29,6 +29,7 @@ from portd.target.limiter import LIMITS
 from portd.verify.schedule import Schedule
 from portd.watch.pace import Pace
 from portd.watch.standing import look
+from portd.watch.track import Track
 from portd.watch.view import View
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class RunningLink:
         name: of the link.
         progress: its counters.
         link: what replicates.
+        view: for those who watch.
         error: what has ended it before it was to end; None otherwise.
         stop: set when it is to end in order.
         over: set when nothing more is done, and the lease is given back where that was possible.
@@ -83,7 +85,6 @@ class RunningLink:
         self.name = settings.link
         self.progress = Progress()
         self.error: BaseException | None = None
-        self._pace = Pace(self.progress)
         self._alone = alone
         self._plan = plan
         self.stop, self.over = asyncio.Event(), asyncio.Event()
@@ -92,17 +93,13 @@ class RunningLink:
         self.schedule = Schedule(settings, self.progress, turn)
         self.limits = {name: int(getattr(settings, name)) for name in sorted(LIMITS)}
         self.link = Link(settings, plan, self.progress, self.stop, self.schedule.run, room)
+        self.view = View(self.name, self.progress, Pace(self.progress), Track(self.progress, self.link.report.spool))
         self._forecast = Forecast(settings.source_endpoint(), self.progress)
 
     @property
     def settings(self) -> Settings:
         """Of the link, with the rules that are in force."""
         return self.link.ruling.settings
-
-    @property
-    def view(self) -> View:
-        """For those who watch."""
-        return View(self.name, self.progress, self._pace)
 
     async def run(self) -> None:
         """Replicates until the link has reached its end, was told to stop, or has failed; `error` tells then.
@@ -151,7 +148,8 @@ class RunningLink:
                     raise
                 if progress.stream.transactions > done:
                     backoff.reset()
-                progress.failure = progress.last_error = str(error.args[0])
+                progress.failure = str(error.args[0])
+                progress.errors.note(progress.failure)
                 wait = backoff.next_wait()
                 log.warning(
                     "link is tried again", error=progress.failure, hint=error.hint, retry_seconds=round(wait, 1)
@@ -172,7 +170,8 @@ class RunningLink:
             return
         known = isinstance(error, PortdError)
         self._end(str(error.args[0]) if known and error.args else f"{type(error).__name__}: {error}")
-        progress.last_error = progress.last_error if self._alone and progress.last_error else str(error)
+        if not (self._alone and progress.last_error):
+            progress.errors.note(str(error))
         if self._alone:
             return  # who runs the process says so
         tell = log.error if known else partial(log.error, exc_info=error)
@@ -212,6 +211,7 @@ class RunningLink:
         settings = self.settings
         self.link.report.register(ledger, self._plan, settings.writers, self.name)
         ledger.register("verification", self.schedule.held_bytes, link=self.name)
+        ledger.register("history", self.view.track.history.held_bytes, link=self.name)
 
     def change(self, name: str, value: float) -> None:
         """Lets a setting take effect that can: another time between two comparisons, or a limit on the load of the target."""

@@ -20,6 +20,7 @@ from portd.memory.plan import plan_memory
 from portd.process.orders import Orders
 from portd.process.running import RunningLink, shard_watches
 from portd.spool import DiskRoom
+from portd.watch.history import Span
 from portd.watch.loopwatch import LoopWatch
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from portd.http.server import HttpServer
     from portd.link.conflicts import Conflicts
     from portd.memory.accounting import MemoryReport
+    from portd.watch.history import HistoryReading
     from portd.watch.standing import Standing
     from portd.watch.view import View
 
@@ -59,6 +61,7 @@ class Service:
         self._by_name = {each.name: each for each in self._links}
         self._loop_watch = LoopWatch([each.progress for each in self._links])
         self._accounting.pipelines = lambda: {each.name: each.link.report.reading() for each in self._links}
+        self._accounting.samplers += [each.view.track.sample for each in self._links]
         self._failures: list[RunningLink] = []  # in the order in which they failed
         self._http = self._make_http()
         path = settings.control_path(alone=len(links) == 1)
@@ -236,9 +239,13 @@ class Service:
             return describe(found.view, found.settings, loop)
         return describe_all([describe(each.view, each.settings, loop) for each in self._links])
 
-    def memory(self) -> MemoryReport:
-        """Where the memory is now."""
-        return self._accounting.report()
+    def memory(self, span: Span = Span.MINUTES) -> MemoryReport:
+        """Where the memory is now, and was over that span."""
+        return self._accounting.report(span)
+
+    def history(self, link: str = "", span: Span = Span.MINUTES) -> HistoryReading:
+        """Lag, rates and spool of one link over that span; "" is the only one."""
+        return (self._by_name[link] if link else self._links[0]).view.track.history.read(span)
 
     def heap(self) -> HeapRecorder:
         """What records heap profiles."""

@@ -98,7 +98,7 @@ class Keeper:
             except SourceError as error:
                 if not error.retriable:
                     raise
-                self._progress.last_error = str(error)
+                self._progress.errors.note(str(error))
                 if not isinstance(error, SourceBusy):  # the receiver has noted that
                     self._log.warning("source is not there", error=str(error), attempt=self._backoff.attempts)
                 continue

@@ -79,6 +79,7 @@ class StreamForms(TypedDict):
     rules: Rules | None
     mapping: RuleMapping | None
     blocked: frozenset[int]
+    owes: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +192,7 @@ class Capabilities:
 
     def stream_forms(
         self, source: Mapping[str, str], *, own: str, publish: bool = True, stops: bool = False,
-        choice: Choice | None = None, left: Iterable[str] = (),
+        choice: Choice | None = None, left: Iterable[str] = (), owes: bool = False,
     ) -> StreamForms:  # fmt: skip
         """What the stream splitter needs to know.
 
@@ -203,6 +204,7 @@ class Capabilities:
             stops: the first refusal ends the sync.
             choice: which keys are taken, and where they go; None: all, as they are.
             left: names of commands that do not go on.
+            owes: keys can be copied from the source whose values the target does not have.
         """
         chosen = choice or Choice()
         return {
@@ -223,6 +225,7 @@ class Capabilities:
             "rules": chosen.rules,
             "mapping": chosen.mapping,
             "blocked": chosen.blocked,
+            "owes": owes,
         }
 
     def shown(self) -> dict[str, str]:

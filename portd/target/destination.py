@@ -116,6 +116,6 @@ class Destination:
 
     def note_refusal(self, error: TargetBusy | Disconnected) -> None:
         """A question or a write of ours is tried again."""
-        self.letters.progress.last_error = str(error)
+        self.letters.progress.errors.note(str(error))
         if not self.connection.note(error):
             log.warning("target is not there, it is tried again", error=str(error))

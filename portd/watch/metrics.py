@@ -47,7 +47,7 @@ LOSS_REASONS = (  # portd.source.losses.Reason
     "handshake",
     "closed",
 )
-DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported", "cross_rule")
+DEAD_LETTER_CODES = ("ERR", "WRONGTYPE", "NOPERM", "unsupported", "cross_rule", "not_copied")
 SPOOL_BLOCKS = ("disk full", "disk limit", "disk error")  # portd.spool.overflow
 VERIFY_RESULTS = ("equal", "different", "undecided", "failed", "abandoned")
 VERIFY_OUTCOMES = ("equal", "missing", "extra", "different", "undecided")
@@ -417,6 +417,8 @@ def _stream(progress: Progress) -> Iterator[Metric]:
         "Commands that were applied in part, for rules take some of their keys only; once each, they are among those applied.",
         stream.commands_projected,
     )
+    yield _counter("stream_keys_copied_total", "Keys copied from the source by themselves.", stream.keys_copied)
+    yield _gauge("stream_owed_keys", "Keys that are still to be copied from it so.", stream.keys_owed)
     yield _counters(
         "own_names_total",
         "Keys of the snapshot, and commands of the stream, that were left out because they name keys of portd.",

@@ -11,7 +11,6 @@ import random
 import re
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from tests.compare import compare
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 Key = tuple[int, bytes]  # by database and name
 # Commands by what they do to their keys: r, read; w, written whatever it held before; m, changed. The letter behind that is the
-# type of the key. What is one row in MULTI and EXEC is one unit.
+# type of the key.
 ROWS: Final = (
     "SET {ws} {n}", "SET {ws} {n} PX 90000", "APPEND {ms} {n}", "INCRBY {ms} {n}", "GETDEL {ms}", "SETRANGE {ms} 3 {n}",
     "MSET {ws} {n} {ws} b {ws} c", "MSETNX {ms} {n} {ms} b", "SETBIT {ms} {n} 1", "PEXPIRE {ms} 80000", "PERSIST {ms}",
@@ -43,7 +42,7 @@ ROWS: Final = (
     "MULTI; INCR {ms}; RPUSH {ml} {n}; RENAME {ms} {ms}; EXEC", "MULTI; SADD {mt} {n}; SUNIONSTORE {wt} {rt} {rt}; DEL {ws}; EXEC",
     "EVAL redis.call('SET',KEYS[1],ARGV[1])return(redis.call('APPEND',KEYS[2],ARGV[1])) 2 {ws} {ms} {n}",
 )  # fmt: skip
-USE: Final = re.compile(r"\{([rmw])(\w)\}")
+KEY: Final = re.compile(r"\{[rmw](\w)\}")
 
 
 class FilteredReplica:
@@ -81,14 +80,18 @@ class FilteredReplica:
         """
         end = self._source.info("replication")["master_repl_offset"]
         wait_for_sync(lambda: self.replica.info("replication")["slave_repl_offset"] >= end)
-        self._fill()
+        return self.differences_from(self.replica, target, ignored)
+
+    def differences_from(self, server: Server, target: Server, ignored: Collection[Key] = ()) -> list[str]:
+        """The same of what the rules take of another server: of the source itself, from which a repair copies."""
+        self._fill(server)
         places = [place for key in ignored if (place := self._place(*key)) is not None]
         return compare(self.filtered, target, ignored=places)
 
-    def _fill(self) -> None:
+    def _fill(self, server: Server) -> None:
         """Brings what the rules take to where it belongs."""
         exact = self._source.binary.at_least(redis=(7, 0), valkey=(0,))
-        with Wire(self.replica) as there, Wire(self.filtered) as here:
+        with Wire(server) as there, Wire(self.filtered) as here:
             here.call("FLUSHALL")
             if exact:
                 here.call("FUNCTION", "RESTORE", there.call("FUNCTION", "DUMP"), "FLUSH")
@@ -105,7 +108,7 @@ class FilteredReplica:
 
 
 class Traffic:
-    """Random commands, and which keys may differ behind them because dead letters say so.
+    """Random commands.
 
     Args:
         source: where they run.
@@ -123,72 +126,27 @@ class Traffic:
         self._names = names
         self._databases = databases
         self._keys = keys
-        self._units: list[Unit] = []
 
     def run(self, count: int) -> None:
         """Runs so many rows; errors, of keys that are not there, are as good."""
         with Wire(self._source) as wire:
-            db = 0
             for _ in range(count):
                 if self._chance.random() < 0.2:
-                    db = self._chance.choice(self._databases)
-                    wire.call("SELECT", db)
-                unit = self._unit(db)
-                *_, info = wire.many([*unit.commands, ("INFO", "replication")], errors=True)
-                unit.end = int(re.search(rb"master_repl_offset:(\d+)", info)[1])  # type: ignore[index]
-                self._units.append(unit)
+                    wire.call("SELECT", self._chance.choice(self._databases))
+                wire.many(self._commands(), errors=True)
 
-    def _unit(self, db: int) -> Unit:
-        unit = Unit([])
-        other = self._chance.choice(self._databases)
+    def _commands(self) -> list[tuple[str, ...]]:
+        """Those of a row."""
+        other = str(self._chance.choice(self._databases))
 
         def key(use: re.Match[str]) -> str:
-            name = f"{self._chance.choice(self._names)}{use[2]}{self._chance.randrange(self._keys)}"
-            unit.uses.append((use[1], (db, name.encode())))
-            return name
+            return f"{self._chance.choice(self._names)}{use[1]}{self._chance.randrange(self._keys)}"
 
-        for part in self._chance.choice(ROWS).split("; "):
-            text = part.replace("{n}", str(self._chance.randrange(100))).replace("{d}", str(other))
-            unit.commands.append(tuple(USE.sub(key, text).split(" ")))
-        if unit.commands[0][0] == "MOVE" or "DB" in unit.commands[0]:
-            unit.uses += [("m", (other, name)) for _, (_, name) in unit.uses]
-        return unit
-
-    def tainted(self, letters: Path) -> set[Key]:
-        """Keys of the source that differ, or may, by what dead letters lost: what was made of such a key differs, too.
-
-        A key that was written whatever it held before is equal again.
-        """
-        lost = sorted(offset for offset, _ in read_letters(letters))
-        named = {key for _, key in read_letters(letters)}
-        found: set[Key] = set()
-        for unit in self._units:
-            crossed = bool(lost) and lost[0] <= unit.end
-            while lost and lost[0] <= unit.end:
-                lost.pop(0)
-            reads = {key for use, key in unit.uses if use != "w"}
-            writes = {key for use, key in unit.uses if use != "r"}
-            if crossed or reads & found:
-                found |= writes
-            else:
-                found -= writes - reads
-        assert named <= {key for unit in self._units for _, key in unit.uses}, "a letter names a key of no command"
-        return found
-
-
-@dataclass(slots=True)
-class Unit:
-    """Commands that go together.
-
-    Attributes:
-        commands: their arguments.
-        uses: how they use which keys.
-        end: offset of the history behind them.
-    """
-
-    commands: list[tuple[str, ...]]
-    uses: list[tuple[str, Key]] = field(default_factory=list)
-    end: int = 0
+        row = self._chance.choice(ROWS)
+        parts = [
+            each.replace("{n}", str(self._chance.randrange(100))).replace("{d}", other) for each in row.split("; ")
+        ]
+        return [tuple(KEY.sub(key, part).split(" ")) for part in parts]
 
 
 def read_letters(path: Path) -> list[tuple[int, Key]]:

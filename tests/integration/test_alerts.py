@@ -6,6 +6,7 @@ The expressions are those of the file. Only the time for which they must hold is
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +48,26 @@ SEEN = {
     "test_a_process_that_holds_more_than_it_knows": ("PortdMemoryAbovePlan",),
 }
 
+ELSEWHERE = {"PortdDown", "PortdNoHolder", "PortdTwoHolders"}  # what no process can tell by itself
+
 pytestmark = [needs_prometheus, pytest.mark.slow]
 
 
-def fires(request: pytest.FixtureRequest, prometheus: Prometheus, link: str = "default") -> None:
-    """Waits for the alerts of the test that asks; each says what it is about, and whose it is where it is a link's."""
+def warned(portd: Portd | Links, link: str) -> set[str]:
+    """What portd itself warns of, of a link and of the process."""
+    found = json.loads(portd.get(f"status?link={link}"))["warnings"] + json.loads(portd.get("debug/memory"))["alarms"]
+    return {each["alert"] for each in found}
+
+
+def fires(request: pytest.FixtureRequest, prometheus: Prometheus, portd: Portd | Links, link: str = "default") -> None:
+    """Waits for the alerts of the test that asks; each says what it is about, and whose it is where it is a link's.
+
+    What fires there is among what portd's own page warns of.
+    """
     wanted = SEEN[request.node.name]
     seen = prometheus.until_firing(*wanted)
+    if own := set(wanted) - ELSEWHERE:
+        wait_for_sync(lambda: own <= warned(portd, link), dump=lambda: f"{own}: {warned(portd, link)}")
     for name in wanted:
         notes = seen[name]["annotations"]
         assert notes["summary"]
@@ -74,7 +88,7 @@ def test_a_process_that_is_gone(request: pytest.FixtureRequest, source: Server, 
     with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
         portd.until(streaming)
         portd.kill()
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_a_link_that_is_taken_over(request: pytest.FixtureRequest, servers: ServerFactory) -> None:
@@ -85,7 +99,7 @@ def test_a_link_that_is_taken_over(request: pytest.FixtureRequest, servers: Serv
         portd.until_link("eu", streaming)
         with Portd(source, target, link="eu", takeover=True) as other:
             other.until(streaming)
-            fires(request, prometheus, "eu")
+            fires(request, prometheus, portd, "eu")
 
 
 def test_a_source_that_is_away(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
@@ -93,7 +107,7 @@ def test_a_source_that_is_away(request: pytest.FixtureRequest, source: Server, t
     with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
         portd.until(streaming)
         source.kill()
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_a_target_that_is_away(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
@@ -101,7 +115,7 @@ def test_a_target_that_is_away(request: pytest.FixtureRequest, source: Server, t
     with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
         portd.until(streaming)
         target.kill()
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_a_target_that_stands_still(request: pytest.FixtureRequest, servers: ServerFactory) -> None:
@@ -114,7 +128,7 @@ def test_a_target_that_stands_still(request: pytest.FixtureRequest, servers: Ser
         portd.until(streaming)
         target.signal(signal.SIGSTOP)
         fill_strings(source, 60_000, 1000)
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_a_target_that_is_full(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
@@ -125,7 +139,7 @@ def test_a_target_that_is_full(request: pytest.FixtureRequest, source: Server, t
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", 100_000)
         source.client().set("k", "v")
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_another_source(request: pytest.FixtureRequest, servers: ServerFactory) -> None:
@@ -135,7 +149,7 @@ def test_another_source(request: pytest.FixtureRequest, servers: ServerFactory) 
         fill_strings(each, 100)
     copy(first, target)
     with Portd(second, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_a_link_that_is_paused(request: pytest.FixtureRequest, source: Server, target: Server, tmp_path: Path) -> None:
@@ -147,7 +161,7 @@ def test_a_link_that_is_paused(request: pytest.FixtureRequest, source: Server, t
     ):
         portd.until(streaming)
         assert ctl("pause", "--socket", str(path)).returncode == 0
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_a_target_that_differs(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
@@ -166,7 +180,7 @@ def test_a_target_that_differs(request: pytest.FixtureRequest, source: Server, t
         forget_history(source)
         source.client().client_kill_filter(_type="replica")
         portd.until(lambda status: status["keys_pruned"] > 0)
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def waits(status: dict[str, Any]) -> bool:
@@ -197,7 +211,7 @@ def test_a_standby_without_a_source(request: pytest.FixtureRequest, source: Serv
         with Prometheus(portd, standby, rules=impatient_rules()) as prometheus:
             source.kill()
             portd.kill()
-            fires(request, prometheus)
+            fires(request, prometheus, standby)
         assert standby.alive
 
 
@@ -215,7 +229,7 @@ async def test_a_name_that_leads_to_two_targets(request: pytest.FixtureRequest, 
 
             def watch() -> None:
                 with Prometheus(portd, other, rules=impatient_rules()) as prometheus:
-                    fires(request, prometheus)
+                    fires(request, prometheus, portd)
 
             await asyncio.to_thread(watch)
 
@@ -227,7 +241,7 @@ def test_import_mode_that_is_switched_off(request: pytest.FixtureRequest, server
     with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
         portd.until(streaming)
         target.client().config_set("import-mode", "no")
-        fires(request, prometheus)
+        fires(request, prometheus, portd)
 
 
 def test_a_process_that_holds_more_than_it_knows(
@@ -238,4 +252,4 @@ def test_a_process_that_holds_more_than_it_knows(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with Portd(source, target) as portd, Prometheus(portd, rules=impatient_rules()) as prometheus:
         portd.until(streaming)
-        fires(request, prometheus)
+        fires(request, prometheus, portd)

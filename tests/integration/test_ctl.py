@@ -248,6 +248,26 @@ def test_a_handover(source: Server, target: Server, tmp_path: Path) -> None:
         assert ctl("status", "--socket", str(path)).returncode == os.EX_UNAVAILABLE
 
 
+def test_a_handover_to_a_standby(source: Server, target: Server, tmp_path: Path) -> None:
+    """The one that waits goes on; as long as it waits, it has nothing to pause or to hand over."""
+    fill_strings(source, 100)
+    path, other = tmp_path / "socket", tmp_path / "other"
+    with ExitStack() as stack:
+        portd = stack.enter_context(Portd(source, target, control_socket=path))
+        portd.until(streaming)
+        second = stack.enter_context(Portd(source, target, control_socket=other, standby=True))
+        second.until(lambda status: status["phase"] == "standby")
+        for words in (("handover",), ("pause",), ("full-sync", "--yes")):
+            assert "it stands by" in told(other, *words, expect=1).stderr
+        assert "standby" in told(other, "status").stdout
+        assert of_link(path, "handover")["released"]
+        status = second.until(streaming)
+        assert (status["partial_syncs"], status["full_syncs"]) == (1, {})
+        source.client().set("after", "1")
+        second.until_applied(source)
+        assert_equal(source, target)
+
+
 def test_a_handover_to_nobody(source: Server, target: Server, tmp_path: Path) -> None:
     """A lease that cannot be given back is said to be so; the process ends all the same."""
     path = tmp_path / "socket"

@@ -164,7 +164,7 @@ def test_every_setting_is_a_flag() -> None:
         (["sync", "--config", "/nowhere.toml"], os.EX_CONFIG, "/nowhere.toml cannot be read"),
         (["sync", "--sauce", "redis://a"], os.EX_USAGE, "no such option"),
         (["synk"], os.EX_USAGE, "no such command"),
-        (["restore", "--target", "redis://b"], os.EX_USAGE, "missing argument 'FILE|-'"),
+        (["restore", "--target", "redis://b"], os.EX_USAGE, "missing argument 'FILE...|-'"),
         (["demo", "--keys", "-1"], os.EX_USAGE, "--keys"),
     ],
 )

@@ -24,6 +24,7 @@ from portd.http.status import describe, describe_all
 from portd.memory.accounting import Accounting, MemoryReport
 from portd.memory.heap import HeapRecorder
 from portd.model import LaneState, LoopState, Phase, Position, Progress, Standby, Work
+from portd.watch.history import Span
 from portd.watch.metrics import LinkSources, Sources, build_registry
 from portd.watch.readings import KeyReading, PipelineReading
 from portd.watch.standing import Standing, look
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from portd.memory.heap import HeapProfile
+    from portd.watch.history import HistoryReading
 
 EVIL = "<script>alert(1)</script>&\"'"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -58,6 +60,7 @@ class Observed:
         self.recorder = HeapRecorder(self.accounting.ledger.readings)
         self.accounting.pipelines = lambda: dict.fromkeys(self.links(), self.pipeline)
         self.accounting.ledger.register(f"lane {EVIL}", lambda: 100)
+        self.accounting.samplers.append(self.view.track.sample)
         for _ in range(3):
             self.accounting.sample()
 
@@ -74,9 +77,14 @@ class Observed:
             return {**each, "link": link or "default"}
         return describe_all([{**each, "link": name} for name in self.links()])
 
-    def memory(self) -> MemoryReport:
+    def memory(self, span: Span = Span.MINUTES) -> MemoryReport:
         """Where the memory is."""
-        return self.accounting.report()
+        return self.accounting.report(span)
+
+    def history(self, link: str = "", span: Span = Span.MINUTES) -> HistoryReading:
+        """Of the only one."""
+        assert link in {"", *self.links()}
+        return self.view.track.history.read(span)
 
     def heap(self) -> HeapRecorder:
         """What records heap profiles."""
@@ -103,7 +111,7 @@ def service() -> Observed:
         PipelineReading(budget_bytes=10, current_key=KeyReading(3, EVIL, "hash", 1, 4, 5)),
     )
     found.progress.snapshot.bytes_total, found.progress.snapshot.bytes_decoded = 100, 25
-    found.progress.last_error = EVIL
+    found.progress.errors.note(EVIL)
     return found
 
 
@@ -184,7 +192,7 @@ async def test_several_links_have_a_page_each_and_one_together(service: Observed
         assert text.startswith("not ready: link default: snapshot, the snapshot is not applied yet")
         assert text.count("\n") == 1
         _, text, _ = await get(server, "", Accept=BROWSER)
-        assert "href='?link=eu'" in text
+        assert 'href="?link=eu"' in text
         assert EVIL not in text
         assert "Key being decoded of eu" in (await get(server, "debug/memory", Accept=BROWSER))[1]
         report = json.loads((await get(server, "debug/memory"))[1])

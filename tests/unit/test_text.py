@@ -88,3 +88,9 @@ def test_usage_errors_keep_their_form() -> None:
     assert b"Usage" in run("--help").out
     assert "no such option: --targt" in run("sync", "--targt", "x", expect=os.EX_USAGE).err
     assert "HINT: portd sync --help" in run("sync", "x", expect=os.EX_USAGE).err
+
+
+def test_json_of_what_is_no_text_can_be_sent() -> None:
+    """A rule of a flag may hold bytes that are not UTF-8: what tells it is valid, and gives it back."""
+    rule = os.fsdecode(b"in:\xff\xfe")
+    assert json.loads(dumps({"include": [rule]}).encode()) == {"include": [rule]}

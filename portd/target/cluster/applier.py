@@ -63,7 +63,7 @@ class ClusterApplier:
         destination: the target; its checkpoint is the link's hash.
         source: where pieces come from; it is rewound to *start* first.
         start: the link's hash as it is in the target now.
-        progress: ``stream``, ``position``, ``lanes`` (one a node) and ``last_error`` are kept up to date.
+        progress: ``stream``, ``position``, ``lanes`` (one a node) and ``errors`` are kept up to date.
         options: see there.
     """
 
@@ -159,7 +159,7 @@ class ClusterApplier:
                     self._note(error, error.reason)
                 except TargetBusy as error:
                     self._progress.troubles.note(TARGET, error.code, str(error.args[0]))
-                    self._progress.last_error = str(error)
+                    self._progress.errors.note(str(error))
                 else:
                     return
                 waiting = self._oldest() or self._progress.stream.waiting_since or time.time()
@@ -170,7 +170,7 @@ class ClusterApplier:
             self._intake.close()
 
     def _note(self, error: Disconnected, reason: str) -> None:
-        self._progress.last_error = str(error)
+        self._progress.errors.note(str(error))
         if not self._progress.troubles.note_loss(reason, str(error)):
             _log.warning(
                 "a node of the target is not there", reason=reason, error=str(error), offset=self._strands.offset
@@ -432,14 +432,14 @@ class ClusterApplier:
             raise missing_script()
         self._leave_out(window, found.refused)
         if found.elsewhere:
-            self._progress.last_error = f"{shard.node.address}: {presentable(found.elsewhere)}"
+            self._progress.errors.note(f"{shard.node.address}: {presentable(found.elsewhere)}")
             raise Disconnected(f"{shard.node.address}: {presentable(found.elsewhere)}", code_of(found.elsewhere))
         commands = window.commands
         left = self._put_back(shard.node.number, window, marks)
         shard.window = shard.marks = None
         if found.trouble:
             shard.state.retries += 1
-            self._progress.last_error = f"{shard.node.address}: {presentable(found.trouble)}"
+            self._progress.errors.note(f"{shard.node.address}: {presentable(found.trouble)}")
             self._progress.troubles.note(TARGET, code_of(found.trouble), presentable(found.trouble))
             shard.rests_until = asyncio.get_running_loop().time() + self._backoff.next_wait()
         self._confirm(commands - left, settled=not found.trouble)

@@ -3,7 +3,7 @@
 A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set otherwise:
 
 ====================  ==============================================================================
-``version``           layout of this hash, 2; 1 had neither ``strands`` nor ``rules``
+``version``           layout of this hash, 2; 3 beside ``owed``; 1 had neither ``strands`` nor ``rules``
 ``state``             ``snapshot`` while a full sync runs, ``stream`` once it is complete
 ``replid, offset``    position in the source's history; ``snapshot``: where its stream will begin
 ``db``                database in effect behind that position, since after ``+CONTINUE`` no SELECT comes
@@ -20,6 +20,8 @@ A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set othe
 ``postponed``         1 when expiries may be in the target that were sent later than they are (`portd.target.kept.postponed`)
 ``strands``           ``one``: this hash is the record of the only strand (docs/design/0006); ``slots``: each slot of a
                       cluster has a record of its own, and the position here is one that none of them is before
+``owed``              databases and names (hexadecimal), as the source has them, of keys whose values are still to be copied
+                      from there (docs/design/0009); not there where there are none
 ``rules``             digest of what the data was filtered and mapped by (`portd.config.rules`); empty: it is as in the source
 ====================  ==============================================================================
 """
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 _log = get_logger("target")
 
 VERSION: Final = 2
+OWING_VERSION: Final = 3  # of one that owes keys: an older portd would forget them
 ONE_STRAND: Final = "one"
 SLOT_STRANDS: Final = "slots"
 DEFAULT_PREFIX: Final = "portd:checkpoint:"
@@ -100,6 +103,7 @@ class Checkpoint:
     keys_before: int | None = None
     rules: str = ""
     strands: str = ONE_STRAND
+    owed: str = ""
 
     @classmethod
     def begin(
@@ -121,9 +125,16 @@ class Checkpoint:
         return cls(position=position, db=db, epoch=new_epoch(), source_run_id=source_run_id, snapshot_id=snapshot_id)
 
     def fields(self) -> list[bytes | str | int]:
-        """Names and values, alternating; every field but ``keys_before`` is always written."""
+        """Names and values, alternating; every field but ``keys_before`` and ``owed`` is always written."""
         return [
-            *("version", VERSION, "state", self.state.value, "replid", self.position.replid),
+            *(
+                "version",
+                OWING_VERSION if self.owed else VERSION,
+                "state",
+                self.state.value,
+                "replid",
+                self.position.replid,
+            ),
             *("offset", self.position.offset),
             *("db", self.db, "epoch", self.epoch, "time_ms", self.time_ms or int(time.time() * 1000)),
             *("source_run_id", self.source_run_id, "snapshot_id", self.snapshot_id, "sole", int(self.sole)),
@@ -131,6 +142,7 @@ class Checkpoint:
             *("source_replid2", self.source_replid2, "source_address", self.source_address),
             *("first", int(self.first), "accepted", int(self.accepted), "strands", self.strands, "rules", self.rules),
             *(() if self.keys_before is None else ("keys_before", self.keys_before)),
+            *(("owed", self.owed) if self.owed else ()),
         ]
 
     def commands(self, key: str) -> list[bytes]:
@@ -153,7 +165,7 @@ class Checkpoint:
         text = parse_pairs(reply)
         try:
             version = _number(text, "version", MOST_TIME)
-            if version <= VERSION:
+            if version <= OWING_VERSION:
                 _check_known(text)
                 return cls(
                     position=Position(text["replid"], _number(text, "offset", MOST_OFFSET)),
@@ -172,6 +184,7 @@ class Checkpoint:
                     rules=text.get("rules", ""),
                     keys_before=_number(text, "keys_before", MOST_OFFSET) if "keys_before" in text else None,
                     strands=text.get("strands", ONE_STRAND),
+                    owed=_owed(text.get("owed", "")),
                 )
         except (KeyError, ValueError):
             raise TargetError(
@@ -179,7 +192,7 @@ class Checkpoint:
                 hint="delete the checkpoint key there (`portd status` names it) to start with a full sync",
             ) from None
         raise TargetError(
-            f"the checkpoint in the target has layout {version}, this build knows {VERSION}",
+            f"the checkpoint in the target has layout {version}, this build knows {OWING_VERSION}",
             hint="use the portd that wrote it, or a newer one",
         )
 
@@ -195,6 +208,20 @@ def _check_known(text: Mapping[str, str]) -> None:
             "the checkpoint in the target belongs to a portd that has other strands there",
             hint="use the portd that wrote it, or a newer one",
         )
+
+
+def _owed(text: str) -> str:
+    """Keys, as `Piece.owed` tells them.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    for each in text.split():
+        db, _, name = each.partition(":")
+        bytes.fromhex(name)
+        if whole(db, MOST_DATABASES) is None:
+            raise ValueError(each)
+    return text
 
 
 def _number(text: Mapping[str, str], name: str, most: int) -> int:

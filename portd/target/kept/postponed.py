@@ -214,8 +214,8 @@ class Postponed:
         """A piece is about to be applied."""
         if piece.moves:
             self._moved_to = max(self._moved_to, piece.end_offset)
-        if piece.postponed:
-            self._postponed_to = max(self._postponed_to, piece.end_offset)
+        if piece.postponed:  # a copy of a key stands behind what ends there
+            self._postponed_to = max(self._postponed_to, piece.end_offset + piece.settles)
             self.wanted.set()
             self.told = True
 

@@ -180,7 +180,7 @@ class Lane:
 
     def _lose(self, lost: Disconnected) -> None:
         """Prepares to send everything again that was not acknowledged."""
-        self._letters.progress.last_error = str(lost)
+        self._letters.progress.errors.note(str(lost))
         self._state.connection.losses[lost.reason] += 1
         batches = sum(len(load.deliveries) for load in (*self._in_flight, self._load) if load)
         if not self._letters.progress.troubles.note_loss(lost.reason, str(lost)):

@@ -158,7 +158,7 @@ class Settling:
 
     def _note(self, text: str) -> None:
         """Shows operators the newest error."""
-        self._letters.progress.last_error = f"{self._name}: {presentable(text)}"
+        self._letters.progress.errors.note(f"{self._name}: {presentable(text)}")
 
     def _refuse_all(self, batch: Batch, commands: list[tuple[Command, str]]) -> None:
         """Keeps dead letters of commands of one batch; only the first one of a big key."""

@@ -95,13 +95,17 @@ class Account:
         """A group is in the target; *failed* of its commands did not take effect."""
         stream = self._progress.stream
         counts = done.counts
-        stream.commands_applied += counts.commands + counts.cleared - failed
-        stream.commands_failed += failed + counts.dead
+        if counts.ours:  # copies go alone, and were no commands of the source
+            stream.keys_copied += max(0, counts.copied - failed)
+        else:
+            stream.commands_applied += counts.commands + counts.cleared - failed
+            stream.commands_failed += failed + counts.dead
         stream.commands_filtered += counts.filtered
         stream.commands_own += counts.own
         stream.commands_left["key"] += counts.by_key
         stream.commands_left["db"] += counts.by_database
         stream.commands_left["command"] += counts.by_name
+        stream.commands_left["copy"] += counts.by_copy
         stream.commands_projected += counts.projected
         stream.transactions += 1
         stream.acknowledged_seconds = max(0.0, time.time() - done.received_at)
@@ -134,8 +138,8 @@ class Account:
             self.caught_up.set()
 
     async def reach(self, offset: int) -> None:
-        """Waits until the target has everything up to *offset*."""
-        if offset <= self._strand.offset:
+        """Waits until the target has everything up to *offset*, and no key is owed to it."""
+        if self._has(offset):
             return
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._awaited.append((offset, reached))
@@ -143,9 +147,12 @@ class Account:
 
     def _tell_reached(self) -> None:
         for offset, reached in self._awaited:
-            if offset <= self._strand.offset and not reached.done():
+            if self._has(offset) and not reached.done():
                 reached.set_result(None)
         self._awaited = [(offset, reached) for offset, reached in self._awaited if not reached.done()]
+
+    def _has(self, offset: int) -> bool:
+        return offset <= self._strand.offset and not self._strand.record.owed
 
     def leave_out(self, refused: list[tuple[Culprit, str]], commands: int) -> None:
         """Commands that can never be queued: notes to exclude them, that they failed, and dead letters.
@@ -221,4 +228,5 @@ class Account:
         stream.applied_offset = stream.checkpointed_offset = record.position.offset
         stream.checkpointed_at = time.time()
         self._progress.position = record.position
+        stream.keys_owed = record.owed.count(":")
         self._progress.expiries_to_correct = self._strand.postponed.there

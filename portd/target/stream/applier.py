@@ -67,7 +67,7 @@ class Applier:
         start: the checkpoint as it is in the target now, perhaps with another replid after a ``+CONTINUE``. The applier
             takes it over: state ``stream``, an epoch of its own.
         key: of the checkpoint.
-        progress: ``stream``, ``position``, ``lanes`` (one) and ``last_error`` are kept up to date.
+        progress: ``stream``, ``position``, ``lanes`` (one) and ``errors`` are kept up to date.
         letters: receives refusals.
         options: see there.
 
@@ -167,7 +167,7 @@ class Applier:
                 self._sending(None)
             except Disconnected as error:
                 lost = True
-                self._progress.last_error = str(error)
+                self._progress.errors.note(str(error))
                 self._state.connection.losses[error.reason] += 1
                 if not self._progress.troubles.note_loss(error.reason, str(error)):
                     _log.warning(
@@ -378,7 +378,7 @@ class Applier:
         if refused := await self._trials.run(transactions, group):
             self._leave_out(group, refused)
         while True:
-            expected = strand.expect(group.end_offset, group.db_after, group.counts, group.received_at)
+            expected = strand.expect(group.end_offset, group.db_after, group.counts, group.received_at, group.owes)
             before = self._databases.selectable(group.selected)
             around = strand.frame(before, expected, self._options.restated() if group.swaps else None).behind(scripts)
             data = [each for each in (around.head, *group.data, around.tail) if each]
@@ -499,10 +499,10 @@ class Applier:
             raise Disconnected(f"{NAME}: commands inside a large transaction have to be left out", "refused")
         if notes := await opened:
             self._check_ready(notes[0].text or "nil")
-        expected = self._strand.expect(piece.end_offset, piece.db, passage.counts, received_at)
+        expected = self._strand.expect(piece.end_offset, piece.db, passage.counts, received_at, piece.owed)
         await self._execute_passage(transactions, passage, expected, around.head_commands)
         self._progress.commits.note(time.monotonic() - begun)
-        self._strand.growing = Group(piece.db, piece.selected)
+        self._strand.growing = Group(piece.db, piece.selected, piece.owed)
         return True
 
     async def _send_on(self, passage: Passage, piece: Piece) -> None:
@@ -579,7 +579,7 @@ class Applier:
 
     def _trouble(self, text: str) -> None:
         self._state.retries += 1
-        self._progress.last_error = f"{NAME}: {presentable(text)}"
+        self._progress.errors.note(f"{NAME}: {presentable(text)}")
 
     async def _wait(self, text: str) -> None:
         """Waits before the same bytes go again; over a new connection where this one will not recover."""
@@ -595,6 +595,6 @@ class Applier:
         self._strand.confirm(done)
         self._account.confirm(done, failed)
         if moved:
-            self._source.rewind(done.position.offset, done.db)
+            self._source.rewind(done.position.offset, done.db, done.owed)
         self._watch.look(caught_up=self.caught_up.is_set())
         self._source.release(done.position.offset)

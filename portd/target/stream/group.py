@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from portd.kernel.stream import Piece
 
 
+MOST_COPIES: Final = 12  # of keys that were owed, in one transaction: less than the bytes of any command
 MOST_REFUSALS: Final = 1000  # of one transaction that are told one by one
 
 
@@ -44,8 +45,8 @@ class PieceSource(Protocol):
     def pending(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece if it is there."""
 
-    def rewind(self, offset: int, db: int) -> None:
-        """Makes the next piece begin behind *offset* (not before what was committed), with *db* in effect."""
+    def rewind(self, offset: int, db: int, owed: str = "") -> None:
+        """Makes the next piece begin behind *offset* (not before what was committed), with *db* in effect and keys *owed*."""
 
     def exclude(self, offset: int) -> None:
         """Leaves out the command that begins at *offset*, which is still to come. Told again after each `rewind`."""
@@ -69,6 +70,9 @@ class Counts:
         by_key: of the filtered ones, those whose keys rules do not take.
         by_database: those in databases that they do not take.
         by_name: those that somebody does not want.
+        by_copy: those whose effect is in a copy of a key.
+        ours: of the commands, those that write copies of keys.
+        copied: keys that they write.
         projected: that went on in part, for rules take some of their keys only.
         crossing: of the dead ones, those of which that cannot be.
         cleared: that removed what rules cover, and were nothing to be sent.
@@ -82,6 +86,9 @@ class Counts:
     by_key: int = 0
     by_database: int = 0
     by_name: int = 0
+    by_copy: int = 0
+    ours: int = 0
+    copied: int = 0
     projected: int = 0
     crossing: int = 0
     cleared: int = 0
@@ -93,8 +100,11 @@ class Counts:
         self.filtered += piece.filtered
         self.dead += piece.refused
         self.own += piece.own
-        if piece.by_key or piece.by_database or piece.by_name or piece.projected or piece.crossing:
+        if piece.by_key or piece.by_database or piece.by_name or piece.by_copy or piece.projected or piece.crossing:
             self.add_ruled(piece)
+        if piece.settles:
+            self.ours += piece.replies
+            self.copied += piece.copied
         if piece.refusals:
             self.refusals += piece.refusals[: MOST_REFUSALS - len(self.refusals)]
 
@@ -103,6 +113,7 @@ class Counts:
         self.by_key += piece.by_key
         self.by_database += piece.by_database
         self.by_name += piece.by_name
+        self.by_copy += piece.by_copy
         self.projected += piece.projected
         self.crossing += piece.crossing
         self.cleared += piece.clears is not None
@@ -140,6 +151,7 @@ class Group:
     Args:
         db: database of the source in effect before the first piece; -1 when it is not known, the first command is a SELECT then.
         selected: the one of the target that is selected there; None: the same.
+        owed: keys that are owed to the target there, as `Piece.owed` tells them.
 
     Attributes:
         size: bytes of the pieces.
@@ -152,6 +164,7 @@ class Group:
     """
 
     __slots__ = (
+        "_owed",
         "_received",
         "_remains",
         "counts",
@@ -166,8 +179,9 @@ class Group:
         "taken_at",
     )
 
-    def __init__(self, db: int, selected: int | None = None) -> None:
+    def __init__(self, db: int, selected: int | None = None, owed: str = "") -> None:
         self.db = db
+        self._owed = owed
         self.selected = db if selected is None else selected
         self.pieces: list[Piece] = []
         self._received: list[float] = []  # when, for each piece
@@ -220,11 +234,11 @@ class Group:
         count = len(self.pieces)
         while count and not self.pieces[count - 1].boundary:
             count -= 1
-        count = self._before_clearing(count or len(self.pieces))
-        first = Group(self.db, self.selected)
+        count = self._alone(count or len(self.pieces))
+        first = Group(self.db, self.selected, self._owed)
         for piece, at in zip(self.pieces[:count], self._received[:count], strict=True):
             first.add(piece, at)
-        rest = Group(first.db_after, first.selected_after)
+        rest = Group(first.db_after, first.selected_after, first.owes)
         for piece, at in zip(self.pieces[count:], self._received[count:], strict=True):
             rest.add(piece, at)
         first.taken_at = self.taken_at
@@ -232,12 +246,21 @@ class Group:
             rest.taken_at = self.taken_at
         return first, rest
 
-    def _before_clearing(self, count: int) -> int:
-        """How many of the first pieces may go together: one that clears is alone."""
+    def _alone(self, count: int) -> int:
+        """How many of the first pieces may go together: one that clears is alone, and so are copies of keys, some at a time."""
+        copied = 0
         for index, piece in enumerate(self.pieces[:count]):
             if piece.clears is not None:
                 return max(index, 1)
+            if piece.settles is not self.settles or copied == MOST_COPIES:
+                return index
+            copied += piece.settles and piece.boundary
         return count
+
+    @property
+    def settles(self) -> bool:
+        """It brings copies of keys, and nothing of the stream."""
+        return bool(self.pieces) and self.pieces[0].settles
 
     @property
     def clears(self) -> int | None:
@@ -265,6 +288,11 @@ class Group:
         return self.pieces[-1].selected if self.pieces else self.selected
 
     @property
+    def owes(self) -> str:
+        """The keys that are owed then."""
+        return self.pieces[-1].owed if self.pieces else self._owed
+
+    @property
     def swaps(self) -> bool:
         """Databases are swapped inside."""
         return self._remains.swaps if self._remains else any(piece.swaps for piece in self.pieces)
@@ -285,15 +313,16 @@ class Group:
             numbers: in ascending order.
 
         Returns:
-            How many it were.
+            How many it were of the source.
         """
         data, offsets = without(b"".join(self.data), self._offsets(), numbers)
         left = len(offsets) // 8
         gone, self.counts.commands = self.commands - left, left
         self._remains = Remains(data, offsets, self.swaps)
+        self.counts.copied = max(0, self.counts.copied - len(numbers))
         del self.pieces[:-1]  # the last one tells where it ends
         self.size = len(data)
-        return gone
+        return 0 if self.settles else gone
 
     def _offsets(self) -> bytes:
         return self._remains.offsets if self._remains else b"".join(piece.offsets for piece in self.pieces)

@@ -33,12 +33,19 @@ class Unconfirmed:
         db: database in effect there.
         counts: of its commands.
         received_at: unix time at which its newest byte was received.
+        owed: keys that are owed to the target there.
     """
 
     position: Position
     db: int
     counts: Counts
     received_at: float
+    owed: str = ""
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """What the record says then: how far it is, and what it lacks."""
+        return self.position.offset, self.owed
 
 
 class Recorded:
@@ -74,7 +81,11 @@ class Recorded:
         Raises:
             TargetLost: it is gone, or was changed.
         """
-        if found is None or found.epoch not in {self.record.epoch, self.writer} or found.position.offset != offset:
+        if (
+            found is None
+            or found.epoch not in {self.record.epoch, self.writer}
+            or (found.position.offset, found.owed) != (offset, self.record.owed)
+        ):
             raise TargetLost(
                 "the checkpoint was changed by somebody else since it was read",
                 hint="the sync starts over; another portd on the same link must be stopped",
@@ -96,7 +107,7 @@ class Strand(Recorded):
         keys: of ours in db 0.
         record, writer, postponed: see `Recorded`.
         growing: the group that takes pieces while another one is in flight.
-        attempts: groups whose EXEC was sent and not answered, by the offset of their end. More than one when connections
+        attempts: groups whose EXEC was sent and not answered, by their place. More than one when connections
             were lost; only one of them can have taken effect, since each watched the record.
         excluded: offsets of refused commands that the record does not cover, ascending.
     """
@@ -108,8 +119,8 @@ class Strand(Recorded):
         self.key = key
         self.keys: tuple[str, ...] = (key, key + LEASE_SUFFIX, key + EPOCH_SUFFIX, *others)
         self._choice = choice or Choice()
-        self.growing = Group(record.db, self._choice.place(record.db))
-        self.attempts: dict[int, Unconfirmed] = {}
+        self.growing = self._fresh_group()
+        self.attempts: dict[tuple[int, str], Unconfirmed] = {}
         self.excluded = array("Q")
         self._feed = feed
 
@@ -141,9 +152,9 @@ class Strand(Recorded):
         if there.epoch != self.writer:
             raise taken_over()
         has, had = there.position.offset, self.offset
-        if has in self.attempts:
-            return self.attempts[has]
-        if has < had:
+        if (has, there.owed) in self.attempts:
+            return self.attempts[has, there.owed]
+        if has < had or (has == had and there.owed != self.record.owed):
             raise TargetLost(
                 f"the target went back from offset {had} to {has}: it was restored from an older file, or a replica was "
                 "promoted",
@@ -165,10 +176,14 @@ class Strand(Recorded):
 
     def rewind(self) -> None:
         """Lets the feed begin behind the record, and drops what was taken from it."""
-        self._feed.rewind(self.offset, self.record.db)
+        self._feed.rewind(self.offset, self.record.db, self.record.owed)
         for offset in self.excluded:
             self._feed.exclude(offset)
-        self.growing = Group(self.record.db, self._choice.place(self.record.db))
+        self.growing = self._fresh_group()
+
+    def _fresh_group(self) -> Group:
+        """One that begins behind the record."""
+        return Group(self.record.db, self._choice.place(self.record.db), self.record.owed)
 
     def exclude(self, offset: int) -> None:
         """The command that begins at *offset* can never be queued: it is left out from now on."""
@@ -176,9 +191,9 @@ class Strand(Recorded):
         if at == len(self.excluded) or self.excluded[at] != offset:
             self.excluded.insert(at, offset)
 
-    def expect(self, offset: int, db: int, counts: Counts, received_at: float) -> Unconfirmed:
+    def expect(self, offset: int, db: int, counts: Counts, received_at: float, owed: str = "") -> Unconfirmed:
         """What a group that ends at *offset* would make true."""
-        return Unconfirmed(Position(self.record.position.replid, offset), db, counts, received_at)
+        return Unconfirmed(Position(self.record.position.replid, offset), db, counts, received_at, owed)
 
     def frame(self, db: int, expected: Unconfirmed, restated: Sequence[bytes] | None = None) -> Frame:
         """What goes around a group that begins with *db* in effect; see `portd.target.stream.group.frame`.
@@ -192,6 +207,7 @@ class Strand(Recorded):
             self.record,
             position=expected.position,
             db=expected.db,
+            owed=expected.owed,
             time_ms=0,
             postponed=self.postponed.there,
         )
@@ -201,17 +217,17 @@ class Strand(Recorded):
 
     def attempt(self, expected: Unconfirmed) -> None:
         """The EXEC of a group is about to be sent."""
-        self.attempts[expected.position.offset] = expected
+        self.attempts[expected.place] = expected
 
     def refused(self, expected: Unconfirmed) -> None:
         """The EXEC of a group was answered: it did not take effect, and never will."""
-        self.attempts.pop(expected.position.offset, None)
+        self.attempts.pop(expected.place, None)
 
     def confirm(self, done: Unconfirmed) -> None:
         """A group is in the target, with its record; what is before it will not be asked for again."""
         self.attempts.clear()
         replid = self.record.position.replid  # it may have changed since the group was sent
-        self.record = replace(self.record, position=Position(replid, done.position.offset), db=done.db)
+        self.record = replace(self.record, position=Position(replid, done.position.offset), db=done.db, owed=done.owed)
         del self.excluded[: bisect_right(self.excluded, self.offset)]
 
 

@@ -95,12 +95,12 @@ class Stream:
             if not taken:
                 return None
 
-    def rewind(self, offset: int, db: int) -> None:
+    def rewind(self, offset: int, db: int, owed: str = "") -> None:
         """See `PieceSource`."""
         assert offset >= self.released, "what was released cannot be read again"
         self.rewinds.append(offset)
         self._fed = offset - FIRST
-        self._splitter = StreamSplitter(offset, db, piece_bytes=self._piece_bytes, **self._settings)
+        self._splitter = StreamSplitter(offset, db, piece_bytes=self._piece_bytes, owed=owed, **self._settings)
 
     def exclude(self, offset: int) -> None:
         """See `PieceSource`."""

@@ -52,20 +52,22 @@ def test_three_shards_are_one_copy(cluster: Cluster, target: Server) -> None:
     assert first == f"default in {target.url}: 3 shards, 3 of them complete"
     assert names.split()[:2] == ["shard", "state"]
     assert [row.split()[:2] for row in rows] == [[link.removeprefix("default."), "complete"] for link in LINKS]
-    assert all(f"127.0.0.1:{node.port}" in row for node, row in zip(cluster.primaries, rows, strict=True))
+    assert all(cluster.url in row for row in rows)
 
 
 def test_comparisons_know_the_shards(cluster: Cluster, target: Server, tmp_path: Path) -> None:
     """Each link compares its own slots while writes go on, one link at a time; a key that differs is found by its link alone."""
     fill(cluster)
     other = cluster.primaries[1]
-    with Portd(cluster.url, target, verify_every=0.3, spool_dir=tmp_path) as portd, Loads(cluster):
-        portd.until(lambda status: all(each["verify"]["runs"].get("equal", 0) > 1 for each in status["links"]))
+    with Portd(cluster.url, target, verify_every=0.3, spool_dir=tmp_path) as portd, Loads(cluster) as loads:
+        status = portd.until(lambda status: all(sum(each["verify"]["runs"].values()) > 1 for each in status["links"]))
+        assert not any(each["verify"]["runs"].keys() - {"equal", "undecided"} for each in status["links"]), portd.log()
+        loads.stop()
+        portd.until(lambda status: all(each["verify"]["result"] == "equal" for each in status["links"]))
         tag = next(f"{{t{number}}}" for number in range(60) if cluster.owner(f"{{t{number}}}") is other)
         target.client().set(f"{tag}:h", "differs")
         status = portd.until(lambda status: status["links"][1]["verify"]["result"] == "different")
         assert [each["verify"]["runs"].get("different", 0) > 0 for each in status["links"]] == [False, True, False]
-        assert not any(each["verify"]["runs"].get("failed", 0) for each in status["links"]), portd.log()
         assert status["links"][1]["verify"]["keys"]["different"] == 1
         assert portd.terminate() == os.EX_OK, portd.log()
 
@@ -173,7 +175,6 @@ def test_what_cannot_be_had_is_told(cluster: Cluster, source: Server, target: Se
         (cluster.url, target.url, {"existing": "flush"}, "existing flush cannot be had"),
         (source.url.replace("redis://", "redis+cluster://"), target.url, {}, "the source is no cluster"),
         (cluster.url, target.url, {"link": "l" * 63}, "too long"),
-        (cluster.url, target.url, {"existing": "flush"}, "existing flush cannot be had"),
         (cluster.url, target.url, {"one_shard": True}, "which shard"),
         (cluster.url, target.url, {"add_prefix": "a:"}, "share_image"),
         (source.url, target.url, {"source_address_map": "a:1=b:2"}, "source_address_map is set"),

@@ -1,0 +1,262 @@
+"""Copies of single keys, made at the source while its stream is followed: keys that are owed to the target.
+
+A copy is worth something only with the offset at which it was made. One transaction asks for both: nothing comes between
+DUMP, the key's expiry and INFO's `master_repl_offset`, so the stream up to that offset is in the copy, and nothing of what
+follows. Where a key expires in that very moment its DEL follows, and finds nothing. MEMORY USAGE comes first: a server must not
+be made to write down a value that is too large.
+
+Why: docs/design/0009-fenced-copies.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import hiredis
+
+from portd.errors import PortdError, SourceBusy
+from portd.feed.owed import Copied, Refused
+from portd.log import get_logger
+from portd.net.backoff import Backoff
+from portd.net.control import Refused as Refusal
+from portd.net.control import open_control, parse_info
+from portd.net.replies import presentable
+from portd.net.resp import request
+from portd.net.shapes import MOST_NUMBER, whole
+from portd.source.refusals import refused as refusal
+from portd.target.names import EVERY_SECONDS
+from portd.target.stream.group import MOST_COPIES
+from portd.units import human_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from portd.feed.owed import Key, OwedKeys
+    from portd.net.control import Control
+    from portd.net.endpoint import Endpoint
+
+_log = get_logger("source")
+
+HINT: Final = (
+    "on the source: ACL SETUSER <user> ~* +select +multi +exec +info +memory|usage +dump +pexpiretime "
+    "(before Redis 7: +pttl +time)"
+)
+GONE_SECONDS: Final = (
+    1.0  # a replica hides what has expired, and its primary may have renewed it: it has to be gone for that long
+)
+IDLE_SECONDS: Final = 10.0  # a connection that nothing is asked over is closed
+AGAIN_SECONDS: Final = 5.0  # longest wait before a source is asked again that does not answer
+MOVED: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")  # codes that pass when the cluster has settled
+GONE: Final = -2  # of PTTL and PEXPIRETIME: there is no such key
+FOREVER: Final = -1  # likewise: it does not expire
+
+
+class _Later(Exception):
+    """The source cannot tell now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is asked of a source of some age.
+
+    Attributes:
+        expiretime: it knows PEXPIRETIME. Before, two readings of its clock that agree around PTTL tell the same.
+    """
+
+    expiretime: bool
+
+    def about(self, keys: Sequence[Key]) -> list[bytes]:
+        """One transaction about keys."""
+        words = [request("MULTI")]
+        for db, name in keys:
+            words += [request("SELECT", db), request("DUMP", name)]
+            if self.expiretime:
+                words.append(request("PEXPIRETIME", name))
+            else:
+                words += [request("TIME"), request("PTTL", name), request("TIME")]
+        return [*words, request("INFO", "replication"), request("EXEC")]
+
+    def read(self, keys: Sequence[Key], answers: Sequence[Any], replid: str) -> dict[Key, Copied]:
+        """What EXEC has answered; a key of which the clock has gone on meanwhile is not among it.
+
+        Raises:
+            _Later: another history is told.
+        """
+        info = parse_info(answers[-1])
+        offset = whole(info.get("master_repl_offset", ""), MOST_NUMBER)
+        if offset is None or info.get("master_replid") != replid:
+            raise _Later
+        each = 3 if self.expiretime else 5
+        found: dict[Key, Copied] = {}
+        for number, key in enumerate(keys):
+            payload, *expiry = answers[number * each + 1 : (number + 1) * each]
+            at = expiry[0] if self.expiretime else _expires_ms(*expiry)
+            if payload is None or at == GONE:
+                found[key] = Copied(offset, None)
+            elif at is not None:
+                found[key] = Copied(offset, payload, 0 if at == FOREVER else at)
+        return found
+
+
+def _expires_ms(before: list[bytes], left: int, after: list[bytes]) -> int | None:
+    """When a key expires; None where the clock moved on."""
+    if left < 0:
+        return left
+    first, second = (int(each[0]) * 1000 + int(each[1]) // 1000 for each in (before, after))
+    return first + left if first == second else None
+
+
+@dataclass(slots=True)
+class KeyCopies:
+    """Copies the keys that are owed.
+
+    Attributes:
+        endpoint: the source.
+        owed: the keys.
+        replid: tells the history that is followed.
+        info: what the source is, as `Progress.source_info` has it.
+    """
+
+    endpoint: Endpoint
+    owed: OwedKeys
+    replid: Callable[[], str]
+    info: Mapping[str, str]
+    _alone: bool = False  # the last answer was too large: one key at a time
+    _crowded: bool = False  # some were not asked for, since there is no room
+    _gone: dict[Key, float] = field(default_factory=dict)  # of a replica: since when keys are not there, monotonic
+    _copied: int = 0  # since the last line of the log
+    _told_at: float = field(default=float("-inf"))  # monotonic
+
+    async def run(self) -> None:
+        """Copies until cancelled."""
+        backoff = Backoff(limit_seconds=AGAIN_SECONDS)
+        try:
+            while True:
+                await self.owed.wanted.wait()
+                try:
+                    async with open_control(self.endpoint) as control:
+                        await self._serve(control, backoff)
+                except (OSError, PortdError, Refusal, _Later) as error:
+                    self._alone = isinstance(error, ConnectionAbortedError)
+                    if not backoff.attempts:
+                        _log.warning(
+                            "keys cannot be copied from the source now, and that is tried again",
+                            error=presentable(str(error)) or "it follows another history, or moves the key", hint=HINT,
+                        )  # fmt: skip
+                    self.owed.answer({})
+                    await asyncio.sleep(backoff.next_wait())
+        finally:
+            self.owed.close()
+
+    async def _serve(self, control: Control, backoff: Backoff) -> None:
+        """Asks over one connection, until nothing has been wanted for a while."""
+        control.most_bytes = 2 * self.owed.most_bytes
+        while True:
+            keys = self.owed.questions(1 if self._alone else MOST_COPIES)
+            if keys:
+                found = await self._copy(control, keys)
+                self.owed.answer(found, crowded=self._crowded)
+                self._alone = False
+                backoff.reset()
+            try:
+                async with asyncio.timeout(IDLE_SECONDS):
+                    await self.owed.wanted.wait()
+            except TimeoutError:
+                return
+
+    async def _copy(self, control: Control, keys: list[Key]) -> dict[Key, Copied | Refused]:
+        """What becomes of keys that are asked for: those for which there is no room now are left out.
+
+        Raises:
+            OSError: the connection is lost.
+            SourceBusy, _Later: the source cannot tell now.
+        """
+        found: dict[Key, Copied | Refused] = {}
+        wanted, room = [], self.owed.most_bytes - self.owed.held_bytes
+        for key, size in zip(keys, await self._sizes(control, keys), strict=True):
+            if isinstance(size, Refused):
+                found[key] = size
+            elif size > self.owed.most_bytes:
+                found[key] = self._too_large()
+            elif size <= room:
+                room -= size
+                wanted.append(key)
+        self._crowded = len(found) + len(wanted) < len(keys)
+        if not wanted:
+            return found
+        question = _Question(self._knows_expiretime())
+        try:
+            answers = await control.ask(*question.about(wanted))
+        except ConnectionAbortedError:
+            if self._alone:
+                return found | {key: self._too_large() for key in wanted}
+            raise
+        if problem := next((each for each in answers if isinstance(each, hiredis.ReplyError)), None):
+            if len(wanted) == 1:
+                return found | {wanted[0]: self._refused("DUMP", str(problem))}
+            for key in wanted:  # it may be about one of them
+                found |= await self._copy(control, [key])
+            return found
+        if b"master_replid:" not in answers[-1][-1]:
+            reason = "key: the source does not tell its history: it is older than Redis 4"
+            return found | dict.fromkeys(wanted, Refused("INFO", reason))
+        copies = question.read(wanted, answers[-1], self.replid())
+        if b"role:slave" in answers[-1][-1]:
+            self._doubt(copies)
+        self._tell(len(copies))
+        return found | copies
+
+    async def _sizes(self, control: Control, keys: list[Key]) -> list[int | Refused]:
+        """Bytes of memory that values take."""
+        commands = [
+            each for db, name in keys for each in (request("SELECT", db), request("MEMORY", "USAGE", name))
+        ]  # fmt: skip
+        answers = await control.ask(*commands)
+        found: list[int | Refused] = []
+        for selected, size in zip(answers[::2], answers[1::2], strict=True):
+            problem = next((each for each in (selected, size) if isinstance(each, hiredis.ReplyError)), None)
+            found.append(size or 0 if problem is None else self._refused("MEMORY USAGE", str(problem)))
+        return found
+
+    def _refused(self, command: str, text: str) -> Refused:
+        """What an error reply means for a key.
+
+        Raises:
+            SourceBusy: it passes.
+            _Later: likewise.
+        """
+        if text.startswith(MOVED):
+            raise _Later
+        error = refusal(command, b"-" + text.encode())
+        if isinstance(error, SourceBusy):
+            raise error
+        return Refused(command, f"key: the source refuses {command}: {presentable(text)}")
+
+    def _doubt(self, copies: dict[Key, Copied]) -> None:
+        """Leaves out what a replica says is not there, until it has said so for a while."""
+        now = time.monotonic()
+        self._gone = {key: at for key, at in self._gone.items() if now - at < 2 * GONE_SECONDS}
+        for key in [key for key, copy in copies.items() if copy.payload is None]:
+            if now - self._gone.setdefault(key, now) < GONE_SECONDS:
+                del copies[key]
+                self._crowded = True
+        if self._crowded:
+            asyncio.get_running_loop().call_later(GONE_SECONDS, self.owed.wanted.set)
+
+    def _too_large(self) -> Refused:
+        return Refused("DUMP", f"key: its value is larger than {human_bytes(self.owed.most_bytes)}")
+
+    def _knows_expiretime(self) -> bool:
+        version = whole(self.info.get("version", "").partition(".")[0], MOST_NUMBER) or 0
+        return self.info.get("family") == "valkey" or version >= 7
+
+    def _tell(self, copied: int) -> None:
+        """Says now and then that keys are copied."""
+        self._copied += copied
+        now = time.monotonic()
+        if self._copied and now - self._told_at >= EVERY_SECONDS:
+            _log.info("keys are copied from the source: commands brought them what rules leave out", keys=self._copied)
+            self._copied, self._told_at = 0, now
