@@ -165,7 +165,7 @@ class Report:
             )
         lines.append(
             f"since     {human_count(proof.changed)} changes read again, the last {human_count(proof.last)} keys at the end; "
-            f"other writers of the target {proof.foreign}"
+            f"what others write to the target is {proof.foreign}"
         )
         if proof.source_digest:
             same = "the same" if proof.source_digest == proof.target_digest else "NOT THE SAME"
