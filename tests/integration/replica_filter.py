@@ -80,14 +80,18 @@ class FilteredReplica:
         """
         end = self._source.info("replication")["master_repl_offset"]
         wait_for_sync(lambda: self.replica.info("replication")["slave_repl_offset"] >= end)
-        self._fill()
+        return self.differences_from(self.replica, target, ignored)
+
+    def differences_from(self, server: Server, target: Server, ignored: Collection[Key] = ()) -> list[str]:
+        """The same of what the rules take of another server: of the source itself, from which a repair copies."""
+        self._fill(server)
         places = [place for key in ignored if (place := self._place(*key)) is not None]
         return compare(self.filtered, target, ignored=places)
 
-    def _fill(self) -> None:
+    def _fill(self, server: Server) -> None:
         """Brings what the rules take to where it belongs."""
         exact = self._source.binary.at_least(redis=(7, 0), valkey=(0,))
-        with Wire(self.replica) as there, Wire(self.filtered) as here:
+        with Wire(server) as there, Wire(self.filtered) as here:
             here.call("FLUSHALL")
             if exact:
                 here.call("FUNCTION", "RESTORE", there.call("FUNCTION", "DUMP"), "FLUSH")
