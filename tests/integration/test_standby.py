@@ -162,6 +162,7 @@ def test_a_standby_says_what_it_is(source: Server, target: Server) -> None:
             page = second.get("", accept="text/html")
             assert f"the link is held by</th><td>{words}" in page
             assert "left of the source&#x27;s backlog" in page or "left of the source's backlog" in page
+            wait_for_sync(lambda: "phase=standby" in second.log())
             before = second.log()
             looks = target.info("commandstats")["cmdstat_pttl"]["calls"] + 3
             wait_for_sync(lambda: target.info("commandstats")["cmdstat_pttl"]["calls"] >= looks)
