@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -223,7 +224,10 @@ class Link:
         while not self._stop.is_set():
             done = self._progress.stream.transactions
             try:
-                transfer = await self._run_session(destination, transfer)
+                with ExitStack() as stack:
+                    stack.callback(self._receiver.close)  # whatever ends it: the source need not keep a snapshot for us
+                    transfer = await self._run_session(destination, transfer)
+                    stack.pop_all()
             except HeldBack as held:
                 transfer = None
                 await self._wait_held(held)
@@ -487,15 +491,11 @@ class Link:
             HeldBack: it has to wait.
             PortdError: an end cannot be asked.
         """
-        try:
-            reason = await self.gate.admit(transfer.position.replid) or reason
-            self._anew.clear()
-            self.reaching.forget()
-            self.ruling.begin_anew(transfer.position.offset)
-            return reason, await clusters.take(destination)
-        except BaseException:
-            self._receiver.close()  # the source need not keep a snapshot for us
-            raise
+        reason = await self.gate.admit(transfer.position.replid) or reason
+        self._anew.clear()
+        self.reaching.forget()
+        self.ruling.begin_anew(transfer.position.offset)
+        return reason, await clusters.take(destination)
 
     async def _guard(self, capabilities: Capabilities, cluster: ClusterTarget | None) -> None:
         """Lets a target pass that is empty, or holds our checkpoint, or whose data the settings speak of.
@@ -531,11 +531,8 @@ class Link:
             capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice)
             if capabilities.run_id != destination.capabilities.run_id:
                 await self._guard(capabilities, cluster)
-        except BaseException as error:
-            self._receiver.close()  # of a full sync that is agreed on
-            if isinstance(error, ConfigError | TargetNotEmpty):  # it was usable before: perhaps a failover is under way
-                raise TargetBusy(str(error.args[0]), hint=error.hint) from error
-            raise
+        except (ConfigError, TargetNotEmpty) as error:  # it was usable before: perhaps a failover is under way
+            raise TargetBusy(str(error.args[0]), hint=error.hint) from error
         self._progress.target_info = capabilities.shown()
         return replace(destination, capabilities=capabilities, cluster=cluster)
 

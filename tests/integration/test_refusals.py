@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.commands import run
-from tests.process import Portd
+from tests.following import forget_history
+from tests.process import Portd, streaming
 from tests.servers import free_port
 from tests.wire import Argument, Wire
 
@@ -190,3 +191,18 @@ def test_a_target_that_may_evict_the_checkpoint_is_named(source: Server, servers
     with Portd(source, target, expiry_gap="import-mode") as portd:
         portd.until(lambda status: status["phase"] == "streaming")
         assert "may evict" not in portd.log()
+
+
+def test_a_target_that_refuses_what_a_full_sync_begins_with(source: Server, target: Server) -> None:
+    """The source has agreed to one by then: its connection is ended, and it is asked again when the target takes writes."""
+    source.client().set("key", "value")
+    with Portd(source, target) as portd:
+        portd.until(streaming)
+        target.client().config_set("maxmemory", 1)
+        forget_history(source)
+        source.client().execute_command("CLIENT", "KILL", "TYPE", "replica")
+        portd.until(lambda status: any(each["side"] == "target" for each in status["refusals"]["now"]))
+        target.client().config_set("maxmemory", 0)
+        source.client().set("key", "newer")
+        portd.until(lambda _: target.client().get("key") == b"newer")
+        assert portd.log().count('event="full sync"') >= 2, portd.log()

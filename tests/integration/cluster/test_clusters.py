@@ -179,7 +179,7 @@ def test_failovers_of_both_sides_are_followed(how: tuple[str, ...]) -> None:
 
 
 def test_primaries_that_die_are_replaced() -> None:
-    """One of each side is killed: its slots wait for the replica and go on there, portd is killed meanwhile."""
+    """One of each side is killed: its slots wait for the replica and go on there, also of a portd that is killed then."""
     with Cluster(replicas=1) as source, Cluster(replicas=1) as target:  # of two primaries none could vote
         fill(source)
         with Portd(source.url, target.url) as portd, Loads(source) as loads:
@@ -187,9 +187,9 @@ def test_primaries_that_die_are_replaced() -> None:
             loads.run(20)
             for cluster in (target, source):
                 cluster.primaries[1].kill()
+                wait_for_sync(functools.partial(is_primary, cluster.replicas[1]))
                 portd.kill()
                 portd.start()
-                wait_for_sync(functools.partial(is_primary, cluster.replicas[1]))
             loads.run(20)
             loads.stop()
             portd.until(streaming)
