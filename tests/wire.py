@@ -38,7 +38,11 @@ class Wire:
     def __init__(self, server: Server, db: int = 0, timeout: float = 60.0) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout)
-        self._socket.connect(str(server.path))
+        try:
+            self._socket.connect(str(server.path))
+        except OSError:
+            self._socket.close()
+            raise
         self._reader = hiredis.Reader()
         if server.password:
             self.call("AUTH", server.password)

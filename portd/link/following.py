@@ -80,6 +80,7 @@ class Following:
             beside=into.lease.restated,
             scripts=Scripts.of(into.scripts, into.capabilities),
             others=(settings.checkpoint_key + IMPORTS_SUFFIX,),
+            branch=start.branch,
         )
         known = self._followed(start.checkpoint)
         self._replid = inflow.replid

@@ -31,11 +31,13 @@ class StreamStart:
         index: of the spool.
         checkpoint: as it is in the target.
         since: unix time; the target has nothing of the stream since then.
+        branch: the history has gone on under another id from this offset; None where it has not.
     """
 
     index: int
     checkpoint: Checkpoint
     since: float
+    branch: int | None = None
 
 
 class Inflow:

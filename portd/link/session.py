@@ -20,6 +20,7 @@ from portd.link.inflow import StreamStart
 from portd.log import get_logger
 from portd.model import Work
 from portd.scheduling import bulk_work
+from portd.source.info import ask_branch
 from portd.source.keeper import HistoryLost
 from portd.target.kept.postponed import Postponed
 
@@ -145,7 +146,7 @@ class Session:
             into = into.behind_checkpoint()
             on_copied()
         else:
-            start = StreamStart(self._inflow.spool.cursor, known, known.time_ms / 1000)
+            start = StreamStart(self._inflow.spool.cursor, known, known.time_ms / 1000, await self._branch(known))
         if into.settings.stop_after is StopAfter.SNAPSHOT:
             if known is not None:
                 log.info("snapshot was applied by an earlier start", offset=known.position.offset)
@@ -159,6 +160,16 @@ class Session:
                 self._inflow.end()
             with self._reaching.following(following.reach), self._ruling.followed_by(following.narrow):
                 self.reached = await following.run(beside)
+
+    async def _branch(self, known: Checkpoint) -> int | None:
+        """Where the history that a cluster's slots are of has gone on under another id; None where it has not.
+
+        The source was asked to go on from their floor: it does not know that some of them have more.
+        """
+        before, now = known.position.replid, self._inflow.replid
+        if self._into.cluster is None or before == now:
+            return None
+        return await ask_branch(self._inflow.endpoint, before, now)
 
     async def _copy(self) -> StreamStart:
         """The snapshot of a full sync.

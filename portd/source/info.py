@@ -182,6 +182,23 @@ async def ask_keys(endpoint: Endpoint) -> int | None:
     return sum(keys_by_database(info).values()) if info else None
 
 
+async def ask_branch(endpoint: Endpoint, before: str, now: str) -> int:
+    """The offset up to which a history is part of the one that goes on from it; -1 where the source does not tell.
+
+    What somebody has of the former behind it was lost with the server that wrote it
+    (``replication.c:masterTryPartialResynchronization``).
+
+    Args:
+        endpoint: the source.
+        before: id of the former history.
+        now: id of the one that the source has.
+    """
+    info = await ask_info(endpoint, "replication")
+    second = _number(info, "second_repl_offset")
+    told = info.get("master_replid"), info.get("master_replid2")
+    return -1 if second is None or told != (now, before) else second - 1
+
+
 def _understand(info: dict[str, str], config: dict[str, str], node: object, refused: frozenset[str]) -> SourceInfo:
     identity = ServerIdentity.of(info)
     link = info.get("master_link_status")

@@ -200,7 +200,8 @@ def test_a_target_that_refuses_what_a_full_sync_begins_with(source: Server, targ
         portd.until(streaming)
         target.client().config_set("maxmemory", 1)
         forget_history(source)
-        source.client().execute_command("CLIENT", "KILL", "TYPE", "replica")
+        with Wire(source) as wire:
+            wire.call("CLIENT", "KILL", "TYPE", "replica")
         portd.until(lambda status: any(each["side"] == "target" for each in status["refusals"]["now"]))
         target.client().config_set("maxmemory", 0)
         source.client().set("key", "newer")

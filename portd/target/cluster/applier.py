@@ -95,6 +95,7 @@ class ClusterApplier:
         self._limiter = options.limiter
         self._watch = LagWatch(options.limiter, progress.stream)
         self._claimed = False
+        self._renamed = False  # the hash in the target has another id of the history
         share = len(slots_of(cluster.slots)) / SLOTS
         self._intake = Intake(source, self._groups, self._account, progress, letters, options.limiter, start, share)
         self._intake.before_piece = self._prepare
@@ -130,8 +131,9 @@ class ClusterApplier:
         await self._account.reach(offset)
 
     def adopt(self, replid: str) -> None:
-        """The source continues under another id (a failover)."""
+        """The source continues under another id (a failover); the hash says so before any record is behind that."""
         self._strands.adopt(replid)
+        self._renamed = True
 
     def statistics(self) -> ApplierStatistics:
         """What is held."""
@@ -262,12 +264,31 @@ class ClusterApplier:
         if lost:
             await self._sink(min(lost), len(lost))
         if not self._claimed:
+            await self._require_branch()
             self._strands.claim(await read_checkpoint(self._home, self._key))
             await self._write_hash()
             self._claimed = True
             self._account.show()
             self._source.rewind(self._strands.offset, self._strands.record.db)
         self._sort_again(len(self._shards))
+
+    async def _require_branch(self) -> None:
+        """No slot may have what the source lost: it would go without as much of what the source wrote instead.
+
+        Raises:
+            TargetLost: one has; the next session begins with a full sync.
+        """
+        branch = self._options.branch
+        slots = [slot for node in self._shards for slot in slots_of(node.node.slots)]
+        ahead = 0 if branch is None else sum(self._groups.record(slot) > branch for slot in slots)
+        if not ahead:
+            return
+        told = replace(self._strands.record, state=State.SNAPSHOT, time_ms=0)
+        await write_checkpoint(self._home, self._key, told, self._options.epoch, self._options.connection)
+        raise TargetLost(
+            f"{ahead} slots of the target have writes that the source lost in a failover (behind offset {branch})",
+            hint="a full sync follows",
+        )
 
     async def _sink(self, floor: int, slots: int) -> None:
         """Slots have less than they had: the next session begins where the last one of them is."""
@@ -305,6 +326,8 @@ class ClusterApplier:
     async def _work(self) -> None:
         """Window after window, until the source ends."""
         while True:
+            if self._renamed:
+                await self._write_hash()
             await self._intake.take_pending()
             wait = await self._send_all()
             busy = [shard for shard in self._shards if shard.answer is not None]
@@ -526,5 +549,6 @@ class ClusterApplier:
     async def _write_hash(self) -> None:
         record = self._strands.record
         await write_checkpoint(self._home, self._key, record, self._options.epoch, self._options.connection)
+        self._renamed = record.position.replid != self._strands.record.position.replid  # again, meanwhile
         self._strands.written = record.position.offset
         self._progress.stream.checkpointed_offset = self._strands.written

@@ -36,6 +36,8 @@ class ApplierOptions:
         beside: what writes the lease anew where it is cleared away.
         scripts: what is known of the source's scripts.
         others: further keys of ours, whose owners write them again.
+        branch: of the history in which the target's positions are, the source has only what is up to this offset; None
+            where it has all.
     """
 
     epoch: Epoch
@@ -51,6 +53,7 @@ class ApplierOptions:
     beside: Callable[[], list[bytes]] | None = None
     scripts: Scripts = field(default_factory=lambda: Scripts(ScriptBook()))
     others: tuple[str, ...] = ()
+    branch: int | None = None
 
     def restated(self) -> list[bytes]:
         """What writes our keys beside the checkpoint anew."""
