@@ -212,33 +212,35 @@ def test_a_standby_is_no_trouble(source: Server, target: Server) -> None:
 
 def test_a_standby_without_a_source(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
     """It could not take over, says so, and does not when the other one is gone."""
-    with Portd(source, target) as portd, Portd(source, target, standby=True) as standby:
+    with Portd(source, target) as portd:
         portd.until(streaming)
-        standby.until(waits)
-        with Prometheus(portd, standby, rules=impatient_rules()) as prometheus:
-            source.kill()
-            portd.kill()
-            fires(request, prometheus, standby)
-        assert standby.alive
+        with Portd(source, target, standby=True) as standby:
+            standby.until(waits)
+            with Prometheus(portd, standby, rules=impatient_rules()) as prometheus:
+                source.kill()
+                portd.kill()
+                fires(request, prometheus, standby)
+            assert standby.alive
 
 
 async def test_a_name_that_leads_to_two_targets(request: pytest.FixtureRequest, servers: ServerFactory) -> None:
     """An address has moved to another server, and who is connected to the first one stays there."""
     source, first, second = servers(), servers(), servers()
     async with Proxy(first.port) as proxy:
-        with Portd(source, proxy.url) as portd, Portd(source, proxy.url, standby=True) as other:
+        with Portd(source, proxy.url) as portd:
             await asyncio.to_thread(portd.until, streaming)
-            await asyncio.to_thread(other.until, waits)
-            proxy.upstream = ("127.0.0.1", second.port)
-            other.kill()
-            other.start()
-            await asyncio.to_thread(other.until, streaming)
+            with Portd(source, proxy.url, standby=True) as other:
+                await asyncio.to_thread(other.until, waits)
+                proxy.upstream = ("127.0.0.1", second.port)
+                other.kill()
+                other.start()
+                await asyncio.to_thread(other.until, streaming)
 
-            def watch() -> None:
-                with Prometheus(portd, other, rules=impatient_rules()) as prometheus:
-                    fires(request, prometheus, portd)
+                def watch() -> None:
+                    with Prometheus(portd, other, rules=impatient_rules()) as prometheus:
+                        fires(request, prometheus, portd)
 
-            await asyncio.to_thread(watch)
+                await asyncio.to_thread(watch)
 
 
 @pytest.mark.skipif(find("valkey9.1") is None, reason="needs a server with import mode")
