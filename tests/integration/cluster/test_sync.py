@@ -23,6 +23,7 @@ from tests.wire import Wire
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.conftest import ServerFactory
     from tests.servers import Binary, Server
 
 NAMES = 200
@@ -352,3 +353,29 @@ def test_a_sync_into_a_cluster_compares_by_itself(source: Server, cluster: Clust
         portd.until(lambda status: status["verify"]["runs"].get("different", 0) > 0)
         assert "key='extra'" in portd.log(), portd.log()
         assert portd.terminate() == os.EX_OK, portd.log()
+
+
+def test_slots_that_have_what_the_source_lost(source: Server, servers: ServerFactory, cluster: Cluster) -> None:
+    """Behind a failover that lost writes, a start from the floor is given the new history: these slots would miss as much of it."""
+    replica = servers()
+    replica.client().replicaof("127.0.0.1", str(source.port))
+    wait_for_sync(lambda: replica.info("replication")["master_link_status"] == "up")
+    with Portd(source, cluster.url) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        source.client().incr("counter")
+        portd.until_applied(source)
+        wait_for_sync(lambda: replica.client().get("counter") == b"1")
+        replica.client().replicaof("NO", "ONE")
+        floor = int(replica.info("replication")["second_repl_offset"]) - 1
+        for _ in range(50):
+            source.client().incr("counter")
+        portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    cluster.get("HSET", "portd:checkpoint:{default}", "offset", floor)  # as if it had been killed before it wrote that
+    for _ in range(50):
+        replica.client().incr("counter")
+    with Portd(replica, cluster.url, accept_source=True) as portd:
+        portd.until_applied(replica)
+        assert "the source lost in a failover" in portd.log(), portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(replica, cluster)
