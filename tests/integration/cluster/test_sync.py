@@ -373,7 +373,7 @@ def test_slots_that_have_what_the_source_lost(source: Server, servers: ServerFac
         assert portd.terminate() == os.EX_OK, portd.log()
     cluster.get("HSET", "portd:checkpoint:{default}", "offset", floor)  # as if it had been killed before it wrote that
     for _ in range(50):
-        replica.client().incr("counter")
+        replica.client().decr("counter")
     with Portd(replica, cluster.url, accept_source=True) as portd:
         portd.until_applied(replica)
         assert "the source lost in a failover" in portd.log(), portd.log()
