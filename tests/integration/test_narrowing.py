@@ -11,7 +11,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.datasets import fill_strings
 from tests.integration.test_ctl import asked, told
 from tests.process import Links, Portd, streaming
 from tests.servers import wait_for_sync
@@ -144,44 +143,6 @@ def test_what_is_not_narrower_is_refused(source: Server, target: Server, tmp_pat
         source.client().set("a:2", "1")
         portd.until_applied(source)
         assert target.client().exists("a:2") == 0
-
-
-def test_less_is_taken_whatever_goes_on(source: Server, target: Server, tmp_path: Path) -> None:
-    """A snapshot is copied first, a target that is away is waited for, and a pause does not matter."""
-    fill_strings(source, 3000)
-    source.client().mset({"b:1": "1", "a:1": "1"})
-    path, file = tmp_path / "socket", tmp_path / "portd.toml"
-    file.write_text("max_target_ops = 1500\n")
-    with Portd(source, target, control_socket=path, config=file) as portd:
-        portd.until(lambda status: status["phase"] == "snapshot" and status["snapshot"]["keys_applied"] > 0)
-        file.write_text('exclude = ["b:"]\n')
-        portd.signal(signal.SIGHUP)
-        wait_for_sync(lambda: "the rules are narrower" in portd.log(), dump=portd.log)
-        status = portd.until(streaming)
-        assert status["snapshot"]["keys_filtered"] == 0
-        assert target.client().get("b:1") == b"1"
-        source.client().mset({"b:1": "2", "a:1": "2", "c:1": "1", "d:1": "1"})
-        portd.until_applied(source)
-        assert target.client().mget("a:1", "b:1", "c:1") == [b"2", b"1", b"1"]
-        target.kill()
-        portd.until(lambda status: status["phase"] == "connecting")
-        file.write_text('exclude = ["b:", "c:"]\n')
-        portd.signal(signal.SIGHUP)
-        source.client().mset({"a:1": "3", "c:1": "3", "d:1": "3"})
-        target.start()
-        wait_for_sync(lambda: portd.log().count("the rules are narrower") == 2, dump=portd.log)
-        portd.until_applied(source)
-        assert target.client().mget("a:1", "d:1") == [b"3", b"3"]
-        told(path, "pause")
-        source.client().mset({"a:1": "4", "d:1": "4"})
-        end = int(source.client().info("replication")["master_repl_offset"])
-        portd.until(lambda status: status["stream"]["read_offset"] >= end)
-        file.write_text('exclude = ["b:", "c:", "d:"]\n')
-        (found,) = asked(path, "reload")["narrower"]
-        assert found["offset"] < end
-        told(path, "resume")
-        portd.until_applied(source)
-        assert target.client().mget("a:1", "d:1") == [b"4", b"3"]
 
 
 def test_a_link_of_several(source: Server, target: Server, pair: tuple[Server, Server], tmp_path: Path) -> None:
