@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from portd import log
-from portd.cli.extra_flags import ALL_RULES, ENDS, RULES, flags
+from portd.cli.extra_flags import ALL_RULES, ENDS, LARGEST_BYTES, RULES, flags, parsed_largest
 from portd.cli.failures import report_plainly, say
 from portd.config.choices import VerifyMethod
 from portd.cutover.options import Options, Proof, Stop
 from portd.errors import ConfigError
 from portd.files.outputs import STDOUT, Output
 from portd.text import dumps, plain
-from portd.units import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -146,15 +145,7 @@ _OWN: dict[str, tuple[Any, Any]] = {
         _seconds("--wait-seconds", "How long to wait for the lag to be that small.", 86400.0, 0.0),
         _DEFAULTS.wait_seconds,
     ),
-    "largest_bytes": (
-        Annotated[
-            str,
-            typer.Option(
-                "--largest-bytes", metavar="BYTES", help="Values that take more memory are not read again by DUMP."
-            ),
-        ],
-        "256MiB",
-    ),
+    "largest_bytes": LARGEST_BYTES,
     "accept_letters": (
         Annotated[
             bool, typer.Option("--accept-dead-letters", help="Go on although the sync has dead letters: they are told.")
@@ -208,7 +199,7 @@ def _cutover(
 
     try:
         settings = load_settings(given, file, ALL_RULES)
-        options = Options(users=tuple(users or ()), largest_bytes=_size(largest_bytes), **chosen)
+        options = Options(users=tuple(users or ()), largest_bytes=parsed_largest(largest_bytes), **chosen)
         key = _key(options.key)
         log.configure(settings.log_format, settings.log_level)
         with ExitStack() as stack:
@@ -265,13 +256,6 @@ async def _until_told(work: Coroutine[Any, Any, Report]) -> Report:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     return await task
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise ConfigError(f"largest_bytes: {error}") from None
 
 
 def _key(path: Path | None) -> bytes | None:

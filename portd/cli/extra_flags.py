@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from portd.cli.options import given_flags, settings_flags
 from portd.config.choices import StopAfter
 from portd.config.rulesettings import GROUP
 from portd.config.settings import SETTINGS
+from portd.errors import ConfigError
+from portd.units import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -26,10 +30,32 @@ SNAPSHOT_RULES = tuple(
 # For commands that read keys and follow no stream: rules that need the values can be kept, too.
 ALL_RULES: Mapping[str, object] = {"stop_after": StopAfter.SNAPSHOT}
 
+LARGEST_BYTES = (
+    Annotated[
+        str,
+        typer.Option(
+            "--largest-bytes", metavar="BYTES", help="Values that take more memory are not read again by DUMP."
+        ),
+    ],
+    "256MiB",
+)
+
 # Of a command that reads one server: the same names as everywhere, since a file or a variable may be shared with a sync.
 SOURCE = (*(name for name in ENDS if name.startswith("source")), "link", "connect_seconds")
 NO_TARGET = "unix:///no-target-is-needed"  # settings want one, such a command does not
 NO_SOURCE = "unix:///no-source-is-needed"
+
+
+def parsed_largest(text: str) -> int:
+    """What `LARGEST_BYTES` was given.
+
+    Raises:
+        ConfigError: it is no size.
+    """
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ConfigError(f"largest_bytes: {error}") from None
 
 
 def flags(

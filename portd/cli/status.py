@@ -166,9 +166,12 @@ def _show_shards(link: str, states: Sequence[Mapping[str, Any]]) -> None:
     typer.echo(plain(f"{link} in {states[0]['target']}: {len(states)} shards, {complete} of them complete"))
     for line in table:
         typer.echo(plain("  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip()))
+    from portd.watch.summary import troubles  # noqa: PLC0415 - not wanted by the other commands' help
+
     for found in states:
-        for name, value in _troubles(found.get("process")).items():
-            typer.echo(plain(f"{found['link']} {name}: {value}"))
+        if process := found.get("process"):
+            for name, value in troubles(process).items():
+                typer.echo(plain(f"{found['link']} {name}: {value}"))
 
 
 def _row(link: str, found: Mapping[str, Any]) -> dict[str, str]:
@@ -196,20 +199,6 @@ def _row(link: str, found: Mapping[str, Any]) -> dict[str, str]:
             "dead letters": str(sum(process["dead_letters"].values())),
         }
     return row
-
-
-def _troubles(process: Mapping[str, Any] | None) -> dict[str, str]:
-    """What a process says that somebody should read."""
-    found: dict[str, str] = {}
-    if process is None:
-        return found
-    if held := process["held"]:
-        found["waits for"] = f"an operator ({held['reason']}): {held['words']}"
-    if process["failure"]:
-        found["failure"] = process["failure"]
-    if process["last_error"]:
-        found["last error"] = process["last_error"]
-    return found
 
 
 def _show(found: Mapping[str, Any]) -> None:

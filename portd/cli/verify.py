@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from portd import log
-from portd.cli.extra_flags import ALL_RULES, ENDS, RULES, flags
+from portd.cli.extra_flags import ALL_RULES, ENDS, LARGEST_BYTES, RULES, flags, parsed_largest
 from portd.cli.failures import report_plainly
-from portd.errors import ConfigError, PortdError, printable
+from portd.errors import PortdError, printable
 from portd.files.outputs import STDOUT, Output
 from portd.text import dumps, plain
-from portd.units import parse_size
 from portd.verify.options import Method, Options
 
 if TYPE_CHECKING:
@@ -62,15 +61,7 @@ _OWN: dict[str, tuple[Any, Any]] = {
         Annotated[int, typer.Option("--rounds", min=4, max=10_000, help="How often a key is read again at most.")],
         _DEFAULTS.rounds,
     ),
-    "largest_bytes": (
-        Annotated[
-            str,
-            typer.Option(
-                "--largest-bytes", metavar="BYTES", help="Values that take more memory are not read again by DUMP."
-            ),
-        ],
-        "256MiB",
-    ),
+    "largest_bytes": LARGEST_BYTES,
     "show": (Annotated[int, typer.Option("--show", min=0, help="Differing keys to print at most.")], 20),
     "as_json": (
         Annotated[bool, typer.Option("--json", help="Print JSON lines: every differing key, then a summary.")],
@@ -111,7 +102,7 @@ def _verify(
             repair=repair,
             settle_seconds=settle_seconds,
             rounds=rounds,
-            largest_bytes=_size(largest_bytes),
+            largest_bytes=parsed_largest(largest_bytes),
         )
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
@@ -145,13 +136,6 @@ async def _until_terminated(work: Coroutine[Any, Any, Report]) -> Report:
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await work
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise ConfigError(f"largest_bytes: {error}") from None
 
 
 class _Printer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import HandshakeError, SourceLost
@@ -13,11 +14,31 @@ from portd.net.control import Refused, checked, open_control, parse_fields, pars
 from portd.net.resp import request
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from portd.net.control import Control
     from portd.net.endpoint import Endpoint
 
 SECTIONS: Final = ("server", "replication", "persistence", "memory", "keyspace", "cluster")
 
 log = get_logger("cutover")
+
+
+@asynccontextmanager
+async def _asking(endpoint: Endpoint) -> AsyncIterator[Control]:
+    """A connection for questions.
+
+    Raises:
+        SourceLost: the server does not answer.
+        Refused: it does not let us in.
+    """
+    try:
+        async with open_control(endpoint) as control:
+            yield control
+    except OSError as error:
+        raise SourceLost(
+            f"{endpoint.display} does not answer: {error or 'timeout'}", hint="check host and port"
+        ) from None
 
 
 async def ask_server(endpoint: Endpoint) -> dict[str, str]:
@@ -29,16 +50,12 @@ async def ask_server(endpoint: Endpoint) -> dict[str, str]:
     """
     info: dict[str, str] = {}
     try:
-        async with open_control(endpoint) as control:
+        async with _asking(endpoint) as control:
             for answer in await control.ask(*(request("INFO", section) for section in SECTIONS)):
                 info |= parse_info(checked(answer))
     except Refused as refusal:
         raise HandshakeError(
             f"{endpoint.display} does not let us ask: {refusal.text}", hint="a cut-over needs +info at both ends"
-        ) from None
-    except OSError as error:
-        raise SourceLost(
-            f"{endpoint.display} does not answer: {error or 'timeout'}", hint="check host and port"
         ) from None
     return info
 
@@ -50,15 +67,11 @@ async def read_setting(endpoint: Endpoint, name: str) -> dict[str, str]:
         SourceLost: it does not answer.
     """
     try:
-        async with open_control(endpoint) as control:
+        async with _asking(endpoint) as control:
             return parse_pairs(await control.call("CONFIG", "GET", name))
     except Refused as refusal:
         log.debug("setting is not told", name=name, reply=refusal.text)
         return {}
-    except OSError as error:
-        raise SourceLost(
-            f"{endpoint.display} does not answer: {error or 'timeout'}", hint="check host and port"
-        ) from None
 
 
 async def key_specs_of(endpoint: Endpoint) -> KeySpecs | None:
@@ -68,15 +81,11 @@ async def key_specs_of(endpoint: Endpoint) -> KeySpecs | None:
         SourceLost: it does not answer.
     """
     try:
-        async with open_control(endpoint) as control:
+        async with _asking(endpoint) as control:
             return KeySpecs(key_specs(await control.call("COMMAND")))
     except Refused as refusal:
         log.debug("commands are not told", reply=refusal.text)
         return None
-    except OSError as error:
-        raise SourceLost(
-            f"{endpoint.display} does not answer: {error or 'timeout'}", hint="check host and port"
-        ) from None
 
 
 async def write_calls(endpoint: Endpoint) -> dict[str, int] | None:
@@ -88,7 +97,7 @@ async def write_calls(endpoint: Endpoint) -> dict[str, int] | None:
         SourceLost: it does not answer.
     """
     try:
-        async with open_control(endpoint) as control:
+        async with _asking(endpoint) as control:
             told = parse_info(await control.call("INFO", "commandstats"))
             calls: Counter[str] = Counter()  # subcommands add up
             for name, fields in told.items():
@@ -98,8 +107,4 @@ async def write_calls(endpoint: Endpoint) -> dict[str, int] | None:
     except Refused as refusal:
         log.debug("commands are not told", reply=refusal.text)
         return None
-    except OSError as error:
-        raise SourceLost(
-            f"{endpoint.display} does not answer: {error or 'timeout'}", hint="check host and port"
-        ) from None
     return {name: calls[name] for name, row in zip(calls, rows, strict=True) if writes(row)}

@@ -83,19 +83,11 @@ class ClusterDump(OfflineService):
         with ExitStack() as self._stack:
             output = Output(str(self._manifest))
             self._stack.callback(output.close)
-            work = asyncio.create_task(self._work(output), name="dump")
-            stop = asyncio.create_task(self._stop.wait(), name="stop")
             try:
-                await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
-                if not work.done():
-                    await self._end(work)
+                if not await self._unless_stopped(self._work(output), "dump"):
                     raise Interrupted("stopped before all snapshots were whole: nothing was kept")
-                await work
             except BaseExceptionGroup as group:
                 raise first_cause(group) from None
-            finally:
-                stop.cancel()
-                work.cancel()
         self.progress.ended = True
 
     async def _work(self, output: Output) -> None:

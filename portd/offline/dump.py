@@ -101,17 +101,10 @@ class Dump(OfflineService):
             Interrupted: it was told to stop before the snapshot was whole.
             OutputError: the disk is full or failed.
         """
-        work = asyncio.create_task(self._work(), name="dump")
-        stop = asyncio.create_task(self._stop.wait(), name="stop")
         try:
-            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done() and not self._snapshot_done:
-                await self._end(work)
+            if not await self._unless_stopped(self._work(), "dump", lambda: self._snapshot_done):
                 raise Interrupted("stopped before the snapshot was whole: nothing was kept")
-            await work
         finally:
-            stop.cancel()
-            work.cancel()
             self._fetch.close()
         self.progress.ended = True
 

@@ -35,6 +35,29 @@ class OfflineService:
         """Does the work, or as much of it as there is until a stop is asked for."""
         raise NotImplementedError
 
+    async def _unless_stopped(
+        self, doing: Coroutine[Any, Any, None], name: str, keeps: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Whether some work was done to its end, and not cancelled by a stop.
+
+        Args:
+            doing: the work.
+            name: of its task.
+            keeps: asked at a stop: the work ends by itself.
+        """
+        work = asyncio.create_task(doing, name=name)
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and not keeps():
+                await self._end(work)
+                return False
+            await work
+        finally:
+            stop.cancel()
+            work.cancel()
+        return True
+
     async def _end(self, work: asyncio.Task[None]) -> None:
         """Cancels *work*, again should a library have swallowed that."""
         while not work.done():

@@ -108,24 +108,17 @@ class Restore(OfflineService):
             PortdError: the file is not there or corrupt, the target refuses.
             Interrupted: it was told to stop.
         """
-        work = asyncio.create_task(self._run(), name="restore")
-        stop = asyncio.create_task(self._stop.wait(), name="stop")
         try:
-            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                await self._end(work)
+            if not await self._unless_stopped(self._run(), "restore"):
                 if not self._begun:
                     raise Interrupted("stopped before anything was written", hint="restore again")
                 raise Interrupted(
                     "stopped: the target holds a part of the file",
                     hint="restore again with --existing replace, skip or flush",
                 )
-            await work
         except BaseExceptionGroup as group:
             raise first_cause(group) from None
         finally:
-            stop.cancel()
-            work.cancel()
             self._letters.close()
         self.progress.ended = True
 

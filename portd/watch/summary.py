@@ -29,10 +29,20 @@ def status_lines(status: Mapping[str, Any]) -> dict[str, str]:
     }
     if paused := status.get("paused"):
         lines["paused since"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(paused["since"]))
+    return lines | troubles(status)
+
+
+def troubles(status: Mapping[str, Any]) -> dict[str, str]:
+    """What of it somebody should read, by name; empty where there is nothing.
+
+    Args:
+        status: see `status_lines`.
+    """
+    found: dict[str, str] = {}
     if held := status["held"]:
-        lines["waits for"] = f"an operator ({held['reason']}): {held['words']}"
+        found["waits for"] = f"an operator ({held['reason']}): {held['words']}"
     if status["failure"]:
-        lines["failure"] = status["failure"]
+        found["failure"] = status["failure"]
     if status["last_error"]:
-        lines["last error"] = status["last_error"]
-    return lines
+        found["last error"] = status["last_error"]
+    return found

@@ -6,14 +6,14 @@ import json
 import os
 import random
 import signal
-import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from tests.integration.test_ctl import asked, told
 from tests.process import Links, Portd, streaming
 from tests.servers import wait_for_sync
+from tests.writer import Writer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,22 +29,13 @@ def rules_there(target: Server) -> str:
     return str((found or b"").decode())
 
 
-class Load:
+class Load(Writer):
     """Transactions that change a key of each kind twice, for as long as it is entered."""
 
     def __init__(self, source: Server) -> None:
+        super().__init__()
         self._client = source.client()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._write, name="load")
         self.rounds = 0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _write(self) -> None:
         while not self._stop.is_set():

@@ -9,10 +9,9 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import urllib.error
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +22,7 @@ from tests.integration.test_held import ctl
 from tests.process import Links, Notified, Portd
 from tests.proxy import Proxy
 from tests.servers import wait_for_sync
+from tests.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,22 +81,13 @@ def answer(portd: Portd, page: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-class Counting:
+class Counting(Writer):
     """Writes INCRs and pushes dense numbers; a context manager, at the end of which nothing is on its way."""
 
     def __init__(self, source: Server) -> None:
+        super().__init__()
         self._source = source
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._write)
         self.written = 0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _write(self) -> None:
         client = self._source.client()

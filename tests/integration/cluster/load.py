@@ -8,9 +8,9 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from portd.kernel.slots import key_slot, slot_tag
-from tests.integration.cluster.kit import Writer
 from tests.servers import Server, wait_for_sync
 from tests.wire import Wire
+from tests.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,10 +15,10 @@ import pytest
 from portd.kernel.slots import key_slot, slot_tag
 from tests.clusters import Cluster, differences
 from tests.datasets import fill_every_encoding
-from tests.integration.cluster.kit import Writer
 from tests.process import Portd
 from tests.servers import binaries, wait_for_sync
 from tests.wire import Wire
+from tests.writer import Writer
 
 if TYPE_CHECKING:
     from pathlib import Path
