@@ -197,17 +197,17 @@ def waits(status: dict[str, Any]) -> bool:
 
 def test_a_standby_is_no_trouble(source: Server, target: Server) -> None:
     """While it waits for a link that streams, nothing fires."""
-    with (
-        Portd(source, target) as portd,
-        Portd(source, target, standby=True) as standby,
-        Prometheus(portd, standby, rules=impatient_rules()) as prometheus,
-    ):
-        portd.until(streaming)
-        standby.until(waits)
-        often = 'min(count_over_time(portd_role{role="standby"}[1m])) > 20'  # longer than any rule waits
-        wait_for_sync(lambda: prometheus.query(often), dump=lambda: str(prometheus.query("portd_role")))
-        wait_for_sync(lambda: prometheus.query('sum(portd_phase{phase="standby"}) == 1'))
-        assert prometheus.firing() == {}
+    with Portd(source, target) as portd:
+        portd.until(streaming)  # the one of both that has the link
+        with (
+            Portd(source, target, standby=True) as standby,
+            Prometheus(portd, standby, rules=impatient_rules()) as prometheus,
+        ):
+            standby.until(waits)
+            often = 'min(count_over_time(portd_role{role="standby"}[1m])) > 20'  # longer than any rule waits
+            wait_for_sync(lambda: prometheus.query(often), dump=lambda: str(prometheus.query("portd_role")))
+            wait_for_sync(lambda: prometheus.query('sum(portd_phase{phase="standby"}) == 1'))
+            assert prometheus.firing() == {}
 
 
 def test_a_standby_without_a_source(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
