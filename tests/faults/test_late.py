@@ -40,7 +40,6 @@ def ends() -> Iterator[Ends]:
         yield both
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("permissions", "strike", "action"),

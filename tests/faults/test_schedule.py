@@ -14,7 +14,6 @@ STREAM = [kind for kind in KINDS if not kind.full]
 SNAPSHOT = [kind for kind in KINDS if kind.full]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_faults_in_the_stream_lose_and_double_nothing() -> None:
     """Whatever breaks while the stream is followed, both ends are equal in the end."""
@@ -23,7 +22,6 @@ async def test_faults_in_the_stream_lose_and_double_nothing() -> None:
     assert report.faults >= 5
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_faults_in_the_snapshot_lose_and_double_nothing() -> None:
     """Whatever breaks while a snapshot is copied, both ends are equal in the end."""

@@ -50,7 +50,7 @@ SEEN = {
 
 ELSEWHERE = {"PortdDown", "PortdNoHolder", "PortdTwoHolders"}  # what no process can tell by itself
 
-pytestmark = [needs_prometheus, pytest.mark.slow]
+pytestmark = needs_prometheus
 
 
 def warned(portd: Portd | Links, link: str) -> set[str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.conftest import ServerFactory
     from tests.servers import Server
 
-pytestmark = [needs_browser, pytest.mark.slow]
+pytestmark = needs_browser
 
 LONG = "x" * 10_000
 EVIL = "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">&\"'"

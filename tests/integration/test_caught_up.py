@@ -105,12 +105,18 @@ async def test_a_source_that_does_not_answer_has_not_told(source: Server, target
     """Silence is no refusal to tell: a source that hangs may hold megabytes, and is asked until it answers."""
     fill_strings(source, 5000, 1000)
     async with Proxy(source.port) as proxy:
+        proxy.to_client.bytes_per_second = 256 << 10
         with Portd(proxy.url, target, stop_after="caught-up", connect_seconds=1) as portd:
-            await wait_for(lambda: proxy.to_client.forwarded > 1 << 20)
+            # By now nothing more is asked of the target, which would have to answer within a second.
+            await asyncio.to_thread(portd.until, lambda status: status["snapshot"]["keys_applied"] > 0)
             target.signal(signal.SIGSTOP)  # the stream is not applied before the network is gone
+            proxy.to_client.flow()
             await wait_for(lambda: source.info("replication").get("slave0", {}).get("state") == "online")
-            begun = await asyncio.to_thread(write_behind, source, 1000)  # behind it the whole snapshot is in the spool
-            await asyncio.to_thread(portd.until, lambda status: status["stream"]["read_offset"] >= begun)
+            await asyncio.to_thread(write_behind, source, len(VALUE))  # behind it the whole snapshot is in the spool
+            await asyncio.to_thread(
+                portd.until,
+                lambda status: status["source"]["bytes_received"] >= status["snapshot"]["bytes_read"] + len(VALUE),
+            )
             proxy.half_open()
             end = await asyncio.to_thread(write_behind, source, 1 << 20)
             target.signal(signal.SIGCONT)

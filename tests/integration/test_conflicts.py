@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from portd.link.conflicts import LOOK_SECONDS
 from tests.process import Links, streaming
 from tests.wire import Wire
 
@@ -57,10 +60,13 @@ def test_keys_of_two_links_are_noticed(ends: tuple[Server, Server, Server], rule
         found = status["conflicts"]["us"]
         assert 0 < found["found"] <= found["looked"]
         assert all(db == 0 and name.startswith("'both:") for db, name in found["keys"])
-        portd.until_link("eu", lambda status: status["conflicts"]["us"]["looked"] > 2 * found["looked"])
+        portd.until_link("eu", lambda status: status["conflicts"]["us"]["looked"] > found["looked"])
         lines = [line for line in portd.log().splitlines() if WORDS in line]
-        assert len(lines) == 2, portd.log()  # one for each of them, however often it looked
         assert all("both:" in line for line in lines)
+        for link in ("eu", "us"):  # the first one at once, and then one in a while, however often it looked
+            told = [datetime.fromisoformat(line[3:30]) for line in lines if f"link={link} " in line]
+            assert told, portd.log()
+            assert all((later - earlier).total_seconds() >= LOOK_SECONDS - 1 for earlier, later in pairwise(told)), told
         series = samples(portd)
         assert series['portd_conflicts_total{link="eu",other="us"}'] > 0
         assert series['portd_conflicts_looked_total{link="us",other="eu"}'] > 0

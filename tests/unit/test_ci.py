@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STAGES = ["install", "style", "types", "layers", "docs", "tests", "instructions", "wheel", "package", "checked"]
+STAGES = ["install", "style", "types", "layers", "docs", "tests", "instructions", "wheel", "package", "deep", "checked"]
 
 INSTALL = "python3 -m venv --without-pip .venv && .venv/bin/python seen.py install"
 COMMAND = f"{INSTALL} && .venv/bin/python seen.py pytest"
