@@ -10,6 +10,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tests.datasets import fill_strings
 from tests.integration.test_ctl import asked, told
 from tests.process import Links, Portd, streaming
 from tests.servers import wait_for_sync
@@ -134,6 +135,68 @@ def test_what_is_not_narrower_is_refused(source: Server, target: Server, tmp_pat
         source.client().set("a:2", "1")
         portd.until_applied(source)
         assert target.client().exists("a:2") == 0
+
+
+def test_less_is_taken_behind_a_snapshot(source: Server, target: Server, tmp_path: Path) -> None:
+    """A snapshot is copied by the rules that it began with; the first transaction behind it is left to narrower ones."""
+    fill_strings(source, 3000)
+    source.client().mset({"b:1": "1", "a:1": "1"})
+    file = tmp_path / "portd.toml"
+    file.write_text("max_target_ops = 1500\n")
+    with Portd(source, target, config=file) as portd:
+        portd.until(lambda status: status["phase"] == "snapshot" and status["snapshot"]["keys_applied"] > 0)
+        before = rules_there(target)
+        file.write_text('exclude = ["b:"]\n')
+        portd.signal(signal.SIGHUP)
+        wait_for_sync(lambda: "the rules are narrower" in portd.log(), dump=portd.log)
+        status = portd.until(streaming)
+        assert status["snapshot"]["keys_filtered"] == 0
+        assert rules_are_others(target, before)
+        source.client().mset({"b:1": "2", "a:1": "2"})
+        portd.until_applied(source)
+        assert target.client().mget("a:1", "b:1") == [b"2", b"1"]
+
+
+def test_a_target_that_is_away_is_not_asked_behind_ones_back(source: Server, target: Server, tmp_path: Path) -> None:
+    """It has the keys of other links, which narrower rules must not meet: they are refused with words, and nothing changes."""
+    path, file = tmp_path / "socket", tmp_path / "portd.toml"
+    file.write_text("")
+    with Portd(source, target, control_socket=path, config=file) as portd:
+        portd.until(streaming)
+        before = rules_there(target)
+        target.kill()
+        portd.until(lambda status: status["phase"] == "connecting")
+        file.write_text('exclude = ["b:"]\n')
+        refused = told(path, "reload", expect=1).stderr
+        assert refused.startswith(f"portd: the rules stay: the target {target.url} cannot be reached")
+        target.start()
+        portd.until(streaming)
+        source.client().mset({"a:1": "1", "b:1": "1"})
+        portd.until_applied(source)
+        assert target.client().mget("a:1", "b:1") == [b"1", b"1"]
+        assert not rules_are_others(target, before)
+        assert asked(path, "reload")["narrower"][0]["left"] == 1
+
+
+def test_less_is_taken_inside_of_a_pause(source: Server, target: Server, tmp_path: Path) -> None:
+    """From where the target stands: what waits in the spool is left to the narrower rules."""
+    path, file = tmp_path / "socket", tmp_path / "portd.toml"
+    file.write_text("")
+    with Portd(source, target, control_socket=path, config=file) as portd:
+        portd.until(streaming)
+        source.client().mset({"a:1": "1", "b:1": "1"})
+        portd.until_applied(source)
+        end = int(source.client().info("replication")["master_repl_offset"])
+        told(path, "pause")
+        source.client().mset({"a:1": "2", "b:1": "2"})
+        file.write_text('exclude = ["b:"]\n')
+        (found,) = asked(path, "reload")["narrower"]
+        assert end <= found["offset"] <= int(source.client().info("replication")["master_repl_offset"]) - len("a:1b:1")
+        assert found["left"] == 1
+        assert target.client().get("a:1") == b"1"
+        told(path, "resume")
+        portd.until_applied(source)
+        assert target.client().mget("a:1", "b:1") == [b"2", b"1"]
 
 
 def test_a_link_of_several(source: Server, target: Server, pair: tuple[Server, Server], tmp_path: Path) -> None:
