@@ -191,6 +191,12 @@ def _dead_letters(sight: Sight, window: float) -> str:
     return f"the target lacks what it refused: {codes}" if codes else ""
 
 
+def _owed(sight: Sight, window: float) -> str:
+    keys = sight.progress.stream.keys_owed
+    stuck = keys and not sight.within("keys_copied", window) and not sight.paused
+    return f"keys that have to be copied from the source, and are not: {keys}" if stuck else ""
+
+
 def _full_sync(sight: Sight, window: float) -> str:
     reasons = sight.within("full_syncs", window, without="first")
     return f"copied anew: {reasons}" if reasons else ""
@@ -261,6 +267,7 @@ RULES: Final = (
     Rule("PortdHeld", _BAD, 0, 0, _held),
     Rule("PortdPaused", _WARN, 900, 0, _paused),
     Rule("PortdDeadLetters", _BAD, 0, HOUR_SECONDS, _dead_letters),
+    Rule("PortdKeysOwed", _WARN, 600, WINDOW_SECONDS, _owed),
     Rule("PortdFullSync", _WARN, 0, HOUR_SECONDS, _full_sync),
     Rule("PortdKeysPruned", _WARN, 0, HOUR_SECONDS, _pruned),
     Rule("PortdVerifyDifferent", _BAD, 0, 0, _different),

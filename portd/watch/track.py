@@ -98,4 +98,5 @@ def counted(progress: Progress) -> Iterator[tuple[tuple[str, str], int]]:
     yield ("connects", ""), progress.source.connects
     yield ("partial_syncs", ""), progress.partial_syncs
     yield ("keys_pruned", "keys"), progress.keys_pruned
+    yield ("keys_copied", "keys"), progress.stream.keys_copied
     yield ("import_mode_losses", "times"), progress.import_mode_losses

@@ -18,7 +18,7 @@ from tests.integration.test_held import ctl
 from tests.process import Links, Portd, streaming
 from tests.prometheus import Prometheus, impatient_rules, needs_prometheus, shipped_rules
 from tests.proxy import Proxy
-from tests.servers import find, wait_for_sync
+from tests.servers import find, wait_for, wait_for_sync
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +42,7 @@ SEEN = {
     "test_another_source": ("PortdHeld",),
     "test_a_link_that_is_paused": ("PortdPaused",),
     "test_a_target_that_differs": ("PortdDeadLetters", "PortdVerifyDifferent", "PortdFullSync", "PortdKeysPruned"),
+    "test_keys_that_cannot_be_copied": ("PortdKeysOwed",),
     "test_a_standby_without_a_source": ("PortdStandbyUnfit", "PortdNoHolder"),
     "test_a_name_that_leads_to_two_targets": ("PortdTwoHolders",),
     "test_import_mode_that_is_switched_off": ("PortdImportModeLost",),
@@ -188,6 +189,24 @@ def test_a_target_that_differs(request: pytest.FixtureRequest, source: Server, t
         source.client().client_kill_filter(_type="replica")
         portd.until(lambda status: status["keys_pruned"] > 0)
         fires(request, prometheus, portd, passed=frozenset({"PortdVerifyDifferent"}))  # what differed is gone
+
+
+async def test_keys_that_cannot_be_copied(request: pytest.FixtureRequest, source: Server, target: Server) -> None:
+    """What the rules leave out is renamed to what they take, and the source takes no connections any more."""
+    source.client().set("b:1", "from outside")
+    async with Proxy(source.port) as proxy:
+        with Portd(proxy.url, target, include="a:") as portd:
+            await asyncio.to_thread(portd.until, streaming)
+            proxy.refuse()
+            source.client().rename("b:1", "a:1")
+
+            def watch() -> None:
+                with Prometheus(portd, rules=impatient_rules()) as prometheus:
+                    fires(request, prometheus, portd)
+
+            await asyncio.to_thread(watch)
+            await proxy.start()
+            await wait_for(lambda: target.client().get("a:1") == b"from outside", dump=portd.log)
 
 
 def waits(status: dict[str, Any]) -> bool:

@@ -120,6 +120,7 @@ CASES: list[tuple[str, Callable[[Progress], None]]] = [
     ("PortdHeld", hold),
     ("PortdPaused", lambda progress: setattr(progress.limit, "paused_since", T)),
     ("PortdDeadLetters", lambda progress: progress.dead_letters.update(["ERR"])),
+    ("PortdKeysOwed", lambda progress: setattr(progress.stream, "keys_owed", 2)),
     ("PortdFullSync", lambda progress: progress.full_syncs.update(["backlog"])),
     ("PortdKeysPruned", lambda progress: setattr(progress, "keys_pruned", 1)),
     ("PortdVerifyDifferent", lambda progress: setattr(progress.verify, "result", "different")),

@@ -117,6 +117,11 @@ CASES = [
     yes("PortdDeadLetters", at="30m", dead_letters_total__code_ERR="3x20 1x30"),  # it was restarted
     no("PortdDeadLetters", dead_letters_total__code_ERR="0x30"),
     no("PortdDeadLetters", at="100m", dead_letters_total__code_ERR="1x200"),
+    yes("PortdKeysOwed", at="20m", stream_owed_keys="2x30", stream_keys_copied_total="7x30", paused="0x30"),
+    yes("PortdKeysOwed", at="20m", stream_owed_keys="2x30"),
+    no("PortdKeysOwed", at="20m", stream_owed_keys="2x30", stream_keys_copied_total="7+1x30"),
+    no("PortdKeysOwed", at="20m", stream_owed_keys="0x30", stream_keys_copied_total="7x30"),
+    no("PortdKeysOwed", at="20m", stream_owed_keys="2x30", stream_keys_copied_total="7x30", paused="1x30"),
     yes("PortdFullSync", full_syncs_total__reason_backlog="0x5 1x30"),
     no("PortdFullSync", full_syncs_total__reason_first="0x5 1x30"),
     no("PortdFullSync", at="100m", full_syncs_total__reason_backlog="0x5 1x200"),
