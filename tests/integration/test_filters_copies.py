@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import threading
@@ -15,6 +16,7 @@ from portd.preflight.findings import Level
 from tests.integration.test_check import levels, look, one
 from tests.integration.test_filters_stream import contents, filled, filtered, settled
 from tests.process import Portd
+from tests.proxy import Proxy
 from tests.servers import wait_for_sync
 from tests.wire import Wire
 from tests.writer import Writer
@@ -223,6 +225,27 @@ def test_a_source_that_is_away_is_asked_again(source: Server, target: Server) ->
     assert 'portd_stream_keys_copied_total{link="default"} 1.0' in metrics
     assert 'portd_stream_owed_keys{link="default"} 0.0' in metrics
     assert 'portd_stream_commands_filtered_total{link="default",reason="copy"} 1.0' in metrics
+
+
+async def test_a_failover_between_the_command_and_the_copy_loses_nothing(servers: ServerFactory, target: Server) -> None:
+    """What the old source owed, the new one has: under another id, at offsets that go on."""
+    old, new = servers(), servers()
+    new.replicate(old)
+    async with Proxy(old.port) as proxy:
+        with Portd(proxy.url, target, exclude_db=4, **OPTIONS) as portd:
+            await asyncio.to_thread(portd.until, lambda status: status["ready"])
+            with Load(old, 5), away(old):
+                await asyncio.to_thread(portd.until, lambda status: status["stream"]["keys_owed"] > 1)
+            reached(new, int(old.client().info("replication")["master_repl_offset"]))
+            with away(old):  # for the proxy's next connections, too
+                new.client().replicaof("NO", "ONE")
+                proxy.upstream = ("127.0.0.1", new.port)
+                proxy.cut()
+            with Load(new, 6):
+                await asyncio.to_thread(portd.until, lambda status: status["partial_syncs"] == 1 and status["ready"])
+            stream = await asyncio.to_thread(equal, portd, new, target)
+            assert stream["keys_copied"] > 1
+            assert portd.status()["full_syncs"] == {"first": 1}
 
 
 def test_a_full_sync_owes_nothing(source: Server, target: Server) -> None:
