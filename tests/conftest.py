@@ -71,16 +71,39 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrises ``matrix`` by every pair of servers and ``binary`` by every server found."""
+    """Parametrises ``matrix`` by every pair of servers and ``binary`` by every server found.
+
+    Once each is a source and a target in every run: the newest goes into the oldest, and back. The other pairs are deep.
+    """
     found = binaries()
     if "matrix" in metafunc.fixturenames:
         targets = [each for each in found if each.version >= (4, 0, 0)]  # older ones are refused
-        pairs = [(source, target) for source in found for target in targets]
-        metafunc.parametrize(
-            "matrix", pairs, ids=[f"{source.name}-{target.name}" for source, target in pairs], indirect=True
-        )
+        pairs = [
+            pytest.param(
+                (source, target),
+                id=f"{source.name}-{target.name}",
+                marks=() if target is targets[-number % len(targets)] else pytest.mark.deep,
+            )
+            for number, source in enumerate(found, 1)
+            for target in targets
+        ]
+        metafunc.parametrize("matrix", pairs, indirect=True)
     if "binary" in metafunc.fixturenames:
         metafunc.parametrize("binary", found, ids=[each.name for each in found])
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that are deep are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is ``sampled(n)`` all cases but n, spread over them, are deep."""
+    cases: dict[tuple[str, int], list[pytest.Item]] = {}
+    for item in items:
+        for mark in item.iter_markers("sampled"):
+            cases.setdefault((item.nodeid.partition("[")[0], *mark.args), []).append(item)
+    for (_, kept), found in cases.items():
+        always = {round(number * (len(found) - 1) / max(kept - 1, 1)) for number in range(kept)}
+        for number, item in enumerate(found):
+            if number not in always:
+                item.add_marker("deep")
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ def losses(status: dict[str, Any]) -> set[str]:
     return {reason for lane in status["target"]["lanes"] for reason in lane["losses"]}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "name",
     [
@@ -52,6 +53,7 @@ async def test_faults_inside_of_a_snapshot(name: str, world: World) -> None:
     await world.finish()
 
 
+@pytest.mark.deep
 async def test_a_source_link_that_never_lasts_costs_few_forks(world: World) -> None:
     """A snapshot that is cut again and again is begun with growing pauses, and every attempt is counted."""
     before = (await world.until(lambda _: True, "status"))["full_syncs"]
@@ -75,6 +77,7 @@ async def test_a_source_link_that_never_lasts_costs_few_forks(world: World) -> N
     await world.finish()
 
 
+@pytest.mark.deep
 async def test_a_backlog_that_is_too_small_costs_few_forks(world: World) -> None:
     """Full syncs that follow one another, since the source never remembers where we were, come with growing pauses."""
     world.source.client().config_set("repl-backlog-size", 16 * 1024)
@@ -193,6 +196,7 @@ COMMANDS: dict[str, Callable[[Any], object]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", COMMANDS)
 async def test_commands_on_whole_databases_keep_the_checkpoint(name: str, world: World) -> None:
     """The position survives what would delete it or move it away: a restart continues without a full sync."""

@@ -40,6 +40,7 @@ def ends() -> Iterator[Ends]:
         yield both
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("permissions", "strike", "action"),

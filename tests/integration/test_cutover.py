@@ -44,6 +44,7 @@ def import_mode(target: Server) -> str:
     return str((client.config_get("import-mode") or {}).get("import-mode", "no"))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("here", "there"), [("valkey9.1", "valkey9.1"), ("redis7.0", "valkey9.1"), ("redis6.2", "redis7.0")]
 )
@@ -270,6 +271,7 @@ def test_a_stop_that_fails(source: Server, target: Server, tmp_path: Path, pair:
     assert pair.alive
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_it_is_ended_while_writes_stand_still(source: Server, target: Server, tmp_path: Path, number: int) -> None:
     """Told to stop, it lets writes go on and says so; killed, the pause that nobody renews ends by itself."""
@@ -331,6 +333,7 @@ def rules(server: Server) -> list[bytes]:
     return sorted(client.execute_command("ACL", "LIST"))
 
 
+@pytest.mark.deep
 def test_users_lose_the_right_to_write(servers: ServerFactory, tmp_path: Path) -> None:
     """With acl clients get errors at once; rolled back, the users are what they were, to the letter."""
     source, target = server(servers, "redis7.0"), server(servers, "valkey9.1")
@@ -357,6 +360,7 @@ def test_users_lose_the_right_to_write(servers: ServerFactory, tmp_path: Path) -
         assert_equal(source, target)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("here", ["redis5.0", "redis7.0"])
 def test_replicas_that_nobody_has(servers: ServerFactory, tmp_path: Path, here: str) -> None:
     """Any server since 2.8 can be told to refuse writes; rolled back, its settings are what they were."""
@@ -401,6 +405,7 @@ def test_an_old_source_cannot_pause_writes_alone(servers: ServerFactory, tmp_pat
         source.client().set("a", "1")
 
 
+@pytest.mark.deep
 def test_a_replica_as_source(servers: ServerFactory, tmp_path: Path) -> None:
     """Its clients write to its primary: there they are stopped."""
     primary, source, target = servers(), servers(), servers()

@@ -150,6 +150,7 @@ SHAPES: dict[str, Callable[[redis.client.Pipeline, str, int], object]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", SHAPES)
 def test_memory_is_estimated(kind: str, binary: Binary, servers: ServerFactory) -> None:
     """By type, within a third of what the server has more than before, for keys small and large, packed and not."""

@@ -88,6 +88,7 @@ def test_bytes_of_a_lost_connection_arrive_behind_the_stream(source: Server, tar
     assert_equal(source, target)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("freed", ["expiry", "takeover", "partition"])
 def test_a_process_that_lost_the_link_in_the_snapshot(source: Server, target: Server, login: str, freed: str) -> None:
     """Frozen or cut off while another one copies and follows, it writes nothing when it goes on, and ends with 75."""

@@ -126,6 +126,7 @@ def equal(portd: Portd, source: Server, target: Server, replica: Server | None =
     return stream
 
 
+@pytest.mark.deep
 def test_load_under_kills_is_a_filter_behind_a_replica(source: Server, target: Server, servers: ServerFactory) -> None:
     """Random commands over keys of both kinds, from several writers, with a process that is killed again and again."""
     replica = replica_of(source, servers)
@@ -227,7 +228,9 @@ def test_a_source_that_is_away_is_asked_again(source: Server, target: Server) ->
     assert 'portd_stream_commands_filtered_total{link="default",reason="copy"} 1.0' in metrics
 
 
-async def test_a_failover_between_the_command_and_the_copy_loses_nothing(servers: ServerFactory, target: Server) -> None:
+async def test_a_failover_between_the_command_and_the_copy_loses_nothing(
+    servers: ServerFactory, target: Server
+) -> None:
     """What the old source owed, the new one has: under another id, at offsets that go on."""
     old, new = servers(), servers()
     new.replicate(old)
@@ -245,7 +248,9 @@ async def test_a_failover_between_the_command_and_the_copy_loses_nothing(servers
                 await asyncio.to_thread(portd.until, lambda status: status["partial_syncs"] == 1 and status["ready"])
             stream = await asyncio.to_thread(equal, portd, new, target)
             assert stream["keys_copied"] > 1
-            assert portd.status()["full_syncs"] == {"first": 1}
+            status = portd.status()
+            assert status is not None
+            assert status["full_syncs"] == {"first": 1}
 
 
 def test_a_full_sync_owes_nothing(source: Server, target: Server) -> None:

@@ -274,6 +274,7 @@ def test_names_of_ours_at_the_end_of_a_large_command(keys: int, source: Server, 
     assert client_of(target).mget("before", "behind", "later") == [b"1", b"1", b"2"]
 
 
+@pytest.mark.deep
 def test_a_chain_of_links_of_one_name(servers: ServerFactory) -> None:
     """The target of one is the source of the next: its checkpoints stay there, and the position goes on all the same."""
     first, second, third = servers(), servers(), servers()

@@ -33,6 +33,7 @@ def copying(status: dict[str, dict[str, int]]) -> bool:
     return status["snapshot"]["bytes_decoded"] > MIB
 
 
+@pytest.mark.deep
 def test_a_profile_does_not_hold_up_the_link(source: Server, target: Server) -> None:
     """While profiles are taken at full speed, ACKs go on every second and memory stays what it was."""
     fill_big_hash(source, b"big", 800_000)

@@ -82,6 +82,7 @@ def test_another_server_at_the_same_address_overwrites_nothing(servers: ServerFa
     assert_equal(source, target)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("tells", [True, False], ids=["tells", "silent"])
 def test_the_one_that_was_followed_may_come_back(source: Server, target: Server, tells: bool) -> None:  # noqa: FBT001
     """Held for what a snapshot shows, the sync goes on by itself once another process at the address has the data."""

@@ -121,6 +121,7 @@ MANY: dict[str, Callable[[Server], None]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", MANY)
 def test_a_key_of_many_elements_is_never_held(kind: str, source: Server, target: Server) -> None:
     """A collection several times larger than the whole budget, beside ordinary keys."""
@@ -147,6 +148,7 @@ def test_a_huge_hash_field_is_never_held(byte: bytes | None, wide_source: Server
     copied_within_bound(wide_source, wide_target)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "command",
     [("RPUSH", "big"), ("SADD", "big"), ("ZADD", "big", "1.5"), ("XADD", "big", "*", "field"), ("HSET", "big")],
@@ -160,6 +162,7 @@ def test_a_huge_element_is_never_held(command: tuple[str, ...], wide_source: Ser
     copied_within_bound(wide_source, wide_target)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("byte", [b"\xa5", None], ids=["lzf", "raw"])
 @pytest.mark.parametrize("kind", ["hash", "zset", "list", "stream"])
 def test_a_huge_packed_value_is_never_held(kind: str, byte: bytes | None, servers: ServerFactory) -> None:
@@ -302,6 +305,7 @@ LIES = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("lie", LIES)
 def test_a_length_that_lies_costs_no_memory(lie: str, target: Server) -> None:
     """An absurd length or count, then zeros without end: an error that says where, or no more than the bound."""

@@ -10,6 +10,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.datasets import fill_strings
 from tests.integration.test_ctl import asked, told
 from tests.process import Links, Portd, streaming
@@ -260,6 +262,7 @@ def test_commands_are_left_out_from_now_on(source: Server, target: Server, tmp_p
         assert "exclude_command INCR is gone" in told(path, "reload", expect=1).stderr
 
 
+@pytest.mark.deep
 def test_a_kill_at_any_moment(source: Server, target: Server, tmp_path: Path) -> None:
     """The checkpoint says by which rules the data was made: exactly the start with those goes on, and nothing is lost or torn."""
     chance, file = random.Random(5), tmp_path / "portd.toml"

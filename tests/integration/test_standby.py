@@ -281,6 +281,7 @@ def test_a_standby_with_other_rules_is_refused(source: Server, target: Server) -
         assert first.alive
 
 
+@pytest.mark.deep
 def test_a_holder_that_begins_with_other_rules_is_noticed(source: Server, target: Server) -> None:
     """The standby was right when it came, and is not any more: it says so, and leaves the link alone."""
     fill_strings(source, 10)

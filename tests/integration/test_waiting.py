@@ -101,6 +101,7 @@ class Trouble:
         self.script.join()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("code", ["OOM", "NOREPLICAS", "MISCONF", "READONLY", "MASTERDOWN", "BUSY"])
 def test_errors_that_pass_are_waited_out(code: str, source: Server, servers: ServerFactory, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def settings(source: str, target: str, folder: Path, **others: Any) -> Settings:
     )
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ON_TARGET, ids=lambda name: name or "everything")
 async def test_a_target_that_lies(name: str, source: Server, target: Server, tmp_path: Path) -> None:
     """Whatever it answers to one command, or to all: from the start, and from the third time on."""
@@ -107,6 +108,7 @@ async def test_a_source_that_lies(name: str, source: Server, target: Server, tmp
     assert not found, "\n".join(found)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", IN_VERIFY, ids=lambda name: name or "everything")
 async def test_an_end_of_a_comparison_that_lies(name: str, source: Server, target: Server, tmp_path: Path) -> None:
     """The same for `verify`, on either side."""
@@ -120,6 +122,7 @@ async def test_an_end_of_a_comparison_that_lies(name: str, source: Server, targe
     assert not found, "\n".join(found)
 
 
+@pytest.mark.deep
 async def test_ends_that_lie_to_a_check(source: Server, target: Server, tmp_path: Path) -> None:
     """The same for `check`."""
     found = []
@@ -132,6 +135,7 @@ async def test_ends_that_lie_to_a_check(source: Server, target: Server, tmp_path
     assert not found, "\n".join(found)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["INFO", "HGETALL", "COMMAND", "SCAN"])
 def test_endless_elements_take_no_memory(name: str, source: Server, target: Server) -> None:
     """Objects are bounded as well as bytes: a list that announces more than is believed ends the connection."""
@@ -170,6 +174,7 @@ def test_a_key_of_ours_with_another_type_is_named(suffix: str, source: Server, t
         assert portd.wait() == os.EX_OK, portd.log()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("field", "value"),
     [

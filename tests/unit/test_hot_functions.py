@@ -109,6 +109,7 @@ def bodies(lines: list[tuple[int, int, str]]) -> dict[str, list[tuple[int, int, 
     return found
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("unit", HOT)
 def test_hot_functions_do_not_touch_python(unit: str, folder: Path) -> None:
     """No line of a hot function has a score, unless it is one of those that may; nor has anything inlined into it."""

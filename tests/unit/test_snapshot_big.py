@@ -359,6 +359,7 @@ def test_current_key_is_shown_while_it_is_decoded() -> None:
     assert repr(decoder.current) == "None"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("kind", "value", "rest"),
     [

@@ -157,6 +157,7 @@ def test_libraries_of_every_shard_are_loaded_once(cluster: Cluster, into: Cluste
     assert b"mylib" in repr(Cluster.call(into.primaries[0], "FUNCTION", "LIST")).encode()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", [(), ("FORCE",), ("TAKEOVER",)], ids=["orderly", "force", "takeover"])
 def test_failovers_of_both_sides_are_followed(how: tuple[str, ...]) -> None:
     """A replica of each shard is promoted under load, at the source and at the target: nothing is lost, nothing comes twice."""

@@ -55,6 +55,7 @@ def test_three_shards_are_one_copy(cluster: Cluster, target: Server) -> None:
     assert all(cluster.url in row for row in rows)
 
 
+@pytest.mark.deep
 def test_comparisons_know_the_shards(cluster: Cluster, target: Server, tmp_path: Path) -> None:
     """Each link compares its own slots while writes go on, one link at a time; a key that differs is found by its link alone."""
     fill(cluster)

@@ -114,6 +114,7 @@ def test_killed_at_random_moments_each_command_is_applied_once(source: Server, c
     assert not differences(source, cluster)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", [(), ("FORCE",), ("TAKEOVER",)], ids=["orderly", "force", "takeover"])
 def test_failovers_of_the_target_are_followed(source: Server, how: tuple[str, ...]) -> None:
     """A replica of each shard is promoted under load: nothing is lost that it had, nothing comes twice."""
@@ -164,6 +165,7 @@ def test_slots_that_move_are_waited_for(source: Server, cluster: Cluster) -> Non
     assert not differences(source, cluster)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("command", [("FLUSHALL",), ("FLUSHDB", "ASYNC")], ids=["flushall", "flushdb"])
 def test_a_flush_empties_every_node_once(source: Server, cluster: Cluster, command: tuple[str, ...]) -> None:
     """A flush in the stream is done by all nodes before anything behind it is, once each, however often portd is killed."""
