@@ -13,7 +13,7 @@ from tests.servers import Server, default_binary, free_port, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from tests.servers import Binary, Setting
     from tests.wire import Argument
@@ -30,16 +30,27 @@ class Cluster:
         binary: the executable, `default_binary()` when None.
         primaries: nodes with slots.
         replicas: of each.
+        tls: settings that name certificates: each node has a port for TLS, too, and nodes speak it with each other.
         config: settings of every node.
     """
 
-    def __init__(self, binary: Binary | None = None, primaries: int = 3, replicas: int = 0, **config: Setting) -> None:
+    def __init__(
+        self,
+        binary: Binary | None = None,
+        primaries: int = 3,
+        replicas: int = 0,
+        tls: Mapping[str, str] | None = None,
+        **config: Setting,
+    ) -> None:
         self.binary = binary or default_binary()
         settings: dict[str, Any] = {
             "cluster_enabled": True,
             "cluster_node_timeout": TIMEOUT_MS,
             "cluster_replica_validity_factor": 0,
         }
+        self._tls = tls is not None
+        if tls is not None:
+            settings |= {"tls_cluster": True, "tls_replication": True, "tls_auth_clients": "no", **tls}
         self.primaries = [Server(self.binary, **settings | config) for _ in range(primaries)]
         self.replicas = [Server(self.binary, **settings | config) for _ in range(primaries * replicas)]
         self._stack = ExitStack()
@@ -52,6 +63,8 @@ class Cluster:
     def __enter__(self) -> Self:
         for node in self.nodes:
             node.port = port_with_bus()
+            if self._tls:
+                node.config["tls-port"] = port_with_bus()
             self._stack.enter_context(node)
         count = len(self.primaries)
         for number, node in enumerate(self.nodes):
@@ -60,7 +73,7 @@ class Cluster:
                 first, last = number * SLOTS // count, (number + 1) * SLOTS // count - 1
                 self.call(node, "CLUSTER", "ADDSLOTS", *range(first, last + 1))
             if number:
-                self.call(node, "CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
+                self.call(node, "CLUSTER", "MEET", "127.0.0.1", self._met_at(self.nodes[0]))
         wait_for_sync(lambda: all(len(self.known(node)) == len(self.nodes) for node in self.nodes))
         for number, replica in enumerate(self.replicas):
             primary = self.primaries[number % count]
@@ -72,6 +85,10 @@ class Cluster:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def _met_at(self, node: Server) -> int:
+        """The port that its bus belongs to, and that of its URL."""
+        return int(str(node.config["tls-port"])) if self._tls else node.port
 
     # -- asking
 
@@ -105,7 +122,8 @@ class Cluster:
     @property
     def url(self) -> str:
         """As portd takes it."""
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.primaries[:2])
+        seeds = ",".join(f"127.0.0.1:{self._met_at(node)}" for node in self.primaries[:2])
+        return f"{'rediss' if self._tls else 'redis'}+cluster://{seeds}"
 
     def fail_over(self, replica: Server, *how: str) -> None:
         """Promotes a replica: in order, or by ``FORCE`` or ``TAKEOVER``; returns when every node says so."""

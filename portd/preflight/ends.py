@@ -167,8 +167,12 @@ def _topology(side: str, view: View, wanted: Ranges) -> list[Finding]:
 
 
 async def _replicas(side: str, endpoint: Endpoint, view: View) -> list[Finding]:
-    """Whether the replicas can be reached as they are announced: after a failover they are the primaries."""
+    """Whether the replicas can be reached as they are announced: after a failover they are the primaries.
+
+    The map leaves out those that nothing was written to yet (cluster.c: isReplicaAvailable); nodes tell of them all the same.
+    """
     others = view.topology.others
+    hidden = len(view.followed) - len(others)
 
     async def reach(address: tuple[str, int]) -> str:
         try:
@@ -180,6 +184,9 @@ async def _replicas(side: str, endpoint: Endpoint, view: View) -> list[Finding]:
             return "it refuses our user" if refusal.login else ""
         return ""
 
+    if not others and hidden > 0:
+        told = f"{hidden} replicas, which the cluster does not announce before something is written to them"
+        return [note(f"{side}.announced", told)]
     if not others:
         return [note(f"{side}.announced", "no replicas: a primary that is gone takes its slots with it")]
     answers = await each_of(others, reach)
