@@ -27,6 +27,7 @@ from portd.config import settings as config
 from portd.errors import ConfigError, InternalError, PortdError
 from portd.net.endpoint import Endpoint
 from portd.target.kept.epoch import EPOCH_SUFFIX
+from portd.tasks import TaskGroup
 from portd.units import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class _Demo:
         """Runs `portd sync` until it has everything; returns its peak RSS in bytes."""
         process = await self._start_sync()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 writing = group.create_task(writer.run(), name="live writes")
                 await self._until(process, lambda status: bool(status["ready"]), "the snapshot was applied")
                 await asyncio.sleep(self._options.seconds)

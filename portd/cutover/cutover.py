@@ -32,6 +32,7 @@ from portd.preflight.findings import Level
 from portd.target.kept.checkpoint import State, read_checkpoint
 from portd.target.kept.importmode import SETTING as IMPORT_MODE
 from portd.target.kept.lease import read_lease
+from portd.tasks import TaskGroup
 from portd.units import human_count
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Cutover:
         proof = Proof(self._settings, self._options, stream, writes)
         self.report.proof = proof.result
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 tasks = [
                     group.create_task(stream.run(), name="source watched"),
                     group.create_task(writes.run(), name="target watched"),

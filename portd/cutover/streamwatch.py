@@ -20,6 +20,7 @@ from portd.model import Progress
 from portd.source.handshake import HandshakeOptions
 from portd.source.receiver import Receiver, ReceiverOptions
 from portd.spool import Spool
+from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from portd.kernel.keyspecs import KeySpecs
@@ -89,7 +90,7 @@ class StreamWatch:
             Doubt: the connection was lost: what the source has written since is not known.
             DecodeError: the stream is wrong.
         """
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(self._receive(), name="cut-over stream")
             group.create_task(self._look(), name="cut-over keys")
 

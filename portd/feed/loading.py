@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 from portd.config.choices import Existing
@@ -12,6 +11,7 @@ from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.target.snapshot.writers import Writers
 from portd.target.snapshot.writing import WriterOptions
+from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -87,7 +87,7 @@ class Loading:
             PortdError: of *read*, or the target refuses.
         """
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 group.create_task(self.writers.run(), name="writers")
                 result = await read()
                 await self.writers.flush()

@@ -20,6 +20,7 @@ from portd.target.kept.postponed import Horizon, Postponed, Sweeper, shift_of
 from portd.target.stream.applier import Applier
 from portd.target.stream.applying import ApplierOptions
 from portd.target.stream.scripts import Scripts
+from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -105,7 +106,7 @@ class Following:
         applier, into = self._applier, self._into
         self._progress.stream.caught_up = False
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 group.create_task(applier.run(), name="applier")
                 tasks = [group.create_task(self._watch_caught_up(), name="caught up")]
                 if not into.holds:

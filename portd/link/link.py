@@ -58,6 +58,7 @@ from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.pulse import Pulse
 from portd.target.stream.scriptbook import ScriptBook
+from portd.tasks import TaskGroup
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class Link:
             self._progress.introduced, self._progress.failure = True, ""
             if self._standing is not None:
                 self._standing.note_taken()
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 keepers = [group.create_task(self._pulse.keep(), name="pulse")]
                 if self._lease:
                     keepers.append(group.create_task(self._lease.keep(), name="lease"))

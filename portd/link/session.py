@@ -23,6 +23,7 @@ from portd.scheduling import bulk_work
 from portd.source.info import ask_branch
 from portd.source.keeper import HistoryLost
 from portd.target.kept.postponed import Postponed
+from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +107,7 @@ class Session:
         """
         receiver = self._inflow.receiver
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 inflow = group.create_task(self._inflow.run(), name="receiver")
                 apply = group.create_task(self._apply(stop, on_copied, beside), name="apply")
                 watch = group.create_task(self._watch_stop(stop), name="stop")

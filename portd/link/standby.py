@@ -26,6 +26,7 @@ from portd.target.connection import ConnectionOptions
 from portd.target.control import control
 from portd.target.kept.checkpoint import State, held_checkpoint
 from portd.target.kept.vacancy import Vacancy
+from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -136,7 +137,7 @@ class StandingBy:
             self._see,
         )
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 looking = group.create_task(self._keep_looking(), name="outlook of the standby")
                 await vacancy.wait()
                 while state.unfit:

@@ -24,6 +24,7 @@ from portd.net.clusterview import of_node, view_of
 from portd.net.topology import ALL_SLOTS, ranges_of, spelled
 from portd.offline.dump import Dump
 from portd.offline.job import OfflineService
+from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,7 +153,7 @@ class ClusterDump(OfflineService):
         limit = asyncio.Semaphore(self._at_once)
         counting = asyncio.create_task(self._keep_counting(), name="counts")
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 for node, slots in shards:
                     group.create_task(self._dump(node, slots, limit), name=f"dump {node.address}")
         finally:

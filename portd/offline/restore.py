@@ -44,6 +44,7 @@ from portd.target.stream.applier import Applier
 from portd.target.stream.applying import ApplierOptions
 from portd.target.stream.scriptbook import ScriptBook
 from portd.target.stream.scripts import Scripts
+from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +164,7 @@ class Restore(OfflineService):
                 cluster=nodes,
             )
             try:
-                async with asyncio.TaskGroup() as group:
+                async with TaskGroup() as group:
                     keeper = group.create_task(lease.keep(), name="lease")
                     destination = await clusters.take(destination)
                     await self._restore(source, data, destination, is_snapshot=is_snapshot)

@@ -37,6 +37,7 @@ from portd.errors import PortdError, SourceError
 from portd.log import get_logger
 from portd.model import LEASE_SECONDS, Work
 from portd.source.info import ask_offset
+from portd.tasks import TaskGroup
 from portd.units import human_bytes, human_count, human_seconds
 from portd.watch.summary import status_lines
 
@@ -99,7 +100,7 @@ class Orders:
 
         async def run(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
             meant = self._meant(arguments.get("link"), one=one)
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 tasks = [group.create_task(_for_one(each, act, arguments), name=f"order {each.name}") for each in meant]
             return _together([task.result() for task in tasks])
 

@@ -26,6 +26,7 @@ from portd.source.forecast import Forecast
 from portd.source.shards import ShardWatch
 from portd.target.kept.leftover import find_leftover
 from portd.target.limiter import LIMITS
+from portd.tasks import TaskGroup
 from portd.verify.schedule import Schedule
 from portd.watch.pace import Pace
 from portd.watch.standing import look
@@ -109,7 +110,7 @@ class RunningLink:
         if not self._alone:
             bind_contextvars(link=self.name)  # of this task, and of what it starts
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 beside = [group.create_task(self._forecast.run(), name="forecast")]
                 if self._watch is not None:
                     guard = self._watch.guard(self.name, self.link.follow)

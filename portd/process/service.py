@@ -20,6 +20,7 @@ from portd.memory.plan import plan_memory
 from portd.process.orders import Orders
 from portd.process.running import RunningLink, shard_watches
 from portd.spool import DiskRoom
+from portd.tasks import TaskGroup
 from portd.watch.history import Span
 from portd.watch.loopwatch import LoopWatch
 
@@ -115,7 +116,7 @@ class Service:
                 self._heap.keep()
             self._register()
             self._accounting.start()
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 self._tasks = [
                     group.create_task(self._run_link(each), name=f"link {each.name}") for each in self._links
                 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import SourceError, first_cause
@@ -10,6 +9,7 @@ from portd.model import Progress
 from portd.source.keeper import HistoryLost, Keeper
 from portd.source.receiver import Receiver, ReceiverOptions
 from portd.spool import Spool
+from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -49,7 +49,7 @@ class Fetch:
         """
         transfer = await self.receiver.connect(None)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 receiving = group.create_task(self._receive(), name="receiver")
                 await consume(self, transfer)
                 receiving.cancel()

@@ -16,6 +16,7 @@ from portd.log import get_logger
 from portd.net.control import Refused, open_control
 from portd.net.topology import NOBODY, NoCluster, moving, ranges_of, slots_of, spelled
 from portd.source.refusals import refused
+from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +59,7 @@ async def read_map(endpoint: Endpoint) -> tuple[Topology, dict[int, str]]:
 
     try:
         topology = await endpoint.seeds.read(endpoint.entrance)
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             tasks = [group.create_task(ask(node), name=f"map {node.address}") for node in topology.nodes]
     except NoCluster as error:
         raise ConfigError(

@@ -24,6 +24,7 @@ from portd.net.endpoint import TLS_HINT, tls_failure
 from portd.net.replies import PROTOCOL_ERROR, classify, error_of, fatal, presentable
 from portd.net.resp import request
 from portd.net.shapes import STRANGE, Conversation
+from portd.tasks import TaskGroup
 from portd.troubles import TARGET, Troubles
 
 if TYPE_CHECKING:
@@ -439,7 +440,7 @@ async def while_connected(
         PortdError: what ended the connection, or what *work* or *background* raised.
     """
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             tasks = [group.create_task(connection.watch(), name=f"{connection.name}-watch")]
             tasks += [group.create_task(other, name=f"{connection.name}-background") for other in background]
             result = await work

@@ -11,6 +11,7 @@ from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.net.clusterview import ASKED_AT_ONCE, of_node, view_of
 from portd.net.topology import ALL_SLOTS, slots_of
+from portd.tasks import TaskGroup
 from portd.verify.live import LiveReader, Part
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class ClusterReader:
 
         new = places.keys() - self._readers.keys()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 for address in new:
                     group.create_task(enter(address), name=f"open {address[0]}:{address[1]}")
         except BaseExceptionGroup as errors:

@@ -20,6 +20,7 @@ from portd.source.cluster import only_one_shard
 from portd.spool.directory import SEGMENT_SUFFIX, PrivateDirectory
 from portd.target.kept.epoch import EPOCH_SUFFIX
 from portd.target.probe import inspect
+from portd.tasks import TaskGroup
 from portd.verify.ends import SourceEnd, TargetEnd
 from portd.verify.live import RELATIVE_TTL_TOLERANCE_MS
 from portd.verify.options import Method
@@ -216,7 +217,7 @@ class Verification:
             try:
                 for watch in watches:
                     await watch.begin()
-                async with asyncio.TaskGroup() as group:
+                async with TaskGroup() as group:
                     watching = [group.create_task(watch.run(), name="verify map") for watch in watches]
                     digesting = [
                         group.create_task(

@@ -41,6 +41,7 @@ from portd.target.stream.applying import ApplierOptions, ApplierStatistics
 from portd.target.stream.group import Culprit, PieceSource
 from portd.target.stream.scripts import missing_script
 from portd.target.stream.strand import Unconfirmed
+from portd.tasks import TaskGroup
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class ClusterApplier:
             if self._rounds > 1:
                 _log.info("the target's slots are written again", nodes=len(shards), offset=self._strands.offset)
             try:
-                async with asyncio.TaskGroup() as group:
+                async with TaskGroup() as group:
                     tasks = [
                         group.create_task(shard.connection.watch(), name=f"{shard.connection.name}-watch")
                         for shard in shards

@@ -7,7 +7,6 @@ the connections of whoever had it before.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -32,6 +31,7 @@ from portd.target.kept.checkpoint import LEASE_SUFFIX, SCAN_COUNT, read_checkpoi
 from portd.target.kept.contents import keys_there
 from portd.target.kept.epoch import EPOCH_SUFFIX, check
 from portd.target.probe import probe
+from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -67,7 +67,7 @@ async def on_all(
         work: what is done.
     """
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             tasks = [group.create_task(work(node), name=f"{what} {number}") for number, node in enumerate(nodes)]
     except BaseExceptionGroup as errors:
         raise first_cause(errors) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +12,7 @@ from portd.pipeline.queue import OWNER as QUEUE
 from portd.target.snapshot.lane import Lane
 from portd.target.snapshot.seats import Seats
 from portd.target.snapshot.writers import WriterStatistics
+from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -65,7 +65,7 @@ class ClusterWriters:
 
     async def run(self) -> None:
         """See `Writers.run`."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for lane in self._lanes:
                 group.create_task(lane.run(), name=lane.name)
 

@@ -33,6 +33,7 @@ from portd.target.snapshot.intake import Intake
 from portd.target.snapshot.settling import Settling
 from portd.target.snapshot.writing import lane_name
 from portd.target.transactions import Pipeline, Transactions
+from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -198,7 +199,7 @@ class Lane:
             await self._take_all(connection, None)
             return
         pipeline = Pipeline(connection)
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             repeat = group.create_task(self._repeat(pipeline), name=f"{self.name}-repeat")
             await self._take_all(connection, pipeline)
             await self._quiet()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from portd.pipeline import BatchQueue
 from portd.pipeline.queue import OWNER as QUEUE
 from portd.target.snapshot.lane import Lane
 from portd.target.snapshot.seats import Seats
+from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from portd.kernel.batch import Batch
@@ -65,7 +65,7 @@ class Writers:
         Raises:
             ExceptionGroup: of `portd.errors.TargetError`, when a lane cannot go on; the others are cancelled.
         """
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for lane in self._lanes:
                 group.create_task(lane.run(), name=lane.name)
 
