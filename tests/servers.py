@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Setting = str | int | bool | list[str]
 
-PATIENCE_SECONDS = 120.0  # until a wait is taken for one without an end; longer than anything takes on a busy machine
+PATIENCE_SECONDS = 240.0  # until a wait is taken for one without an end; longer than anything takes on a busy machine
 START_SECONDS = PATIENCE_SECONDS  # from exec to the first PONG
 STOP_SECONDS = 15.0  # from SIGTERM to exit, then SIGKILL
 POLL_SECONDS = 0.005

@@ -19,8 +19,6 @@ from tests.faults.world import SILENCE_SECONDS, World, until_online
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:

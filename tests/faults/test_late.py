@@ -41,7 +41,6 @@ def ends() -> Iterator[Ends]:
 
 
 @pytest.mark.sampled(3)
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("permissions", "strike", "action"),
     [

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 
-import pytest
-
 from tests.faults.kinds import KINDS
 from tests.faults.run import Run
 from tests.faults.world import World
@@ -14,7 +12,6 @@ STREAM = [kind for kind in KINDS if not kind.full]
 SNAPSHOT = [kind for kind in KINDS if kind.full]
 
 
-@pytest.mark.timeout(300)
 async def test_faults_in_the_stream_lose_and_double_nothing() -> None:
     """Whatever breaks while the stream is followed, both ends are equal in the end."""
     world = World(random.Random("stream"), rate=500)
@@ -22,7 +19,6 @@ async def test_faults_in_the_stream_lose_and_double_nothing() -> None:
     assert report.faults >= 5
 
 
-@pytest.mark.timeout(300)
 async def test_faults_in_the_snapshot_lose_and_double_nothing() -> None:
     """Whatever breaks while a snapshot is copied, both ends are equal in the end."""
     world = World(random.Random("snapshot"), rate=500, replica=False)

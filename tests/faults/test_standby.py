@@ -8,7 +8,6 @@ from tests.faults.standby import Couple
 
 
 @pytest.mark.deep
-@pytest.mark.timeout(600)
 async def test_kills_of_alternating_holders_lose_and_double_nothing() -> None:
     """Each kind of end comes up, and whoever takes over goes on exactly where the other one has ended."""
     async with Couple(4) as couple:

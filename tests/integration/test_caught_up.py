@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from portd.target.stream.applier import Applier
     from tests.servers import Server
 
-pytestmark = pytest.mark.timeout(180)
 VALUE = b"x" * 10_000
 BEHIND = 12 << 20  # written to the source while the snapshot is on its way
 SMALL = {"memory_budget": "9MiB", "max_target_bytes_per_second": "8MiB"}

@@ -25,8 +25,6 @@ OUTAGE_MS = 6000  # longer than it takes to hear of a key and be killed, on a bu
 CHECKPOINT = "portd:checkpoint:default"
 POSTPONING = [name for name in ("redis6.2", "redis7.0", "valkey8.0") if find(name)]
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(params=POSTPONING)
 def plain_target(request: pytest.FixtureRequest, servers: ServerFactory) -> Server:

@@ -52,7 +52,6 @@ RULES: Final[dict[str, tuple[Any, dict[str, object]]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("rules", RULES)
 def test_random_commands_are_a_filter_behind_a_replica(
     rules: str, source: Server, target: Server, tmp_path: Path

@@ -200,7 +200,6 @@ def write_all(source: Server) -> None:
         wire.many([line.split() for line in TRAFFIC.strip().splitlines()], errors=True)
 
 
-@pytest.mark.timeout(300)
 def test_what_any_server_writes_arrives_in_any_other(matrix: Pair, servers: ServerFactory) -> None:
     """Nothing is refused and the target has what a replica has, whichever two servers they are."""
     source, target = matrix
@@ -293,7 +292,6 @@ def fill_and_restore(source: Server) -> None:
             assert first == again == b"OK"
 
 
-@pytest.mark.timeout(300)
 def test_restore_in_the_stream_arrives_in_older_servers(newest: Server, older: Server) -> None:
     """The payload's version is the target's, and encodings that it does not know are written with commands."""
     with Portd(newest, older) as portd:

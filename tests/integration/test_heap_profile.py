@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 FORMS = ("debug=1", "format=flame")
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def copying(status: dict[str, dict[str, int]]) -> bool:
     """The snapshot is under way, or already over on a fast machine."""

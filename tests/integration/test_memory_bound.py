@@ -38,8 +38,6 @@ CEILING = PROCESS_BYTES + BUDGET  # of the resident set, as the memory plan prom
 DATA_LIMIT = 120 * MIB  # of private writable memory, touched or not: 70 MiB of it are thread stacks and the interpreter
 HUGE = {"proto_max_bulk_len": "1gb", "client_output_buffer_limit": "replica 0 0 0", "list_max_listpack_size": -1}
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture
 def wide_source(servers: ServerFactory) -> Server:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 SOME = Snapshot(False, 9, [Entry(0, b"hash", 4, HashValue({b"a": b"1"})), Entry(2, b"text", 0, b"value")])
 
 
-@pytest.mark.timeout(300)
 def test_dump_then_restore_gives_the_same_data(matrix: Pair, tmp_path: Path) -> None:
     """From every server into every server through a file; on an older one only what no command carries may be missing."""
     source, target = matrix

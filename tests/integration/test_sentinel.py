@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from portd.source.handshake import HandshakeOptions
 from tests.compare import assert_equal
 from tests.datasets import fill_mixed
@@ -70,7 +68,6 @@ def until_replica_is_known(sentinel: Server, replica: Server) -> None:
     wait_for_sync(known, dump=lambda: replicas(sentinel))
 
 
-@pytest.mark.timeout(300)
 def test_a_promoted_source_is_followed_without_a_full_sync(servers: ServerFactory, target: Server) -> None:
     """The primary dies, the Sentinel promotes its replica (not portd), and portd continues there where it was."""
     source, replica = servers(), servers()
@@ -98,7 +95,6 @@ def test_a_promoted_source_is_followed_without_a_full_sync(servers: ServerFactor
     assert_equal(replica, target)
 
 
-@pytest.mark.timeout(300)
 def test_no_sentinel_adopts_us(servers: ServerFactory, target: Server) -> None:
     """With us as the only "replica", a dead primary stays dead: nobody is promoted, and nothing is sent to us."""
     assert HandshakeOptions().listening_port == 0
@@ -127,7 +123,6 @@ def test_no_sentinel_adopts_us(servers: ServerFactory, target: Server) -> None:
     assert_equal(source, target)
 
 
-@pytest.mark.timeout(300)
 def test_a_promoted_target_is_followed(source: Server, servers: ServerFactory) -> None:
     """The target fails over: its checkpoint is in the promoted replica too, and every INCR counts once."""
     first, second = servers(), servers()
@@ -150,7 +145,6 @@ def test_a_promoted_target_is_followed(source: Server, servers: ServerFactory) -
     assert_equal(source, second)
 
 
-@pytest.mark.timeout(300)
 def test_a_password_of_the_sentinels_is_not_that_of_the_server(servers: ServerFactory, target: Server) -> None:
     """Sentinel and server have credentials of their own; neither is logged."""
     source = servers(requirepass="server-secret")
@@ -165,7 +159,6 @@ def test_a_password_of_the_sentinels_is_not_that_of_the_server(servers: ServerFa
     assert target.client().get("a") == b"1"
 
 
-@pytest.mark.timeout(300)
 def test_sentinels_and_server_over_tls(servers: ServerFactory, tmp_path: Path) -> None:
     """With rediss+sentinel:// both are spoken to over TLS, data and control connections alike, on either end."""
     binary, certificate, files = over_tls(tmp_path)

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from tests.conftest import ServerFactory
     from tests.servers import Server
 
-pytestmark = pytest.mark.timeout(300)
-
 LEASE = "portd:checkpoint:default:lease"
 HOUR = 3_600_000
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from tests.conftest import ServerFactory
     from tests.servers import Server
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def samples(portd: Portd) -> dict[str, float]:
     """All series of /metrics, without the label that all of one link have."""

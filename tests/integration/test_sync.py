@@ -61,7 +61,6 @@ def test_a_snapshot_interrupts_nobody_and_the_stream_does_not_wait(source: Serve
         assert os.sched_getscheduler(portd.process.pid) == os.SCHED_OTHER
 
 
-@pytest.mark.timeout(300)
 def test_every_encoding_arrives_in_every_server(matrix: Pair) -> None:
     """Whatever a server can write arrives whole; on an older target only what no command carries may be missing."""
     source, target = matrix

@@ -102,7 +102,6 @@ class Trouble:
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("code", ["OOM", "NOREPLICAS", "MISCONF", "READONLY", "MASTERDOWN", "BUSY"])
 def test_errors_that_pass_are_waited_out(code: str, source: Server, servers: ServerFactory, tmp_path: Path) -> None:
     """The code is shown while it lasts; then everything is there once, in order, and no dead letter was written."""
@@ -133,7 +132,6 @@ def test_errors_that_pass_are_waited_out(code: str, source: Server, servers: Ser
     assert_equal(source, target)
 
 
-@pytest.mark.timeout(300)
 def test_a_loading_target_is_waited_for(source: Server, servers: ServerFactory) -> None:
     """The target restarts and loads for seconds: portd continues from the checkpoint it finds then."""
     target = servers()
@@ -155,7 +153,6 @@ def test_a_loading_target_is_waited_for(source: Server, servers: ServerFactory) 
     assert_equal(source, target)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("code", ["OOM", "NOREPLICAS", "MISCONF"])
 def test_a_first_start_waits_too(code: str, source: Server, servers: ServerFactory, tmp_path: Path) -> None:
     """A snapshot into a target that refuses writes for a while arrives whole, with one full sync."""
