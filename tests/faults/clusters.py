@@ -29,14 +29,21 @@ from tests.servers import wait_for_sync
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.servers import Binary
+    from tests.servers import Binary, Server
 
 CHECK_EVERY = 10  # faults
 STOPPED_SECONDS = 2.0  # longest time that portd stands still
 PATIENCE_SECONDS = 90.0  # until everything is in the target again
 BULK = 40  # values of each shard that make a full sync last, of BULK_BYTES
 BULK_BYTES = 300_000
-TARGET_RATE = "8MiB"  # a second and shard: 1.5 s for these values
+OPTIONS: dict[str, object] = {
+    "silence_seconds": 3,
+    "max_target_bytes_per_second": "8MiB",  # a full sync of these values takes 1.5 s
+    "prune_limit": 100,  # a shard that was flushed is not held
+}
+RULES: dict[str, object] = {
+    "include": "{t", "exclude": ["*:set", "*:b"], "rename_prefix": "{t={u", "share_image": True, "prune": "prune",
+}  # fmt: skip
 MAY_END = {os.EX_UNAVAILABLE, os.EX_TEMPFAIL}  # started while a cluster was not whole
 
 
@@ -47,7 +54,7 @@ class ClusterReport:
     Attributes:
         faults: of each kind.
         checks: comparisons, all of them equal.
-        counted: increments in the source, all of them in the target, once.
+        pipelines: that were written, of up to 30 commands each.
         exits: of portd by itself, by code; it was started again.
         full_syncs: of shards behind the first ones, by reason.
         seconds: that the deck took.
@@ -55,7 +62,7 @@ class ClusterReport:
 
     faults: Counter[str] = field(default_factory=Counter)
     checks: int = 0
-    counted: int = 0
+    pipelines: int = 0
     exits: Counter[int] = field(default_factory=Counter)
     full_syncs: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
@@ -65,7 +72,7 @@ class ClusterReport:
         lines = ["| fault | count |", "|---|---|", *(f"| {name} | {n} |" for name, n in sorted(self.faults.items()))]
         syncs = ", ".join(f"{count} ({reason})" for reason, count in self.full_syncs.items()) or "none"
         exits = ", ".join(f"{count} with {code}" for code, count in self.exits.items()) or "none"
-        said = f"{self.faults.total()} faults in {self.seconds:.0f} s, {self.checks} comparisons, {self.counted} increments: 0 lost, 0 doubled"
+        said = f"{self.faults.total()} faults in {self.seconds:.0f} s, {self.checks} comparisons, {self.pipelines} pipelines: 0 lost, 0 doubled"
         return "\n".join([*lines, "", f"{said}; shards copied again: {syncs}; portd ended by itself: {exits}"])
 
 
@@ -76,13 +83,17 @@ class ClusterDeck:
         seed: of what happens when.
         source: binary of the source's nodes.
         target: binary of the target's.
+        rules: keys are left out, and the others have names in other slots.
     """
 
-    def __init__(self, seed: int, source: Binary | None = None, target: Binary | None = None) -> None:
+    def __init__(
+        self, seed: int, source: Binary | None = None, target: Binary | None = None, *, rules: bool = False
+    ) -> None:
         self.report = ClusterReport()
         self._chance = random.Random(f"clusters {seed}")
         self._source = Cluster(source, replicas=1, repl_backlog_size="32mb", repl_ping_replica_period=1)
         self._target = Cluster(target, replicas=1, repl_ping_replica_period=1)
+        self._rules = rules
         self._portd: Portd
         self._loads: Loads
         self._socket: Path
@@ -95,17 +106,11 @@ class ClusterDeck:
             for each in (self._source, self._target):
                 stack.enter_context(each)
             fill(self._source)
-            self._fill_bulk()
+            for node in self._source.primaries:
+                self._fill_bulk(node)
             self._socket = Path(stack.enter_context(TemporaryDirectory(prefix="portd-deck-"))) / "control"
-            self._portd = stack.enter_context(
-                Portd(
-                    self._source.url,
-                    self._target.url,
-                    silence_seconds=3,
-                    control_socket=self._socket,
-                    max_target_bytes_per_second=TARGET_RATE,
-                )
-            )
+            options = OPTIONS | (RULES if self._rules else {}) | {"control_socket": self._socket}
+            self._portd = stack.enter_context(Portd(self._source.url, self._target.url, **options))
             self._loads = stack.enter_context(Loads(self._source))
             self._stack = stack.pop_all()
         return self
@@ -113,12 +118,11 @@ class ClusterDeck:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def _fill_bulk(self) -> None:
-        """Values that nobody changes, the same number for each shard."""
-        for node in self._source.primaries:
-            tag = next(f"{{t{n}}}" for n in range(1000) if self._source.owner(f"{{t{n}}}") is node)
-            for number in range(BULK):
-                self._source.call(node, "SET", f"{tag}:bulk:{number}", self._chance.randbytes(BULK_BYTES))
+    def _fill_bulk(self, node: Server) -> None:
+        """Values that nobody changes, of one shard."""
+        tag = next(f"{{t{n}}}" for n in range(1000) if self._source.owner(f"{{t{n}}}") is node)
+        for number in range(BULK):
+            self._source.call(node, "SET", f"{tag}:bulk:{number}", self._chance.randbytes(BULK_BYTES))
 
     # -- the deck
 
@@ -153,7 +157,13 @@ class ClusterDeck:
 
     def _kinds(self) -> list[Callable[[], str]]:
         """Each of them, for either side."""
-        kinds: list[Callable[[], str]] = [self._kill_portd, self._kill_portd, self._stop_portd]
+        kinds: list[Callable[[], str]] = [
+            self._kill_portd,
+            self._kill_portd,
+            self._stop_portd,
+            self._flush,
+            self._flush,
+        ]
         copying: list[Callable[[], str]] = [self._kill_portd]
         for side, cluster in (("source", self._source), ("target", self._target)):
             failovers = [partial(self._fail_over, side, cluster, how) for how in ((), ("FORCE",), ("TAKEOVER",))]
@@ -210,6 +220,16 @@ class ClusterDeck:
                 if client["name"].startswith("portd-") or (side == "source" and "S" in client["flags"]):
                     cluster.call(node, "CLIENT", "KILL", "ID", client["id"])
         return f"{side}: connections cut"
+
+    def _flush(self) -> str:
+        """A shard of the source is emptied, and written to at once: what comes behind it may not go."""
+        wait_for_sync(self._source.is_up, PATIENCE_SECONDS)
+        node = self._chance.choice(list(self._source.owners()))
+        self._source.call(node, "FLUSHALL")
+        if killed := self._chance.random() < 0.5:
+            self._portd.kill()
+        self._fill_bulk(node)
+        return f"source: FLUSHALL of a shard{', portd: kill -9' if killed else ''}"
 
     def _kill_portd(self) -> str:
         self._portd.kill()
@@ -268,10 +288,10 @@ class ClusterDeck:
             )
             if letters := [each["dead_letters"] for each in (self._portd.status() or {})["links"]]:
                 assert not any(map(any, (each.values() for each in letters))), letters
-            if found := differences(self._source, self._target):
+            if found := differences(self._source, self._target, _renamed if self._rules else _as_it_is):
                 raise Failure("the clusters differ:\n" + "\n".join(found[:20]))
             self.report.checks += 1
-            self.report.counted = _counted(self._target)
+            self.report.pipelines = self._loads.commands
         finally:
             self._loads.go_on()
 
@@ -285,22 +305,32 @@ class ClusterDeck:
         self._known = now
 
 
-def _counted(cluster: Cluster) -> int:
-    """What all counters of `tests.integration.cluster.load` say together."""
-    return sum(int(cluster.call(node, "GET", key)) for node, key in cluster.contents() if key.endswith(b":counter"))
+def _as_it_is(key: bytes) -> bytes | None:
+    return key
+
+
+def _renamed(key: bytes) -> bytes | None:
+    """What `RULES` make of a name."""
+    return None if key.endswith((b":set", b":b")) else b"{u" + key[2:]
 
 
 def _promoted(cluster: Cluster) -> bool:
-    """Every slot has an owner that lives."""
-    for node in cluster.nodes:
-        if node.alive and b"cluster_state:ok" not in cluster.call(node, "CLUSTER", "INFO"):
-            return False
-    return all(node.alive for node in cluster.owners())
+    """Every slot has an owner that lives, and all know it."""
+    alive = [node for node in cluster.nodes if node.alive]
+    return all(b"cluster_state:ok" in cluster.call(node, "CLUSTER", "INFO") for node in alive) and all(
+        node.alive for node in cluster.owners()
+    )
 
 
 def run_cluster_deck(
-    faults: int, seed: int, *, source: Binary | None, target: Binary | None, tell: bool
+    faults: int,
+    seed: int,
+    *,
+    source: Binary | None = None,
+    target: Binary | None = None,
+    rules: bool = False,
+    tell: bool = False,
 ) -> ClusterReport:
     """See `ClusterDeck.run`."""
-    with ClusterDeck(seed, source, target) as deck:
+    with ClusterDeck(seed, source, target, rules=rules) as deck:
         return deck.run(faults, tell=tell)
