@@ -26,6 +26,7 @@ from portd.cli import demo_ends
 from portd.cli.failures import report_plainly
 from portd.config import settings as config
 from portd.errors import ConfigError, InternalError, PortdError
+from portd.groups import TaskGroup
 from portd.units import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class _Demo:
         """Runs `portd sync` until it has everything; returns its peak RSS in bytes."""
         process = await self._start_sync()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 writing = group.create_task(writer.run(), name="live writes")
                 await self._until(process, lambda status: bool(status["ready"]), "the snapshot was applied")
                 await asyncio.sleep(self._options.seconds)

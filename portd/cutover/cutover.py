@@ -24,6 +24,7 @@ from portd.cutover.servers import ask_server, key_specs_of, read_setting, write_
 from portd.cutover.streamwatch import StreamWatch
 from portd.cutover.writewatch import WriteWatch
 from portd.errors import ConfigError, Interrupted, PortdError, first_cause
+from portd.groups import TaskGroup
 from portd.log import get_logger
 from portd.net.control import keys_by_database
 from portd.net.identity import ServerIdentity
@@ -124,7 +125,7 @@ class Cutover:
         proof = Proof(self._settings, self._options, stream, writes)
         self.report.proof = proof.result
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 tasks = [
                     group.create_task(stream.run(), name="source watched"),
                     group.create_task(writes.run(), name="target watched"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from portd.cutover.doubt import Doubt
 from portd.errors import SourceError
+from portd.groups import TaskGroup
 from portd.kernel.stream import StreamSplitter
 from portd.kernel.touched import Touched
 from portd.model import Progress
@@ -89,7 +90,7 @@ class StreamWatch:
             Doubt: the connection was lost: what the source has written since is not known.
             DecodeError: the stream is wrong.
         """
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(self._receive(), name="cut-over stream")
             group.create_task(self._look(), name="cut-over keys")
 

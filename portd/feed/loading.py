@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 from portd.config.choices import Existing
 from portd.errors import first_cause
 from portd.feed.choosing import choose
+from portd.groups import TaskGroup
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.target.snapshot.writers import Writers
@@ -87,7 +87,7 @@ class Loading:
             PortdError: of *read*, or the target refuses.
         """
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 group.create_task(self.writers.run(), name="writers")
                 result = await read()
                 await self.writers.flush()

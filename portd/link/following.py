@@ -11,6 +11,7 @@ from portd.config.choices import StopAfter
 from portd.errors import first_cause
 from portd.feed.owed import MOST_COPY_BYTES, OwedKeys
 from portd.feed.stream import StreamFeed
+from portd.groups import TaskGroup
 from portd.link.catchup import CatchUp
 from portd.link.keycopies import KeyCopies
 from portd.log import get_logger
@@ -105,7 +106,7 @@ class Following:
         applier, into = self._applier, self._into
         self._progress.stream.caught_up = False
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 group.create_task(applier.run(), name="applier")
                 tasks = [group.create_task(self._watch_caught_up(), name="caught up")]
                 if not into.holds:

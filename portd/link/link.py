@@ -29,6 +29,7 @@ from portd.errors import (
     TargetNotEmpty,
     first_cause,
 )
+from portd.groups import TaskGroup
 from portd.link import clusters
 from portd.link.gate import Gate, HeldBack, Stopped
 from portd.link.inflow import Inflow
@@ -181,7 +182,7 @@ class Link:
             self._progress.introduced, self._progress.failure = True, ""
             if self._standing is not None:
                 self._standing.note_taken()
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 keepers = [group.create_task(self._pulse.keep(), name="pulse")]
                 if self._lease:
                     keepers.append(group.create_task(self._lease.keep(), name="lease"))

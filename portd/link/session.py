@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from portd.config.choices import StopAfter
 from portd.errors import first_cause
+from portd.groups import TaskGroup
 from portd.link.copying import Copying
 from portd.link.following import Following, sweeper_of
 from portd.link.gate import Stopped
@@ -106,7 +107,7 @@ class Session:
         """
         receiver = self._inflow.receiver
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 inflow = group.create_task(self._inflow.run(), name="receiver")
                 apply = group.create_task(self._apply(stop, on_copied, beside), name="apply")
                 watch = group.create_task(self._watch_stop(stop), name="stop")

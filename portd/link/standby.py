@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.errors import ConfigError, LinkTaken, PortdError, first_cause
+from portd.groups import TaskGroup
 from portd.hold import Identity
 from portd.link.gate import followed_by
 from portd.log import get_logger
@@ -136,7 +137,7 @@ class StandingBy:
             self._see,
         )
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 looking = group.create_task(self._keep_looking(), name="outlook of the standby")
                 await vacancy.wait()
                 while state.unfit:

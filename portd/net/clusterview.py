@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import ConfigError, SourceLost, first_cause
+from portd.groups import TaskGroup
 from portd.net.control import Refused, open_control
 from portd.net.replies import error_of
 from portd.net.topology import ALL_SLOTS, NoCluster, common, moving, slots_of
@@ -91,7 +92,7 @@ async def look(endpoint: Endpoint) -> View:
             return await asked.call("CLUSTER", "NODES")
 
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             tasks = [group.create_task(ask(node), name=f"view {node.address}") for node in topology.nodes]
     except BaseExceptionGroup as errors:
         raise first_cause(errors) from None

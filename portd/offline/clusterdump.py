@@ -18,6 +18,7 @@ from portd.config.settings import MAX_BUDGET_BYTES
 from portd.errors import Interrupted, SlotsMoved, first_cause
 from portd.files.manifest import Shard, ShardFile, written
 from portd.files.outputs import Output
+from portd.groups import TaskGroup
 from portd.log import get_logger
 from portd.model import Work
 from portd.net.clusterview import of_node, view_of
@@ -152,7 +153,7 @@ class ClusterDump(OfflineService):
         limit = asyncio.Semaphore(self._at_once)
         counting = asyncio.create_task(self._keep_counting(), name="counts")
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 for node, slots in shards:
                     group.create_task(self._dump(node, slots, limit), name=f"dump {node.address}")
         finally:

@@ -24,6 +24,7 @@ from portd.feed.snapshot import Counts, stream_database
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input
 from portd.files.manifest import is_manifest, read_manifest
+from portd.groups import TaskGroup
 from portd.link import clusters
 from portd.log import get_logger
 from portd.memory.plan import plan_memory
@@ -163,7 +164,7 @@ class Restore(OfflineService):
                 cluster=nodes,
             )
             try:
-                async with asyncio.TaskGroup() as group:
+                async with TaskGroup() as group:
                     keeper = group.create_task(lease.keep(), name="lease")
                     destination = await clusters.take(destination)
                     await self._restore(source, data, destination, is_snapshot=is_snapshot)

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Final
 from portd.config.choices import StopAfter
 from portd.controlsocket import Command, Refusal, never
 from portd.errors import PortdError, SourceError
+from portd.groups import TaskGroup
 from portd.log import get_logger
 from portd.model import LEASE_SECONDS, Work
 from portd.source.info import ask_offset
@@ -99,7 +100,7 @@ class Orders:
 
         async def run(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
             meant = self._meant(arguments.get("link"), one=one)
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 tasks = [group.create_task(_for_one(each, act, arguments), name=f"order {each.name}") for each in meant]
             return _together([task.result() for task in tasks])
 

@@ -18,6 +18,7 @@ from portd.config.choices import StopAfter
 from portd.config.rulesettings import RULES
 from portd.controlsocket import Refusal
 from portd.errors import REDACTED, Interrupted, PortdError, TargetError, first_cause, printable
+from portd.groups import TaskGroup
 from portd.link.link import Link
 from portd.log import get_logger
 from portd.model import Progress
@@ -109,7 +110,7 @@ class RunningLink:
         if not self._alone:
             bind_contextvars(link=self.name)  # of this task, and of what it starts
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 beside = [group.create_task(self._forecast.run(), name="forecast")]
                 if self._watch is not None:
                     guard = self._watch.guard(self.name, self.link.follow)

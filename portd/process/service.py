@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from portd.controlsocket import ControlSocket
 from portd.errors import InternalError
+from portd.groups import TaskGroup
 from portd.log import get_logger
 from portd.memory.accounting import Accounting
 from portd.memory.heap import OWNER as HEAP_OWNER
@@ -115,7 +116,7 @@ class Service:
                 self._heap.keep()
             self._register()
             self._accounting.start()
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 self._tasks = [
                     group.create_task(self._run_link(each), name=f"link {each.name}") for each in self._links
                 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import SourceError, first_cause
+from portd.groups import TaskGroup
 from portd.model import Progress
 from portd.source.keeper import HistoryLost, Keeper
 from portd.source.receiver import Receiver, ReceiverOptions
@@ -49,7 +49,7 @@ class Fetch:
         """
         transfer = await self.receiver.connect(None)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 receiving = group.create_task(self._receive(), name="receiver")
                 await consume(self, transfer)
                 receiving.cancel()

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from portd.errors import ConfigError, SlotsMoved, SourceError, SourceLost, first_cause
+from portd.groups import TaskGroup
 from portd.log import get_logger
 from portd.net.control import Refused, open_control
 from portd.net.topology import NOBODY, NoCluster, moving, ranges_of, slots_of, spelled
@@ -58,7 +59,7 @@ async def read_map(endpoint: Endpoint) -> tuple[Topology, dict[int, str]]:
 
     try:
         topology = await endpoint.seeds.read(endpoint.entrance)
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             tasks = [group.create_task(ask(node), name=f"map {node.address}") for node in topology.nodes]
     except NoCluster as error:
         raise ConfigError(

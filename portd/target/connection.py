@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import hiredis
 
 from portd.errors import InternalError, PortdError, TargetBusy, TargetError, TargetLost, TargetRefused, first_cause
+from portd.groups import TaskGroup
 from portd.kernel.replies import Note, ReplyCounter
 from portd.net.control import Answers
 from portd.net.endpoint import TLS_HINT, tls_failure
@@ -439,7 +440,7 @@ async def while_connected(
         PortdError: what ended the connection, or what *work* or *background* raised.
     """
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             tasks = [group.create_task(connection.watch(), name=f"{connection.name}-watch")]
             tasks += [group.create_task(other, name=f"{connection.name}-background") for other in background]
             result = await work

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import SourceLost, TargetBusy, first_cause
+from portd.groups import TaskGroup
 from portd.kernel.slots import key_slot
 from portd.log import get_logger
 from portd.net.backoff import Backoff
@@ -79,7 +80,7 @@ class ClusterReader:
 
         new = places.keys() - self._readers.keys()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 for address in new:
                     group.create_task(enter(address), name=f"open {address[0]}:{address[1]}")
         except BaseExceptionGroup as errors:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from portd.config.rules import choice_of
 from portd.errors import ConfigError, first_cause
+from portd.groups import TaskGroup
 from portd.kernel.digest import EXTRA, compare
 from portd.kernel.slots import key_slot
 from portd.log import get_logger
@@ -216,7 +217,7 @@ class Verification:
             try:
                 for watch in watches:
                     await watch.begin()
-                async with asyncio.TaskGroup() as group:
+                async with TaskGroup() as group:
                     watching = [group.create_task(watch.run(), name="verify map") for watch in watches]
                     digesting = [
                         group.create_task(

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import DataLost, InternalError, TargetBusy, TargetLost, first_cause
+from portd.groups import TaskGroup
 from portd.kernel.keyspecs import KeySpecs
 from portd.kernel.slotgroups import NO_RECORD, SlotGroups
 from portd.kernel.slots import SLOTS
@@ -187,7 +188,7 @@ class ClusterApplier:
             if self._rounds > 1:
                 _log.info("the target's slots are written again", nodes=len(shards), offset=self._strands.offset)
             try:
-                async with asyncio.TaskGroup() as group:
+                async with TaskGroup() as group:
                     tasks = [
                         group.create_task(shard.connection.watch(), name=f"{shard.connection.name}-watch")
                         for shard in shards

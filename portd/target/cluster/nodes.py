@@ -7,13 +7,13 @@ the connections of whoever had it before.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from portd.config.choices import Existing
 from portd.errors import ConfigError, TargetBusy, TargetNotEmpty, TargetRefused, first_cause
+from portd.groups import TaskGroup
 from portd.kernel.slotgroups import record_keys
 from portd.kernel.slots import slot_tag
 from portd.log import get_logger
@@ -67,7 +67,7 @@ async def on_all(
         work: what is done.
     """
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             tasks = [group.create_task(work(node), name=f"{what} {number}") for number, node in enumerate(nodes)]
     except BaseExceptionGroup as errors:
         raise first_cause(errors) from None

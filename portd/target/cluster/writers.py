@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from portd.groups import TaskGroup
 from portd.kernel.batch import WHOLE
 from portd.kernel.scatter import Scatter
 from portd.pipeline import BatchQueue, QueueStatistics
@@ -65,7 +65,7 @@ class ClusterWriters:
 
     async def run(self) -> None:
         """See `Writers.run`."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for lane in self._lanes:
                 group.create_task(lane.run(), name=lane.name)
 

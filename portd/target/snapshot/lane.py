@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import InternalError, TargetBusy, TargetLost, TargetRefused, printable
+from portd.groups import TaskGroup
 from portd.kernel.requests import split
 from portd.log import get_logger
 from portd.net.backoff import Backoff
@@ -198,7 +199,7 @@ class Lane:
             await self._take_all(connection, None)
             return
         pipeline = Pipeline(connection)
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             repeat = group.create_task(self._repeat(pipeline), name=f"{self.name}-repeat")
             await self._take_all(connection, pipeline)
             await self._quiet()

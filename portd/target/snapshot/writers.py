@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from portd.groups import TaskGroup
 from portd.pipeline import BatchQueue
 from portd.pipeline.queue import OWNER as QUEUE
 from portd.target.snapshot.lane import Lane
@@ -65,7 +65,7 @@ class Writers:
         Raises:
             ExceptionGroup: of `portd.errors.TargetError`, when a lane cannot go on; the others are cancelled.
         """
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for lane in self._lanes:
                 group.create_task(lane.run(), name=lane.name)
 
