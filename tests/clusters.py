@@ -7,6 +7,8 @@ import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
+import redis
+
 from portd.kernel.slots import key_slot
 from tests.reading import read_functions
 from tests.servers import Server, default_binary, free_port, wait_for_sync
@@ -112,6 +114,12 @@ class Cluster:
 
     def is_up(self) -> bool:
         """Every node says so, all replicas follow."""
+        try:
+            return self._is_up()
+        except redis.ResponseError:  # LOADING: a replica reads what its primary has sent
+            return False
+
+    def _is_up(self) -> bool:
         if not all(b"cluster_state:ok" in self.call(node, "CLUSTER", "INFO") for node in self.nodes):
             return False
         told = [node.info("replication") for node in self.nodes]
@@ -193,16 +201,29 @@ def port_with_bus() -> int:
             return port
 
 
-def differences(source: Server | Cluster, cluster: Cluster) -> list[str]:
+def differences(
+    source: Server | Cluster, cluster: Cluster, named: Callable[[bytes], bytes | None] = lambda key: key
+) -> list[str]:
     """What is not the same in db 0 of a server, or in a cluster, and in another cluster.
 
-    Keys at their nodes, values by digest, expiry times, function libraries of every node.
+    Keys at their nodes, values by digest, expiry times where both can tell them, function libraries of every node.
+
+    Args:
+        source: a server or a cluster.
+        cluster: another one.
+        named: under which name a key of the source is expected; None: under none.
     """
     found: list[str] = []
-    mine = _contents(source) if isinstance(source, Server) else _contents_of(source, found)
-    there = _contents_of(cluster, found)
+    absolute = all(each.binary.at_least(redis=(7, 0), valkey=(0,)) for each in (source, cluster))
+    contents = (
+        _contents(source, absolute=absolute)
+        if isinstance(source, Server)
+        else _contents_of(source, found, absolute=absolute)
+    )
+    mine = {name: facts for key, facts in contents.items() if (name := named(key)) is not None}
+    there = _contents_of(cluster, found, absolute=absolute)
     first = source if isinstance(source, Server) else next(iter(source.owners()))
-    if first.binary.at_least(redis=(7, 0), valkey=(0,)):
+    if absolute:  # functions came with the same version
         for node in cluster.owners():
             with Wire(first) as one, Wire(node) as other:
                 if read_functions(one) != read_functions(other):
@@ -214,22 +235,21 @@ def differences(source: Server | Cluster, cluster: Cluster) -> list[str]:
     ]
 
 
-def _contents_of(cluster: Cluster, found: list[str]) -> dict[bytes, tuple[bytes, int]]:
+def _contents_of(cluster: Cluster, found: list[str], *, absolute: bool) -> dict[bytes, tuple[bytes, int]]:
     """Of all primaries; keys on one that has not their slot are told in *found*."""
     there: dict[bytes, tuple[bytes, int]] = {}
     for node, ranges in cluster.owners().items():
-        for key, facts in _contents(node).items():
+        for key, facts in _contents(node, absolute=absolute).items():
             if not any(first <= key_slot(key) <= last for first, last in ranges):
                 found.append(f"{key!r} is on node {node.port}, which has not its slot")
             there[key] = facts
     return there
 
 
-def _contents(server: Server) -> dict[bytes, tuple[bytes, int]]:
-    """Digest and expiry time of each key of db 0 that is not ours."""
+def _contents(server: Server, *, absolute: bool) -> dict[bytes, tuple[bytes, int]]:
+    """Digest of each key of db 0 that is not ours, and when it expires; 0 without *absolute*."""
     client: Any = server.client()
     keys = [key for key in client.scan_iter(count=1000) if not key.startswith(b"portd:")]
-    absolute = server.binary.at_least(redis=(7, 0), valkey=(0,))
     with Wire(server) as wire:
         digests = wire.many([("DEBUG", "DIGEST-VALUE", key) for key in keys])
         expiries = wire.many([("PEXPIRETIME", key) for key in keys] if absolute else [])

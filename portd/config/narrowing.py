@@ -88,11 +88,11 @@ def _within_one(pattern: bytes, others: Iterable[bytes]) -> bool:
 def _within(pattern: bytes, other: bytes) -> bool:
     if pattern == other:
         return True
-    prefix = _prefix(other)
+    prefix = prefix_of(other)
     return prefix is not None and beginning_of(pattern).startswith(prefix)
 
 
-def _prefix(pattern: bytes) -> bytes | None:
+def prefix_of(pattern: bytes) -> bytes | None:
     """What a pattern asks of the beginning of names, where that is all it asks: `user:`, and `user:*`."""
     if pattern.startswith(REGEX):
         return None

@@ -24,6 +24,7 @@ from portd.cutover.servers import ask_server, key_specs_of, read_setting, write_
 from portd.cutover.streamwatch import StreamWatch
 from portd.cutover.writewatch import WriteWatch
 from portd.errors import ConfigError, Interrupted, PortdError, first_cause
+from portd.groups import TaskGroup
 from portd.log import get_logger
 from portd.net.control import keys_by_database
 from portd.net.identity import ServerIdentity
@@ -32,7 +33,6 @@ from portd.preflight.findings import Level
 from portd.target.kept.checkpoint import State, read_checkpoint
 from portd.target.kept.importmode import SETTING as IMPORT_MODE
 from portd.target.kept.lease import read_lease
-from portd.tasks import TaskGroup
 from portd.units import human_count
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from portd.cutover.doubt import Doubt
 from portd.errors import SourceError
+from portd.groups import TaskGroup
 from portd.kernel.stream import StreamSplitter
 from portd.kernel.touched import Touched
 from portd.model import Progress
 from portd.source.handshake import HandshakeOptions
 from portd.source.receiver import Receiver, ReceiverOptions
 from portd.spool import Spool
-from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from portd.kernel.keyspecs import KeySpecs

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, TypeVar
 from portd.config.choices import Existing
 from portd.errors import first_cause
 from portd.feed.choosing import choose
+from portd.groups import TaskGroup
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.log import get_logger
 from portd.target.snapshot.writers import Writers
 from portd.target.snapshot.writing import WriterOptions
-from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

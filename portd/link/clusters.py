@@ -25,8 +25,6 @@ FORGET_SECONDS: Final = 5.0  # for one node
 
 log = get_logger("target")
 
-SLOTS_ONLY: Final = frozenset({"include_slots", "exclude_command"})  # rules that a sync into a cluster may have yet
-
 
 async def look_at(endpoint: Endpoint, choice: Choice) -> tuple[Capabilities, ClusterTarget | None]:
     """What a target can do; of a cluster what all its nodes can, and they.
@@ -52,8 +50,6 @@ async def guard(cluster: ClusterTarget, settings: Settings, choice: Choice, sour
     Raises:
         ConfigError: also what cannot be had of a cluster.
     """
-    if set(settings.given()) - SLOTS_ONLY:
-        settings.target_endpoint().one_server("a sync with rules")
     from portd.target.cluster.nodes import guard_nodes  # noqa: PLC0415
 
     await guard_nodes(cluster, settings, choice, source_run_id)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portd.config.choices import Existing, OnRulesChange, Prune
+from portd.config.merging import merged
 from portd.config.settings import MOST_LINK_LETTERS
 from portd.errors import ConfigError, LinkTaken
 from portd.log import get_logger
@@ -67,9 +68,16 @@ def check_settings(settings: Settings) -> None:
     """Raises: ConfigError: something is set that cannot be had."""
     if settings.existing is Existing.FLUSH:
         raise ConfigError("existing flush cannot be had with a cluster as source yet", hint="leave it out")
+    if found := merged(settings):
+        one, other = (each.decode("utf-8", "backslashreplace") for each in found)
+        raise ConfigError(
+            f"rename_prefix makes one name of {one}* and {other}*, and the source is a cluster: they may be of two shards, "
+            "and a flush or a full sync of one would remove the keys of the other",
+            hint="exclude the one that the source does not have, or include only the other",
+        )
     if (settings.rename_prefix or settings.add_prefix) and not settings.share_image:
         raise ConfigError(
-            "names are mapped, and the source is a cluster: two of its shards may write one name",
+            "names are mapped, and the source is a cluster: the keys of its shards lie among each other in the target",
             hint="set share_image if that may be",
         )
 

@@ -11,6 +11,7 @@ from portd.config.choices import StopAfter
 from portd.errors import first_cause
 from portd.feed.owed import MOST_COPY_BYTES, OwedKeys
 from portd.feed.stream import StreamFeed
+from portd.groups import TaskGroup
 from portd.link.catchup import CatchUp
 from portd.link.keycopies import KeyCopies
 from portd.log import get_logger
@@ -20,7 +21,6 @@ from portd.target.kept.postponed import Horizon, Postponed, Sweeper, shift_of
 from portd.target.stream.applier import Applier
 from portd.target.stream.applying import ApplierOptions
 from portd.target.stream.scripts import Scripts
-from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

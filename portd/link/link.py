@@ -29,6 +29,7 @@ from portd.errors import (
     TargetNotEmpty,
     first_cause,
 )
+from portd.groups import TaskGroup
 from portd.link import clusters
 from portd.link.gate import Gate, HeldBack, Stopped
 from portd.link.inflow import Inflow
@@ -58,7 +59,6 @@ from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.pulse import Pulse
 from portd.target.stream.scriptbook import ScriptBook
-from portd.tasks import TaskGroup
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:

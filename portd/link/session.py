@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from portd.config.choices import StopAfter
 from portd.errors import first_cause
+from portd.groups import TaskGroup
 from portd.link.copying import Copying
 from portd.link.following import Following, sweeper_of
 from portd.link.gate import Stopped
@@ -23,7 +24,6 @@ from portd.scheduling import bulk_work
 from portd.source.info import ask_branch
 from portd.source.keeper import HistoryLost
 from portd.target.kept.postponed import Postponed
-from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable

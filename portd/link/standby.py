@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.errors import ConfigError, LinkTaken, PortdError, first_cause
+from portd.groups import TaskGroup
 from portd.hold import Identity
 from portd.link.gate import followed_by
 from portd.log import get_logger
@@ -26,7 +27,6 @@ from portd.target.connection import ConnectionOptions
 from portd.target.control import control
 from portd.target.kept.checkpoint import State, held_checkpoint
 from portd.target.kept.vacancy import Vacancy
-from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import ConfigError, SourceLost, first_cause
+from portd.groups import TaskGroup
 from portd.net.control import Refused, open_control
 from portd.net.replies import error_of
 from portd.net.topology import ALL_SLOTS, NoCluster, common, moving, slots_of
-from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,13 +18,13 @@ from portd.config.settings import MAX_BUDGET_BYTES
 from portd.errors import Interrupted, SlotsMoved, first_cause
 from portd.files.manifest import Shard, ShardFile, written
 from portd.files.outputs import Output
+from portd.groups import TaskGroup
 from portd.log import get_logger
 from portd.model import Work
 from portd.net.clusterview import of_node, view_of
 from portd.net.topology import ALL_SLOTS, ranges_of, spelled
 from portd.offline.dump import Dump
 from portd.offline.job import OfflineService
-from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from pathlib import Path

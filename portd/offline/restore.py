@@ -24,6 +24,7 @@ from portd.feed.snapshot import Counts, stream_database
 from portd.files.aof import parts_of
 from portd.files.inputs import open_input
 from portd.files.manifest import is_manifest, read_manifest
+from portd.groups import TaskGroup
 from portd.link import clusters
 from portd.log import get_logger
 from portd.memory.plan import plan_memory
@@ -44,7 +45,6 @@ from portd.target.stream.applier import Applier
 from portd.target.stream.applying import ApplierOptions
 from portd.target.stream.scriptbook import ScriptBook
 from portd.target.stream.scripts import Scripts
-from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Final
@@ -161,6 +162,8 @@ async def _both(settings: Settings, source: End, target: End, found: list[Capabi
             ],
         )
     there = ByNode(len(target.members))
+    choice = choice_of(settings, settings.checkpoint_key)
+    apart = choice.mapping is not None and choice.mapping.names  # names that had one slot may have several
     used = source.summed.number("used_memory")
     for member, each in zip(target.members, found, strict=True):
         share = (
@@ -172,7 +175,7 @@ async def _both(settings: Settings, source: End, target: End, found: list[Capabi
         there.add(member.where, capacity.target_memory(share, each, offered))
         there.add(member.where, safety.persistence(source.members[0].survey, member.survey))
         if target.is_cluster:
-            there.add(member.where, _records(member, each))
+            there.add(member.where, _records(member, each, len(source.members) if apart else 1))
     return [
         *_same(source, found),
         *_modes(settings, source, target, found),
@@ -183,7 +186,7 @@ async def _both(settings: Settings, source: End, target: End, found: list[Capabi
         *there.told(),
         *await _contents(settings, source, target, found),
         *_clocks(source, target),
-        *(await _crossing(source) if target.is_cluster else ()),
+        *(await _crossing(source, apart=apart) if target.is_cluster else ()),
     ]
 
 
@@ -248,10 +251,11 @@ def _modes(settings: Settings, source: End, target: End, found: list[Capabilitie
     return told
 
 
-def _records(member: Member, found: Capabilities) -> list[Finding]:
-    """Whether what we keep of each slot fits, and stays."""
-    wanted = int(SLOTS * member.share * RECORD_BYTES)
-    what = f"{human_count(int(SLOTS * member.share))} small keys of ours, about {human_bytes(wanted)}"
+def _records(member: Member, found: Capabilities, links: int) -> list[Finding]:
+    """Whether what we keep of each slot fits, and stays; each of *links* does."""
+    count = int(SLOTS * member.share) * links
+    wanted = count * RECORD_BYTES
+    what = f"{human_count(count)} small keys of ours, about {human_bytes(wanted)}"
     if found.maxmemory > 0 and found.used_memory + wanted > found.maxmemory:
         return [
             warning(
@@ -323,13 +327,24 @@ def _clocks(source: End, target: End) -> list[Finding]:
     return worst[1]
 
 
-async def _crossing(source: End) -> list[Finding]:
-    """Commands in use whose keys may lie in several slots of the target."""
-    if source.is_cluster:
+async def _crossing(source: End, *, apart: bool) -> list[Finding]:
+    """Commands in use whose keys may lie in several slots of the target.
+
+    Args:
+        source: as it is.
+        apart: keys of one slot may have several under their new names.
+    """
+    if source.is_cluster and not apart:
         return [fine("target.cross-slot", "the source is a cluster: keys of one command are in one slot")]
+    used: Counter[str] = Counter()
     try:
-        async with open_control(source.members[0].endpoint) as client:
-            stats = parse_info(await client.call("INFO", "commandstats"))
+        for member in source.members:
+            async with open_control(member.endpoint) as client:
+                stats = parse_info(await client.call("INFO", "commandstats"))
+            for name, facts in stats.items():
+                word = name.removeprefix("cmdstat_").split("|")[0].lower()
+                if word in CROSSING:
+                    used[word] += int(facts.partition("calls=")[2].partition(",")[0])
     except (Refused, OSError) as problem:
         return [
             note(
@@ -339,11 +354,6 @@ async def _crossing(source: End) -> list[Finding]:
                 "allow +info",
             )
         ]
-    used: dict[str, str] = {}
-    for name, facts in stats.items():
-        word = name.removeprefix("cmdstat_").split("|")[0].lower()
-        if word in CROSSING:
-            used[word] = facts.partition("calls=")[2].partition(",")[0]
     if not used:
         return [fine("target.cross-slot", "no command in use that could not be cut by slot")]
     calls = ", ".join(f"{name} ({count})" for name, count in sorted(used.items()))

@@ -34,10 +34,10 @@ from typing import TYPE_CHECKING, Any, Final
 from portd.config.choices import StopAfter
 from portd.controlsocket import Command, Refusal, never
 from portd.errors import PortdError, SourceError
+from portd.groups import TaskGroup
 from portd.log import get_logger
 from portd.model import LEASE_SECONDS, Work
 from portd.source.info import ask_offset
-from portd.tasks import TaskGroup
 from portd.units import human_bytes, human_count, human_seconds
 from portd.watch.summary import status_lines
 

@@ -18,6 +18,7 @@ from portd.config.choices import StopAfter
 from portd.config.rulesettings import RULES
 from portd.controlsocket import Refusal
 from portd.errors import REDACTED, Interrupted, PortdError, TargetError, first_cause, printable
+from portd.groups import TaskGroup
 from portd.link.link import Link
 from portd.log import get_logger
 from portd.model import Progress
@@ -26,7 +27,6 @@ from portd.source.forecast import Forecast
 from portd.source.shards import ShardWatch
 from portd.target.kept.leftover import find_leftover
 from portd.target.limiter import LIMITS
-from portd.tasks import TaskGroup
 from portd.verify.schedule import Schedule
 from portd.watch.pace import Pace
 from portd.watch.standing import look

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from portd.controlsocket import ControlSocket
 from portd.errors import InternalError
+from portd.groups import TaskGroup
 from portd.log import get_logger
 from portd.memory.accounting import Accounting
 from portd.memory.heap import OWNER as HEAP_OWNER
@@ -20,7 +21,6 @@ from portd.memory.plan import plan_memory
 from portd.process.orders import Orders
 from portd.process.running import RunningLink, shard_watches
 from portd.spool import DiskRoom
-from portd.tasks import TaskGroup
 from portd.watch.history import Span
 from portd.watch.loopwatch import LoopWatch
 

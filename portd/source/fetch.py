@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import SourceError, first_cause
+from portd.groups import TaskGroup
 from portd.model import Progress
 from portd.source.keeper import HistoryLost, Keeper
 from portd.source.receiver import Receiver, ReceiverOptions
 from portd.spool import Spool
-from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from portd.errors import ConfigError, SlotsMoved, SourceError, SourceLost, first_cause
+from portd.groups import TaskGroup
 from portd.log import get_logger
 from portd.net.control import Refused, open_control
 from portd.net.topology import NOBODY, NoCluster, moving, ranges_of, slots_of, spelled
 from portd.source.refusals import refused
-from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import hiredis
 
 from portd.errors import InternalError, PortdError, TargetBusy, TargetError, TargetLost, TargetRefused, first_cause
+from portd.groups import TaskGroup
 from portd.kernel.replies import Note, ReplyCounter
 from portd.net.control import Answers
 from portd.net.endpoint import TLS_HINT, tls_failure
 from portd.net.replies import PROTOCOL_ERROR, classify, error_of, fatal, presentable
 from portd.net.resp import request
 from portd.net.shapes import STRANGE, Conversation
-from portd.tasks import TaskGroup
 from portd.troubles import TARGET, Troubles
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import SourceLost, TargetBusy, first_cause
+from portd.groups import TaskGroup
 from portd.kernel.slots import key_slot
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.net.clusterview import ASKED_AT_ONCE, of_node, view_of
 from portd.net.topology import ALL_SLOTS, slots_of
-from portd.tasks import TaskGroup
 from portd.verify.live import LiveReader, Part
 
 if TYPE_CHECKING:

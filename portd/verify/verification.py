@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from portd.config.rules import choice_of
 from portd.errors import ConfigError, first_cause
+from portd.groups import TaskGroup
 from portd.kernel.digest import EXTRA, compare
 from portd.kernel.slots import key_slot
 from portd.log import get_logger
@@ -20,7 +21,6 @@ from portd.source.cluster import only_one_shard
 from portd.spool.directory import SEGMENT_SUFFIX, PrivateDirectory
 from portd.target.kept.epoch import EPOCH_SUFFIX
 from portd.target.probe import inspect
-from portd.tasks import TaskGroup
 from portd.verify.ends import SourceEnd, TargetEnd
 from portd.verify.live import RELATIVE_TTL_TOLERANCE_MS
 from portd.verify.options import Method

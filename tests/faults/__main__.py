@@ -1,8 +1,8 @@
 """Faults of all kinds against a running portd, then both ends compared.
 
 `python -m tests.faults --seconds N --seed S` strikes at random while the sync goes on; `--late N` delivers bytes late, N
-times, see `tests.faults.late`;
-`--standby N` strikes alternating holders of a link, N times, see `tests.faults.standby`.
+times, see `tests.faults.late`; `--standby N` strikes alternating holders of a link, N times, see `tests.faults.standby`;
+`--cluster N` strikes N times from cluster to cluster, see `tests.faults.clusters`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.faults.clusters import run_cluster_deck
 from tests.faults.kinds import KINDS
 from tests.faults.late import run_deck
 from tests.faults.run import Run
@@ -42,6 +43,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pause", type=float, default=0.0, help="seconds without faults between two of them")
     parser.add_argument("--sample", type=Path, help="JSON lines file for memory and open files of portd")
     parser.add_argument("--late", type=int, metavar="N", help="the deck of late bytes instead: N strikes")
+    parser.add_argument("--cluster", type=int, metavar="N", help="from cluster to cluster instead: N faults")
+    parser.add_argument("--rules", action="store_true", help="with --cluster: keys are left out, and renamed")
     parser.add_argument("--delay", type=float, default=0.0, help="with --late: some deliveries are later by up to this")
     parser.add_argument("--standby", type=int, metavar="N", help="alternating holders of one link instead: N strikes")
     parser.add_argument("--quiet", action="store_true", help="only the table at the end")
@@ -94,12 +97,32 @@ def _run_late(options: argparse.Namespace) -> int:
     return int(bool(report.failures))
 
 
+def _run_cluster(options: argparse.Namespace) -> int:
+    print(f"seed {options.seed}", flush=True)
+    try:
+        report = run_cluster_deck(
+            options.cluster,
+            options.seed,
+            source=find(options.source) if options.source else None,
+            target=find(options.target) if options.target else None,
+            rules=options.rules,
+            tell=not options.quiet,
+        )
+    except Failure as error:
+        print(f"FAILED, seed {options.seed}\n{error}")
+        return 1
+    print(report.table())
+    return 0
+
+
 def main() -> int:
     """Runs what the arguments say; 0 when nothing was lost or doubled."""
     options = _arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no server or process stays behind
     if options.standby is not None:
         return asyncio.run(_run_standby(options))
+    if options.cluster is not None:
+        return _run_cluster(options)
     return asyncio.run(_run(options)) if options.late is None else _run_late(options)
 
 

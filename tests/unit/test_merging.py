@@ -1,45 +1,76 @@
-"""Findings of many nodes in one report."""
+"""Which rules may make one name of two."""
 
 from __future__ import annotations
 
-from portd.preflight.findings import Finding, error, fine, warning
-from portd.preflight.merging import ByNode
+import itertools
+import random
+from typing import Any
+
+import pytest
+
+from portd.config.merging import merged
+from portd.config.rules import choice_of
+from portd.config.rulesettings import RuleSettings
+
+MERGED: list[dict[str, Any]] = [
+    {"rename_prefix": ("old:=new:",)},
+    {"rename_prefix": ("old:=new:",), "exclude": ("new:x",)},
+    {"rename_prefix": ("old:=new:",), "exclude": ("re:^new:",)},
+    {"rename_prefix": ("a:=c:", "b:=c:"), "include": ("a:", "b:")},
+    {"rename_prefix": ("a:=c:", "b:=c:x:"), "include": ("a:", "b:"), "add_prefix": "all:"},
+    {"rename_prefix": ("a:=",)},
+]
+APART: list[dict[str, Any]] = [
+    {},
+    {"add_prefix": "x:"},
+    {"rename_prefix": ("old:=new:",), "exclude": ("new:*",)},
+    {"rename_prefix": ("old:=new:",), "include": ("old:",)},
+    {"rename_prefix": ("a:=",), "include": ("a:",)},
+    {"rename_prefix": ("a:=b:", "b:=a:")},
+    {"rename_prefix": ("a:=a:b:",), "include": ("a:", "b:")},
+    {"rename_prefix": ("a:=c:", "b:=d:"), "include": ("a:", "b:"), "add_prefix": "all:"},
+]
 
 
-def told(total: int, *found: tuple[str, Finding]) -> list[Finding]:
-    """What is told of nodes."""
-    nodes = ByNode(total)
-    for where, each in found:
-        nodes.add(where, [each])
-    return nodes.told()
+def rules(**given: Any) -> RuleSettings:
+    """Settings, checked."""
+    settings = RuleSettings(**given)
+    settings.check()
+    return settings
 
 
-def test_one_server_is_told_as_it_is() -> None:
-    """Nothing is said of nodes where there is one."""
-    assert told(1, ("", fine("a", "x"))) == [fine("a", "x")]
+@pytest.mark.parametrize("given", MERGED, ids=str)
+def test_names_that_may_become_one_are_told(given: dict[str, Any]) -> None:
+    """Both beginnings are, and lead to one name."""
+    found = merged(rules(**given))
+    assert found is not None
+    one, other = (choice_of(rules(**given)).to_target(0, each + b"rest")[1] for each in found)
+    assert one == other
 
 
-def test_what_all_have_in_common_is_said_once() -> None:
-    """With their number, and without their names."""
-    (found,) = told(3, *((name, fine("a", "x")) for name in ("h:1", "h:2", "h:3")))
-    assert (found.what, found.nodes) == ("all 3 nodes: x", ())
+@pytest.mark.parametrize("given", APART, ids=str)
+def test_names_that_stay_apart(given: dict[str, Any]) -> None:
+    """Rules that are seen to keep all names apart."""
+    assert merged(rules(**given)) is None
 
 
-def test_what_one_has_is_named() -> None:
-    """A warning names its node; what is fine elsewhere is one finding of its own."""
-    found = told(3, ("h:1", fine("a", "x")), ("h:2", warning("a", "bad", "why", "do")), ("h:3", fine("a", "x")))
-    assert [(each.level.value, each.what, each.nodes) for each in found] == [
-        ("ok", "h:1, h:3: x", ("h:1", "h:3")),
-        ("warning", "h:2: bad", ("h:2",)),
-    ]
-    assert found[1].shown()["nodes"] == ["h:2"]
-
-
-def test_other_causes_are_other_findings() -> None:
-    """Warnings with another advice stay apart; figures that differ alone stand side by side, the first few of many."""
-    found = told(2, ("h:1", error("a", "x", "why", "do")), ("h:2", error("a", "y", "why", "do other")))
-    assert [each.what for each in found] == ["h:1: x", "h:2: y"]
-    (found_,) = told(6, *((f"h:{number}", fine("a", f"{number} MB")) for number in range(6)))
-    assert found_.what == "h:0: 0 MB; h:1: 1 MB; h:2: 2 MB; h:3: 3 MB; and 2 more"
-    (many,) = told(7, *((f"h:{number}", warning("a", "x", "why", "do")) for number in range(6)))
-    assert many.what == "h:0, h:1, h:2, h:3 and 2 more nodes: x"
+def test_what_counts_as_apart_is_so() -> None:
+    """Of rules of few letters: where nothing is told, no two names that are taken become one."""
+    names = [bytes(each) for size in range(5) for each in itertools.product(b"abc", repeat=size)]
+    chance = random.Random(7)
+    told = 0
+    for _ in range(300):
+        words = ["", "a", "b", "c", "ab", "ba", "bc", "ca"]
+        settings = rules(
+            rename_prefix=tuple(f"{old}={chance.choice(words)}" for old in chance.sample(words[1:], 2)),
+            include=tuple(chance.sample(words[1:], chance.randrange(3))),
+            exclude=tuple(chance.sample([*words[1:], "a*", "*b"], chance.randrange(3))),
+            add_prefix=chance.choice(["", "a"]),
+        )
+        if merged(settings) is not None:
+            told += 1
+            continue
+        choice = choice_of(settings)
+        taken = [name for name in names if choice.rules is None or choice.rules.takes(name, 0)]
+        assert len({choice.to_target(0, name) for name in taken}) == len(taken), settings
+    assert 30 < told < 270

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import DataLost, InternalError, TargetBusy, TargetLost, first_cause
+from portd.groups import TaskGroup
 from portd.kernel.keyspecs import KeySpecs
 from portd.kernel.slotgroups import NO_RECORD, SlotGroups
 from portd.kernel.slots import SLOTS
@@ -41,7 +42,6 @@ from portd.target.stream.applying import ApplierOptions, ApplierStatistics
 from portd.target.stream.group import Culprit, PieceSource
 from portd.target.stream.scripts import missing_script
 from portd.target.stream.strand import Unconfirmed
-from portd.tasks import TaskGroup
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from portd.config.choices import Existing
 from portd.errors import ConfigError, TargetBusy, TargetNotEmpty, TargetRefused, first_cause
+from portd.groups import TaskGroup
 from portd.kernel.slotgroups import record_keys
 from portd.kernel.slots import slot_tag
 from portd.log import get_logger
@@ -31,7 +32,6 @@ from portd.target.kept.checkpoint import LEASE_SUFFIX, SCAN_COUNT, read_checkpoi
 from portd.target.kept.contents import keys_there
 from portd.target.kept.epoch import EPOCH_SUFFIX, check
 from portd.target.probe import probe
-from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable

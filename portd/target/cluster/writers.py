@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from portd.groups import TaskGroup
 from portd.kernel.batch import WHOLE
 from portd.kernel.scatter import Scatter
 from portd.pipeline import BatchQueue, QueueStatistics
@@ -12,7 +13,6 @@ from portd.pipeline.queue import OWNER as QUEUE
 from portd.target.snapshot.lane import Lane
 from portd.target.snapshot.seats import Seats
 from portd.target.snapshot.writers import WriterStatistics
-from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import InternalError, TargetBusy, TargetLost, TargetRefused, printable
+from portd.groups import TaskGroup
 from portd.kernel.requests import split
 from portd.log import get_logger
 from portd.net.backoff import Backoff
@@ -33,7 +34,6 @@ from portd.target.snapshot.intake import Intake
 from portd.target.snapshot.settling import Settling
 from portd.target.snapshot.writing import lane_name
 from portd.target.transactions import Pipeline, Transactions
-from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

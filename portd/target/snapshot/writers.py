@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from portd.groups import TaskGroup
 from portd.pipeline import BatchQueue
 from portd.pipeline.queue import OWNER as QUEUE
 from portd.target.snapshot.lane import Lane
 from portd.target.snapshot.seats import Seats
-from portd.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from portd.kernel.batch import Batch

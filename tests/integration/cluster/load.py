@@ -7,6 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+import redis
+
 from portd.kernel.slots import key_slot, slot_tag
 from tests.servers import Server, wait_for_sync
 from tests.wire import Wire
@@ -53,7 +55,7 @@ class Load(Writer):
                             break
                         self.commands += 1
                         time.sleep(0.005)
-            except (OSError, StopIteration):
+            except (OSError, StopIteration, redis.ResponseError):  # a node is gone, or no primary yet
                 pass
             time.sleep(0.05)
 

@@ -11,7 +11,8 @@ import pytest
 from portd.config.settings import Settings
 from portd.preflight.audit import check
 from portd.preflight.findings import Level
-from tests.clusters import Cluster
+from portd.units import human_count
+from tests.clusters import SLOTS, Cluster
 from tests.commands import run
 from tests.servers import free_port
 
@@ -119,6 +120,20 @@ async def test_commands_over_several_slots_are_named(cluster: Cluster, source: S
     client.rename("a", "b")
     (found,) = of(await look(source, cluster), "target.cross-slot")
     assert (found.level, "rename (1)" in found.what) == (Level.WARNING, True)
+
+
+async def test_names_of_shards_that_change_their_slot(cluster: Cluster) -> None:
+    """Keys of one command may part then, and each link has a record in every slot; without renaming neither is so."""
+    cluster.get("SET", "{a}1", 1)
+    cluster.get("RENAME", "{a}1", "{a}2")
+    with Cluster(primaries=2) as into:
+        plain = await look(cluster, into)
+        assert of(plain, "target.cross-slot")[0].level is Level.OK
+        assert f"{human_count(SLOTS // 2)} small keys" in of(plain, "target.records")[0].what
+        renamed = await look(cluster, into, add_prefix="new:", share_image=True)
+        (found,) = of(renamed, "target.cross-slot")
+        assert (found.level, "rename (1)" in found.what) == (Level.WARNING, True)
+        assert f"{human_count(3 * SLOTS // 2)} small keys" in of(renamed, "target.records")[0].what
 
 
 async def test_what_is_there_and_what_does_not_fit(cluster: Cluster, source: Server, target: Server) -> None:

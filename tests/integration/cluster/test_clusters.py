@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -296,3 +297,76 @@ def test_a_client_of_clusters_works_on_both_sides(cluster: Cluster, into: Cluste
             assert reader.get("counter") == writer.get("counter")
             assert portd.terminate() == os.EX_OK, portd.log()
         assert not differences(cluster, into)
+
+
+def test_memory_and_connections_are_bounded(cluster: Cluster, into: Cluster) -> None:
+    """Three shards are copied and followed in the memory of one link; each has the connections to the target that are told."""
+    for node in cluster.primaries:
+        tag = next(f"{{t{n}}}" for n in range(1000) if cluster.owner(f"{{t{n}}}") is node)
+        with Wire(node) as wire:
+            for number in range(40):
+                wire.call("RPUSH", f"{tag}{number}", *(f"{number}:{each}:" + "x" * 100 for each in range(10_000)))
+    with Portd(cluster.url, into.url, writers=4) as portd, Loads(cluster) as loads:
+        most = 0
+        while not streaming(portd.until(lambda status: bool(status["links"]))):
+            most = max(most, connections(into))
+        loads.run(50)
+        told = connections(into)
+        loads.stop()
+        until_applied(portd, primaries(cluster))
+        peak = memory_peak(portd)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert most <= 3 * (4 + 4)
+    assert (
+        told <= 4 + 3 * 2
+    )  # a link one for each node that has slots of its shard; one for its lease, one now and then
+    assert peak < 100 << 20, peak
+    assert not differences(cluster, into)
+
+
+def connections(cluster: Cluster) -> int:
+    """Ours to a target."""
+    return sum(Cluster.call(node, "CLIENT", "LIST").count(b"name=portd-") for node in cluster.primaries)
+
+
+def memory_peak(portd: Portd) -> int:
+    """Highest resident set of the process so far, in bytes; proc(5), status."""
+    told = Path(f"/proc/{portd.process.pid}/status").read_text()
+    return int(told.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def test_a_shard_that_came_back_empty_is_held(cluster: Cluster, into: Cluster) -> None:
+    """A primary lost its data: its link waits for an operator, and the target keeps what it has. The others go on."""
+    fill(cluster)
+    with Portd(cluster.url, into.url) as portd:
+        portd.until(streaming)
+        until_applied(portd, primaries(cluster))
+        before = len(list(into.contents()))
+        cluster.primaries[1].restart(crash=True)
+        wait_for_sync(cluster.is_up)
+        status = portd.until(lambda status: status["links"][1]["held"] is not None)
+        assert [each["phase"] for each in status["links"]] == ["streaming", "held", "streaming"]
+        cluster.get("SET", next(key for key in ("a", "b", "c") if cluster.owner(key) is not cluster.primaries[1]), 1)
+        wait_for_sync(lambda: len(list(into.contents())) == before + 1, dump=portd.log)
+        assert portd.terminate() == os.EX_OK, portd.log()
+
+
+def test_taking_over_ends_whoever_wrote_before(cluster: Cluster, into: Cluster) -> None:
+    """Of two processes only the later one goes on with any shard, and each command is there once."""
+    fill(cluster)
+    with Portd(cluster.url, into.url) as first, Loads(cluster) as loads:
+        first.until(streaming)
+        with Portd(cluster.url, into.url) as refused:
+            assert refused.wait() == os.EX_TEMPFAIL, refused.log()
+        first.signal(signal.SIGSTOP)
+        with Portd(cluster.url, into.url, takeover=True) as second:
+            second.until(streaming)
+            loads.run(10)
+            first.signal(signal.SIGCONT)
+            assert first.wait() == os.EX_TEMPFAIL, first.log()
+            loads.run(10)
+            loads.stop()
+            status = until_applied(second, primaries(cluster))
+            assert not any(each["full_syncs"] for each in status["links"])
+            assert second.terminate() == os.EX_OK, second.log()
+    assert not differences(cluster, into)

@@ -178,6 +178,7 @@ def test_what_cannot_be_had_is_told(cluster: Cluster, source: Server, target: Se
         (cluster.url, target.url, {"link": "l" * 63}, "too long"),
         (cluster.url, target.url, {"one_shard": True}, "which shard"),
         (cluster.url, target.url, {"add_prefix": "a:"}, "share_image"),
+        (cluster.url, target.url, {"rename_prefix": "a:=b:", "share_image": True}, "one name of a:* and b:*"),
         (source.url, target.url, {"source_address_map": "a:1=b:2"}, "source_address_map is set"),
     ]
     for one, other, more, hint in cases:

@@ -338,14 +338,6 @@ def test_a_kill_between_two_nodes_of_a_flush(source: Server, cluster: Cluster) -
     assert not differences(source, cluster)
 
 
-@pytest.mark.parametrize("options", [{"include": "a:"}, {"map_db": "1=0"}], ids=str)
-def test_what_cannot_be_had_of_a_cluster_is_refused(source: Server, cluster: Cluster, options: dict[str, str]) -> None:
-    """Rules are not left out in silence."""
-    with Portd(source, cluster.url, **options) as portd:
-        assert portd.wait() == os.EX_CONFIG, portd.log()
-        assert "cannot be had of a cluster yet" in portd.log()
-
-
 def test_a_sync_into_a_cluster_compares_by_itself(source: Server, cluster: Cluster, tmp_path: Path) -> None:
     """Both ends are equal; a key that differs is found on its node, and named."""
     source.client().mset({f"key:{number}": number for number in range(200)})

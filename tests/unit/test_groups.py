@@ -11,7 +11,7 @@ import pytest
 
 import portd
 from portd.errors import first_cause
-from portd.tasks import TaskGroup
+from portd.groups import TaskGroup
 
 TURNS = range(1, 25)  # of the loop, behind which a cancellation comes
 
@@ -149,5 +149,5 @@ def test_nobody_uses_the_one_of_asyncio() -> None:
     """It loses cancellations before Python 3.13."""
     for path in Path(portd.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and node.attr == "TaskGroup" and path.name != "tasks.py":
+            if isinstance(node, ast.Attribute) and node.attr == "TaskGroup" and path.name != "groups.py":
                 raise AssertionError(f"{path}:{node.lineno}")
