@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from portd.kernel.slotgroups import Window
     from portd.kernel.stream import Piece
     from portd.model import Progress
+    from portd.net.topology import Topology
     from portd.target.destination import Destination
 
 _log = get_logger("target")
@@ -208,10 +209,7 @@ class ClusterApplier:
 
     async def _connect(self, stack: AsyncExitStack) -> list[Shard]:
         """Every primary, with nobody else writing."""
-        try:
-            topology = await read_map(self._home, self._cluster.slots)
-        except TargetLost as error:
-            raise Disconnected(str(error.args[0]), "map") from None
+        topology = await self._read_map()
         self._cluster = replace(self._cluster, topology=topology)
         states = self._progress.take_lanes(len(topology.nodes))
         shards = []
@@ -234,6 +232,18 @@ class ClusterApplier:
                 await end_connections(shard.connection, self._lease)
             shard.connection.establish()
         return shards
+
+    async def _read_map(self) -> Topology:
+        """The map, where no slot is on its way."""
+        try:
+            return await read_map(self._home, self._cluster.slots)
+        except TargetLost as error:
+            raise Disconnected(str(error.args[0]), "map") from None
+
+    async def _require_settled(self) -> None:
+        """What concerns all keys would miss those that go from one node to another meanwhile."""
+        if (await self._read_map()).nodes != self._cluster.topology.nodes:
+            raise Disconnected("slots of the target have other owners", "map")
 
     async def _recover(self) -> None:
         """Finds out what every slot has, and sorts what is missing by the map."""
@@ -401,7 +411,10 @@ class ClusterApplier:
         offset, behind = portion.place()
         if behind > self._intake.taken:
             await self._limiter.going()
-            barrier = Barrier(command, behind, self._markers, self._prefix, self._strands.writer)
+            await self._require_settled()
+            prefix, writer = self._prefix, self._strands.writer
+            empty = Clearing(self._options, behind, prefix, writer).empty
+            barrier = Barrier(command, behind, self._markers, prefix, writer, empty)
             self._barrier_at = behind
             ours = [*self._strands.record.commands(self._key), *self._options.restated()]
             refused = await barrier.run(self._shards, self._groups, self._missing, ours)
@@ -418,7 +431,8 @@ class ClusterApplier:
         """Removes what rules cover from all slots, and goes on behind that."""
         self._cleared_at = portion.end
         clearing = Clearing(self._options, portion.end, self._prefix, self._strands.writer)
-        await clearing.run(self._shards, self._groups)
+        await self._require_settled()
+        await clearing.run(self._shards, self._groups, self._require_settled)
         _log.info("flushed what rules cover", keys=clearing.removed, offset=portion.end)
         self._intake.sort(portion)
         self._confirm(0)
