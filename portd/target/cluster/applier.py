@@ -139,7 +139,8 @@ class ClusterApplier:
     def statistics(self) -> ApplierStatistics:
         """What is held."""
         in_flight = sum(lane.in_flight_bytes for lane in self._progress.lanes)
-        return ApplierStatistics(in_flight, sum(window.size for window in self._groups.growing), 0)
+        growing = sum(window.size for window in self._groups.growing) + self._intake.open_bytes
+        return ApplierStatistics(in_flight, growing, 0)
 
     # -- rounds
 
@@ -346,7 +347,8 @@ class ClusterApplier:
                 if self._intake.held is not None:
                     await self._pass_barrier(self._intake.held)
                     continue
-                self._rest()
+                if not self._intake.open_since:
+                    self._rest()
                 if self._intake.broken is not None:
                     raise self._intake.broken
                 if self._intake.ended:
@@ -536,7 +538,8 @@ class ClusterApplier:
         """Unix time at which the oldest byte was received that is taken and not in the target; 0 when there is none."""
         marks = [*self._intake.marks, *(marks for _, marks in self._unsettled)]
         marks += [shard.marks for shard in self._shards if shard.marks is not None]
-        return min((each.since for each in marks if each.since), default=0.0)
+        times = [self._intake.open_since, *(each.since for each in marks)]
+        return min(filter(None, times), default=0.0)
 
     def _note_waiting(self) -> None:
         self._progress.stream.waiting_since = self._oldest() or self._source.waiting_since
