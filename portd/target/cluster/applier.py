@@ -107,6 +107,7 @@ class ClusterApplier:
         self._unsettled: list[tuple[Window, Marks]] = []  # in flight when a round ended
         self._barrier_at = NO_RECORD  # markers of this barrier are on the nodes
         self._cleared_at = NO_RECORD  # some slots may be behind this FLUSHDB already
+        self._asking = asyncio.Lock()  # held while nodes are asked over their connections: nothing else is sent there
         self._rounds = 0
         self._backoff = Backoff(options.connection.retry_first_seconds, options.connection.retry_limit_seconds)
         progress.stream.waiting_since = 0.0
@@ -198,6 +199,9 @@ class ClusterApplier:
                     await self._work()
                     for task in tasks:
                         task.cancel()
+                await self._write_floor()
+                for shard in shards:
+                    await shard.quiet()
             except BaseExceptionGroup as errors:
                 raise first_cause(errors, less=Disconnected) from None
             finally:
@@ -206,7 +210,6 @@ class ClusterApplier:
                         self._unsettled.append((shard.window, shard.marks))
                         shard.state.in_flight_bytes = shard.state.in_flight_batches = 0
                 self._shards = []
-            await self._write_floor()
 
     async def _connect(self, stack: AsyncExitStack) -> list[Shard]:
         """Every primary, with nobody else writing."""
@@ -257,6 +260,9 @@ class ClusterApplier:
             async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
                 found = await read_records(shard.connection, self._prefix, shard.node.slots)
                 shard.marker = await self._markers.read(shard)
+            if NO_RECORD < shard.marker <= self._strands.written:  # every slot has had a record since
+                self._markers.forget(shard)
+                shard.marker = NO_RECORD
             for slot, has in found:
                 known = self._groups.record(slot)
                 if has == NO_RECORD:
@@ -345,7 +351,8 @@ class ClusterApplier:
             growing = any(window.entries for window in self._groups.growing)
             if not busy and not growing:
                 if self._intake.held is not None:
-                    await self._pass_barrier(self._intake.held)
+                    async with self._asking:
+                        await self._pass_barrier(self._intake.held)
                     continue
                 if not self._intake.open_since:
                     self._rest()
@@ -400,12 +407,14 @@ class ClusterApplier:
             for shard in self._shards:
                 commands = await scripts.before(shard.node.endpoint, [piece])
                 if commands:
-                    shard.connection.send(commands, len(commands), lambda _: None)
+                    shard.tell(commands)
 
     # -- what concerns all nodes
 
     async def _pass_barrier(self, portion: Portion) -> None:
         """Everything before it is in the target: does it on every node, once, and goes on behind it."""
+        for shard in self._shards:
+            await shard.quiet()
         if portion.clears:
             await self._clear(portion)
             return
@@ -558,7 +567,7 @@ class ClusterApplier:
     async def _write_floor(self) -> None:
         if self._strands.offset > self._strands.written:
             await self._write_hash()
-        if NO_RECORD < self._barrier_at <= self._strands.written:
+        if NO_RECORD < self._barrier_at <= self._strands.written and not self._asking.locked():
             self._barrier_at = NO_RECORD
             for shard in self._shards:
                 self._markers.forget(shard)

@@ -65,7 +65,7 @@ class Markers:
 
     def forget(self, shard: Shard) -> None:
         """Removes a node's marker; nobody waits for that."""
-        shard.connection.send([request("DEL", self.key(shard))], 1, lambda _: None)
+        shard.tell([request("DEL", self.key(shard))])
 
 
 class Barrier:
