@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from portd.kernel.slotgroups import Window
     from portd.kernel.stream import Piece
     from portd.model import Progress
+    from portd.net.topology import Topology
     from portd.target.destination import Destination
 
 _log = get_logger("target")
@@ -107,6 +108,7 @@ class ClusterApplier:
         self._unsettled: list[tuple[Window, Marks]] = []  # in flight when a round ended
         self._barrier_at = NO_RECORD  # markers of this barrier are on the nodes
         self._cleared_at = NO_RECORD  # some slots may be behind this FLUSHDB already
+        self._asking = asyncio.Lock()  # held while nodes are asked over their connections: nothing else is sent there
         self._rounds = 0
         self._backoff = Backoff(options.connection.retry_first_seconds, options.connection.retry_limit_seconds)
         progress.stream.waiting_since = 0.0
@@ -139,7 +141,8 @@ class ClusterApplier:
     def statistics(self) -> ApplierStatistics:
         """What is held."""
         in_flight = sum(lane.in_flight_bytes for lane in self._progress.lanes)
-        return ApplierStatistics(in_flight, sum(window.size for window in self._groups.growing), 0)
+        growing = sum(window.size for window in self._groups.growing) + self._intake.open_bytes
+        return ApplierStatistics(in_flight, growing, 0)
 
     # -- rounds
 
@@ -197,6 +200,9 @@ class ClusterApplier:
                     await self._work()
                     for task in tasks:
                         task.cancel()
+                await self._write_floor()
+                for shard in shards:
+                    await shard.quiet()
             except BaseExceptionGroup as errors:
                 raise first_cause(errors, less=Disconnected) from None
             finally:
@@ -205,14 +211,10 @@ class ClusterApplier:
                         self._unsettled.append((shard.window, shard.marks))
                         shard.state.in_flight_bytes = shard.state.in_flight_batches = 0
                 self._shards = []
-            await self._write_floor()
 
     async def _connect(self, stack: AsyncExitStack) -> list[Shard]:
         """Every primary, with nobody else writing."""
-        try:
-            topology = await read_map(self._home, self._cluster.slots)
-        except TargetLost as error:
-            raise Disconnected(str(error.args[0]), "map") from None
+        topology = await self._read_map()
         self._cluster = replace(self._cluster, topology=topology)
         states = self._progress.take_lanes(len(topology.nodes))
         shards = []
@@ -236,6 +238,18 @@ class ClusterApplier:
             shard.connection.establish()
         return shards
 
+    async def _read_map(self) -> Topology:
+        """The map, where no slot is on its way."""
+        try:
+            return await read_map(self._home, self._cluster.slots)
+        except TargetLost as error:
+            raise Disconnected(str(error.args[0]), "map") from None
+
+    async def _require_settled(self) -> None:
+        """What concerns all keys would miss those that go from one node to another meanwhile."""
+        if (await self._read_map()).nodes != self._cluster.topology.nodes:
+            raise Disconnected("slots of the target have other owners", "map")
+
     async def _recover(self) -> None:
         """Finds out what every slot has, and sorts what is missing by the map."""
         expected: dict[int, int] = {}
@@ -247,6 +261,9 @@ class ClusterApplier:
             async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
                 found = await read_records(shard.connection, self._prefix, shard.node.slots)
                 shard.marker = await self._markers.read(shard)
+            if NO_RECORD < shard.marker <= self._strands.written:  # every slot has had a record since
+                self._markers.forget(shard)
+                shard.marker = NO_RECORD
             for slot, has in found:
                 known = self._groups.record(slot)
                 if has == NO_RECORD:
@@ -335,9 +352,11 @@ class ClusterApplier:
             growing = any(window.entries for window in self._groups.growing)
             if not busy and not growing:
                 if self._intake.held is not None:
-                    await self._pass_barrier(self._intake.held)
+                    async with self._asking:
+                        await self._pass_barrier(self._intake.held)
                     continue
-                self._rest()
+                if not self._intake.open_since:
+                    self._rest()
                 if self._intake.broken is not None:
                     raise self._intake.broken
                 if self._intake.ended:
@@ -389,12 +408,14 @@ class ClusterApplier:
             for shard in self._shards:
                 commands = await scripts.before(shard.node.endpoint, [piece])
                 if commands:
-                    shard.connection.send(commands, len(commands), lambda _: None)
+                    shard.tell(commands)
 
     # -- what concerns all nodes
 
     async def _pass_barrier(self, portion: Portion) -> None:
         """Everything before it is in the target: does it on every node, once, and goes on behind it."""
+        for shard in self._shards:
+            await shard.quiet()
         if portion.clears:
             await self._clear(portion)
             return
@@ -402,7 +423,10 @@ class ClusterApplier:
         offset, behind = portion.place()
         if behind > self._intake.taken:
             await self._limiter.going()
-            barrier = Barrier(command, behind, self._markers, self._prefix, self._strands.writer)
+            await self._require_settled()
+            prefix, writer = self._prefix, self._strands.writer
+            empty = Clearing(self._options, behind, prefix, writer).empty
+            barrier = Barrier(command, behind, self._markers, prefix, writer, empty)
             self._barrier_at = behind
             ours = [*self._strands.record.commands(self._key), *self._options.restated()]
             refused = await barrier.run(self._shards, self._groups, self._missing, ours)
@@ -419,7 +443,8 @@ class ClusterApplier:
         """Removes what rules cover from all slots, and goes on behind that."""
         self._cleared_at = portion.end
         clearing = Clearing(self._options, portion.end, self._prefix, self._strands.writer)
-        await clearing.run(self._shards, self._groups)
+        await self._require_settled()
+        await clearing.run(self._shards, self._groups, self._require_settled)
         _log.info("flushed what rules cover", keys=clearing.removed, offset=portion.end)
         self._intake.sort(portion)
         self._confirm(0)
@@ -523,7 +548,8 @@ class ClusterApplier:
         """Unix time at which the oldest byte was received that is taken and not in the target; 0 when there is none."""
         marks = [*self._intake.marks, *(marks for _, marks in self._unsettled)]
         marks += [shard.marks for shard in self._shards if shard.marks is not None]
-        return min((each.since for each in marks if each.since), default=0.0)
+        times = [self._intake.open_since, *(each.since for each in marks)]
+        return min(filter(None, times), default=0.0)
 
     def _note_waiting(self) -> None:
         self._progress.stream.waiting_since = self._oldest() or self._source.waiting_since
@@ -542,7 +568,7 @@ class ClusterApplier:
     async def _write_floor(self) -> None:
         if self._strands.offset > self._strands.written:
             await self._write_hash()
-        if NO_RECORD < self._barrier_at <= self._strands.written:
+        if NO_RECORD < self._barrier_at <= self._strands.written and not self._asking.locked():
             self._barrier_at = NO_RECORD
             for shard in self._shards:
                 self._markers.forget(shard)

@@ -3,6 +3,9 @@
 A node does the command in a transaction with a marker that says so, with the position behind it. So a process that ends
 between two nodes, and comes by the same command again, leaves those out that have it. A flush removes the records with
 everything else; until they are written again, the marker stands for them. Markers go when the link's hash is behind them.
+
+They may be gone when a command comes by once more, since a node went back to before it. Records tell then who has it: a slot that is
+behind it has what follows, and no flush may take that.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from portd.errors import TargetError
 from portd.kernel.requests import head
 from portd.net.replies import Verdict, abort_cause, classify, code_of, fatal, presentable
 from portd.net.resp import request
-from portd.net.topology import ranges_of
+from portd.net.topology import ranges_of, slots_of
 from portd.target.cluster.nodes import node_key
 from portd.target.cluster.records import BARRIER_SUFFIX, parse_record, record_text, write_records
 from portd.target.cluster.shard import ELSEWHERE
@@ -21,7 +24,7 @@ from portd.target.connection import Disconnected, set_up, text_of
 from portd.target.kept.epoch import check
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from portd.kernel.slotgroups import SlotGroups
     from portd.target.cluster.shard import Shard
@@ -62,7 +65,7 @@ class Markers:
 
     def forget(self, shard: Shard) -> None:
         """Removes a node's marker; nobody waits for that."""
-        shard.connection.send([request("DEL", self.key(shard))], 1, lambda _: None)
+        shard.tell([request("DEL", self.key(shard))])
 
 
 class Barrier:
@@ -74,13 +77,17 @@ class Barrier:
         markers: see there.
         prefix: of the records' keys.
         writer: of records.
+        empty: removes all keys of some slots from a node.
 
     Attributes:
         name: of the command.
         flushes: it empties the nodes.
     """
 
-    def __init__(self, command: bytes, behind: int, markers: Markers, prefix: str, writer: str) -> None:
+    def __init__(
+        self, command: bytes, behind: int, markers: Markers, prefix: str, writer: str,
+        empty: Callable[[Shard, set[int]], Awaitable[None]],
+    ) -> None:  # fmt: skip
         self.name = head(command).title
         self.flushes = self.name in FLUSHES
         self._command = command
@@ -88,6 +95,7 @@ class Barrier:
         self._markers = markers
         self._prefix = prefix
         self._writer = writer
+        self._empty = empty
 
     async def run(self, shards: Sequence[Shard], groups: SlotGroups, missing: set[int], ours: Sequence[bytes]) -> str:
         """Does it on every node that has not done it.
@@ -107,12 +115,18 @@ class Barrier:
         """
         refused = ""
         for shard in shards:
-            if shard.marker < self._behind:
+            slots = set(slots_of(shard.node.slots))
+            late = {slot for slot in slots if groups.record(slot) < self._behind}
+            beyond = bool(slots - missing - late)  # some of its slots may have what follows
+            if self.flushes and late and beyond:
+                await self._empty(shard, late)
+                missing |= late
+            elif late if self.flushes else shard.marker < self._behind and not beyond:
                 async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
                     refused = await self._do(shard, ours) or refused
                 shard.marker = self._behind
                 if self.flushes:
-                    missing.update(slot for first, last in shard.node.slots for slot in range(first, last + 1))
+                    missing |= slots
         if self.flushes:
             groups.set_records(self._behind)
             for shard in shards:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from portd.target.stream.account import Account
     from portd.target.stream.group import PieceSource
 
-PIECE_BYTES: Final = 256 * 1024  # taken from the stream at once
+PIECE_BYTES: Final = 256 * 1024  # taken from the stream at once; a transaction up to this size is not cut
 PIECE_COMMANDS: Final = 4096
 # Nothing more is taken when a node's window has its share of these. So however many nodes there are, they hold the same
 # together, and under load a slot's transaction has as many commands, on the average; links that share the slots of a cluster
@@ -125,6 +125,8 @@ class Intake:
         self._names = FilteredNames()
         self._piece: Piece | None = None  # in hand
         self._parts: list[bytes] = []  # of a command larger than a piece
+        self._open: list[Portion] = []  # of a transaction whose end has not come
+        self._cut = False  # the one whose end has not come is too large to be held, and goes in parts
         self._counts = Counts()  # of what was left out since that was asked for
         self._told = (0, 0)  # skipped and left, as far as they are counted
         self._reading: asyncio.Task[Piece | None] | None = None
@@ -151,6 +153,16 @@ class Intake:
         while len(self.databases) > 1 and self.databases[1][0] <= floor:
             del self.databases[0]
         return self.databases[0][1]
+
+    @property
+    def open_since(self) -> float:
+        """Unix time of the first bytes of a transaction that waits for its end; 0 when none does."""
+        return self._open[0].received_at if self._open else 0.0
+
+    @property
+    def open_bytes(self) -> int:
+        """Held of it."""
+        return sum(len(each.data) + len(each.offsets) for each in self._open)
 
     # -- pieces
 
@@ -216,6 +228,8 @@ class Intake:
             self.on_getack()
         if piece.mixed:  # it is left out when it comes again
             self._parts.clear()
+            self._open.clear()
+            self._cut = False
             self._source.rewind(self.boundary, self.databases[-1][1])
             return
         self._count(piece)
@@ -226,11 +240,28 @@ class Intake:
                 return
             data, self._parts = b"".join(self._parts), []
         portion = Portion(data, piece.offsets, piece.end_offset, piece.boundary, piece.db, self._source.received_at)
+        if (whole := self._wait_for_end(portion)) is None:
+            return
+        portion = whole
         if piece.clears is not None and portion.end > self.taken:
             portion.clears = True
             self.held = portion
         else:
             self.sort(portion)
+
+    def _wait_for_end(self, portion: Portion) -> Portion | None:
+        """All of a transaction whose end has come, in one; None while it has not. One that is too large goes in parts."""
+        self._open.append(portion)
+        if not portion.boundary and not self._cut:
+            held = sum(len(each.offsets) // 8 for each in self._open)
+            if self.open_bytes < PIECE_BYTES and held < PIECE_COMMANDS:
+                return None
+        self._cut = not portion.boundary
+        parts, self._open = self._open, []
+        if len(parts) == 1:
+            return portion
+        data, offsets = b"".join(each.data for each in parts), b"".join(each.offsets for each in parts)
+        return Portion(data, offsets, portion.end, portion.boundary, portion.db, portion.received_at)
 
     def _count(self, piece: Piece) -> None:
         """Counts what the splitter left out."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from portd.config.choices import Existing
-from portd.errors import ConfigError, TargetBusy, TargetNotEmpty, TargetRefused, first_cause
+from portd.errors import ConfigError, TargetBusy, TargetLost, TargetNotEmpty, TargetRefused, first_cause
 from portd.groups import TaskGroup
 from portd.kernel.slotgroups import record_keys
 from portd.kernel.slots import slot_tag
@@ -304,11 +304,13 @@ async def seal(into: Destination, checkpoint: Checkpoint) -> None:
 
     Raises:
         LinkTaken: another process has the link.
-        TargetLost: a node is another process than the one that took the snapshot.
+        TargetLost: a node is another process than the one that took the snapshot, or slots have other owners.
         TargetError: one refuses, for now or for good.
     """
     cluster = into.cluster
     assert cluster is not None, "a server has one record"
+    if (await read_map(cluster.endpoint, cluster.slots)).nodes != cluster.topology.nodes:
+        raise slots_moved()
 
     async def write(node: ClusterNode) -> None:
         async with _entered(into, node, "behind the snapshot") as opened:
@@ -318,6 +320,11 @@ async def seal(into: Destination, checkpoint: Checkpoint) -> None:
             check(answer, "the marker of a command for all nodes", marker)
 
     await on_all("seal", cluster.nodes, write)
+
+
+def slots_moved() -> TargetLost:
+    """The error of a snapshot whose keys may be where nobody looked for what is to be removed, or written anew."""
+    return TargetLost("slots of the target have moved since the snapshot began", hint="it starts over, by the new map")
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ class Shard:
         answer: to it.
         rests_until: seconds of the loop's clock; it refused something for now.
         marker: the last command for all nodes that it did (`portd.target.cluster.barrier`).
+        told: answers that are to come to what nobody waits for.
     """
 
     node: ClusterNode
@@ -49,6 +51,26 @@ class Shard:
     answer: asyncio.Future[Sequence[Note]] | None = None
     rests_until: float = 0.0
     marker: int = NO_RECORD
+    told: deque[asyncio.Future[Sequence[Note]]] = field(default_factory=deque)
+
+    def tell(self, commands: Sequence[bytes]) -> None:
+        """Sends commands whose answers are no news.
+
+        Raises:
+            Disconnected: the connection is gone.
+        """
+        while self.told and self.told[0].done():
+            self.told.popleft()
+        self.told.append(self.connection.confirm(commands, len(commands)))
+
+    async def quiet(self) -> None:
+        """Waits until all is answered that was told, so that something can be asked.
+
+        Raises:
+            Disconnected: the connection was lost.
+        """
+        while self.told:
+            await self.told.popleft()
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import TargetBusy
+from portd.errors import TargetBusy, TargetLost
 from portd.kernel.keyhash import BUCKETS, HASH_SIZE, HashSet, KeyBuckets, names_of
 from portd.kernel.slots import key_slot
 from portd.log import get_logger
@@ -21,6 +21,7 @@ from portd.model import ConnectionState
 from portd.net.backoff import Backoff
 from portd.net.control import MOST_DATABASES
 from portd.net.identity import require_process
+from portd.net.replies import REROUTE_CODES
 from portd.net.resp import request
 from portd.net.shapes import whole
 from portd.spool.buckets import NOWHERE, BucketFile
@@ -201,6 +202,8 @@ class Pruner:
                 finally:
                     connection.close()
             except (Disconnected, TargetBusy) as error:
+                if isinstance(error, TargetBusy) and error.code in REROUTE_CODES:  # it does not pass
+                    raise TargetLost(str(error.args[0]), hint="the snapshot starts over, by the new map") from None
                 if not self._options.connection.note(error):
                     _log.warning("pruning was interrupted and is taken up again", error=str(error))
                 await asyncio.sleep(backoff.next_wait())

@@ -1,0 +1,174 @@
+"""What comes between two steps of a sync into a cluster: moves of slots, nodes that go back, transactions that come in parts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from portd.kernel.slots import key_slot, slot_tag
+from tests.clusters import Cluster, differences
+from tests.process import Portd
+from tests.servers import wait_for_sync
+from tests.wire import Wire
+
+if TYPE_CHECKING:
+    from tests.servers import Server
+
+
+def test_a_flush_that_comes_again_spares_what_is_behind_it(source: Server, cluster: Cluster) -> None:
+    """A node is restored from before a FLUSHALL: it does that once more, the others, which have what follows, do not."""
+    client = source.client()
+    keys = [f"key:{number}" for number in range(300)]
+    client.mset(dict.fromkeys(keys, 1))
+    home = cluster.owner("portd:checkpoint:{default}")
+    node = next(each for each in cluster.primaries if each is not home)
+    with Portd(source, cluster.url) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until_applied(source)
+        Cluster.call(node, "SAVE")
+        client.flushall()
+        for key in keys[:200]:
+            client.incr(key)
+        portd.until_applied(source)
+        time.sleep(2.5)  # the floor is behind it, and no marker is there any more
+        node.restart(crash=True)
+        wait_for_sync(cluster.is_up)
+        for key in keys[100:]:
+            client.incr(key)
+        wait_for_sync(lambda: "went back" in portd.log(), dump=portd.log)
+        portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert portd.log().count('event="full sync"') == 1, portd.log()
+    assert not differences(source, cluster)
+
+
+def test_markers_go_when_all_is_recorded(source: Server, cluster: Cluster) -> None:
+    """A marker stands for records that a flush took, until they are written: it does not outlive that, however the sync ends."""
+    with Portd(source, cluster.url) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        for kill in (False, True):
+            source.client().flushall()
+            source.client().incr("a")
+            wait_for_sync(lambda: cluster.get("GET", "a") == b"1")
+            if kill:
+                portd.kill()
+            else:
+                assert portd.terminate() == os.EX_OK, portd.log()
+                assert not markers(cluster)
+            portd.start()
+            portd.until(lambda status: status["stream"]["following"])
+        source.client().incr("a")
+        portd.until_applied(source)
+        wait_for_sync(lambda: not markers(cluster), dump=portd.log)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(source, cluster)
+
+
+def markers(cluster: Cluster) -> list[bytes]:
+    """Keys that say which command for all nodes one has done."""
+    found: list[bytes] = []
+    for node in cluster.primaries:
+        client: Any = node.client()
+        found += client.keys("portd:checkpoint:*:barrier")
+    return found
+
+
+@pytest.mark.parametrize("options", [{"include_slots": "0-16383"}, {}], ids=["slot-by-slot", "whole-nodes"])
+def test_a_flush_waits_for_slots_that_move(source: Server, cluster: Cluster, options: dict[str, str]) -> None:
+    """Some keys of a slot are at the new owner already when a FLUSHALL comes by: none of them is left."""
+    client = source.client()
+    with Portd(source, cluster.url, **options) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        client.mset({f"{{x}}{number}": number for number in range(40)})
+        portd.until_applied(source)
+        owner = cluster.owner("{x}")
+        into = next(each for each in cluster.primaries if each is not owner)
+
+        def half() -> None:
+            for number in range(20):
+                Cluster.call(owner, "MIGRATE", "127.0.0.1", into.port, f"{{x}}{number}", 0, 60_000)
+            client.flushall()
+            client.set("{y}", 1)
+            time.sleep(3)
+
+        cluster.move_slot(key_slot(b"{x}"), into, until=half)
+        portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert portd.log().count('event="full sync"') == 1, portd.log()
+    assert not differences(source, cluster)
+
+
+def test_a_slot_that_moves_during_a_full_sync(source: Server, cluster: Cluster) -> None:
+    """The snapshot brought no key of it: the records of all slots are written at the owners, by a full sync more if need be."""
+    source.client().mset({f"key:{number}": number for number in range(2000)})
+    taken = {key_slot(f"key:{number}".encode()) for number in range(2000)}
+    slot = next(each for each in range(100, 16384) if each not in taken)  # not the first of a node
+    with Portd(source, cluster.url, max_target_ops=500) as portd:
+        portd.until(lambda status: status["snapshot"]["keys_applied"] > 200)
+        owner = cluster.owner(f"{{{slot_tag(slot)}}}")
+        cluster.move_slot(slot, next(each for each in cluster.primaries if each is not owner))
+        portd.until(lambda status: status["phase"] == "streaming")
+        source.client().set(f"{{{slot_tag(slot)}}}", 1)
+        portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(source, cluster)
+
+
+def test_a_transaction_that_comes_in_parts_is_one(source: Server, cluster: Cluster) -> None:
+    """Its bytes come in several reads: a reader of the target sees all of it, or nothing."""
+    stop, torn = threading.Event(), list[Any]()
+
+    def look() -> None:
+        with Wire(cluster.owner("{x}")) as wire:
+            while not stop.is_set():
+                first, last = wire.call("MGET", "{x}first", "{x}last")
+                if first != last:
+                    torn.append((first, last))
+
+    with Portd(source, cluster.url) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        reader = threading.Thread(target=look)
+        reader.start()
+        try:
+            portd.signal(signal.SIGSTOP)
+            for turn in range(100):
+                with Wire(source) as wire:
+                    inner = [("SET", f"{{x}}{number}", "x" * 60) for number in range(1500)]
+                    wire.many([("MULTI",), ("SET", "{x}first", turn), *inner, ("SET", "{x}last", turn), ("EXEC",)])
+            portd.signal(signal.SIGCONT)
+            portd.until_applied(source)
+        finally:
+            stop.set()
+            reader.join()
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not torn, torn[:5]
+    assert not differences(source, cluster)
+
+
+def test_a_slow_flush_behind_a_library(source: Server, cluster: Cluster) -> None:
+    """The marker of what all nodes have done is due to go while one is asked about its keys: the answers are not mixed up."""
+    client = source.client()
+    client.mset({f"key:{number}": number for number in range(300)})
+    home = cluster.owner("portd:checkpoint:{default}")
+    slow = next(each for each in reversed(cluster.primaries) if each is not home)
+    with Portd(source, cluster.url, include_slots="0-16383") as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        for number in range(3):
+            code = f"#!lua name=lib{number}\nredis.register_function('f{number}', function() return 1 end)"
+            Cluster.call(source, "FUNCTION", "LOAD", code)
+            wait_for_sync(lambda: markers(cluster))
+            slow.signal(signal.SIGSTOP)
+            with Wire(source) as wire:
+                wire.many([("FLUSHALL",), ("SET", "a", number)])
+            time.sleep(1.2)  # the floor is written once a second; a node that is silent for longer is taken for dead
+            slow.signal(signal.SIGCONT)
+            portd.until_applied(source)
+            wait_for_sync(lambda: not markers(cluster))
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert "is not there" not in portd.log(), portd.log()
+    assert not differences(source, cluster)
