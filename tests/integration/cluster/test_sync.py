@@ -319,7 +319,7 @@ def test_a_kill_between_two_nodes_of_a_flush(source: Server, cluster: Cluster) -
             portd.until(lambda status: status["stream"]["following"])
             portd.until_applied(source)
             first, _, last = cluster.primaries  # they do it in this order
-            last.signal(signal.SIGSTOP)
+            cluster.call(last, "CLIENT", "PAUSE", 100_000, "WRITE")  # it answers what it is asked
             with Wire(source) as wire:
                 wire.call(*command)
             marker = f"portd:checkpoint:default:{{{slot_tag(0)}}}:barrier"
@@ -327,9 +327,8 @@ def test_a_kill_between_two_nodes_of_a_flush(source: Server, cluster: Cluster) -
             name = "portd:checkpoint:{default}:barrier" if home is first else marker
             wait_for_sync(functools.partial(Cluster.call, first, "EXISTS", name))
             portd.kill()
-            last.signal(signal.SIGCONT)
+            cluster.call(last, "CLIENT", "UNPAUSE")
             client.mset(dict.fromkeys(keys, 1))
-            wait_for_sync(cluster.is_up)
             portd.start()
         status = portd.until_applied(source)
         assert portd.terminate() == os.EX_OK, portd.log()
