@@ -77,7 +77,7 @@ class Entries:
 
     def __init__(self, server: Server) -> None:
         self.written = 0
-        self._server = server
+        self._client = server.client(5)
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -92,7 +92,7 @@ class Entries:
             await asyncio.sleep(0.02)
 
     def _write(self) -> None:
-        pipe = self._server.client(5).pipeline(transaction=False)
+        pipe = self._client.pipeline(transaction=False)
         for number in range(self.written + 1, self.written + 1 + STREAM_RATE // 50):
             pipe.xadd("exact:stream", {"n": number}, id=f"{number}-1")
         self.written += len(pipe.execute())
