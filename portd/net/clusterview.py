@@ -7,13 +7,14 @@ been elsewhere meanwhile.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import ConfigError, SourceLost, first_cause
 from portd.groups import TaskGroup
 from portd.net.control import Refused, open_control
 from portd.net.replies import error_of
+from portd.net.shapes import whole
 from portd.net.topology import ALL_SLOTS, NoCluster, common, moving, slots_of
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ class View:
         topology: who has which slots.
         marks: the other node's id, by slot that is on its way.
         followed: the primary's id, by that of a replica.
+        epochs: the config epoch of a primary, by id, as it says itself: who gets a slot by a move gets another one with it.
     """
 
     topology: Topology
     marks: Mapping[int, str]
     followed: Mapping[str, str]
+    epochs: Mapping[str, int] = field(default_factory=dict)
 
     def unsettled(self, wanted: Ranges = ALL_SLOTS) -> list[int]:
         """Slots that are on their way, or that nobody has; ascending."""
@@ -57,6 +60,15 @@ class View:
             if not any(now.slots == node.slots and self._is(now, node, before) for now in self.topology.nodes):
                 found.update(slot for slot in slots_of(slots) if not self._has(slot, node, before))
         return sorted(found)
+
+    def returned_since(self, before: View, wanted: Ranges = ALL_SLOTS) -> list[int]:
+        """Slots that may have left their primary between two views, and be there again; ascending.
+
+        Which of them, it does not tell: all that a node has count when it got some of them anew.
+        """
+        bumped = {name for name, epoch in self.epochs.items() if before.epochs.get(name, epoch) != epoch}
+        found = [slots for node, slots in self.nodes_of(wanted) if node.name in bumped]
+        return sorted(slot for slots in found for slot in slots_of(slots))
 
     @staticmethod
     def _is(now: Node, node: Node, before: View) -> bool:
@@ -98,18 +110,21 @@ async def look(endpoint: Endpoint) -> View:
         raise first_cause(errors) from None
     marks: dict[int, str] = {}
     followed: dict[str, str] = {}
+    epochs: dict[str, int] = {}
     for task in tasks:
         answer = task.result()
         marks |= moving(answer)
-        followed |= _followed(answer)
-    return View(topology, marks, followed)
+        lines = _lines(answer)
+        followed |= {words[0]: words[3] for words in lines if words[3] != "-"}
+        own = [words for words in lines if "myself" in words[2].split(",")]
+        epochs |= {words[0]: epoch for words in own if (epoch := whole(words[6])) is not None}
+    return View(topology, marks, followed, epochs)
 
 
-def _followed(answer: object) -> dict[str, str]:
-    """Whom replicas follow, by ids, from an answer to ``CLUSTER NODES`` (cluster.c:clusterGenNodeDescription)."""
+def _lines(answer: object) -> list[list[str]]:
+    """Words of the lines of ``CLUSTER NODES``: id, address, flags, whom it follows, two times, config epoch, link, slots."""
     text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else ""
-    lines = [words for line in text.splitlines() if len(words := line.split()) > 3]
-    return {words[0]: words[3] for words in lines if words[3] != "-"}
+    return [words for line in text.splitlines() if len(words := line.split()) > 7]
 
 
 async def view_of(endpoint: Endpoint) -> View:

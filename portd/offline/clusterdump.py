@@ -118,7 +118,7 @@ class ClusterDump(OfflineService):
         await self._dump_some(before.nodes_of(self._wanted))
         for _ in range(TRIES):
             now = await view_of(self._endpoint)
-            moved = now.elsewhere_since(before, self._wanted)
+            moved = sorted({*now.elsewhere_since(before, self._wanted), *now.returned_since(before, self._wanted)})
             if not moved:
                 return
             log.warning("slots have moved: their shards are dumped again", slots=spelled(ranges_of(moved)))

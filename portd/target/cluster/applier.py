@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from portd.kernel.slotgroups import Window
     from portd.kernel.stream import Piece
     from portd.model import Progress
-    from portd.net.topology import Topology
     from portd.target.destination import Destination
 
 _log = get_logger("target")
@@ -202,7 +201,8 @@ class ClusterApplier:
                         task.cancel()
                 await self._write_floor()
                 for shard in shards:
-                    await shard.quiet()
+                    with suppress(Disconnected):  # a marker that stays goes at the next start
+                        await shard.quiet()
             except BaseExceptionGroup as errors:
                 raise first_cause(errors, less=Disconnected) from None
             finally:
@@ -214,7 +214,10 @@ class ClusterApplier:
 
     async def _connect(self, stack: AsyncExitStack) -> list[Shard]:
         """Every primary, with nobody else writing."""
-        topology = await self._read_map()
+        try:
+            topology = await read_map(self._home, self._cluster.slots)
+        except TargetLost as error:
+            raise Disconnected(str(error.args[0]), "map") from None
         self._cluster = replace(self._cluster, topology=topology)
         states = self._progress.take_lanes(len(topology.nodes))
         shards = []
@@ -237,18 +240,6 @@ class ClusterApplier:
                 await end_connections(shard.connection, self._lease)
             shard.connection.establish()
         return shards
-
-    async def _read_map(self) -> Topology:
-        """The map, where no slot is on its way."""
-        try:
-            return await read_map(self._home, self._cluster.slots)
-        except TargetLost as error:
-            raise Disconnected(str(error.args[0]), "map") from None
-
-    async def _require_settled(self) -> None:
-        """What concerns all keys would miss those that go from one node to another meanwhile."""
-        if (await self._read_map()).nodes != self._cluster.topology.nodes:
-            raise Disconnected("slots of the target have other owners", "map")
 
     async def _recover(self) -> None:
         """Finds out what every slot has, and sorts what is missing by the map."""
@@ -423,7 +414,6 @@ class ClusterApplier:
         offset, behind = portion.place()
         if behind > self._intake.taken:
             await self._limiter.going()
-            await self._require_settled()
             prefix, writer = self._prefix, self._strands.writer
             empty = Clearing(self._options, behind, prefix, writer).empty
             barrier = Barrier(command, behind, self._markers, prefix, writer, empty)
@@ -443,8 +433,7 @@ class ClusterApplier:
         """Removes what rules cover from all slots, and goes on behind that."""
         self._cleared_at = portion.end
         clearing = Clearing(self._options, portion.end, self._prefix, self._strands.writer)
-        await self._require_settled()
-        await clearing.run(self._shards, self._groups, self._require_settled)
+        await clearing.run(self._shards, self._groups)
         _log.info("flushed what rules cover", keys=clearing.removed, offset=portion.end)
         self._intake.sort(portion)
         self._confirm(0)

@@ -16,8 +16,8 @@ from portd.errors import TargetError
 from portd.kernel.requests import head
 from portd.net.replies import Verdict, abort_cause, classify, code_of, fatal, presentable
 from portd.net.resp import request
-from portd.net.topology import ranges_of, slots_of
-from portd.target.cluster.nodes import node_key
+from portd.net.topology import ALL_SLOTS, ranges_of, slots_of
+from portd.target.cluster.nodes import node_key, require_settled
 from portd.target.cluster.records import BARRIER_SUFFIX, parse_record, record_text, write_records
 from portd.target.cluster.shard import ELSEWHERE
 from portd.target.connection import Disconnected, set_up, text_of
@@ -111,6 +111,7 @@ class Barrier:
 
         Raises:
             Disconnected: a node is lost, or is not what it was.
+            TargetBusy: one has slots that are on their way.
             TargetError: one refuses everything.
         """
         refused = ""
@@ -120,9 +121,13 @@ class Barrier:
             beyond = bool(slots - missing - late)  # some of its slots may have what follows
             if self.flushes and late and beyond:
                 await self._empty(shard, late)
+                async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
+                    await require_settled(shard.connection, ALL_SLOTS)
                 missing |= late
             elif late if self.flushes else shard.marker < self._behind and not beyond:
                 async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
+                    if self.flushes:
+                        await require_settled(shard.connection, ALL_SLOTS)
                     refused = await self._do(shard, ours) or refused
                 shard.marker = self._behind
                 if self.flushes:

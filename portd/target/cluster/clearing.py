@@ -13,7 +13,7 @@ from portd.kernel.slots import key_slot
 from portd.net.replies import code_of, presentable
 from portd.net.resp import request
 from portd.net.topology import ranges_of, slots_of
-from portd.target.cluster.nodes import on_all
+from portd.target.cluster.nodes import on_all, require_settled
 from portd.target.cluster.records import write_records
 from portd.target.cluster.shard import ELSEWHERE
 from portd.target.connection import Disconnected, set_up, text_of
@@ -21,7 +21,7 @@ from portd.target.kept.epoch import check
 from portd.target.stream.clearing import HINT, REMOVE_KEYS, SCAN_COUNT
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from portd.kernel.slotgroups import SlotGroups
     from portd.target.cluster.shard import Shard
@@ -50,38 +50,31 @@ class Clearing:
         self._records = records
         self._writer = writer
 
-    async def run(self, shards: Sequence[Shard], groups: SlotGroups, settled: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, shards: Sequence[Shard], groups: SlotGroups) -> None:
         """Does it on every node; may be begun again.
 
         Args:
             shards: all nodes; nothing is outstanding. Whoever takes the link ends their connections.
             groups: know how far each slot is, and are told how far it is then.
-            settled: fails where slots are on their way: keys of theirs may have been at neither node that was looked at.
 
         Raises:
             Disconnected: a node is lost, or is not what it was.
-            TargetBusy: one refuses for now.
+            TargetBusy: one refuses for now, or has a slot that is on its way.
             TargetError: one refuses.
         """
 
-        def late(shard: Shard) -> set[int]:
-            return {slot for slot in slots_of(shard.node.slots) if groups.record(slot) < self._behind}
-
         async def work(shard: Shard) -> None:
-            if slots := late(shard):
-                await self.empty(shard, slots)
-
-        async def note(shard: Shard) -> None:
-            if slots := late(shard):
+            late = {slot for slot in slots_of(shard.node.slots) if groups.record(slot) < self._behind}
+            if late:
+                await self.empty(shard, late)
                 async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
-                    passed = ranges_of(sorted(slots))
+                    await require_settled(shard.connection, shard.node.slots)  # else keys were at the new owner already
+                    passed = ranges_of(sorted(late))
                     await write_records(shard.connection, self._records, passed, self._writer, self._behind)
-                for slot in slots:
+                for slot in late:
                     groups.set_record(slot, self._behind)
 
         await on_all("clear", shards, work)
-        await settled()
-        await on_all("clear", shards, note)
 
     async def empty(self, shard: Shard, late: set[int]) -> None:
         """Removes what is covered of some slots from their node; raises as `run` does."""

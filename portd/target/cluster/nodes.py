@@ -105,12 +105,30 @@ async def read_map(endpoint: Endpoint, slots: Ranges) -> Topology:
         if text := _error(answer):
             raise error_of(text, "does not tell which slots are on their way", who=f"the target {node.address}")
         on_their_way |= moving(answer)
+    _refuse_moves(on_their_way, wanted)
+    return told.within(slots)
+
+
+def _refuse_moves(on_their_way: Iterable[int], wanted: Ranges) -> None:
+    """Raises: TargetBusy: some slots that are wanted are on their way."""
     if ours := common(ranges_of(sorted(on_their_way)), wanted):
         raise TargetBusy(
             f"slots {spelled(ours)} of the target are on their way to another node; nothing is written meanwhile",
             hint="portd goes on when they have arrived; redis-cli --cluster fix ends a move that was given up", code=MAP,
         )  # fmt: skip
-    return told.within(slots)
+
+
+async def require_settled(connection: Connection, wanted: Ranges) -> None:
+    """Makes sure that a node neither gives nor takes slots: what concerns all keys misses those that are between two nodes.
+
+    Raises:
+        Disconnected: the connection was lost.
+        TargetBusy: it does, or refuses for now.
+        TargetError: it refuses.
+    """
+    (answer,) = await connection.ask(request("CLUSTER", "NODES"))
+    check(answer, "to tell which slots are on their way")
+    _refuse_moves(moving(answer), wanted)
 
 
 async def _ask(endpoint: Endpoint, node: Node, question: bytes) -> object:

@@ -12,6 +12,7 @@ from portd.kernel.slots import key_slot
 from portd.net.resp import request
 from portd.target.control import control, unmapped
 from portd.target.kept.checkpoint import links_there
+from portd.target.kept.epoch import check
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -84,15 +85,19 @@ class Directory:
         return found
 
     async def forget(self, link: str) -> None:
-        """Removes the checkpoint of a link, and of a cluster its slots' records. Its epoch stays, which keeps late writes away."""
-        await self.call("DEL", self.settings.checkpoint_of(link))
+        """Removes the records of a cluster's slots, and then the checkpoint of a link: who is ended in between finds it again.
+
+        Its epoch stays, which keeps late writes away.
+        """
         prefix = self.settings.records_of(link).encode()
         for node in self._topology.nodes if self._topology is not None else ():
             client = await self._connect(node)
             for first, last in node.slots:
                 for begin in range(first, last + 1, AT_ONCE):
                     keys = record_keys(prefix, begin, min(last, begin + AT_ONCE - 1))
-                    await client.ask(*(request("DEL", key) for key in keys))
+                    for answer in await client.ask(*(request("DEL", key) for key in keys)):
+                        check(answer, "the removal of slots' records")
+        await self.call("DEL", self.settings.checkpoint_of(link))
 
     async def _connect(self, node: Node | None) -> Control:
         address = "" if node is None else node.address

@@ -195,6 +195,29 @@ def test_slots_that_move_meanwhile_are_dumped_again(
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def test_a_slot_that_is_back_is_dumped_again(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot that was elsewhere while its node's snapshot was taken, and is at its place before and behind, is in the file."""
+    fill(cluster)
+    slot, giver = key_slot(b"t7"), cluster.owner("{t7}")
+    taker = next(node for node in cluster.primaries if node is not giver)
+    dump_some, rounds = ClusterDump._dump_some, []
+
+    async def meanwhile(self: ClusterDump, shards: list[Any]) -> None:
+        rounds.append(len(shards))
+        if len(rounds) == 1:
+            await asyncio.to_thread(cluster.move_slot, slot, taker)
+        await dump_some(self, shards)
+        if len(rounds) == 1:
+            await asyncio.to_thread(cluster.move_slot, slot, giver)
+
+    monkeypatch.setattr(ClusterDump, "_dump_some", meanwhile)
+    manifest = tmp_path / "backup.json"
+    asyncio.run(ClusterDump(Settings(source=cluster.url, target="unix:///nobody"), manifest).run())
+    shards = json.loads(manifest.read_text())["shards"]
+    keys = [key.key for each in shards for key in decode((tmp_path / each["file"]).read_bytes()).entries]
+    assert sorted(keys) == sorted(key for _, key in cluster.contents())
+
+
 def test_a_slot_that_never_rests_ends_a_dump(cluster: Cluster, tmp_path: Path) -> None:
     """Nothing is kept of it, and the slot is named."""
     fill(cluster)
