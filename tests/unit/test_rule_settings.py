@@ -102,15 +102,21 @@ def test_digests_tell_what_changed_in_kind() -> None:
     one = choice_of(made(include=("a", "b"), map_db=("0=1",))).digest
     assert one == choice_of(made(include=("b", "a"), map_db=("0=1",))).digest
     assert changed(one, one) == []
-    assert changed("", one) == ["include and exclude added", "map_db and all_dbs_to added"]
+    assert changed("", one) == ["include and exclude added", "map_db, all_dbs_to and map_db_many added"]
     other = choice_of(made(include=("a",), min_ttl=5)).digest
     assert changed(one, other) == [
         "include and exclude changed",
         "min_ttl and max_ttl added",
-        "map_db and all_dbs_to gone",
+        "map_db, all_dbs_to and map_db_many gone",
     ]
     assert changed("future=1", "") == ["rules of a kind that this build does not know (future) gone"]
     assert not choice_of(made(share_image=True)).digest
+    shared, moved = ({"map_db": ("0=3",)}, {"map_db": ("0=3", "3=0", "4=0")})
+    assert choice_of(made(**shared, map_db_many=True)).digest != choice_of(made(**shared)).digest
+    swapped = choice_of(made(map_db=("0=3", "3=0")))
+    assert choice_of(made(map_db=("0=3", "3=0"), map_db_many=True)).digest == swapped.digest, "it takes nothing more"
+    assert choice_of(made(**moved, map_db_many=True)).digest != swapped.digest
+    assert not choice_of(made(map_db_many=True)).digest
 
 
 @pytest.mark.parametrize(
