@@ -296,6 +296,22 @@ def test_large_values_come_in_parts(source: Server, target: Server) -> None:
         assert equal(portd, source, target)["keys_copied"] == 4
 
 
+def test_copies_make_room_for_others_while_the_stream_rests(source: Server, target: Server) -> None:
+    """What is in the target is held no longer, whether or not the source writes anything behind it."""
+    client: Any = source.client()
+    client.config_set("repl-ping-replica-period", 3600)
+    with Portd(source, target, **OPTIONS) as portd, Wire(source) as wire:
+        portd.until(lambda status: status["ready"])
+        names = [(f"out:{number}", f"in:v{number}") for number in range(5)]
+        for number, (name, _) in enumerate(names):
+            wire.call("SET", name, random.Random(number).randbytes(3 << 20))
+        wire.many([("MULTI",), *(("RENAME", *each) for each in names), ("EXEC",)])
+        stream = portd.until(lambda status: status["stream"]["keys_owed"] == 0 and status["stream"]["caught_up"])[
+            "stream"
+        ]
+        assert (stream["keys_copied"], len(target.client().keys("to:*"))) == (5, 5)
+
+
 def test_a_source_that_does_not_let_us_copy(source: Server, target: Server, tmp_path: Path) -> None:
     """Dead letters; `check` says beforehand what is missing, and how to mend it."""
     user: Any = source.client()

@@ -420,7 +420,7 @@ def test_a_target_is_a_filter_applied_afterwards(transactions: list[list[tuple[b
                 if piece.boundary:
                     commit()
                     record = piece.end_offset, piece.db, piece.owed
-                    feed.owed.release(piece.end_offset)
+                    feed.owed.release(piece.end_offset, piece.owed)
         elif action == "ask" and asked is None:
             asked = feed.owed.questions(2)
             told = max(told, feed.splitter.offset, BASE + fed)
