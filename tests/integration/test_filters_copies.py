@@ -173,6 +173,23 @@ def test_a_replica_as_the_source(servers: ServerFactory, target: Server) -> None
         assert stream["keys_copied"] > 5
 
 
+async def test_a_replica_far_away_as_the_source(servers: ServerFactory, target: Server) -> None:
+    """That a key is gone is believed however long the replica takes to say so again."""
+    primary, source = servers(), servers()
+    source.replicate(primary)
+    async with Proxy(source.port) as proxy:
+        with Portd(proxy.url, target, **OPTIONS) as portd, Wire(primary) as wire:
+            await asyncio.to_thread(portd.until, lambda status: status["ready"])
+            wire.many([("SET", "in:1", "old"), ("SET", "out:1", "new")])
+            await asyncio.to_thread(wait_for_sync, lambda: target.client().get("one:") == b"old")
+            proxy.to_client.delay = 1.5
+            wire.many([("RENAME", "out:1", "in:1"), ("DEL", "in:1")])
+            await asyncio.to_thread(portd.until, lambda status: status["stream"]["keys_owed"] == 1)
+            stream = (await asyncio.to_thread(portd.until, lambda status: status["stream"]["keys_owed"] == 0))["stream"]
+            assert (stream["keys_copied"], stream["commands_failed"]) == (1, 0)
+            assert target.client().get("one:") is None
+
+
 @contextmanager
 def away(source: Server) -> Iterator[None]:
     """The source takes no further connections; those that are there stay."""
