@@ -21,7 +21,7 @@ from portd.kernel.keypositions cimport O_ALL, O_NONE, Found, Layout, owned
 from portd.kernel.keyspecs cimport K_DATABASE, K_NONE
 from portd.kernel.piecebuffer cimport FULL, LATE_DISCARD, MORE, NO_DATABASE, NOT_A_DATABASE, SELECT_EXCLUDED, SWAP_RULED, PieceBuffer
 from portd.kernel.project cimport (
-    P_ALL, P_BY_DATABASE, P_BY_KEY, P_CROSSES, P_HALF, P_KEYS, P_MORE, P_OURS, Command, Projector,
+    P_ALL, P_BLOCKED, P_BY_DATABASE, P_BY_KEY, P_CROSSES, P_HALF, P_KEYS, P_MORE, P_OURS, P_UNKNOWN, Command, Projector,
 )
 from portd.kernel.resp cimport NEVER_MS, argument_behind, is_word, read_number
 from portd.kernel.scan cimport CommandScanner
@@ -125,6 +125,8 @@ cdef class Decider(CommandScanner):
         if self.owed.waits:
             self.owed.undo()
             return -FULL
+        if fate == P_UNKNOWN and moves:  # it may be from, or to, a database that is not taken
+            return self._refuse(KEYS_UNKNOWN)
         if fate == P_CROSSES or fate == P_KEYS and kind == F_MSETEX and self.table.forms.lacks[MSETEX]:
             return self._decide_crossing(&command, &found, large)
         return self._decide_by_fate(kind, fate, large)
@@ -181,6 +183,8 @@ cdef class Decider(CommandScanner):
             if not every:
                 if not projector.takes_database(self.tally.db):
                     return BY_DATABASE
+        if fate == P_BLOCKED:
+            return self._refuse(BLOCKED)
                 if self.tally.care & (C_LACKS | C_BLOCKED):
                     return self._refuse(LACKS if self.tally.care & C_LACKS else BLOCKED)
                 if not projector.alone(self.tally.db):

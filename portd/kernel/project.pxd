@@ -19,6 +19,7 @@ cdef enum Fate:  # of a command
     P_UNKNOWN  # nobody knows what its keys are
     P_MORE  # that cannot be told yet
     P_OURS  # it would write under a name of ours
+    P_BLOCKED  # it would write to a database in whose place another one is put
 
 
 cdef struct Command:  # as it was scanned

@@ -211,6 +211,8 @@ cdef class Projector:
             return P_BY_DATABASE if not self.takes_database(command.db if not comes else to) else P_BY_KEY
         if self._becomes_ours(second, other):
             return P_OURS
+        if to in self.blocked:
+            return P_BLOCKED
         if not comes:
             return P_CROSSES
         if to != command.db and self.database(to) == self.database(command.db):

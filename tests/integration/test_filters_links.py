@@ -170,6 +170,35 @@ def test_a_database_that_may_share_its_place_now_is_another_rule(source: Server,
         assert "map_db, all_dbs_to and map_db_many changed" in portd.log()
 
 
+def test_nothing_moves_to_where_another_database_goes(source: Server, target: Server, tmp_path: Path) -> None:
+    """MOVE and COPY to a database in whose place another one is put are dead letters, from wherever; so is what is written there."""
+    letters = tmp_path / "letters"
+    with Portd(source, target, map_db="0=3", exclude_db=5, dead_letters=letters) as portd:
+        portd.until(lambda status: status["ready"])
+        ends: list[int] = []
+        for db in (0, 1, 5):
+            client: Any = source.client(db=db)
+            for command in (
+                ("SET", "a", db),
+                ("COPY", "a", f"b{db}", "DB", 3),
+                ("COPY", "a", "a", "DB", 3, "REPLACE"),
+                ("DEL", "a"),
+            ):
+                client.execute_command(*command)
+            client.set(f"m{db}", db)
+            ends.append(int(client.info("replication")["master_repl_offset"]))
+            assert client.move(f"m{db}", 3)
+        source.client(db=3).set("c", 1)
+        portd.until_applied(source)
+        stream = portd.until(lambda status: status["stream"]["keys_owed"] == 0)["stream"]
+        assert (target.client(db=3).keys(), target.client(db=1).keys()) == ([b"m0"], [b"m1"])
+        assert (target.client(db=3).get("m0"), stream["keys_copied"]) == (b"0", 0)
+    told = [json.loads(line) for line in letters.read_text().splitlines()]
+    assert [each["command"] for each in told] == ["COPY", "COPY", "MOVE"] * 3 + ["SET"]
+    assert {each["code"] for each in told} == {"cross_rule"}
+    assert [each["offset"] for each in told if each["command"] == "MOVE"] == [end + 1 for end in ends]
+
+
 def test_letters_say_both_names(servers: ServerFactory, tmp_path: Path) -> None:
     """What cannot be written is named as in the target and as in the source, and a restore finds it by the latter."""
     source, target = servers(), servers(databases=4)
