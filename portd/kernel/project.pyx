@@ -245,6 +245,30 @@ cdef class Projector:
             some = True
         return some
 
+    cdef const uint8_t* lost(self, const Command* command, const Layout* layout, int64_t* db, Py_ssize_t* size) noexcept:
+        """The first key that a whole command writes and that is taken, and its database; NULL: there is none.
+
+        Of a command of which `fate` said that it crosses rules: by this key the target differs where that is left out.
+        """
+        cdef const uint8_t* header = command.header
+        cdef const uint8_t* text
+        cdef Found found
+        cdef int64_t index
+        cdef int use
+        db[0] = command.db
+        if self.to_key != NULL:
+            db[0] = self.to_db
+            size[0] = self.to_size
+            return self.to_key
+        find_keys(header, command.end, layout, command.argc, &found)
+        for index in range(1, command.argc):
+            text = argument_behind(header, size)
+            header = text + size[0] + 2
+            use = use_of(&found, index)
+            if use & WRITES and not use & NOT_KEY and self.takes(text, size[0]):
+                return text
+        return NULL
+
     cdef int fate_of_large(self, const Command* command, const Layout* layout, Found* found, int* others) noexcept:
         """The same for a command of which only the beginning is at hand.
 
