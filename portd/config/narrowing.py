@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from portd.config.rulesettings import RuleSettings
 
-_MAPS: Final = (*KINDS["map"], *KINDS["names"], "map_db_many")
+_MAPS: Final = (*KINDS["map"], *KINDS["names"])
 _OF_SNAPSHOTS: Final = (*KINDS["types"], *KINDS["sizes"], *KINDS["times"])
 _DATABASES: Final = KINDS["databases"]
 

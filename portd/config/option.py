@@ -41,10 +41,10 @@ def separated(value: Any, split: str) -> Any:
 
     Args:
         value: what was given; anything but text, and lists of it, is returned as it is.
-        split: what stands between several, beside white space in a text of its own; "": nothing, as where it may be a part of each.
+        split: what stands between several, beside or instead of white space in a text of its own; "": nothing, as where it may be a part of each.
     """
     if isinstance(value, str):
-        value = value.split()
+        value = (value.replace(split, " ") if split else value).split()
     if not split or not isinstance(value, list | tuple):
         return value
     parts: list[Any] = []

@@ -33,7 +33,7 @@ KINDS: Final = {
     "commands": ("exclude_command",),
     "sizes": ("min_bytes", "max_bytes"),
     "times": ("min_ttl", "max_ttl"),
-    "map": ("map_db", "all_dbs_to"),
+    "map": ("map_db", "all_dbs_to", "map_db_many"),
     "names": ("rename_prefix", "add_prefix"),
 }
 GLOB: Final = b"*?["
@@ -275,9 +275,11 @@ def mapping_of(settings: RuleSettings, own: str = "") -> Mapping | None:
 
 def digest_of(settings: RuleSettings) -> str:
     """What data made by these rules is marked with: of every kind of rules that is there, its name and a hash; "" for none."""
-    parts = []
+    parts, given, moved = [], set(settings.given()), settings.databases()
+    if set(moved.values()) <= set(moved):  # map_db_many takes nothing more: no database stays where another one is put
+        given.discard("map_db_many")
     for kind, names in KINDS.items():
-        found = [(name, _plain(getattr(settings, name))) for name in names if name in set(settings.given())]
+        found = [(name, _plain(getattr(settings, name))) for name in names if name in given]
         if found:
             parts.append(f"{kind}={hashlib.sha256(repr(found).encode()).hexdigest()[:_DIGITS]}")
     return " ".join(parts)
@@ -290,7 +292,7 @@ def changed(before: str, now: str) -> list[str]:
     for kind in dict.fromkeys((*KINDS, *old, *new)):
         if old.get(kind) != new.get(kind):
             names = (
-                " and ".join(KINDS[kind])
+                " and ".join(filter(None, (", ".join(KINDS[kind][:-1]), KINDS[kind][-1])))
                 if kind in KINDS
                 else f"rules of a kind that this build does not know ({kind})"
             )

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 GROUP: Final = "Rules"
 SLOTS: Final = 16384  # of a cluster
 MOST_DATABASE: Final = 1 << 20  # numbers above are a mistake
+MOST_DIGITS: Final = 20  # of a number
+MOST_SECONDS: Final = 10**12  # times above are a mistake, and no clock counts them
+STRUCTURE: Final = frozenset({"SELECT", "MULTI", "EXEC", "DISCARD"})  # commands on which those behind them depend
 REGEX: Final = b"re:"  # before a pattern that is a regular expression
 NO_RULES: Final = frozenset({"on_rules_change", "share_image"})  # settings of the group that are none
 
@@ -87,6 +90,7 @@ class RuleSettings:
         group=GROUP,
         unit="seconds",
         ge=0,
+        le=MOST_SECONDS,
     )
     max_ttl: float | None = option(
         None,
@@ -94,6 +98,7 @@ class RuleSettings:
         group=GROUP,
         unit="seconds",
         ge=0,
+        le=MOST_SECONDS,
     )
     map_db: tuple[str, ...] = option(
         (), "Put a database of the source into another one of the target: 0=3.", group=GROUP, unit="from=to", split=","
@@ -158,6 +163,11 @@ class RuleSettings:
                 raise ConfigError(
                     f"exclude_command: {word!r} is not the name of a command", hint="write INCR, or JSON.SET"
                 )
+            if word.upper() in STRUCTURE:
+                raise ConfigError(
+                    f"exclude_command: {word} cannot be left out",
+                    hint="the commands behind it depend on it; name those that change something",
+                )
         self.slot_ranges()
         self._check_map()
         self.renames()
@@ -212,7 +222,7 @@ class RuleSettings:
         found: dict[int, int] = {}
         for text in self.map_db:
             source, equals, target = text.partition("=")
-            if not (equals and _is_database(source) and _is_database(target)):
+            if not (equals and _is_number(source, MOST_DATABASE) and _is_number(target, MOST_DATABASE)):
                 raise ConfigError(f"map_db: {text!r} is not a pair of databases", hint="write 0=3")
             if found.setdefault(int(source), int(target)) != int(target):
                 raise ConfigError(f"map_db puts database {source} into two", hint="a database goes to one place")
@@ -241,9 +251,9 @@ class RuleSettings:
         """
         found: list[tuple[int, int]] = []
         for text in self.include_slots:
-            first, _, last = text.partition("-")
-            last = last or first
-            if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < SLOTS):
+            first, dash, last = text.partition("-")
+            last = last if dash else first
+            if not (_is_number(first, SLOTS - 1) and _is_number(last, SLOTS - 1) and int(first) <= int(last)):
                 raise ConfigError(
                     f"include_slots: {text!r} is not a range of slots", hint=f"write 0-5460; there are {SLOTS}"
                 )
@@ -277,8 +287,9 @@ def as_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _is_database(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and int(text) <= MOST_DATABASE
+def _is_number(text: str, most: int) -> bool:
+    """Digits, and none too many to be looked at."""
+    return text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS and int(text) <= most
 
 
 RULES: Final = tuple(each.name for each in fields(RuleSettings) if each.name not in NO_RULES)  # settings that are rules

@@ -157,7 +157,7 @@ class FileFeed(Splitting):
             left -= min(left, len(data))
         self._split_from(offset, db, owed)
 
-    def release(self, offset: int) -> None:
+    def release(self, offset: int, owed: str = "") -> None:
         """Nothing is held."""
 
     def close(self) -> None:

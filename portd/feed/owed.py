@@ -138,6 +138,10 @@ class OwedKeys:
         """Nothing may be split off before a copy has come."""
         return self._settler is not None and self._settler.waits
 
+    def owes(self, key: Key) -> bool:
+        """It is one of them, where the splitter stands."""
+        return self._settler is not None and self._settler.owes(key)
+
     @property
     def expects(self) -> bool:
         """A copy may come."""
@@ -157,12 +161,19 @@ class OwedKeys:
             return self.next_piece()
         return piece
 
-    def release(self, offset: int) -> None:
-        """The target has everything before *offset*."""
-        while self._settled and self._settled[0][0] < offset:
-            self._free(self._settled.popleft()[2])
+    def release(self, offset: int, owed: str) -> None:
+        """The target has everything before *offset*, and what settled keys there, up to when those of *owed* were left."""
+        left: set[str] | None = None
+        while self._settled and self._settled[0][0] <= offset:
+            at, (db, name), copy = self._settled[0]
+            if at == offset:
+                left = set(owed.split()) if left is None else left
+                if f"{db}:{name.hex()}" in left:
+                    break
+            self._settled.popleft()
+            self._free(copy)
         for key, copy in list(self._copies.items()):
-            if isinstance(copy, Copied) and copy.offset < offset and not self._owes(key):
+            if isinstance(copy, Copied) and copy.offset < offset and not self.owes(key):
                 self._drop(key)  # the feed went back to behind it
 
     def forget(self) -> None:
@@ -221,9 +232,6 @@ class OwedKeys:
         self._late = {each for each in (*self._late, key) if each in self._unanswered()}
         self.wanted.set()
         return False
-
-    def _owes(self, key: Key) -> bool:
-        return self._settler is not None and self._settler.owes(key)
 
     def _drop(self, key: Key) -> None:
         self._free(self._copies.pop(key))

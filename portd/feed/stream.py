@@ -183,12 +183,12 @@ class StreamFeed(Splitting):
         self._commands = self._progress.commands_settled
         self._split_from(offset, db, owed)
 
-    def release(self, offset: int) -> None:
-        """The target's checkpoint covers *offset*: bytes up to there are not needed again."""
+    def release(self, offset: int, owed: str = "") -> None:
+        """The target's checkpoint covers *offset*, with keys *owed*: bytes up to there are not needed again."""
         if self._mixed:
             self._mixed = frozenset(each for each in self._mixed if each > offset)
         if self._copies is not None:
-            self._copies.release(offset)
+            self._copies.release(offset, owed)
         self._spool.release(offset + self._shift)
 
     def owned_bytes(self) -> int:

@@ -1,7 +1,7 @@
 # cython: language_level=3
 """What a command becomes, and what must be known for that; the methods are in ``decide.pyx``."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 
 from portd.kernel.commandtable cimport Row
 from portd.kernel.edit cimport Editor
@@ -88,6 +88,7 @@ cdef class Decider(CommandScanner):
     cdef int _decide_crossing(self, const Command* command, const Found* found, bint large) noexcept
     cdef int _decide_by_fate(self, int kind, int fate, bint large) noexcept
     cdef int _decide_flush(self, int kind) noexcept
+    cdef const uint8_t* _key_of_letter(self, bint large, int64_t* db, Py_ssize_t* size) noexcept
     cdef void _describe(self, Command* command) noexcept
     cdef int _decide_ruled_swap(self) noexcept
     cdef bint _may_name_ours(self, Py_ssize_t end) noexcept

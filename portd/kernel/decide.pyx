@@ -17,11 +17,11 @@ from portd.kernel.edit cimport (
     PUBLISH, REFUSED, REPLCONF, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP,
 )
 from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, F_MSETEX, FORM, FUNCTIONS, MSETEX
-from portd.kernel.keypositions cimport O_ALL, O_NONE, Found, Layout, owned
+from portd.kernel.keypositions cimport O_ALL, O_NONE, Found, Layout, first_key, owned
 from portd.kernel.keyspecs cimport K_DATABASE, K_NONE
 from portd.kernel.piecebuffer cimport FULL, LATE_DISCARD, MORE, NO_DATABASE, NOT_A_DATABASE, SELECT_EXCLUDED, SWAP_RULED, PieceBuffer
 from portd.kernel.project cimport (
-    P_ALL, P_BY_DATABASE, P_BY_KEY, P_CROSSES, P_HALF, P_KEYS, P_MORE, P_OURS, Command, Projector,
+    P_ALL, P_BLOCKED, P_BY_DATABASE, P_BY_KEY, P_CROSSES, P_HALF, P_KEYS, P_MORE, P_OURS, P_UNKNOWN, Command, Projector,
 )
 from portd.kernel.resp cimport NEVER_MS, argument_behind, is_word, read_number
 from portd.kernel.scan cimport CommandScanner
@@ -125,6 +125,8 @@ cdef class Decider(CommandScanner):
         if self.owed.waits:
             self.owed.undo()
             return -FULL
+        if fate == P_UNKNOWN and moves:  # it may be from, or to, a database that is not taken
+            return self._refuse(KEYS_UNKNOWN)
         if fate == P_CROSSES or fate == P_KEYS and kind == F_MSETEX and self.table.forms.lacks[MSETEX]:
             return self._decide_crossing(&command, &found, large)
         return self._decide_by_fate(kind, fate, large)
@@ -142,6 +144,18 @@ cdef class Decider(CommandScanner):
             projector.db = self.tally.db
             self.owed.look(self.buffer.base + self.buffer.cut.head + 1)
         return BY_COPY if projector.owe(command, found) else self._refuse(OWED_TOO_MANY)
+
+    cdef const uint8_t* _key_of_letter(self, bint large, int64_t* db, Py_ssize_t* size) noexcept:
+        """The key that a dead letter for the command at the head names, and its database: the one that differs, or the first."""
+        cdef const Row* row = self._row_at_head()
+        cdef const uint8_t* key = NULL
+        cdef Command command
+        if (self.reason == CROSSES or self.reason == OWED_TOO_MANY) and row.keys > K_NONE and row.keys != K_DATABASE and not large:
+            self._describe(&command)
+            key = self.projector.lost(&command, self._layout(row), db, size)
+        if key == NULL:
+            key = first_key(self._arguments(), self.buffer.window + self.buffer.tail, self._layout(row), self.scan.argc, size)
+        return key
 
     cdef void _describe(self, Command* command) noexcept:
         """The command at the head, for the projector."""
@@ -169,6 +183,8 @@ cdef class Decider(CommandScanner):
             return -MORE
         if fate == P_OURS:
             return self._refuse(NAMES_OURS)
+        if fate == P_BLOCKED:
+            return self._refuse(BLOCKED)
         return self._refuse(KEYS_UNKNOWN) if self.projector.by_names or self.projector.renames else kind
 
     cdef int _decide_flush(self, int kind) noexcept:

@@ -19,6 +19,7 @@ cdef enum Fate:  # of a command
     P_UNKNOWN  # nobody knows what its keys are
     P_MORE  # that cannot be told yet
     P_OURS  # it would write under a name of ours
+    P_BLOCKED  # it would write to a database in whose place another one is put
 
 
 cdef struct Command:  # as it was scanned
@@ -55,6 +56,7 @@ cdef class Projector:
     cdef bint alone(self, int64_t db) noexcept
     cdef int fate(self, const Command* command, const Layout* layout, Found* found) noexcept
     cdef bint owe(self, const Command* command, const Found* found) noexcept
+    cdef const uint8_t* lost(self, const Command* command, const Layout* layout, int64_t* db, Py_ssize_t* size) noexcept
     cdef int fate_of_large(self, const Command* command, const Layout* layout, Found* found, int* others) noexcept
     cdef bint _becomes_ours(self, const uint8_t* key, Py_ssize_t size) noexcept
     cdef int _across(self, const Command* command, bint copies) noexcept

@@ -211,6 +211,8 @@ cdef class Projector:
             return P_BY_DATABASE if not self.takes_database(command.db if not comes else to) else P_BY_KEY
         if self._becomes_ours(second, other):
             return P_OURS
+        if to in self.blocked:
+            return P_BLOCKED
         if not comes:
             return P_CROSSES
         if to != command.db and self.database(to) == self.database(command.db):
@@ -242,6 +244,30 @@ cdef class Projector:
                 return False
             some = True
         return some
+
+    cdef const uint8_t* lost(self, const Command* command, const Layout* layout, int64_t* db, Py_ssize_t* size) noexcept:
+        """The first key that a whole command writes and that is taken, and its database; NULL: there is none.
+
+        Of a command of which `fate` said that it crosses rules: by this key the target differs where that is left out.
+        """
+        cdef const uint8_t* header = command.header
+        cdef const uint8_t* text
+        cdef Found found
+        cdef int64_t index
+        cdef int use
+        db[0] = command.db
+        if self.to_key != NULL:
+            db[0] = self.to_db
+            size[0] = self.to_size
+            return self.to_key
+        find_keys(header, command.end, layout, command.argc, &found)
+        for index in range(1, command.argc):
+            text = argument_behind(header, size)
+            header = text + size[0] + 2
+            use = use_of(&found, index)
+            if use & WRITES and not use & NOT_KEY and self.takes(text, size[0]):
+                return text
+        return NULL
 
     cdef int fate_of_large(self, const Command* command, const Layout* layout, Found* found, int* others) noexcept:
         """The same for a command of which only the beginning is at hand.

@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t
 
 from sys import byteorder
 
-from portd.kernel.leftout cimport LeftOut
+from portd.kernel.leftout cimport LeftOut, Refusal
 from portd.kernel.owed cimport Owed
 from portd.kernel.stream cimport Piece, StreamSplitter
 
@@ -59,6 +59,7 @@ cdef class Settler:
     def settle(self, tuple key not None, Piece piece, int64_t number, bint last):
         cdef StreamSplitter splitter = self.splitter
         cdef int64_t offset = splitter.buffer.base + splitter.buffer.cut.head
+        cdef Refusal refusal
         if piece is None:
             piece = Piece.__new__(Piece)
             piece.data = b""
@@ -70,6 +71,8 @@ cdef class Settler:
         piece.settles = True
         piece.copied = last and piece.replies > 0 and piece.refused == 0
         piece.refused = piece.crossing = piece.filtered = piece.by_key = piece.by_database = 0
+        for refusal in piece.refusals:
+            refusal.offset = offset  # that of a copy is none of the stream's
         piece.end_offset = offset
         piece.db = splitter.tally.db
         piece.selected = splitter.projector.place(splitter.tally.db)

@@ -83,6 +83,6 @@ cdef class StreamSplitter(PartTaker):
     cdef int _begin_edit(self, int kind, bint large) except -1
     cdef int _go_on(self, Py_ssize_t limit) except -1
 
-    cdef int _note(self, int kind) except -1
+    cdef int _note(self, int kind, bint large) except -1
     cdef int _count(self, int kind) noexcept
     cdef int _count_scattered(self) noexcept

@@ -27,7 +27,7 @@ from portd.kernel.edit cimport (
     OWN, REFUSED, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SPARED, SWAPDB, XGROUP, Editor,
 )
 from portd.kernel.forms cimport F_RESTORE, F_RESTORE_ASKING, F_SET, F_XGROUP, FORM, PEXPIREAT_CONDITION
-from portd.kernel.keypositions cimport Layout, first_key
+from portd.kernel.keypositions cimport Layout
 from portd.kernel.leftout cimport Exclusions, LeftOut
 from portd.kernel.mapping cimport Mapping
 from portd.kernel.owed cimport Owed
@@ -427,7 +427,7 @@ cdef class StreamSplitter:
         if DROP <= kind <= REFUSED:
             if kind >= BY_KEY and self._row_at_head().kind == EVAL:  # others may be run by its digest
                 self.scripts.note(EVAL, self._arguments(), self.scan.argc)
-            self._note(kind)
+            self._note(kind, False)
             self._count(kind)
             return buffer.skip(end)
         if kind == SELECT:
@@ -493,7 +493,7 @@ cdef class StreamSplitter:
                 return MORE
             kind = DROP if kind == SCRIPT else FORWARD
         if kind < FORM:
-            self._note(kind)
+            self._note(kind, True)
             self._begin_edit(kind, True)
         if kind == SCATTERED:
             self.editor.scatter(2 if keys.pairs else 1)
@@ -551,22 +551,21 @@ cdef class StreamSplitter:
             self.tally.overdue |= self.editor.overdue
         return status
 
-    cdef int _note(self, int kind) except -1:
+    cdef int _note(self, int kind, bint large) except -1:
         """Says what the command at the head is, which does not go on."""
         cdef PieceBuffer buffer = self.buffer
         cdef const uint8_t* key
         cdef Py_ssize_t size = 0
+        cdef int64_t db = self.tally.db
         if kind == FILTERED:
             return self.left_out.filter(self._name())
         if kind != REFUSED:
             return 0
-        key = first_key(
-            self._arguments(), buffer.window + buffer.tail, self._layout(self._row_at_head()), self.scan.argc, &size
-        )
+        key = self._key_of_letter(large, &db, &size)
         name = key[:size] if key != NULL else b""
         code, reason = REASONS[<int> self.reason]
         return self.left_out.refuse(
-            buffer.base + buffer.cut.head + 1, self.tally.db, self._name(), name, code, reason,
+            buffer.base + buffer.cut.head + 1, db, self._name(), name, code, reason,
             None if self.projector is None else self.projector.mapping,
         )
 

@@ -238,11 +238,13 @@ class KeyCopies:
     def _doubt(self, copies: dict[Key, Copied]) -> None:
         """Leaves out what a replica says is not there, until it has said so for a while."""
         now = time.monotonic()
-        self._gone = {key: at for key, at in self._gone.items() if now - at < 2 * GONE_SECONDS}
-        for key in [key for key, copy in copies.items() if copy.payload is None]:
-            if now - self._gone.setdefault(key, now) < GONE_SECONDS:
+        self._gone = {key: at for key, at in self._gone.items() if self.owed.owes(key)}
+        for key, copy in list(copies.items()):
+            if copy.payload is None and now - self._gone.setdefault(key, now) < GONE_SECONDS:
                 del copies[key]
                 self._crowded = True
+            else:
+                self._gone.pop(key, None)
         if self._crowded:
             asyncio.get_running_loop().call_later(GONE_SECONDS, self.owed.wanted.set)
 

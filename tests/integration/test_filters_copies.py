@@ -173,6 +173,23 @@ def test_a_replica_as_the_source(servers: ServerFactory, target: Server) -> None
         assert stream["keys_copied"] > 5
 
 
+async def test_a_replica_far_away_as_the_source(servers: ServerFactory, target: Server) -> None:
+    """That a key is gone is believed however long the replica takes to say so again."""
+    primary, source = servers(), servers()
+    source.replicate(primary)
+    async with Proxy(source.port) as proxy:
+        with Portd(proxy.url, target, **OPTIONS) as portd, Wire(primary) as wire:
+            await asyncio.to_thread(portd.until, lambda status: status["ready"])
+            wire.many([("SET", "in:1", "old"), ("SET", "out:1", "new")])
+            await asyncio.to_thread(wait_for_sync, lambda: target.client().get("one:") == b"old")
+            proxy.to_client.delay = 1.5
+            wire.many([("RENAME", "out:1", "in:1"), ("DEL", "in:1")])
+            await asyncio.to_thread(portd.until, lambda status: status["stream"]["keys_owed"] == 1)
+            stream = (await asyncio.to_thread(portd.until, lambda status: status["stream"]["keys_owed"] == 0))["stream"]
+            assert (stream["keys_copied"], stream["commands_failed"]) == (1, 0)
+            assert target.client().get("one:") is None
+
+
 @contextmanager
 def away(source: Server) -> Iterator[None]:
     """The source takes no further connections; those that are there stay."""
@@ -294,6 +311,22 @@ def test_large_values_come_in_parts(source: Server, target: Server) -> None:
             wire.call("RENAME", f"out:{number}", f"in:{number}x")
             wire.call("APPEND", f"in:{number}x", "end")
         assert equal(portd, source, target)["keys_copied"] == 4
+
+
+def test_copies_make_room_for_others_while_the_stream_rests(source: Server, target: Server) -> None:
+    """What is in the target is held no longer, whether or not the source writes anything behind it."""
+    client: Any = source.client()
+    client.config_set("repl-ping-replica-period", 3600)
+    with Portd(source, target, **OPTIONS) as portd, Wire(source) as wire:
+        portd.until(lambda status: status["ready"])
+        names = [(f"out:{number}", f"in:v{number}") for number in range(5)]
+        for number, (name, _) in enumerate(names):
+            wire.call("SET", name, random.Random(number).randbytes(3 << 20))
+        wire.many([("MULTI",), *(("RENAME", *each) for each in names), ("EXEC",)])
+        stream = portd.until(lambda status: status["stream"]["keys_owed"] == 0 and status["stream"]["caught_up"])[
+            "stream"
+        ]
+        assert (stream["keys_copied"], len(target.client().keys("to:*"))) == (5, 5)
 
 
 def test_a_source_that_does_not_let_us_copy(source: Server, target: Server, tmp_path: Path) -> None:

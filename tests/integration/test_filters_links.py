@@ -100,7 +100,9 @@ def test_other_rules_are_refused_or_copied_again(source: Server, target: Server)
     assert "made by other rules" in log
     assert "include and exclude changed" in log
     assert "include and exclude gone" in snapshot(source, target, CONFIG_ERROR)
-    assert "map_db and all_dbs_to added" in snapshot(source, target, CONFIG_ERROR, include="a:", all_dbs_to=1)
+    assert "map_db, all_dbs_to and map_db_many added" in snapshot(
+        source, target, CONFIG_ERROR, include="a:", all_dbs_to=1
+    )
     assert names(target) == {b"a:1"}
     snapshot(source, target, include=["b:", "a:"], on_rules_change="full-sync")
     assert names(target) == {b"a:1", b"b:1"}
@@ -153,6 +155,48 @@ def test_two_databases_do_not_become_one_unasked(source: Server, target: Server)
     assert "map_db puts the databases 0 and 1 into 3" in snapshot(source, target, CONFIG_ERROR, map_db="0=3,1=3")
     snapshot(source, target, map_db="0=3", map_db_many=True)
     assert set(target.client(db=3).keys()) == {b"a", b"b"}
+
+
+def test_a_database_that_may_share_its_place_now_is_another_rule(source: Server, target: Server) -> None:
+    """map_db_many takes keys that map_db alone leaves out: it stands in the checkpoint, as what else takes more does."""
+    source.client().set("a", "0")
+    with Portd(source, target, map_db="0=3") as portd:
+        portd.until(lambda status: status["ready"])
+        source.client(db=3).set("b", "3")
+        portd.until(lambda status: status["dead_letters"].get("cross_rule") == 1)
+        assert portd.terminate() == os.EX_OK
+    with Portd(source, target, map_db="0=3", map_db_many=True) as portd:
+        assert portd.wait() == CONFIG_ERROR, portd.log()
+        assert "map_db, all_dbs_to and map_db_many changed" in portd.log()
+
+
+def test_nothing_moves_to_where_another_database_goes(source: Server, target: Server, tmp_path: Path) -> None:
+    """MOVE and COPY to a database in whose place another one is put are dead letters, from wherever; so is what is written there."""
+    letters = tmp_path / "letters"
+    with Portd(source, target, map_db="0=3", exclude_db=5, dead_letters=letters) as portd:
+        portd.until(lambda status: status["ready"])
+        ends: list[int] = []
+        for db in (0, 1, 5):
+            client: Any = source.client(db=db)
+            for command in (
+                ("SET", "a", db),
+                ("COPY", "a", f"b{db}", "DB", 3),
+                ("COPY", "a", "a", "DB", 3, "REPLACE"),
+                ("DEL", "a"),
+            ):
+                client.execute_command(*command)
+            client.set(f"m{db}", db)
+            ends.append(int(client.info("replication")["master_repl_offset"]))
+            assert client.move(f"m{db}", 3)
+        source.client(db=3).set("c", 1)
+        portd.until_applied(source)
+        stream = portd.until(lambda status: status["stream"]["keys_owed"] == 0)["stream"]
+        assert (target.client(db=3).keys(), target.client(db=1).keys()) == ([b"m0"], [b"m1"])
+        assert (target.client(db=3).get("m0"), stream["keys_copied"]) == (b"0", 0)
+    told = [json.loads(line) for line in letters.read_text().splitlines()]
+    assert [each["command"] for each in told] == ["COPY", "COPY", "MOVE"] * 3 + ["SET"]
+    assert {each["code"] for each in told} == {"cross_rule"}
+    assert [each["offset"] for each in told if each["command"] == "MOVE"] == [end + 1 for end in ends]
 
 
 def test_letters_say_both_names(servers: ServerFactory, tmp_path: Path) -> None:

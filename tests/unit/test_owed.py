@@ -242,7 +242,7 @@ def test_names_are_bounded() -> None:
     feed.feed(*[b"RENAME o i%d" % number for number in range(1025)])
     pieces = feed.pieces()
     letters = [letter for piece in pieces for letter in piece.refusals]
-    assert [(each.code, each.key) for each in letters] == [("not_copied", b"o")]
+    assert [(each.code, each.key) for each in letters] == [("not_copied", b"i1024")]
     assert len(keys_of(pieces[-1].owed)) == 1024
     feed = Feed()
     feed.feed(*[b"RENAME o i%d%b" % (number, b"x" * 4000) for number in range(9)])
@@ -250,12 +250,14 @@ def test_names_are_bounded() -> None:
 
 
 def test_nothing_is_owed_where_nobody_can_be_asked() -> None:
-    """A dead letter, as without."""
+    """A dead letter, as without: of the key that differs from then on, which need not be the command's first one."""
     splitter = StreamSplitter(BASE, 0, rules=IN)
-    splitter.feed(pack([b"RENAME", b"o", b"i"]), 0)
+    for command in (b"RENAME o i", b"SUNIONSTORE i i2 o", b"SORT o STORE i", b"COPY o i DB 2", b"EVAL x 2 o i"):
+        splitter.feed(pack(command.split()), 0)
     piece = splitter.next_piece(MUCH, MUCH)
     assert piece is not None
-    assert [each.code for each in piece.refusals] == ["cross_rule"]
+    assert [(each.code, each.key) for each in piece.refusals] == [("cross_rule", b"i")] * 5
+    assert [each.db for each in piece.refusals] == [0, 0, 0, 2, 0]
 
 
 def test_a_record_that_cannot_be_read_is_an_error() -> None:
@@ -420,7 +422,7 @@ def test_a_target_is_a_filter_applied_afterwards(transactions: list[list[tuple[b
                 if piece.boundary:
                     commit()
                     record = piece.end_offset, piece.db, piece.owed
-                    feed.owed.release(piece.end_offset)
+                    feed.owed.release(piece.end_offset, piece.owed)
         elif action == "ask" and asked is None:
             asked = feed.owed.questions(2)
             told = max(told, feed.splitter.offset, BASE + fed)

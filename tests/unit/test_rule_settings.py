@@ -40,6 +40,12 @@ def made(**values: Any) -> RuleSettings:
         ({"map_db": ("0=1", "0=2")}, "puts database 0 into two"),
         ({"map_db": ("0=3", "1=3")}, "puts the databases 0 and 1 into 3"),
         ({"map_db": ("0=3",), "all_dbs_to": 3}, "map_db and all_dbs_to are both set"),
+        ({"map_db": ("0=" + "9" * 5000,)}, "is not a pair of databases"),
+        ({"include_slots": ("9" * 5000,)}, "is not a range of slots"),
+        ({"include_slots": ("5-",)}, "is not a range of slots"),
+        ({"include_slots": ("\N{ARABIC-INDIC DIGIT THREE}",)}, "is not a range of slots"),
+        ({"exclude_command": ("select",)}, "exclude_command: select cannot be left out"),
+        ({"exclude_command": ("INCR", "MULTI")}, "exclude_command: MULTI cannot be left out"),
         ({"rename_prefix": ("=x",)}, "is not a pair of prefixes"),
         ({"rename_prefix": ("a=b", "a=c")}, "gives 'a' two names"),
     ],
@@ -65,6 +71,26 @@ def test_lists_come_from_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: A
     assert kept.include_type == (KeyType.HASH, KeyType.SET)
     with pytest.raises(ConfigError, match="prune is flush"):
         load_settings({**ENDS, "include": ["a"], "prune": "flush"})
+
+
+def test_times_are_bounded() -> None:
+    """What no clock can count is a value that makes no sense, not a crash behind the start."""
+    for name in ("min_ttl", "max_ttl"):
+        for value in ("inf", "1e300", "nan"):
+            with pytest.raises(ConfigError, match=name):
+                load_settings({**ENDS, name: value, "stop_after": "snapshot"})
+        assert load_settings({**ENDS, name: "1e9", "stop_after": "snapshot"})
+
+
+def test_commas_and_white_space_go_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """A flag, a variable and a line of the file that say the same mean the same."""
+    file = tmp_path / "portd.toml"
+    file.write_text('include_db = "0, 1"\n')
+    monkeypatch.setenv("PORTD_MAP_DB", "0=1, 1=0")
+    settings = load_settings(dict(ENDS), file)
+    assert (settings.include_db, settings.databases()) == ((0, 1), {0: 1, 1: 0})
+    monkeypatch.delenv("PORTD_MAP_DB")
+    assert load_settings({**ENDS, "include_db": ["0, 1"], "map_db": ["0=1, 1=0"]}) == settings
 
 
 def test_a_regular_expression_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,15 +128,21 @@ def test_digests_tell_what_changed_in_kind() -> None:
     one = choice_of(made(include=("a", "b"), map_db=("0=1",))).digest
     assert one == choice_of(made(include=("b", "a"), map_db=("0=1",))).digest
     assert changed(one, one) == []
-    assert changed("", one) == ["include and exclude added", "map_db and all_dbs_to added"]
+    assert changed("", one) == ["include and exclude added", "map_db, all_dbs_to and map_db_many added"]
     other = choice_of(made(include=("a",), min_ttl=5)).digest
     assert changed(one, other) == [
         "include and exclude changed",
         "min_ttl and max_ttl added",
-        "map_db and all_dbs_to gone",
+        "map_db, all_dbs_to and map_db_many gone",
     ]
     assert changed("future=1", "") == ["rules of a kind that this build does not know (future) gone"]
     assert not choice_of(made(share_image=True)).digest
+    shared, moved = ({"map_db": ("0=3",)}, {"map_db": ("0=3", "3=0", "4=0")})
+    assert choice_of(made(**shared, map_db_many=True)).digest != choice_of(made(**shared)).digest
+    swapped = choice_of(made(map_db=("0=3", "3=0")))
+    assert choice_of(made(map_db=("0=3", "3=0"), map_db_many=True)).digest == swapped.digest, "it takes nothing more"
+    assert choice_of(made(**moved, map_db_many=True)).digest != swapped.digest
+    assert not choice_of(made(map_db_many=True)).digest
 
 
 @pytest.mark.parametrize(

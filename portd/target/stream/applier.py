@@ -597,4 +597,4 @@ class Applier:
         if moved:
             self._source.rewind(done.position.offset, done.db, done.owed)
         self._watch.look(caught_up=self.caught_up.is_set())
-        self._source.release(done.position.offset)
+        self._source.release(done.position.offset, done.owed)

@@ -54,8 +54,8 @@ class PieceSource(Protocol):
     def lack(self, databases: frozenset[int]) -> None:
         """The target does not have these: commands in them are refused from the next `rewind` on."""
 
-    def release(self, offset: int) -> None:
-        """The target's checkpoint covers *offset*: what is before it will not be asked for again."""
+    def release(self, offset: int, owed: str = "") -> None:
+        """The target's checkpoint covers *offset*, with keys *owed*: what is before it will not be asked for again."""
 
 
 @dataclass(slots=True)

@@ -114,7 +114,7 @@ class Stream:
         """Other settings of the splitter, from the next `rewind` on."""
         self._settings |= settings
 
-    def release(self, offset: int) -> None:
+    def release(self, offset: int, owed: str = "") -> None:
         """See `PieceSource`."""
         assert offset > self.released
         self.released = offset
