@@ -251,7 +251,7 @@ class ClusterApplier:
         for shard in self._shards:
             async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
                 found = await read_records(shard.connection, self._prefix, shard.node.slots)
-                shard.marker = await self._markers.read(shard)
+                await self._markers.read(shard)
             if NO_RECORD < shard.marker <= self._strands.written:  # every slot has had a record since
                 self._markers.forget(shard)
                 shard.marker = NO_RECORD

@@ -10,6 +10,7 @@ behind it has what follows, and no flush may take that.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import TargetError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from portd.target.cluster.shard import Shard
 
 FLUSHES: Final = frozenset({"FLUSHALL", "FLUSHDB"})
+DONE: Final = ("ERR Library", "ERR library")  # refusals of FUNCTION by a node that has done it: there already, or gone
 MARKER: Final = "the marker of a command for all nodes"  # for messages
 
 
@@ -55,17 +57,31 @@ class Markers:
         """The key of a node's marker."""
         return (self._key if self.at_home(shard) else node_key(self._prefix, shard.node)) + BARRIER_SUFFIX
 
-    async def read(self, shard: Shard) -> int:
-        """The position behind the last command for all nodes that one did; `NO_RECORD` for none."""
+    async def read(self, shard: Shard) -> None:
+        """Notes the position behind the last command for all nodes that one did, and whether it was that node."""
         key = self.key(shard)
         (found,) = await shard.connection.ask(request("GET", key))
         if text_of(found):
             check(found, MARKER, key)
-        return parse_record(found, f"the key {key!r}")
+        shard.marker = parse_record(found, f"the key {key!r}")
+        shard.marked = found is not None and found.partition(b" ")[2].startswith(shape_of(shard))
+
+    def text(self, shard: Shard, writer: str, behind: int) -> bytes:
+        """What the marker of a node says: a record, with the slots that the node has.
+
+        The key lies in one of these, and goes where that goes: the slots tell whether who has the key is who wrote it, or was
+        promoted in its place.
+        """
+        return record_text(f"{writer} {shape_of(shard).decode()}", behind)
 
     def forget(self, shard: Shard) -> None:
         """Removes a node's marker; nobody waits for that."""
         shard.tell([request("DEL", self.key(shard))])
+
+
+def shape_of(shard: Shard) -> bytes:
+    """The slots of a node, in few letters."""
+    return hashlib.sha256(repr(shard.node.slots).encode()).hexdigest()[:16].encode()
 
 
 class Barrier:
@@ -115,6 +131,7 @@ class Barrier:
             TargetError: one refuses everything.
         """
         refused = ""
+        strayed = any(shard.marker >= self._behind and not shard.marked for shard in shards)  # it is of another node
         for shard in shards:
             slots = set(slots_of(shard.node.slots))
             late = {slot for slot in slots if groups.record(slot) < self._behind}
@@ -124,12 +141,14 @@ class Barrier:
                 async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
                     await require_settled(shard.connection, ALL_SLOTS)
                 missing |= late
-            elif late if self.flushes else shard.marker < self._behind and not beyond:
+            elif late if self.flushes else not beyond and not (shard.marker >= self._behind and shard.marked):
                 async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
                     if self.flushes:
                         await require_settled(shard.connection, ALL_SLOTS)
-                    refused = await self._do(shard, ours) or refused
-                shard.marker = self._behind
+                    told = await self._do(shard, ours)
+                if not (strayed and told.startswith(DONE)):
+                    refused = told or refused
+                shard.marker, shard.marked = self._behind, True
                 if self.flushes:
                     missing |= slots
         if self.flushes:
@@ -144,7 +163,7 @@ class Barrier:
     async def _do(self, shard: Shard, ours: Sequence[bytes]) -> str:
         """Does it on one node; the reply when that refuses it."""
         key = self._markers.key(shard)
-        marker = request("SET", key, record_text(self._writer, self._behind))
+        marker = request("SET", key, self._markers.text(shard, self._writer, self._behind))
         own = [marker, *(ours if self.flushes and self._markers.at_home(shard) else ())]
         refused = ""
         for commands in ([self._command, *own], own):  # without it where it cannot be queued: the node is done with it

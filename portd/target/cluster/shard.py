@@ -40,6 +40,7 @@ class Shard:
         answer: to it.
         rests_until: seconds of the loop's clock; it refused something for now.
         marker: the last command for all nodes that it did (`portd.target.cluster.barrier`).
+        marked: the node did it, as it is now; else the marker came to it with a slot.
         told: answers that are to come to what nobody waits for.
     """
 
@@ -51,6 +52,7 @@ class Shard:
     answer: asyncio.Future[Sequence[Note]] | None = None
     rests_until: float = 0.0
     marker: int = NO_RECORD
+    marked: bool = False
     told: deque[asyncio.Future[Sequence[Note]]] = field(default_factory=deque)
 
     def tell(self, commands: Sequence[bytes]) -> None:

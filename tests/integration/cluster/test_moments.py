@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -10,13 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from portd.config.settings import Settings
+from portd.errors import TargetBusy
 from portd.kernel.slots import key_slot, slot_tag
+from portd.target.kept.directory import Directory
 from tests.clusters import Cluster, differences
+from tests.integration.test_held import ctl
 from tests.process import Portd
 from tests.servers import wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.servers import Server
 
 
@@ -172,3 +179,71 @@ def test_a_slow_flush_behind_a_library(source: Server, cluster: Cluster) -> None
         assert portd.terminate() == os.EX_OK, portd.log()
         assert "is not there" not in portd.log(), portd.log()
     assert not differences(source, cluster)
+
+
+def test_a_slot_that_moves_while_a_removal_is_held(source: Server, cluster: Cluster, tmp_path: Path) -> None:
+    """Ghosts of it are at another node when an operator lets them go: the full sync starts over, and they go."""
+    client = source.client()
+    client.mset({f"key:{number}": number for number in range(1000)})
+    with Portd(source, cluster.url, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    client.delete(*(f"key:{number}" for number in range(900)))
+    Cluster.call(source, "DEBUG", "CHANGE-REPL-ID")
+    path = tmp_path / "control"
+    with Portd(source, cluster.url, control_socket=path) as portd:
+        portd.until(lambda status: status["phase"] == "held")
+        owner = cluster.owner("key:1")
+        cluster.move_slot(key_slot(b"key:1"), next(each for each in cluster.primaries if each is not owner))
+        told = ctl("accept", "--socket", str(path))
+        assert told.returncode == os.EX_OK, told.stderr
+        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(source, cluster)
+
+
+def test_a_link_is_forgotten_whole_or_not(source: Server, cluster: Cluster) -> None:
+    """Records that a node does not let go of are no success, and the checkpoint stays until they are gone."""
+    with Portd(source, cluster.url, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    slot = 100
+    owner = cluster.owner(f"{{{slot_tag(slot)}}}")
+    into = next(each for each in cluster.primaries if each is not owner)
+    settings = Settings(source=source.url, target=cluster.url)
+
+    async def forget(*, meanwhile: bool) -> None:
+        async with Directory(settings, "a test") as there:
+            if meanwhile:
+                await asyncio.to_thread(cluster.move_slot, slot, into)
+            await there.forget("default")
+
+    with pytest.raises(TargetBusy, match="MOVED"):
+        asyncio.run(forget(meanwhile=True))
+    assert cluster.get("EXISTS", "portd:checkpoint:{default}") == 1
+    asyncio.run(forget(meanwhile=False))
+    assert cluster.get("EXISTS", "portd:checkpoint:{default}") == 0
+    clients: list[Any] = [node.client() for node in cluster.primaries]
+    assert all(key.endswith(b":epoch") for client in clients for key in client.keys("*"))
+
+
+def test_a_slot_that_moves_between_two_nodes_of_a_command(source: Server, cluster: Cluster) -> None:
+    """Its new owner gets the key that says what the old one has done, and has not done it: it does."""
+    code = "#!lua name=mylib\nredis.register_function('f', function() return 1 end)"
+    with Portd(source, cluster.url, connect_seconds=2) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until_applied(source)
+        first, _, last = cluster.primaries  # they do it in this order; the second one has the link's hash
+        last.signal(signal.SIGSTOP)
+        Cluster.call(source, "FUNCTION", "LOAD", code)
+        name = f"portd:checkpoint:default:{{{slot_tag(0)}}}:barrier"
+        wait_for_sync(lambda: Cluster.call(first, "EXISTS", name))
+        portd.kill()
+        last.signal(signal.SIGCONT)
+        wait_for_sync(cluster.is_up)
+        cluster.move_slot(key_slot(name.encode()), last)
+        portd.start()
+        portd.until(lambda status: status["phase"] == "streaming")
+        status = portd.until_applied(source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(source, cluster)
+    assert not status["dead_letters"], status["dead_letters"]
