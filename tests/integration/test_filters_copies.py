@@ -419,7 +419,7 @@ def test_a_key_that_went_elsewhere_is_not_removed_from_where_both_go(
     db = 0 if "rename_prefix" in rules else 4
     with Portd(source, target, include="i", **rules) as portd, Wire(source) as wire:
         portd.until(lambda status: status["ready"])
-        there = (("RENAME", "ia:1", "ib:1"), ("RENAME", "ib:1", "ia:1"))
+        there: tuple[tuple[str, ...], ...] = (("RENAME", "ia:1", "ib:1"), ("RENAME", "ib:1", "ia:1"))
         if db:
             there = (("MOVE", "ia:1", "1"), ("SELECT", "1"), ("MOVE", "ia:1", "0"))
         wire.many([("SET", "o", "v"), ("MULTI",), ("RENAME", "o", "ia:1"), *there, ("EXEC",)])
