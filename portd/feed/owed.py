@@ -36,14 +36,18 @@ class Copied:
         offset: replication offset.
         payload: of DUMP; None: there was no such key.
         expires_ms: unix time in ms; 0: never.
+        elsewhere: there was none, but another one with the same place in the target, of which nothing may be taken away.
     """
 
     offset: int
     payload: bytes | None
     expires_ms: int = 0
+    elsewhere: bool = False
 
     def commands(self, key: Key) -> list[bytes]:
         """What writes it, as a source would send it; all of these together."""
+        if self.elsewhere:
+            return []
         db, name = key
         select = request("SELECT", db)
         if self.payload is None:

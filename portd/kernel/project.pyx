@@ -14,6 +14,7 @@ from libc.string cimport memcmp
 from portd.kernel.keypositions cimport (
     NOT_KEY, OW, RM, RW, R_MIGRATE, R_NONE, R_SORT, Found, Layout, Ours, find_keys, is_key, use_of,
 )
+from portd.kernel.mapping cimport Mapping, Swap
 from portd.kernel.resp cimport LINE_READ, argument_behind, is_word, read_length, read_number
 
 
@@ -66,6 +67,30 @@ cdef int _reach(const Command* command, int64_t index, const uint8_t** text, Py_
         size[0] = <Py_ssize_t> length
         cursor += length + 2
     return P_ALL
+
+
+cdef bint _become_one(Mapping mapping, const uint8_t* key, Py_ssize_t size, const uint8_t* other, Py_ssize_t length) noexcept:
+    """Whether two keys have the same name in the target."""
+    cdef const Swap* one = NULL
+    cdef const Swap* two = NULL
+    cdef Py_ssize_t before = 0
+    cdef Py_ssize_t behind = 0
+    cdef Py_ssize_t i
+    if mapping is not None:
+        one = mapping.find(key, size)
+        two = mapping.find(other, length)
+    if one != NULL:
+        before = one.size - one.cut
+    if two != NULL:
+        behind = two.size - two.cut
+    if size + before != length + behind:
+        return False
+    for i in range(size + before):
+        if (one.new[i] if one != NULL and i < one.size else key[i - before]) != (
+            two.new[i] if two != NULL and i < two.size else other[i - behind]
+        ):
+            return False
+    return True
 
 
 @cython.final
@@ -144,7 +169,7 @@ cdef class Projector:
         find_keys(header, command.end, layout, command.argc, found)
         if not found.known or not found.fits:
             return P_UNKNOWN
-        if _named(command, "MOVE") and command.argc == 3 or _named(command, "COPY") and command.argc > 3:
+        if _named(command, "MOVE") and command.argc == 3 or _named(command, "COPY") and command.argc > 2:
             return self._across(command, _named(command, "COPY"))
         if not self.takes_database(command.db):
             return P_BY_DATABASE
@@ -215,9 +240,10 @@ cdef class Projector:
             return P_BLOCKED
         if not comes:
             return P_CROSSES
-        if to != command.db and self.database(to) == self.database(command.db):
-            if size == other and memcmp(key, second, size) == 0:
-                return P_BY_DATABASE  # it is there already
+        if self._becomes_ours(key, size):
+            return P_OURS
+        if self.database(to) == self.database(command.db) and _become_one(self.mapping, key, size, second, other):
+            return P_BY_DATABASE if to != command.db else P_BY_KEY  # it is there already
         return P_ALL
 
     cdef bint owe(self, const Command* command, const Found* found) noexcept:

@@ -53,6 +53,7 @@ class Following:
     def __init__(self, progress: Progress, destination: Destination, inflow: Inflow, start: StreamStart) -> None:
         self._progress = progress
         self._into = into = destination
+        self._choice = into.choice
         self._inflow = inflow
         self._caught_up = asyncio.Event()  # once
         settings = into.settings
@@ -116,7 +117,11 @@ class Following:
                     tasks.append(group.create_task(sweep, name="expiries"))
                 if self._owed is not None:
                     copies = KeyCopies(
-                        self._inflow.endpoint, self._owed, lambda: self._inflow.replid, self._progress.source_info
+                        self._inflow.endpoint,
+                        self._owed,
+                        lambda: self._inflow.replid,
+                        self._progress.source_info,
+                        lambda: self._choice,
                     )
                     tasks.append(group.create_task(copies.run(), name="copies of keys"))
                 if beside is not None:
@@ -156,6 +161,7 @@ class Following:
 
         def adopt(offset: int) -> None:
             self._feed.change(self._forms(narrower.settings, narrower.choice))
+            self._choice = narrower.choice
             taken(offset)
 
         assert isinstance(self._applier, Applier), "there are no rules for a target cluster"

@@ -22,7 +22,7 @@ from portd.feed.owed import Copied, Refused
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.net.control import Refused as Refusal
-from portd.net.control import open_control, parse_info
+from portd.net.control import keys_by_database, open_control, parse_info
 from portd.net.replies import presentable
 from portd.net.resp import request
 from portd.net.shapes import MOST_NUMBER, whole
@@ -34,6 +34,7 @@ from portd.units import human_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from portd.config.rules import Choice
     from portd.feed.owed import Key, OwedKeys
     from portd.net.control import Control
     from portd.net.endpoint import Endpoint
@@ -68,8 +69,8 @@ class _Question:
 
     expiretime: bool
 
-    def about(self, keys: Sequence[Key]) -> list[bytes]:
-        """One transaction about keys."""
+    def about(self, keys: Sequence[Key], rivals: Mapping[Key, Sequence[Key]]) -> list[bytes]:
+        """One transaction about keys, and about whether others are there that go where they go."""
         words = [request("MULTI")]
         for db, name in keys:
             words += [request("SELECT", db), request("DUMP", name)]
@@ -77,9 +78,13 @@ class _Question:
                 words.append(request("PEXPIRETIME", name))
             else:
                 words += [request("TIME"), request("PTTL", name), request("TIME")]
+            for other, rival in rivals[db, name]:
+                words += [request("SELECT", other), request("PEXPIRETIME" if self.expiretime else "PTTL", rival)]
         return [*words, request("INFO", "replication"), request("EXEC")]
 
-    def read(self, keys: Sequence[Key], answers: Sequence[Any], replid: str) -> dict[Key, Copied]:
+    def read(
+        self, keys: Sequence[Key], rivals: Mapping[Key, Sequence[Key]], answers: Sequence[Any], replid: str
+    ) -> dict[Key, Copied]:
         """What EXEC has answered; a key of which the clock has gone on meanwhile is not among it.
 
         Raises:
@@ -91,11 +96,15 @@ class _Question:
             raise _Later
         each = 3 if self.expiretime else 5
         found: dict[Key, Copied] = {}
-        for number, key in enumerate(keys):
-            payload, *expiry = answers[number * each + 1 : (number + 1) * each]
+        start = 0
+        for key in keys:
+            payload, *expiry = answers[start + 1 : start + each]
+            start, end = start + each, start + each + 2 * len(rivals[key])
+            others = answers[start + 1 : end : 2]
+            start = end
             at = expiry[0] if self.expiretime else _expires_ms(*expiry)
             if payload is None or at == GONE:
-                found[key] = Copied(offset, None)
+                found[key] = Copied(offset, None, elsewhere=any(other != GONE for other in others))
             elif at is not None:
                 found[key] = Copied(offset, payload, 0 if at == FOREVER else at)
         return found
@@ -118,12 +127,14 @@ class KeyCopies:
         owed: the keys.
         replid: tells the history that is followed.
         info: what the source is, as `Progress.source_info` has it.
+        choice: tells where keys go.
     """
 
     endpoint: Endpoint
     owed: OwedKeys
     replid: Callable[[], str]
     info: Mapping[str, str]
+    choice: Callable[[], Choice]
     _alone: bool = False  # the last answer was too large: one key at a time
     _crowded: bool = False  # some were not asked for, since there is no room
     _gone: dict[Key, float] = field(default_factory=dict)  # of a replica: since when keys are not there, monotonic
@@ -188,8 +199,10 @@ class KeyCopies:
         if not wanted:
             return found
         question = _Question(self._knows_expiretime())
+        used = await self._used(control)
+        rivals = {key: self._rivals(key, used) for key in wanted}
         try:
-            answers = await control.ask(*question.about(wanted))
+            answers = await control.ask(*question.about(wanted, rivals))
         except ConnectionAbortedError:
             if self._alone:
                 return found | {key: self._too_large() for key in wanted}
@@ -203,11 +216,28 @@ class KeyCopies:
         if b"master_replid:" not in answers[-1][-1]:
             reason = "key: the source does not tell its history: it is older than Redis 4"
             return found | dict.fromkeys(wanted, Refused("INFO", reason))
-        copies = question.read(wanted, answers[-1], self.replid())
+        await self._require(control, used)
+        copies = question.read(wanted, rivals, answers[-1], self.replid())
         if b"role:slave" in answers[-1][-1]:
             self._doubt(copies)
         self._tell(len(copies))
         return found | copies
+
+    async def _used(self, control: Control) -> set[int]:
+        """Databases of the source that hold keys, where all of them go into one."""
+        if not self.choice().anywhere:
+            return set()
+        return set(keys_by_database(parse_info(await control.call("INFO", "keyspace"))))
+
+    async def _require(self, control: Control, used: set[int]) -> None:
+        """Raises: _Later: keys came into a database in which others were not looked for."""
+        if not await self._used(control) <= used:
+            raise _Later
+
+    def _rivals(self, key: Key, used: set[int]) -> list[Key]:
+        """Other keys of the source that have the same place in the target."""
+        choice = self.choice()
+        return [each for each in choice.origins(*choice.to_target(*key), used) if each != key]
 
     async def _sizes(self, control: Control, keys: list[Key]) -> list[int | Refused]:
         """Bytes of memory that values take."""

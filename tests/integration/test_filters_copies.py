@@ -323,9 +323,7 @@ def test_copies_make_room_for_others_while_the_stream_rests(source: Server, targ
         for number, (name, _) in enumerate(names):
             wire.call("SET", name, random.Random(number).randbytes(3 << 20))
         wire.many([("MULTI",), *(("RENAME", *each) for each in names), ("EXEC",)])
-        stream = portd.until(lambda status: status["stream"]["keys_owed"] == 0 and status["stream"]["caught_up"])[
-            "stream"
-        ]
+        stream = come(portd, source)
         assert (stream["keys_copied"], len(target.client().keys("to:*"))) == (5, 5)
 
 
@@ -408,3 +406,31 @@ def test_an_end_in_order_leaves_no_key_behind(source: Server, target: Server, st
         else:
             assert portd.wait() == 0, portd.log()
     assert contents(target) == contents(source)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [{"all_dbs_to": 4}, {"map_db": ["0=4", "1=4"], "map_db_many": True}, {"rename_prefix": ["ia:=x:", "ib:=x:"]}],
+)
+def test_a_key_that_went_elsewhere_is_not_removed_from_where_both_go(
+    rules: dict[str, Any], source: Server, target: Server
+) -> None:
+    """Of names that become one, one that is gone at the source takes nothing away that another one has brought."""
+    db = 0 if "rename_prefix" in rules else 4
+    with Portd(source, target, include="i", **rules) as portd, Wire(source) as wire:
+        portd.until(lambda status: status["ready"])
+        there: tuple[tuple[str, ...], ...] = (("RENAME", "ia:1", "ib:1"), ("RENAME", "ib:1", "ia:1"))
+        if db:
+            there = (("MOVE", "ia:1", "1"), ("SELECT", "1"), ("MOVE", "ia:1", "0"))
+        wire.many([("SET", "o", "v"), ("MULTI",), ("RENAME", "o", "ia:1"), *there, ("EXEC",)])
+        come(portd, source)
+        client = target.client(db=db)
+        assert client.get("ia:1" if db else "x:1") == b"v"
+        again = ("SELECT 0", "SET o w", "MULTI", "RENAME o ia:2", "DEL ia:2")
+        other = ("SELECT 1", "SET ia:2 n") if db else ("SET ib:2 n",)
+        wire.many([each.split() for each in (*again, *other, "EXEC")])
+        come(portd, source)
+        assert client.get("ia:2" if db else "x:2") == b"n"
+        wire.many([each.split() for each in ("SELECT 1", "DEL ia:2", "SELECT 0", "DEL ib:2", *again, "EXEC")])
+        come(portd, source)
+        assert client.get("ia:2" if db else "x:2") is None

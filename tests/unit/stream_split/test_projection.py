@@ -388,3 +388,44 @@ def test_what_goes_on_is_a_filter_applied_afterwards(commands: list[list[bytes]]
     assert filtered == sum(piece.by_key for piece in follower.pieces)
     assert follower.splitter.statistics()["commands"] == len(commands)
     assert len(set(offsets)) + filtered + len(events) - replies == len(commands)
+
+
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        (b"COPY ia:1 ib:1", b""),
+        (b"COPY ia:1 ib:1 REPLACE", b""),
+        (b"COPY ia:1 ib:1 DB 1", b""),
+        (b"COPY ia:1 ia:1 DB 1", b""),
+        (b"COPY ia:1 x:1", b""),
+        (b"COPY ib:1 ia:2", b"COPY x:1 x:2"),
+        (b"COPY ia:1 ib:11", b"COPY x:1 x:11"),
+        (b"COPY ia: ib:", b""),
+        (b"COPY i ib:", b"COPY i x:"),
+        (b"COPY ia:1 ib:1 DB 2", b"COPY x:1 x:1 DB 2"),
+    ],
+)
+def test_a_key_is_not_copied_to_where_it_is(command: bytes, wanted: bytes) -> None:
+    """Of two names that become one in the target a COPY has nothing to do, and a target refuses it."""
+    mapping = Mapping({b"ia:": b"x:", b"ib:": b"x:"}, databases={0: 7, 1: 7})
+    piece = one(command, mapping=mapping, rules=None)
+    assert commands_of(piece.data) == ([wanted.split()] if wanted else [])
+    assert (piece.refused, piece.filtered) == (0, int(not wanted))
+
+
+def test_what_would_be_ours_is_not_copied() -> None:
+    """A key of which a rename would make one of ours is not in the target: what has that name there is ours."""
+    mapping = Mapping({b"x:": b""}, own=b"portd:")
+    for command in (b"COPY x:portd:1 a", b"COPY x:portd:1 a DB 1", b"COPY a x:portd:1", b"MOVE x:portd:1 1"):
+        piece = one(command, mapping=mapping, rules=None, own=b"portd:")
+        assert (piece.data, piece.refused) == (b"", 1)
+
+
+def test_a_large_key_does_not_pass_between_databases() -> None:
+    """A MOVE or COPY of which the keys cannot be looked at may be from, or to, a database that is not taken."""
+    for database, command in ((b"0", b"MOVE %b 5"), (b"0", b"COPY %b a DB 5"), (b"5", b"MOVE %b 0")):
+        splitter = StreamSplitter(BASE, 0, rules=Rules(without=[5]), piece_bytes=64)
+        splitter.feed(pack([b"SELECT", database]) + pack((command % (b"k" * 200)).split()), 0)
+        pieces = list(iter(lambda splitter=splitter: splitter.next_piece(1 << 20, 100), None))
+        assert sum(piece.refused for piece in pieces) == 1
+        assert b"k" not in b"".join(piece.data for piece in pieces)
