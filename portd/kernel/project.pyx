@@ -204,6 +204,10 @@ cdef class Projector:
             return P_HALF
         return P_CROSSES
 
+    cdef bint _is_blocked(self, int64_t db) noexcept:
+        """Nothing may be written there, for another database goes where it would."""
+        return db in self.blocked
+
     cdef int _across(self, const Command* command, bint copies) noexcept:
         """The same for a MOVE or COPY, which may write to another database."""
         cdef Py_ssize_t size = 0
@@ -236,7 +240,7 @@ cdef class Projector:
             return P_BY_DATABASE if not self.takes_database(command.db if not comes else to) else P_BY_KEY
         if self._becomes_ours(second, other):
             return P_OURS
-        if to in self.blocked:
+        if self._is_blocked(to):
             return P_BLOCKED
         if not comes:
             return P_CROSSES

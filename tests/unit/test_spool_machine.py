@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BUFFER = 16
 
+SHARES = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))
+
 
 class LoopWorker:
     """Runs disk jobs in the event loop a turn later, so that a failing example fails again."""
@@ -133,17 +135,17 @@ class SpoolMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(run())
 
     @precondition(lambda self: self.cursor > self.released)
-    @rule(data=st.data())
-    def release(self, data: st.DataObject) -> None:
-        """Any index that was read."""
-        self.released = data.draw(st.integers(self.released, self.cursor))
+    @rule(share=SHARES)
+    def release(self, share: float) -> None:
+        """Any index that was read. A share of them: how far the reader is depends on the writer's thread."""
+        self.released += int(share * (self.cursor - self.released))
         self.in_loop(lambda: self.spool.release(self.released))
 
     @precondition(lambda self: len(self.model) > self.released)
-    @rule(data=st.data())
-    def seek(self, data: st.DataObject) -> None:
+    @rule(share=SHARES)
+    def seek(self, share: float) -> None:
         """Any index that was not released."""
-        self.cursor = data.draw(st.integers(self.released, len(self.model)))
+        self.cursor = self.released + int(share * (len(self.model) - self.released))
         self.in_loop(lambda: self.spool.seek(self.cursor))
 
     @rule()
