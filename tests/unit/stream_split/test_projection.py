@@ -426,6 +426,8 @@ def test_a_large_key_does_not_pass_between_databases() -> None:
     for database, command in ((b"0", b"MOVE %b 5"), (b"0", b"COPY %b a DB 5"), (b"5", b"MOVE %b 0")):
         splitter = StreamSplitter(BASE, 0, rules=Rules(without=[5]), piece_bytes=64)
         splitter.feed(pack([b"SELECT", database]) + pack((command % (b"k" * 200)).split()), 0)
-        pieces = list(iter(lambda splitter=splitter: splitter.next_piece(1 << 20, 100), None))
+        pieces: list[Piece] = []
+        while (piece := splitter.next_piece(1 << 20, 100)) is not None:
+            pieces.append(piece)
         assert sum(piece.refused for piece in pieces) == 1
         assert b"k" not in b"".join(piece.data for piece in pieces)
