@@ -59,6 +59,9 @@ cdef class Projector:
     cdef const uint8_t* lost(self, const Command* command, const Layout* layout, int64_t* db, Py_ssize_t* size) noexcept
     cdef int fate_of_large(self, const Command* command, const Layout* layout, Found* found, int* others) noexcept
     cdef bint _becomes_ours(self, const uint8_t* key, Py_ssize_t size) noexcept
+    cdef bint _are_one(
+        self, int64_t db, const uint8_t* key, Py_ssize_t size, int64_t to, const uint8_t* second, Py_ssize_t other
+    ) noexcept
     cdef bint _is_blocked(self, int64_t db) noexcept
     cdef int _across(self, const Command* command, bint copies) noexcept
     cdef int _mixed(self, const Command* command, const Layout* layout, const Found* found, bint first, int wrote) noexcept

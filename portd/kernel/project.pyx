@@ -204,6 +204,12 @@ cdef class Projector:
             return P_HALF
         return P_CROSSES
 
+    cdef bint _are_one(
+        self, int64_t db, const uint8_t* key, Py_ssize_t size, int64_t to, const uint8_t* second, Py_ssize_t other
+    ) noexcept:
+        """Two keys of the source are one in the target."""
+        return self.database(to) == self.database(db) and _become_one(self.mapping, key, size, second, other)
+
     cdef bint _is_blocked(self, int64_t db) noexcept:
         """Nothing may be written there, for another database goes where it would."""
         return db in self.blocked
@@ -246,7 +252,7 @@ cdef class Projector:
             return P_CROSSES
         if self._becomes_ours(key, size):
             return P_OURS
-        if self.database(to) == self.database(command.db) and _become_one(self.mapping, key, size, second, other):
+        if self._are_one(command.db, key, size, to, second, other):
             return P_BY_DATABASE if to != command.db else P_BY_KEY  # it is there already
         return P_ALL
 

@@ -135,10 +135,11 @@ class Ruling:
     def made(self, checkpoint: Checkpoint) -> bool:
         """Whether the data beside a checkpoint was made by the rules in force.
 
-        It may tell that narrower ones are, of which nobody heard before the connection was lost.
+        It may tell that narrower ones are, of which nobody heard before the connection was lost; others may have been asked for since.
         """
-        if self._next is not None and checkpoint.rules == self._next.choice.digest:
-            self._take(self._next, checkpoint.position.offset)
+        waiting = [*self._earlier, *([] if self._next is None else [self._next])]
+        if told := next((each for each in waiting if checkpoint.rules == each.choice.digest), None):
+            self._take(told, checkpoint.position.offset)
         return checkpoint.rules == self.choice.digest
 
     # -- while it runs

@@ -28,6 +28,8 @@ def waiting(ruling: Ruling, **rules: Any) -> Narrower:
     """Narrower rules that wait; the target was asked about them."""
     following = settings(**rules)
     narrower = Narrower(following, choice_of(following))
+    if ruling._next is not None:
+        ruling._earlier.append(ruling._next)
     ruling._next = narrower
     return narrower
 
@@ -48,6 +50,18 @@ async def test_a_checkpoint_tells_that_they_are_in_force() -> None:
     assert narrower.taken.result() == 7
     assert ruling.settings.exclude == ("b:",)
     assert not ruling.made(checkpoint("")), "what was before is over"
+
+
+async def test_a_checkpoint_tells_of_rules_that_others_were_to_follow() -> None:
+    """They were written, the answer was lost, and narrower ones were asked for meanwhile: these still are to come."""
+    ruling = Ruling(settings())
+    first = waiting(ruling, exclude=("b:",))
+    second = waiting(ruling, exclude=("b:", "c:"))
+    assert ruling.made(checkpoint(first.choice.digest))
+    assert (first.taken.result(), second.taken.done()) == (7, False)
+    assert ruling.settings.exclude == ("b:",)
+    ruling.begin_anew(9)
+    assert second.taken.result() == 9
 
 
 async def test_they_wait_for_the_stream_and_for_the_next_one() -> None:
