@@ -279,7 +279,7 @@ def digest_of(settings: RuleSettings) -> str:
     if set(moved.values()) <= set(moved):  # map_db_many takes nothing more: no database stays where another one is put
         given.discard("map_db_many")
     for kind, names in KINDS.items():
-        found = [(name, _plain(getattr(settings, name))) for name in names if name in given]
+        found = [(name, _plain(name, getattr(settings, name))) for name in names if name in given]
         if found:
             parts.append(f"{kind}={hashlib.sha256(repr(found).encode()).hexdigest()[:_DIGITS]}")
     return " ".join(parts)
@@ -300,9 +300,12 @@ def changed(before: str, now: str) -> list[str]:
     return words
 
 
-def _plain(value: object) -> object:
-    """A value such that the order in which it was given does not matter."""
-    return sorted(str(each) for each in value) if isinstance(value, tuple) else value
+def _plain(name: str, value: object) -> object:
+    """A value such that what it does alone matters: not its order, nor what stands twice, nor the letters of a command."""
+    if not isinstance(value, tuple):
+        return value
+    words = {str(each) for each in value}
+    return sorted(word.upper() for word in words) if name == "exclude_command" else sorted(words)
 
 
 def _image(settings: RuleSettings, mapping: Mapping | None) -> Image:

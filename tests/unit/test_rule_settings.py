@@ -127,6 +127,10 @@ def test_digests_tell_what_changed_in_kind() -> None:
     """The order of a list is no change; every kind is named when it is added, gone or another."""
     one = choice_of(made(include=("a", "b"), map_db=("0=1",))).digest
     assert one == choice_of(made(include=("b", "a"), map_db=("0=1",))).digest
+    assert one == choice_of(made(include=("b", "a", "b"), map_db=("0=1",))).digest
+    commands = choice_of(made(exclude_command=("incr", "GET"))).digest
+    assert commands == choice_of(made(exclude_command=("get", "INCR"))).digest
+    assert commands != choice_of(made(exclude_command=("get",))).digest
     assert changed(one, one) == []
     assert changed("", one) == ["include and exclude added", "map_db, all_dbs_to and map_db_many added"]
     other = choice_of(made(include=("a",), min_ttl=5)).digest
