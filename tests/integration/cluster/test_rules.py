@@ -28,15 +28,16 @@ class Load(Writer):
         super().__init__()
         self._source = source
         self._db = db
-        self._flushes = flushes
+        self._flushes = 15 * flushes  # left: each is thousands of commands to the target, which may not be outrun
         self._random = random.Random(11)
 
     def _write(self) -> None:
         with Wire(self._source, self._db) as wire:
             while not self._stop.is_set():
                 batch = [self._one() for _ in range(self._random.randint(1, 40))]
-                if self._flushes and self._random.random() < 0.02:
+                if self._flushes and self._random.random() < 0.005:
                     batch.append(("FLUSHDB",))
+                    self._flushes -= 1
                 wire.many(batch)
                 self.commands += len(batch)
                 time.sleep(0.004)

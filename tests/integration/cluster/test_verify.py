@@ -283,10 +283,10 @@ async def test_moves_and_writes_make_no_difference(
     async def move(cluster: Cluster) -> int:
         number = 0
         while not stop.is_set():
-            slot = key_slot(rest[number % len(rest)].encode())
-            into = cluster.primaries[number % len(cluster.primaries)]
-            if into is not cluster.owner(rest[number % len(rest)]):
-                await asyncio.to_thread(cluster.move_slot, slot, into)
+            turn, place = divmod(number, len(rest))
+            into = cluster.primaries[(turn + place) % len(cluster.primaries)]  # another one in each turn
+            if into is not await asyncio.to_thread(cluster.owner, rest[place]):
+                await asyncio.to_thread(cluster.move_slot, key_slot(rest[place].encode()), into)
             number += 1
         return number
 
