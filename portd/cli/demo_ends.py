@@ -51,7 +51,7 @@ class End:
         for port in self.ports:
             client = Redis(host="127.0.0.1", port=port, protocol=2, socket_timeout=PATIENCE_SECONDS)
             self.clients.append(await self._stack.enter_async_context(client))
-        if len(self.ports) > 1:
+        if self.clustered:
             await self._form()
         return self
 
@@ -64,7 +64,7 @@ class End:
     def url(self) -> str:
         """As portd takes it."""
         places = ",".join(f"127.0.0.1:{port}" for port in self.ports)
-        return f"{'redis+cluster' if len(self.ports) > 1 else 'redis'}://{places}"
+        return f"{'redis+cluster' if self.clustered else 'redis'}://{places}"
 
     @property
     def clustered(self) -> bool:

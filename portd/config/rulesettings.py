@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from portd.config.choices import KeyType, OnRulesChange, Prune, StopAfter
 from portd.config.option import option
 from portd.errors import ConfigError
+from portd.net.shapes import whole
 from portd.units import show_size
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 GROUP: Final = "Rules"
 SLOTS: Final = 16384  # of a cluster
 MOST_DATABASE: Final = 1 << 20  # numbers above are a mistake
-MOST_DIGITS: Final = 20  # of a number
 MOST_SECONDS: Final = 10**12  # times above are a mistake, and no clock counts them
 STRUCTURE: Final = frozenset({"SELECT", "MULTI", "EXEC", "DISCARD"})  # commands on which those behind them depend
 REGEX: Final = b"re:"  # before a pattern that is a regular expression
@@ -221,10 +221,11 @@ class RuleSettings:
         """
         found: dict[int, int] = {}
         for text in self.map_db:
-            source, equals, target = text.partition("=")
-            if not (equals and _is_number(source, MOST_DATABASE) and _is_number(target, MOST_DATABASE)):
+            old, _, new = text.partition("=")
+            source, target = whole(old, MOST_DATABASE), whole(new, MOST_DATABASE)
+            if source is None or target is None:
                 raise ConfigError(f"map_db: {text!r} is not a pair of databases", hint="write 0=3")
-            if found.setdefault(int(source), int(target)) != int(target):
+            if found.setdefault(source, target) != target:
                 raise ConfigError(f"map_db puts database {source} into two", hint="a database goes to one place")
         return found
 
@@ -252,12 +253,12 @@ class RuleSettings:
         found: list[tuple[int, int]] = []
         for text in self.include_slots:
             first, dash, last = text.partition("-")
-            last = last if dash else first
-            if not (_is_number(first, SLOTS - 1) and _is_number(last, SLOTS - 1) and int(first) <= int(last)):
+            begin, end = whole(first, SLOTS - 1), whole(last if dash else first, SLOTS - 1)
+            if begin is None or end is None or begin > end:
                 raise ConfigError(
                     f"include_slots: {text!r} is not a range of slots", hint=f"write 0-5460; there are {SLOTS}"
                 )
-            found.append((int(first), int(last)))
+            found.append((begin, end))
         return found
 
     def patterns(self, name: str) -> tuple[bytes, ...]:
@@ -285,11 +286,6 @@ class RuleSettings:
 def as_bytes(text: str) -> bytes:
     """A name or a part of one, as keys have it: flags may hold bytes that are not UTF-8."""
     return text.encode("utf-8", "surrogateescape")
-
-
-def _is_number(text: str, most: int) -> bool:
-    """Digits, and none too many to be looked at."""
-    return text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS and int(text) <= most
 
 
 RULES: Final = tuple(each.name for each in fields(RuleSettings) if each.name not in NO_RULES)  # settings that are rules

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +9,7 @@ from portd.errors import HandshakeError, SourceLost
 from portd.kernel.keyspecs import KeySpecs
 from portd.log import get_logger
 from portd.net.commands import key_specs, writes
-from portd.net.control import Refused, checked, open_control, parse_fields, parse_info, parse_pairs
+from portd.net.control import Refused, calls_by_command, checked, open_control, parse_info, parse_pairs
 from portd.net.resp import request
 
 if TYPE_CHECKING:
@@ -98,11 +97,7 @@ async def write_calls(endpoint: Endpoint) -> dict[str, int] | None:
     """
     try:
         async with _asking(endpoint) as control:
-            told = parse_info(await control.call("INFO", "commandstats"))
-            calls: Counter[str] = Counter()  # subcommands add up
-            for name, fields in told.items():
-                if name.startswith("cmdstat_"):
-                    calls[name.removeprefix("cmdstat_").partition("|")[0]] += int(parse_fields(fields)["calls"])
+            calls = calls_by_command(parse_info(await control.call("INFO", "commandstats")))
             rows = await control.call("COMMAND", "INFO", *calls) if calls else []
     except Refused as refusal:
         log.debug("commands are not told", reply=refusal.text)

@@ -56,6 +56,9 @@ cdef class Projector:
     cdef bint alone(self, int64_t db) noexcept
     cdef int fate(self, const Command* command, const Layout* layout, Found* found) noexcept
     cdef bint owe(self, const Command* command, const Found* found) noexcept
+    cdef const uint8_t* _next_written(
+        self, const Command* command, const Found* found, int64_t* index, const uint8_t** header, Py_ssize_t* size
+    ) noexcept
     cdef const uint8_t* lost(self, const Command* command, const Layout* layout, int64_t* db, Py_ssize_t* size) noexcept
     cdef int fate_of_large(self, const Command* command, const Layout* layout, Found* found, int* others) noexcept
     cdef bint _becomes_ours(self, const uint8_t* key, Py_ssize_t size) noexcept

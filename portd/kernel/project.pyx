@@ -265,21 +265,32 @@ cdef class Projector:
         cdef const uint8_t* header = command.header
         cdef const uint8_t* text
         cdef Py_ssize_t size = 0
-        cdef int64_t index
-        cdef int use
+        cdef int64_t index = 1
         cdef bint some = False
         if self.to_key != NULL:
             return self.owed.add(self.to_db, self.to_key, self.to_size)
-        for index in range(1, command.argc):
-            text = argument_behind(header, &size)
-            header = text + size + 2
-            use = use_of(found, index)
-            if not use & WRITES or use & NOT_KEY or not self.takes(text, size):
-                continue
+        while True:
+            text = self._next_written(command, found, &index, &header, &size)
+            if text == NULL:
+                return some
             if not self.owed.add(command.db, text, size):
                 return False
             some = True
-        return some
+
+    cdef const uint8_t* _next_written(
+        self, const Command* command, const Found* found, int64_t* index, const uint8_t** header, Py_ssize_t* size
+    ) noexcept:
+        """The next key that a command writes and that is taken, from an argument on whose header is given; NULL behind the last."""
+        cdef const uint8_t* text
+        cdef int use
+        while index[0] < command.argc:
+            text = argument_behind(header[0], size)
+            header[0] = text + size[0] + 2
+            use = use_of(found, index[0])
+            index[0] += 1
+            if use & WRITES and not use & NOT_KEY and self.takes(text, size[0]):
+                return text
+        return NULL
 
     cdef const uint8_t* lost(self, const Command* command, const Layout* layout, int64_t* db, Py_ssize_t* size) noexcept:
         """The first key that a whole command writes and that is taken, and its database; NULL: there is none.
@@ -287,23 +298,15 @@ cdef class Projector:
         Of a command of which `fate` said that it crosses rules: by this key the target differs where that is left out.
         """
         cdef const uint8_t* header = command.header
-        cdef const uint8_t* text
         cdef Found found
-        cdef int64_t index
-        cdef int use
+        cdef int64_t index = 1
         db[0] = command.db
         if self.to_key != NULL:
             db[0] = self.to_db
             size[0] = self.to_size
             return self.to_key
         find_keys(header, command.end, layout, command.argc, &found)
-        for index in range(1, command.argc):
-            text = argument_behind(header, size)
-            header = text + size[0] + 2
-            use = use_of(&found, index)
-            if use & WRITES and not use & NOT_KEY and self.takes(text, size[0]):
-                return text
-        return NULL
+        return self._next_written(command, &found, &index, &header, size)
 
     cdef int fate_of_large(self, const Command* command, const Layout* layout, Found* found, int* others) noexcept:
         """The same for a command of which only the beginning is at hand.

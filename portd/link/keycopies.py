@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
@@ -80,34 +81,44 @@ class _Question:
                 words += [request("TIME"), request("PTTL", name), request("TIME")]
             for other, rival in rivals[db, name]:
                 words += [request("SELECT", other), request("PEXPIRETIME" if self.expiretime else "PTTL", rival)]
-        return [*words, request("INFO", "replication"), request("EXEC")]
+        return [*words, request("INFO", "keyspace"), request("INFO", "replication"), request("EXEC")]
 
     def read(
-        self, keys: Sequence[Key], rivals: Mapping[Key, Sequence[Key]], answers: Sequence[Any], replid: str
+        self,
+        keys: Sequence[Key],
+        rivals: Mapping[Key, Sequence[Key]],
+        answers: Sequence[Any],
+        replid: str,
+        used: set[int] | None,
     ) -> dict[Key, Copied]:
         """What EXEC has answered; a key of which the clock has gone on meanwhile is not among it.
 
         Raises:
-            _Later: another history is told.
+            _Later: another history is told, or keys are in a database in which no rivals were looked for: *used* are all others.
         """
         info = parse_info(answers[-1])
         offset = whole(info.get("master_repl_offset", ""), MOST_NUMBER)
         if offset is None or info.get("master_replid") != replid:
             raise _Later
+        if used is not None and not _databases(answers[-2]) <= used:
+            raise _Later
         each = 3 if self.expiretime else 5
         found: dict[Key, Copied] = {}
-        start = 0
+        rest = iter(answers)
         for key in keys:
-            payload, *expiry = answers[start + 1 : start + each]
-            start, end = start + each, start + each + 2 * len(rivals[key])
-            others = answers[start + 1 : end : 2]
-            start = end
+            _, payload, *expiry = islice(rest, each)
+            others = list(islice(rest, 2 * len(rivals[key])))[1::2]
             at = expiry[0] if self.expiretime else _expires_ms(*expiry)
             if payload is None or at == GONE:
                 found[key] = Copied(offset, None, elsewhere=any(other != GONE for other in others))
             elif at is not None:
                 found[key] = Copied(offset, payload, 0 if at == FOREVER else at)
         return found
+
+
+def _databases(keyspace: bytes) -> set[int]:
+    """Those that hold keys."""
+    return set(keys_by_database(parse_info(keyspace)))
 
 
 def _expires_ms(before: list[bytes], left: int, after: list[bytes]) -> int | None:
@@ -199,8 +210,8 @@ class KeyCopies:
         if not wanted:
             return found
         question = _Question(self._knows_expiretime())
-        used = await self._used(control)
-        rivals = {key: self._rivals(key, used) for key in wanted}
+        used = _databases(await control.call("INFO", "keyspace")) if self.choice().anywhere else None
+        rivals = {key: self._rivals(key, used or set()) for key in wanted}
         try:
             answers = await control.ask(*question.about(wanted, rivals))
         except ConnectionAbortedError:
@@ -216,23 +227,11 @@ class KeyCopies:
         if b"master_replid:" not in answers[-1][-1]:
             reason = "key: the source does not tell its history: it is older than Redis 4"
             return found | dict.fromkeys(wanted, Refused("INFO", reason))
-        await self._require(control, used)
-        copies = question.read(wanted, rivals, answers[-1], self.replid())
+        copies = question.read(wanted, rivals, answers[-1], self.replid(), used)
         if b"role:slave" in answers[-1][-1]:
             self._doubt(copies)
         self._tell(len(copies))
         return found | copies
-
-    async def _used(self, control: Control) -> set[int]:
-        """Databases of the source that hold keys, where all of them go into one."""
-        if not self.choice().anywhere:
-            return set()
-        return set(keys_by_database(parse_info(await control.call("INFO", "keyspace"))))
-
-    async def _require(self, control: Control, used: set[int]) -> None:
-        """Raises: _Later: keys came into a database in which others were not looked for."""
-        if not await self._used(control) <= used:
-            raise _Later
 
     def _rivals(self, key: Key, used: set[int]) -> list[Key]:
         """Other keys of the source that have the same place in the target."""

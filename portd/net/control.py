@@ -7,6 +7,7 @@ that, too (`portd.net.pieces`). What is asked goes out in one write, hiredis rea
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -271,6 +272,17 @@ def parse_info(text: bytes) -> dict[str, str]:
 def parse_fields(text: str) -> dict[str, str]:
     """`name=value` pairs with commas between them, as a line of INFO has them."""
     return {name: value for name, _, value in (part.partition("=") for part in text.split(","))}
+
+
+def calls_by_command(info: Mapping[str, str]) -> Counter[str]:
+    """How often each command was called, from ``INFO commandstats``, by its name in small letters; subcommands add up."""
+    calls: Counter[str] = Counter()
+    for name, value in info.items():
+        if name.startswith("cmdstat_"):
+            calls[name.removeprefix("cmdstat_").partition("|")[0].lower()] += (
+                whole(parse_fields(value).get("calls", "")) or 0
+            )
+    return calls
 
 
 def keys_by_database(info: Mapping[str, str]) -> dict[int, int]:

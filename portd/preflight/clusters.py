@@ -14,7 +14,7 @@ from portd.link import clusters
 from portd.link.divide import check_settings
 from portd.memory.cgroup import find_cgroup
 from portd.memory.plan import plan_memory
-from portd.net.control import Refused, open_control, parse_info
+from portd.net.control import Refused, calls_by_command, open_control, parse_info
 from portd.net.topology import ALL_SLOTS
 from portd.preflight import access, capacity, compatibility, permissions, safety
 from portd.preflight.checkpoints import resumable
@@ -340,11 +340,8 @@ async def _crossing(source: End, *, apart: bool) -> list[Finding]:
     try:
         for member in source.members:
             async with open_control(member.endpoint) as client:
-                stats = parse_info(await client.call("INFO", "commandstats"))
-            for name, facts in stats.items():
-                word = name.removeprefix("cmdstat_").split("|")[0].lower()
-                if word in CROSSING:
-                    used[word] += int(facts.partition("calls=")[2].partition(",")[0])
+                calls_of = calls_by_command(parse_info(await client.call("INFO", "commandstats")))
+            used.update({name: count for name, count in calls_of.items() if name in CROSSING})
     except (Refused, OSError) as problem:
         return [
             note(

@@ -172,7 +172,6 @@ async def _replicas(side: str, endpoint: Endpoint, view: View) -> list[Finding]:
     The map leaves out those that nothing was written to yet (cluster.c: isReplicaAvailable); nodes tell of them all the same.
     """
     others = view.topology.others
-    hidden = len(view.followed) - len(others)
 
     async def reach(address: tuple[str, int]) -> str:
         try:
@@ -184,11 +183,13 @@ async def _replicas(side: str, endpoint: Endpoint, view: View) -> list[Finding]:
             return "it refuses our user" if refusal.login else ""
         return ""
 
-    if not others and hidden > 0:
-        told = f"{hidden} replicas, which the cluster does not announce before something is written to them"
-        return [note(f"{side}.announced", told)]
     if not others:
-        return [note(f"{side}.announced", "no replicas: a primary that is gone takes its slots with it")]
+        told = (
+            f"{len(view.followed)} replicas, which the cluster does not announce before something is written to them"
+            if view.followed
+            else "no replicas: a primary that is gone takes its slots with it"
+        )
+        return [note(f"{side}.announced", told)]
     answers = await each_of(others, reach)
     away = [shown(*address) for address, answer in zip(others, answers, strict=True) if answer]
     if away:

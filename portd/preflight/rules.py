@@ -13,7 +13,7 @@ from portd.config.rules import changed, choice_of
 from portd.errors import PortdError, printable
 from portd.kernel.keytable import TABLE
 from portd.kernel.rules import Patterns
-from portd.net.control import Refused, open_control, parse_info
+from portd.net.control import Refused, calls_by_command, open_control, parse_info
 from portd.net.resp import request
 from portd.preflight.findings import error, fine, note, warning
 from portd.preflight.permissions import copying_permissions
@@ -188,12 +188,8 @@ async def _collisions(client: Control, choice: Choice, sample: Sample) -> list[F
 
 async def _commands(client: Control) -> list[Finding]:
     """Commands in use of which rules may take a part."""
-    stats = parse_info(await client.call("INFO", "commandstats"))
-    used = {}
-    for name, facts in stats.items():
-        word = name.removeprefix("cmdstat_").split("|")[0].lower()
-        if word in PARTLY:
-            used[word] = facts.partition("calls=")[2].partition(",")[0]
+    calls_of = calls_by_command(parse_info(await client.call("INFO", "commandstats")))
+    used = {name: count for name, count in calls_of.items() if name in PARTLY}
     if not used:
         return [fine("rules.commands", "no command in use that rules could take a part of")]
     calls = ", ".join(f"{name} ({count})" for name, count in sorted(used.items()))

@@ -12,7 +12,16 @@ import pytest
 
 from portd.config.settings import Settings
 from portd.errors import PortdError
-from portd.net.control import Control, Refused, checked, keys_by_database, open_control, parse_fields, parse_pairs
+from portd.net.control import (
+    Control,
+    Refused,
+    calls_by_command,
+    checked,
+    keys_by_database,
+    open_control,
+    parse_fields,
+    parse_pairs,
+)
 from portd.net.endpoint import Endpoint
 from portd.net.resp import request
 from portd.preflight import permissions
@@ -193,6 +202,19 @@ async def test_a_closed_connection_is_told() -> None:
 def test_requests_carry_bytes_as_they_are() -> None:
     """Text, numbers and bytes that are no text."""
     assert request("SET", b"\xff\r\n", 12) == b"*3\r\n$3\r\nSET\r\n$3\r\n\xff\r\n\r\n$2\r\n12\r\n"
+
+
+def test_calls_of_commands_add_up() -> None:
+    """Subcommands count for their command; other lines, and counts that are no numbers, for nothing."""
+    told = {
+        "cmdstat_set": "calls=3,usec=4",
+        "cmdstat_config|get": "calls=1,usec=2",
+        "cmdstat_config|set": "calls=2,usec=2",
+        "cmdstat_JSON.SET": "calls=5",
+        "cmdstat_get": "calls=many",
+        "errorstat_ERR": "calls=9",
+    }
+    assert calls_by_command(told) == {"set": 3, "config": 3, "json.set": 5, "get": 0}
 
 
 def test_info_is_read() -> None:

@@ -141,7 +141,9 @@ class Barrier:
                 async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
                     await require_settled(shard.connection, ALL_SLOTS)
                 missing |= late
-            elif late if self.flushes else not beyond and not (shard.marker >= self._behind and shard.marked):
+                continue
+            marked = shard.marker >= self._behind and shard.marked
+            if late if self.flushes else not (beyond or marked):
                 async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
                     if self.flushes:
                         await require_settled(shard.connection, ALL_SLOTS)

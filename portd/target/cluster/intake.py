@@ -239,10 +239,9 @@ class Intake:
             if piece.part:
                 return
             data, self._parts = b"".join(self._parts), []
-        portion = Portion(data, piece.offsets, piece.end_offset, piece.boundary, piece.db, self._source.received_at)
-        if (whole := self._wait_for_end(portion)) is None:
+        part = Portion(data, piece.offsets, piece.end_offset, piece.boundary, piece.db, self._source.received_at)
+        if (portion := self._wait_for_end(part)) is None:
             return
-        portion = whole
         if piece.clears is not None and portion.end > self.taken:
             portion.clears = True
             self.held = portion
