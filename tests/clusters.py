@@ -248,14 +248,21 @@ def _contents_of(cluster: Cluster, found: list[str], *, absolute: bool) -> dict[
 
 def _contents(server: Server, *, absolute: bool) -> dict[bytes, tuple[bytes, int]]:
     """Digest of each key of db 0 that is not ours, and when it expires; 0 without *absolute*."""
-    client: Any = server.client()
-    keys = [key for key in client.scan_iter(count=1000) if not key.startswith(b"portd:")]
+    found = dumped(server)
     with Wire(server) as wire:
-        digests = wire.many([("DEBUG", "DIGEST-VALUE", key) for key in keys])
-        expiries = wire.many([("PEXPIRETIME", key) for key in keys] if absolute else [])
-    times = expiries or [0] * len(keys)
+        expiries = wire.many([("PEXPIRETIME", key) for key in found] if absolute else [])
+    times = expiries or [0] * len(found)
     return {
-        key: (digest[0], time)
-        for key, digest, time in zip(keys, digests, times, strict=True)
+        key: (digest, time)
+        for (key, digest), time in zip(found.items(), times, strict=True)
         if time != -2  # it expired
     }
+
+
+def dumped(server: Server, db: int = 0) -> dict[bytes, bytes]:
+    """Digest of each key of a database that is not ours."""
+    client: Any = server.client(db)
+    keys = [key for key in client.scan_iter(count=1000) if not key.startswith(b"portd:")]
+    with Wire(server, db) as wire:
+        digests = wire.many([("DEBUG", "DIGEST-VALUE", key) for key in keys])
+    return {key: digest for key, (digest,) in zip(keys, digests, strict=True)}

@@ -23,7 +23,7 @@ from tests.faults.run import Run
 from tests.faults.sampler import Sampler
 from tests.faults.standby import Couple
 from tests.faults.world import Failure, World
-from tests.servers import binaries, find
+from tests.servers import Binary, binaries, find
 
 
 def _arguments() -> argparse.Namespace:
@@ -51,6 +51,11 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _binary(name: str) -> Binary | None:
+    """A server; the default one without a name."""
+    return find(name) if name else None
+
+
 async def _run(options: argparse.Namespace) -> int:
     kinds = [
         each for each in KINDS if options.only in each.name and not any(word in each.name for word in options.skip)
@@ -58,8 +63,8 @@ async def _run(options: argparse.Namespace) -> int:
     world = World(
         random.Random(f"world {options.seed}"),
         rate=options.rate,
-        source=find(options.source) if options.source else None,
-        target=find(options.target) if options.target else None,
+        source=_binary(options.source),
+        target=_binary(options.target),
         expiring=options.expiring,
         expiry_gap=options.expiry_gap,
     )
@@ -77,10 +82,11 @@ async def _run(options: argparse.Namespace) -> int:
 
 
 async def _run_standby(options: argparse.Namespace) -> int:
-    source, target = (find(name) if name else None for name in (options.source, options.target))
     print(f"seed {options.seed}", flush=True)
     try:
-        async with Couple(options.seed, rate=options.rate, source=source, target=target) as couple:
+        async with Couple(
+            options.seed, rate=options.rate, source=_binary(options.source), target=_binary(options.target)
+        ) as couple:
             report = await couple.run(options.standby, tell=not options.quiet)
     except Failure as error:
         print(f"FAILED, seed {options.seed}\n{error}")
@@ -103,8 +109,8 @@ def _run_cluster(options: argparse.Namespace) -> int:
         report = run_cluster_deck(
             options.cluster,
             options.seed,
-            source=find(options.source) if options.source else None,
-            target=find(options.target) if options.target else None,
+            source=_binary(options.source),
+            target=_binary(options.target),
             rules=options.rules,
             tell=not options.quiet,
         )

@@ -17,7 +17,7 @@ from portd.kernel.slots import key_slot, slot_tag
 from portd.target.kept.directory import Directory
 from tests.clusters import Cluster, differences
 from tests.integration.test_held import ctl
-from tests.process import Portd
+from tests.process import Portd, streaming
 from tests.servers import wait_for_sync
 from tests.wire import Wire
 
@@ -35,14 +35,14 @@ def test_a_flush_that_comes_again_spares_what_is_behind_it(source: Server, clust
     home = cluster.owner("portd:checkpoint:{default}")
     node = next(each for each in cluster.primaries if each is not home)
     with Portd(source, cluster.url) as portd:
-        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until(streaming)
         portd.until_applied(source)
         Cluster.call(node, "SAVE")
         client.flushall()
         for key in keys[:200]:
             client.incr(key)
         portd.until_applied(source)
-        time.sleep(2.5)  # the floor is behind it, and no marker is there any more
+        wait_for_sync(lambda: not markers(cluster))  # the floor is behind it
         node.restart(crash=True)
         wait_for_sync(cluster.is_up)
         for key in keys[100:]:
@@ -57,7 +57,7 @@ def test_a_flush_that_comes_again_spares_what_is_behind_it(source: Server, clust
 def test_markers_go_when_all_is_recorded(source: Server, cluster: Cluster) -> None:
     """A marker stands for records that a flush took, until they are written: it does not outlive that, however the sync ends."""
     with Portd(source, cluster.url) as portd:
-        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until(streaming)
         for kill in (False, True):
             source.client().flushall()
             source.client().incr("a")
@@ -90,7 +90,7 @@ def test_a_flush_waits_for_slots_that_move(source: Server, cluster: Cluster, opt
     """Some keys of a slot are at the new owner already when a FLUSHALL comes by: none of them is left."""
     client = source.client()
     with Portd(source, cluster.url, **options) as portd:
-        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until(streaming)
         client.mset({f"{{x}}{number}": number for number in range(40)})
         portd.until_applied(source)
         owner = cluster.owner("{x}")
@@ -119,7 +119,7 @@ def test_a_slot_that_moves_during_a_full_sync(source: Server, cluster: Cluster) 
         portd.until(lambda status: status["snapshot"]["keys_applied"] > 200)
         owner = cluster.owner(f"{{{slot_tag(slot)}}}")
         cluster.move_slot(slot, next(each for each in cluster.primaries if each is not owner))
-        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until(streaming)
         source.client().set(f"{{{slot_tag(slot)}}}", 1)
         portd.until_applied(source)
         assert portd.terminate() == os.EX_OK, portd.log()
@@ -138,7 +138,7 @@ def test_a_transaction_that_comes_in_parts_is_one(source: Server, cluster: Clust
                     torn.append((first, last))
 
     with Portd(source, cluster.url) as portd:
-        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until(streaming)
         reader = threading.Thread(target=look)
         reader.start()
         try:
@@ -164,7 +164,7 @@ def test_a_slow_flush_behind_a_library(source: Server, cluster: Cluster) -> None
     home = cluster.owner("portd:checkpoint:{default}")
     slow = next(each for each in reversed(cluster.primaries) if each is not home)
     with Portd(source, cluster.url, include_slots="0-16383") as portd:
-        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until(streaming)
         for number in range(3):
             code = f"#!lua name=lib{number}\nredis.register_function('f{number}', function() return 1 end)"
             Cluster.call(source, "FUNCTION", "LOAD", code)
@@ -196,7 +196,7 @@ def test_a_slot_that_moves_while_a_removal_is_held(source: Server, cluster: Clus
         cluster.move_slot(key_slot(b"key:1"), next(each for each in cluster.primaries if each is not owner))
         told = ctl("accept", "--socket", str(path))
         assert told.returncode == os.EX_OK, told.stderr
-        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until(streaming)
         portd.until_applied(source)
         assert portd.terminate() == os.EX_OK, portd.log()
     assert not differences(source, cluster)
@@ -230,7 +230,7 @@ def test_a_slot_that_moves_between_two_nodes_of_a_command(source: Server, cluste
     """Its new owner gets the key that says what the old one has done, and has not done it: it does."""
     code = "#!lua name=mylib\nredis.register_function('f', function() return 1 end)"
     with Portd(source, cluster.url, connect_seconds=2) as portd:
-        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until(streaming)
         portd.until_applied(source)
         first, _, last = cluster.primaries  # they do it in this order; the second one has the link's hash
         last.signal(signal.SIGSTOP)
@@ -242,7 +242,7 @@ def test_a_slot_that_moves_between_two_nodes_of_a_command(source: Server, cluste
         wait_for_sync(cluster.is_up)
         cluster.move_slot(key_slot(name.encode()), last)
         portd.start()
-        portd.until(lambda status: status["phase"] == "streaming")
+        portd.until(streaming)
         status = portd.until_applied(source)
         assert portd.terminate() == os.EX_OK, portd.log()
     assert not differences(source, cluster)

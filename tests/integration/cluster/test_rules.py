@@ -8,10 +8,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from portd.kernel.slots import key_slot
-from tests.clusters import Cluster
+from tests.clusters import Cluster, dumped
 from tests.following import forget_history
 from tests.integration.cluster.load import Loads, fill, primaries, streaming, until_applied
 from tests.process import Portd
+from tests.process import streaming as streams
 from tests.wire import Wire
 from tests.writer import Writer
 
@@ -54,19 +55,8 @@ class Load(Writer):
         return self._random.choice(choices)
 
 
-def dumped(node: Server, db: int = 0) -> dict[bytes, bytes]:
-    """Every key of a server that is not ours with its value."""
-    client: Any = node.client(db)
-    keys = [key for key in client.scan_iter(count=1000) if not key.startswith(b"portd:")]
-    with Wire(node, db) as wire:
-        return {
-            key: each[0]
-            for key, each in zip(keys, wire.many([("DEBUG", "DIGEST-VALUE", k) for k in keys]), strict=True)
-        }
-
-
 def there(cluster: Cluster) -> dict[bytes, bytes]:
-    """The same of a cluster."""
+    """Digest of each key of a cluster that is not ours."""
     return {key: value for node in cluster.owners() for key, value in dumped(node).items()}
 
 
@@ -79,11 +69,6 @@ def killed_now_and_then(portd: Portd, reached: Callable[[dict[str, Any]], bool],
         portd.kill()
         portd.start()
         portd.until(reached)
-
-
-def streams(status: dict[str, Any]) -> bool:
-    """The only link follows."""
-    return bool(status["phase"] == "streaming")
 
 
 def test_a_flush_removes_what_rules_take(source: Server, cluster: Cluster) -> None:
