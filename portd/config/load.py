@@ -192,8 +192,9 @@ def _credential(name: str, before: str = "") -> str | None:
 def _model() -> type[_Base]:
     """The fields of `Settings` as a model that parses and checks each of them."""
     definitions: dict[str, Any] = {}
-    for name, kind in get_type_hints(Settings).items():
-        about = SETTINGS[name]
+    kinds = get_type_hints(Settings)
+    for name, about in SETTINGS.items():
+        kind = kinds[name]
         parsed: Any = Annotated[kind, BeforeValidator(_size)] if about.metadata["unit"] == "bytes" else kind
         if isinstance(about.default, tuple):
             parsed = Annotated[kind, NoDecode, BeforeValidator(partial(separated, split=about.metadata["split"]))]

@@ -113,6 +113,7 @@ class Choice:
         image: where in the target they can be.
         databases: of the source that are taken, where they are put into one: those that are named, or one of any.
         anywhere: they are put into one, and none is named.
+        source_slots: slots of the source that are taken, as settings have them; "" for all.
     """
 
     rules: Rules | None = None
@@ -122,6 +123,7 @@ class Choice:
     image: Image = EVERYTHING
     databases: tuple[int, ...] = ()
     anywhere: bool = False
+    source_slots: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.digest)
@@ -228,6 +230,7 @@ def choice_of(settings: RuleSettings, own: str = "") -> Choice:
         _image(settings, mapping),
         (some,) if anywhere else named,
         anywhere,
+        " ".join(settings.include_slots),
     )
 
 
@@ -246,7 +249,7 @@ def rules_of(settings: RuleSettings) -> Rules | None:
         types=[str(each) for each in types] if settings.include_type or settings.exclude_type else None,
         databases=settings.include_db or None,
         without=settings.exclude_db,
-        slots=settings.slot_ranges(),
+        slots=settings.slot_ranges() if settings.include_slots else None,
         min_bytes=settings.min_bytes or 0,
         max_bytes=settings.max_bytes,
         min_ttl_ms=None if settings.min_ttl is None else int(settings.min_ttl * 1000),

@@ -13,6 +13,7 @@ from portd.config.choices import KeyType, OnRulesChange, Prune, StopAfter
 from portd.config.option import option
 from portd.errors import ConfigError
 from portd.net.shapes import whole
+from portd.net.topology import NONE
 from portd.units import show_size
 
 if TYPE_CHECKING:
@@ -252,6 +253,8 @@ class RuleSettings:
         """
         found: list[tuple[int, int]] = []
         for text in self.include_slots:
+            if text == NONE:
+                continue
             first, dash, last = text.partition("-")
             begin, end = whole(first, SLOTS - 1), whole(last if dash else first, SLOTS - 1)
             if begin is None or end is None or begin > end:

@@ -59,6 +59,7 @@ class Settings(RuleSettings):
         unit="URL",
         secret=True,
     )
+    shard_of: str = ""  # of a link that was made for a shard: the link that the operator described
     source_password: str | None = option(
         None,
         "Password for the source when the URL has none. Prefer the file or a credential: other users can see flags.",
@@ -482,8 +483,12 @@ class Settings(RuleSettings):
     @property
     def described(self) -> str:
         """The name of the link that the operator described: of a cluster's shard, without its lowest slot."""
-        ranges = self.slot_ranges() if self.one_shard and is_cluster(self.source) else []
-        return self.link.removesuffix(f".{min(ranges)[0]}") if ranges else self.link
+        return self.shard_of or self.link
+
+    def is_sibling(self, link: str) -> bool:
+        """A link of another shard of the same source has that name."""
+        base, _, number = link.rpartition(".")
+        return self.shard_of != "" and base == self.shard_of and number.isdecimal()
 
     def source_endpoint(self) -> Endpoint:
         """Where the source is and how to get in; of a cluster, the node that has the lowest of `include_slots`.
@@ -569,14 +574,17 @@ class Settings(RuleSettings):
         values = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in dataclasses.asdict(self).items()
-            if not SETTINGS[name].metadata["secret"]
+            if name in SETTINGS and not SETTINGS[name].metadata["secret"]
         }
         return {"source": self.source_endpoint().display, "target": self.target_endpoint().display, **values}
 
 
 SETTINGS: dict[str, dataclasses.Field[Any]] = {
     each.name: each
-    for each in sorted(dataclasses.fields(Settings), key=lambda each: GROUPS.index(each.metadata["group"]))
+    for each in sorted(
+        (one for one in dataclasses.fields(Settings) if one.metadata),
+        key=lambda each: GROUPS.index(each.metadata["group"]),
+    )
 }
 SECRETS = tuple(name for name, each in SETTINGS.items() if each.metadata["secret"])
 OF_THE_PROCESS = frozenset(name for name, each in SETTINGS.items() if each.metadata["process"])

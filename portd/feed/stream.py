@@ -13,6 +13,7 @@ from portd.spool import SpoolClosed
 from portd.target.kept.postponed import Horizon
 
 if TYPE_CHECKING:
+    from portd.feed.border import SlotBorder
     from portd.feed.owed import OwedKeys
     from portd.model import StreamProgress
     from portd.spool import Chunk, Spool
@@ -33,6 +34,7 @@ class StreamFeed(Splitting):
         horizon: which expiry times are postponed.
         copies: of keys that are owed to the target; None: there are none.
         owed: the keys that are owed behind *offset*, as `Piece.owed` told.
+        border: where it waits for other shards of its source; None: it has none.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class StreamFeed(Splitting):
         horizon: Horizon | None = None,
         copies: OwedKeys | None = None,
         owed: str = "",
+        border: SlotBorder | None = None,
     ) -> None:
         self._copies = copies
+        self._border = border
         self._horizon = horizon or Horizon(0)
         super().__init__(offset, db, forms, max_argument, owed)
         self._chunk_at = 0.0  # unix seconds; of the chunk that is being fed
@@ -73,6 +77,9 @@ class StreamFeed(Splitting):
             SpoolError: so is the spool.
         """
         while (piece := self.pending(max_bytes, max_commands)) is None:
+            if self._border is not None and self._border.waits:
+                await self._border.passed()
+                continue
             try:
                 chunk = await (self._spool.read() if self._copies is None else self._read_or_hear(self._copies))
             except SpoolClosed:
@@ -124,7 +131,7 @@ class StreamFeed(Splitting):
                 if piece.owed and self._copies is not None:
                     self._copies.look()
                 return piece
-            if self._copies is not None and self._copies.waits:
+            if (self._copies is not None and self._copies.waits) or (self._border is not None and self._border.waits):
                 return None
             if self._rest:
                 self._feed()
@@ -205,6 +212,7 @@ class StreamFeed(Splitting):
         """What makes of a copy's commands what the target takes."""
         forms = self._forms.copy()
         forms["owes"] = forms["stops"] = False
+        forms["border"] = None
         splitter = StreamSplitter(
             0, -1, piece_bytes=PIECE_BYTES, max_argument=self._max_argument, lacking=self._lacking, **forms
         )

@@ -16,7 +16,7 @@ from portd.kernel.edit cimport (
     FORWARD, FUNCTION, FUNCTION_RESTORE, GETEX, HALVED, HEXPIRE, HPEXPIRE, MOVES, MULTI, OWN, PEXPIRE, PEXPIREAT, PSETEX,
     PUBLISH, REFUSED, REPLCONF, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP,
 )
-from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, F_MSETEX, FORM, FUNCTIONS, MSETEX
+from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, F_MSETEX, F_RESTORE_ASKING, FORM, FUNCTIONS, MSETEX
 from portd.kernel.keypositions cimport O_ALL, O_NONE, Found, Layout, first_key, owned
 from portd.kernel.keyspecs cimport K_DATABASE, K_NONE
 from portd.kernel.piecebuffer cimport FULL, LATE_DISCARD, MORE, NO_DATABASE, NOT_A_DATABASE, SELECT_EXCLUDED, SWAP_RULED, PieceBuffer
@@ -101,6 +101,8 @@ cdef class Decider(CommandScanner):
             self.owed.look(buffer.base + buffer.cut.head + 1)
             if row.keys == K_DATABASE:
                 self.owed.touch_all()
+        if projector.border is not None:
+            projector.border.look(buffer.base + buffer.cut.head + 1, row.kind == RESTORE_ASKING or row.kind == F_RESTORE_ASKING)
         if kind == CLEARS:
             return kind
         if not projector.takes_database(self.tally.db):
@@ -124,6 +126,8 @@ cdef class Decider(CommandScanner):
             fate = projector.fate(&command, layout, &found)
         if self.owed.waits:
             self.owed.undo()
+            return -FULL
+        if projector.border is not None and projector.border.waits:
             return -FULL
         if fate == P_UNKNOWN and moves:  # it may be from, or to, a database that is not taken
             return self._refuse(KEYS_UNKNOWN)
@@ -204,6 +208,10 @@ cdef class Decider(CommandScanner):
             if names or every and projector.by_databases:
                 if self.tally.in_transaction:
                     return self._refuse(CROSSES)
+                if projector.border is not None:
+                    projector.border.look(self.buffer.base + self.buffer.cut.head + 1, False)
+                    if projector.border.meet_all():
+                        return -FULL
                 self.clears = -1 if every else self.tally.db
                 return CLEARS
         self.tally.swaps = True

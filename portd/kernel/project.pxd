@@ -3,6 +3,7 @@
 
 from libc.stdint cimport int64_t, uint8_t
 
+from portd.kernel.border cimport Border
 from portd.kernel.keypositions cimport Found, Layout, Ours
 from portd.kernel.mapping cimport Mapping
 from portd.kernel.owed cimport Owed
@@ -41,6 +42,7 @@ cdef class Projector:
     cdef readonly bint by_databases  # some databases are not, or have another number
     cdef readonly bint renames
     cdef Owed owed  # keys whose values the target does not have
+    cdef Border border  # of slots that others have as well; None: there are no others
     cdef int64_t db  # database of the command that is looked at
     cdef int64_t to_db  # of a MOVE or COPY: the database it writes to, and the key there
     cdef const uint8_t* to_key
@@ -61,6 +63,7 @@ cdef class Projector:
     ) noexcept
     cdef const uint8_t* lost(self, const Command* command, const Layout* layout, int64_t* db, Py_ssize_t* size) noexcept
     cdef int fate_of_large(self, const Command* command, const Layout* layout, Found* found, int* others) noexcept
+    cdef bint _within(self, const uint8_t* key, Py_ssize_t size) except -1
     cdef bint _becomes_ours(self, const uint8_t* key, Py_ssize_t size) noexcept
     cdef bint _are_one(
         self, int64_t db, const uint8_t* key, Py_ssize_t size, int64_t to, const uint8_t* second, Py_ssize_t other

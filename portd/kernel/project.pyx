@@ -16,6 +16,7 @@ from portd.kernel.keypositions cimport (
 )
 from portd.kernel.mapping cimport Mapping, Swap
 from portd.kernel.resp cimport LINE_READ, argument_behind, is_word, read_length, read_number
+from portd.kernel.slots cimport slot_of
 
 
 cdef enum:
@@ -116,12 +117,23 @@ cdef class Projector:
         if size >= self.ours.size > 0 and memcmp(key, self.ours.prefix, self.ours.size) == 0:
             return False
         try:
-            if self.rules is not None and not self.rules.take(key, size):
+            if self.border is not None:
+                if not self._within(key, size):
+                    return False
+            elif self.rules is not None and not self.rules.take(key, size):
                 return False
         except Exception as error:  # nobody on the way up can raise it: the splitter does, before it hands anything out
             self.error = error
             return False
         return self.owed.count == 0 or not self.owed.meet(db, key, size)
+
+    cdef bint _within(self, const uint8_t* key, Py_ssize_t size) except -1:
+        """Whether a name is taken, and its slot is this link's; the border is told of slots where the command has to wait."""
+        cdef int slot
+        if not self.rules.take_name(key, size):
+            return False
+        slot = slot_of(key, size)
+        return self.border.meet(slot, self.rules.slots[slot] != 0)
 
     cdef bint _becomes_ours(self, const uint8_t* key, Py_ssize_t size) noexcept:
         """Whether a key would be given a name of ours."""
@@ -334,6 +346,12 @@ cdef class Projector:
             index = max(index, <int64_t> layout.specs[i].begin)
             first = min(first, <int64_t> layout.specs[i].begin + layout.specs[i].counted)
         if layout.count == 1 and not layout.specs[0].counted and layout.specs[0].last == -1 and layout.specs[0].use & (OW | RM):
+            if self.border is not None:  # all keys of a command have one slot there
+                fate = _reach(command, first, &key, &size)
+                if fate == P_MORE:
+                    return fate
+                if fate == P_ALL:
+                    self.takes(key, size)
             return P_KEYS if self.by_names and layout.specs[0].step <= 2 else P_UNKNOWN if self.by_names else P_ALL
         if not self.by_names and not (self.reserves and self.ours.size > 0):
             return P_ALL

@@ -33,7 +33,7 @@ class Rules:
         types: of values, from `TYPES`; None: all.
         databases: of the source; None: all.
         without: databases of the source that are left out.
-        slots: first and last of each range of slots; none: all.
+        slots: first and last of each range of slots; None: all.
         min_bytes: of the value in the snapshot.
         max_bytes: None: no limit. Sizes are known up to ``chunk_bytes``; beyond it a value is just larger.
         min_ttl_ms: of those that have an expiry; None: no limit.
@@ -52,7 +52,7 @@ class Rules:
         types: Iterable[str] | None = ...,
         databases: Iterable[int] | None = ...,
         without: Iterable[int] = ...,
-        slots: Iterable[tuple[int, int]] = ...,
+        slots: Iterable[tuple[int, int]] | None = ...,
         min_bytes: int = ...,
         max_bytes: int | None = ...,
         min_ttl_ms: int | None = ...,

@@ -225,7 +225,7 @@ cdef bytes _closed(bytes pattern):
 @cython.final
 cdef class Rules:
     def __cinit__(
-        self, taken=(), left=(), *, types=None, databases=None, without=(), slots=(), min_bytes=0, max_bytes=None,
+        self, taken=(), left=(), *, types=None, databases=None, without=(), slots=None, min_bytes=0, max_bytes=None,
         min_ttl_ms=None, max_ttl_ms=None,
     ):
         wanted = set(TYPES if types is None else types)
@@ -240,10 +240,8 @@ cdef class Rules:
         self.all = not taken
         self.databases = None if databases is None else frozenset(databases)
         self.without = frozenset(without)
-        self.slots = None
-        for first, last in slots:
-            if self.slots is None:
-                self.slots = bytearray(16384)
+        self.slots = None if slots is None else bytearray(16384)
+        for first, last in slots or ():
             self.slots[first:last + 1] = b"\1" * (last + 1 - first)
         self.min_bytes = min_bytes
         self.max_bytes = <uint64_t>-1 if max_bytes is None else max_bytes

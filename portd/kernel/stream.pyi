@@ -4,6 +4,7 @@ from typing import Final, Self, final
 
 from typing_extensions import Buffer
 
+from portd.kernel.border import Border
 from portd.kernel.commandtable import CommandTable
 from portd.kernel.leftout import Refusal
 from portd.kernel.mapping import Mapping
@@ -164,6 +165,7 @@ class StreamSplitter:
         owes: the caller copies keys from the source whose values the target does not have (`portd.kernel.settling`); otherwise commands
             that make such keys are refused.
         owed: keys that are owed behind *offset*, as `Piece.owed` told.
+        border: stops it at slots that are not those of *rules* alone; None: others have none of them.
     """
 
     def __new__(
@@ -187,6 +189,7 @@ class StreamSplitter:
         blocked: frozenset[int] = ...,
         owes: bool = ...,
         owed: str = ...,
+        border: Border | None = ...,
     ) -> Self: ...
     def feed(self, data: Buffer, now_ms: int) -> int:
         """Copies bytes into the window; returns how many fitted (0 when ``next_piece`` must run first).

@@ -20,6 +20,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
 
 from portd.kernel.arguments cimport restores_relative
+from portd.kernel.border cimport Border
 from portd.kernel.commandtable cimport CommandTable
 from portd.kernel.decide cimport C_BLOCKED, C_LACKS, CROSSES, OWED_TOO_MANY, Tally
 from portd.kernel.edit cimport (
@@ -107,6 +108,7 @@ cdef class StreamSplitter:
         frozenset blocked not None=NOBODY,
         bint owes=False,
         str owed not None="",
+        Border border=None,
     ):
         cdef CommandTable table = ANY_TARGET if commands is None else commands
         if offset < 0 or max_argument < 0 or piece_bytes < LEAST_PIECE:
@@ -140,6 +142,8 @@ cdef class StreamSplitter:
             self.projector = self.editor.projector = Projector(rules, mapping, blocked)
             self.projector.ours = &self.ours
             self.projector.owed = self.owed
+            if rules is not None and rules.slots is not None:
+                self.projector.border = border
         if mapping is not None and (mapping.names or mapping.databases):
             self.renamer = Renamer(mapping, table)
             self.most_bytes = max(piece_bytes * LEAST_KEY // (LEAST_KEY + self.renamer.growth), 1)

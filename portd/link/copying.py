@@ -17,7 +17,7 @@ from portd.model import Position
 from portd.net.shapes import whole
 from portd.target.control import patiently
 from portd.target.deadletter import unsupported
-from portd.target.kept.checkpoint import MOST_OFFSET, Checkpoint, write_checkpoint
+from portd.target.kept.checkpoint import BLURRED, MOST_OFFSET, Checkpoint, write_checkpoint
 from portd.target.kept.postponed import snapshot_margin_ms
 
 if TYPE_CHECKING:
@@ -128,17 +128,19 @@ class Copying:
             source_address=self._inflow.endpoint.display,
             keys_before=resync.keys_before,
             rules=self._into.choice.digest,
+            slots=self._into.choice.source_slots if self._into.settings.shard_of else "",
             strands=self._into.strands,
         )
 
     def _checkpoint(self, marker: Checkpoint) -> Checkpoint:
         """What says that it is, up to where the stream begins."""
-        db = stream_database(self._decoder.aux)
+        db, strangers = stream_database(self._decoder.aux), self._progress.snapshot.filtered.get("slot", 0)
         found = Checkpoint.following(self._transfer.position, db, marker.source_run_id, marker.snapshot_id)
         return replace(
             found,
             sole=marker.sole,
             rules=marker.rules,
+            slots=marker.slots + (BLURRED if marker.slots and strangers else ""),
             strands=marker.strands,
             source_replid2=marker.source_replid2,
             source_address=marker.source_address,

@@ -13,18 +13,18 @@ from portd.config.merging import merged
 from portd.config.settings import MOST_LINK_LETTERS
 from portd.errors import ConfigError, LinkTaken
 from portd.log import get_logger
-from portd.net.topology import ALL_SLOTS, common, spelled
-from portd.source.shards import read_map, refuse_moves
+from portd.net.topology import ALL_SLOTS, common, slots_of, spelled, written
+from portd.source.shards import Assignment, read_map, refuse_moves
 from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX
 from portd.target.kept.directory import Directory
-from portd.target.kept.images import shards_there
+from portd.target.kept.images import drawn_there, shards_there
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from portd.config.settings import Settings
-    from portd.net.topology import Ranges
+    from portd.net.topology import Ranges, Topology
 
 _log = get_logger("sync")
 
@@ -57,11 +57,30 @@ async def divide(settings: Settings) -> list[Settings]:
     check_settings(settings)
     wanted: Ranges = tuple(settings.slot_ranges()) or ALL_SLOTS
     topology, marks = await read_map(settings.source_endpoint())
+    if links := await _go_on(settings, topology, wanted):
+        return links
     refuse_moves(topology, marks, wanted)
     shards = [shard for node in topology.nodes if (shard := common(node.slots, wanted))]
     links = [_link(settings, ranges) for ranges in shards]
     await _forget_others(settings, links)
     return links
+
+
+async def _go_on(settings: Settings, topology: Topology, wanted: Ranges) -> list[Settings]:
+    """The links that an earlier start had, where they can go on: together they have all slots, and each has a node.
+
+    Slots that have moved since, or are on their way, are followed from where each stream is.
+    """
+    async with Directory(settings, "looking for shards of before") as directory:
+        there = await drawn_there(directory)
+    slots = {name: frozenset(slots_of(ranges)) for name, ranges in there.items()}
+    if not slots or frozenset().union(*slots.values()) != frozenset(slots_of(wanted)):
+        return []
+    found = Assignment(topology, slots)
+    nodes = found.nodes({})
+    if found.gaps or len(nodes) < len(slots) or found.strangers(nodes):
+        return []
+    return [_link(settings, ranges, name.rpartition(".")[2]) for name, ranges in there.items()]
 
 
 def check_settings(settings: Settings) -> None:
@@ -82,23 +101,27 @@ def check_settings(settings: Settings) -> None:
         )
 
 
-def _link(settings: Settings, ranges: Ranges) -> Settings:
-    """The link of one shard, named by its lowest slot.
+def _link(settings: Settings, ranges: Ranges, number: str = "") -> Settings:
+    """The link of one shard, named by the lowest slot that it had at its first start.
 
     Raises:
         ConfigError: the name is too long.
     """
-    number = str(ranges[0][0])
+    number = number or str(ranges[0][0])
     name = f"{settings.link}.{number}"
     if len(name) > MOST_LINK_LETTERS:
         raise ConfigError(
             f"the name {name} is too long: the links of a cluster's shards have a slot behind {settings.link}",
             hint=f"choose a link with at most {MOST_LINK_LETTERS - 6} letters",
         )
-    slots = tuple(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
     letters = settings.dead_letters
     return replace(
-        settings, link=name, include_slots=slots, one_shard=True, dead_letters=letters and _beside(letters, number)
+        settings,
+        link=name,
+        shard_of=settings.link,
+        include_slots=written(ranges),
+        one_shard=True,
+        dead_letters=letters and _beside(letters, number),
     )
 
 

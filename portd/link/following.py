@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from portd.config.rules import Choice
     from portd.config.settings import Settings
+    from portd.feed.border import SlotBorder
     from portd.link.inflow import Inflow, StreamStart
     from portd.link.ruling import Narrower
     from portd.model import Progress
@@ -48,9 +49,18 @@ class Following:
         destination: what it is applied to.
         inflow: where it comes from.
         start: where it begins.
+        border: where it waits for other shards of its source; None: it has none.
     """
 
-    def __init__(self, progress: Progress, destination: Destination, inflow: Inflow, start: StreamStart) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        destination: Destination,
+        inflow: Inflow,
+        start: StreamStart,
+        border: SlotBorder | None = None,
+    ) -> None:
+        self._border = border
         self._progress = progress
         self._into = into = destination
         self._choice = into.choice
@@ -70,6 +80,7 @@ class Following:
             horizon=Horizon(into.shift_ms, start.since, always=into.holds),
             copies=self._owed,
             owed=start.checkpoint.owed,
+            border=border,
         )
         options = ApplierOptions(
             epoch=into.epoch,
@@ -149,6 +160,7 @@ class Following:
             choice=choice,
             left=settings.exclude_command,
             owes=self._owed is not None,
+            border=None if self._border is None else self._border.kernel,
         )
 
     def narrow(self, narrower: Narrower, taken: Callable[[int], None]) -> None:
@@ -164,7 +176,6 @@ class Following:
             self._choice = narrower.choice
             taken(offset)
 
-        assert isinstance(self._applier, Applier), "there are no rules for a target cluster"
         self._applier.narrow(narrower.choice, adopt)
 
     async def reach(self, offset: int) -> None:

@@ -29,6 +29,7 @@ from portd.errors import (
     TargetNotEmpty,
     first_cause,
 )
+from portd.feed.border import SlotBorder
 from portd.groups import TaskGroup
 from portd.link import clusters
 from portd.link.gate import Gate, HeldBack, Stopped
@@ -40,6 +41,7 @@ from portd.link.session import Anew, Session
 from portd.link.standby import StandingBy
 from portd.log import get_logger
 from portd.net.backoff import Backoff
+from portd.net.endpoint import Whereabouts
 from portd.pipeline import ByteBudget
 from portd.source import cluster as one_shard
 from portd.source.handshake import HandshakeOptions
@@ -62,6 +64,7 @@ from portd.target.stream.scriptbook import ScriptBook
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from portd.config.settings import Settings
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
     from portd.memory.plan import MemoryPlan
     from portd.model import Position, Progress
     from portd.net.control import Control
+    from portd.net.endpoint import Endpoint
     from portd.net.topology import Node
     from portd.source.handshake import Transfer
     from portd.spool import DiskRoom
@@ -104,6 +108,10 @@ class Link:
         reaching: where an offset is waited for.
         ruling: its rules, and settings with them.
         released: the lease is free: another process may have the link at once.
+        left: it has no slots any more, and is over.
+        border: where the stream of a shard of a source cluster waits for others; None for other sources.
+        whereabouts: of the node of such a shard.
+        before_full_sync: awaited before a full sync begins; may refuse it for now.
     """
 
     def __init__(
@@ -115,7 +123,7 @@ class Link:
         beside: Beside | None = None,
         room: DiskRoom | None = None,
     ) -> None:
-        self.reached = self.released = False
+        self.reached = self.released = self.left = False
         self.reaching = Reaching()
         self._beside = beside
         self.ruling = Ruling(settings)
@@ -123,7 +131,11 @@ class Link:
         self._progress = progress
         self._stop = stop
         self.gate = Gate(self.ruling, progress, stop)
-        self._source = settings.source_endpoint()
+        self.border = SlotBorder() if settings.shard_of else None
+        self.whereabouts = Whereabouts()
+        self.before_full_sync: Callable[[Link], Awaitable[None]] | None = None
+        known = self.whereabouts if settings.shard_of else None
+        self._source = replace(settings.source_endpoint(), whereabouts=known)
         self._target = settings.target_endpoint()
         self._letters = DeadLetters.of(settings, progress, self.ruling.choice)
         self._scripts = ScriptBook(_script_path(settings))
@@ -452,7 +464,15 @@ class Link:
         spacing, self._spacing = self._spacing, 0.0
         inflow = Inflow(self._receiver, self._spool, self._progress, transfer, spacing=spacing)
         self._session = Session(
-            self._plan, self._progress, self.gate, destination, inflow, checkpoint, self.reaching, self.ruling
+            self._plan,
+            self._progress,
+            self.gate,
+            destination,
+            inflow,
+            checkpoint,
+            self.reaching,
+            self.ruling,
+            self.border,
         )
         try:
             await self._session.run(self._stop, self._anew, self._copied, self._beside)
@@ -492,6 +512,8 @@ class Link:
             HeldBack: it has to wait.
             PortdError: an end cannot be asked.
         """
+        if self.before_full_sync is not None:
+            await self.before_full_sync(self)
         reason = await self.gate.admit(transfer.position.replid) or reason
         self._anew.clear()
         self.reaching.forget()
@@ -574,7 +596,42 @@ class Link:
 
     def follow(self, node: Node) -> None:
         """All slots of the source have another owner: the connection to any other node is given up, and made again there."""
+        self.whereabouts.address = node.host, node.port
         self._receiver.leave_others(node.host, node.port)
+
+    @property
+    def source(self) -> Endpoint:
+        """Where the source is."""
+        return self._source
+
+    def leave(self) -> None:
+        """The link has no slots any more: it ends in order, and nobody goes on with it."""
+        self.left = True
+        self._stop.set()
+
+    @property
+    def follows(self) -> bool:
+        """The stream is followed."""
+        return self._progress.stream.following
+
+    @property
+    def received(self) -> int:
+        """Replication offset of the last byte that was received."""
+        return self._progress.stream.read_offset
+
+    @property
+    def applied(self) -> int:
+        """Replication offset up to which the target has everything."""
+        return self._progress.stream.applied_offset
+
+    @property
+    def replid(self) -> str:
+        """Of the history that is followed; "" before there is one."""
+        return self._session.replid if self._session is not None else ""
+
+    def note(self, error: PortdError) -> None:
+        """Keeps something that passes for those who look."""
+        self._progress.errors.note(str(error))
 
     def close(self) -> None:
         """Ends connections and removes the spool's files; idempotent."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from portd.config.choices import OnRulesChange
@@ -17,14 +17,16 @@ from portd.config.narrowing import widened
 from portd.config.rules import changed, choice_of
 from portd.errors import ConfigError
 from portd.log import get_logger
-from portd.target.kept.checkpoint import read_checkpoint
-from portd.target.kept.images import claim
+from portd.net.topology import written
+from portd.target.kept.checkpoint import BLURRED, read_checkpoint
+from portd.target.kept.images import claim, note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from portd.config.rules import Choice
     from portd.config.settings import Settings
+    from portd.net.topology import Ranges
     from portd.target.kept.checkpoint import Checkpoint
 
 log = get_logger("sync")
@@ -38,10 +40,12 @@ class Narrower:
         settings: of the link, with them.
         choice: what they mean.
         taken: the offset from which on they are in force; it is there when they are.
+        of_slots: they differ in slots of the source, and may take more.
     """
 
     settings: Settings
     choice: Choice
+    of_slots: bool = False
     taken: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -62,6 +66,11 @@ class Ruling:
         self._next: Narrower | None = None
         self._earlier: list[Narrower] = []  # that another one overtook before they were in force
         self._follower: Callable[[Narrower], None] | None = None
+
+    @property
+    def newest(self) -> Settings:
+        """Of the link, as they are to be."""
+        return self._next.settings if self._next is not None else self.settings
 
     # -- at the start
 
@@ -137,10 +146,18 @@ class Ruling:
 
         It may tell that narrower ones are, of which nobody heard before the connection was lost; others may have been asked for since.
         """
+        self._take_slots(checkpoint)
         waiting = [*self._earlier, *([] if self._next is None else [self._next])]
         if told := next((each for each in waiting if checkpoint.rules == each.choice.digest), None):
             self._take(told, checkpoint.position.offset)
         return checkpoint.rules == self.choice.digest
+
+    def _take_slots(self, checkpoint: Checkpoint) -> None:
+        """The link of a shard has the slots that stand beside its data: some may have moved since these settings were written."""
+        there = tuple(each for each in checkpoint.slots.split() if each != BLURRED.strip())
+        if self.settings.shard_of and there and there != self.settings.include_slots:
+            self.settings = replace(self.settings, include_slots=there)
+            self.choice = choice_of(self.settings, self.settings.checkpoint_key)
 
     # -- while it runs
 
@@ -162,6 +179,24 @@ class Ruling:
         if await read_checkpoint(target, settings.checkpoint_name()) is not None and following.choice:
             # The next start would ask the same, and be refused.
             await claim(settings, following.choice.image, ruled=True, thorough=not self.choice)
+        return self._let_follow(following)
+
+    async def redraw(self, slots: Ranges) -> Narrower:
+        """The link is to have other slots of its source, as soon as the stream is followed: some moved to it, or away.
+
+        Args:
+            slots: all of them.
+
+        Raises:
+            TargetError: the target does not take down where keys of this link can be.
+        """
+        before = self._next.settings if self._next is not None else self.settings
+        settings = replace(before, include_slots=written(slots))
+        following = Narrower(settings, choice_of(settings, settings.checkpoint_key), of_slots=True)
+        await note(settings, following.choice.image)
+        return self._let_follow(following)
+
+    def _let_follow(self, following: Narrower) -> Narrower:
         if self._next is not None:
             self._earlier.append(self._next)
         self._next = following
@@ -202,7 +237,10 @@ class Ruling:
         else:
             told = [narrower]
             self._earlier.remove(narrower)
-        log.warning("the rules are narrower", offset=offset, rules=narrower.choice.digest)
+        if narrower.of_slots:
+            log.info("the link has other slots", offset=offset, slots=narrower.choice.source_slots)
+        else:
+            log.warning("the rules are narrower", offset=offset, rules=narrower.choice.digest)
         for each in told:
             if not each.taken.done():
                 each.taken.set_result(offset)

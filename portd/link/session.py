@@ -28,6 +28,7 @@ from portd.target.kept.postponed import Postponed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from portd.feed.border import SlotBorder
     from portd.kernel.snapshot import CurrentKey
     from portd.link.following import Beside
     from portd.link.gate import Gate
@@ -58,6 +59,7 @@ class Session:
         checkpoint: where a partial sync continues; None for a full one.
         reaching: told while the stream is followed.
         ruling: the same.
+        border: where the stream of a shard of a source cluster waits for others; None for others.
 
     Attributes:
         work: what the target's side does now: a snapshot, the stream, or nothing yet.
@@ -75,6 +77,7 @@ class Session:
         checkpoint: Checkpoint | None,
         reaching: Reaching,
         ruling: Ruling,
+        border: SlotBorder | None = None,
     ) -> None:
         self.work: Copying | Following | None = None
         self.largest: list[CurrentKey] = []
@@ -87,6 +90,12 @@ class Session:
         self._checkpoint = checkpoint
         self._reaching = reaching
         self._ruling = ruling
+        self._border = border
+
+    @property
+    def replid(self) -> str:
+        """Of the history that is followed."""
+        return self._inflow.replid
 
     async def run(
         self, stop: asyncio.Event, anew: asyncio.Event, on_copied: Callable[[], None], beside: Beside | None
@@ -145,8 +154,12 @@ class Session:
         if known is None:
             start = await self._copy()
             into = into.behind_checkpoint()
+            if self._border is not None:
+                self._border.reset(blurred=self._progress.snapshot.filtered.get("slot", 0) > 0)
             on_copied()
         else:
+            if self._border is not None:
+                self._border.reset(blurred=known.blurred)
             start = StreamStart(self._inflow.spool.cursor, known, known.time_ms / 1000, await self._branch(known))
         if into.settings.stop_after is StopAfter.SNAPSHOT:
             if known is not None:
@@ -155,7 +168,7 @@ class Session:
             await sweeper.finish(start.checkpoint.epoch)
             self.reached = True
             return
-        following = self.work = Following(self._progress, into, self._inflow, start)
+        following = self.work = Following(self._progress, into, self._inflow, start, self._border)
         with self._progress.doing(Work.FOLLOWING):
             if stop.is_set():
                 self._inflow.end()

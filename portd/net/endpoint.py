@@ -17,7 +17,7 @@ from portd.errors import ConfigError
 from portd.net.resp import request
 from portd.net.sentinel import DEFAULT_PORT as SENTINEL_PORT
 from portd.net.sentinel import Sentinels
-from portd.net.topology import Entrance, Seeds, shown
+from portd.net.topology import Address, Entrance, NoMap, Seeds, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
@@ -123,6 +123,17 @@ def tls_failure(error: BaseException | None) -> str:
     return str(detail).lower().replace("_", " ").replace("without tls", "without TLS")
 
 
+@dataclass(slots=True)
+class Whereabouts:
+    """Where a node of a cluster is by now.
+
+    Attributes:
+        address: None: nobody knows yet.
+    """
+
+    address: Address | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One server: a TCP address or a unix socket, with credentials and TLS.
@@ -137,6 +148,7 @@ class Endpoint:
         sentinels: who tells the address of the server, at every connection; host and port are the first Sentinel's then.
         seeds: nodes of a cluster, who tell at every connection where the primary is that has *slot*.
         slot: what is wanted of a cluster.
+        whereabouts: kept by somebody who follows the map of the cluster, in the place of *slot*.
         connect_seconds: longest wait for a connection, and for answers before work begins or beside it.
         silence_seconds: a connection that is owed something and brings no byte for this long is given up.
     """
@@ -150,6 +162,7 @@ class Endpoint:
     sentinels: Sentinels | None = None
     seeds: Seeds | None = None
     slot: int = 0
+    whereabouts: Whereabouts | None = field(default=None, compare=False)
     connect_seconds: float = CONNECT_SECONDS
     silence_seconds: float = SILENCE_SECONDS
 
@@ -310,7 +323,12 @@ class Endpoint:
             NoMap: no node of the cluster does, or nobody has the slot; an `OSError`.
         """
         if self.seeds is not None:
-            host, port = await self.seeds.owner(self.entrance, self.slot)
+            if self.whereabouts is None:
+                host, port = await self.seeds.owner(self.entrance, self.slot)
+            elif self.whereabouts.address is None:
+                raise NoMap("no node of the cluster tells where the shard is")
+            else:
+                host, port = self.whereabouts.address
             return replace(self, host=host, port=port, seeds=None)
         if self.sentinels is None:
             return self

@@ -26,6 +26,7 @@ Address = tuple[str, int]
 Ranges = tuple[tuple[int, int], ...]  # of slots, ends included
 
 ALL_SLOTS: Final[Ranges] = ((0, SLOTS - 1),)
+NONE: Final = "none"  # of slots, in a setting
 NOBODY: Final = 0xFFFF  # stands in the table for a slot without an owner
 MOST_NODES: Final = 4096  # entries of an answer that are believed
 MOST_PORT: Final = 65535
@@ -215,6 +216,22 @@ def ranges_of(slots: Iterable[int]) -> list[tuple[int, int]]:
         else:
             found.append((slot, slot))
     return found
+
+
+def written(ranges: Iterable[tuple[int, int]]) -> tuple[str, ...]:
+    """Ranges as a setting has them, which says so where there are none."""
+    return tuple(str(first) if first == last else f"{first}-{last}" for first, last in ranges) or (NONE,)
+
+
+def read_written(words: Iterable[str]) -> Ranges:
+    """Ranges from `written`; words that are none are passed over."""
+    found: list[tuple[int, int]] = []
+    for word in words:
+        first, dash, last = word.partition("-")
+        begin, end = whole(first, SLOTS - 1), whole(last if dash else first, SLOTS - 1)
+        if begin is not None and end is not None and begin <= end:
+            found.append((begin, end))
+    return tuple(found)
 
 
 def spelled(ranges: Sequence[tuple[int, int]], most: int = 5) -> str:

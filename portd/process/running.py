@@ -19,12 +19,15 @@ from portd.config.rulesettings import RULES
 from portd.controlsocket import Refusal
 from portd.errors import REDACTED, Interrupted, PortdError, TargetError, first_cause, printable
 from portd.groups import TaskGroup
+from portd.link.handover import Handovers
 from portd.link.link import Link
 from portd.log import get_logger
 from portd.model import Progress
 from portd.net.backoff import Backoff
 from portd.source.forecast import Forecast
 from portd.source.shards import ShardWatch
+from portd.target.kept.checkpoint import IMAGES_SUFFIX
+from portd.target.kept.directory import Directory
 from portd.target.kept.leftover import find_leftover
 from portd.target.limiter import LIMITS
 from portd.verify.schedule import Schedule
@@ -79,7 +82,7 @@ class RunningLink:
         plan: MemoryPlan,
         room: DiskRoom,
         turn: asyncio.Lock,
-        watch: ShardWatch | None = None,
+        watch: ShardWatch | Handovers | None = None,
         *,
         alone: bool,
     ) -> None:
@@ -94,8 +97,10 @@ class RunningLink:
         self.schedule = Schedule(settings, self.progress, turn)
         self.limits = {name: int(getattr(settings, name)) for name in sorted(LIMITS)}
         self.link = Link(settings, plan, self.progress, self.stop, self.schedule.run, room)
+        if isinstance(watch, Handovers):
+            watch.join(self.name, self.link)
         self.view = View(self.name, self.progress, Pace(self.progress), Track(self.progress, self.link.report.spool))
-        self._forecast = Forecast(settings.source_endpoint(), self.progress)
+        self._forecast = Forecast(self.link.source, self.progress)
 
     @property
     def settings(self) -> Settings:
@@ -112,13 +117,19 @@ class RunningLink:
         try:
             async with TaskGroup() as group:
                 beside = [group.create_task(self._forecast.run(), name="forecast")]
-                if self._watch is not None:
+                if isinstance(self._watch, Handovers):
+                    await self._watch.find()
+                    beside.append(group.create_task(self._watch.keep(self.name), name="slots"))
+                elif self._watch is not None:
                     guard = self._watch.guard(self.name, self.link.follow)
                     beside.append(group.create_task(guard, name="slots"))
                 await self._replicate()
                 for task in beside:
                     task.cancel()
-            self._check_reached()
+            if self.link.left:
+                await self._forget()
+            else:
+                self._check_reached()
             self._end("")
             if not self._alone:
                 log.info("link ended", reached=self.link.reached)
@@ -161,6 +172,19 @@ class RunningLink:
                 except TimeoutError:
                     continue
             return
+
+    async def _forget(self) -> None:
+        """Nobody goes on with the link: its slots are other links' by now."""
+        settings = self.settings
+        try:
+            async with Directory(settings, "removing what a shard without slots has left") as there:
+                await there.forget(self.name)
+                await there.call("HDEL", settings.checkpoint_key + IMAGES_SUFFIX, self.name)
+        except TargetError as error:
+            log.warning(
+                "a checkpoint without slots stays in the target", key=settings.checkpoint_name(), error=str(error)
+            )
+        log.info("the shard has no slots any more: its link is over")
 
     def _fail(self, error: BaseException) -> None:
         """The link has ended before it was to."""
@@ -290,14 +314,13 @@ class RunningLink:
         self.link.close()
 
 
-def shard_watches(links: Sequence[Settings]) -> dict[str, ShardWatch]:
+def shard_watches(links: Sequence[Settings]) -> dict[str, ShardWatch | Handovers]:
     """Who looks whether slots of a source cluster move, by link: one for all links that were made of one."""
-    found: dict[str, ShardWatch] = {}
-    described: dict[str, list[Settings]] = {}
+    found: dict[str, ShardWatch | Handovers] = {}
+    described: dict[str, Handovers] = {}
     for each in links:
-        if each.source_endpoint().seeds is not None:
-            described.setdefault(each.described, []).append(each)
-    for shards in described.values():
-        watch = ShardWatch(shards)
-        found |= {each.link: watch for each in shards}
+        if each.shard_of:
+            found[each.link] = described.setdefault(each.shard_of, Handovers(each))
+        elif each.source_endpoint().seeds is not None:
+            found[each.link] = ShardWatch([each])
     return found

@@ -8,6 +8,7 @@ another link would be in neither stream in its order, so the sync ends before so
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -147,6 +148,54 @@ def owners(topology: Topology, shards: Mapping[str, Ranges]) -> tuple[dict[str, 
         found[name] = topology.nodes[most]
     text = f"slots {spelled(ranges_of(sorted(gaps)))} of the source have no owner any more" if gaps else ""
     return found, text, bool(gaps)
+
+
+class Assignment:
+    """Which node each link of a source cluster reads.
+
+    Args:
+        topology: the map.
+        slots: of each link, by its name.
+
+    Attributes:
+        gaps: of them, those that nobody owns.
+    """
+
+    def __init__(self, topology: Topology, slots: Mapping[str, frozenset[int]]) -> None:
+        self._topology = topology
+        self._slots = slots
+        self._table = memoryview(topology.table).cast("H")
+        self._wanted = frozenset().union(*slots.values())
+        self.gaps = frozenset(slot for slot in self._wanted if self._table[slot] == NOBODY)
+
+    def nodes(self, known: Mapping[str, Node]) -> dict[str, Node]:
+        """The node of each link that has one.
+
+        Args:
+            known: those that links had before. One that has slots still is the link's; where it has none any more, a replica may
+                have been promoted, or another node may have taken all its slots: that which has most of them, and no link.
+        """
+        by_name = {node.name: node for node in self._topology.nodes}
+        found = {link: by_name[node.name] for link, node in known.items() if node.name in by_name}
+        free = {number for number, node in enumerate(self._topology.nodes) if node not in found.values()}
+        claims = [
+            (count, link, number)
+            for link, slots in self._slots.items()
+            if link not in found
+            for number, count in Counter(self._table[slot] for slot in slots).items()
+            if number in free
+        ]
+        for _, link, number in sorted(claims, reverse=True):
+            if link not in found and number in free:
+                found[link] = self._topology.nodes[number]
+                free.discard(number)
+        return found
+
+    def strangers(self, nodes: Mapping[str, Node]) -> frozenset[int]:
+        """Slots whose owner is none of these nodes."""
+        names = {node.name for node in nodes.values()}
+        others = {number for number, node in enumerate(self._topology.nodes) if node.name not in names}
+        return frozenset(slot for slot in self._wanted if self._table[slot] in others)
 
 
 class ShardWatch:

@@ -17,6 +17,7 @@ from portd.net.identity import ROLES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from portd.kernel.border import Border
     from portd.kernel.mapping import Mapping as RuleMapping
     from portd.kernel.rules import Rules
 
@@ -80,6 +81,7 @@ class StreamForms(TypedDict):
     mapping: RuleMapping | None
     blocked: frozenset[int]
     owes: bool
+    border: Border | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +195,7 @@ class Capabilities:
     def stream_forms(
         self, source: Mapping[str, str], *, own: str, publish: bool = True, stops: bool = False,
         choice: Choice | None = None, left: Iterable[str] = (), owes: bool = False,
+        border: Border | None = None,
     ) -> StreamForms:  # fmt: skip
         """What the stream splitter needs to know.
 
@@ -205,6 +208,7 @@ class Capabilities:
             choice: which keys are taken, and where they go; None: all, as they are.
             left: names of commands that do not go on.
             owes: keys can be copied from the source whose values the target does not have.
+            border: where the stream of a cluster's shard stops.
         """
         chosen = choice or Choice()
         return {
@@ -226,6 +230,7 @@ class Capabilities:
             "mapping": chosen.mapping,
             "blocked": chosen.blocked,
             "owes": owes,
+            "border": border,
         }
 
     def shown(self) -> dict[str, str]:

@@ -25,12 +25,12 @@ from portd.kernel.slots import SLOTS
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.net.replies import code_of, presentable
-from portd.net.topology import slots_of
+from portd.net.topology import ranges_of, slots_of
 from portd.target.cluster.barrier import Barrier, Markers
 from portd.target.cluster.clearing import Clearing
 from portd.target.cluster.intake import Intake, Portion
 from portd.target.cluster.nodes import end_connections, read_map, require_home
-from portd.target.cluster.records import read_records, record_head
+from portd.target.cluster.records import read_records, record_head, write_records
 from portd.target.cluster.shard import Shard, culprit, judge
 from portd.target.cluster.strand import Marks, SlotStrands
 from portd.target.clusternodes import ClusterNode
@@ -47,14 +47,20 @@ from portd.troubles import TARGET
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from portd.config.rules import Choice
     from portd.kernel.slotgroups import Window
     from portd.kernel.stream import Piece
     from portd.model import Progress
+    from portd.net.topology import Ranges
     from portd.target.destination import Destination
 
 _log = get_logger("target")
 
 FLOOR_SECONDS: Final = 1.0  # between two writes of the link's hash
+
+
+class _Ruled(Exception):
+    """Other rules wait: the round ends for them."""
 
 
 class ClusterApplier:
@@ -103,11 +109,14 @@ class ClusterApplier:
         self._shards: list[Shard] = []  # of the round
         self._markers = Markers(records, destination.key, cluster.endpoint.slot)
         self._missing: set[int] = set()  # slots whose records a flush removed
+        self._entered: set[int] = set()  # slots that came to the link and have no record of it yet
         self._failed = 0  # commands, since something was confirmed
         self._unsettled: list[tuple[Window, Marks]] = []  # in flight when a round ended
         self._barrier_at = NO_RECORD  # markers of this barrier are on the nodes
         self._cleared_at = NO_RECORD  # some slots may be behind this FLUSHDB already
         self._asking = asyncio.Lock()  # held while nodes are asked over their connections: nothing else is sent there
+        self._ruled: tuple[Choice, Callable[[int], None]] | None = None  # rules that wait
+        self._waits = asyncio.Event()  # some do
         self._rounds = 0
         self._backoff = Backoff(options.connection.retry_first_seconds, options.connection.retry_limit_seconds)
         progress.stream.waiting_since = 0.0
@@ -137,6 +146,18 @@ class ClusterApplier:
         self._strands.adopt(replid)
         self._renamed = True
 
+    def narrow(self, choice: Choice, adopt: Callable[[int], None]) -> None:
+        """Other rules that differ in slots of the source alone: between two rounds.
+
+        Slots of the target that come with them have a record from then on, which says the place where the stream is.
+
+        Args:
+            choice: they.
+            adopt: called with the offset when the hash says that the data was made by them, before the source is rewound.
+        """
+        self._ruled = choice, adopt
+        self._waits.set()
+
     def statistics(self) -> ApplierStatistics:
         """What is held."""
         in_flight = sum(lane.in_flight_bytes for lane in self._progress.lanes)
@@ -160,6 +181,8 @@ class ClusterApplier:
             while True:
                 try:
                     await self._round()
+                except _Ruled:
+                    continue
                 except Disconnected as error:
                     self._note(error, error.reason)
                 except TargetBusy as error:
@@ -187,7 +210,9 @@ class ClusterApplier:
             self._shards = shards = await self._connect(stack)
             await self._recover()
             self._rounds += 1
-            if self._rounds > 1:
+            if self._ruled is not None:
+                await self._take_up(*self._ruled)
+            elif self._rounds > 1:
                 _log.info("the target's slots are written again", nodes=len(shards), offset=self._strands.offset)
             try:
                 async with TaskGroup() as group:
@@ -196,6 +221,7 @@ class ClusterApplier:
                         for shard in shards
                     ]
                     tasks.append(group.create_task(self._keep_floor(), name="floor"))
+                    tasks.append(group.create_task(self._interrupt(), name="rules"))
                     await self._work()
                     for task in tasks:
                         task.cancel()
@@ -212,8 +238,25 @@ class ClusterApplier:
                         shard.state.in_flight_bytes = shard.state.in_flight_batches = 0
                 self._shards = []
 
+    async def _interrupt(self) -> None:
+        await self._waits.wait()
+        raise _Ruled
+
+    async def _take_up(self, choice: Choice, adopt: Callable[[int], None]) -> None:
+        """The data was made by these rules from here on. Nothing is in flight, and what every slot has is known."""
+        self._strands.rule(choice)
+        await self._write_hash()
+        self._options = replace(self._options, choice=choice)
+        adopt(self._intake.boundary)
+        self._intake.rewind()
+        if self._ruled == (choice, adopt):
+            self._ruled = None
+            self._waits.clear()
+
     async def _connect(self, stack: AsyncExitStack) -> list[Shard]:
         """Every primary, with nobody else writing."""
+        if self._ruled is not None:
+            self._enter(self._ruled[0].slots)
         try:
             topology = await read_map(self._home, self._cluster.slots)
         except TargetLost as error:
@@ -241,6 +284,22 @@ class ClusterApplier:
             shard.connection.establish()
         return shards
 
+    def _enter(self, slots: Ranges) -> None:
+        """These are the link's from now on. One that comes has nothing of the stream before the place where that is."""
+        before = set(slots_of(self._cluster.slots))
+        self._entered |= set(slots_of(slots)) - before
+        self._cluster = replace(self._cluster, slots=slots)
+
+    async def _begin_records(self, shard: Shard) -> None:
+        """Writes the records of slots that came to the link, over whatever an earlier time has left there."""
+        here = [slot for slot in slots_of(shard.node.slots) if slot in self._entered]
+        if here:
+            place, ranges = self._intake.boundary, ranges_of(here)
+            await write_records(shard.connection, self._prefix, ranges, self._strands.writer, place)
+            for slot in here:
+                self._groups.set_record(slot, place)
+            self._entered.difference_update(here)
+
     async def _recover(self) -> None:
         """Finds out what every slot has, and sorts what is missing by the map."""
         expected: dict[int, int] = {}
@@ -250,6 +309,7 @@ class ClusterApplier:
         self._missing.clear()
         for shard in self._shards:
             async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
+                await self._begin_records(shard)
                 found = await read_records(shard.connection, self._prefix, shard.node.slots)
                 await self._markers.read(shard)
             if NO_RECORD < shard.marker <= self._strands.written:  # every slot has had a record since

@@ -227,10 +227,7 @@ class Intake:
         if piece.getack and self.on_getack is not None:
             self.on_getack()
         if piece.mixed:  # it is left out when it comes again
-            self._parts.clear()
-            self._open.clear()
-            self._cut = False
-            self._source.rewind(self.boundary, self.databases[-1][1])
+            self.rewind()
             return
         self._count(piece)
         data = piece.data
@@ -247,6 +244,17 @@ class Intake:
             self.held = portion
         else:
             self.sort(portion)
+
+    def rewind(self) -> None:
+        """What was taken behind the last boundary comes again; what of it was sorted in is known."""
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+        self._piece = None
+        self._parts.clear()
+        self._open.clear()
+        self._cut = False
+        self._source.rewind(self.boundary, self.databases[-1][1])
 
     def _wait_for_end(self, portion: Portion) -> Portion | None:
         """All of a transaction whose end has come, in one; None while it has not. One that is too large goes in parts."""

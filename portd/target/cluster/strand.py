@@ -9,6 +9,7 @@ from portd.model import Position
 from portd.target.stream.strand import Recorded
 
 if TYPE_CHECKING:
+    from portd.config.rules import Choice
     from portd.target.kept.checkpoint import Checkpoint
 
 
@@ -63,6 +64,10 @@ class SlotStrands(Recorded):
         """Every slot has what is up to *floor*, where *db* is in effect."""
         if floor > self.offset:
             self.record = replace(self.record, position=Position(self.record.position.replid, floor), db=db, time_ms=0)
+
+    def rule(self, choice: Choice) -> None:
+        """The data was made by these rules."""
+        self.record = self.record.ruled(choice.digest, choice.source_slots)
 
     def sink(self, floor: int) -> Checkpoint:
         """A slot lost what it had behind *floor*: what the hash is to say."""

@@ -22,6 +22,8 @@ A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set othe
                       cluster has a record of its own, and the position here is one that none of them is before
 ``owed``              databases and names (hexadecimal), as the source has them, of keys whose values are still to be copied
                       from there (docs/design/0009); not there where there are none
+``slots``             of a shard of a source cluster: the slots that the link takes (``0-99 5461-10922``), with
+                      ``blurred`` behind where its snapshot had keys of others; not there for other sources
 ``rules``             digest of what the data was filtered and mapped by (`portd.config.rules`); empty: it is as in the source
 ====================  ==============================================================================
 """
@@ -31,7 +33,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -72,6 +74,7 @@ IMPORTS_SUFFIX: Final = ":imports"  # behind the prefix alone, and no link's nam
 IMAGES_SUFFIX: Final = ":images"  # the same: where keys of which link can be
 SCAN_COUNT: Final = 1000  # keys the target looks at in one command: well below a millisecond
 FEW_KEYS: Final = 64  # a target with more keys than this holds more than checkpoints
+BLURRED: Final = " blurred"  # behind slots
 _PROCESS: Final = secrets.token_hex(8)
 _count = itertools.count(1)
 
@@ -104,6 +107,16 @@ class Checkpoint:
     rules: str = ""
     strands: str = ONE_STRAND
     owed: str = ""
+    slots: str = ""
+
+    @property
+    def blurred(self) -> bool:
+        """The snapshot had keys of slots that were not the link's."""
+        return self.slots.endswith(BLURRED)
+
+    def ruled(self, digest: str, slots: str) -> Checkpoint:
+        """The same, of data that was made by rules with that digest, of these slots of the source."""
+        return replace(self, rules=digest, slots=slots + BLURRED if slots and self.blurred else slots, time_ms=0)
 
     @classmethod
     def begin(
@@ -125,7 +138,7 @@ class Checkpoint:
         return cls(position=position, db=db, epoch=new_epoch(), source_run_id=source_run_id, snapshot_id=snapshot_id)
 
     def fields(self) -> list[bytes | str | int]:
-        """Names and values, alternating; every field but ``keys_before`` and ``owed`` is always written."""
+        """Names and values, alternating; every field but ``keys_before``, ``owed`` and ``slots`` is always written."""
         return [
             *(
                 "version",
@@ -143,6 +156,7 @@ class Checkpoint:
             *("first", int(self.first), "accepted", int(self.accepted), "strands", self.strands, "rules", self.rules),
             *(() if self.keys_before is None else ("keys_before", self.keys_before)),
             *(("owed", self.owed) if self.owed else ()),
+            *(("slots", self.slots) if self.slots else ()),
         ]
 
     def commands(self, key: str) -> list[bytes]:
@@ -185,6 +199,7 @@ class Checkpoint:
                     keys_before=_number(text, "keys_before", MOST_OFFSET) if "keys_before" in text else None,
                     strands=text.get("strands", ONE_STRAND),
                     owed=_owed(text.get("owed", "")),
+                    slots=text.get("slots", ""),
                 )
         except (KeyError, ValueError):
             raise TargetError(

@@ -13,7 +13,8 @@ from portd.config.rules import EVERYTHING, Image
 from portd.errors import ConfigError
 from portd.log import get_logger
 from portd.net.control import parse_pairs
-from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX
+from portd.net.topology import NONE, read_written
+from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX, Checkpoint, State
 from portd.target.kept.directory import Directory
 
 if TYPE_CHECKING:
@@ -43,12 +44,23 @@ async def claim(settings: Settings, image: Image, *, ruled: bool, thorough: bool
     async with Directory(settings, "looking for other links' keys") as there:
         others = await images_of_others(there, thorough=ruled and thorough)
         for other, (where, shared) in sorted(others.items()):
-            if image.meets(where):
+            if image.meets(where) and not settings.is_sibling(other):  # what both have just moves from one to the other
                 _meet(settings, image, other, where, shared=shared or settings.share_image)
         if ruled:
             await there.call("HSET", key, link, (SHARED if settings.share_image else "") + image.text())
         elif others:
             await there.call("HDEL", key, link)
+
+
+async def note(settings: Settings, image: Image) -> None:
+    """Says where keys of this link can be by now: slots of its source moved from, or to, a link of the same source.
+
+    Raises:
+        TargetError: the target refuses, or cannot be reached.
+    """
+    async with Directory(settings, "telling where keys are") as there:
+        text = (SHARED if settings.share_image else "") + image.text()
+        await there.call("HSET", settings.checkpoint_key + IMAGES_SUFFIX, settings.link, text)
 
 
 def _meet(settings: Settings, image: Image, other: str, where: Image, *, shared: bool) -> None:
@@ -87,6 +99,27 @@ async def images_of_others(there: Directory, *, thorough: bool = True) -> dict[s
     for name in await there.links() if thorough else ():
         if name != settings.link:
             found.setdefault(name, (EVERYTHING, False))
+    return found
+
+
+async def drawn_there(there: Directory) -> dict[str, Ranges]:
+    """Links of a source cluster's shards whose streams the target follows, with the slots that their checkpoints tell.
+
+    Args:
+        there: see `shards_there`.
+
+    Returns:
+        Nothing where one of them has another state, or does not tell.
+    """
+    found: dict[str, Ranges] = {}
+    for name in await shards_there(there):
+        checkpoint = Checkpoint.parse(await there.call("HGETALL", there.settings.checkpoint_of(name)))
+        if checkpoint is not None and checkpoint.slots.split(" ")[0] == NONE:
+            continue  # all of them moved to others
+        ranges = read_written(checkpoint.slots.split()) if checkpoint is not None else ()
+        if checkpoint is None or checkpoint.state is not State.STREAM or not ranges:
+            return {}
+        found[name] = ranges
     return found
 
 

@@ -1,0 +1,83 @@
+"""Where the stream of a cluster's shard waits until it is known whose a slot is; `portd.kernel.border` says what it stops at."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from portd.kernel.border import Border
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+class SlotBorder:
+    """Between the feed of a link, which stops, and whoever asks the source's nodes, and lets it go on.
+
+    Attributes:
+        kernel: what the splitter asks.
+        wanted: set when the feed waits.
+        blurred: the snapshot had keys of slots that the link does not have: what the stream tells of them is not all.
+    """
+
+    def __init__(self) -> None:
+        self.kernel = Border()
+        self.wanted = asyncio.Event()
+        self.blurred = False
+        self._until = -1
+        self._changed = asyncio.Event()
+
+    @property
+    def slot(self) -> int:
+        """For which slot it waits; `portd.kernel.border.ALL` for all of them."""
+        return self.kernel.slot
+
+    @property
+    def brings(self) -> bool:
+        """What it waits before is a key that comes from another node."""
+        return self.kernel.waits and self.kernel.brings
+
+    @property
+    def at(self) -> int:
+        """Offset of the command that it waits before."""
+        return self.kernel.at
+
+    @property
+    def until(self) -> int:
+        """Offset up to which commands of slots that the link does not have were left out; -1: none was."""
+        return self._until
+
+    @property
+    def waits(self) -> bool:
+        """The feed does."""
+        return self.kernel.waits
+
+    def reset(self, *, blurred: bool = False) -> None:
+        """A history begins, or is followed from a checkpoint on: what was said of offsets means nothing any more."""
+        self.kernel.reset()
+        self._until = -1
+        self.blurred = blurred
+        self.wanted.clear()
+        self._changed.set()
+
+    def open(self, until: int, shared: Mapping[int, int]) -> None:
+        """Lets the feed go on; see `Border.open`."""
+        self._until = until
+        self.kernel.open(until, dict(shared))
+        self.wanted.clear()
+        self._changed.set()
+
+    def enter(self, slots: Iterable[int]) -> None:
+        """Slots come to the link where it stands: what was left out of them before stays so."""
+        self.kernel.enter(slots, self.kernel.at - 1 if self.kernel.waits else self._until)
+
+    def share(self, slots: Iterable[int]) -> None:
+        """These are other links' as well by now; see `Border.share`."""
+        self.kernel.share(dict.fromkeys(slots))
+
+    async def passed(self) -> None:
+        """Waits until the feed may go on."""
+        while self.kernel.waits:
+            self._changed.clear()
+            self.wanted.set()
+            await self._changed.wait()

@@ -1,0 +1,42 @@
+"""Where the stream of a cluster's shard stops: at slots that are not its link's alone. ``border.pyx`` says why."""
+
+from collections.abc import Iterable
+from typing import Final, Self, final
+
+ALL: Final[int]
+"""`Border.slot` of a command that concerns all slots."""
+
+FREELY: Final[int]
+"""An offset that no stream comes to."""
+
+@final
+class Border:
+    """What a splitter stops at; one object for all that read the same stream one after the other."""
+
+    def __new__(cls) -> Self: ...
+    def open(self, until: int, shared: dict[int, int]) -> None:
+        """Lets the stream go on.
+
+        Args:
+            until: offset up to which commands of slots that the link does not have are left out, and those that bring keys
+                of shared ones pass. What begins behind it stops the splitter.
+            shared: slots that the link has, and others too; for each, the offset up to which its commands pass.
+        """
+    def reset(self) -> None:
+        """Another history begins: nothing is known of its offsets."""
+    def enter(self, slots: Iterable[int], offset: int) -> None:
+        """Slots come to the link: while they are shared, their commands up to that offset are left out as they were before."""
+    def share(self, slots: dict[int, object]) -> None:
+        """Others have these slots as well by now: what passed goes on passing, and what brings keys of one stops the splitter."""
+    @property
+    def at(self) -> int:
+        """Offset of the first byte of the command that was looked at last."""
+    @property
+    def brings(self) -> bool:
+        """It is one by which a key comes from another node."""
+    @property
+    def waits(self) -> bool:
+        """That command stops the splitter: ``next_piece`` has nothing until `open`."""
+    @property
+    def slot(self) -> int:
+        """The slot for which it does; `ALL` for a command that empties all of them."""

@@ -1,0 +1,470 @@
+"""Slots that move from one shard of a source cluster to another, followed while all shards are copied; docs/design/0010.
+
+Each link has the slots that its node had, and stops at the first command for another one (`portd.kernel.border`). Then the nodes are
+asked. Where the link's node owns the slot, or takes it over, the link may have what its stream says of it, as soon as the
+links that had the slot before have brought all that their nodes wrote until then. The slot is both links' from there on, and the
+giver's no longer once its node has no key of it left. Where the node has no claim, what its stream says of the slot is left out.
+
+Nothing of this is remembered but the slots of each link, which stand in its checkpoint: whatever ends in the middle begins again
+with the question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from portd.errors import InternalError, SlotsMoved, SourceBusy, first_cause
+from portd.groups import TaskGroup
+from portd.kernel.border import ALL, FREELY
+from portd.link.offsets import Offsets
+from portd.log import get_logger
+from portd.net.topology import ranges_of, slots_of, spelled
+from portd.source.nodeview import emptied, view
+from portd.source.shards import MOVED_HINT, Assignment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from portd.config.settings import Settings
+    from portd.link.link import Link
+    from portd.link.offsets import Moment
+    from portd.net.topology import Node, Topology
+    from portd.source.nodeview import NodeView
+
+_log = get_logger("source")
+
+WATCH_SECONDS: Final = 2.0  # between two looks at the map
+AGAIN_SECONDS: Final = 0.2  # before nodes are asked again that have not said yet what a slot waits for
+ASKED_SECONDS: Final = 0.02  # between two questions for offsets while slots move
+NODE_SECONDS: Final = 0.002  # for each node, at the least
+TOLD_SECONDS: Final = 10.0  # a link that waits for longer says so
+
+
+class Party:
+    """A link among those of one source.
+
+    Args:
+        name: of the link.
+        link: it.
+
+    Attributes:
+        node: which one it reads; None while nobody knows.
+        waits: other links that it waits for, and up to which offsets.
+    """
+
+    def __init__(self, name: str, link: Link) -> None:
+        self.name = name
+        self.link = link
+        self.node: Node | None = None
+        self.waits: list[tuple[str, int]] = []
+        self.moves = False  # its node gives or takes slots, as far as is known
+        self.asked = asyncio.Event()  # another one has slots of its, and it may give them up
+        self.taking = asyncio.Lock()  # held while slots come to it
+
+    @property
+    def newest(self) -> frozenset[int]:
+        """Those that it is to have."""
+        return frozenset(slots_of(tuple(self.link.ruling.newest.slot_ranges())))
+
+    @property
+    def slots(self) -> frozenset[int]:
+        """Those that it has."""
+        return frozenset(slots_of(tuple(self.link.ruling.settings.slot_ranges())))
+
+
+class Handovers:
+    """Follows the slots of one source through its links.
+
+    Args:
+        settings: of any of the links.
+        seconds: between two looks at the map.
+    """
+
+    def __init__(self, settings: Settings, seconds: float = WATCH_SECONDS) -> None:
+        self._endpoint = settings.source_endpoint()
+        self._seconds = seconds
+        self._parties: dict[str, Party] = {}
+        self._failed: SlotsMoved | None = None
+        self._over = asyncio.Event()  # set when it has failed
+        self._offsets = Offsets(self._endpoint)
+        self._moving = asyncio.Event()  # slots are on their way, as far as is known
+        self._lock = asyncio.Lock()
+        self._looked_at: float | None = None
+        self._blind = self._gaps = False
+
+    def join(self, name: str, link: Link) -> None:
+        """A link takes part."""
+        self._parties[name] = Party(name, link)
+        link.before_full_sync = self._permit
+
+    async def find(self) -> None:
+        """Finds the node of every link for the first time, if the source tells."""
+        await self._look()
+
+    async def keep(self, name: str) -> None:
+        """Does for one link what slots that move ask for, until it is cancelled.
+
+        Raises:
+            SlotsMoved: slots of the source moved in a way that cannot be followed; of any of the links.
+        """
+        party = self._parties[name]
+        try:
+            async with TaskGroup() as group:
+                group.create_task(self._let_cross(party), name=f"slots wanted {name}")
+                group.create_task(self._keep_settled(party), name=f"slots settled {name}")
+                if party is next(iter(self._parties.values())):
+                    group.create_task(self._keep_asking(), name="offsets of nodes")
+                await self._over.wait()
+                raise self._failed or InternalError("slots are over without a reason")
+        except BaseExceptionGroup as errors:
+            raise first_cause(errors) from None
+
+    async def _let_cross(self, party: Party) -> None:
+        """Lets a stream go on whenever it waits."""
+        border = party.link.border
+        assert border is not None, "a link of several shards has one"
+        while True:
+            await border.wanted.wait()
+            await self._cross(party)
+
+    async def _keep_asking(self) -> None:
+        """Asks all nodes for their offsets while slots move."""
+        try:
+            while True:
+                await self._moving.wait()
+                await self._ask_offsets()
+                await asyncio.sleep(max(ASKED_SECONDS, len(self._parties) * NODE_SECONDS))
+                self._offsets.forget({each.name: each.link.applied for each in self._parties.values()})
+        finally:
+            await self._offsets.close()
+
+    async def _ask_offsets(self) -> Moment:
+        return await self._offsets.ask(
+            lambda: {each.name: each.link.received for each in self._parties.values()},
+            {each.name: each.node for each in self._parties.values() if each.node is not None},
+        )
+
+    async def _keep_settled(self, party: Party) -> None:
+        """Looks at the map now and then, and at what it means for a link."""
+        while True:
+            try:
+                await self._look()
+                if party.link.follows:
+                    await self._settle(party)
+            except SourceBusy as error:
+                party.link.note(error)
+            party.asked.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._seconds):
+                    await party.asked.wait()
+
+    def _fail(self, text: str, hint: str = MOVED_HINT) -> SlotsMoved:
+        """It cannot go on; the error, which every link of the source ends with."""
+        if self._failed is None:
+            self._failed = SlotsMoved(text, hint=hint)
+            self._over.set()
+        return self._failed
+
+    # -- the map
+
+    async def _look(self) -> None:
+        """Reads the map, unless that was done a moment ago. One that cannot be read says nothing, and is told of."""
+        async with self._lock:
+            clock = asyncio.get_running_loop().time
+            if self._looked_at is not None and clock() - self._looked_at < self._seconds:
+                return
+            assert self._endpoint.seeds is not None, "only clusters have a map"
+            try:
+                self._assign(await self._endpoint.seeds.read(self._endpoint.entrance))
+            except OSError as error:
+                if not self._blind:
+                    _log.warning("the source's map cannot be read: slots that move are not followed", error=str(error))
+                self._blind = True
+            else:
+                if self._blind:
+                    _log.info("the source's map can be read again")
+                self._blind = False
+            self._looked_at = clock()
+
+    async def _view(self, party: Party) -> NodeView | None:
+        """What the node of a link says of itself; None where it does not, or is not the one that the link follows."""
+        if party.node is None:
+            return None
+        found = await view(self._endpoint, party.node)
+        if found is None or not found.primary or party.link.replid not in found.replids:
+            return None
+        return found
+
+    def _assign(self, topology: Topology) -> None:
+        """Finds the node of each link: the one that it had, or the one that has taken its place."""
+        found = Assignment(topology, {each.name: each.slots for each in self._parties.values()})
+        nodes = found.nodes({each.name: each.node for each in self._parties.values() if each.node is not None})
+        for party in self._parties.values():
+            node = nodes.get(party.name, party.node)
+            if node is not None and (party.node is None or party.node.name != node.name):
+                if party.node is not None:
+                    party.link.follow(node)
+                party.link.whereabouts.address = node.host, node.port
+            party.node = node
+        gaps = found.gaps
+        if gaps and self._gaps:
+            self._fail(f"slots {spelled(ranges_of(sorted(gaps)))} of the source have no owner any more")
+        elif strangers := found.strangers(nodes):
+            self._fail(f"slots {spelled(ranges_of(sorted(strangers)))} of the source have moved to a node that is new")
+        self._gaps = bool(gaps)
+
+    # -- a stream that waits
+
+    async def _cross(self, party: Party) -> None:
+        """Finds out what a stream waits for, and lets it go on."""
+        border = party.link.border
+        assert border is not None, "it waits at it"
+        begun, told = asyncio.get_running_loop().time(), False
+        self._moving.set()
+        while border.wanted.is_set():
+            try:
+                await self._look()
+                if await self._try(party):
+                    return
+            except SourceBusy as error:
+                party.link.note(error)
+            if asyncio.get_running_loop().time() - begun > TOLD_SECONDS and not told:
+                told = True
+                _log.warning(
+                    "a slot is on its way, and the stream of its new owner waits", link=party.name, slot=border.slot,
+                    offset=border.at,
+                )  # fmt: skip
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _try(self, party: Party) -> bool:
+        """Once; False where it is not known yet whose the slot is."""
+        border = party.link.border
+        assert border is not None, "it waits at it"
+        slot = border.slot
+        if slot == ALL:
+            raise self._fail("the source emptied a shard while slots were on their way to or from it")
+        others = {each.name for each in self._parties.values() if each is not party and slot in each.slots}
+        moment = self._offsets.find(party.name, border.at, others) or await self._ask_offsets()
+        if not others <= moment.written.keys() or (mine := await self._view(party)) is None:
+            return False
+        claims = mine.owns | mine.takes
+        if slot not in claims and slot in mine.jobs:
+            return False  # its outcome decides
+        coming = await self._coming(party, mine, moment, only=frozenset({slot}))
+        if slot in claims and others and slot not in coming:
+            return False
+        return await self._take(party, mine, coming, moment.received[party.name])
+
+    async def _coming(
+        self, party: Party, mine: NodeView, moment: Moment, only: frozenset[int] | None = None
+    ) -> dict[int, dict[str, int]]:
+        """Slots that a link may have now, with the offsets that other links must have come to that have them as well.
+
+        Where keys come one by one, each was in its old place before. Where a slot has come in one step, as far as can be seen,
+        its old owner removes keys behind that: none may be left there.
+        Slots that are the link's alone are left out, and so are those of which that cannot be told yet.
+        """
+        border = party.link.border
+        assert border is not None, "slots come to links that have one"
+        one_by_one = mine.takes | party.slots | (frozenset({border.slot}) if border.brings else frozenset())
+        claims = (mine.owns | mine.takes) & self._wanted
+        if only is not None:
+            claims &= only | mine.takes
+        found: dict[int, dict[str, int]] = {}
+        open_ones: set[int] = set()
+        for other in self._parties.values():
+            if other is party or not (common := other.slots & claims):
+                continue
+            if (theirs := await self._view(other)) is None or other.node is None:
+                open_ones |= common
+                continue
+            for slot in common & one_by_one:
+                if (written := moment.written.get(other.name)) is not None:
+                    found.setdefault(slot, {})[other.name] = written
+                else:
+                    open_ones.add(slot)
+            rest = common - one_by_one
+            moved = rest - theirs.owns
+            offset = await emptied(self._endpoint, other.node, sorted(moved)) if moved else None
+            open_ones |= rest if offset is None else rest - moved
+            for slot in moved if offset is not None else ():
+                found.setdefault(slot, {})[other.name] = offset or 0
+        return {slot: offsets for slot, offsets in found.items() if slot not in open_ones}
+
+    @property
+    def _wanted(self) -> frozenset[int]:
+        """All slots that are copied."""
+        return frozenset().union(*(each.slots for each in self._parties.values()))
+
+    async def _take(self, party: Party, mine: NodeView, coming: Mapping[int, Mapping[str, int]], received: int) -> bool:
+        """Has a link wait for others, gives it the slots that come to it, and lets its stream go on up to *received*.
+
+        Returns:
+            False where one that is waited for has begun anew meanwhile.
+        """
+        border = party.link.border
+        assert border is not None, "slots come to links that have one"
+        for name in {name for offsets in coming.values() for name in offsets}:
+            highest = max(each.get(name, 0) for each in coming.values())
+            if not await self._wait(party, self._parties[name], highest):
+                return False
+        async with party.taking:
+            if new := sorted(set(coming) - party.slots):
+                if border.blurred and not mine.owns.issuperset(new):
+                    return False  # when all has come, it is copied
+                border.enter(new)
+                await self._redraw(party, party.slots | set(new))
+                _log.info("slots come to a shard", link=party.name, slots=spelled(ranges_of(new)))
+                if border.blurred:
+                    _log.warning(
+                        "a shard is copied again: its snapshot had a part of slots that have come to it",
+                        link=party.name,
+                    )
+                    party.link.ask_full_sync()
+            claims = mine.owns | mine.takes
+            border.open(received, {slot: received if slot in claims else FREELY for slot in self._shared(party)})
+            self._share()
+        for other in self._parties.values():
+            if other is not party and other.slots & party.slots & mine.owns:
+                other.asked.set()
+        return True
+
+    async def _wait(self, party: Party, other: Party, offset: int) -> bool:
+        """Until the target has what another link brings up to an offset; False where that one begins anew, or waits for this one."""
+        wait = other.name, offset
+        party.waits.append(wait)
+        try:
+            if self._circle(party):
+                await self._untie(party)
+                return False
+            return await other.link.reaching.reach(offset)
+        finally:
+            party.waits.remove(wait)
+
+    def _circle(self, party: Party) -> bool:
+        """Links wait for each other in a circle: each stands before what the other waits for."""
+        seen, todo = set[str](), self._held_up(party)
+        while todo:
+            name = todo.pop()
+            if name == party.name:
+                return True
+            if name not in seen:
+                seen.add(name)
+                todo += self._held_up(self._parties[name])
+        return False
+
+    def _held_up(self, party: Party) -> list[str]:
+        """The links among those that one waits for, that wait themselves before they have come so far."""
+        found = []
+        for name, offset in party.waits:
+            border = self._parties[name].link.border
+            if border is not None and border.waits and border.at <= offset:
+                found.append(name)
+        return found
+
+    # -- slots that have come, or gone
+
+    async def _settle(self, party: Party) -> None:
+        """Takes slots that a link's node owns without a word in its stream, and gives up those that others have taken."""
+        border = party.link.border
+        assert border is not None, "a link of several shards has one"
+        mine = await self._view(party)
+        party.moves = mine is not None and bool(mine.takes or mine.gives or mine.jobs)
+        if any(each.moves or self._shared(each) for each in self._parties.values()):
+            self._moving.set()
+        else:
+            self._moving.clear()
+        if mine is None:
+            return
+        if (mine.owns & self._wanted) - party.slots:
+            coming = await self._coming(party, mine, await self._ask_offsets())
+            own = {slot: offsets for slot, offsets in coming.items() if slot in mine.owns}
+            if own.keys() - party.slots:
+                await self._take(party, mine, own, border.until)
+        gone = self._shared(party) - mine.owns - mine.takes - mine.gives
+        if not gone or party.node is None:
+            return
+        offset = await emptied(self._endpoint, party.node, sorted(gone))
+        if offset is not None and await party.link.reaching.reach(offset):
+            gone &= self._shared(party)
+            await self._redraw(party, party.slots - gone)
+            if not party.slots:
+                party.link.leave()
+            _log.info("slots have left a shard", link=party.name, slots=spelled(ranges_of(sorted(gone))))
+            self._share()
+
+    def _shared(self, party: Party) -> frozenset[int]:
+        """Slots of a link that others have as well."""
+        others = (each.slots for each in self._parties.values() if each is not party)
+        return party.slots & frozenset().union(*others)
+
+    def _share(self) -> None:
+        """Tells every stream which of its slots are others' as well."""
+        for each in self._parties.values():
+            if each.link.border is not None:
+                each.link.border.share(self._shared(each))
+
+    async def _redraw(self, party: Party, slots: Iterable[int]) -> None:
+        following = await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))))
+        await following.taken
+
+    # -- full syncs
+
+    async def _permit(self, link: Link) -> None:
+        """A full sync of a link may begin: no other link has slots of its.
+
+        What a link has given away and not brought to its end is lost with its history: who has it now is copied again as well.
+
+        Raises:
+            SourceBusy: not yet: slots are on their way.
+        """
+        self._offsets.clear()
+        party = next(each for each in self._parties.values() if each.link is link)
+        shared = party.newest & frozenset().union(*(one.newest for one in self._parties.values() if one is not party))
+        if not shared:
+            return
+        drawn = await self._drawn(each for each in self._parties.values() if each.newest & shared)
+        if drawn is None:
+            raise SourceBusy(
+                "a full sync waits: slots are on their way to another node", hint="it comes when they are there"
+            )
+        if shared <= drawn[party.name] and party.link.replid:
+            raise SourceBusy("a full sync waits until other shards have given its slots up", hint="they are about to")
+        await self._copy_again(drawn, begun=party)
+
+    async def _drawn(self, parties: Iterable[Party]) -> dict[str, frozenset[int]] | None:
+        """The slots that links have when they are copied again; None while slots of theirs are on their way."""
+        found: dict[str, frozenset[int]] = {}
+        for each in parties:
+            mine = await view(self._endpoint, each.node) if each.node is not None else None
+            if mine is None or mine.takes or mine.gives or mine.jobs:
+                return None
+            found[each.name] = mine.owns & self._wanted
+        return found
+
+    async def _copy_again(self, drawn: Mapping[str, frozenset[int]], begun: Party | None = None) -> None:
+        """Links are copied again, each with slots of its own alone; one may have begun already."""
+        _log.warning("shards are copied again: slots were on their way between them", links=" ".join(drawn))
+        for name, slots in drawn.items():
+            party = self._parties[name]
+            await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))))
+            if party is not begun:
+                party.link.ask_full_sync()
+
+    async def _untie(self, party: Party) -> None:
+        """Links wait for each other in a circle, for slots went to and fro faster than their order can be told: they are copied again.
+
+        When nothing is on its way any more; until then they wait.
+        """
+        tied, todo = {party.name}, [party]
+        while todo:
+            one = todo.pop()
+            for other in self._parties.values():
+                waits = any(name == other.name for name, _ in one.waits)
+                if other.name not in tied and (waits or other.slots & one.slots):
+                    tied.add(other.name)
+                    todo.append(other)
+        if (drawn := await self._drawn(self._parties[name] for name in sorted(tied))) is not None:
+            await self._copy_again(drawn)

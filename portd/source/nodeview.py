@@ -1,0 +1,180 @@
+"""What a node of a source cluster says of itself: its slots, those that come and go, and how far its stream is.
+
+``CLUSTER NODES`` tells it in the line of the node that is asked (cluster_legacy.c:clusterGenNodeDescription), ``CLUSTER
+GETSLOTMIGRATIONS`` of Valkey 9 the moves that are made in one step (cluster_migrateslots.c). The offset is asked for behind these:
+what a node says of a slot is so at an offset that is not above it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from portd.errors import first_cause
+from portd.groups import TaskGroup
+from portd.net.control import Refused, open_control, parse_info
+from portd.net.resp import request
+from portd.net.shapes import whole
+from portd.net.topology import moving, read_written, slots_of
+from portd.source.refusals import refused
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from portd.net.control import Control
+    from portd.net.endpoint import Endpoint
+    from portd.net.topology import Node
+
+MOST_OFFSET: Final = 2**60
+ENDED: Final = frozenset({"success", "failed", "cancelled"})  # states of a move that is over
+AT_ONCE: Final = 2048  # slots that are asked for in one go
+_UNKNOWN: Final = ("unknown subcommand", "unknown command", "wrong number of arguments")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node, as it says itself.
+
+    Attributes:
+        name: its id in the cluster.
+        owns: slots.
+        takes: slots that it takes over key by key.
+        gives: slots that it gives away so.
+        jobs: slots of moves in one step, to it, that have not ended.
+        replids: of its history, and the one before.
+        offset: replication offset, asked for behind all that.
+    """
+
+    name: str
+    owns: frozenset[int]
+    takes: frozenset[int]
+    gives: frozenset[int]
+    jobs: frozenset[int]
+    replids: frozenset[str]
+    offset: int
+    primary: bool = field(default=True)
+
+
+async def view(endpoint: Endpoint, node: Node) -> NodeView | None:
+    """Asks a node; None where it cannot be asked now.
+
+    Args:
+        endpoint: of the cluster.
+        node: which one.
+
+    Raises:
+        SourceError: it refuses.
+    """
+    try:
+        async with open_control(replace(endpoint, host=node.host, port=node.port, seeds=None)) as asked:
+            nodes, moves, info = await asked.ask(
+                request("CLUSTER", "NODES"), request("CLUSTER", "GETSLOTMIGRATIONS"), request("INFO", "replication")
+            )
+    except Refused as refusal:
+        raise refused("CLUSTER NODES", f"-{refusal.text}".encode(), secret=refusal.login) from None
+    except OSError:
+        return None
+    if not isinstance(nodes, bytes) or not isinstance(info, bytes):
+        _require(nodes, "CLUSTER NODES")
+        _require(info, "INFO replication")
+        return None
+    told = parse_info(info)
+    offset = whole(told.get("master_repl_offset", ""), MOST_OFFSET)
+    name, owns = _myself(nodes.decode("utf-8", "replace"))
+    if offset is None or not name:
+        return None
+    on_their_way = _marks(nodes)
+    return NodeView(
+        name,
+        owns,
+        frozenset(slot for slot, comes in on_their_way.items() if comes),
+        frozenset(slot for slot, comes in on_their_way.items() if not comes),
+        _jobs(moves),
+        frozenset(filter(None, (told.get("master_replid"), told.get("master_replid2")))),
+        offset,
+        told.get("role") == "master",
+    )
+
+
+async def emptied(endpoint: Endpoint, node: Node, slots: Sequence[int]) -> int | None:
+    """The offset of a node that has no keys of some slots any more; None where it has, or cannot be asked now.
+
+    Raises:
+        SourceError: it refuses.
+    """
+    try:
+        async with open_control(replace(endpoint, host=node.host, port=node.port, seeds=None)) as asked:
+            if not await _are_empty(asked, slots):
+                return None
+            (info,) = await asked.ask(request("INFO", "replication"))
+    except Refused as refusal:
+        raise refused("CLUSTER COUNTKEYSINSLOT", f"-{refusal.text}".encode(), secret=refusal.login) from None
+    except OSError:
+        return None
+    _require(info, "INFO replication")
+    return whole(parse_info(info).get("master_repl_offset", ""), MOST_OFFSET)
+
+
+async def _are_empty(asked: Control, slots: Sequence[int]) -> bool:
+    for begin in range(0, len(slots), AT_ONCE):
+        part = slots[begin : begin + AT_ONCE]
+        for answer in await asked.ask(*(request("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in part)):
+            if answer != 0:
+                if not isinstance(answer, int):
+                    _require(answer, "CLUSTER COUNTKEYSINSLOT")
+                return False
+    return True
+
+
+def _require(answer: object, command: str) -> None:
+    """Raises: SourceError: an answer is an error."""
+    if isinstance(answer, Exception):
+        raise refused(command, f"-{answer}".encode())
+
+
+def _myself(text: str) -> tuple[str, frozenset[int]]:
+    """Id and slots of the node that was asked, from ``CLUSTER NODES``."""
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) > 2 and "myself" in words[2].split(","):
+            return words[0], frozenset(slots_of(read_written(words[8:])))
+    return "", frozenset()
+
+
+def _marks(nodes: bytes) -> dict[int, bool]:
+    """Slots on their way, and whether they come."""
+    text = nodes.decode("utf-8", "replace")
+    return {slot: f"[{slot}-<-" in text for slot in moving(nodes)}
+
+
+def _jobs(answer: object) -> frozenset[int]:
+    """Slots that come in one step, from ``CLUSTER GETSLOTMIGRATIONS``; none where the server has no such moves.
+
+    Raises:
+        SourceError: it does not tell.
+    """
+    if isinstance(answer, Exception):
+        if any(each in str(answer).lower() for each in _UNKNOWN):
+            return frozenset()
+        _require(answer, "CLUSTER GETSLOTMIGRATIONS")
+    found: set[int] = set()
+    for job in answer if isinstance(answer, list) else ():
+        words = [each.decode("utf-8", "replace") if isinstance(each, bytes) else "" for each in job or ()]
+        told = dict(zip(words[::2], words[1::2], strict=False))
+        if told.get("operation") == "IMPORT" and told.get("state") not in ENDED:
+            found.update(slots_of(read_written(told.get("slot_ranges", "").replace(",", " ").split())))
+    return frozenset(found)
+
+
+async def views(endpoint: Endpoint, nodes: Sequence[Node]) -> list[NodeView | None]:
+    """Of several nodes, all at once.
+
+    Raises:
+        SourceError: one refuses.
+    """
+    try:
+        async with TaskGroup() as group:
+            tasks = [group.create_task(view(endpoint, node), name=f"view {node.address}") for node in nodes]
+    except BaseExceptionGroup as errors:
+        raise first_cause(errors) from None
+    return [task.result() for task in tasks]
