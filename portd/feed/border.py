@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from portd.kernel.border import Border
+from portd.kernel.border import FREELY, Border
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 
 class SlotBorder:
@@ -18,12 +18,14 @@ class SlotBorder:
         kernel: what the splitter asks.
         wanted: set when the feed waits.
         blurred: the snapshot had keys of slots that the link does not have: what the stream tells of them is not all.
+        shared_now: tells the slots of the link that others have, or may have, as well.
     """
 
     def __init__(self) -> None:
         self.kernel = Border()
         self.wanted = asyncio.Event()
         self.blurred = False
+        self.shared_now: Callable[[], Iterable[int]] = tuple
         self._until = -1
         self._changed = asyncio.Event()
 
@@ -55,15 +57,16 @@ class SlotBorder:
     def reset(self, *, blurred: bool = False) -> None:
         """A history begins, or is followed from a checkpoint on: what was said of offsets means nothing any more."""
         self.kernel.reset()
+        self.kernel.share(dict.fromkeys(self.shared_now(), -1))
         self._until = -1
         self.blurred = blurred
         self.wanted.clear()
         self._changed.set()
 
-    def open(self, until: int, shared: Mapping[int, int]) -> None:
+    def open(self, until: int, shared: Mapping[int, int], awaited: Iterable[int]) -> None:
         """Lets the feed go on; see `Border.open`."""
         self._until = until
-        self.kernel.open(until, dict(shared))
+        self.kernel.open(until, dict(shared), awaited)
         self.wanted.clear()
         self._changed.set()
 
@@ -72,8 +75,8 @@ class SlotBorder:
         self.kernel.enter(slots, self.kernel.at - 1 if self.kernel.waits else self._until)
 
     def share(self, slots: Iterable[int]) -> None:
-        """These are other links' as well by now; see `Border.share`."""
-        self.kernel.share(dict.fromkeys(slots))
+        """These are other links' as well by now, to whom they go; see `Border.share`."""
+        self.kernel.share(dict.fromkeys(slots, FREELY))
 
     async def passed(self) -> None:
         """Waits until the feed may go on."""

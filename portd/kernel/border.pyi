@@ -14,20 +14,25 @@ class Border:
     """What a splitter stops at; one object for all that read the same stream one after the other."""
 
     def __new__(cls) -> Self: ...
-    def open(self, until: int, shared: dict[int, int]) -> None:
+    def open(self, until: int, shared: dict[int, int], awaited: Iterable[int] = ...) -> None:
         """Lets the stream go on.
 
         Args:
             until: offset up to which commands of slots that the link does not have are left out, and those that bring keys
                 of shared ones pass. What begins behind it stops the splitter.
             shared: slots that the link has, and others too; for each, the offset up to which its commands pass.
+            awaited: slots that are to come to the link: their commands stop the splitter, wherever they are.
         """
     def reset(self) -> None:
         """Another history begins: nothing is known of its offsets."""
     def enter(self, slots: Iterable[int], offset: int) -> None:
         """Slots come to the link: while they are shared, their commands up to that offset are left out as they were before."""
-    def share(self, slots: dict[int, object]) -> None:
-        """Others have these slots as well by now: what passed goes on passing, and what brings keys of one stops the splitter."""
+    def share(self, slots: dict[int, int]) -> None:
+        """Others have these slots as well by now.
+
+        Args:
+            slots: the offset up to which commands of each pass, where none is known yet. What brings keys stops the splitter anyway.
+        """
     @property
     def at(self) -> int:
         """Offset of the first byte of the command that was looked at last."""

@@ -20,6 +20,7 @@ cdef class Border:
     def __cinit__(self):
         self.shared = {}
         self.since = {}
+        self.awaited = frozenset()
         self.until = -1
 
     def reset(self):
@@ -30,14 +31,15 @@ cdef class Border:
         for slot in slots:
             self.since[slot] = offset
 
-    def open(self, int64_t until, dict shared not None):
+    def open(self, int64_t until, dict shared not None, awaited=()):
         self.until = until
+        self.awaited = frozenset(awaited)
         self.shared = dict(shared)
         self.count = len(self.shared)
         self.waits = False
 
     def share(self, dict slots not None):
-        self.shared = {slot: self.shared.get(slot, FREELY) for slot in slots}
+        self.shared = {slot: self.shared.get(slot, limit) for slot, limit in slots.items()}
         self.count = len(self.shared)
 
     cdef int look(self, int64_t offset, bint brings) noexcept:
@@ -56,7 +58,7 @@ cdef class Border:
                     return False
                 self.waits = self.at > <int64_t> limit or (self.brings and self.at > self.until)
         elif not own:
-            self.waits = self.at > self.until
+            self.waits = self.at > self.until or slot in self.awaited
         self.slot = slot
         return own and not self.waits
 

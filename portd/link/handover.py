@@ -96,7 +96,9 @@ class Handovers:
 
     def join(self, name: str, link: Link) -> None:
         """A link takes part."""
-        self._parties[name] = Party(name, link)
+        self._parties[name] = party = Party(name, link)
+        assert link.border is not None, "a link of several shards has one"
+        link.border.shared_now = lambda: self._shared(party)
         link.before_full_sync = self._permit
 
     async def find(self) -> None:
@@ -245,6 +247,8 @@ class Handovers:
         slot = border.slot
         if slot == ALL:
             raise self._fail("the source emptied a shard while slots were on their way to or from it")
+        if not self._drawn:
+            return False
         others = {each.name for each in self._parties.values() if each is not party and slot in each.slots}
         moment = self._offsets.find(party.name, border.at, others) or await self._ask_offsets()
         if not others <= moment.written.keys() or (mine := await self._view(party)) is None:
@@ -324,7 +328,11 @@ class Handovers:
                     )
                     party.link.ask_full_sync()
             claims = mine.owns | mine.takes
-            border.open(received, {slot: received if slot in claims else FREELY for slot in self._shared(party)})
+            border.open(
+                received,
+                {slot: received if slot in claims else FREELY for slot in self._shared(party)},
+                ((claims | mine.jobs) & self._wanted) - party.slots,
+            )
             self._share()
         for other in self._parties.values():
             if other is not party and other.slots & party.slots & mine.owns:
@@ -396,7 +404,9 @@ class Handovers:
             self._share()
 
     def _shared(self, party: Party) -> frozenset[int]:
-        """Slots of a link that others have as well."""
+        """Slots of a link that others have as well; all of them while it is not known what others have."""
+        if not self._drawn:
+            return party.slots
         others = (each.slots for each in self._parties.values() if each is not party)
         return party.slots & frozenset().union(*others)
 
@@ -409,6 +419,11 @@ class Handovers:
     async def _redraw(self, party: Party, slots: Iterable[int]) -> None:
         following = await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))))
         await following.taken
+
+    @property
+    def _drawn(self) -> bool:
+        """All links have the slots that stand beside their data."""
+        return all(each.link.drawn for each in self._parties.values())
 
     # -- full syncs
 
@@ -425,7 +440,7 @@ class Handovers:
         shared = party.newest & frozenset().union(*(one.newest for one in self._parties.values() if one is not party))
         if not shared:
             return
-        drawn = await self._drawn(each for each in self._parties.values() if each.newest & shared)
+        drawn = await self._to_copy(each for each in self._parties.values() if each.newest & shared)
         if drawn is None:
             raise SourceBusy(
                 "a full sync waits: slots are on their way to another node", hint="it comes when they are there"
@@ -434,7 +449,7 @@ class Handovers:
             raise SourceBusy("a full sync waits until other shards have given its slots up", hint="they are about to")
         await self._copy_again(drawn, begun=party)
 
-    async def _drawn(self, parties: Iterable[Party]) -> dict[str, frozenset[int]] | None:
+    async def _to_copy(self, parties: Iterable[Party]) -> dict[str, frozenset[int]] | None:
         """The slots that links have when they are copied again; None while slots of theirs are on their way."""
         found: dict[str, frozenset[int]] = {}
         for each in parties:
@@ -466,5 +481,5 @@ class Handovers:
                 if other.name not in tied and (waits or other.slots & one.slots):
                     tied.add(other.name)
                     todo.append(other)
-        if (drawn := await self._drawn(self._parties[name] for name in sorted(tied))) is not None:
+        if (drawn := await self._to_copy(self._parties[name] for name in sorted(tied))) is not None:
             await self._copy_again(drawn)

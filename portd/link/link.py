@@ -108,6 +108,7 @@ class Link:
         reaching: where an offset is waited for.
         ruling: its rules, and settings with them.
         released: the lease is free: another process may have the link at once.
+        drawn: its slots are those that stand beside its data.
         left: it has no slots any more, and is over.
         border: where the stream of a shard of a source cluster waits for others; None for other sources.
         whereabouts: of the node of such a shard.
@@ -123,7 +124,7 @@ class Link:
         beside: Beside | None = None,
         room: DiskRoom | None = None,
     ) -> None:
-        self.reached = self.released = self.left = False
+        self.reached = self.released = self.left = self.drawn = False
         self.reaching = Reaching()
         self._beside = beside
         self.ruling = Ruling(settings)
@@ -440,6 +441,7 @@ class Link:
         if transfer is None:
             checkpoint = await read_checkpoint(self._target, self.ruling.settings.checkpoint_name())
             position, reason = self._place(checkpoint)
+            self.drawn = True
             self._copying = False  # an attempt that does not get as far costs no fork
             transfer = await self._connect(position)
             if transfer is None:

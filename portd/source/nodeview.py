@@ -67,8 +67,8 @@ async def view(endpoint: Endpoint, node: Node) -> NodeView | None:
     """
     try:
         async with open_control(replace(endpoint, host=node.host, port=node.port, seeds=None)) as asked:
-            nodes, moves, info = await asked.ask(
-                request("CLUSTER", "NODES"), request("CLUSTER", "GETSLOTMIGRATIONS"), request("INFO", "replication")
+            moves, nodes, info = await asked.ask(  # in this order: a move that ends in between is seen as over
+                request("CLUSTER", "GETSLOTMIGRATIONS"), request("CLUSTER", "NODES"), request("INFO", "replication")
             )
     except Refused as refusal:
         raise refused("CLUSTER NODES", f"-{refusal.text}".encode(), secret=refusal.login) from None

@@ -13,7 +13,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 
 from portd.kernel.slots import slot_tag
-from tests.servers import wait_for_sync
+from tests.servers import Server, wait_for_sync
 from tests.writer import Writer
 
 if TYPE_CHECKING:
@@ -72,3 +72,16 @@ class RoamingLoad(Writer):
             ("SET", f"{tag}:passing{self.commands}", "x" * 50),
         ]
         return self._random.choice(choices)
+
+
+def migrate(cluster: Cluster, source: Server, into: Server, first: int, last: int) -> None:
+    """Moves a range of slots as one step of the servers."""
+    name = cluster.name(into)
+    cluster.call(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", first, last, "NODE", name)
+    wait_for_sync(
+        lambda: any(
+            (entry[0], entry[1], entry[2][2].decode()) == (first, last, name) or entry[0] <= first <= last <= entry[1]
+            for entry in cluster.call(into, "CLUSTER", "SLOTS")
+            if entry[2][2].decode() == name
+        )
+    )

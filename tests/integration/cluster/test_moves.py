@@ -7,31 +7,128 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from portd.net.topology import read_written, slots_of
 from tests.clusters import Cluster, differences
 from tests.integration.cluster.load import LINKS, fill, streaming, until_applied
-from tests.integration.cluster.moves import RoamingLoad
+from tests.integration.cluster.moves import RoamingLoad, migrate
 from tests.process import Portd
+from tests.servers import Server, wait_for_sync
 
 if TYPE_CHECKING:
-    from tests.servers import Server
+    from collections.abc import Iterator
 
 MOVING = (5, 77, 1234, 5400, 6000, 9999, 11000, 16000)
 
 
-def test_slots_that_move_are_followed(cluster: Cluster, target: Server) -> None:
-    """Slots go from shard to shard key by key, and back, while clients write to them: each command once, without a full sync."""
+def drawn(target: Server | Cluster, link: str) -> set[int]:
+    """The slots of a link, as the target has them."""
+    key = f"portd:checkpoint:{link}" if isinstance(target, Server) else f"portd:checkpoint:{{{link}}}"
+    told = target.client().hget(key, "slots") if isinstance(target, Server) else target.get("HGET", key, "slots")
+    return set(slots_of(read_written((told or b"").decode().split())))
+
+
+def until_settled(portd: Portd, target: Server | Cluster, source: Cluster) -> None:
+    """Every link has the slots that its node has, and no others."""
+    owned = {node: set(slots_of(tuple(ranges))) for node, ranges in source.owners().items()}
+    wanted = [owned.get(node, set()) for node in source.primaries]
+
+    def settled() -> bool:
+        assert portd.alive, portd.log()
+        return [drawn(target, link) for link in LINKS] == wanted
+
+    wait_for_sync(settled)
+
+
+@pytest.fixture(params=["server", "cluster"])
+def into(request: pytest.FixtureRequest) -> Iterator[Server | Cluster]:
+    """A target."""
+    with Server() if request.param == "server" else Cluster() as started:
+        yield started
+
+
+def test_slots_that_move_are_followed(cluster: Cluster, into: Server | Cluster) -> None:
+    """Slots go from shard to shard key by key while clients write to them, and back: each command once, without a full sync."""
     fill(cluster)
     one, two, three = cluster.primaries
     nodes = dict(zip(LINKS, cluster.primaries, strict=True))
-    with Portd(cluster.url, target) as portd, RoamingLoad(cluster, MOVING) as load:
+    with Portd(cluster.url, into) as portd, RoamingLoad(cluster, MOVING) as load:
         portd.until(streaming)
         load.run()
-        for slot, into in ((5, two), (77, two), (6000, three), (16000, one), (5, three), (1234, two), (5, one)):
-            cluster.move_slot(slot, into, until=load.run)
-            load.run(10)
+        for moves in [(5, two), (77, two), (1234, three)], [(6000, three)], [(16000, one)], [(5, one), (77, one)]:
+            for slot, node in moves:
+                cluster.move_slot(slot, node, until=load.run)
+                load.run(10)
+            until_settled(portd, into, cluster)
         load.stop()
         status = until_applied(portd, nodes)
         assert [each["full_syncs"] for each in status["links"]] == [{"first": 1}] * 3, portd.log()
         assert not any(each["dead_letters"] for each in status["links"]), portd.log()
         assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(into, cluster)
+
+
+def test_portd_may_be_killed_while_slots_move(cluster: Cluster, into: Server | Cluster) -> None:
+    """Wherever SIGKILL comes, in a move or behind it, the next start goes on: each command once, and no shard is copied again."""
+    fill(cluster)
+    one, two, three = cluster.primaries
+    nodes = dict(zip(LINKS, cluster.primaries, strict=True))
+    with Portd(cluster.url, into) as portd, RoamingLoad(cluster, MOVING) as load:
+
+        def kill() -> None:
+            load.run(20)
+            portd.kill()
+            load.run(20)
+
+        portd.until(streaming)
+        for slot, node in (5, two), (77, three), (6000, three), (1234, two):
+            cluster.move_slot(slot, node, until=kill)
+            portd.start()
+            load.run(20)
+        portd.until(streaming)
+        until_settled(portd, into, cluster)
+        load.stop()
+        status = until_applied(portd, nodes)
+        assert not any(each["full_syncs"] for each in status["links"]), portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(into, cluster)
+
+
+def test_moves_faster_than_their_order_can_be_told(cluster: Cluster, target: Server) -> None:
+    """Slots go round in a circle: links may have to be copied again, and nothing is lost."""
+    fill(cluster)
+    one, two, three = cluster.primaries
+    nodes = dict(zip(LINKS, cluster.primaries, strict=True))
+    with Portd(cluster.url, target) as portd, RoamingLoad(cluster, MOVING) as load:
+        portd.until(streaming)
+        for _ in range(2):
+            for slot, node in (5, two), (6000, three), (16000, one), (5, three), (6000, one), (16000, two):
+                cluster.move_slot(slot, node, until=load.run)
+        load.stop()
+        until_settled(portd, target, cluster)
+        until_applied(portd, nodes)
+        assert portd.terminate() == os.EX_OK, portd.log()
     assert not differences(target, cluster)
+
+
+def test_a_move_in_one_step(cluster: Cluster, into: Server | Cluster) -> None:
+    """CLUSTER MIGRATESLOTS, of many slots at once: what the new owner says of them waits until the old one has removed its keys."""
+    fill(cluster)
+    one, two, three = cluster.primaries
+    nodes = dict(zip(LINKS, cluster.primaries, strict=True))
+    with Portd(cluster.url, into) as portd, RoamingLoad(cluster, MOVING) as load:
+        portd.until(streaming)
+        for source, node, first, last in (
+            (one, two, 0, 100),
+            (two, three, 5461, 7000),
+            (two, three, 0, 50),
+            (three, one, 40, 50),
+        ):
+            load.run()
+            migrate(cluster, source, node, first, last)
+            load.run()
+        until_settled(portd, into, cluster)
+        load.stop()
+        status = until_applied(portd, nodes)
+        assert [each["full_syncs"] for each in status["links"]] == [{"first": 1}] * 3, portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(into, cluster)

@@ -15,6 +15,7 @@ from portd.kernel.slots import key_slot
 from tests.clusters import Cluster, differences, port_with_bus
 from tests.commands import run
 from tests.integration.cluster.load import LINKS, Load, Loads, fill, streaming, until_applied
+from tests.integration.cluster.moves import migrate
 from tests.process import Links, Portd
 from tests.proxy import Proxy
 from tests.servers import Server, default_binary, wait_for_sync
@@ -206,19 +207,6 @@ def test_a_user_may_do_little_more_than_of_one_server(cluster: Cluster, target: 
         assert portd.wait() == os.EX_OK, portd.log()
         assert "hunter2" not in portd.log()
     assert not differences(target, cluster)
-
-
-def migrate(cluster: Cluster, source: Server, into: Server, first: int, last: int) -> None:
-    """Moves a range of slots as one step of the servers."""
-    name = cluster.name(into)
-    cluster.call(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", first, last, "NODE", name)
-    wait_for_sync(
-        lambda: any(
-            (entry[0], entry[1], entry[2][2].decode()) == (first, last, name) or entry[0] <= first <= last <= entry[1]
-            for entry in cluster.call(into, "CLUSTER", "SLOTS")
-            if entry[2][2].decode() == name
-        )
-    )
 
 
 @pytest.mark.skipif(not default_binary().at_least(redis=(99,), valkey=(9, 0)), reason="needs CLUSTER MIGRATESLOTS")
