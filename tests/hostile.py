@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
+
+from tests.servers import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +30,8 @@ class Listener:
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self._served: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name=name)
 
     @property
@@ -37,7 +41,7 @@ class Listener:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(10), f"the {self._thread.name} does not listen"
+        assert self._ready.wait(PATIENCE_SECONDS), f"the {self._thread.name} does not listen"
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -48,20 +52,28 @@ class Listener:
 
     async def _serve(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
         server.close()
-        await self._end()
+        for task in self._served:
+            task.cancel()
+        await asyncio.gather(*self._served, return_exceptions=True)
+        for writer in self._writers:  # also of those that were never served
+            writer.transport.abort()
+        await asyncio.sleep(0.01)  # transports that were given up are closed in the loop's next turns
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        task = asyncio.get_running_loop().create_task(self._connection(reader, writer), name="served")
+        self._served.add(task)
+        task.add_done_callback(self._served.discard)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one connection."""
         raise NotImplementedError
-
-    async def _end(self) -> None:
-        """Ends what connections have begun."""
 
 
 class HostileSource(Listener):
@@ -155,19 +167,8 @@ class LyingServer(Listener):
         self._lie = lie
         self._truths = first
         self._endless = endless
-        self._tasks: set[asyncio.Task[Any]] = set()  # of connections
-
-    async def _end(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0.01)  # transports that were given up are closed in the loop's next turns
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         real_reader, real_writer = await asyncio.open_connection("127.0.0.1", self._behind)
         try:
             while True:

@@ -16,7 +16,7 @@ from tests.datasets import fill_strings
 from tests.permissions import least_user
 from tests.process import Portd
 from tests.relay import Hold, Relay, holding
-from tests.servers import wait_for_sync
+from tests.servers import PATIENCE_SECONDS, wait_for_sync
 
 if TYPE_CHECKING:
     from tests.conftest import ServerFactory
@@ -41,13 +41,13 @@ def streaming(portd: Portd) -> None:
 
 def caught(hold: Hold) -> None:
     """Waits until the bytes are there."""
-    assert hold.caught.wait(30)
+    assert hold.caught.wait(PATIENCE_SECONDS)
 
 
 def arrive(hold: Hold) -> None:
     """Lets the bytes through, and waits until the target has read them."""
     hold.release()
-    assert hold.over.wait(30)
+    assert hold.over.wait(PATIENCE_SECONDS)
 
 
 def overwrite(source: Server) -> None:
@@ -110,7 +110,7 @@ def test_a_process_that_lost_the_link_in_the_snapshot(source: Server, target: Se
                 first.signal(signal.SIGCONT)
             assert first.wait() == os.EX_TEMPFAIL, first.log()
             assert "another portd" in first.log()
-            assert hold.over.wait(30)
+            assert hold.over.wait(PATIENCE_SECONDS)
             assert second.terminate() == os.EX_OK
     assert_equal(source, target)
 
@@ -140,7 +140,7 @@ def test_a_process_frozen_while_it_removes_keys(source: Server, target: Server, 
                 hold.release()
                 first.signal(signal.SIGCONT)
                 assert first.wait() == os.EX_TEMPFAIL, first.log()
-                assert hold.over.wait(30)
+                assert hold.over.wait(PATIENCE_SECONDS)
                 assert second.terminate() == os.EX_OK
     assert_equal(source, target)
 
@@ -222,7 +222,7 @@ def test_three_processes(source: Server, target: Server, login: str) -> None:
             hold.release()
             portd.signal(signal.SIGCONT)
             assert portd.wait() == os.EX_TEMPFAIL, portd.log()
-            assert hold.over.wait(30)
+            assert hold.over.wait(PATIENCE_SECONDS)
         assert third.terminate() == os.EX_OK
     assert_equal(source, target)
 

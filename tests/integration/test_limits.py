@@ -12,7 +12,7 @@ from tests.commands import command, environment, run
 from tests.compare import assert_equal
 from tests.datasets import fill_big_list, fill_strings
 from tests.process import Portd
-from tests.servers import wait_for_sync
+from tests.servers import PATIENCE_SECONDS, wait_for_sync
 from tests.wire import Wire, pack
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def test_restore_keeps_the_limits(source: Server, target: Server, tmp_path: Path
         wait_for_sync(lambda: target.client().dbsize() > 0, dump=log.read_text)
         file.write_text("max_target_ops = 0\n")
         process.send_signal(signal.SIGHUP)
-        assert process.wait(60) == os.EX_OK, log.read_text()
+        assert process.wait(PATIENCE_SECONDS) == os.EX_OK, log.read_text()
     finally:
         process.kill()
         process.wait()

@@ -25,7 +25,7 @@ from tests.compare import assert_equal
 from tests.datasets import fill_every_encoding, fill_mixed
 from tests.process import Portd
 from tests.relay import Relay, holding
-from tests.servers import wait_for
+from tests.servers import PATIENCE_SECONDS, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -390,7 +390,7 @@ def test_a_terminated_run_leaves_nothing_on_disk(source: Server, target: Server,
         while "looked again" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 128 + signal.SIGTERM
+        assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
     finally:
         process.kill()
         process.communicate()

@@ -15,6 +15,7 @@ import pytest
 import portd
 from portd.cli import launch
 from portd.errors import InternalError
+from tests.servers import PATIENCE_SECONDS
 
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("PORTD_")},
@@ -148,7 +149,7 @@ def test_interrupt_during_the_start_ends_it_without_a_traceback(tmp_path: Path) 
         while b"portd.cli.worker" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == -signal.SIGINT
+        assert process.wait(PATIENCE_SECONDS) == -signal.SIGINT
         settings.write_text("")  # the reader goes on
         assert "Traceback" not in process.communicate(timeout=60)[1]
     finally:

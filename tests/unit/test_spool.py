@@ -15,7 +15,7 @@ import pytest
 from portd.errors import ConfigError, InternalError, SpoolError
 from portd.spool import Chunk, Spool, SpoolClosed
 from portd.spool.window import MARKS_PER_BLOCK, Block
-from tests.servers import wait_for
+from tests.servers import PATIENCE_SECONDS, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -397,7 +397,7 @@ async def test_a_disk_that_takes_nothing_still_gives(tmp_path: Path) -> None:
     def write(descriptor: int, pieces: list[memoryview | bytes], offset: int) -> int:
         if not free.is_set():
             hangs.set()
-            assert free.wait(30)
+            assert free.wait(PATIENCE_SECONDS)
         return os.pwrite(descriptor, b"".join(pieces), offset)
 
     with spool_of(tmp_path, write=write) as spool:
