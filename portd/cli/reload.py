@@ -81,6 +81,11 @@ class ConfigFile:
         self._file = self._read()
         self._values = self._last = self._file.flat()  # what is in force of it, and what it said when it was read last
 
+    @property
+    def in_use(self) -> tuple[Settings, ...]:
+        """Every link, with the rules that are in force."""
+        return tuple(self._links.values())
+
     def reread(self) -> Changes:
         """Reads the file again.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from portd import ENV_PREFIX
+from portd.cli.division import divided
 from portd.cli.failures import report_plainly
 from portd.cli.launch import hand_over
 from portd.cli.options import settings_flags
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from portd.config.settings import Settings
 
 EPILOG = (
     "Every option is also a variable, PORTD_SOURCE for --source, and a line of the TOML file, source = ...; "
@@ -34,7 +34,7 @@ def sync(file: Path | None, flags: Mapping[str, Any]) -> None:
     """
     try:
         described = configload.load_links(flags, file)
-        links = _divided(described)
+        links = divided(described)
     except PortdError as error:
         raise typer.Exit(report_plainly(error)) from None
     variables = {name.removeprefix(ENV_PREFIX).lower() for name in os.environ if name.startswith(ENV_PREFIX)}
@@ -44,26 +44,6 @@ def sync(file: Path | None, flags: Mapping[str, Any]) -> None:
         frozenset({*flags, *variables}),
         described,
     )
-
-
-def _divided(described: tuple[Settings, ...]) -> tuple[Settings, ...]:
-    """A link for each shard where the source is a cluster.
-
-    Raises:
-        PortdError: see `portd.link.divide.divide`; two links would destroy what the other one does.
-    """
-    if not any(each.divided for each in described):
-        return described
-    import asyncio  # noqa: PLC0415 - for clusters only
-
-    from portd import log  # noqa: PLC0415 - the same
-    from portd.config.tables import check_together  # noqa: PLC0415 - the same
-    from portd.link.divide import divide_all  # noqa: PLC0415 - the same
-
-    log.configure(described[0].log_format, described[0].log_level)
-    links = asyncio.run(divide_all(described))
-    check_together(links)
-    return links
 
 
 sync_command = settings_flags(sync)

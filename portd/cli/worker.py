@@ -70,8 +70,10 @@ def _run(links: Sequence[Settings], file: Path | None, pinned: frozenset[str], d
         described: the links as the operator has them, with one where there is one for each shard of a source.
     """
     from portd import log  # noqa: PLC0415 - loaded by now
+    from portd.cli.division import divided  # noqa: PLC0415 - the same
+    from portd.cli.failures import report  # noqa: PLC0415 - the same
     from portd.cli.runner import run_blocking  # noqa: PLC0415 - the same
-    from portd.errors import redact_keys  # noqa: PLC0415 - the same
+    from portd.errors import PortdError, redact_keys  # noqa: PLC0415 - the same
     from portd.process import Service  # noqa: PLC0415 - the same
 
     settings = links[0]  # what belongs to the process is the same in all
@@ -82,7 +84,20 @@ def _run(links: Sequence[Settings], file: Path | None, pinned: frozenset[str], d
         from portd.cli.reload import ConfigFile  # noqa: PLC0415 - nothing can be read again where there is no file
 
         reread = ConfigFile(file, pinned, *described, narrows=True)
-    return run_blocking(lambda: Service(*links), settings, reread)
+    while True:
+        made: list[Service] = []
+
+        def build() -> Service:
+            made.append(Service(*links))  # noqa: B023 - called before it changes
+            return made[-1]  # noqa: B023 - the same
+
+        code = run_blocking(build, settings, reread)
+        if not (made and made[-1].divides):
+            return code
+        try:
+            links = divided(reread.in_use if reread is not None else described)
+        except PortdError as error:
+            return report(error)
 
 
 if __name__ == "__main__":

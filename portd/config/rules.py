@@ -38,6 +38,7 @@ KINDS: Final = {
 }
 GLOB: Final = b"*?["
 SLOTS_WORD: Final = "slots="  # in the text of an image, before ranges
+NOWHERE: Final = [(0, 0)]  # slots of a link that has none: something that is not everything
 _DIGITS: Final = 12  # of a digest, hexadecimal
 
 
@@ -326,7 +327,8 @@ def _image(settings: RuleSettings, mapping: Mapping | None) -> Image:
         found.update(each if mapping is None else mapping.renamed(each) for each in (beginning, *longer))
     prefixes = sorted(each for each in found if not any(each != other and each.startswith(other) for other in found))
     renames = mapping is not None and bool(mapping.names)  # a name that is changed has another slot
-    return Image(databases, tuple(prefixes), () if renames else tuple(sorted(settings.slot_ranges())))
+    slots = settings.slot_ranges() or (NOWHERE if settings.include_slots else [])
+    return Image(databases, tuple(prefixes), () if renames else tuple(sorted(slots)))
 
 
 def beginning_of(pattern: bytes) -> bytes:

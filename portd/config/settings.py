@@ -60,6 +60,7 @@ class Settings(RuleSettings):
         secret=True,
     )
     shard_of: str = ""  # of a link that was made for a shard: the link that the operator described
+    shard_node: str = ""  # of such a link whose node has no slots yet: <id> <host> <port>
     source_password: str | None = option(
         None,
         "Password for the source when the URL has none. Prefer the file or a credential: other users can see flags.",

@@ -6,14 +6,17 @@ Done once, by the process that reads settings, before any link begins.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 from portd.config.choices import Existing, OnRulesChange, Prune
 from portd.config.merging import merged
 from portd.config.settings import MOST_LINK_LETTERS
 from portd.errors import ConfigError, LinkTaken
+from portd.kernel.slots import SLOTS
 from portd.log import get_logger
 from portd.net.topology import ALL_SLOTS, common, slots_of, spelled, written
+from portd.source.nodeview import view
 from portd.source.shards import Assignment, read_map, refuse_moves
 from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX
 from portd.target.kept.directory import Directory
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portd.config.settings import Settings
-    from portd.net.topology import Ranges, Topology
+    from portd.net.topology import Node, Ranges, Topology
 
 _log = get_logger("sync")
 
@@ -78,9 +81,26 @@ async def _go_on(settings: Settings, topology: Topology, wanted: Ranges) -> list
         return []
     found = Assignment(topology, slots)
     nodes = found.nodes({})
-    if found.gaps or len(nodes) < len(slots) or found.strangers(nodes):
+    if found.gaps or len(nodes) < len(slots):
         return []
-    return [_link(settings, ranges, name.rpartition(".")[2]) for name, ranges in there.items()]
+    links = [_link(settings, ranges, name.rpartition(".")[2]) for name, ranges in there.items()]
+    new = {node.name: node for node in (*found.strangers(nodes), *await _idle(settings, nodes.values()))}
+    numbers = {int(each.link.rpartition(".")[2]) for each in links}
+    for node in new.values():
+        number = next(each for each in (*slots_of(node.slots), *count(SLOTS)) if each not in numbers)
+        numbers.add(number)
+        made = _link(settings, (), str(number))
+        links.append(replace(made, shard_node=f"{node.name} {node.host} {node.port}"))
+        _log.info("a shard of the source is new: its link begins without slots, and takes what comes", link=made.link)
+    return links
+
+
+async def _idle(settings: Settings, nodes: Iterable[Node]) -> list[Node]:
+    """Primaries of the source that have no slots, as the first of these nodes tells that can be asked."""
+    for each in nodes:
+        if (told := await view(settings.source_endpoint(), each)) is not None:
+            return list(told.idle)
+    return []
 
 
 def check_settings(settings: Settings) -> None:

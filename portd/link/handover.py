@@ -15,22 +15,22 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import InternalError, SlotsMoved, SourceBusy, first_cause
+from portd.errors import InternalError, SlotsMoved, SourceBusy, SourceError, first_cause
 from portd.groups import TaskGroup
 from portd.kernel.border import ALL, FREELY
 from portd.link.offsets import Offsets
 from portd.log import get_logger
-from portd.net.topology import ranges_of, slots_of, spelled
+from portd.net.topology import Node, ranges_of, slots_of, spelled
 from portd.source.nodeview import emptied, view
 from portd.source.shards import MOVED_HINT, Assignment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from portd.config.settings import Settings
     from portd.link.link import Link
     from portd.link.offsets import Moment
-    from portd.net.topology import Node, Topology
+    from portd.net.topology import Topology
     from portd.source.nodeview import NodeView
 
 _log = get_logger("source")
@@ -39,6 +39,8 @@ WATCH_SECONDS: Final = 2.0  # between two looks at the map
 AGAIN_SECONDS: Final = 0.2  # before nodes are asked again that have not said yet what a slot waits for
 ASKED_SECONDS: Final = 0.02  # between two questions for offsets while slots move
 NODE_SECONDS: Final = 0.002  # for each node, at the least
+GRANT_HINT: Final = "our user needs +info +cluster|getslotmigrations +cluster|countkeysinslot at the source"
+STRANGER_SECONDS: Final = 5.0  # a new replica looks like a primary without slots for some seconds
 TOLD_SECONDS: Final = 10.0  # a link that waits for longer says so
 
 
@@ -80,12 +82,21 @@ class Handovers:
     Args:
         settings: of any of the links.
         seconds: between two looks at the map.
+
+    Attributes:
+        on_strangers: called once when the source has primaries that none of the links reads.
     """
 
     def __init__(self, settings: Settings, seconds: float = WATCH_SECONDS) -> None:
         self._endpoint = settings.source_endpoint()
         self._seconds = seconds
         self._parties: dict[str, Party] = {}
+        self._wanted: frozenset[int] = frozenset()  # all slots that are copied
+        self.on_strangers: Callable[[], None] = lambda: None
+        self._idle: dict[str, Node] = {}  # primaries without slots, by id, as nodes told last
+        self._strangers: dict[str, float] = {}  # primaries that no link reads: since when
+        self._divides = False
+        self._forbidden = ""  # why nodes cannot be asked
         self._failed: SlotsMoved | None = None
         self._over = asyncio.Event()  # set when it has failed
         self._offsets = Offsets(self._endpoint)
@@ -97,6 +108,10 @@ class Handovers:
     def join(self, name: str, link: Link) -> None:
         """A link takes part."""
         self._parties[name] = party = Party(name, link)
+        self._wanted |= party.slots
+        if place := link.ruling.settings.shard_node.split():
+            party.node = Node(place[0], place[1], int(place[2]), ())
+            link.whereabouts.address = place[1], int(place[2])
         assert link.border is not None, "a link of several shards has one"
         link.border.shared_now = lambda: self._shared(party)
         link.before_full_sync = self._permit
@@ -194,7 +209,15 @@ class Handovers:
         """What the node of a link says of itself; None where it does not, or is not the one that the link follows."""
         if party.node is None:
             return None
-        found = await view(self._endpoint, party.node)
+        try:
+            found = await view(self._endpoint, party.node)
+        except SourceBusy:
+            raise
+        except SourceError as error:
+            if not self._forbidden:
+                self._forbidden = str(error.args[0])
+                _log.warning("slots that move cannot be followed", error=self._forbidden, hint=GRANT_HINT)
+            return None
         if found is None or not found.primary or party.link.replid not in found.replids:
             return None
         return found
@@ -213,9 +236,20 @@ class Handovers:
         gaps = found.gaps
         if gaps and self._gaps:
             self._fail(f"slots {spelled(ranges_of(sorted(gaps)))} of the source have no owner any more")
-        elif strangers := found.strangers(nodes):
-            self._fail(f"slots {spelled(ranges_of(sorted(strangers)))} of the source have moved to a node that is new")
+        self._note_strangers({node.name for node in found.strangers(nodes)})
         self._gaps = bool(gaps)
+
+    def _note_strangers(self, names: set[str]) -> None:
+        """Primaries that no link reads: once they were seen for a while, the source is divided anew."""
+        names |= {node.name for node in self._idle.values()} - {
+            each.node.name for each in self._parties.values() if each.node
+        }
+        now = asyncio.get_running_loop().time()
+        self._strangers = {name: self._strangers.get(name, now) for name in names}
+        if any(now - since >= STRANGER_SECONDS for since in self._strangers.values()) and not self._divides:
+            self._divides = True
+            _log.info("the source has primaries that no link reads: it is divided anew", nodes=len(names))
+            self.on_strangers()
 
     # -- a stream that waits
 
@@ -247,6 +281,10 @@ class Handovers:
         slot = border.slot
         if slot == ALL:
             raise self._fail("the source emptied a shard while slots were on their way to or from it")
+        if self._forbidden:
+            raise self._fail(
+                f"slot {slot} of the source has moved, and {self._forbidden}", hint=f"{GRANT_HINT}; {MOVED_HINT}"
+            )
         if not self._drawn:
             return False
         others = {each.name for each in self._parties.values() if each is not party and slot in each.slots}
@@ -257,7 +295,7 @@ class Handovers:
         if slot not in claims and slot in mine.jobs:
             return False  # its outcome decides
         coming = await self._coming(party, mine, moment, only=frozenset({slot}))
-        if slot in claims and others and slot not in coming:
+        if slot in claims and slot not in coming and (others or slot not in party.slots):
             return False
         return await self._take(party, mine, coming, moment.received[party.name])
 
@@ -268,15 +306,17 @@ class Handovers:
 
         Where keys come one by one, each was in its old place before. Where a slot has come in one step, as far as can be seen,
         its old owner removes keys behind that: none may be left there.
-        Slots that are the link's alone are left out, and so are those of which that cannot be told yet.
+        Slots that are the link's alone are left out, and so are those of which that cannot be told yet. One that no link has,
+        since it went on while links were copied again, waits for nobody.
         """
         border = party.link.border
         assert border is not None, "slots come to links that have one"
         one_by_one = mine.takes | party.slots | (frozenset({border.slot}) if border.brings else frozenset())
         claims = (mine.owns | mine.takes) & self._wanted
+        orphans = (claims & mine.owns).difference(*(each.slots for each in self._parties.values()))
         if only is not None:
             claims &= only | mine.takes
-        found: dict[int, dict[str, int]] = {}
+        found: dict[int, dict[str, int]] = {slot: {} for slot in orphans & claims}
         open_ones: set[int] = set()
         for other in self._parties.values():
             if other is party or not (common := other.slots & claims):
@@ -297,11 +337,6 @@ class Handovers:
                 found.setdefault(slot, {})[other.name] = offset or 0
         return {slot: offsets for slot, offsets in found.items() if slot not in open_ones}
 
-    @property
-    def _wanted(self) -> frozenset[int]:
-        """All slots that are copied."""
-        return frozenset().union(*(each.slots for each in self._parties.values()))
-
     async def _take(self, party: Party, mine: NodeView, coming: Mapping[int, Mapping[str, int]], received: int) -> bool:
         """Has a link wait for others, gives it the slots that come to it, and lets its stream go on up to *received*.
 
@@ -316,14 +351,15 @@ class Handovers:
                 return False
         async with party.taking:
             if new := sorted(set(coming) - party.slots):
-                if border.blurred and not mine.owns.issuperset(new):
+                whole = not border.blurred and all(coming[slot] for slot in new)
+                if not whole and (mine.takes or mine.jobs or not mine.owns.issuperset(new)):
                     return False  # when all has come, it is copied
                 border.enter(new)
                 await self._redraw(party, party.slots | set(new))
                 _log.info("slots come to a shard", link=party.name, slots=spelled(ranges_of(new)))
-                if border.blurred:
+                if not whole:
                     _log.warning(
-                        "a shard is copied again: its snapshot had a part of slots that have come to it",
+                        "a shard is copied again: its stream does not have all of slots that have come to it",
                         link=party.name,
                     )
                     party.link.ask_full_sync()
@@ -380,6 +416,8 @@ class Handovers:
         assert border is not None, "a link of several shards has one"
         mine = await self._view(party)
         party.moves = mine is not None and bool(mine.takes or mine.gives or mine.jobs)
+        if mine is not None:
+            self._idle = {node.name: node for node in mine.idle}
         if any(each.moves or self._shared(each) for each in self._parties.values()):
             self._moving.set()
         else:
@@ -438,8 +476,20 @@ class Handovers:
         self._offsets.clear()
         party = next(each for each in self._parties.values() if each.link is link)
         shared = party.newest & frozenset().union(*(one.newest for one in self._parties.values() if one is not party))
-        if not shared:
-            return
+        if shared:
+            await self._part(party, shared)
+        for each in self._parties.values():
+            if (
+                each is not party and each.link.ends_for_copy
+            ):  # what it brings still may be of slots that this one has now
+                await each.link.rests.wait()
+
+    async def _part(self, party: Party, shared: frozenset[int]) -> None:
+        """A link that begins a full sync, and others, get slots of their own alone.
+
+        Raises:
+            SourceBusy: not yet: slots are on their way.
+        """
         drawn = await self._to_copy(each for each in self._parties.values() if each.newest & shared)
         if drawn is None:
             raise SourceBusy(

@@ -108,6 +108,7 @@ class Link:
         reaching: where an offset is waited for.
         ruling: its rules, and settings with them.
         released: the lease is free: another process may have the link at once.
+        rests: set while nothing is applied.
         drawn: its slots are those that stand beside its data.
         left: it has no slots any more, and is over.
         border: where the stream of a shard of a source cluster waits for others; None for other sources.
@@ -126,6 +127,8 @@ class Link:
     ) -> None:
         self.reached = self.released = self.left = self.drawn = False
         self.reaching = Reaching()
+        self.rests = asyncio.Event()
+        self.rests.set()
         self._beside = beside
         self.ruling = Ruling(settings)
         self._plan = plan
@@ -476,6 +479,7 @@ class Link:
             self.ruling,
             self.border,
         )
+        self.rests.clear()
         try:
             await self._session.run(self._stop, self._anew, self._copied, self._beside)
             self.reached = self._session.reached
@@ -489,6 +493,8 @@ class Link:
             return lost.transfer
         except Stopped:
             self._tell_stopped()
+        finally:
+            self.rests.set()
         return None
 
     def _tell_stopped(self) -> None:
@@ -610,6 +616,11 @@ class Link:
         """The link has no slots any more: it ends in order, and nobody goes on with it."""
         self.left = True
         self._stop.set()
+
+    @property
+    def ends_for_copy(self) -> bool:
+        """It is to be copied again, and still applies what was before."""
+        return self._anew.is_set() and not self.rests.is_set()
 
     @property
     def follows(self) -> bool:

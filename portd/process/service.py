@@ -11,8 +11,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from portd.controlsocket import ControlSocket
-from portd.errors import InternalError
+from portd.errors import InternalError, Interrupted
 from portd.groups import TaskGroup
+from portd.link.handover import Handovers
 from portd.log import get_logger
 from portd.memory.accounting import Accounting
 from portd.memory.heap import OWNER as HEAP_OWNER
@@ -46,6 +47,7 @@ class Service:
 
     Attributes:
         orders: carries out what operators ask through the control socket.
+        divides: it ends since a source has shards that no link reads: it is to be divided anew.
     """
 
     def __init__(self, *links: Settings) -> None:
@@ -69,11 +71,15 @@ class Service:
         self.orders = Orders(self._links, self.status)
         self._control = ControlSocket(path, self.orders.commands()) if path is not None else None
         self._tasks: list[asyncio.Task[None]] = []
+        self.divides = False
 
     def _build(self, links: Sequence[Settings]) -> None:
         """Makes every link, or none: what one has made goes with the mistake of another."""
         room = DiskRoom(self._settings.spool_max_bytes, len(links))
         watches = shard_watches(links)
+        for watch in watches.values():
+            if isinstance(watch, Handovers):
+                watch.on_strangers = self._divide_anew
         turn = asyncio.Lock()
         try:
             for each, plan in zip(links, self._plans, strict=True):
@@ -158,12 +164,20 @@ class Service:
                 self._failures.append(link)
             link.close()
 
+    def _divide_anew(self) -> None:
+        """Ends all links in order."""
+        self.divides = True
+        self.request_stop()
+
     def _tell_end(self) -> None:
         """All have ended.
 
         Raises:
             Exception: of the one that failed first; see `run`.
         """
+        if self.divides:
+            self._failures = [each for each in self._failures if not isinstance(each.error, Interrupted)]
+            self.divides = not self._failures
         if not self._failures:
             return
         first = self._failures[0]
@@ -254,7 +268,7 @@ class Service:
 
     def standings(self) -> dict[str, Standing]:
         """Phase of each link, and whether its target may be read."""
-        return {each.name: each.standing() for each in self._links}
+        return {each.name: each.standing() for each in self._links if not each.link.left}
 
     def alive(self) -> bool:
         """It runs: a link that has ended or failed while others go on is no reason to start the process again."""

@@ -7,7 +7,7 @@ what a node says of a slot is so at an offset that is not above it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import first_cause
@@ -15,7 +15,7 @@ from portd.groups import TaskGroup
 from portd.net.control import Refused, open_control, parse_info
 from portd.net.resp import request
 from portd.net.shapes import whole
-from portd.net.topology import moving, read_written, slots_of
+from portd.net.topology import MOST_PORT, Node, moving, read_written, slots_of
 from portd.source.refusals import refused
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from portd.net.control import Control
     from portd.net.endpoint import Endpoint
-    from portd.net.topology import Node
 
 MOST_OFFSET: Final = 2**60
+ALONE: Final = 8  # words in the line of a node without slots
 ENDED: Final = frozenset({"success", "failed", "cancelled"})  # states of a move that is over
 AT_ONCE: Final = 2048  # slots that are asked for in one go
 _UNKNOWN: Final = ("unknown subcommand", "unknown command", "wrong number of arguments")
@@ -43,6 +43,8 @@ class NodeView:
         jobs: slots of moves in one step, to it, that have not ended.
         replids: of its history, and the one before.
         offset: replication offset, asked for behind all that.
+        primary: it is one.
+        idle: other primaries that have no slots, as it knows them.
     """
 
     name: str
@@ -52,7 +54,8 @@ class NodeView:
     jobs: frozenset[int]
     replids: frozenset[str]
     offset: int
-    primary: bool = field(default=True)
+    primary: bool = True
+    idle: tuple[Node, ...] = ()
 
 
 async def view(endpoint: Endpoint, node: Node) -> NodeView | None:
@@ -93,6 +96,7 @@ async def view(endpoint: Endpoint, node: Node) -> NodeView | None:
         frozenset(filter(None, (told.get("master_replid"), told.get("master_replid2")))),
         offset,
         told.get("role") == "master",
+        _idle(nodes.decode("utf-8", "replace"), endpoint),
     )
 
 
@@ -139,6 +143,21 @@ def _myself(text: str) -> tuple[str, frozenset[int]]:
         if len(words) > 2 and "myself" in words[2].split(","):
             return words[0], frozenset(slots_of(read_written(words[8:])))
     return "", frozenset()
+
+
+def _idle(text: str, endpoint: Endpoint) -> tuple[Node, ...]:
+    """Primaries without slots, from ``CLUSTER NODES``. A replica that is new looks like one for some seconds."""
+    found, mapped = [], dict(endpoint.seeds.mapped) if endpoint.seeds is not None else {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) != ALONE or set(words[2].split(",")) != {"master"}:
+            continue
+        host, _, port = words[1].partition("@")[0].rpartition(":")
+        number = whole(port, MOST_PORT)
+        if host and number:
+            host, number = mapped.get((host, number), (host, number))
+            found.append(Node(words[0], host, number, ()))
+    return tuple(found)
 
 
 def _marks(nodes: bytes) -> dict[int, bool]:

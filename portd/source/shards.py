@@ -191,11 +191,13 @@ class Assignment:
                 free.discard(number)
         return found
 
-    def strangers(self, nodes: Mapping[str, Node]) -> frozenset[int]:
-        """Slots whose owner is none of these nodes."""
+    def strangers(self, nodes: Mapping[str, Node]) -> list[Node]:
+        """Owners of slots that are none of these nodes."""
         names = {node.name for node in nodes.values()}
-        others = {number for number, node in enumerate(self._topology.nodes) if node.name not in names}
-        return frozenset(slot for slot in self._wanted if self._table[slot] in others)
+        owners = {self._table[slot] for slot in self._wanted} - {NOBODY}
+        return [
+            self._topology.nodes[number] for number in sorted(owners) if self._topology.nodes[number].name not in names
+        ]
 
 
 class ShardWatch:

@@ -223,25 +223,6 @@ def test_one_shard_alone_is_copied_again(cluster: Cluster, into: Cluster) -> Non
     assert not differences(cluster, into)
 
 
-def test_a_slot_of_the_source_that_moves_ends_the_sync(cluster: Cluster, into: Cluster) -> None:
-    """69; the next start is refused until it is told to copy again, and leaves no record of links that are over."""
-    fill(cluster)
-    with Portd(cluster.url, into.url) as portd:
-        portd.until(streaming)
-        migrating = key_slot(b"{t1}")
-        node = next(each for each in cluster.primaries if each is not cluster.owner("{t1}"))
-        ended: list[int] = []
-        cluster.move_slot(migrating, node, until=lambda: ended.append(portd.wait()))
-        assert ended == [os.EX_UNAVAILABLE], portd.log()
-    with Portd(cluster.url, into.url) as portd:
-        assert portd.wait() == os.EX_CONFIG, portd.log()
-        assert "have moved since the data in the target was made" in portd.log()
-    with Portd(cluster.url, into.url, stop_after="caught-up", **AGAIN) as portd:
-        assert portd.wait() == os.EX_OK, portd.log()
-    assert not differences(cluster, into)
-    assert sorted(slot for slots in records(into).values() for slot in slots) == list(range(16384))
-
-
 def test_a_marker_of_another_history_keeps_nothing_back(source: Server, cluster: Cluster) -> None:
     """What a node did at a higher position of the history before does not stand for what comes: a flush is a flush."""
     client = source.client()

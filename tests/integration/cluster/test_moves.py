@@ -51,7 +51,10 @@ def test_slots_that_move_are_followed(cluster: Cluster, into: Server | Cluster) 
     fill(cluster)
     one, two, three = cluster.primaries
     nodes = dict(zip(LINKS, cluster.primaries, strict=True))
-    with Portd(cluster.url, into) as portd, RoamingLoad(cluster, MOVING) as load:
+    with (
+        Portd(cluster.url, into if isinstance(into, Server) else into.url) as portd,
+        RoamingLoad(cluster, MOVING) as load,
+    ):
         portd.until(streaming)
         load.run()
         for moves in [(5, two), (77, two), (1234, three)], [(6000, three)], [(16000, one)], [(5, one), (77, one)]:
@@ -70,9 +73,12 @@ def test_slots_that_move_are_followed(cluster: Cluster, into: Server | Cluster) 
 def test_portd_may_be_killed_while_slots_move(cluster: Cluster, into: Server | Cluster) -> None:
     """Wherever SIGKILL comes, in a move or behind it, the next start goes on: each command once, and no shard is copied again."""
     fill(cluster)
-    one, two, three = cluster.primaries
+    _, two, three = cluster.primaries
     nodes = dict(zip(LINKS, cluster.primaries, strict=True))
-    with Portd(cluster.url, into) as portd, RoamingLoad(cluster, MOVING) as load:
+    with (
+        Portd(cluster.url, into if isinstance(into, Server) else into.url) as portd,
+        RoamingLoad(cluster, MOVING) as load,
+    ):
 
         def kill() -> None:
             load.run(20)
@@ -115,7 +121,10 @@ def test_a_move_in_one_step(cluster: Cluster, into: Server | Cluster) -> None:
     fill(cluster)
     one, two, three = cluster.primaries
     nodes = dict(zip(LINKS, cluster.primaries, strict=True))
-    with Portd(cluster.url, into) as portd, RoamingLoad(cluster, MOVING) as load:
+    with (
+        Portd(cluster.url, into if isinstance(into, Server) else into.url) as portd,
+        RoamingLoad(cluster, MOVING) as load,
+    ):
         portd.until(streaming)
         for source, node, first, last in (
             (one, two, 0, 100),

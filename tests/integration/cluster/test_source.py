@@ -1,4 +1,4 @@
-"""A cluster of three as source: a link for each shard into one server, through kills and failovers; slots that move end it."""
+"""A cluster of three as source: a link for each shard into one server, through kills and failovers."""
 
 from __future__ import annotations
 
@@ -137,39 +137,6 @@ def test_a_start_while_a_slot_moves_is_refused(cluster: Cluster, target: Server)
     assert not differences(target, cluster)
 
 
-def test_a_move_ends_the_sync_and_is_made_up_for(cluster: Cluster, target: Server) -> None:
-    """A move that begins ends all shards with 69; a start with the new map is refused until it is told to copy again."""
-    fill(cluster)
-    key = next(f"{{t{number}}}" for number in range(60) if cluster.owner(f"{{t{number}}}") is cluster.primaries[0])
-    ended: list[int] = []
-    with Portd(cluster.url, target) as portd:
-        portd.until(streaming)
-        cluster.move_slot(key_slot(key.encode()), cluster.primaries[1], until=lambda: ended.append(portd.wait()))
-        assert ended == [os.EX_UNAVAILABLE], portd.log()
-        assert f"slots {key_slot(key.encode())} of the source are on their way" in portd.log()
-        assert portd.log().count("link failed") == 3
-    cluster.get("DEL", key + ":text")
-    with Portd(cluster.url, target) as portd:
-        assert portd.wait() == os.EX_CONFIG, portd.log()
-        assert "have moved since the data in the target was made" in portd.log()
-    with Portd(cluster.url, target, stop_after="caught-up", **AGAIN) as portd:
-        assert portd.wait() == os.EX_OK, portd.log()
-    assert not differences(target, cluster)
-    with Portd(cluster.url, target, stop_after="caught-up") as portd:
-        assert portd.wait() == os.EX_OK, portd.log()
-        assert 'event="full sync"' not in portd.log()
-
-
-def test_a_slot_that_has_moved_ends_the_sync(cluster: Cluster, target: Server) -> None:
-    """Also where nobody saw it on its way: the owner is another one."""
-    fill(cluster)
-    with Portd(cluster.url, target) as portd:
-        portd.until(streaming)
-        cluster.move_slot(0, cluster.primaries[2])
-        assert portd.wait() == os.EX_UNAVAILABLE, portd.log()
-        assert "slots 0 of the source" in portd.log()
-
-
 def test_what_cannot_be_had_is_told(cluster: Cluster, source: Server, target: Server) -> None:
     """Another cluster as target, a server under a cluster's URL, a name that is too long: each says so with 78."""
     cases: list[tuple[str, str, dict[str, object], str]] = [
@@ -233,20 +200,6 @@ def test_a_shard_that_goes_to_a_new_node_is_followed(target: Server) -> None:
         until_applied(portd, nodes)
         assert portd.terminate() == os.EX_OK, portd.log()
         assert not differences(target, cluster)
-
-
-@pytest.mark.skipif(not default_binary().at_least(redis=(99,), valkey=(9, 0)), reason="needs CLUSTER MIGRATESLOTS")
-def test_a_move_in_one_step_ends_the_sync(cluster: Cluster, target: Server) -> None:
-    """Nobody sees it on its way: it is told when the owner is another one."""
-    fill(cluster)
-    with Portd(cluster.url, target) as portd:
-        portd.until(streaming)
-        migrate(cluster, cluster.primaries[1], cluster.primaries[0], 5461, 6000)
-        assert portd.wait() == os.EX_UNAVAILABLE, portd.log()
-        assert "slots 5461-6000 of the source have moved to another node" in portd.log()
-    with Portd(cluster.url, target, stop_after="caught-up", **AGAIN) as portd:
-        assert portd.wait() == os.EX_OK, portd.log()
-    assert not differences(target, cluster)
 
 
 def own_key(cluster: Cluster, node: Server) -> str:
