@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import redis
@@ -55,6 +55,7 @@ class Cluster:
             settings |= {"tls_cluster": True, "tls_replication": True, "tls_auth_clients": "no", **tls}
         self.primaries = [Server(self.binary, **settings | config) for _ in range(primaries)]
         self.replicas = [Server(self.binary, **settings | config) for _ in range(primaries * replicas)]
+        self.extra: list[Server] = []  # that joined later
         self._stack = ExitStack()
 
     @property
@@ -148,6 +149,19 @@ class Cluster:
                     return False
         return True
 
+    @contextmanager
+    def joining(self, **config: Setting) -> Iterator[Server]:
+        """A primary without slots that every node knows, for the length of the block."""
+        with Server(self.binary, cluster_enabled=True, cluster_node_timeout=TIMEOUT_MS, **config) as fresh:
+            self.call(fresh, "CLUSTER", "MEET", "127.0.0.1", self._met_at(self.nodes[0]))
+            name = self.name(fresh)
+            wait_for_sync(lambda: all(self._knows(node, name) for node in self.nodes))
+            self.extra.append(fresh)
+            try:
+                yield fresh
+            finally:
+                self.extra.remove(fresh)
+
     def move_slot(self, slot: int, into: Server, *, until: Callable[[], object] = lambda: None) -> None:
         """Moves a slot as redis-cli does, key by key; *until* is called when half of the move is done."""
         source = next(node for node, ranges in self.owners().items() if any(a <= slot <= b for a, b in ranges))
@@ -157,12 +171,12 @@ class Cluster:
         while keys := self.call(source, "CLUSTER", "GETKEYSINSLOT", slot, 10):
             self.call(source, "MIGRATE", "127.0.0.1", into.port, "", 0, 60_000, "KEYS", *keys)
         name = self.name(into)
-        for node in (into, source, *(each for each in self.primaries if each not in (into, source))):
+        for node in (into, source, *(each for each in (*self.primaries, *self.extra) if each not in (into, source))):
             self.call(node, "CLUSTER", "SETSLOT", slot, "NODE", name)
 
     def owners(self) -> dict[Server, list[tuple[int, int]]]:
         """Ranges of slots by node, as the first one that lives tells it."""
-        ports = {node.port: node for node in self.nodes}
+        ports = {node.port: node for node in (*self.nodes, *self.extra)}
         asked = next(node for node in self.nodes if node.alive)
         found: dict[Server, list[tuple[int, int]]] = {}
         for first, last, primary, *_ in self.call(asked, "CLUSTER", "SLOTS"):

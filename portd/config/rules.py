@@ -304,6 +304,11 @@ def changed(before: str, now: str) -> list[str]:
     return words
 
 
+def differ_in_slots_alone(before: str, now: str) -> bool:
+    """Whether two digests tell the same of everything but `include_slots`."""
+    return all(part.startswith("slots=") for part in set(before.split()) ^ set(now.split()))
+
+
 def _plain(name: str, value: object) -> object:
     """A value such that what it does alone matters: not its order, nor what stands twice, nor the letters of a command."""
     if not isinstance(value, tuple):

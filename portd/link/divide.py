@@ -6,7 +6,7 @@ Done once, by the process that reads settings, before any link begins.
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from portd.config.choices import Existing, OnRulesChange, Prune
@@ -87,7 +87,7 @@ async def _go_on(settings: Settings, topology: Topology, wanted: Ranges) -> list
     new = {node.name: node for node in (*found.strangers(nodes), *await _idle(settings, nodes.values()))}
     numbers = {int(each.link.rpartition(".")[2]) for each in links}
     for node in new.values():
-        number = next(each for each in (*slots_of(node.slots), *count(SLOTS)) if each not in numbers)
+        number = next(each for each in chain(slots_of(node.slots), count(SLOTS)) if each not in numbers)
         numbers.add(number)
         made = _link(settings, (), str(number))
         links.append(replace(made, shard_node=f"{node.name} {node.host} {node.port}"))

@@ -84,7 +84,7 @@ class Handovers:
         seconds: between two looks at the map.
 
     Attributes:
-        on_strangers: called once when the source has primaries that none of the links reads.
+        on_strangers: told once how many primaries the source has that none of the links reads; whether they will be.
     """
 
     def __init__(self, settings: Settings, seconds: float = WATCH_SECONDS) -> None:
@@ -92,10 +92,10 @@ class Handovers:
         self._seconds = seconds
         self._parties: dict[str, Party] = {}
         self._wanted: frozenset[int] = frozenset()  # all slots that are copied
-        self.on_strangers: Callable[[], None] = lambda: None
+        self.on_strangers: Callable[[int], bool] = lambda _: False
         self._idle: dict[str, Node] = {}  # primaries without slots, by id, as nodes told last
         self._strangers: dict[str, float] = {}  # primaries that no link reads: since when
-        self._divides = False
+        self._divides = self._crowded = False  # that was told; and there is no room for more links
         self._forbidden = ""  # why nodes cannot be asked
         self._failed: SlotsMoved | None = None
         self._over = asyncio.Event()  # set when it has failed
@@ -236,7 +236,11 @@ class Handovers:
         gaps = found.gaps
         if gaps and self._gaps:
             self._fail(f"slots {spelled(ranges_of(sorted(gaps)))} of the source have no owner any more")
-        self._note_strangers({node.name for node in found.strangers(nodes)})
+        strangers = found.strangers(nodes)
+        if strangers and self._divides and self._crowded:
+            names = ", ".join(node.address for node in strangers)
+            self._fail(f"slots of the source have moved to {names}, for which there is no link")
+        self._note_strangers({node.name for node in strangers})
         self._gaps = bool(gaps)
 
     def _note_strangers(self, names: set[str]) -> None:
@@ -248,8 +252,8 @@ class Handovers:
         self._strangers = {name: self._strangers.get(name, now) for name in names}
         if any(now - since >= STRANGER_SECONDS for since in self._strangers.values()) and not self._divides:
             self._divides = True
-            _log.info("the source has primaries that no link reads: it is divided anew", nodes=len(names))
-            self.on_strangers()
+            _log.info("the source has primaries that no link reads", nodes=len(names))
+            self._crowded = not self.on_strangers(len(names))
 
     # -- a stream that waits
 
@@ -531,5 +535,7 @@ class Handovers:
                 if other.name not in tied and (waits or other.slots & one.slots):
                     tied.add(other.name)
                     todo.append(other)
+        if any(self._parties[name].newest != self._parties[name].slots for name in tied):
+            return  # they are about to be
         if (drawn := await self._to_copy(self._parties[name] for name in sorted(tied))) is not None:
             await self._copy_again(drawn)

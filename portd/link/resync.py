@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from portd.config.choices import Existing, Prune
+from portd.config.rules import differ_in_slots_alone
 from portd.errors import SpoolError
 from portd.link import clusters
 from portd.log import get_logger
@@ -75,7 +76,7 @@ class Resync:
             self.sole = not await self._keys_there()
         else:
             # What other rules have not covered may be somebody else's.
-            self.sole = checkpoint.sole and checkpoint.rules in {"", into.choice.digest}
+            self.sole = checkpoint.sole and (not checkpoint.rules or self._made_alike(checkpoint))
             self.postponed = checkpoint.postponed
         wanted = mode is Prune.AUTO and checkpoint is not None and self.sole and not into.choice.of_values
         if mode is Prune.PRUNE or wanted:
@@ -85,9 +86,16 @@ class Resync:
             log.warning(
                 "keys that the source deleted meanwhile stay in the target", prune=mode.value,
                 hint="names do not tell which keys are taken: flush or clean the target to be exact" if into.choice.of_values
-                else "the rules were others: set prune to prune to be exact" if checkpoint.rules != into.choice.digest
+                else "the rules were others: set prune to prune to be exact" if not self._made_alike(checkpoint)
                 else "the target held other data when its first sync began: set prune to prune if it may go",
             )  # fmt: skip
+
+    def _made_alike(self, checkpoint: Checkpoint) -> bool:
+        """The data was made by the same rules. Slots that came from another shard were empty when that began, if all had to be."""
+        if checkpoint.rules == self._into.choice.digest:
+            return True
+        moved = self._settings.shard_of != "" and self._settings.existing is Existing.REFUSE
+        return moved and differ_in_slots_alone(checkpoint.rules, self._into.choice.digest)
 
     async def _count_keys(self, checkpoint: Checkpoint | None) -> int:
         """Keys that may be lost. One that was broken off had counted them before it wrote its own beside them."""

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from portd.controlsocket import ControlSocket
-from portd.errors import InternalError, Interrupted
+from portd.errors import ConfigError, InternalError, Interrupted
 from portd.groups import TaskGroup
 from portd.link.handover import Handovers
 from portd.log import get_logger
@@ -164,10 +164,21 @@ class Service:
                 self._failures.append(link)
             link.close()
 
-    def _divide_anew(self) -> None:
-        """Ends all links in order."""
+    def _divide_anew(self, shards: int) -> bool:
+        """A source has so many shards that no link reads: ends all links in order, if there is room for more; whether it is."""
+        cgroup = self._accounting.cgroup
+        try:
+            for each in self._links:
+                plan_memory(each.settings, cgroup.limit() if cgroup else None, len(self._links) + shards)
+        except ConfigError as error:
+            log.warning(
+                "a shard of the source is new, and there is no memory for its link: slots that move to it end the sync",
+                error=str(error.args[0]), hint=error.hint,
+            )  # fmt: skip
+            return False
         self.divides = True
         self.request_stop()
+        return True
 
     def _tell_end(self) -> None:
         """All have ended.

@@ -136,7 +136,7 @@ def fill(cluster: Cluster) -> None:
 
 def streaming(status: Mapping[str, Any]) -> bool:
     """Every link has caught up."""
-    return all(each["phase"] == "streaming" for each in status["links"])
+    return all(each["phase"] == "streaming" for each in status["links"] if each["link"] in ends)
 
 
 def primaries(cluster: Cluster) -> dict[str, Server]:

@@ -52,7 +52,11 @@ class RoamingLoad(Writer):
                     for _ in range(self._random.randint(1, 10)):
                         client.execute_command(*self._one())
                         self.commands += 1
-            except (redis.RedisError, OSError):  # TRYAGAIN of two keys that are apart, or a node that is gone
+            except (
+                redis.RedisError,
+                OSError,
+                AttributeError,
+            ):  # a node that is gone, or one that redis-py has not heard of
                 pass
             time.sleep(0.002)
         client.close()

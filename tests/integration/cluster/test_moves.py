@@ -13,6 +13,7 @@ from tests.integration.cluster.load import LINKS, fill, streaming, until_applied
 from tests.integration.cluster.moves import RoamingLoad, migrate
 from tests.process import Portd
 from tests.servers import Server, wait_for_sync
+from tests.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +24,14 @@ MOVING = (5, 77, 1234, 5400, 6000, 9999, 11000, 16000)
 def drawn(target: Server | Cluster, link: str) -> set[int]:
     """The slots of a link, as the target has them."""
     key = f"portd:checkpoint:{link}" if isinstance(target, Server) else f"portd:checkpoint:{{{link}}}"
-    told = target.client().hget(key, "slots") if isinstance(target, Server) else target.get("HGET", key, "slots")
-    return set(slots_of(read_written((told or b"").decode().split())))
+    with Wire(target if isinstance(target, Server) else target.owner(key)) as wire:
+        told = wire.call("HGET", key, "slots") or b""
+    return set(slots_of(read_written(told.decode().split())))
+
+
+def url_of(target: Server | Cluster) -> str:
+    """As portd takes it."""
+    return target.url
 
 
 def until_settled(portd: Portd, target: Server | Cluster, source: Cluster) -> None:
@@ -52,7 +59,7 @@ def test_slots_that_move_are_followed(cluster: Cluster, into: Server | Cluster) 
     one, two, three = cluster.primaries
     nodes = dict(zip(LINKS, cluster.primaries, strict=True))
     with (
-        Portd(cluster.url, into if isinstance(into, Server) else into.url) as portd,
+        Portd(cluster.url, url_of(into)) as portd,
         RoamingLoad(cluster, MOVING) as load,
     ):
         portd.until(streaming)
@@ -76,7 +83,7 @@ def test_portd_may_be_killed_while_slots_move(cluster: Cluster, into: Server | C
     _, two, three = cluster.primaries
     nodes = dict(zip(LINKS, cluster.primaries, strict=True))
     with (
-        Portd(cluster.url, into if isinstance(into, Server) else into.url) as portd,
+        Portd(cluster.url, url_of(into)) as portd,
         RoamingLoad(cluster, MOVING) as load,
     ):
 
@@ -122,7 +129,7 @@ def test_a_move_in_one_step(cluster: Cluster, into: Server | Cluster) -> None:
     one, two, three = cluster.primaries
     nodes = dict(zip(LINKS, cluster.primaries, strict=True))
     with (
-        Portd(cluster.url, into if isinstance(into, Server) else into.url) as portd,
+        Portd(cluster.url, url_of(into)) as portd,
         RoamingLoad(cluster, MOVING) as load,
     ):
         portd.until(streaming)
@@ -139,5 +146,34 @@ def test_a_move_in_one_step(cluster: Cluster, into: Server | Cluster) -> None:
         load.stop()
         status = until_applied(portd, nodes)
         assert [each["full_syncs"] for each in status["links"]] == [{"first": 1}] * 3, portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(into, cluster)
+
+
+def test_a_shard_that_joins_and_leaves(cluster: Cluster, into: Server | Cluster) -> None:
+    """A primary without slots is read before it gets any, and takes what comes; it is left when it has none any more."""
+    fill(cluster)
+    _, two, three = cluster.primaries
+    nodes = dict(zip(LINKS, cluster.primaries, strict=True))
+    with (
+        cluster.joining() as fresh,
+        Portd(cluster.url, url_of(into), memory_budget="48MiB") as portd,
+        RoamingLoad(cluster, MOVING) as load,
+    ):
+        portd.until(lambda status: len(status["links"]) == 4 and streaming(status))
+        for slot, node in (5, fresh), (77, fresh), (6000, fresh), (5, two):
+            cluster.move_slot(slot, node, until=load.run)
+            load.run(10)
+        wait_for_sync(lambda: drawn(into, "default.16384") == {77, 6000})
+        with load.turn:
+            until_applied(portd, {**nodes, "default.16384": fresh})
+            assert not differences(into, cluster)
+        for slot in 77, 6000:
+            cluster.move_slot(slot, three, until=load.run)
+        wait_for_sync(lambda: not drawn(into, "default.16384"))
+        until_settled(portd, into, cluster)
+        load.stop()
+        until_applied(portd, nodes)
+        assert not portd.log().count('event="full sync"') > 4, portd.log()
         assert portd.terminate() == os.EX_OK, portd.log()
     assert not differences(into, cluster)
