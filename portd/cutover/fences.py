@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from portd.cutover.doubt import Doubt
 from portd.cutover.options import Stop
-from portd.errors import ConfigError, HandshakeError, SourceLost
+from portd.cutover.servers import together
+from portd.errors import ConfigError, HandshakeError, SourceLost, first_cause
+from portd.groups import TaskGroup
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.net.control import Refused, open_control, parse_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from portd.cutover.options import Options
     from portd.net.control import Control
@@ -35,6 +38,8 @@ WRITE: Final = "-@write"
 _REPLICAS: Final = "min-replicas-to-write"
 _LAG: Final = "min-replicas-max-lag"
 
+ResultT = TypeVar("ResultT")
+
 log = get_logger("cutover")
 
 
@@ -46,18 +51,25 @@ class Fence(ABC):
 
     Attributes:
         absolute: nothing at all is written while it stands, not even by the server itself (what expires).
+        where: that is, for people.
     """
 
     absolute = False
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self.where = endpoint.display
         self._stands = False
 
     @property
     def stands(self) -> bool:
         """It may have to be undone."""
         return self._stands
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which undoing it is tried."""
+        return FREE_SECONDS
 
     @abstractmethod
     async def prepare(self) -> str:
@@ -80,16 +92,16 @@ class Fence(ABC):
         """Lets writes go on, whatever it takes; whether that is certain. Idempotent."""
         backoff = Backoff.quick()
         try:
-            async with asyncio.timeout(FREE_SECONDS):
+            async with asyncio.timeout(self.patience):
                 while self._stands:
                     try:
                         await self._free()
                         self._stands = False
                     except (OSError, Refused, Doubt) as error:
-                        log.warning("writes are not let go on yet", source=self.endpoint.display, error=str(error))
+                        log.warning("writes are not let go on yet", source=self.where, error=str(error))
                         await asyncio.sleep(backoff.next_wait())
         except TimeoutError:
-            log.exception("writes could not be let go on", source=self.endpoint.display, hint=self.by_hand())
+            log.exception("writes could not be let go on", source=self.where, hint=self.by_hand())
             return False
         return True
 
@@ -139,6 +151,15 @@ class Pause(Fence):
 
     absolute = True
 
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        self._until = 0.0  # when the longest of them ends, by our clock
+
+    @property
+    def patience(self) -> float:
+        """It ends by itself: somewhat longer than that."""
+        return min(FREE_SECONDS, max(self._until - time.monotonic(), 0.0) + LEASE_SECONDS)
+
     async def prepare(self) -> str:
         """Finds out whether it can be done; see `Fence`."""
         async with _asking(self.endpoint, "+client|pause +client|unpause") as control:
@@ -165,6 +186,7 @@ class Pause(Fence):
 
     async def _renew(self, seconds: float = LEASE_SECONDS) -> None:
         """Raises: Doubt: it is not certain that writes stand still."""
+        self._until = max(self._until, time.monotonic() + seconds)
         try:
             async with asyncio.timeout(LEASE_SECONDS / 2), self._control() as control:
                 await control.call("CLIENT", "PAUSE", int(seconds * 1000), "WRITE")
@@ -208,9 +230,9 @@ class Acl(Fence):
         found = {line[1]: line[2:] for line in lines}
         for user in self.users:
             if user not in found:
-                raise ConfigError(f"the source has no user {user!r}", hint="ACL USERS lists them")
+                raise ConfigError(f"{self.where} has no user {user!r}", hint="ACL USERS lists them")
             if user == mine:
-                raise ConfigError(f"{user!r} is our own user at the source", hint="give portd a user of its own")
+                raise ConfigError(f"{user!r} is our own user at {self.where}", hint="give portd a user of its own")
             if any(word.startswith("(") for word in found[user]):
                 raise ConfigError(f"the user {user!r} has selectors", hint="--stop-writes command does what you decide")
             self._rules[user] = found[user]
@@ -323,15 +345,113 @@ class Own(Fence):
         return "run the command of --resume-command"
 
 
-def fence_of(options: Options, endpoint: Endpoint) -> Fence:
-    """What stops the writes."""
+class Everywhere(Fence):
+    """The same at every primary of a cluster: all of them at once, and all or none.
+
+    Args:
+        endpoint: of the cluster.
+        fences: one for each primary.
+    """
+
+    def __init__(self, endpoint: Endpoint, fences: Sequence[Fence]) -> None:
+        super().__init__(endpoint)
+        self._fences = fences
+        self.absolute = all(each.absolute for each in fences)
+
+    @property
+    def stands(self) -> bool:
+        """It may have to be undone somewhere."""
+        return any(each.stands for each in self._fences)
+
+    async def prepare(self) -> str:
+        """Finds out whether it can be done everywhere; see `Fence`."""
+        words = await together(self._fences, lambda each: each.prepare(), "fence")
+        return f"{words[0]}, at {len(words)} primaries"
+
+    async def stop(self) -> None:
+        """Stops the writes. One that refuses does not call back what is on its way to the others: an answer is waited for."""
+        await self._at_all(lambda each: each.stop())
+
+    async def keep(self) -> None:
+        """Sees to it that they stay stopped everywhere, until cancelled."""
+        try:
+            async with TaskGroup() as group:  # all of them at a time, however many there are
+                for each in self._fences:
+                    group.create_task(each.keep(), name=f"writes stopped at {each.where}")
+        except BaseExceptionGroup as errors:
+            raise first_cause(errors) from None
+
+    async def free(self) -> bool:
+        """Lets writes go on everywhere; a node that does not answer holds up no other. See `Fence`."""
+        return all(await together(self._fences, lambda each: each.free(), "free"))
+
+    async def stay(self, seconds: float) -> str:
+        """It is done; see `Fence`."""
+        words = await self._at_all(lambda each: each.stay(seconds))
+        return "; ".join(dict.fromkeys(filter(None, words)))
+
+    def by_hand(self) -> str:
+        """How somebody undoes it, where that is still to be done."""
+        where: dict[str, list[str]] = {}
+        for each in self._fences:
+            if each.stands:
+                where.setdefault(each.by_hand(), []).append(each.where)
+        return "; ".join(f"{words} ({', '.join(nodes)})" for words, nodes in where.items())
+
+    async def _at_all(self, act: Callable[[Fence], Awaitable[ResultT]]) -> list[ResultT]:
+        """Does it at each, and waits for all of them also where one fails.
+
+        Raises:
+            Doubt: some failed, all of which are told.
+        """
+
+        async def one(fence: Fence) -> ResultT | Doubt:
+            try:
+                return await act(fence)
+            except Doubt as error:
+                return error
+
+        found = await together(self._fences, one, "fence")
+        failed = [each for each in found if isinstance(each, Doubt)]
+        if failed:
+            raise Doubt("; ".join(str(each.args[0]) for each in failed), hint=failed[0].hint)
+        return [each for each in found if not isinstance(each, Doubt)]
+
+    async def _stop(self) -> None:
+        await self.stop()
+
+    async def _free(self) -> None:
+        await self.free()
+
+
+def fence_of(options: Options, place: Endpoint, nodes: Sequence[Endpoint]) -> Fence:
+    """What stops the writes.
+
+    Args:
+        options: how.
+        place: where clients write.
+        nodes: the servers there.
+    """
+    if options.stop is Stop.COMMAND:
+        return Own(place, options.stop_command, options.resume_command)
+    return _everywhere(place, [_fence_at(options, node) for node in nodes])
+
+
+def fence_of_users(options: Options, place: Endpoint, nodes: Sequence[Endpoint]) -> Fence | None:
+    """What keeps users from writing for good at the end, behind another fence; None where nobody is named. See `fence_of`."""
+    if not options.users or options.stop is Stop.ACL:
+        return None
+    return _everywhere(place, [Acl(node, options.users) for node in nodes])
+
+
+def _fence_at(options: Options, node: Endpoint) -> Fence:
     if options.stop is Stop.PAUSE:
-        return Pause(endpoint)
-    if options.stop is Stop.ACL:
-        return Acl(endpoint, options.users)
-    if options.stop is Stop.REPLICAS:
-        return Replicas(endpoint)
-    return Own(endpoint, options.stop_command, options.resume_command)
+        return Pause(node)
+    return Acl(node, options.users) if options.stop is Stop.ACL else Replicas(node)
+
+
+def _everywhere(place: Endpoint, fences: Sequence[Fence]) -> Fence:
+    return fences[0] if place.seeds is None else Everywhere(place, fences)
 
 
 async def _settings(control: Control, *names: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portd.config.settings import Settings
-    from portd.net.topology import Ranges
+    from portd.net.topology import Ranges, Topology
 
 _log = get_logger("sync")
 
@@ -58,10 +58,19 @@ async def divide(settings: Settings) -> list[Settings]:
     wanted: Ranges = tuple(settings.slot_ranges()) or ALL_SLOTS
     topology, marks = await read_map(settings.source_endpoint())
     refuse_moves(topology, marks, wanted)
-    shards = [shard for node in topology.nodes if (shard := common(node.slots, wanted))]
-    links = [_link(settings, ranges) for ranges in shards]
+    links = links_of(settings, topology)
     await _forget_others(settings, links)
     return links
+
+
+def links_of(settings: Settings, topology: Topology) -> list[Settings]:
+    """A link for each primary that has some of the slots that are wanted, by a map; nothing is looked at.
+
+    Raises:
+        ConfigError: its name is too long.
+    """
+    wanted: Ranges = tuple(settings.slot_ranges()) or ALL_SLOTS
+    return [_link(settings, shard) for node in topology.nodes if (shard := common(node.slots, wanted))]
 
 
 def check_settings(settings: Settings) -> None:

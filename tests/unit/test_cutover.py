@@ -44,7 +44,9 @@ def sync(**changed: Any) -> dict[str, Any]:
 
 def errors(options: Options | None = None, target: dict[str, str] | None = None, **changed: Any) -> list[str]:
     """What stands in the way."""
-    facts = Facts(sync(**changed), {"maxmemory_policy": "noeviction"}, TARGET | (target or {}), {})
+    facts = Facts(
+        {"default": sync(**changed)}, {"a": {"maxmemory_policy": "noeviction"}}, {"b": TARGET | (target or {})}, {}
+    )
     return [each.subject for each in check(facts, options or Options()) if each.level is Level.ERROR]
 
 
