@@ -25,11 +25,12 @@ from portd.cutover.options import Options
 from portd.cutover.sync import Sync
 from portd.kernel.slots import key_slot
 from portd.log import configure
+from portd.net.endpoint import Endpoint
 from tests.commands import command, environment
 from tests.servers import PATIENCE_SECONDS, Server, wait_for_sync
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from portd.cutover.report import Report
     from tests.clusters import Cluster
@@ -254,18 +255,28 @@ Moment = Callable[[], Awaitable[None]]
 
 
 class Moments(Sync):
-    """The sync, as a cut-over speaks to it in a process of the test, which does something at two moments of it.
+    """The sync, as a cut-over speaks to it in a process of the test, which does something at some moments of it.
 
     Args:
         path: of the control socket.
+        link: its name.
         before: when both ends were compared, and it was found that writes can be stopped.
         standing: when they are stopped, before anything is waited for.
+        ending: when all is proven, before the links end.
     """
 
-    def __init__(self, path: Path, *, before: Moment | None = None, standing: Moment | None = None) -> None:
-        super().__init__(path, "default")
+    def __init__(
+        self,
+        path: Path,
+        link: str = "default",
+        *,
+        before: Moment | None = None,
+        standing: Moment | None = None,
+        ending: Moment | None = None,
+    ) -> None:
+        super().__init__(path, link)
         self.cutover: Cutover | None = None
-        self._before, self._standing = before, standing
+        self._before, self._standing, self._ending = before, standing, ending
 
     async def statuses(self) -> dict[str, dict[str, Any]]:
         """See `Sync`."""
@@ -283,11 +294,37 @@ class Moments(Sync):
             await act()
         return await super().drain(link, offset, seconds)
 
+    async def hand_over(self, seconds: float) -> dict[str, Mapping[str, Any]]:
+        """See `Sync`."""
+        if self._ending is not None:
+            await self._ending()
+        return await super().hand_over(seconds)
 
-async def cut_over_here(source: str, target: str, path: Path, moments: Moments, **options: Any) -> Report:
-    """A cut-over in this process; its report."""
-    settings = load_settings({"source": source, "target": target, "spool_dir": path.parent}, None, ALL_RULES)
-    cutover = moments.cutover = Cutover(settings, Options(**options), moments)
+
+async def cut_over_here(
+    source: str,
+    target: str,
+    path: Path,
+    moments: Moments,
+    *,
+    primary: str = "",
+    given: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Report:
+    """A cut-over in this process; its report.
+
+    Args:
+        source: URL.
+        target: likewise.
+        path: of the control socket.
+        moments: what is done meanwhile.
+        primary: URL of it, of a source that is a replica.
+        given: further settings.
+        options: see `Options`.
+    """
+    flags = {"source": source, "target": target, "spool_dir": path.parent, **(given or {})}
+    there = Endpoint.parse(primary) if primary else None
+    cutover = moments.cutover = Cutover(load_settings(flags, None, ALL_RULES), Options(**options), moments, there)
     return await cutover.run()
 
 

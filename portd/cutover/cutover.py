@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from portd.cutover.checks import check
 from portd.cutover.doubt import Doubt
 from portd.cutover.ends import Ends
-from portd.cutover.fences import LEASE_SECONDS, fence_of, fence_of_users
+from portd.cutover.everywhere import fence_of, fence_of_users
+from portd.cutover.fences import LEASE_SECONDS
 from portd.cutover.moving import move
 from portd.cutover.proof import Proof
 from portd.cutover.report import Report
@@ -151,8 +152,9 @@ class Cutover:
             report.shards = {each.name: each.told for each in shards}
         report.servers = {place.name: place.shown() for place in (ends.source, ends.target)}
         await self._until_ready()
-        fence = self._fence = fence_of(options, ends.writes_at, ends.fenced)
-        self._users = fence_of_users(options, ends.writes_at, ends.fenced)
+        where = ends.writes_at, ends.fenced, ends.source.replicas
+        fence = self._fence = fence_of(options, *where)
+        self._users = fence_of_users(options, *where)
         what = await fence.prepare()
         if self._users is not None:
             what += f", then {await self._users.prepare()}"
@@ -263,6 +265,8 @@ class Cutover:
             await self._at_shards(lambda each: self._check_still(each, fence))
         if self._users is not None:
             await self._users.stop()
+        if self._ends.source.topology is not None:  # who was promoted before that may have been written to
+            await self._ends.source.check()
         self.report.note_time("settled")
         offsets = {each.name: each.offset for each in self._shards}
         log.info("the target is complete", offsets=offsets, standstill_seconds=self.report.standstill)
@@ -416,19 +420,28 @@ class Cutover:
         if self._done:
             report.outcome = "in doubt"
             return
-        certain = True
-        for fence in (self._users, self._fence):
-            if fence is not None and fence.stands:
-                certain = await fence.free() and certain
-                if fence.stands:
-                    report.left.append(f"writes may be stopped still: {fence.by_hand()}")
+        await self._free()
         if "stopped" in report.times:
             report.note_time("freed")
-            log.warning("rolled back", why=report.doubt, certain=certain, standstill_seconds=report.standstill)
+            log.warning("rolled back", why=report.doubt, standstill_seconds=report.standstill)
         report.outcome = "interrupted" if interrupted else "rolled back" if "stopped" in report.times else "not begun"
         if self._ended:
             what = "the sync has" if self._ends.source.topology is None else "links of the sync have"
             report.left.append(f"{what} ended: start it again, it goes on from its checkpoint")
+
+    async def _free(self) -> None:
+        """Writes go on: users get their right back first, so that those who wait are not refused.
+
+        A node that does not answer holds up its own clients only: the others do not wait until it is given up.
+        """
+        standing = [each for each in (self._users, self._fence) if each is not None and each.stands]
+        tasks = []
+        for fence in standing:
+            tasks.append(asyncio.create_task(fence.free(), name=f"writes go on at {fence.where}"))
+            await asyncio.wait(tasks, timeout=LEASE_SECONDS)
+        for task, fence in zip(tasks, standing, strict=True):
+            if not await task or fence.stands:
+                self.report.left.append(f"writes may be stopped still: {fence.by_hand()}")
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

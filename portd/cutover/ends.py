@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from portd.config.choices import ExpiryGap
 from portd.config.rules import choice_of
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from portd.cutover.shard import Shard
     from portd.cutover.sync import Sync
     from portd.net.endpoint import Endpoint
+
+ONE_SHARD: Final = "one shard of a cluster is cut over with all others"
 
 
 class Ends:
@@ -66,6 +68,8 @@ class Ends:
         """
         self._check_settings()
         statuses = await self._sync.statuses()
+        if self.source.endpoint.seeds is not None and self._settings.link in statuses:
+            raise ConfigError(ONE_SHARD, hint=f"{self._settings.link} is one: name the link that was described")
         for status in statuses.values():
             urls = status["source"]["url"], status["target"]["url"]
             if urls != (self.source.endpoint.display, self.target.endpoint.display):
@@ -116,10 +120,7 @@ class Ends:
         settings = self._settings
         clustered = self.source.endpoint.seeds is not None
         if clustered and settings.one_shard:
-            raise ConfigError(
-                "one shard of a cluster is cut over with all others",
-                hint="name the link as it is described, without one_shard",
-            )
+            raise ConfigError(ONE_SHARD, hint="name the link as it is described, without one_shard")
         if clustered and self._primary is not None:
             raise ConfigError("the primaries of a cluster are found by its map", hint="leave --primary out")
         if settings.expiry_gap is ExpiryGap.HOLD:

@@ -12,21 +12,17 @@ import os
 import time
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from portd.cutover.doubt import Doubt
-from portd.cutover.options import Stop
-from portd.cutover.servers import together
-from portd.errors import ConfigError, HandshakeError, SourceLost, first_cause
-from portd.groups import TaskGroup
+from portd.errors import ConfigError, HandshakeError, SourceLost
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.net.control import Refused, open_control, parse_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
-    from portd.cutover.options import Options
     from portd.net.control import Control
     from portd.net.endpoint import Endpoint
 
@@ -37,8 +33,6 @@ NEVER_REPLICAS: Final = 1_000_000  # no server has so many
 WRITE: Final = "-@write"
 _REPLICAS: Final = "min-replicas-to-write"
 _LAG: Final = "min-replicas-max-lag"
-
-ResultT = TypeVar("ResultT")
 
 log = get_logger("cutover")
 
@@ -343,115 +337,6 @@ class Own(Fence):
     def by_hand(self) -> str:
         """How somebody undoes it."""
         return "run the command of --resume-command"
-
-
-class Everywhere(Fence):
-    """The same at every primary of a cluster: all of them at once, and all or none.
-
-    Args:
-        endpoint: of the cluster.
-        fences: one for each primary.
-    """
-
-    def __init__(self, endpoint: Endpoint, fences: Sequence[Fence]) -> None:
-        super().__init__(endpoint)
-        self._fences = fences
-        self.absolute = all(each.absolute for each in fences)
-
-    @property
-    def stands(self) -> bool:
-        """It may have to be undone somewhere."""
-        return any(each.stands for each in self._fences)
-
-    async def prepare(self) -> str:
-        """Finds out whether it can be done everywhere; see `Fence`."""
-        words = await together(self._fences, lambda each: each.prepare(), "fence")
-        return f"{words[0]}, at {len(words)} primaries"
-
-    async def stop(self) -> None:
-        """Stops the writes. One that refuses does not call back what is on its way to the others: an answer is waited for."""
-        await self._at_all(lambda each: each.stop())
-
-    async def keep(self) -> None:
-        """Sees to it that they stay stopped everywhere, until cancelled."""
-        try:
-            async with TaskGroup() as group:  # all of them at a time, however many there are
-                for each in self._fences:
-                    group.create_task(each.keep(), name=f"writes stopped at {each.where}")
-        except BaseExceptionGroup as errors:
-            raise first_cause(errors) from None
-
-    async def free(self) -> bool:
-        """Lets writes go on everywhere; a node that does not answer holds up no other. See `Fence`."""
-        return all(await together(self._fences, lambda each: each.free(), "free"))
-
-    async def stay(self, seconds: float) -> str:
-        """It is done; see `Fence`."""
-        words = await self._at_all(lambda each: each.stay(seconds))
-        return "; ".join(dict.fromkeys(filter(None, words)))
-
-    def by_hand(self) -> str:
-        """How somebody undoes it, where that is still to be done."""
-        where: dict[str, list[str]] = {}
-        for each in self._fences:
-            if each.stands:
-                where.setdefault(each.by_hand(), []).append(each.where)
-        return "; ".join(f"{words} ({', '.join(nodes)})" for words, nodes in where.items())
-
-    async def _at_all(self, act: Callable[[Fence], Awaitable[ResultT]]) -> list[ResultT]:
-        """Does it at each, and waits for all of them also where one fails.
-
-        Raises:
-            Doubt: some failed, all of which are told.
-        """
-
-        async def one(fence: Fence) -> ResultT | Doubt:
-            try:
-                return await act(fence)
-            except Doubt as error:
-                return error
-
-        found = await together(self._fences, one, "fence")
-        failed = [each for each in found if isinstance(each, Doubt)]
-        if failed:
-            raise Doubt("; ".join(str(each.args[0]) for each in failed), hint=failed[0].hint)
-        return [each for each in found if not isinstance(each, Doubt)]
-
-    async def _stop(self) -> None:
-        await self.stop()
-
-    async def _free(self) -> None:
-        await self.free()
-
-
-def fence_of(options: Options, place: Endpoint, nodes: Sequence[Endpoint]) -> Fence:
-    """What stops the writes.
-
-    Args:
-        options: how.
-        place: where clients write.
-        nodes: the servers there.
-    """
-    if options.stop is Stop.COMMAND:
-        return Own(place, options.stop_command, options.resume_command)
-    return _everywhere(place, [_fence_at(options, node) for node in nodes])
-
-
-def fence_of_users(options: Options, place: Endpoint, nodes: Sequence[Endpoint]) -> Fence | None:
-    """What keeps users from writing for good at the end, behind another fence; None where nobody is named. See `fence_of`."""
-    if not options.users or options.stop is Stop.ACL:
-        return None
-    return _everywhere(place, [Acl(node, options.users) for node in nodes])
-
-
-def _fence_at(options: Options, node: Endpoint) -> Fence:
-    if options.stop is Stop.PAUSE:
-        return Pause(node)
-    return Acl(node, options.users) if options.stop is Stop.ACL else Replicas(node)
-
-
-def _everywhere(place: Endpoint, fences: Sequence[Fence]) -> Fence:
-    return fences[0] if place.seeds is None else Everywhere(place, fences)
 
 
 async def _settings(control: Control, *names: str) -> dict[str, str]:

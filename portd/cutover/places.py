@@ -6,6 +6,7 @@ again is therefore no detail that somebody else follows: it is found, and ends t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portd.cutover.doubt import Doubt
@@ -34,6 +35,7 @@ class Place:
 
     Attributes:
         nodes: its servers; of a cluster the primaries that have slots, by the lowest of them.
+        replicas: of a cluster: those that may take their place.
         topology: the map of a cluster; None: it is none.
         identities: who the nodes are, in their order, since `infos` was asked first.
     """
@@ -42,6 +44,7 @@ class Place:
         self.name = name
         self.endpoint = endpoint
         self.nodes: tuple[Endpoint, ...] = (endpoint,)
+        self.replicas: tuple[Endpoint, ...] = ()
         self.topology: Topology | None = None
         self.identities: list[ServerIdentity] = []
         self._wanted = wanted
@@ -62,6 +65,9 @@ class Place:
         self._refuse_unsettled(view)
         self._view, self.topology = view, view.topology
         self.nodes = tuple(of_node(self.endpoint, node) for node, _ in view.nodes_of(self._wanted))
+        self.replicas = tuple(
+            replace(self.endpoint, host=host, port=port, seeds=None) for host, port in view.topology.others
+        )
 
     def node(self, slot: int) -> Endpoint:
         """Who had a slot at the beginning."""

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 from portd.controlsocket import ask
 from portd.cutover.doubt import Doubt
-from portd.cutover.fences import LEASE_SECONDS, fence_of
+from portd.cutover.everywhere import fence_of
+from portd.cutover.fences import LEASE_SECONDS
 from portd.cutover.options import Options
 from portd.cutover.places import Place
+from portd.errors import ConfigError
 from portd.net.endpoint import Endpoint
 from tests.clusters import Cluster, differences
 from tests.commands import environment
@@ -52,10 +55,16 @@ def url_of(node: Server) -> str:
     return f"redis://127.0.0.1:{node.port}"
 
 
+def lives_for_a_moment(node: Server) -> bool:
+    """It has keys that writers have given a short life."""
+    return bool(Cluster.call(node, "KEYS", "*passing*"))
+
+
 # -------------------------------------------------------------------------------------------------------- it is done
 
 
-@pytest.mark.parametrize("there", ["server", "cluster"])
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("there", ["cluster", "server"])
 def test_a_cluster_is_cut_over(cluster: Cluster, servers: ServerFactory, tmp_path: Path, there: str) -> None:
     """Under writes at every primary the target gets all that was acknowledged by any; who waits is refused at all of them."""
     fill(cluster)
@@ -63,13 +72,15 @@ def test_a_cluster_is_cut_over(cluster: Cluster, servers: ServerFactory, tmp_pat
     with Cluster() if there == "cluster" else servers() as target:
         with Portd(cluster.url, target.url, control_socket=path, spool_dir=tmp_path) as portd:
             portd.until(streaming)
-            with ClusterWriters(cluster, expiring=isinstance(target, Server)) as writers:
+            with ClusterWriters(cluster) as writers:
                 assert writers.moved()
                 report = cut_over(cluster.url, target.url, path, fence_user=USER, keep_paused=0, then=f"cat > {told}")
                 assert portd.wait() == os.EX_OK, portd.log()
                 writers.end()
                 assert len(writers.refused()) == 6, "who waited was told"
                 writers.assert_all_in(target)
+        nodes = [*cluster.primaries, *([target] if isinstance(target, Server) else target.primaries)]
+        wait_for_sync(lambda: not any(lives_for_a_moment(node) for node in nodes))  # it may end between two looks
         assert not (differences(target, cluster) if isinstance(target, Server) else differences(cluster, target))
     assert report["outcome"] == "done"
     assert report["proof"]["source_digest"] == report["proof"]["target_digest"] != ""
@@ -115,29 +126,31 @@ def test_a_server_is_cut_over_into_a_cluster(source: Server, into: Cluster, tmp_
 # --------------------------------------------------------------------------------------------------- doubts before
 
 
-def test_what_is_no_cut_over_of_a_cluster(cluster: Cluster, target: Server, tmp_path: Path) -> None:
+async def test_what_is_no_cut_over_of_a_cluster(cluster: Cluster, target: Server, tmp_path: Path) -> None:
     """One shard alone, a primary of its own, a user who may not pause at one node: told before anything stands still."""
     path = tmp_path / "socket"
     for node in cluster.primaries:
         few = ("-client|pause",) if node is cluster.primaries[1] else ()
         Cluster.call(node, "ACL", "SETUSER", "few", "on", ">secret", "~*", "&*", "+@all", *few)
     url = cluster.url.replace("cluster://", "cluster://few:secret@")
-    cases: list[tuple[dict[str, Any], int, str]] = [
-        ({"one_shard": True, "include_slots": "0-5460"}, os.EX_CONFIG, "one shard of a cluster"),
-        ({"primary": target.url}, os.EX_CONFIG, "leave --primary out"),
-        ({}, os.EX_NOPERM, f"{url_of(cluster.primaries[1])} refuses what stops the writes"),
-    ]
     with Portd(url, target, control_socket=path, spool_dir=tmp_path) as portd:
         portd.until(streaming)
-        for options, code, words in cases:
-            with CutOver(url, target, path, **options) as running:
-                assert running.end(code) == {}
-                assert words in running.log(), running.log()
+        shard = {"one_shard": True, "include_slots": "0-5460"}
+        with pytest.raises(ConfigError, match="one shard of a cluster"):
+            await cut_over_here(url, target.url, path, Moments(path), given=shard)
+        with pytest.raises(ConfigError, match="one shard of a cluster"):
+            await cut_over_here(url, target.url, path, Moments(path, LINKS[0]), given={"link": LINKS[0]})
+        with pytest.raises(ConfigError, match="found by its map"):
+            await cut_over_here(url, target.url, path, Moments(path), primary=target.url)
+        with CutOver(url, target, path) as running:
+            assert running.end(os.EX_NOPERM) == {}
+            assert f"{url_of(cluster.primaries[1])} refuses what stops the writes" in running.log()
         assert portd.alive
         with ClusterWriters(cluster) as writers:
             assert writers.moved()
 
 
+@pytest.mark.deep
 async def test_slots_that_move_before_writes_are_stopped(cluster: Cluster, target: Server, tmp_path: Path) -> None:
     """The sync ends, or the map is another one: nothing is stopped, and writes go on where the slots are."""
     fill(cluster)
@@ -250,8 +263,9 @@ def write_much(writers: ClusterWriters, node: Server) -> None:
         wire.many([("SET", f"{tag}much:{number}", number) for number in range(2000)])
 
 
-@pytest.mark.parametrize("how", [(), ("TAKEOVER",)], ids=["orderly", "takeover"])
-async def test_a_failover_while_writes_stand_still(target: Server, tmp_path: Path, how: tuple[str, ...]) -> None:
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("how", ["", "TAKEOVER", "killed"], ids=["orderly", "takeover", "killed"])
+async def test_a_failover_while_writes_stand_still(target: Server, tmp_path: Path, how: str) -> None:
     """Clients of that shard write to the new primary: it is not done, writes go on everywhere, and the sync follows."""
     path = tmp_path / "socket"
     with Cluster(replicas=1) as cluster:
@@ -261,7 +275,10 @@ async def test_a_failover_while_writes_stand_still(target: Server, tmp_path: Pat
             old, new = cluster.primaries[1], cluster.replicas[1]
 
             async def fail_over() -> None:
-                await asyncio.to_thread(cluster.fail_over, new, *how)
+                if how == "killed":
+                    old.kill()
+                else:
+                    await asyncio.to_thread(cluster.fail_over, new, *how.split())
 
             report = await cut_over_here(
                 cluster.url, target.url, path, Moments(path, standing=fail_over), most_seconds=60.0
@@ -269,6 +286,7 @@ async def test_a_failover_while_writes_stand_still(target: Server, tmp_path: Pat
             assert report.outcome == "rolled back"
             assert url_of(old) in report.doubt
             assert portd.alive
+            wait_for_sync(lambda: new.info("replication")["role"] == "master")
             for node in cluster.owners():
                 with Following(cluster, node) as load:
                     wait_for_sync(lambda load=load: load.commands > 5)  # type: ignore[misc]
@@ -280,6 +298,62 @@ async def test_a_failover_while_writes_stand_still(target: Server, tmp_path: Pat
                 )
             )
         assert not differences(target, cluster)
+
+
+@pytest.mark.deep
+async def test_one_link_does_not_end(cluster: Cluster, into: Cluster, tmp_path: Path) -> None:
+    """The others have ended: writes go on everywhere all the same, and a start of the sync goes on where all of them were."""
+    fill(cluster)
+    path = tmp_path / "socket"
+    with (
+        Portd(cluster.url, into.url, control_socket=path, spool_dir=tmp_path) as portd,
+        ClusterWriters(cluster, expiring=False) as writers,
+    ):
+        portd.until(streaming)
+
+        async def hold_up() -> None:
+            await ask(path, "pause", {"link": LINKS[2]})
+
+        report = await cut_over_here(cluster.url, into.url, path, Moments(path, ending=hold_up), users=(USER,))
+        assert report.outcome == "rolled back"
+        assert f"handover: {LINKS[2]}: it is paused" in report.doubt
+        assert any("links of the sync have ended: start it again" in each for each in report.left)
+        assert writers.moved()
+        portd.terminate()
+        portd.start()
+        portd.until(streaming)
+        report = await cut_over_here(cluster.url, into.url, path, Moments(path), users=(USER,), keep_seconds=0.0)
+        assert report.outcome == "done", report.doubt
+        assert portd.wait() == os.EX_OK
+        assert portd.log().count('event="full sync"') == 3, portd.log()
+        writers.end()
+        writers.assert_all_in(into)
+
+
+@pytest.mark.deep
+async def test_who_is_promoted_behind_it_is_fenced(target: Server, tmp_path: Path) -> None:
+    """Users lose their right at replicas, too; where that cannot be done it is told, and holds nothing up."""
+    path = tmp_path / "socket"
+    with Cluster(replicas=1) as cluster:
+        without = cluster.replicas[2]
+        for node in cluster.nodes:
+            if node is not without:
+                Cluster.call(node, "ACL", "SETUSER", USER, "on", ">secret", "~*", "+@all")
+        with Portd(cluster.url, target, control_socket=path, spool_dir=tmp_path) as portd:
+            portd.until(streaming)
+            report = await cut_over_here(cluster.url, target.url, path, Moments(path), users=(USER,), keep_seconds=0.0)
+            assert report.outcome == "done", report.doubt
+            assert portd.wait() == os.EX_OK
+        assert "at 3 primaries and 2 replicas" in report.stopped_by
+        (told,) = [each for each in report.left if "promoted" in each]
+        assert url_of(without) in told
+        await asyncio.to_thread(cluster.fail_over, cluster.replicas[1])
+        with Wire(cluster.replicas[1]) as wire:
+            assert wire.call("AUTH", USER, "secret")
+            with pytest.raises(redis.ResponseError, match="NOPERM|permission"):
+                wire.call(
+                    "SET", next(f"{{t{n}}}" for n in range(99) if cluster.owner(f"{{t{n}}}") is cluster.replicas[1]), 1
+                )
 
 
 def test_it_is_killed_while_writes_stand_still(cluster: Cluster, target: Server, tmp_path: Path) -> None:
@@ -302,19 +376,28 @@ def test_it_is_killed_while_writes_stand_still(cluster: Cluster, target: Server,
         assert portd.alive
 
 
-async def test_a_write_by_somebody_else_to_a_node_of_the_target(source: Server, into: Cluster, tmp_path: Path) -> None:
-    """Each node tells who writes to it; the source goes on."""
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("what", ["a write", "a failover"])
+async def test_a_node_of_the_target_is_not_what_it_was(source: Server, tmp_path: Path, what: str) -> None:
+    """Each node tells who writes to it, and one that fails over is found; the source goes on."""
     path = tmp_path / "socket"
     source.client().set("a", 1)
-    with Portd(source, into.url, control_socket=path, spool_dir=tmp_path) as portd:
+    failover = what == "a failover"
+    with (
+        Cluster(replicas=int(failover)) as into,
+        Portd(source, into.url, control_socket=path, spool_dir=tmp_path) as portd,
+    ):
         portd.until(lambda status: status["phase"] == "streaming")
 
-        async def inject() -> None:
-            await asyncio.to_thread(into.get, "SET", "injected", 1)
+        async def change() -> None:
+            if failover:
+                await asyncio.to_thread(into.fail_over, into.replicas[0])
+            else:
+                await asyncio.to_thread(into.get, "SET", "injected", 1)
 
-        report = await cut_over_here(source.url, into.url, path, Moments(path, standing=inject))
+        report = await cut_over_here(source.url, into.url, path, Moments(path, standing=change), most_seconds=60.0)
         assert report.outcome == "rolled back"
-        assert "injected" in report.doubt
+        assert (url_of(into.primaries[0]) if failover else "injected") in report.doubt
         client: Any = source.client()
         assert client.set("free", 1)
         assert portd.alive
