@@ -18,9 +18,10 @@ from portd.controlsocket import ask
 from portd.cutover.doubt import Doubt
 from portd.cutover.everywhere import fence_of
 from portd.cutover.fences import LEASE_SECONDS
-from portd.cutover.options import Options
+from portd.cutover.options import Options, Stop
 from portd.cutover.places import Place
 from portd.errors import ConfigError
+from portd.kernel.slots import key_slot
 from portd.net.endpoint import Endpoint
 from tests.clusters import Cluster, differences
 from tests.commands import environment
@@ -150,24 +151,32 @@ async def test_what_is_no_cut_over_of_a_cluster(cluster: Cluster, target: Server
             assert writers.moved()
 
 
-@pytest.mark.deep
-async def test_slots_that_move_before_writes_are_stopped(cluster: Cluster, target: Server, tmp_path: Path) -> None:
-    """The sync ends, or the map is another one: nothing is stopped, and writes go on where the slots are."""
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("when", ["standing", "before"])
+async def test_slots_that_move(cluster: Cluster, target: Server, tmp_path: Path, when: str) -> None:
+    """The sync ends, or keys are not where they were, or the map is another one: writes go on where the slots are."""
     fill(cluster)
     path = tmp_path / "socket"
+    into = next(node for node in cluster.primaries if node is not cluster.owner("{t1}"))
+    for node in cluster.primaries:
+        Cluster.call(node, "ACL", "SETUSER", "other", "on", "nopass", "~*", "+@all")
     with Portd(cluster.url, target, control_socket=path, spool_dir=tmp_path) as portd:
         portd.until(streaming)
+        users = [Cluster.call(node, "ACL", "LIST") for node in cluster.primaries]
 
         async def move() -> None:
-            await asyncio.to_thread(cluster.move_slot, 0, cluster.primaries[2])
+            await asyncio.to_thread(cluster.move_slot, key_slot(b"{t1}"), into)
 
-        report = await cut_over_here(cluster.url, target.url, path, Moments(path, before=move))
-        assert report.outcome == "not begun"
+        moments = Moments(path, standing=move) if when == "standing" else Moments(path, before=move)
+        report = await cut_over_here(
+            cluster.url, target.url, path, moments, stop=Stop.ACL, users=("other",), most_seconds=60.0
+        )
         assert report.exit_code == 1
+        assert report.outcome == ("rolled back" if when == "standing" else "not begun"), report.doubt
         assert report.doubt
-        assert "stopped" not in report.times
-        with ClusterWriters(cluster) as writers:
-            assert writers.moved()
+        assert users == [Cluster.call(node, "ACL", "LIST") for node in cluster.primaries], "as they were"
+    with ClusterWriters(cluster) as writers:
+        assert writers.moved()
 
 
 async def test_a_place_knows_its_nodes() -> None:
@@ -350,7 +359,7 @@ async def test_who_is_promoted_behind_it_is_fenced(target: Server, tmp_path: Pat
         await asyncio.to_thread(cluster.fail_over, cluster.replicas[1])
         with Wire(cluster.replicas[1]) as wire:
             assert wire.call("AUTH", USER, "secret")
-            with pytest.raises(redis.ResponseError, match="NOPERM|permission"):
+            with pytest.raises(redis.ResponseError, match=r"NOPERM|permission"):
                 wire.call(
                     "SET", next(f"{{t{n}}}" for n in range(99) if cluster.owner(f"{{t{n}}}") is cluster.replicas[1]), 1
                 )
