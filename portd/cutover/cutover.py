@@ -150,7 +150,7 @@ class Cutover:
             report.offsets = shards[0].told.offsets
         else:
             report.shards = {each.name: each.told for each in shards}
-        report.servers = {place.name: place.shown() for place in (ends.source, ends.target)}
+        report.servers = {place.name: place.shown() for place in ends.places}
         await self._until_ready()
         where = ends.writes_at, ends.fenced, ends.source.replicas
         fence = self._fence = fence_of(options, *where)
@@ -169,8 +169,7 @@ class Cutover:
         Raises:
             Doubt: a server is another one, is no primary any more, or slots have moved.
         """
-        for place in (self._ends.source, self._ends.target):
-            await place.check()
+        await together(self._ends.places, lambda each: each.check(), "look")
 
     async def _until_ready(self) -> None:
         """Returns when every check says so.
@@ -307,9 +306,10 @@ class Cutover:
         await shard.check_still(absolute=fence.absolute)
 
     async def _count_keys(self) -> None:
-        for place in (self._ends.source, self._ends.target):
+        places = self._ends.places
+        for place, infos in zip(places, await together(places, lambda each: each.infos(), "count"), strict=True):
             keys: Counter[int] = Counter()
-            for info in await place.infos():
+            for info in infos:
                 keys.update(keys_by_database(info))
             self.report.keys[place.name] = {f"db{db}": count for db, count in sorted(keys.items())}
 

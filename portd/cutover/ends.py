@@ -48,6 +48,11 @@ class Ends:
         self._primary = primary
 
     @property
+    def places(self) -> tuple[Place, Place]:
+        """Source and target."""
+        return self.source, self.target
+
+    @property
     def writes_at(self) -> Endpoint:
         """Where the source's clients write; of a cluster: itself."""
         return self._primary or self.source.endpoint
@@ -76,11 +81,11 @@ class Ends:
                 raise ConfigError(
                     f"the sync's ends are {urls[0]} and {urls[1]}", hint="give its own --source, --target and --link"
                 )
-        for place in (self.source, self.target):
+        for place in self.places:
             await place.open()
         sources = await self.source.infos()
         await self.target.infos()
-        here, there = ({each.run_id for each in place.identities} - {""} for place in (self.source, self.target))
+        here, there = ({each.run_id for each in place.identities} - {""} for place in self.places)
         if here & there:
             raise ConfigError("source and target are the same server", hint="check both addresses")
         await self._check_primary(sources[0])

@@ -7,18 +7,19 @@ again is therefore no detail that somebody else follows: it is found, and ends t
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from portd.cutover.doubt import Doubt
 from portd.cutover.servers import ask_server, asking, together
 from portd.errors import HandshakeError
-from portd.net.clusterview import of_node, view_of
-from portd.net.control import Refused
+from portd.net.clusterview import of_node, view_from, view_of
+from portd.net.control import Refused, checked, parse_info
 from portd.net.identity import ServerIdentity
+from portd.net.resp import request
 from portd.net.topology import ALL_SLOTS, parse_slots, ranges_of, spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from portd.net.clusterview import View
     from portd.net.endpoint import Endpoint
@@ -101,7 +102,7 @@ class Place:
         }
 
     async def check(self) -> None:
-        """The nodes are those of the beginning: the same processes, primaries, with the same slots.
+        """The nodes are those of the beginning: the same processes, in the same role, with the same slots.
 
         Each of them is asked for itself: one that the others have replaced may not know it yet, and one that was replaced
         knows it last.
@@ -110,41 +111,49 @@ class Place:
             Doubt: they are not.
             SourceLost: one does not answer.
             HandshakeError: one does not let us ask.
-            TargetError: likewise.
         """
-        for node, info, before in zip(self.nodes, await self.infos(), self.identities, strict=True):
+        told = await together(self.nodes, self._ask, f"look at {self.name}")
+        for node, (info, _), before in zip(self.nodes, told, self.identities, strict=True):
             where = "" if self.topology is None else f" at {node.display}"
             now = ServerIdentity.of(info)
             if now.run_id != before.run_id:
                 raise Doubt(f"the {self.name}{where} was started again meanwhile", hint="run it again")
             if now.role != before.role:
                 raise Doubt(f"the {self.name}{where} is a primary no more: it failed over", hint="run it again")
-        if self._view is None:
-            return
-        for topology in await together(self.nodes, self._map_of, f"map of {self.name}"):
-            self._compare(topology)
-        view = await view_of(self.endpoint)
-        self._refuse_unsettled(view)
-        self._compare(view.topology)
-        if slots := view.returned_since(self._view):
-            raise Doubt(
-                f"slots of the {self.name} may have moved meanwhile, of {spelled(ranges_of(slots))}",
-                hint="run it again when no slots move",
-            )
+        if self._view is not None:
+            self._check_slots(self._view, [answers for _, answers in told])
 
-    async def _map_of(self, node: Endpoint) -> Topology:
-        """The map as one node tells it."""
-        assert self.endpoint.seeds is not None
+    async def _ask(self, node: Endpoint) -> tuple[dict[str, str], list[Any]]:
+        """Who a node is; of a cluster also its map, and what it says of all nodes, in a single question."""
+        questions = [request("INFO", "server"), request("INFO", "replication")]
+        if self._view is not None:
+            questions += [request("CLUSTER", "SLOTS"), request("CLUSTER", "NODES")]
         try:
             async with asking(node) as control:
-                answer = await control.call("CLUSTER", "SLOTS")
-            return parse_slots(answer, node.host, dict(self.endpoint.seeds.mapped))
+                server, replication, *answers = [checked(each) for each in await control.ask(*questions)]
         except Refused as refusal:
             raise HandshakeError(
-                f"{node.display} does not tell its map: {refusal.text}", hint="it takes +cluster|slots on every node"
+                f"{node.display} does not let us ask: {refusal.text}",
+                hint="a cut-over needs +info at both ends, and +cluster|slots +cluster|nodes on every node",
             ) from None
-        except ValueError as error:
-            raise HandshakeError(f"{node.display} does not tell its map: {error}") from None
+        return parse_info(server) | parse_info(replication), answers
+
+    def _check_slots(self, before: View, told: Sequence[list[Any]]) -> None:
+        """Raises: Doubt: a node says that slots have moved, move, or may have been away. HandshakeError: it tells no map."""
+        assert self.endpoint.seeds is not None
+        mapped = dict(self.endpoint.seeds.mapped)
+        for node, (slots, _) in zip(self.nodes, told, strict=True):
+            try:
+                self._compare(parse_slots(slots, node.host, mapped))
+            except ValueError as error:
+                raise HandshakeError(f"{node.display} does not tell its map: {error}") from None
+        now = view_from(before.topology, (lines for _, lines in told))
+        self._refuse_unsettled(now)
+        if away := now.returned_since(before):
+            raise Doubt(
+                f"slots of the {self.name} may have moved meanwhile, of {spelled(ranges_of(away))}",
+                hint="run it again when no slots move",
+            )
 
     def _compare(self, now: Topology) -> None:
         """Raises: Doubt: other nodes have the slots, or each has others."""
