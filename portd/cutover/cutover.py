@@ -248,9 +248,8 @@ class Cutover:
                     await self._until_swept()
                 with self._timed("compare"):
                     await self._compare(proof, fence)
-                await self._count_keys()
-                await self._check_sync()
-                await self._check_places()
+                looks = self._count_keys, self._check_sync, self._check_places
+                await together(looks, lambda look: look(), "look")
         except TimeoutError:
             waits = f": {self._step} of {', '.join(self._awaited)}" if self._awaited else f": {self._step}"
             raise Doubt(
@@ -261,7 +260,7 @@ class Cutover:
             await self._end_links()
         await self._check_end()
         if fence.absolute:
-            await self._at_shards(lambda each: self._check_still(each, fence))
+            await self._check_still(fence)
         if self._users is not None:
             await self._users.stop()
         if self._ends.source.topology is not None:  # who was promoted before that may have been written to
@@ -290,20 +289,23 @@ class Cutover:
         Raises:
             Doubt: they differ, or something was written.
         """
-        behind: list[Shard] = []
         try:
             await proof.settle()
         finally:  # what was written explains what differs
-            found = await together(self._shards, lambda each: each.check_still(absolute=fence.absolute), "still")
-            behind = [each for each, more in zip(self._shards, found, strict=True) if more]
+            behind = await self._check_still(fence)
         if behind:
             self.report.removals = sum(each.removed for each in behind)
             await together(behind, lambda each: each.reach_again(self._sync, self._options.most_seconds), "drain")
             await proof.settle()
 
-    @staticmethod
-    async def _check_still(shard: Shard, fence: Fence) -> None:
-        await shard.check_still(absolute=fence.absolute)
+    async def _check_still(self, fence: Fence) -> list[Shard]:
+        """Nothing was written; those shards from which the server has removed something by itself.
+
+        Raises:
+            Doubt: something was.
+        """
+        found = await together(self._shards, lambda each: each.check_still(absolute=fence.absolute), "still")
+        return [each for each, removed in zip(self._shards, found, strict=True) if removed]
 
     async def _count_keys(self) -> None:
         places = self._ends.places
@@ -322,7 +324,7 @@ class Cutover:
                 raise each.doubt("commands became dead letters meanwhile", "the log of the sync names them")
             if status["held"] or status["failure"]:
                 raise each.doubt(f"the sync: {status['failure'] or status['held']['words']}", "see its log")
-            if status["paused"] or not status["ready"]:  # it would not end, while the others do
+            if status.get("paused") or not status["ready"]:  # it would not end, while the others do
                 raise each.doubt(f"the sync is {status['phase']}, {status['reason']}", "see its log")
 
     async def _end_links(self) -> None:
@@ -342,14 +344,17 @@ class Cutover:
         Raises:
             Doubt: it is not.
         """
-        await together(self._shards, lambda each: each.check_end(), "checkpoint")
+        looks = [each.check_end for each in self._shards] + [self._check_mode, self._check_places]
+        await together(looks, lambda look: look(), "look")
+
+    async def _check_mode(self) -> None:
+        """Raises: Doubt: a server of the target does not expire keys by itself."""
         for where, mode in (await self._ends.setting(IMPORT_MODE)).items():
             if mode.get(IMPORT_MODE, "no") != "no":
                 raise Doubt(
                     f"the target is in import mode still, at {where}: it expires nothing",
                     hint="does another link write into it? CONFIG SET import-mode no",
                 )
-        await self._check_places()
 
     # -- behind it
 

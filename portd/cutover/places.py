@@ -71,12 +71,9 @@ class Place:
         )
 
     def node(self, slot: int) -> Endpoint:
-        """Who had a slot at the beginning."""
-        if self.topology is None:
-            return self.endpoint
-        owner = self.topology.owner(slot)
-        assert owner is not None, "all slots had owners"
-        return of_node(self.endpoint, owner)
+        """Who had a slot at the beginning; the end itself where it is no cluster, or nobody had it."""
+        owner = None if self.topology is None else self.topology.owner(slot)
+        return self.endpoint if owner is None else of_node(self.endpoint, owner)
 
     async def infos(self) -> list[dict[str, str]]:
         """INFO of each node, in their order.

@@ -13,6 +13,7 @@ from portd.cutover.doubt import Doubt
 from portd.cutover.servers import ask_server, key_specs_of
 from portd.cutover.streamwatch import SPOOL_BYTES, StreamWatch
 from portd.errors import first_cause
+from portd.kernel.slots import key_slot
 from portd.link.divide import links_of
 from portd.net.shapes import whole
 from portd.target.kept.checkpoint import State, read_checkpoint
@@ -54,7 +55,7 @@ class Shard:
         settings: of the link.
         source: where its history is read.
         writes_at: where its clients write: there, or at its primary.
-        target: of the link.
+        target: the server that has its checkpoint.
         one_of: how many there are.
 
     Attributes:
@@ -266,21 +267,26 @@ class Shard:
         return self.doubt(str(error.args[0]), error.hint or "")
 
 
-def shards_of(settings: Settings, source: Place, writes_at: Endpoint) -> list[Shard]:
+def shards_of(settings: Settings, source: Place, target: Place, writes_at: Endpoint) -> list[Shard]:
     """The links that a sync with these settings has, by the map of its source.
 
     Args:
         settings: of the link that the operator described.
         source: open.
+        target: likewise.
         writes_at: where the clients of a source write that is no cluster.
     """
+
+    def holder(link: Settings) -> Endpoint:
+        return target.node(key_slot(link.checkpoint_name().encode()))
+
     if source.topology is None:
-        return [Shard(settings, source.endpoint, writes_at, settings.target_endpoint())]
+        return [Shard(settings, source.endpoint, writes_at, holder(settings))]
     links = links_of(settings, source.topology)
     found = []
     for each in links:
         node = source.node(min(each.slot_ranges())[0])
-        found.append(Shard(each, node, node, each.target_endpoint(), len(links)))
+        found.append(Shard(each, node, node, holder(each), len(links)))
     return found
 
 

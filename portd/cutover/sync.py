@@ -27,6 +27,7 @@ class Sync:
     def __init__(self, path: Path, link: str) -> None:
         self._path = path
         self._link = link
+        self._names: set[str] = set()  # of its links
         self._limit = asyncio.Semaphore(ASKED_AT_ONCE)
 
     async def statuses(self) -> dict[str, dict[str, Any]]:
@@ -35,9 +36,9 @@ class Sync:
         Raises:
             SyncAway: it is not there.
             NotAllowed: we may not ask.
-            Doubt: it refuses.
+            Doubt: it refuses, or has other links than when it was asked first.
         """
-        answers = await self._ask("status", self._link, {}, SLACK_SECONDS)
+        answers = self._known(await self._ask("status", self._link, {}, SLACK_SECONDS))
         return {name: answer["process"] for name, answer in answers.items()}
 
     async def drain(self, link: str, offset: int, seconds: float) -> int:
@@ -55,7 +56,14 @@ class Sync:
         Raises:
             Doubt: it is not certain that it did.
         """
-        return {**await self._ask("handover", self._link, {}, seconds)}
+        return {**self._known(await self._ask("handover", self._link, {}, seconds))}
+
+    def _known(self, answers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Raises: Doubt: they are of other links."""
+        if self._names and answers.keys() != self._names:
+            raise Doubt("the sync has other links than before", hint="it was started again: run it again")
+        self._names = {*answers}
+        return answers
 
     async def _ask(
         self, command: str, link: str, arguments: Mapping[str, Any], seconds: float
