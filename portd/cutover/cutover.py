@@ -368,6 +368,7 @@ class Cutover:
         if options.then:
             await fence.stay(options.then_seconds + LEASE_SECONDS)  # nobody renews it from here on
             await self._move(fence)
+            await self._look_back()
         try:
             left = await fence.stay(options.keep_seconds)
         except Doubt as error:
@@ -400,6 +401,16 @@ class Cutover:
                 report.left.append(await fence.stay(options.keep_seconds))
             raise
         report.note_time("moved")
+
+    async def _look_back(self) -> None:
+        """A node of the source that was promoted while the clients moved may have let some of them write: that is told."""
+        if self._ends.source.topology is None:
+            return
+        try:
+            await self._ends.source.check()
+        except PortdError as error:
+            log.warning("the source is not what it was", error=str(error.args[0]))
+            self.report.left.append(f"{error.args[0]}: what clients have written there meanwhile is not in the target")
 
     async def _write_calls(self) -> list[Mapping[str, int] | None]:
         return [*await together(self._ends.target.nodes, write_calls, "ask target")]

@@ -25,7 +25,7 @@ from portd.kernel.slots import key_slot
 from portd.net.endpoint import Endpoint
 from tests.clusters import Cluster, differences
 from tests.commands import environment
-from tests.cutovers import USER, ClusterWriters, CutOver, Moments, Writers, cut_over, cut_over_here
+from tests.cutovers import USER, ClusterWriters, CutOver, Moments, Writers, cut_over, cut_over_here, python
 from tests.datasets import fill_mixed
 from tests.integration.cluster.load import LINKS, fill, streaming
 from tests.integration.cluster.load import Load as Following
@@ -341,28 +341,32 @@ async def test_one_link_does_not_end(cluster: Cluster, into: Cluster, tmp_path: 
 
 @pytest.mark.deep
 async def test_who_is_promoted_behind_it_is_fenced(target: Server, tmp_path: Path) -> None:
-    """Users lose their right at replicas, too; where that cannot be done it is told, and holds nothing up."""
+    """Users lose their right at replicas, too; where that cannot be done, or one of them was promoted while the clients moved, it is told."""
     path = tmp_path / "socket"
     with Cluster(replicas=1) as cluster:
-        without = cluster.replicas[2]
+        new, without = cluster.replicas[1:]
         for node in cluster.nodes:
             if node is not without:
                 Cluster.call(node, "ACL", "SETUSER", USER, "on", ">secret", "~*", "+@all")
         with Portd(cluster.url, target, control_socket=path, spool_dir=tmp_path) as portd:
             portd.until(streaming)
-            report = await cut_over_here(cluster.url, target.url, path, Moments(path), users=(USER,), keep_seconds=0.0)
+            lines = (
+                f'import redis; node = redis.Redis(unix_socket_path="{new.path}")',
+                'node.execute_command("CLUSTER", "FAILOVER")',
+                'while node.info("replication")["role"] != "master": pass',
+            )
+            options: dict[str, Any] = {"users": (USER,), "keep_seconds": 0.0, "then": python("\n".join(lines))}
+            report = await cut_over_here(cluster.url, target.url, path, Moments(path), **options)
             assert report.outcome == "done", report.doubt
             assert portd.wait() == os.EX_OK
         assert "at 3 primaries and 2 replicas" in report.stopped_by
         (told,) = [each for each in report.left if "promoted" in each]
         assert url_of(without) in told
-        await asyncio.to_thread(cluster.fail_over, cluster.replicas[1])
-        with Wire(cluster.replicas[1]) as wire:
+        assert any(url_of(cluster.primaries[1]) in each and "meanwhile" in each for each in report.left), report.left
+        with Wire(new) as wire:
             assert wire.call("AUTH", USER, "secret")
             with pytest.raises(redis.ResponseError, match=r"NOPERM|permission"):
-                wire.call(
-                    "SET", next(f"{{t{n}}}" for n in range(99) if cluster.owner(f"{{t{n}}}") is cluster.replicas[1]), 1
-                )
+                wire.call("SET", next(f"{{t{n}}}" for n in range(99) if cluster.owner(f"{{t{n}}}") is new), 1)
 
 
 def test_it_is_killed_while_writes_stand_still(cluster: Cluster, target: Server, tmp_path: Path) -> None:
