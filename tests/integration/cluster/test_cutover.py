@@ -234,7 +234,7 @@ def is_paused(node: Server) -> bool:
 
 
 async def test_a_shard_that_lags(cluster: Cluster, target: Server, tmp_path: Path) -> None:
-    """The others have everything: all go on all the same, and who held it up is told. The next one works."""
+    """The others have everything: all go on all the same, and who held it up is told."""
     fill(cluster)
     path, slow = tmp_path / "socket", LINKS[1]
     with (
@@ -256,13 +256,7 @@ async def test_a_shard_that_lags(cluster: Cluster, target: Server, tmp_path: Pat
         assert not any(f"{link} at" in report.doubt for link in LINKS if link != slow)
         assert not writers.refused()
         assert writers.moved()
-        await ask(path, "limit", {"link": slow, "max_target_ops": 0})
-        portd.until(streaming)
         assert portd.alive
-        report = await cut_over_here(cluster.url, target.url, path, Moments(path), users=(USER,), keep_seconds=0.0)
-        assert report.outcome == "done", report.doubt
-        writers.end()
-        writers.assert_all_in(target)
 
 
 def write_much(writers: ClusterWriters, node: Server) -> None:
@@ -389,7 +383,7 @@ def test_it_is_killed_while_writes_stand_still(cluster: Cluster, target: Server,
         assert portd.alive
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.deep
 @pytest.mark.parametrize("what", ["a write", "a failover"])
 async def test_a_node_of_the_target_is_not_what_it_was(source: Server, tmp_path: Path, what: str) -> None:
     """Each node tells who writes to it, and one that fails over is found; the source goes on."""
