@@ -273,8 +273,7 @@ class Proof:
             if not self._left:
                 break
             await asyncio.sleep(pause)
-            written = await self._taken()
-            self._left = await self._read(self._left - (written - self._left))
+            self._left = await self._read(self._left - await self._written())
         return self._left
 
     def close(self) -> None:
@@ -290,7 +289,15 @@ class Proof:
         return self._readers
 
     async def _taken(self) -> set[NamedKey]:
-        """What has to be read again now, as the target calls it.
+        """What has to be read again now: what was written, and what differed at the last look.
+
+        Raises:
+            Doubt: it cannot be told.
+        """
+        return await self._written() | self._left
+
+    async def _written(self) -> set[NamedKey]:
+        """What was written since this was asked last, as the target calls it.
 
         Raises:
             Doubt: it cannot be told.
@@ -307,7 +314,6 @@ class Proof:
         for db in {0, *target.databases, *(db for db, _ in found)}:
             found.update((db, name) for name in there.taken(db, named))
         self.result.changed += len(found)
-        found |= self._left
         return {key for key in found if not (key[0] == 0 and key[1].startswith(self._own))}
 
     def _check(self) -> None:

@@ -7,15 +7,18 @@ import hashlib
 import hmac
 import json
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from portd.config.settings import Settings
 from portd.cutover.checks import Facts, check
 from portd.cutover.doubt import Doubt
 from portd.cutover.everywhere import Everywhere
 from portd.cutover.fences import Fence
 from portd.cutover.options import Options, Proof
+from portd.cutover.proof import Proof as Making
 from portd.cutover.proof import Result
 from portd.cutover.report import Report
 from portd.cutover.shard import Told
@@ -24,6 +27,8 @@ from portd.preflight.findings import Level, fine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from portd.verify.live import NamedKey
 
 TARGET = {
     "role": "master",
@@ -216,6 +221,26 @@ async def test_a_replica_that_cannot_be_fenced_is_told() -> None:
         ["prepare", "stop", "free"],
         ["prepare", "stop", "free"],
     ]
+
+
+async def test_a_rehearsal_blames_nothing_that_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that clients write all the while differs at every look, and is none of those that nobody writes."""
+    monkeypatch.setattr("portd.cutover.proof.LOOK_SECONDS", (0.0, 0.0))
+    taken = iter([{b"quiet", b"busy"}, {b"busy"}, {b"other"}])
+    told = {"everything": False, "lost": False, "unknown": set()}
+    touched = SimpleNamespace(**told, take=lambda: {bytes(4) + name for name in next(taken)})
+    written = SimpleNamespace(**told, watching=True, take=set, flush=lambda: asyncio.sleep(0))
+    settings = Settings(source="redis://a", target="redis://b")
+    watched: Any = [SimpleNamespace(touched=touched)], [written]
+    proof = Making(settings, Options(), *watched)
+    reader: Any = SimpleNamespace(databases=[0])
+    monkeypatch.setattr(Making, "_both", lambda _: (reader, reader))
+
+    async def differ(_: Making, keys: set[NamedKey], *_more: object) -> set[NamedKey]:
+        return keys
+
+    monkeypatch.setattr(Making, "_read", differ)
+    assert await proof.touch() == {(0, b"quiet")}
 
 
 def report() -> Report:
