@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.cutover.options import Proof
 from portd.net.identity import ServerIdentity
 from portd.net.shapes import whole
-from portd.preflight.findings import error, fine, note, warning
+from portd.preflight.findings import Level, error, fine, note, warning
 from portd.units import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
@@ -20,35 +20,57 @@ if TYPE_CHECKING:
     from portd.preflight.findings import Finding
 
 MEMORY_SHARE: Final = 0.9  # of maxmemory, above which a target is about to be full
+SHOWN: Final = 4  # different words for what is well
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the rules look at.
+    """What the rules look at: of each link of the sync, and of each server.
 
     Attributes:
-        sync: as the sync says it.
-        source: INFO of the source.
-        target: INFO of the target.
-        settings: CONFIG of the target, as far as it was told.
+        syncs: as the sync says it, by the name of the link.
+        sources: INFO, by the server's URL.
+        targets: likewise.
+        settings: CONFIG of the targets, as far as it was told, likewise.
     """
 
-    sync: Mapping[str, Any]
-    source: Mapping[str, str]
-    target: Mapping[str, str]
-    settings: Mapping[str, str]
+    syncs: Mapping[str, Mapping[str, Any]]
+    sources: Mapping[str, Mapping[str, str]]
+    targets: Mapping[str, Mapping[str, str]]
+    settings: Mapping[str, Mapping[str, str]]
 
 
 def check(facts: Facts, options: Options) -> list[Finding]:
     """Everything that was looked at, in order; an error among it means that nothing is stopped."""
-    return [
-        *_sync(facts.sync, options),
-        *_letters(facts.sync, options),
-        *_verified(facts.sync, options),
-        *_persistence(facts.target),
-        *_memory(facts.target, facts.settings),
-        *_keys(facts.source, facts.target),
-    ]
+    links = {
+        name: [*_sync(each, options), *_letters(each, options), *_verified(each, options)]
+        for name, each in facts.syncs.items()
+    }
+    servers = {
+        where: [*_persistence(each), *_memory(each, facts.settings.get(where, {})), *_keys(facts.sources, each)]
+        for where, each in facts.targets.items()
+    }
+    return [*_named(links), *_named(servers)]
+
+
+def _named(found: Mapping[str, list[Finding]]) -> list[Finding]:
+    """What was found of several: what is well in a line each, all else with the name of the one that it is about."""
+    if len(found) == 1:
+        return [each for those in found.values() for each in those]
+    by_subject: dict[str, list[Finding]] = {}
+    well: dict[str, dict[str, None]] = {}
+    for name, those in found.items():
+        for each in those:
+            told = by_subject.setdefault(each.subject, [])
+            if each.level is Level.OK:
+                well.setdefault(each.subject, {})[each.what] = None
+            else:
+                told.append(replace(each, what=f"{name}: {each.what}"))
+    for subject, whats in well.items():
+        words = list(whats)
+        more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+        by_subject[subject].insert(0, fine(subject, ", ".join(words[:SHOWN]) + more))
+    return [each for those in by_subject.values() for each in those]
 
 
 def _sync(sync: Mapping[str, Any], options: Options) -> list[Finding]:
@@ -139,7 +161,7 @@ def _verified(sync: Mapping[str, Any], options: Options) -> list[Finding]:
         return [
             error(
                 "sync.verified", told, f"--proof changes needs an equal one, not older than {human_seconds(options.verified_seconds)}",
-                "portd ctl verify --wait",
+                "portd ctl verify --wait, or verify_every",
             )
         ]  # fmt: skip
     return [fine("sync.verified", told)]
@@ -195,16 +217,19 @@ def _memory(target: Mapping[str, str], settings: Mapping[str, str]) -> list[Find
     return [fine("target.memory", told)]
 
 
-def _keys(source: Mapping[str, str], target: Mapping[str, str]) -> list[Finding]:
+def _keys(sources: Mapping[str, Mapping[str, str]], target: Mapping[str, str]) -> list[Finding]:
     """What clients may miss that is not data."""
-    policies = source.get("maxmemory_policy"), target.get("maxmemory_policy")
-    if None not in policies and policies[0] != policies[1]:
-        return [
-            warning(
-                "target.policy",
-                f"maxmemory-policy {policies[1]}, the source's is {policies[0]}",
-                "other keys are evicted",
-                "set it as you want it",
-            )
-        ]
-    return []
+    policy = target.get("maxmemory_policy")
+    others = sorted(
+        {found for each in sources.values() if (found := each.get("maxmemory_policy")) not in {None, policy}}
+    )
+    if policy is None or not others:
+        return []
+    return [
+        warning(
+            "target.policy",
+            f"maxmemory-policy {policy}, the source's is {', '.join(others)}",
+            "other keys are evicted",
+            "set it as you want it",
+        )
+    ]

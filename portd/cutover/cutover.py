@@ -9,41 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from portd.config.choices import ExpiryGap
-from portd.cutover.checks import Facts, check
+from portd.cutover.checks import check
 from portd.cutover.doubt import Doubt
-from portd.cutover.fences import LEASE_SECONDS, Acl, fence_of
+from portd.cutover.ends import Ends
+from portd.cutover.everywhere import fence_of, fence_of_users
+from portd.cutover.fences import LEASE_SECONDS
 from portd.cutover.moving import move
-from portd.cutover.options import Stop
 from portd.cutover.proof import Proof
 from portd.cutover.report import Report
-from portd.cutover.servers import ask_server, key_specs_of, read_setting, write_calls
-from portd.cutover.streamwatch import StreamWatch
+from portd.cutover.servers import together, write_calls
 from portd.cutover.writewatch import WriteWatch
-from portd.errors import ConfigError, Interrupted, PortdError, first_cause
+from portd.errors import Interrupted, PortdError, first_cause
 from portd.groups import TaskGroup
 from portd.log import get_logger
 from portd.net.control import keys_by_database
-from portd.net.identity import ServerIdentity
-from portd.net.shapes import whole
 from portd.preflight.findings import Level
-from portd.target.kept.checkpoint import State, read_checkpoint
 from portd.target.kept.importmode import SETTING as IMPORT_MODE
-from portd.target.kept.lease import read_lease
 from portd.units import human_count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from portd.config.settings import Settings
     from portd.cutover.fences import Fence
     from portd.cutover.options import Options
+    from portd.cutover.shard import Shard
     from portd.cutover.sync import Sync
     from portd.net.endpoint import Endpoint
-    from portd.target.kept.checkpoint import Checkpoint
 
 ASK_SECONDS: Final = 0.2  # between two looks at a sync that is not ready yet
 PASSING: Final = frozenset({"sync.lag", "sync.expiries", "sync.refused", "sync.phase"})  # checks that are waited for
@@ -56,7 +52,7 @@ class Cutover:
     """One cut-over.
 
     Args:
-        settings: of the link.
+        settings: of the link, as the operator described it.
         options: how it is done.
         sync: the one that runs between the ends.
         primary: where the source's clients write; None: at the source.
@@ -69,20 +65,17 @@ class Cutover:
         self._settings = settings
         self._options = options
         self._sync = sync
-        self._source = settings.source_endpoint()
-        self._target = settings.target_endpoint()
-        self._writes_at = primary or self._source
-        self._at_primary = primary is not None
-        self._fence: Fence = fence_of(options, self._writes_at)
-        self._users = Acl(self._writes_at, options.users) if options.users and options.stop is not Stop.ACL else None
-        self._stream: StreamWatch | None = None
-        self._writes: WriteWatch | None = None
-        self._ended = False  # the link was handed over
+        self._ends = Ends(settings, sync, primary)
+        self._fence: Fence | None = None
+        self._users: Fence | None = None  # who may not write at the end
+        self._shards: list[Shard] = []
+        self._writes: list[WriteWatch] = []
+        self._step = ""  # that is under way while writes stand still
+        self._awaited: list[str] = []  # whom it waits for
+        self._ended = False  # the links were handed over
         self._done = False  # there is nothing to go back to
-        self._seen = 0, 0  # writes and removals in the stream when it was drained
-        self._letters: Mapping[str, int] = {}
-        self._processes: dict[str, str] = {}
-        self.report = Report(settings.link, self._source.display, self._target.display, options.rehearse)
+        source, target = self._ends.source.endpoint, self._ends.target.endpoint
+        self.report = Report(settings.link, source.display, target.display, options.rehearse)
         self.report.stopped_by = "" if options.rehearse else options.stop.value
 
     async def run(self) -> Report:
@@ -105,9 +98,10 @@ class Cutover:
             await self._go_back(Interrupted("it was interrupted"))
             report.exit_code = Interrupted.exit_code
         finally:
-            for each in (self._stream, self._writes):
-                if each is not None:
-                    each.close()
+            for shard in self._shards:
+                shard.close()
+            for watch in self._writes:
+                watch.close()
             report.note_time("ended")
         return report
 
@@ -115,106 +109,67 @@ class Cutover:
 
     async def _with_watches(self) -> None:
         """Looks, begins to watch both ends, and does the rest while they are watched."""
-        start = await self._look()
-        stream = self._stream = StreamWatch(
-            self._source, self._settings.psync_command, await key_specs_of(self._source)
-        )
-        writes = self._writes = WriteWatch(self._target)
-        await writes.open()
-        await stream.connect(start)
-        proof = Proof(self._settings, self._options, stream, writes)
+        fence = await self._look()
+        self._writes = [WriteWatch(node) for node in self._ends.target.nodes]
+        await together(self._writes, lambda each: each.open(), "watch target")
+        await together(self._shards, lambda each: each.watch(), "watch source")
+        proof = Proof(self._settings, self._options, [each.stream for each in self._shards], self._writes)
         self.report.proof = proof.result
         try:
             async with TaskGroup() as group:
-                tasks = [
-                    group.create_task(stream.run(), name="source watched"),
-                    group.create_task(writes.run(), name="target watched"),
-                ]
+                tasks = [group.create_task(each.follow(), name="source watched") for each in self._shards]
+                tasks += [group.create_task(each.run(), name="target watched") for each in self._writes]
                 await proof.begin()
                 self.report.note_time("compared")
                 await proof.shrink()
                 await self._until_ready()
+                await self._check_places()
                 if self._options.rehearse:
-                    await self._rehearse(proof, stream)
+                    await self._rehearse(proof)
                 else:
-                    await self._stop()
-                    tasks.append(group.create_task(self._fence.keep(), name="writes stopped"))
-                    await self._stand_still(proof, stream)
+                    await self._stop(fence)
+                    tasks.append(group.create_task(fence.keep(), name="writes stopped"))
+                    await self._stand_still(proof, fence)
                 for task in tasks:
                     task.cancel()
             if not self._options.rehearse:
-                await self._finish()
+                await self._finish(fence)
         finally:
             proof.close()
 
-    async def _look(self) -> Checkpoint:
-        """Whether it may begin at all; the target's checkpoint.
+    async def _look(self) -> Fence:
+        """Whether it may begin at all; what stops the writes.
 
         Raises:
             ConfigError: it cannot be done with these ends or settings.
             Doubt: the sync is not ready.
         """
-        settings = self._settings
-        if self._source.seeds is not None or self._target.seeds is not None:
-            raise ConfigError(
-                "a cluster is not cut over by this command", hint="docs/guides/cut-over.md tells how it is done by hand"
-            )
-        if settings.expiry_gap is ExpiryGap.HOLD:
-            raise ConfigError(
-                "expiry_gap is hold: only an end by --stop-after caught-up sets expiry times back", hint="see the guide"
-            )
-        facts = await self._facts()
-        urls = facts.sync["source"]["url"], facts.sync["target"]["url"]
-        if urls != (self._source.display, self._target.display):
-            raise ConfigError(
-                f"the sync's ends are {urls[0]} and {urls[1]}", hint="give its own --source, --target and --link"
-            )
-        source, target = ServerIdentity.of(facts.source), ServerIdentity.of(facts.target)
-        if source.run_id and source.run_id == target.run_id:
-            raise ConfigError("source and target are the same server", hint="check both addresses")
-        await self._look_at_primary(source, facts.source)
-        report = self.report
-        report.servers = {
-            name: {"server": each.name, "run_id": each.run_id}
-            for name, each in (("source", source), ("target", target))
-        }
-        self._processes = {"source": source.run_id, "target": target.run_id}
+        ends, options, report = self._ends, self._options, self.report
+        shards = self._shards = await ends.open()
+        if ends.source.topology is None:
+            report.offsets = shards[0].told.offsets
+        else:
+            report.shards = {each.name: each.told for each in shards}
+        report.servers = {place.name: place.shown() for place in ends.places}
         await self._until_ready()
-        what = await self._fence.prepare()
+        where = ends.writes_at, ends.fenced, ends.source.replicas
+        fence = self._fence = fence_of(options, *where)
+        self._users = fence_of_users(options, *where)
+        what = await fence.prepare()
         if self._users is not None:
             what += f", then {await self._users.prepare()}"
-        if not self._options.rehearse:
+        if not options.rehearse:
             report.stopped_by = what
-        start = await read_checkpoint(self._target, settings.checkpoint_name())
-        if start is None or start.state is not State.STREAM:
-            raise Doubt("the target has no checkpoint of a stream", hint="portd status tells what it has")
-        return start
+        await together(shards, lambda each: each.begin(), "checkpoint")
+        return fence
 
-    async def _look_at_primary(self, source: ServerIdentity, told: Mapping[str, str]) -> None:
-        """Where the source's clients write.
+    async def _check_places(self) -> None:
+        """Both ends are what they were at the beginning.
 
         Raises:
-            ConfigError: nobody says where that is, or it has another history.
+            Doubt: a server is another one, is no primary any more, or slots have moved.
         """
-        if not self._at_primary:
-            if source.role == "slave":
-                raise ConfigError(
-                    f"the source is a replica of {told.get('master_host')}:{told.get('master_port')}: its clients write there",
-                    hint="say where they write: --primary URL",
-                )
-            return
-        info = await ask_server(self._writes_at)
-        if info.get("role") != "master" or info.get("master_replid") != told.get("master_replid"):
-            raise ConfigError(
-                f"{self._writes_at.display} is not the primary of the source",
-                hint="both must have one history (master_replid)",
-            )
-
-    async def _facts(self) -> Facts:
-        return Facts(
-            await self._sync.status(), await ask_server(self._source), await ask_server(self._target),
-            await read_setting(self._target, "maxmemory"),
-        )  # fmt: skip
+        await together(self._ends.places, lambda each: each.check(), "look")
 
     async def _until_ready(self) -> None:
         """Returns when every check says so.
@@ -224,9 +179,9 @@ class Cutover:
         """
         until = time.monotonic() + self._options.wait_seconds
         while True:
-            facts = await self._facts()
+            facts = await self._ends.facts()
             self.report.checks = check(facts, self._options)
-            self._letters = self.report.dead_letters = dict(facts.sync["dead_letters"])
+            self._note_letters(facts.syncs)
             wrong = [each for each in self.report.checks if each.level is Level.ERROR]
             if not wrong:
                 return
@@ -235,15 +190,32 @@ class Cutover:
                 raise Doubt(f"{first.subject}: {first.what}; {first.why}", hint=first.action)
             await asyncio.sleep(ASK_SECONDS)
 
+    def _note_letters(self, syncs: Mapping[str, Mapping[str, Any]]) -> None:
+        """Dead letters of all links, as they are now."""
+        total: Counter[str] = Counter()
+        for each in self._shards:
+            each.letters = syncs[each.name]["dead_letters"]
+            total.update(each.letters)
+        self.report.dead_letters = dict(total)
+
+    async def _at_shards(self, act: Callable[[Shard], Awaitable[None]]) -> None:
+        """Does something for all shards; those that are not done yet are known meanwhile, and where it was given up."""
+        self._awaited = [each.where for each in self._shards if each.where]
+
+        async def one(shard: Shard) -> None:
+            await act(shard)
+            if shard.where:
+                self._awaited.remove(shard.where)
+
+        await together(self._shards, one, self._step)
+
     # -- when nothing is stopped
 
-    async def _rehearse(self, proof: Proof, stream: StreamWatch) -> None:
+    async def _rehearse(self, proof: Proof) -> None:
         """All but the stop: how long it would have taken."""
         report, begun = self.report, time.monotonic()
         with self._timed("drain"):
-            offset = await self._source_offset(stream)
-            report.offsets["applied"] = await self._sync.drain(offset, self._options.most_seconds)
-            await stream.reach(offset)
+            await self._at_shards(lambda each: each.rehearse(self._sync, self._options.most_seconds))
         with self._timed("compare"):
             differing = await proof.touch()
         if differing:
@@ -255,14 +227,14 @@ class Cutover:
 
     # -- when writes are stopped
 
-    async def _stop(self) -> None:
+    async def _stop(self, fence: Fence) -> None:
         self.report.note_time("stopped")
-        log.info("writes are stopped", source=self._writes_at.display, by=self._options.stop.value)
+        log.info("writes are stopped", source=fence.where, by=self._options.stop.value)
         with self._timed("stop"):
-            await self._fence.stop()
+            await fence.stop()
 
-    async def _stand_still(self, proof: Proof, stream: StreamWatch) -> None:
-        """From the stop to the end of the link.
+    async def _stand_still(self, proof: Proof, fence: Fence) -> None:
+        """From the stop to the end of the links.
 
         Raises:
             Doubt: something is not as it has to be, or it takes too long.
@@ -270,47 +242,46 @@ class Cutover:
         most = self._options.most_seconds
         try:
             async with asyncio.timeout(most):
-                offset = await self._drain(stream, most)
+                with self._timed("drain"):
+                    await self._at_shards(lambda each: each.drain(self._sync, most))
                 with self._timed("expiries"):
                     await self._until_swept()
                 with self._timed("compare"):
-                    offset = await self._compare(proof, stream, offset)
-                await self._count_keys()
-                await self._check_sync()
+                    await self._compare(proof, fence)
+                looks = self._count_keys, self._check_sync, self._check_places
+                await together(looks, lambda look: look(), "look")
         except TimeoutError:
+            waits = f": {self._step} of {', '.join(self._awaited)}" if self._awaited else f": {self._step}"
             raise Doubt(
-                f"writes stood still for {most:g} s and it was not done",
+                f"writes stood still for {most:g} s and it was not done{waits}",
                 hint="--most-seconds lets them wait for longer",
             ) from None
         with self._timed("end"):
-            await self._end_link(offset)
-        await self._check_end(offset)
-        if self._fence.absolute:
-            await self._check_still(stream)
+            await self._end_links()
+        await self._check_end()
+        if fence.absolute:
+            await self._check_still(fence)
         if self._users is not None:
             await self._users.stop()
+        if self._ends.source.topology is not None:  # who was promoted before that may have been written to
+            await self._ends.source.check()
         self.report.note_time("settled")
-        log.info("the target is complete", offset=offset, standstill_seconds=self.report.standstill)
-
-    async def _drain(self, stream: StreamWatch, seconds: float) -> int:
-        """Waits until the target has what the source has written last; that offset."""
-        offsets = self.report.offsets
-        with self._timed("drain"):
-            offset = await self._source_offset(stream)
-            offsets["source"] = offset
-            offsets["applied"] = await self._sync.drain(offset, seconds)
-            await stream.reach(offset)
-        self._seen = stream.touched.writes, stream.touched.removals
-        offsets["last_write"] = min(stream.written, offset)
-        return offset
+        offsets = {each.name: each.offset for each in self._shards}
+        log.info("the target is complete", offsets=offsets, standstill_seconds=self.report.standstill)
 
     async def _until_swept(self) -> None:
         """Expiry times that were postponed at the last moment, by a lag that came when nobody looked, are set back."""
-        while (await self._sync.status())["expiries_to_correct"]:  # noqa: ASYNC110 - the sync tells when it is asked
+        while True:
+            statuses = await self._sync.statuses()
+            self._awaited = [
+                each.where for each in self._shards if each.where and statuses[each.name]["expiries_to_correct"]
+            ]
+            if not any(each["expiries_to_correct"] for each in statuses.values()):
+                return
             await asyncio.sleep(ASK_SECONDS)
 
-    async def _compare(self, proof: Proof, stream: StreamWatch, offset: int) -> int:
-        """Both ends are equal; the offset at which they are.
+    async def _compare(self, proof: Proof, fence: Fence) -> None:
+        """Both ends are equal, at the offsets that the shards have behind it.
 
         Only a pause keeps the source itself from removing what expires. With another fence that comes to the target, too, and
         what is removed behind this look expires there by itself.
@@ -321,105 +292,73 @@ class Cutover:
         try:
             await proof.settle()
         finally:  # what was written explains what differs
-            latest, removed = await self._check_still(stream)
-        if latest > offset and (removed or stream.touched.count):
-            self.report.removals = removed
-            await self._sync.drain(latest, self._options.most_seconds)
+            behind = await self._check_still(fence)
+        if behind:
+            self.report.removals = sum(each.removed for each in behind)
+            await together(behind, lambda each: each.reach_again(self._sync, self._options.most_seconds), "drain")
             await proof.settle()
-            offset = latest
-        return offset
 
-    async def _check_still(self, stream: StreamWatch) -> tuple[int, int]:
-        """Nothing was written since the drain; the source's offset now, and what the source has removed by itself.
+    async def _check_still(self, fence: Fence) -> list[Shard]:
+        """Nothing was written; those shards from which the server has removed something by itself.
 
         Raises:
             Doubt: something was.
         """
-        latest = await self._source_offset(stream)
-        await stream.reach(latest)
-        writes, removals = self._seen
-        written, removed = stream.touched.writes - writes, stream.touched.removals - removals
-        if written and (self._fence.absolute or written != removed):
-            raise Doubt(
-                f"{human_count(written)} commands were written while writes stood still",
-                hint="who writes there, and is he one of those who were stopped?",
-            )
-        return latest, removed
+        found = await together(self._shards, lambda each: each.check_still(absolute=fence.absolute), "still")
+        return [each for each, removed in zip(self._shards, found, strict=True) if removed]
 
     async def _count_keys(self) -> None:
-        for name, endpoint in (("source", self._source), ("target", self._target)):
-            keys = keys_by_database(await ask_server(endpoint))
-            self.report.keys[name] = {f"db{db}": count for db, count in keys.items()}
+        places = self._ends.places
+        for place, infos in zip(places, await together(places, lambda each: each.infos(), "count"), strict=True):
+            keys: Counter[int] = Counter()
+            for info in infos:
+                keys.update(keys_by_database(info))
+            self.report.keys[place.name] = {f"db{db}": count for db, count in sorted(keys.items())}
 
     async def _check_sync(self) -> None:
         """Raises: Doubt: it is not the sync that it was, or has refused something meanwhile."""
-        status = await self._sync.status()
-        if status["dead_letters"] != self._letters:
-            raise Doubt("commands became dead letters meanwhile", hint="the log of the sync names them")
-        if status["held"] or status["failure"]:
-            raise Doubt(f"the sync: {status['failure'] or status['held']['words']}", hint="see its log")
+        statuses = await self._sync.statuses()
+        for each in self._shards:
+            status = statuses[each.name]
+            if status["dead_letters"] != each.letters:
+                raise each.doubt("commands became dead letters meanwhile", "the log of the sync names them")
+            if status["held"] or status["failure"]:
+                raise each.doubt(f"the sync: {status['failure'] or status['held']['words']}", "see its log")
+            if status.get("paused") or not status["ready"]:  # it would not end, while the others do
+                raise each.doubt(f"the sync is {status['phase']}, {status['reason']}", "see its log")
 
-    async def _end_link(self, offset: int) -> None:
-        """The sync ends the link in order; there is no way to call it back.
+    async def _end_links(self) -> None:
+        """The sync ends all links in order; there is no way to call them back.
 
         Raises:
-            Doubt: it did not reach *offset*.
+            Doubt: one did not reach the end of its history.
         """
         self._ended = True
-        told = await self._sync.hand_over(max(self._options.most_seconds, HAND_OVER_SECONDS))
-        self.report.offsets["handed_over"] = told["applied"]
-        if not told["drained"] or told["applied"] < offset:
-            raise Doubt(f"the link ended at offset {told['applied']}, before {offset}", hint="see the log of the sync")
+        answers = await self._sync.hand_over(max(self._options.most_seconds, HAND_OVER_SECONDS))
+        for each in self._shards:
+            each.check_handed_over(answers[each.name])
 
-    async def _check_end(self, offset: int) -> None:
+    async def _check_end(self) -> None:
         """The target is whole, nobody's, and expires keys by itself.
 
         Raises:
             Doubt: it is not.
         """
-        name = self._settings.checkpoint_name()
-        record, holder = await read_checkpoint(self._target, name), await read_lease(self._target, name)
-        if record is None or record.state is not State.STREAM or record.position.offset < offset:
-            raise Doubt(
-                "the target's checkpoint does not say that it is complete", hint="portd status tells what it has"
-            )
-        self.report.offsets["checkpoint"] = record.position.offset
-        self.report.offsets["replid"] = record.position.replid
-        if record.postponed:
-            raise Doubt(
-                "expiry times in the target are postponed still",
-                hint="portd sync --stop-after caught-up sets them back",
-            )
-        if holder is not None:
-            raise Doubt(f"{holder} has the link", hint="a second portd stands by? stop it first")
-        mode = await read_setting(self._target, IMPORT_MODE)
-        if mode.get(IMPORT_MODE, "no") != "no":
-            raise Doubt(
-                "the target is in import mode still: it expires nothing",
-                hint="does another link write into it? CONFIG SET import-mode no",
-            )
-        for end, endpoint in (("source", self._source), ("target", self._target)):
-            if (await ask_server(endpoint)).get("run_id", "") != self._processes[end]:
-                raise Doubt(f"the {end} was started again meanwhile", hint="run it again")
+        looks = [each.check_end for each in self._shards] + [self._check_mode, self._check_places]
+        await together(looks, lambda look: look(), "look")
 
-    async def _source_offset(self, stream: StreamWatch) -> int:
-        """Where the history of the source ends now.
-
-        Raises:
-            Doubt: it has another history.
-        """
-        info = await ask_server(self._writes_at)
-        offset = whole(info.get("master_repl_offset", ""))
-        if info.get("master_replid") != stream.replid or offset is None:
-            raise Doubt(
-                "the source has another history than at the beginning",
-                hint="it was promoted, or started again: run it again",
-            )
-        return offset
+    async def _check_mode(self) -> None:
+        """Raises: Doubt: a server of the target does not expire keys by itself."""
+        for where, mode in (await self._ends.setting(IMPORT_MODE)).items():
+            if mode.get(IMPORT_MODE, "no") != "no":
+                raise Doubt(
+                    f"the target is in import mode still, at {where}: it expires nothing",
+                    hint="does another link write into it? CONFIG SET import-mode no",
+                )
 
     # -- behind it
 
-    async def _finish(self) -> None:
+    async def _finish(self, fence: Fence) -> None:
         """The clients move, by the operator's command; then it is over.
 
         Raises:
@@ -427,21 +366,23 @@ class Cutover:
         """
         report, options = self.report, self._options
         if options.then:
-            await self._fence.stay(options.then_seconds + LEASE_SECONDS)  # nobody renews it from here on
-            await self._move()
+            await fence.stay(options.then_seconds + LEASE_SECONDS)  # nobody renews it from here on
+            await self._move(fence)
+            await self._look_back()
         try:
-            left = await self._fence.stay(options.keep_seconds)
+            left = await fence.stay(options.keep_seconds)
         except Doubt as error:
             if not options.then:
                 raise
             left = f"{error.args[0]}; the clients have moved"
         self._done = True
         report.left += [each for each in (left, await self._users.stay(0.0) if self._users is not None else "") if each]
-        report.left.append(
-            f"the checkpoint {self._settings.checkpoint_name()!r} is in the target: delete it when nobody goes back"
-        )
+        names = ", ".join(repr(each.checkpoint) for each in self._shards)
+        one = len(self._shards) == 1
+        which, them = (f"the checkpoint {names} is", "it") if one else (f"the checkpoints {names} are", "them")
+        report.left.append(f"{which} in the target: delete {them} when nobody goes back")
 
-    async def _move(self) -> None:
+    async def _move(self, fence: Fence) -> None:
         """The operator's command.
 
         Raises:
@@ -450,24 +391,37 @@ class Cutover:
         report, options = self.report, self._options
         report.outcome = "done"
         report.note_time("moving")
-        before = await write_calls(self._target)
+        before = await self._write_calls()
         try:
             await move(options, report)
         except (Doubt, asyncio.CancelledError):
             if await self._written_to(before):
                 self._done = True  # what clients have written there is nowhere else
                 report.left.append("the target was written to: writes stay stopped at the source")
-                report.left.append(await self._fence.stay(options.keep_seconds))
+                report.left.append(await fence.stay(options.keep_seconds))
             raise
         report.note_time("moved")
 
-    async def _written_to(self, before: Mapping[str, int] | None) -> bool:
+    async def _look_back(self) -> None:
+        """A node of the source that was promoted while the clients moved may have let some of them write: that is told."""
+        if self._ends.source.topology is None:
+            return
+        try:
+            await self._ends.source.check()
+        except PortdError as error:
+            log.warning("the source is not what it was", error=str(error.args[0]))
+            self.report.left.append(f"{error.args[0]}: what clients have written there meanwhile is not in the target")
+
+    async def _write_calls(self) -> list[Mapping[str, int] | None]:
+        return [*await together(self._ends.target.nodes, write_calls, "ask target")]
+
+    async def _written_to(self, before: list[Mapping[str, int] | None]) -> bool:
         """Whether clients have written to the target since; where that is not told, it counts as written.
 
         What expires there by itself is nobody's write.
         """
         try:
-            return before is None or before != await write_calls(self._target)
+            return None in before or before != await self._write_calls()
         except PortdError as error:
             log.warning("whether the target was written to is not known", error=str(error.args[0]))
             return True
@@ -482,23 +436,33 @@ class Cutover:
         if self._done:
             report.outcome = "in doubt"
             return
-        certain = True
-        for fence in (self._users, self._fence):
-            if fence is not None and fence.stands:
-                certain = await fence.free() and certain
-                if fence.stands:
-                    report.left.append(f"writes may be stopped still: {fence.by_hand()}")
+        await self._free()
         if "stopped" in report.times:
             report.note_time("freed")
-            log.warning("rolled back", why=report.doubt, certain=certain, standstill_seconds=report.standstill)
+            log.warning("rolled back", why=report.doubt, standstill_seconds=report.standstill)
         report.outcome = "interrupted" if interrupted else "rolled back" if "stopped" in report.times else "not begun"
         if self._ended:
-            report.left.append("the sync has ended: start it again, it goes on from its checkpoint")
+            what = "the sync has" if self._ends.source.topology is None else "links of the sync have"
+            report.left.append(f"{what} ended: start it again, it goes on from its checkpoint")
+
+    async def _free(self) -> None:
+        """Writes go on: users get their right back first, so that those who wait are not refused.
+
+        A node that does not answer holds up its own clients only: the others do not wait until it is given up.
+        """
+        standing = [each for each in (self._users, self._fence) if each is not None and each.stands]
+        tasks = []
+        for fence in standing:
+            tasks.append(asyncio.create_task(fence.free(), name=f"writes go on at {fence.where}"))
+            await asyncio.wait(tasks, timeout=LEASE_SECONDS)
+        for task, fence in zip(tasks, standing, strict=True):
+            if not await task or fence.stands:
+                self.report.left.append(f"writes may be stopped still: {fence.by_hand()}")
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         """Notes how long something takes."""
-        begun = time.monotonic()
+        begun, self._step, self._awaited = time.monotonic(), name, []
         try:
             yield
         finally:

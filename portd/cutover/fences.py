@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from portd.cutover.doubt import Doubt
-from portd.cutover.options import Stop
 from portd.errors import ConfigError, HandshakeError, SourceLost
 from portd.log import get_logger
 from portd.net.backoff import Backoff
@@ -23,7 +23,6 @@ from portd.net.control import Refused, open_control, parse_pairs
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from portd.cutover.options import Options
     from portd.net.control import Control
     from portd.net.endpoint import Endpoint
 
@@ -46,18 +45,25 @@ class Fence(ABC):
 
     Attributes:
         absolute: nothing at all is written while it stands, not even by the server itself (what expires).
+        where: that is, for people.
     """
 
     absolute = False
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self.where = endpoint.display
         self._stands = False
 
     @property
     def stands(self) -> bool:
         """It may have to be undone."""
         return self._stands
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which undoing it is tried."""
+        return FREE_SECONDS
 
     @abstractmethod
     async def prepare(self) -> str:
@@ -80,16 +86,16 @@ class Fence(ABC):
         """Lets writes go on, whatever it takes; whether that is certain. Idempotent."""
         backoff = Backoff.quick()
         try:
-            async with asyncio.timeout(FREE_SECONDS):
+            async with asyncio.timeout(self.patience):
                 while self._stands:
                     try:
                         await self._free()
                         self._stands = False
                     except (OSError, Refused, Doubt) as error:
-                        log.warning("writes are not let go on yet", source=self.endpoint.display, error=str(error))
+                        log.warning("writes are not let go on yet", source=self.where, error=str(error))
                         await asyncio.sleep(backoff.next_wait())
         except TimeoutError:
-            log.exception("writes could not be let go on", source=self.endpoint.display, hint=self.by_hand())
+            log.exception("writes could not be let go on", source=self.where, hint=self.by_hand())
             return False
         return True
 
@@ -139,6 +145,15 @@ class Pause(Fence):
 
     absolute = True
 
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        self._until = 0.0  # when the longest of them ends, by our clock
+
+    @property
+    def patience(self) -> float:
+        """It ends by itself: somewhat longer than that."""
+        return min(FREE_SECONDS, max(self._until - time.monotonic(), 0.0) + LEASE_SECONDS)
+
     async def prepare(self) -> str:
         """Finds out whether it can be done; see `Fence`."""
         async with _asking(self.endpoint, "+client|pause +client|unpause") as control:
@@ -165,6 +180,7 @@ class Pause(Fence):
 
     async def _renew(self, seconds: float = LEASE_SECONDS) -> None:
         """Raises: Doubt: it is not certain that writes stand still."""
+        self._until = max(self._until, time.monotonic() + seconds)
         try:
             async with asyncio.timeout(LEASE_SECONDS / 2), self._control() as control:
                 await control.call("CLIENT", "PAUSE", int(seconds * 1000), "WRITE")
@@ -208,9 +224,9 @@ class Acl(Fence):
         found = {line[1]: line[2:] for line in lines}
         for user in self.users:
             if user not in found:
-                raise ConfigError(f"the source has no user {user!r}", hint="ACL USERS lists them")
+                raise ConfigError(f"{self.where} has no user {user!r}", hint="ACL USERS lists them")
             if user == mine:
-                raise ConfigError(f"{user!r} is our own user at the source", hint="give portd a user of its own")
+                raise ConfigError(f"{user!r} is our own user at {self.where}", hint="give portd a user of its own")
             if any(word.startswith("(") for word in found[user]):
                 raise ConfigError(f"the user {user!r} has selectors", hint="--stop-writes command does what you decide")
             self._rules[user] = found[user]
@@ -321,17 +337,6 @@ class Own(Fence):
     def by_hand(self) -> str:
         """How somebody undoes it."""
         return "run the command of --resume-command"
-
-
-def fence_of(options: Options, endpoint: Endpoint) -> Fence:
-    """What stops the writes."""
-    if options.stop is Stop.PAUSE:
-        return Pause(endpoint)
-    if options.stop is Stop.ACL:
-        return Acl(endpoint, options.users)
-    if options.stop is Stop.REPLICAS:
-        return Replicas(endpoint)
-    return Own(endpoint, options.stop_command, options.resume_command)
 
 
 async def _settings(control: Control, *names: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -17,23 +18,29 @@ from typing import TYPE_CHECKING, Final
 from portd.config.rules import choice_of
 from portd.cutover.doubt import Doubt
 from portd.cutover.options import Proof as Kind
+from portd.cutover.servers import together
 from portd.errors import REDACTED, printable
 from portd.kernel.digest import RECORD_BYTES
 from portd.log import get_logger
+from portd.net.topology import ALL_SLOTS
 from portd.units import human_count
 from portd.verify.ends import SourceEnd, TargetEnd
-from portd.verify.live import RELATIVE_TTL_TOLERANCE_MS, LiveReader
+from portd.verify.live import RELATIVE_TTL_TOLERANCE_MS
 from portd.verify.options import Options as VerifyOptions
 from portd.verify.settle import Settler
+from portd.verify.shards import reader_of
 from portd.verify.verification import Verification, compare_functions, digest_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from portd.config.settings import Settings
     from portd.cutover.options import Options
     from portd.cutover.streamwatch import StreamWatch
     from portd.cutover.writewatch import WriteWatch
     from portd.verify.live import NamedKey
     from portd.verify.report import Found, Report
+    from portd.verify.shards import Reader
 
 FEW_KEYS: Final = 500  # left to be read while writes stand still
 ROUNDS: Final = 20
@@ -93,30 +100,33 @@ class Proof:
     Args:
         settings: both ends and the rules.
         options: what is compared.
-        stream: follows the source, since before `begin`.
-        writes: watches the target, likewise.
+        streams: follow all servers of the source, since before `begin`.
+        writes: watch all servers of the target, likewise.
 
     Attributes:
         result: what was compared so far.
     """
 
-    def __init__(self, settings: Settings, options: Options, stream: StreamWatch, writes: WriteWatch) -> None:
+    def __init__(
+        self, settings: Settings, options: Options, streams: Sequence[StreamWatch], writes: Sequence[WriteWatch]
+    ) -> None:
         self._settings = settings
         self._options = options
-        self._stream = stream
+        self._streams = streams
         self._writes = writes
         self._own = settings.checkpoint_key.encode()
         self._choice = choice_of(settings, settings.checkpoint_key)
         self._ends = SourceEnd(self._choice, self._own), TargetEnd(self._choice)
-        self._readers: tuple[LiveReader, LiveReader] | None = None
+        self._readers: tuple[Reader, Reader] | None = None
         self._settler: Settler | None = None
         self._digests = hashlib.sha256(), hashlib.sha256()  # of what was read while writes stood still
         self._unread: set[NamedKey] = set()  # then
         self._exact = True  # both ends tell expiry times to the millisecond
         self._left: set[NamedKey] = set()  # that differed when they were last read, in the target's names
+        self._nowhere: set[NamedKey] = set()  # of them, those that no node of a cluster had
         self.result = Result(options.proof.value)
-        if not writes.watching:
-            self.result.foreign = f"not seen: {writes.why_not}"
+        if blind := [each for each in writes if not each.watching]:
+            self.result.foreign = f"not seen: {blind[0].why_not}"
 
     # -- before
 
@@ -165,8 +175,9 @@ class Proof:
         """Readers whose connections are new."""
         self.close()
         largest = self._options.largest_bytes
-        source = LiveReader(self._settings.source_endpoint(), largest)
-        target = LiveReader(self._settings.target_endpoint(), largest)
+        wanted = tuple(self._settings.slot_ranges()) or ALL_SLOTS
+        source = reader_of(self._settings.source_endpoint(), largest, wanted)
+        target = reader_of(self._settings.target_endpoint(), largest, self._choice.slots)
         self._readers = source, target
         await source.open()
         await target.open()
@@ -206,7 +217,8 @@ class Proof:
     @property
     def waiting(self) -> int:
         """Keys that would have to be read if writes stood still now."""
-        return len(self._left) + self._stream.touched.count + self._writes.count
+        there = sum(each.touched.count for each in self._streams) + sum(each.count for each in self._writes)
+        return len(self._left) + there
 
     # -- when they stand still
 
@@ -224,6 +236,11 @@ class Proof:
             differing = await self._read(keys, digests)
             if not differing:
                 break
+        if self._nowhere:
+            raise Doubt(
+                f"{human_count(len(self._nowhere))} keys cannot be read, no node has them: {self._named(sorted(self._nowhere))}",
+                hint="slots move? run it again when the cluster is at rest",
+            )
         if differing:
             raise Doubt(
                 f"{human_count(len(differing))} keys differ while writes stand still: {self._named(sorted(differing))}",
@@ -256,8 +273,7 @@ class Proof:
             if not self._left:
                 break
             await asyncio.sleep(pause)
-            written = await self._taken()
-            self._left = await self._read(self._left - (written - self._left))
+            self._left = await self._read(self._left - await self._written())
         return self._left
 
     def close(self) -> None:
@@ -268,45 +284,52 @@ class Proof:
 
     # -- both
 
-    def _both(self) -> tuple[LiveReader, LiveReader]:
+    def _both(self) -> tuple[Reader, Reader]:
         assert self._readers is not None
         return self._readers
 
     async def _taken(self) -> set[NamedKey]:
-        """What has to be read again now, as the target calls it.
+        """What has to be read again now: what was written, and what differed at the last look.
 
         Raises:
             Doubt: it cannot be told.
         """
-        await self._writes.flush()
-        touched = self._stream.touched
+        return await self._written() | self._left
+
+    async def _written(self) -> set[NamedKey]:
+        """What was written since this was asked last, as the target calls it.
+
+        Raises:
+            Doubt: it cannot be told.
+        """
+        await together(self._writes, lambda each: each.flush(), "writes seen")
         self._check()
         by_db: dict[int, list[bytes]] = {}
-        for name in touched.take():
+        for name in itertools.chain.from_iterable(each.touched.take() for each in self._streams):
             by_db.setdefault(int.from_bytes(name[:DB_BYTES], "little"), []).append(name[DB_BYTES:])
         here, there = self._ends
         found = here.there((db, name) for db, names in by_db.items() for name in here.taken(db, names))
         _, target = self._both()
-        named = list(self._writes.take())
+        named = list(itertools.chain.from_iterable(each.take() for each in self._writes))
         for db in {0, *target.databases, *(db for db, _ in found)}:
             found.update((db, name) for name in there.taken(db, named))
         self.result.changed += len(found)
-        found |= self._left
         return {key for key in found if not (key[0] == 0 and key[1].startswith(self._own))}
 
     def _check(self) -> None:
         """Raises: Doubt: which keys were written is not known."""
-        touched, writes = self._stream.touched, self._writes
-        if touched.everything or writes.everything:
-            where = "the source" if touched.everything else "the target"
-            raise Doubt(f"a whole database of {where} was flushed or swapped meanwhile", hint="run it again")
-        if touched.unknown:
-            names = ", ".join(sorted(name.decode("ascii", "backslashreplace") for name in touched.unknown))
+        touched = [each.touched for each in self._streams]
+        flushed = any(each.everything for each in touched), any(each.everything for each in self._writes)
+        for where, so in zip(("the source", "the target"), flushed, strict=True):
+            if so:
+                raise Doubt(f"a whole database of {where} was flushed or swapped meanwhile", hint="run it again")
+        if unknown := set[bytes]().union(*(each.unknown for each in touched)):
+            names = ", ".join(sorted(name.decode("ascii", "backslashreplace") for name in unknown))
             raise Doubt(
                 f"nobody knows the keys of commands that the source writes: {names}",
                 hint="allow +command at the source",
             )
-        if touched.lost or writes.lost:
+        if any(each.lost for each in touched) or any(each.lost for each in self._writes):
             raise Doubt("more keys are written than can be remembered", hint="run it when less is written")
 
     async def _read(
@@ -315,10 +338,12 @@ class Proof:
         """Reads keys from both ends; those that differ."""
         assert self._settler is not None
         differing: set[NamedKey] = set()
+        self._nowhere = set()
         ordered = sorted(keys)
         for start in range(0, len(ordered), BATCH_KEYS):
             looked = await self._settler.compare(ordered[start : start + BATCH_KEYS])
-            differing.update(looked.differing)
+            differing.update(looked.differing, looked.undecided)
+            self._nowhere |= looked.undecided
             if digests is None:
                 continue
             for digest, records in zip(digests, (looked.source, looked.target), strict=True):

@@ -18,7 +18,10 @@ from portd import __version__
 from portd.units import human_count, human_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from portd.cutover.proof import Result
+    from portd.cutover.shard import Told
     from portd.preflight.findings import Finding
 
 OUTSIDE: Final = ("digest", "signature")  # of what is digested
@@ -40,7 +43,8 @@ class Report:
         checks: what was looked at before.
         times: unix seconds of each step.
         seconds: how long each took for which writes stood still.
-        offsets: of the source's history.
+        offsets: of the source's history, where there is one.
+        shards: of a cluster as source: where each was written to, and the offsets of its history, by link.
         keys: in both ends when writes stood still, and in no more than that.
         removals: what the server removed by itself behind the last write (with a fence that lets it).
         dead_letters: of the sync, by code.
@@ -58,11 +62,12 @@ class Report:
     outcome: str = "not begun"
     doubt: str = ""
     hint: str = ""
-    servers: dict[str, dict[str, str]] = field(default_factory=dict)
+    servers: dict[str, dict[str, Any]] = field(default_factory=dict)
     checks: list[Finding] = field(default_factory=list)
     times: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     offsets: dict[str, int | str] = field(default_factory=dict)
+    shards: dict[str, Told] = field(default_factory=dict)
     keys: dict[str, dict[str, int]] = field(default_factory=dict)
     removals: int = 0
     dead_letters: dict[str, int] = field(default_factory=dict)
@@ -103,6 +108,7 @@ class Report:
             "seconds": self.seconds,
             "times": self.times,
             "offsets": self.offsets,
+            **({"shards": {name: asdict(each) for name, each in self.shards.items()}} if self.shards else {}),
             "keys": self.keys,
             "removals_behind_the_last_write": self.removals,
             "dead_letters": self.dead_letters,
@@ -128,7 +134,8 @@ class Report:
         if self.proof is not None:
             lines += self._proof_lines(self.proof)
         if self.offsets:
-            lines.append("offsets   " + ", ".join(f"{name} {value}" for name, value in self.offsets.items()))
+            lines.append("offsets   " + _pairs(self.offsets))
+        lines += [f"shard     {name} at {each.node}: {_pairs(each.offsets)}" for name, each in self.shards.items()]
         for end, counts in self.keys.items():
             lines.append(
                 f"keys      {end} " + (", ".join(f"{db} {human_count(n)}" for db, n in counts.items()) or "none")
@@ -172,6 +179,10 @@ class Report:
             lines.append(f"digests   {proof.source_digest[:16]} and {proof.target_digest[:16]} of these, {same}")
         lines += [f"not compared: {each}" for each in proof.not_compared]
         return lines
+
+
+def _pairs(offsets: Mapping[str, int | str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in offsets.items())
 
 
 def canonical(report: dict[str, Any]) -> bytes:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from portd.errors import HandshakeError, SourceLost
+from portd.errors import HandshakeError, SourceLost, first_cause
+from portd.groups import TaskGroup
 from portd.kernel.keyspecs import KeySpecs
 from portd.log import get_logger
 from portd.net.commands import key_specs, writes
@@ -13,18 +15,50 @@ from portd.net.control import Refused, calls_by_command, checked, open_control, 
 from portd.net.resp import request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from portd.net.control import Control
     from portd.net.endpoint import Endpoint
 
 SECTIONS: Final = ("server", "replication", "persistence", "memory", "keyspace", "cluster")
+ASKED_AT_ONCE: Final = 32  # of many: nodes, or links
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 log = get_logger("cutover")
 
 
+async def together(items: Iterable[ItemT], act: Callable[[ItemT], Awaitable[ResultT]], what: str) -> list[ResultT]:
+    """Does something with each of some, side by side.
+
+    Args:
+        items: of any kind.
+        act: what is done.
+        what: the same in a word, for the names of tasks.
+
+    Returns:
+        What came of it, in the order of the items.
+
+    Raises:
+        Exception: of the first that failed; the others are cancelled.
+    """
+    limit = asyncio.Semaphore(ASKED_AT_ONCE)
+
+    async def one(item: ItemT) -> ResultT:
+        async with limit:
+            return await act(item)
+
+    try:
+        async with TaskGroup() as group:
+            tasks = [group.create_task(one(item), name=f"{what} {number}") for number, item in enumerate(items)]
+    except BaseExceptionGroup as errors:
+        raise first_cause(errors) from None
+    return [task.result() for task in tasks]
+
+
 @asynccontextmanager
-async def _asking(endpoint: Endpoint) -> AsyncIterator[Control]:
+async def asking(endpoint: Endpoint) -> AsyncIterator[Control]:
     """A connection for questions.
 
     Raises:
@@ -49,7 +83,7 @@ async def ask_server(endpoint: Endpoint) -> dict[str, str]:
     """
     info: dict[str, str] = {}
     try:
-        async with _asking(endpoint) as control:
+        async with asking(endpoint) as control:
             for answer in await control.ask(*(request("INFO", section) for section in SECTIONS)):
                 info |= parse_info(checked(answer))
     except Refused as refusal:
@@ -66,7 +100,7 @@ async def read_setting(endpoint: Endpoint, name: str) -> dict[str, str]:
         SourceLost: it does not answer.
     """
     try:
-        async with _asking(endpoint) as control:
+        async with asking(endpoint) as control:
             return parse_pairs(await control.call("CONFIG", "GET", name))
     except Refused as refusal:
         log.debug("setting is not told", name=name, reply=refusal.text)
@@ -80,7 +114,7 @@ async def key_specs_of(endpoint: Endpoint) -> KeySpecs | None:
         SourceLost: it does not answer.
     """
     try:
-        async with _asking(endpoint) as control:
+        async with asking(endpoint) as control:
             return KeySpecs(key_specs(await control.call("COMMAND")))
     except Refused as refusal:
         log.debug("commands are not told", reply=refusal.text)
@@ -96,7 +130,7 @@ async def write_calls(endpoint: Endpoint) -> dict[str, int] | None:
         SourceLost: it does not answer.
     """
     try:
-        async with _asking(endpoint) as control:
+        async with asking(endpoint) as control:
             calls = calls_by_command(parse_info(await control.call("INFO", "commandstats")))
             rows = await control.call("COMMAND", "INFO", *calls) if calls else []
     except Refused as refusal:

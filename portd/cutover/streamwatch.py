@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from portd.net.endpoint import Endpoint
     from portd.target.kept.checkpoint import Checkpoint
 
-SPOOL_BYTES: Final = 8 << 20  # received and not yet looked at; then the source waits
+SPOOL_BYTES: Final = 8 << 20
 PIECE_BYTES: Final = 1 << 20  # a command above that is looked at in parts
 PIECE_COMMANDS: Final = 10_000
 TURN_SECONDS: Final = 0.02  # of looking at what is there, before others have their turn
@@ -40,6 +40,7 @@ class StreamWatch:
         endpoint: the source.
         psync_command: what it calls PSYNC.
         keys: where the keys of its commands stand.
+        spool_bytes: received and not yet looked at; then the source waits.
 
     Attributes:
         touched: what was written.
@@ -49,7 +50,9 @@ class StreamWatch:
         started_at: unix time of the beginning.
     """
 
-    def __init__(self, endpoint: Endpoint, psync_command: str, keys: KeySpecs | None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, psync_command: str, keys: KeySpecs | None, spool_bytes: int = SPOOL_BYTES
+    ) -> None:
         self.touched = Touched(keys)
         self.offset = self.written = 0
         self.replid = ""
@@ -58,7 +61,7 @@ class StreamWatch:
         self._moved = asyncio.Event()
         self._db = -1
         self._splitter: StreamSplitter | None = None
-        self._spool = Spool(memory_bytes=SPOOL_BYTES, directory=None, max_disk_bytes=0)
+        self._spool = Spool(memory_bytes=spool_bytes, directory=None, max_disk_bytes=0)
         wanted = HandshakeOptions(psync_command=psync_command)
         self._receiver = Receiver(
             endpoint, self._spool, Progress(), options=ReceiverOptions(handshake=wanted, acknowledges=False)

@@ -63,8 +63,7 @@ async def divide(settings: Settings) -> list[Settings]:
     if links := await _go_on(settings, topology, wanted):
         return links
     refuse_moves(topology, marks, wanted)
-    shards = [shard for node in topology.nodes if (shard := common(node.slots, wanted))]
-    links = [_link(settings, ranges) for ranges in shards]
+    links = links_of(settings, topology)
     await _forget_others(settings, links)
     return links
 
@@ -101,6 +100,16 @@ async def _idle(settings: Settings, nodes: Iterable[Node]) -> list[Node]:
         if (told := await view(settings.source_endpoint(), each)) is not None:
             return list(told.idle)
     return []
+
+
+def links_of(settings: Settings, topology: Topology) -> list[Settings]:
+    """A link for each primary that has some of the slots that are wanted, by a map; nothing is looked at.
+
+    Raises:
+        ConfigError: its name is too long.
+    """
+    wanted: Ranges = tuple(settings.slot_ranges()) or ALL_SLOTS
+    return [_link(settings, shard) for node in topology.nodes if (shard := common(node.slots, wanted))]
 
 
 def check_settings(settings: Settings) -> None:

@@ -18,7 +18,7 @@ from portd.net.shapes import whole
 from portd.net.topology import ALL_SLOTS, NoCluster, common, moving, slots_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from portd.net.endpoint import Endpoint
     from portd.net.topology import Node, Ranges, Topology
@@ -108,11 +108,20 @@ async def look(endpoint: Endpoint) -> View:
             tasks = [group.create_task(ask(node), name=f"view {node.address}") for node in topology.nodes]
     except BaseExceptionGroup as errors:
         raise first_cause(errors) from None
+    return view_from(topology, (task.result() for task in tasks))
+
+
+def view_from(topology: Topology, answers: Iterable[object]) -> View:
+    """What primaries said.
+
+    Args:
+        topology: the map.
+        answers: of each of them to ``CLUSTER NODES``.
+    """
     marks: dict[int, str] = {}
     followed: dict[str, str] = {}
     epochs: dict[str, int] = {}
-    for task in tasks:
-        answer = task.result()
+    for answer in answers:
         marks |= moving(answer)
         lines = _lines(answer)
         followed |= {words[0]: words[3] for words in lines if words[3] != "-"}
