@@ -171,8 +171,10 @@ class Cluster:
         while keys := self.call(source, "CLUSTER", "GETKEYSINSLOT", slot, 10):
             self.call(source, "MIGRATE", "127.0.0.1", into.port, "", 0, 60_000, "KEYS", *keys)
         name = self.name(into)
-        for node in (into, source, *(each for each in (*self.primaries, *self.extra) if each not in (into, source))):
-            self.call(node, "CLUSTER", "SETSLOT", slot, "NODE", name)
+        self.call(into, "CLUSTER", "SETSLOT", slot, "NODE", name)
+        for node in (*self.primaries, *self.extra):
+            with Wire(node) as wire:  # one that has given its last slot away may be a replica by now
+                wire.many([("CLUSTER", "SETSLOT", slot, "NODE", name)], errors=True)
 
     def owners(self) -> dict[Server, list[tuple[int, int]]]:
         """Ranges of slots by node, as the first one that lives tells it."""

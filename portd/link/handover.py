@@ -519,7 +519,9 @@ class Handovers:
         for name, slots in drawn.items():
             party = self._parties[name]
             await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))))
-            if party is not begun:
+            if not slots:  # a primary that has given its last slot away may become a replica, and its stream ends
+                party.link.leave()
+            elif party is not begun:
                 party.link.ask_full_sync()
 
     async def _untie(self, party: Party) -> None:
