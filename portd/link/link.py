@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from portd.target.capabilities import Capabilities
     from portd.target.clusternodes import ClusterTarget
     from portd.target.kept.checkpoint import Checkpoint
+    from portd.target.kept.images import Neighbours
 
 log = get_logger("sync")
 
@@ -95,6 +96,7 @@ class Link:
         stop: set when the sync is to end in order.
         beside: runs while the stream is followed, from when the target has caught up; cancelled when that ends.
         room: on disk, with other links; None has all of it.
+        neighbours: see `Ruling`.
 
     Attributes:
         limiter: on the load of the target; it may be changed while the replication runs.
@@ -114,11 +116,12 @@ class Link:
         stop: asyncio.Event,
         beside: Beside | None = None,
         room: DiskRoom | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self.reached = self.released = False
         self.reaching = Reaching()
         self._beside = beside
-        self.ruling = Ruling(settings)
+        self.ruling = Ruling(settings, neighbours)
         self._plan = plan
         self._progress = progress
         self._stop = stop

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
@@ -92,8 +93,7 @@ class Topology:
         table = array("H", [NOBODY]) * SLOTS
         for number, node in enumerate(found):
             for first, last in node.slots:
-                for slot in range(first, last + 1):
-                    table[slot] = number
+                table[first : last + 1] = array("H", [number]) * (last + 1 - first)
         return cls(found, table.tobytes(), tuple(others))
 
     def owner(self, slot: int) -> Node | None:
@@ -258,7 +258,7 @@ class Seeds:
             try:
                 async with asyncio.timeout(max(1.0, entrance.seconds / len(places))):
                     answer = await _ask(host, port, entrance)
-                found = parse_slots(answer, host, dict(self.mapped))
+                found = _understood(answer, host, self.mapped)
             except (OSError, EOFError, ValueError, hiredis.HiredisError) as error:  # TimeoutError is one
                 outside &= _DISABLED in str(error)
                 said.append(f"{shown(host, port)}: {str(error)[:100] or type(error).__name__}")
@@ -299,8 +299,16 @@ class Entrance:
     server_name: str | None = None
 
 
-async def _ask(host: str, port: int, entrance: Entrance) -> object:
-    """One node's answer to ``CLUSTER SLOTS``.
+@lru_cache(maxsize=4)
+def _understood(answer: bytes, asked: str, mapped: tuple[tuple[Address, Address], ...]) -> Topology:
+    """Reads an answer as `_ask` brings it. Links look at the map often, and it hardly ever changes."""
+    reader = hiredis.Reader()
+    reader.feed(answer)
+    return parse_slots(reader.gets(), asked, dict(mapped))
+
+
+async def _ask(host: str, port: int, entrance: Entrance) -> bytes:
+    """One node's answer to ``CLUSTER SLOTS``, as it came.
 
     Raises:
         OSError: it cannot be reached.
@@ -312,19 +320,19 @@ async def _ask(host: str, port: int, entrance: Entrance) -> object:
     try:
         questions = [*([entrance.login] if entrance.login is not None else []), request("CLUSTER", "SLOTS")]
         writer.write(b"".join(questions))
-        answers, bound, parser, size = list[Any](), AnswerBound(MOST_OBJECTS), hiredis.Reader(), 0
-        while len(answers) < len(questions):
+        count, bound, parser, came = 0, AnswerBound(MOST_OBJECTS), hiredis.Reader(), bytearray()
+        while count < len(questions):
             data = await reader.read(READ_BYTES)
-            size += len(data)
+            came += data
             if not data:
                 raise ConnectionResetError("it closed the connection")
-            if size > MOST_BYTES or not bound.feed(data):
+            if len(came) > MOST_BYTES or not bound.feed(data):
                 raise ValueError("its answer is too long")
             parser.feed(data)
             while (answer := parser.gets()) is not False:
                 if isinstance(answer, hiredis.ReplyError):
                     raise ValueError(str(answer))  # noqa: TRY004 - it came from outside
-                answers.append(answer)
-        return answers[-1]
+                count += 1
+        return bytes(came) if entrance.login is None else bytes(came).partition(b"\r\n")[2]  # that to AUTH is a line
     finally:
         writer.transport.abort()

@@ -207,7 +207,7 @@ async def _beside(settings: Settings, choice: Choice) -> list[Finding]:
     try:
         checkpoint = await read_checkpoint(settings.target_endpoint(), settings.checkpoint_name())
         async with Directory(settings, "looking for other links' keys") as there:
-            others = await images_of_others(there, thorough=bool(choice))
+            others = await images_of_others(there, there.links if choice else None)
     except PortdError as problem:
         return [note("rules.links", f"the target does not tell of other links: {problem.args[0]}")]
     if checkpoint is not None and checkpoint.rules != choice.digest:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from portd.memory.ledger import Ledger
     from portd.memory.plan import MemoryPlan
     from portd.spool import DiskRoom
+    from portd.target.kept.images import Neighbours
     from portd.watch.standing import Standing
 
 AGAIN_SECONDS: Final = 60.0  # longest wait before a link is tried again
@@ -57,6 +58,7 @@ class RunningLink:
         plan: its part of the memory.
         room: on disk, with the others.
         turn: see `Schedule`.
+        neighbours: see `portd.link.ruling.Ruling`.
         watch: of the slots of its source; None where that is no cluster.
         alone: the process has no other link.
 
@@ -79,6 +81,7 @@ class RunningLink:
         plan: MemoryPlan,
         room: DiskRoom,
         turn: asyncio.Lock,
+        neighbours: Neighbours,
         watch: ShardWatch | None = None,
         *,
         alone: bool,
@@ -93,7 +96,7 @@ class RunningLink:
         self._watch = watch
         self.schedule = Schedule(settings, self.progress, turn)
         self.limits = {name: int(getattr(settings, name)) for name in sorted(LIMITS)}
-        self.link = Link(settings, plan, self.progress, self.stop, self.schedule.run, room)
+        self.link = Link(settings, plan, self.progress, self.stop, self.schedule.run, room, neighbours)
         self.view = View(self.name, self.progress, Pace(self.progress), Track(self.progress, self.link.report.spool))
         self._forecast = Forecast(settings.source_endpoint(), self.progress)
 

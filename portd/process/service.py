@@ -21,6 +21,7 @@ from portd.memory.plan import plan_memory
 from portd.process.orders import Orders
 from portd.process.running import RunningLink, shard_watches
 from portd.spool import DiskRoom
+from portd.target.kept.images import Neighbours
 from portd.watch.history import Span
 from portd.watch.loopwatch import LoopWatch
 
@@ -74,10 +75,10 @@ class Service:
         """Makes every link, or none: what one has made goes with the mistake of another."""
         room = DiskRoom(self._settings.spool_max_bytes, len(links))
         watches = shard_watches(links)
-        turn = asyncio.Lock()
+        turn, neighbours = asyncio.Lock(), Neighbours()
         try:
             for each, plan in zip(links, self._plans, strict=True):
-                made = RunningLink(each, plan, room, turn, watches.get(each.link), alone=len(links) == 1)
+                made = RunningLink(each, plan, room, turn, neighbours, watches.get(each.link), alone=len(links) == 1)
                 self._links.append(made)
         except BaseException:
             for done in self._links:

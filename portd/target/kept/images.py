@@ -7,16 +7,20 @@ its lease. A link without rules has none: it is found by its checkpoint, and its
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.config.rules import EVERYTHING, Image
 from portd.errors import ConfigError
 from portd.log import get_logger
 from portd.net.control import parse_pairs
+from portd.sharing import Shared
 from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX
 from portd.target.kept.directory import Directory
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from portd.config.settings import Settings
     from portd.net.topology import Ranges
 
@@ -24,7 +28,21 @@ _log = get_logger("target")
 SHARED: Final = "+"  # before an image: other links may write there, too
 
 
-async def claim(settings: Settings, image: Image, *, ruled: bool, thorough: bool) -> None:
+class Neighbours:
+    """Which links targets have, for all links of a process: those that ask at once share one look at the keys of a target."""
+
+    def __init__(self) -> None:
+        self._looks: dict[tuple[object, ...], Shared[set[str]]] = {}
+
+    async def links(self, there: Directory) -> set[str]:
+        """See `Directory.links`."""
+        settings = there.settings
+        target = settings.target_endpoint()
+        key = target.place, target.username, settings.checkpoint_key
+        return await self._looks.setdefault(key, Shared()).ask(there.links)
+
+
+async def claim(settings: Settings, image: Image, neighbours: Neighbours, *, ruled: bool, thorough: bool) -> None:
     """Says where keys of this link can be, and refuses a start beside a link whose keys can be there, too.
 
     Two links without any rules are let be: nothing says whose a key is, and they may well have different ones.
@@ -32,6 +50,7 @@ async def claim(settings: Settings, image: Image, *, ruled: bool, thorough: bool
     Args:
         settings: of the link.
         image: where its keys can be.
+        neighbours: finds links without rules.
         ruled: it has rules.
         thorough: look for links without rules, too, for which all keys of db 0 may have to be looked at.
 
@@ -41,10 +60,10 @@ async def claim(settings: Settings, image: Image, *, ruled: bool, thorough: bool
     """
     key, link = settings.checkpoint_key + IMAGES_SUFFIX, settings.link
     async with Directory(settings, "looking for other links' keys") as there:
-        others = await images_of_others(there, thorough=ruled and thorough)
+        links = partial(neighbours.links, there) if ruled and thorough else None
+        others = await images_of_others(there, links, near=image)
         for other, (where, shared) in sorted(others.items()):
-            if image.meets(where):
-                _meet(settings, image, other, where, shared=shared or settings.share_image)
+            _meet(settings, image, other, where, shared=shared or settings.share_image)
         if ruled:
             await there.call("HSET", key, link, (SHARED if settings.share_image else "") + image.text())
         elif others:
@@ -70,24 +89,25 @@ def _meet(settings: Settings, image: Image, other: str, where: Image, *, shared:
     )
 
 
-async def images_of_others(there: Directory, *, thorough: bool = True) -> dict[str, tuple[Image, bool]]:
+async def images_of_others(
+    there: Directory, links: Callable[[], Awaitable[set[str]]] | None, near: Image = EVERYTHING
+) -> dict[str, tuple[Image, bool]]:
     """Where keys of other links can be, and whether they share that, by link.
 
     Args:
         there: what the target has of links.
-        thorough: those without rules, too.
+        links: finds all of them, for those without rules; None leaves those out.
+        near: only those that can have a key in here.
     """
     settings = there.settings
     told = parse_pairs(await there.call("HGETALL", settings.checkpoint_key + IMAGES_SUFFIX))
     found: dict[str, tuple[Image, bool]] = {}
     for name, text in told.items():
-        key = settings.checkpoint_of(name)
-        if name != settings.link and await there.call("EXISTS", key, key + LEASE_SUFFIX):
-            found[name] = (Image.parse(text.removeprefix(SHARED)), text.startswith(SHARED))
-    for name in await there.links() if thorough else ():
-        if name != settings.link:
-            found.setdefault(name, (EVERYTHING, False))
-    return found
+        key, where = settings.checkpoint_of(name), Image.parse(text.removeprefix(SHARED))
+        if name != settings.link and near.meets(where) and await there.call("EXISTS", key, key + LEASE_SUFFIX):
+            found[name] = (where, text.startswith(SHARED))
+    unruled = await links() - told.keys() if links is not None else set()
+    return found | {name: (EVERYTHING, False) for name in unruled if name != settings.link}
 
 
 async def shards_there(there: Directory) -> dict[str, Ranges]:
