@@ -57,6 +57,7 @@ from portd.target.kept.contents import keys_there
 from portd.target.kept.importmode import ImportMode
 from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
+from portd.target.neighbours import Neighbours
 from portd.target.pulse import Pulse
 from portd.target.stream.scriptbook import ScriptBook
 from portd.troubles import TARGET
@@ -75,7 +76,6 @@ if TYPE_CHECKING:
     from portd.target.capabilities import Capabilities
     from portd.target.clusternodes import ClusterTarget
     from portd.target.kept.checkpoint import Checkpoint
-    from portd.target.kept.images import Neighbours
 
 log = get_logger("sync")
 
@@ -96,7 +96,7 @@ class Link:
         stop: set when the sync is to end in order.
         beside: runs while the stream is followed, from when the target has caught up; cancelled when that ends.
         room: on disk, with other links; None has all of it.
-        neighbours: see `Ruling`.
+        neighbours: shared with other links of the process.
 
     Attributes:
         limiter: on the load of the target; it may be changed while the replication runs.
@@ -121,7 +121,8 @@ class Link:
         self.reached = self.released = False
         self.reaching = Reaching()
         self._beside = beside
-        self.ruling = Ruling(settings, neighbours)
+        self._neighbours = neighbours or Neighbours()
+        self.ruling = Ruling(settings, self._neighbours)
         self._plan = plan
         self._progress = progress
         self._stop = stop
@@ -306,7 +307,7 @@ class Link:
     async def _meet(self) -> tuple[Capabilities, ClusterTarget | None]:
         """Asks both ends who they are, and refuses what cannot be right. Changes nothing."""
         progress, settings = self._progress, self.ruling.settings
-        capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice)
+        capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice, self._neighbours)
         progress.target_info = capabilities.shown()
         log.info("target", url=self._target.display, **progress.target_info)
         source = await read_info(self._source)
@@ -532,7 +533,7 @@ class Link:
         if self._session is None:
             return destination
         try:
-            capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice)
+            capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice, self._neighbours)
             if capabilities.run_id != destination.capabilities.run_id:
                 await self._guard(capabilities, cluster)
         except (ConfigError, TargetNotEmpty) as error:  # it was usable before: perhaps a failover is under way

@@ -18,7 +18,8 @@ from portd.config.rules import changed, choice_of
 from portd.errors import ConfigError
 from portd.log import get_logger
 from portd.target.kept.checkpoint import read_checkpoint
-from portd.target.kept.images import Neighbours, claim
+from portd.target.kept.images import claim
+from portd.target.neighbours import Neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

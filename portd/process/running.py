@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from portd.memory.ledger import Ledger
     from portd.memory.plan import MemoryPlan
     from portd.spool import DiskRoom
-    from portd.target.kept.images import Neighbours
+    from portd.target.neighbours import Neighbours
     from portd.watch.standing import Standing
 
 AGAIN_SECONDS: Final = 60.0  # longest wait before a link is tried again

@@ -14,7 +14,6 @@ from portd.config.rules import EVERYTHING, Image
 from portd.errors import ConfigError
 from portd.log import get_logger
 from portd.net.control import parse_pairs
-from portd.sharing import Shared
 from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX
 from portd.target.kept.directory import Directory
 
@@ -23,23 +22,10 @@ if TYPE_CHECKING:
 
     from portd.config.settings import Settings
     from portd.net.topology import Ranges
+    from portd.target.neighbours import Neighbours
 
 _log = get_logger("target")
 SHARED: Final = "+"  # before an image: other links may write there, too
-
-
-class Neighbours:
-    """Which links targets have, for all links of a process: those that ask at once share one look at the keys of a target."""
-
-    def __init__(self) -> None:
-        self._looks: dict[tuple[object, ...], Shared[set[str]]] = {}
-
-    async def links(self, there: Directory) -> set[str]:
-        """See `Directory.links`."""
-        settings = there.settings
-        target = settings.target_endpoint()
-        key = target.place, target.username, settings.checkpoint_key
-        return await self._looks.setdefault(key, Shared()).ask(there.links)
 
 
 async def claim(settings: Settings, image: Image, neighbours: Neighbours, *, ruled: bool, thorough: bool) -> None:

@@ -1,0 +1,32 @@
+"""What links of one process share when they look at targets: a source cluster makes a hundred of them, which begin at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from portd.sharing import Shared
+
+if TYPE_CHECKING:
+    from portd.target.kept.directory import Directory
+
+PROBES: Final = 4  # at once: what a server says of its commands takes a MiB until it is read
+
+
+class Neighbours:
+    """Shared by all links of a process.
+
+    Attributes:
+        probing: held while a server is asked what it can do.
+    """
+
+    def __init__(self) -> None:
+        self.probing = asyncio.Semaphore(PROBES)
+        self._looks: dict[tuple[object, ...], Shared[set[str]]] = {}
+
+    async def links(self, there: Directory) -> set[str]:
+        """See `Directory.links`: links that ask at once share one look at the keys of a target."""
+        settings = there.settings
+        target = settings.target_endpoint()
+        key = target.place, target.username, settings.checkpoint_key
+        return await self._looks.setdefault(key, Shared()).ask(there.links)
