@@ -286,7 +286,8 @@ class Settings(RuleSettings):
     memory_budget: int | None = option(
         None,
         "Bytes that all buffers together may hold; several links have equal parts of it. Unset, it is what the cgroup's limit "
-        "leaves beside the interpreter, 32MiB at most. The interpreter and its heap take up to 60 MiB more.",
+        "leaves beside the interpreter, at most 32MiB for up to three links, and 3MiB more for each further one. The interpreter and its heap "
+        "take up to 60 MiB more, and each link beside the first 0.75 MiB.",
         group="Speed and memory",
         process=True,
         unit="bytes",
@@ -295,7 +296,8 @@ class Settings(RuleSettings):
     chunk_bytes: int = option(
         MIB,
         "Values up to this size are written whole; larger ones in pieces, so that no value is ever held whole. "
-        "A larger chunk costs memory, a smaller one costs the target some work.",
+        "A larger chunk costs memory, a smaller one costs the target some work. Unset, it is as much smaller as several links need to fit "
+        "into the budget.",
         group="Speed and memory",
         unit="bytes",
         ge=MIN_CHUNK_BYTES,
