@@ -12,26 +12,29 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """Lets one look answer all who wanted it before it began: nobody gets an answer that is older than the question.
+    """Lets one look answer all who ask about the same time. One that fails is the business of the one who did it.
 
-    A look that fails is the business of the one who did it; another one who waits looks anew.
+    Args:
+        seconds: by which an answer may be older than the question. None, as a rule: then a look answers those who asked before it began.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0.0) -> None:
         self._turn = asyncio.Lock()
-        self._begun = 0  # looks
-        self._answer: tuple[int, T] | None = None  # of the newest that has ended: its number, and what it found
+        self._seconds = seconds
+        self._answer: tuple[float, T] | None = (
+            None  # when the newest look began, by the loop's clock, and what it found
+        )
 
     async def ask(self, look: Callable[[], Awaitable[T]]) -> T:
-        """What a look finds that begins from now on.
+        """What a look has found.
 
         Args:
             look: finds it; of all who wait, any one's is called.
         """
-        wanted = self._begun + 1
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
         async with self._turn:
-            if self._answer is None or self._answer[0] < wanted:
-                self._begun += 1
-                number = self._begun
-                self._answer = number, await look()
+            if self._answer is None or self._answer[0] < asked - self._seconds:
+                begun = loop.time()
+                self._answer = begun, await look()
             return self._answer[1]

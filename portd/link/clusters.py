@@ -11,7 +11,7 @@ from portd.net.resp import request
 from portd.target.kept.checkpoint import flush, others_would_go
 from portd.target.kept.directory import other_links
 from portd.target.kept.epoch import write_once
-from portd.target.neighbours import Neighbours
+from portd.target.kept.neighbours import Neighbours
 from portd.target.probe import probe
 
 if TYPE_CHECKING:

@@ -56,8 +56,8 @@ from portd.target.kept.checkpoint import SLOT_STRANDS, State, guard, read_checkp
 from portd.target.kept.contents import keys_there
 from portd.target.kept.importmode import ImportMode
 from portd.target.kept.lease import Lease
+from portd.target.kept.neighbours import Neighbours
 from portd.target.limiter import Limiter
-from portd.target.neighbours import Neighbours
 from portd.target.pulse import Pulse
 from portd.target.stream.scriptbook import ScriptBook
 from portd.troubles import TARGET
@@ -105,6 +105,7 @@ class Link:
         report: what it holds and how full it is.
         reaching: where an offset is waited for.
         ruling: its rules, and settings with them.
+        read_now: tells the server whose stream is read.
         released: the lease is free: another process may have the link at once.
     """
 
@@ -140,8 +141,9 @@ class Link:
         self._budget = ByteBudget(plan.queue_bytes)
         self.limiter = Limiter.of(settings, progress.limit)
         handshake = HandshakeOptions(psync_command=settings.psync_command)
-        options = ReceiverOptions(handshake=handshake)
+        options = ReceiverOptions(handshake=handshake, read_from=settings.source_read_from)
         self._receiver = Receiver(self._source, self._spool, progress, options=options)
+        self.read_now = self._receiver.place
         self._session: Session | None = None
         self._forks = Backoff(first_seconds=1.0, limit_seconds=FULL_SYNC_SECONDS)
         self._copied_at = 0.0  # time.monotonic() of the last snapshot that was applied; 0 when it has been looked at
@@ -578,7 +580,7 @@ class Link:
 
     def follow(self, node: Node) -> None:
         """All slots of the source have another owner: the connection to any other node is given up, and made again there."""
-        self._receiver.leave_others(node.host, node.port)
+        self._receiver.leave_others(node)
 
     def close(self) -> None:
         """Ends connections and removes the spool's files; idempotent."""

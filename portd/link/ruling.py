@@ -19,7 +19,7 @@ from portd.errors import ConfigError
 from portd.log import get_logger
 from portd.target.kept.checkpoint import read_checkpoint
 from portd.target.kept.images import claim
-from portd.target.neighbours import Neighbours
+from portd.target.kept.neighbours import Neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

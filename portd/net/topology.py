@@ -54,12 +54,14 @@ class Node:
         host: where it is reached.
         port: likewise.
         slots: ranges that it has, ascending, ends included.
+        replicas: addresses of those that follow it.
     """
 
     name: str
     host: str
     port: int
     slots: Ranges
+    replicas: tuple[Address, ...] = field(default=(), compare=False)
 
     @property
     def address(self) -> str:
@@ -79,22 +81,25 @@ class Topology:
     Attributes:
         nodes: primaries that have slots, by their lowest one.
         table: number of the node that has each slot, as native u16; `NOBODY` for none.
-        others: addresses of replicas.
     """
 
     nodes: tuple[Node, ...]
     table: bytes = field(repr=False)
-    others: tuple[Address, ...] = ()
 
     @classmethod
-    def of(cls, nodes: Iterable[Node], others: Iterable[Address] = ()) -> Topology:
+    def of(cls, nodes: Iterable[Node]) -> Topology:
         """Of primaries with their slots."""
         found = tuple(sorted((node for node in nodes if node.slots), key=lambda node: node.first))
         table = array("H", [NOBODY]) * SLOTS
         for number, node in enumerate(found):
             for first, last in node.slots:
                 table[first : last + 1] = array("H", [number]) * (last + 1 - first)
-        return cls(found, table.tobytes(), tuple(others))
+        return cls(found, table.tobytes())
+
+    @property
+    def others(self) -> tuple[Address, ...]:
+        """Addresses of replicas."""
+        return tuple(dict.fromkeys(each for node in self.nodes for each in node.replicas))
 
     def owner(self, slot: int) -> Node | None:
         """Who has a slot; None for nobody."""
@@ -108,7 +113,7 @@ class Topology:
 
     def within(self, slots: Ranges) -> Topology:
         """The map of some slots: nodes that have none of them are left out, and so are slots of the others."""
-        return Topology.of((replace(node, slots=common(node.slots, slots)) for node in self.nodes), self.others)
+        return Topology.of(replace(node, slots=common(node.slots, slots)) for node in self.nodes)
 
 
 def parse_slots(answer: object, asked: str, addresses: Mapping[Address, Address] | None = None) -> Topology:
@@ -124,7 +129,7 @@ def parse_slots(answer: object, asked: str, addresses: Mapping[Address, Address]
     """
     addresses = addresses or {}
     slots: dict[tuple[str, str, int], list[tuple[int, int]]] = {}
-    others: dict[Address, None] = {}
+    replicas: dict[str, dict[Address, None]] = {}  # by their primary's id
     if not isinstance(answer, list):
         raise ValueError("it answers CLUSTER SLOTS with something else than a list")  # noqa: TRY004 - it came from outside
     for entry in answer:
@@ -137,11 +142,13 @@ def parse_slots(answer: object, asked: str, addresses: Mapping[Address, Address]
         slots.setdefault((name, *addresses.get((host, port), (host, port))), []).append((first, last))
         for each in entry[3:]:
             _, host, port = _node(each, asked)
-            others[addresses.get((host, port), (host, port))] = None
+            replicas.setdefault(name, {})[addresses.get((host, port), (host, port))] = None
     if len(slots) > MOST_NODES:
         raise ValueError(f"CLUSTER SLOTS tells of more than {MOST_NODES} nodes")
-    nodes = [Node(name, host, port, _joined(found)) for (name, host, port), found in slots.items()]
-    return Topology.of(nodes, others)
+    return Topology.of(
+        Node(name, host, port, _joined(found), tuple(replicas.get(name, ())))
+        for (name, host, port), found in slots.items()
+    )
 
 
 def _node(entry: Any, asked: str) -> tuple[str, str, int]:
@@ -192,6 +199,15 @@ def moving(answer: object) -> dict[int, str]:
                 if word.startswith("[") and number is not None and other[:2] in {">-", "<-"}:
                     found[number] = other[2:]
     return found
+
+
+def followed(answer: object) -> str:
+    """Id of the primary that the node which was asked follows, from its answer to ``CLUSTER NODES``; "" where it follows none."""
+    for line in _text(answer).splitlines():
+        words = line.split()
+        if len(words) > 3 and "myself" in words[2].split(","):
+            return words[3].strip("-")
+    return ""
 
 
 def slots_of(ranges: Ranges) -> list[int]:

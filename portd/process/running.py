@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from portd.memory.ledger import Ledger
     from portd.memory.plan import MemoryPlan
     from portd.spool import DiskRoom
-    from portd.target.neighbours import Neighbours
+    from portd.target.kept.neighbours import Neighbours
     from portd.watch.standing import Standing
 
 AGAIN_SECONDS: Final = 60.0  # longest wait before a link is tried again
@@ -98,7 +98,7 @@ class RunningLink:
         self.limits = {name: int(getattr(settings, name)) for name in sorted(LIMITS)}
         self.link = Link(settings, plan, self.progress, self.stop, self.schedule.run, room, neighbours)
         self.view = View(self.name, self.progress, Pace(self.progress), Track(self.progress, self.link.report.spool))
-        self._forecast = Forecast(settings.source_endpoint(), self.progress)
+        self._forecast = Forecast(self.link.read_now, self.progress)
 
     @property
     def settings(self) -> Settings:

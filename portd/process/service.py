@@ -21,7 +21,7 @@ from portd.memory.plan import plan_memory
 from portd.process.orders import Orders
 from portd.process.running import RunningLink, shard_watches
 from portd.spool import DiskRoom
-from portd.target.neighbours import Neighbours
+from portd.target.kept.neighbours import Neighbours
 from portd.watch.history import Span
 from portd.watch.loopwatch import LoopWatch
 

@@ -69,8 +69,8 @@ class Pretended:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        with self._process:  # which closes its pipes
+            self._process.kill()
         self._directory.cleanup()
 
     def order(self, *words: object) -> dict[str, Any]:

@@ -30,7 +30,7 @@ async def test_one_look_answers_all_who_waited_for_it_and_none_who_came_behind_i
     """The first look answers who asked for it alone; those who came meanwhile share the next one that does not fail."""
     looks, shared = Looks(), Shared[int]()
     first = asyncio.create_task(shared.ask(looks.look), name="first")
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.001)  # the clock goes on
     later = [asyncio.create_task(shared.ask(looks.look), name=f"later {n}") for n in range(20)]
     await asyncio.sleep(0)
     looks.may_end.set()
@@ -39,6 +39,13 @@ async def test_one_look_answers_all_who_waited_for_it_and_none_who_came_behind_i
         await later[0]
     assert {await each for each in later[1:]} == {3}
     assert looks.begun == 3
+
+
+async def test_an_answer_may_be_good_for_a_while() -> None:
+    """Who comes within that time gets it, whoever asked for it."""
+    looks, shared = Looks(), Shared[int](seconds=3600.0)
+    looks.may_end.set()
+    assert [await shared.ask(looks.look) for _ in range(5)] == [1] * 5
 
 
 async def test_one_who_is_cancelled_leaves_the_look_to_the_next() -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from portd.config.settings import Settings
     from portd.net.topology import Ranges
-    from portd.target.neighbours import Neighbours
+    from portd.target.kept.neighbours import Neighbours
 
 _log = get_logger("target")
 SHARED: Final = "+"  # before an image: other links may write there, too

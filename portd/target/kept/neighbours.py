@@ -10,6 +10,9 @@ from portd.sharing import Shared
 if TYPE_CHECKING:
     from portd.target.kept.directory import Directory
 
+LOOK_SECONDS: Final = (
+    5.0  # for which a look at all keys of a target is good: links of a process begin one behind the other
+)
 PROBES: Final = 4  # at once: what a server says of its commands takes a MiB until it is read
 
 
@@ -25,8 +28,8 @@ class Neighbours:
         self._looks: dict[tuple[object, ...], Shared[set[str]]] = {}
 
     async def links(self, there: Directory) -> set[str]:
-        """See `Directory.links`: links that ask at once share one look at the keys of a target."""
+        """See `Directory.links`: links that ask about the same time share one look at the keys of a target."""
         settings = there.settings
         target = settings.target_endpoint()
         key = target.place, target.username, settings.checkpoint_key
-        return await self._looks.setdefault(key, Shared()).ask(there.links)
+        return await self._looks.setdefault(key, Shared(LOOK_SECONDS)).ask(there.links)
