@@ -59,7 +59,7 @@ async def divide(settings: Settings) -> list[Settings]:
     topology, marks = await read_map(settings.source_endpoint())
     refuse_moves(topology, marks, wanted)
     shards = [shard for node in topology.nodes if (shard := common(node.slots, wanted))]
-    links = [_link(settings, ranges) for ranges in shards]
+    links = [link_of_shard(settings, ranges) for ranges in shards]
     await _forget_others(settings, links)
     return links
 
@@ -82,7 +82,7 @@ def check_settings(settings: Settings) -> None:
         )
 
 
-def _link(settings: Settings, ranges: Ranges) -> Settings:
+def link_of_shard(settings: Settings, ranges: Ranges) -> Settings:
     """The link of one shard, named by its lowest slot.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from portd.config.rules import choice_of
 from portd.errors import ConfigError, PortdError
 from portd.link import clusters
-from portd.link.divide import check_settings
+from portd.link.divide import check_settings, link_of_shard
 from portd.memory.cgroup import find_cgroup
 from portd.memory.plan import plan_memory
 from portd.net.control import Refused, calls_by_command, open_control, parse_info
@@ -22,7 +22,8 @@ from portd.preflight.ends import SLOTS, each_of, survey_end
 from portd.preflight.findings import error, fine, note, warning
 from portd.preflight.merging import ByNode
 from portd.preflight.names import own_names
-from portd.preflight.rules import PARTLY
+from portd.preflight.readfrom import read_from
+from portd.preflight.rules import PARTLY, Place, rules
 from portd.preflight.survey import Rate, write_rate
 from portd.target.kept.directory import Directory
 from portd.target.kept.images import shards_there
@@ -57,7 +58,18 @@ async def check_clusters(settings: Settings, report: Report, sample_seconds: flo
         found = await _target(settings, target, report)
     if source is not None and target is not None and found:
         report.findings += await _both(settings, source, target, found)
+        report.findings += await _rules(settings, source, target)
     report.findings += _plan(settings, source)
+
+
+async def _rules(settings: Settings, source: End, target: End) -> list[Finding]:
+    """What the rules do, of all nodes together."""
+    places = [Place(each.where, each.endpoint, each.survey.keys, each.slots) for each in source.members]
+    try:
+        links = [link_of_shard(settings, each.slots) for each in source.members] if settings.divided else []
+    except ConfigError as problem:
+        return [error("rules", str(problem.args[0]), "a sync does not start", problem.hint or "choose another link")]
+    return await rules(settings, places, links, copies=not target.is_cluster)
 
 
 async def _source(settings: Settings, source: End, sample_seconds: float) -> list[Finding]:
@@ -80,7 +92,7 @@ async def _source(settings: Settings, source: End, sample_seconds: float) -> lis
         )
     known = [rate for rate in rates if rate is not None]
     total = Rate(sum(each.per_second for each in known), all(each.exact for each in known)) if known else None
-    return [*told.told(), *capacity.spool_space(settings, source.summed, total)]
+    return [*told.told(), *await read_from(settings, source), *capacity.spool_space(settings, source.summed, total)]
 
 
 async def _rate(member: Member, seconds: float) -> Rate | None:

@@ -96,6 +96,12 @@ async def images_of_others(
     return found | {name: (EVERYTHING, False) for name in unruled if name != settings.link}
 
 
+def is_shard(name: str, link: str) -> bool:
+    """Whether a link is of a shard of the source cluster of another one, as an operator named that."""
+    base, _, number = name.rpartition(".")
+    return base == link and number.isdecimal()
+
+
 async def shards_there(there: Directory) -> dict[str, Ranges]:
     """Links of a source cluster's shards that have a checkpoint in the target, with their slots as far as those are known.
 
@@ -105,7 +111,6 @@ async def shards_there(there: Directory) -> dict[str, Ranges]:
     settings = there.settings
     found: dict[str, Ranges] = {}
     for name, text in parse_pairs(await there.call("HGETALL", settings.checkpoint_key + IMAGES_SUFFIX)).items():
-        base, _, number = name.rpartition(".")
-        if base == settings.link and number.isdecimal() and await there.call("EXISTS", settings.checkpoint_of(name)):
+        if is_shard(name, settings.link) and await there.call("EXISTS", settings.checkpoint_of(name)):
             found[name] = Image.parse(text.removeprefix(SHARED)).slots
     return dict(sorted(found.items(), key=lambda each: int(each[0].rpartition(".")[2])))
