@@ -40,7 +40,7 @@ async def look_at(
     Raises:
         PortdError: see `portd.target.probe.probe` and `portd.target.cluster.nodes.survey`.
     """
-    probing = (neighbours or Neighbours()).probing
+    probing = (neighbours or Neighbours()).probing(endpoint)
     if endpoint.seeds is None:
         async with probing:
             return await probe(endpoint), None
@@ -51,14 +51,16 @@ async def look_at(
 
 
 async def guard(cluster: ClusterTarget, settings: Settings, choice: Choice, source_run_id: str) -> None:
-    """See `portd.target.cluster.nodes.guard_nodes`.
+    """See `portd.target.cluster.nodes.guard_nodes`. Says what of the source's commands may have no exact form there.
 
     Raises:
         ConfigError: also what cannot be had of a cluster.
     """
+    from portd.link.crossing import tell_crossing  # noqa: PLC0415
     from portd.target.cluster.nodes import guard_nodes  # noqa: PLC0415
 
     await guard_nodes(cluster, settings, choice, source_run_id)
+    await tell_crossing(settings.source_endpoint(), choice)
 
 
 async def take(destination: Destination) -> Destination:

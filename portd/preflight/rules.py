@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 from portd.config.choices import OnRulesChange
 from portd.config.rules import changed, choice_of
 from portd.errors import PortdError, printable
-from portd.kernel.keytable import TABLE
 from portd.kernel.rules import Patterns
 from portd.kernel.slots import key_slot
+from portd.link.crossing import PARTLY
 from portd.net.control import Refused, calls_by_command, open_control, parse_info
 from portd.net.resp import request
 from portd.preflight.findings import error, fine, note, warning
@@ -38,15 +38,6 @@ if TYPE_CHECKING:
 KEYS: Final = 5000  # looked at, in all databases together
 COUNT: Final = 500
 SHOWN: Final = 3  # names in a finding
-WRITES: Final = ("RW", "OW", "RM")
-# Commands of several keys, or of several databases, of which rules may take a part (docs/filters.md): those that write and have keys at
-# places of different meaning, scripts, and what the places of keys do not tell.
-PARTLY: Final = frozenset(
-    name.lower()
-    for text, names in TABLE.items()
-    if ("; " in text and any(use in text for use in WRITES)) or text == "2# RW access update"
-    for name in names.split()
-) | {"sort", "move", "swapdb", "flushdb", "flushall"}
 
 Key = tuple[int, bytes, str, int]  # database, name, type, bytes in memory (0: not told)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from portd.sharing import Shared
 
 if TYPE_CHECKING:
+    from portd.net.endpoint import Endpoint
     from portd.target.kept.directory import Directory
 
 LOOK_SECONDS: Final = (
@@ -17,15 +18,15 @@ PROBES: Final = 4  # at once: what a server says of its commands takes a MiB unt
 
 
 class Neighbours:
-    """Shared by all links of a process.
-
-    Attributes:
-        probing: held while a server is asked what it can do.
-    """
+    """Shared by all links of a process; those into one target wait for one another, and for nobody else."""
 
     def __init__(self) -> None:
-        self.probing = asyncio.Semaphore(PROBES)
+        self._probing: dict[tuple[object, ...], asyncio.Semaphore] = {}
         self._looks: dict[tuple[object, ...], Shared[set[str]]] = {}
+
+    def probing(self, target: Endpoint) -> asyncio.Semaphore:
+        """Held while a server of a target is asked what it can do."""
+        return self._probing.setdefault(target.place, asyncio.Semaphore(PROBES))
 
     async def links(self, there: Directory) -> set[str]:
         """See `Directory.links`: links that ask about the same time share one look at the keys of a target."""
