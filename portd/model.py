@@ -399,6 +399,7 @@ class Progress:
     )  # idle, freq, ... a target or a big key cannot keep
     errors: Errors = field(default_factory=Errors)
     failure: str = ""  # why nothing is done: it has failed, or is tried again
+    read_from: str = ""  # the node of a source cluster's shard that is read, where it is chosen
     source_info: dict[str, str] = field(default_factory=dict)  # server, version, role ... for /status
     target_info: dict[str, str] = field(default_factory=dict)
 

@@ -150,9 +150,9 @@ class Cluster:
         return True
 
     @contextmanager
-    def joining(self, **config: Setting) -> Iterator[Server]:
+    def joining(self) -> Iterator[Server]:
         """A primary without slots that every node knows, for the length of the block."""
-        with Server(self.binary, cluster_enabled=True, cluster_node_timeout=TIMEOUT_MS, **config) as fresh:
+        with Server(self.binary, cluster_enabled=True, cluster_node_timeout=TIMEOUT_MS) as fresh:
             self.call(fresh, "CLUSTER", "MEET", "127.0.0.1", self._met_at(self.nodes[0]))
             name = self.name(fresh)
             wait_for_sync(lambda: all(self._knows(node, name) for node in self.nodes))

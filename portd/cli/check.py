@@ -31,6 +31,7 @@ SAMPLE_SECONDS = 2.0  # over which the write rate is measured
 _STYLES = {Level.OK: "green", Level.INFO: "cyan", Level.WARNING: "yellow", Level.ERROR: "bold red"}
 _NAMES = (
     *ENDS,
+    "source_read_from",
     "one_shard",
     "existing",
     "prune",

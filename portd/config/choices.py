@@ -48,6 +48,14 @@ class ExpiryGap(StrEnum):
     OFF = "off"
 
 
+class ReadFrom(StrEnum):
+    """Which node of a source cluster's shard is read."""
+
+    PRIMARY = "primary"
+    REPLICA = "replica"
+    PREFER_REPLICA = "prefer-replica"
+
+
 class VerifyMethod(StrEnum):
     """How a verification reads the keys of an end."""
 

@@ -16,7 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from portd.config.choices import Existing, ExpiryGap, LogFormat, LogLevel, OnRefusal, Prune, StopAfter, VerifyMethod
+from portd.config.choices import (
+    Existing,
+    ExpiryGap,
+    LogFormat,
+    LogLevel,
+    OnRefusal,
+    Prune,
+    ReadFrom,
+    StopAfter,
+    VerifyMethod,
+)
 from portd.config.ends import end_of, with_map
 from portd.config.option import REQUIRED, option
 from portd.config.rulesettings import RuleSettings
@@ -101,6 +111,12 @@ class Settings(RuleSettings):
         "",
         "Addresses to use in place of those that the nodes of a target cluster announce, where these cannot be reached from here "
         "(NAT, containers): `announced=used,...`, each a host and a port.",
+        group="Ends",
+    )
+    source_read_from: ReadFrom = option(
+        ReadFrom.PRIMARY,
+        "Who sends snapshot and stream, where the source is a cluster. With `replica`, one of each shard, so that its primary has neither "
+        "the fork nor the buffer; without one that can be read, the link waits. With `prefer-replica`, the primary is read then.",
         group="Ends",
     )
     one_shard: bool = option(
@@ -288,7 +304,8 @@ class Settings(RuleSettings):
     memory_budget: int | None = option(
         None,
         "Bytes that all buffers together may hold; several links have equal parts of it. Unset, it is what the cgroup's limit "
-        "leaves beside the interpreter, 32MiB at most. The interpreter and its heap take up to 60 MiB more.",
+        "leaves beside the interpreter, at most 32MiB for up to three links, and 3MiB more for each further one. The interpreter and its heap "
+        "take up to 60 MiB more, and each link beside the first 0.75 MiB.",
         group="Speed and memory",
         process=True,
         unit="bytes",
@@ -297,7 +314,8 @@ class Settings(RuleSettings):
     chunk_bytes: int = option(
         MIB,
         "Values up to this size are written whole; larger ones in pieces, so that no value is ever held whole. "
-        "A larger chunk costs memory, a smaller one costs the target some work.",
+        "A larger chunk costs memory, a smaller one costs the target some work. Unset, it is as much smaller as several links need to fit "
+        "into the budget.",
         group="Speed and memory",
         unit="bytes",
         ge=MIN_CHUNK_BYTES,
@@ -428,45 +446,32 @@ class Settings(RuleSettings):
 
     def __post_init__(self) -> None:
         source, target = self.source_endpoint(), self.target_endpoint()
-        if source.place == target.place:
-            raise ConfigError(
-                f"source and target are the same server, {source.display}", hint="a sync needs two servers"
-            )
-        if self.standby and self.takeover:
-            raise ConfigError(
-                "standby and takeover are both set", hint="one waits for the link, the other takes it: drop one"
-            )
-        if self.standby and self.stop_after is not StopAfter.NONE:
-            raise ConfigError(
-                f"standby is set, and stop_after is {self.stop_after.value}",
-                hint="a standby is for a sync that goes on: drop one",
-            )
-        if self.command_bytes > self.chunk_bytes:
-            raise ConfigError(
-                f"command_bytes ({show_size(self.command_bytes)}) is larger than chunk_bytes "
-                f"({show_size(self.chunk_bytes)})",
-                hint="values are cut into chunks and chunks into commands: keep command_bytes at or below chunk_bytes",
-            )
-        if self.spool_dir == "off" and self.spool_max_bytes != default("spool_max_bytes"):
-            raise ConfigError(
-                "spool_max_bytes is set, but spool_dir is off", hint="remove one of the two: off never writes to disk"
-            )
-        if self.prune is Prune.FLUSH and self.existing is Existing.SKIP:
-            raise ConfigError("prune is flush, but existing is skip", hint="nothing exists behind a flush: drop one")
-        if self.prune is Prune.PRUNE and self.spool_dir == "off":
-            raise ConfigError(
-                "prune is prune, but spool_dir is off",
-                hint="comparing keys needs disk: set spool_dir, or prune to leave",
-            )
-        if self.verify_every and self.expiry_gap is ExpiryGap.HOLD:
-            raise ConfigError(
-                "verify_every is set, but expiry_gap is hold", hint="the target's expiry times are others until the end"
-            )
-        if self.verify_every and self.spool_dir == "off":
-            raise ConfigError(
-                "verify_every is set, but spool_dir is off",
-                hint="a verification keeps its records on disk: set spool_dir",
-            )
+        off = self.spool_dir == "off"
+        for wrong, what, hint in (
+            (source.place == target.place, f"source and target are the same server, {source.display}", "a sync needs two servers"),
+            (self.source_read_from is not ReadFrom.PRIMARY and source.seeds is None and source.path is None,
+             "source_read_from is set, but the source is no redis+cluster:// URL",
+             "name the replica itself as source: nobody tells of the replicas of a single server"),
+            (self.standby and self.takeover, "standby and takeover are both set",
+             "one waits for the link, the other takes it: drop one"),
+            (self.standby and self.stop_after is not StopAfter.NONE,
+             f"standby is set, and stop_after is {self.stop_after.value}", "a standby is for a sync that goes on: drop one"),
+            (self.command_bytes > self.chunk_bytes,
+             f"command_bytes ({show_size(self.command_bytes)}) is larger than chunk_bytes ({show_size(self.chunk_bytes)})",
+             "values are cut into chunks and chunks into commands: keep command_bytes at or below chunk_bytes"),
+            (off and self.spool_max_bytes != default("spool_max_bytes"),
+             "spool_max_bytes is set, but spool_dir is off", "remove one of the two: off never writes to disk"),
+            (self.prune is Prune.FLUSH and self.existing is Existing.SKIP,
+             "prune is flush, but existing is skip", "nothing exists behind a flush: drop one"),
+            (self.prune is Prune.PRUNE and off,
+             "prune is prune, but spool_dir is off", "comparing keys needs disk: set spool_dir, or prune to leave"),
+            (self.verify_every and self.expiry_gap is ExpiryGap.HOLD,
+             "verify_every is set, but expiry_gap is hold", "the target's expiry times are others until the end"),
+            (self.verify_every and off,
+             "verify_every is set, but spool_dir is off", "a verification keeps its records on disk: set spool_dir"),
+        ):  # fmt: skip
+            if wrong:
+                raise ConfigError(what, hint=hint)
         self.check()
         if self.one_shard and is_cluster(self.source) and not self.include_slots:
             raise ConfigError(

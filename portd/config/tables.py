@@ -141,11 +141,14 @@ def check_together(links: Sequence[Settings]) -> None:
         ConfigError: two have one name, one checkpoint in one target or one file of dead letters, copy in a circle, or one
             deletes everything in a target that another one writes to.
     """
-    for one, other in combinations(links, 2):
+    ends = [(each.source_endpoint().place, each.target_endpoint().place) for each in links]
+    for (one, (first_source, first_target)), (other, (source, target)) in combinations(
+        zip(links, ends, strict=True), 2
+    ):
         who = f"the links {one.link} and {other.link}"
         if one.link == other.link:
             raise ConfigError(f"there are two links named {one.link}", hint="give each a name of its own")
-        into = one.target_endpoint().place == other.target_endpoint().place
+        into = first_target == target
         if into and one.checkpoint_name() == other.checkpoint_name():
             raise ConfigError(
                 f"{who} keep one checkpoint, {one.checkpoint_name()!r}, in one target, {one.target_endpoint().display}",
@@ -157,9 +160,7 @@ def check_together(links: Sequence[Settings]) -> None:
                     f"the link {flushes.link} flushes its target, and the link {loses.link} writes into it, too",
                     hint="let it prune or replace instead: see prune and existing",
                 )
-        if (one.source_endpoint().place, one.target_endpoint().place) == (
-            *(other.target_endpoint().place, other.source_endpoint().place),
-        ):
+        if (first_source, first_target) == (target, source):
             raise ConfigError(
                 f"{who} copy in a circle between {one.source_endpoint().display} and {one.target_endpoint().display}",
                 hint="a server is the source of the other one, or its target",

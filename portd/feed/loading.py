@@ -51,7 +51,7 @@ class Loading:
         skip_existing = settings.existing is Existing.SKIP
         self.decoder = SnapshotDecoder(
             capabilities.dialect(),
-            chunk_bytes=capabilities.chunk_bytes(settings.chunk_bytes),
+            chunk_bytes=capabilities.chunk_bytes(plan.chunk_bytes),
             batch_bytes=capabilities.batch_bytes(plan.batch_bytes),
             command_bytes=settings.command_bytes,
             command_elements=settings.command_elements,

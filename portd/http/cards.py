@@ -150,10 +150,11 @@ def route(status: Status) -> Html:
     up = removing or any(lane["connected"] for lane in target["lanes"])
     heard = source["last_received_seconds_ago"]
     return fill(
-        '<section class="card wide"><div class="route">{} <span>&rarr;</span> {}</div>{}{}</section>\n',
+        '<section class="card wide"><div class="route">{} <span>&rarr;</span> {}</div>{}{}{}</section>\n',
         end(source["url"], source["info"], connected=source["connected"]),
         end(target["url"], target["info"], connected=up),
         "" if status["ready"] else paragraph(f"not ready: {status['reason']}", "wait"),
+        paragraph(f"read: {source['read_from']}", "soft") if source["read_from"] else "",
         "" if heard is None else paragraph(f"the source was last heard {human_seconds(heard)} ago", "soft"),
     )
 

@@ -65,6 +65,7 @@ def describe(view: View, settings: Settings, loop: LoopState) -> dict[str, Any]:
         "source": {
             "url": shown["source"],
             "info": progress.source_info,
+            "read_from": progress.read_from,
             "outlook": _outlook(progress.outlook),
             **_connection(progress.source, now),
         },

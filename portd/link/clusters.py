@@ -11,6 +11,7 @@ from portd.net.resp import request
 from portd.target.kept.checkpoint import flush, others_would_go
 from portd.target.kept.directory import other_links
 from portd.target.kept.epoch import write_once
+from portd.target.kept.neighbours import Neighbours
 from portd.target.probe import probe
 
 if TYPE_CHECKING:
@@ -26,33 +27,40 @@ FORGET_SECONDS: Final = 5.0  # for one node
 log = get_logger("target")
 
 
-async def look_at(endpoint: Endpoint, choice: Choice) -> tuple[Capabilities, ClusterTarget | None]:
+async def look_at(
+    endpoint: Endpoint, choice: Choice, neighbours: Neighbours | None = None
+) -> tuple[Capabilities, ClusterTarget | None]:
     """What a target can do; of a cluster what all its nodes can, and they.
 
     Args:
         endpoint: the target.
         choice: which keys are copied: of a cluster, nodes that can have none of them are left out.
+        neighbours: shared with other links of the process.
 
     Raises:
         PortdError: see `portd.target.probe.probe` and `portd.target.cluster.nodes.survey`.
     """
+    probing = (neighbours or Neighbours()).probing(endpoint)
     if endpoint.seeds is None:
-        return await probe(endpoint), None
+        async with probing:
+            return await probe(endpoint), None
     from portd.target.cluster.nodes import survey  # noqa: PLC0415
 
-    cluster = await survey(endpoint, choice.slots)
+    cluster = await survey(endpoint, choice.slots, probing)
     return cluster.capabilities, cluster
 
 
 async def guard(cluster: ClusterTarget, settings: Settings, choice: Choice, source_run_id: str) -> None:
-    """See `portd.target.cluster.nodes.guard_nodes`.
+    """See `portd.target.cluster.nodes.guard_nodes`. Says what of the source's commands may have no exact form there.
 
     Raises:
         ConfigError: also what cannot be had of a cluster.
     """
+    from portd.link.crossing import tell_crossing  # noqa: PLC0415
     from portd.target.cluster.nodes import guard_nodes  # noqa: PLC0415
 
     await guard_nodes(cluster, settings, choice, source_run_id)
+    await tell_crossing(settings.source_endpoint(), choice)
 
 
 async def take(destination: Destination) -> Destination:

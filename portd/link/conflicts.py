@@ -69,7 +69,8 @@ class Conflicts:
     """
 
     def __init__(self, writers: Sequence[Writer]) -> None:
-        self.pairs = [(one, other) for one, other in permutations(writers, 2) if may_meet(one, other)]
+        alone = [each for each in writers if each.settings.source_endpoint().seeds is None]  # shards may be many
+        self.pairs = [(one, other) for one, other in permutations(alone, 2) if may_meet(one, other)]
         self._told: dict[tuple[str, str], float] = {}  # time.monotonic() of the last line
         for one, other in self.pairs:
             one.progress.conflicts[other.settings.link] = Conflict()

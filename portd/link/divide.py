@@ -82,13 +82,13 @@ async def _go_on(settings: Settings, topology: Topology, wanted: Ranges) -> list
     nodes = found.nodes({})
     if found.gaps or len(nodes) < len(slots):
         return []
-    links = [_link(settings, ranges, name.rpartition(".")[2]) for name, ranges in there.items()]
+    links = [link_of_shard(settings, ranges, name.rpartition(".")[2]) for name, ranges in there.items()]
     new = {node.name: node for node in (*found.strangers(nodes), *await _idle(settings, nodes.values()))}
     numbers = {int(each.link.rpartition(".")[2]) for each in links}
     for node in new.values():
         number = next(each for each in chain(slots_of(node.slots), count(SLOTS)) if each not in numbers)
         numbers.add(number)
-        made = _link(settings, (), str(number))
+        made = link_of_shard(settings, (), str(number))
         links.append(replace(made, shard_node=f"{node.name} {node.host} {node.port}"))
         _log.info("a shard of the source is new: its link begins without slots, and takes what comes", link=made.link)
     return links
@@ -109,7 +109,7 @@ def links_of(settings: Settings, topology: Topology) -> list[Settings]:
         ConfigError: its name is too long.
     """
     wanted: Ranges = tuple(settings.slot_ranges()) or ALL_SLOTS
-    return [_link(settings, shard) for node in topology.nodes if (shard := common(node.slots, wanted))]
+    return [link_of_shard(settings, shard) for node in topology.nodes if (shard := common(node.slots, wanted))]
 
 
 def check_settings(settings: Settings) -> None:
@@ -130,7 +130,7 @@ def check_settings(settings: Settings) -> None:
         )
 
 
-def _link(settings: Settings, ranges: Ranges, number: str = "") -> Settings:
+def link_of_shard(settings: Settings, ranges: Ranges, number: str = "") -> Settings:
     """The link of one shard, named by the lowest slot that it had at its first start.
 
     Raises:

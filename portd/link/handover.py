@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import InternalError, SlotsMoved, SourceBusy, SourceError, first_cause
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from portd.config.settings import Settings
+    from portd.errors import PortdError
     from portd.link.link import Link
     from portd.link.offsets import Moment
+    from portd.model import Progress
     from portd.net.topology import Topology
     from portd.source.nodeview import NodeView
 
@@ -50,20 +53,48 @@ class Party:
     Args:
         name: of the link.
         link: it.
+        progress: its counters.
 
     Attributes:
+        member: what it has to do with others.
+        border: where its stream waits for them.
         node: which one it reads; None while nobody knows.
         waits: other links that it waits for, and up to which offsets.
     """
 
-    def __init__(self, name: str, link: Link) -> None:
+    def __init__(self, name: str, link: Link, progress: Progress) -> None:
+        assert link.member is not None, "a link of several shards is a member"
         self.name = name
         self.link = link
+        self.member = link.member
+        self.border = link.member.border
+        self.progress = progress
         self.node: Node | None = None
         self.waits: list[tuple[str, int]] = []
         self.moves = False  # its node gives or takes slots, as far as is known
         self.asked = asyncio.Event()  # another one has slots of its, and it may give them up
         self.taking = asyncio.Lock()  # held while slots come to it
+
+    @property
+    def received(self) -> int:
+        """Replication offset of the last byte that was received."""
+        return self.progress.stream.read_offset
+
+    def note(self, error: PortdError) -> None:
+        """Keeps something that passes for those who look."""
+        self.progress.errors.note(str(error))
+
+    def go_to(self, node: Node) -> None:
+        """The link reads that node, from now on."""
+        if self.node is not None and self.node.name != node.name:
+            self.link.follow(node)
+        self.node = node
+        self.member.whereabouts.address = node.host, node.port
+
+    def leave(self) -> None:
+        """It has no slots any more: it ends in order, and nobody goes on with it."""
+        self.member.left = True
+        self.link.end()
 
     @property
     def newest(self) -> frozenset[int]:
@@ -105,16 +136,14 @@ class Handovers:
         self._looked_at: float | None = None
         self._blind = self._gaps = False
 
-    def join(self, name: str, link: Link) -> None:
+    def join(self, name: str, link: Link, progress: Progress) -> None:
         """A link takes part."""
-        self._parties[name] = party = Party(name, link)
+        self._parties[name] = party = Party(name, link, progress)
         self._wanted |= party.slots
         if place := link.ruling.settings.shard_node.split():
-            party.node = Node(place[0], place[1], int(place[2]), ())
-            link.whereabouts.address = place[1], int(place[2])
-        assert link.border is not None, "a link of several shards has one"
-        link.border.shared_now = lambda: self._shared(party)
-        link.before_full_sync = self._permit
+            party.go_to(Node(place[0], place[1], int(place[2]), ()))
+        party.border.shared_now = lambda: self._shared(party)
+        party.member.permit = partial(self._permit, party)
 
     async def find(self) -> None:
         """Finds the node of every link for the first time, if the source tells."""
@@ -140,8 +169,7 @@ class Handovers:
 
     async def _let_cross(self, party: Party) -> None:
         """Lets a stream go on whenever it waits."""
-        border = party.link.border
-        assert border is not None, "a link of several shards has one"
+        border = party.border
         while True:
             await border.wanted.wait()
             await self._cross(party)
@@ -153,13 +181,15 @@ class Handovers:
                 await self._moving.wait()
                 await self._ask_offsets()
                 await asyncio.sleep(max(ASKED_SECONDS, len(self._parties) * NODE_SECONDS))
-                self._offsets.forget({each.name: each.link.applied for each in self._parties.values()})
+                self._offsets.forget(
+                    {each.name: each.progress.stream.applied_offset for each in self._parties.values()}
+                )
         finally:
             await self._offsets.close()
 
     async def _ask_offsets(self) -> Moment:
         return await self._offsets.ask(
-            lambda: {each.name: each.link.received for each in self._parties.values()},
+            lambda: {each.name: each.received for each in self._parties.values()},
             {each.name: each.node for each in self._parties.values() if each.node is not None},
         )
 
@@ -168,10 +198,10 @@ class Handovers:
         while True:
             try:
                 await self._look()
-                if party.link.follows:
+                if party.progress.stream.following:
                     await self._settle(party)
             except SourceBusy as error:
-                party.link.note(error)
+                party.note(error)
             party.asked.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._seconds):
@@ -229,9 +259,7 @@ class Handovers:
         for party in self._parties.values():
             node = nodes.get(party.name, party.node)
             if node is not None and (party.node is None or party.node.name != node.name):
-                if party.node is not None:
-                    party.link.follow(node)
-                party.link.whereabouts.address = node.host, node.port
+                party.go_to(node)
             party.node = node
         gaps = found.gaps
         if gaps and self._gaps:
@@ -259,8 +287,7 @@ class Handovers:
 
     async def _cross(self, party: Party) -> None:
         """Finds out what a stream waits for, and lets it go on."""
-        border = party.link.border
-        assert border is not None, "it waits at it"
+        border = party.border
         begun, told = asyncio.get_running_loop().time(), False
         self._moving.set()
         while border.wanted.is_set():
@@ -269,7 +296,7 @@ class Handovers:
                 if await self._try(party):
                     return
             except SourceBusy as error:
-                party.link.note(error)
+                party.note(error)
             if asyncio.get_running_loop().time() - begun > TOLD_SECONDS and not told:
                 told = True
                 _log.warning(
@@ -280,8 +307,7 @@ class Handovers:
 
     async def _try(self, party: Party) -> bool:
         """Once; False where it is not known yet whose the slot is."""
-        border = party.link.border
-        assert border is not None, "it waits at it"
+        border = party.border
         slot = border.slot
         if slot == ALL:
             raise self._fail("the source emptied a shard while slots were on their way to or from it")
@@ -313,8 +339,7 @@ class Handovers:
         Slots that are the link's alone are left out, and so are those of which that cannot be told yet. One that no link has,
         since it went on while links were copied again, waits for nobody.
         """
-        border = party.link.border
-        assert border is not None, "slots come to links that have one"
+        border = party.border
         one_by_one = mine.takes | party.slots | (frozenset({border.slot}) if border.brings else frozenset())
         claims = (mine.owns | mine.takes) & self._wanted
         orphans = (claims & mine.owns).difference(*(each.slots for each in self._parties.values()))
@@ -347,8 +372,7 @@ class Handovers:
         Returns:
             False where one that is waited for has begun anew meanwhile.
         """
-        border = party.link.border
-        assert border is not None, "slots come to links that have one"
+        border = party.border
         for name in {name for offsets in coming.values() for name in offsets}:
             highest = max(each.get(name, 0) for each in coming.values())
             if not await self._wait(party, self._parties[name], highest):
@@ -407,8 +431,8 @@ class Handovers:
         """The links among those that one waits for, that wait themselves before they have come so far."""
         found = []
         for name, offset in party.waits:
-            border = self._parties[name].link.border
-            if border is not None and border.waits and border.at <= offset:
+            border = self._parties[name].border
+            if border.waits and border.at <= offset:
                 found.append(name)
         return found
 
@@ -416,8 +440,7 @@ class Handovers:
 
     async def _settle(self, party: Party) -> None:
         """Takes slots that a link's node owns without a word in its stream, and gives up those that others have taken."""
-        border = party.link.border
-        assert border is not None, "a link of several shards has one"
+        border = party.border
         mine = await self._view(party)
         party.moves = mine is not None and bool(mine.takes or mine.gives or mine.jobs)
         if mine is not None:
@@ -441,7 +464,7 @@ class Handovers:
             gone &= self._shared(party)
             await self._redraw(party, party.slots - gone)
             if not party.slots:
-                party.link.leave()
+                party.leave()
             _log.info("slots have left a shard", link=party.name, slots=spelled(ranges_of(sorted(gone))))
             self._share()
 
@@ -455,8 +478,7 @@ class Handovers:
     def _share(self) -> None:
         """Tells every stream which of its slots are others' as well."""
         for each in self._parties.values():
-            if each.link.border is not None:
-                each.link.border.share(self._shared(each))
+            each.border.share(self._shared(each))
 
     async def _redraw(self, party: Party, slots: Iterable[int]) -> None:
         following = await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))))
@@ -465,11 +487,11 @@ class Handovers:
     @property
     def _drawn(self) -> bool:
         """All links have the slots that stand beside their data."""
-        return all(each.link.drawn for each in self._parties.values())
+        return all(each.member.drawn for each in self._parties.values())
 
     # -- full syncs
 
-    async def _permit(self, link: Link) -> None:
+    async def _permit(self, party: Party) -> None:
         """A full sync of a link may begin: no other link has slots of its.
 
         What a link has given away and not brought to its end is lost with its history: who has it now is copied again as well.
@@ -478,7 +500,6 @@ class Handovers:
             SourceBusy: not yet: slots are on their way.
         """
         self._offsets.clear()
-        party = next(each for each in self._parties.values() if each.link is link)
         shared = party.newest & frozenset().union(*(one.newest for one in self._parties.values() if one is not party))
         if shared:
             await self._part(party, shared)
@@ -486,7 +507,7 @@ class Handovers:
             if (
                 each is not party and each.link.ends_for_copy
             ):  # what it brings still may be of slots that this one has now
-                await each.link.rests.wait()
+                await each.member.rests.wait()
 
     async def _part(self, party: Party, shared: frozenset[int]) -> None:
         """A link that begins a full sync, and others, get slots of their own alone.
@@ -520,7 +541,7 @@ class Handovers:
             party = self._parties[name]
             await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))))
             if not slots:  # a primary that has given its last slot away may become a replica, and its stream ends
-                party.link.leave()
+                party.leave()
             elif party is not begun:
                 party.link.ask_full_sync()
 

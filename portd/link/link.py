@@ -29,11 +29,11 @@ from portd.errors import (
     TargetNotEmpty,
     first_cause,
 )
-from portd.feed.border import SlotBorder
 from portd.groups import TaskGroup
 from portd.link import clusters
 from portd.link.gate import Gate, HeldBack, Stopped
 from portd.link.inflow import Inflow
+from portd.link.membership import Membership
 from portd.link.reaching import Reaching
 from portd.link.report import Report
 from portd.link.ruling import Ruling
@@ -41,7 +41,6 @@ from portd.link.session import Anew, Session
 from portd.link.standby import StandingBy
 from portd.log import get_logger
 from portd.net.backoff import Backoff
-from portd.net.endpoint import Whereabouts
 from portd.pipeline import ByteBudget
 from portd.source import cluster as one_shard
 from portd.source.handshake import HandshakeOptions
@@ -58,13 +57,13 @@ from portd.target.kept.checkpoint import SLOT_STRANDS, State, guard, read_checkp
 from portd.target.kept.contents import keys_there
 from portd.target.kept.importmode import ImportMode
 from portd.target.kept.lease import Lease
+from portd.target.kept.neighbours import Neighbours
 from portd.target.limiter import Limiter
 from portd.target.pulse import Pulse
 from portd.target.stream.scriptbook import ScriptBook
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from portd.config.settings import Settings
@@ -72,7 +71,6 @@ if TYPE_CHECKING:
     from portd.memory.plan import MemoryPlan
     from portd.model import Position, Progress
     from portd.net.control import Control
-    from portd.net.endpoint import Endpoint
     from portd.net.topology import Node
     from portd.source.handshake import Transfer
     from portd.spool import DiskRoom
@@ -99,6 +97,7 @@ class Link:
         stop: set when the sync is to end in order.
         beside: runs while the stream is followed, from when the target has caught up; cancelled when that ends.
         room: on disk, with other links; None has all of it.
+        neighbours: shared with other links of the process.
 
     Attributes:
         limiter: on the load of the target; it may be changed while the replication runs.
@@ -107,13 +106,9 @@ class Link:
         report: what it holds and how full it is.
         reaching: where an offset is waited for.
         ruling: its rules, and settings with them.
+        read_now: tells the server whose stream is read.
         released: the lease is free: another process may have the link at once.
-        rests: set while nothing is applied.
-        drawn: its slots are those that stand beside its data.
-        left: it has no slots any more, and is over.
-        border: where the stream of a shard of a source cluster waits for others; None for other sources.
-        whereabouts: of the node of such a shard.
-        before_full_sync: awaited before a full sync begins; may refuse it for now.
+        member: of a source cluster's shard, what it has to do with others; None for other sources.
     """
 
     def __init__(
@@ -124,22 +119,21 @@ class Link:
         stop: asyncio.Event,
         beside: Beside | None = None,
         room: DiskRoom | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
-        self.reached = self.released = self.left = self.drawn = False
+        self.reached = self.released = False
         self.reaching = Reaching()
-        self.rests = asyncio.Event()
-        self.rests.set()
         self._beside = beside
-        self.ruling = Ruling(settings)
+        self._neighbours = neighbours or Neighbours()
+        self.ruling = Ruling(settings, self._neighbours)
         self._plan = plan
         self._progress = progress
         self._stop = stop
         self.gate = Gate(self.ruling, progress, stop)
-        self.border = SlotBorder() if settings.shard_of else None
-        self.whereabouts = Whereabouts()
-        self.before_full_sync: Callable[[Link], Awaitable[None]] | None = None
-        known = self.whereabouts if settings.shard_of else None
-        self._source = replace(settings.source_endpoint(), whereabouts=known)
+        self.member = Membership() if settings.shard_of else None
+        self._source = settings.source_endpoint()
+        if self.member is not None:
+            self._source = replace(self._source, whereabouts=self.member.whereabouts)
         self._target = settings.target_endpoint()
         self._letters = DeadLetters.of(settings, progress, self.ruling.choice)
         self._scripts = ScriptBook(_script_path(settings))
@@ -152,8 +146,9 @@ class Link:
         self._budget = ByteBudget(plan.queue_bytes)
         self.limiter = Limiter.of(settings, progress.limit)
         handshake = HandshakeOptions(psync_command=settings.psync_command)
-        options = ReceiverOptions(handshake=handshake)
+        options = ReceiverOptions(handshake=handshake, read_from=settings.source_read_from)
         self._receiver = Receiver(self._source, self._spool, progress, options=options)
+        self.read_now = self._receiver.place
         self._session: Session | None = None
         self._forks = Backoff(first_seconds=1.0, limit_seconds=FULL_SYNC_SECONDS)
         self._copied_at = 0.0  # time.monotonic() of the last snapshot that was applied; 0 when it has been looked at
@@ -319,7 +314,7 @@ class Link:
     async def _meet(self) -> tuple[Capabilities, ClusterTarget | None]:
         """Asks both ends who they are, and refuses what cannot be right. Changes nothing."""
         progress, settings = self._progress, self.ruling.settings
-        capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice)
+        capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice, self._neighbours)
         progress.target_info = capabilities.shown()
         log.info("target", url=self._target.display, **progress.target_info)
         source = await read_info(self._source)
@@ -444,7 +439,8 @@ class Link:
         if transfer is None:
             checkpoint = await read_checkpoint(self._target, self.ruling.settings.checkpoint_name())
             position, reason = self._place(checkpoint)
-            self.drawn = True
+            if self.member is not None:
+                self.member.drawn = True
             self._copying = False  # an attempt that does not get as far costs no fork
             transfer = await self._connect(position)
             if transfer is None:
@@ -477,9 +473,8 @@ class Link:
             checkpoint,
             self.reaching,
             self.ruling,
-            self.border,
+            self.member,
         )
-        self.rests.clear()
         try:
             await self._session.run(self._stop, self._anew, self._copied, self._beside)
             self.reached = self._session.reached
@@ -493,8 +488,6 @@ class Link:
             return lost.transfer
         except Stopped:
             self._tell_stopped()
-        finally:
-            self.rests.set()
         return None
 
     def _tell_stopped(self) -> None:
@@ -520,8 +513,8 @@ class Link:
             HeldBack: it has to wait.
             PortdError: an end cannot be asked.
         """
-        if self.before_full_sync is not None:
-            await self.before_full_sync(self)
+        if self.member is not None and self.member.permit is not None:
+            await self.member.permit()
         reason = await self.gate.admit(transfer.position.replid) or reason
         self._anew.clear()
         self.reaching.forget()
@@ -559,7 +552,7 @@ class Link:
         if self._session is None:
             return destination
         try:
-            capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice)
+            capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice, self._neighbours)
             if capabilities.run_id != destination.capabilities.run_id:
                 await self._guard(capabilities, cluster)
         except (ConfigError, TargetNotEmpty) as error:  # it was usable before: perhaps a failover is under way
@@ -604,47 +597,21 @@ class Link:
 
     def follow(self, node: Node) -> None:
         """All slots of the source have another owner: the connection to any other node is given up, and made again there."""
-        self.whereabouts.address = node.host, node.port
-        self._receiver.leave_others(node.host, node.port)
+        self._receiver.leave_others(node)
 
-    @property
-    def source(self) -> Endpoint:
-        """Where the source is."""
-        return self._source
-
-    def leave(self) -> None:
-        """The link has no slots any more: it ends in order, and nobody goes on with it."""
-        self.left = True
+    def end(self) -> None:
+        """Ends it in order."""
         self._stop.set()
 
     @property
     def ends_for_copy(self) -> bool:
-        """It is to be copied again, and still applies what was before."""
-        return self._anew.is_set() and not self.rests.is_set()
-
-    @property
-    def follows(self) -> bool:
-        """The stream is followed."""
-        return self._progress.stream.following
-
-    @property
-    def received(self) -> int:
-        """Replication offset of the last byte that was received."""
-        return self._progress.stream.read_offset
-
-    @property
-    def applied(self) -> int:
-        """Replication offset up to which the target has everything."""
-        return self._progress.stream.applied_offset
+        """It is to be copied again."""
+        return self._anew.is_set()
 
     @property
     def replid(self) -> str:
         """Of the history that is followed; "" before there is one."""
         return self._session.replid if self._session is not None else ""
-
-    def note(self, error: PortdError) -> None:
-        """Keeps something that passes for those who look."""
-        self._progress.errors.note(str(error))
 
     def close(self) -> None:
         """Ends connections and removes the spool's files; idempotent."""

@@ -20,6 +20,7 @@ from portd.log import get_logger
 from portd.net.topology import written
 from portd.target.kept.checkpoint import BLURRED, read_checkpoint
 from portd.target.kept.images import claim, note
+from portd.target.kept.neighbours import Neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -54,15 +55,17 @@ class Ruling:
 
     Args:
         settings: of the link.
+        neighbours: tells of other links in the target; shared with other links of the process.
 
     Attributes:
         settings: of the link, as they are by now.
         choice: what their rules mean.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, neighbours: Neighbours | None = None) -> None:
         self.settings = settings
         self.choice = choice_of(settings, settings.checkpoint_key)
+        self._neighbours = neighbours or Neighbours()
         self._next: Narrower | None = None
         self._earlier: list[Narrower] = []  # that another one overtook before they were in force
         self._follower: Callable[[Narrower], None] | None = None
@@ -123,7 +126,8 @@ class Ruling:
         words = self.others(checkpoint)
         if words:
             log.warning("the rules are others than those of the data in the target: a full sync", changed=words)
-        await claim(settings, choice.image, ruled=bool(choice), thorough=words != "" or checkpoint is None)
+        thorough = words != "" or checkpoint is None
+        await claim(settings, choice.image, self._neighbours, ruled=bool(choice), thorough=thorough)
 
     def others(self, checkpoint: Checkpoint | None) -> str:
         """What of the rules is another one than when the data beside a checkpoint was made; "" when nothing is.
@@ -178,7 +182,7 @@ class Ruling:
         following = Narrower(settings, choice_of(settings, settings.checkpoint_key))
         if await read_checkpoint(target, settings.checkpoint_name()) is not None and following.choice:
             # The next start would ask the same, and be refused.
-            await claim(settings, following.choice.image, ruled=True, thorough=not self.choice)
+            await claim(settings, following.choice.image, self._neighbours, ruled=True, thorough=not self.choice)
         return self._let_follow(following)
 
     async def redraw(self, slots: Ranges) -> Narrower:

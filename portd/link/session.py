@@ -28,11 +28,11 @@ from portd.target.kept.postponed import Postponed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from portd.feed.border import SlotBorder
     from portd.kernel.snapshot import CurrentKey
     from portd.link.following import Beside
     from portd.link.gate import Gate
     from portd.link.inflow import Inflow
+    from portd.link.membership import Membership
     from portd.link.reaching import Reaching
     from portd.link.ruling import Ruling
     from portd.memory.plan import MemoryPlan
@@ -59,7 +59,7 @@ class Session:
         checkpoint: where a partial sync continues; None for a full one.
         reaching: told while the stream is followed.
         ruling: the same.
-        border: where the stream of a shard of a source cluster waits for others; None for others.
+        member: of a shard of a source cluster; None for other sources.
 
     Attributes:
         work: what the target's side does now: a snapshot, the stream, or nothing yet.
@@ -77,7 +77,7 @@ class Session:
         checkpoint: Checkpoint | None,
         reaching: Reaching,
         ruling: Ruling,
-        border: SlotBorder | None = None,
+        member: Membership | None = None,
     ) -> None:
         self.work: Copying | Following | None = None
         self.largest: list[CurrentKey] = []
@@ -90,7 +90,8 @@ class Session:
         self._checkpoint = checkpoint
         self._reaching = reaching
         self._ruling = ruling
-        self._border = border
+        self._member = member
+        self._border = None if member is None else member.border
 
     @property
     def replid(self) -> str:
@@ -115,6 +116,8 @@ class Session:
             PortdError: an end failed in a way that needs a new session, or an operator.
         """
         receiver = self._inflow.receiver
+        if self._member is not None:
+            self._member.rests.clear()
         try:
             async with TaskGroup() as group:
                 inflow = group.create_task(self._inflow.run(), name="receiver")
@@ -132,6 +135,9 @@ class Session:
         except asyncio.CancelledError:
             receiver.close()
             raise
+        finally:
+            if self._member is not None:
+                self._member.rests.set()
         receiver.close()
 
     async def _watch_stop(self, stop: asyncio.Event) -> None:

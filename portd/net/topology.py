@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
@@ -54,12 +55,14 @@ class Node:
         host: where it is reached.
         port: likewise.
         slots: ranges that it has, ascending, ends included.
+        replicas: addresses of those that follow it.
     """
 
     name: str
     host: str
     port: int
     slots: Ranges
+    replicas: tuple[Address, ...] = field(default=(), compare=False)
 
     @property
     def address(self) -> str:
@@ -79,23 +82,25 @@ class Topology:
     Attributes:
         nodes: primaries that have slots, by their lowest one.
         table: number of the node that has each slot, as native u16; `NOBODY` for none.
-        others: addresses of replicas.
     """
 
     nodes: tuple[Node, ...]
     table: bytes = field(repr=False)
-    others: tuple[Address, ...] = ()
 
     @classmethod
-    def of(cls, nodes: Iterable[Node], others: Iterable[Address] = ()) -> Topology:
+    def of(cls, nodes: Iterable[Node]) -> Topology:
         """Of primaries with their slots."""
         found = tuple(sorted((node for node in nodes if node.slots), key=lambda node: node.first))
         table = array("H", [NOBODY]) * SLOTS
         for number, node in enumerate(found):
             for first, last in node.slots:
-                for slot in range(first, last + 1):
-                    table[slot] = number
-        return cls(found, table.tobytes(), tuple(others))
+                table[first : last + 1] = array("H", [number]) * (last + 1 - first)
+        return cls(found, table.tobytes())
+
+    @property
+    def others(self) -> tuple[Address, ...]:
+        """Addresses of replicas."""
+        return tuple(dict.fromkeys(each for node in self.nodes for each in node.replicas))
 
     def owner(self, slot: int) -> Node | None:
         """Who has a slot; None for nobody."""
@@ -109,7 +114,7 @@ class Topology:
 
     def within(self, slots: Ranges) -> Topology:
         """The map of some slots: nodes that have none of them are left out, and so are slots of the others."""
-        return Topology.of((replace(node, slots=common(node.slots, slots)) for node in self.nodes), self.others)
+        return Topology.of(replace(node, slots=common(node.slots, slots)) for node in self.nodes)
 
 
 def parse_slots(answer: object, asked: str, addresses: Mapping[Address, Address] | None = None) -> Topology:
@@ -125,7 +130,7 @@ def parse_slots(answer: object, asked: str, addresses: Mapping[Address, Address]
     """
     addresses = addresses or {}
     slots: dict[tuple[str, str, int], list[tuple[int, int]]] = {}
-    others: dict[Address, None] = {}
+    replicas: dict[str, dict[Address, None]] = {}  # by their primary's id
     if not isinstance(answer, list):
         raise ValueError("it answers CLUSTER SLOTS with something else than a list")  # noqa: TRY004 - it came from outside
     for entry in answer:
@@ -138,11 +143,13 @@ def parse_slots(answer: object, asked: str, addresses: Mapping[Address, Address]
         slots.setdefault((name, *addresses.get((host, port), (host, port))), []).append((first, last))
         for each in entry[3:]:
             _, host, port = _node(each, asked)
-            others[addresses.get((host, port), (host, port))] = None
+            replicas.setdefault(name, {})[addresses.get((host, port), (host, port))] = None
     if len(slots) > MOST_NODES:
         raise ValueError(f"CLUSTER SLOTS tells of more than {MOST_NODES} nodes")
-    nodes = [Node(name, host, port, _joined(found)) for (name, host, port), found in slots.items()]
-    return Topology.of(nodes, others)
+    return Topology.of(
+        Node(name, host, port, _joined(found), tuple(replicas.get(name, ())))
+        for (name, host, port), found in slots.items()
+    )
 
 
 def _node(entry: Any, asked: str) -> tuple[str, str, int]:
@@ -193,6 +200,15 @@ def moving(answer: object) -> dict[int, str]:
                 if word.startswith("[") and number is not None and other[:2] in {">-", "<-"}:
                     found[number] = other[2:]
     return found
+
+
+def followed(answer: object) -> str:
+    """Id of the primary that the node which was asked follows, from its answer to ``CLUSTER NODES``; "" where it follows none."""
+    for line in _text(answer).splitlines():
+        words = line.split()
+        if len(words) > 3 and "myself" in words[2].split(","):
+            return words[3].strip("-")
+    return ""
 
 
 def slots_of(ranges: Ranges) -> list[int]:
@@ -275,7 +291,7 @@ class Seeds:
             try:
                 async with asyncio.timeout(max(1.0, entrance.seconds / len(places))):
                     answer = await _ask(host, port, entrance)
-                found = parse_slots(answer, host, dict(self.mapped))
+                found = _understood(answer, host, self.mapped)
             except (OSError, EOFError, ValueError, hiredis.HiredisError) as error:  # TimeoutError is one
                 outside &= _DISABLED in str(error)
                 said.append(f"{shown(host, port)}: {str(error)[:100] or type(error).__name__}")
@@ -316,8 +332,16 @@ class Entrance:
     server_name: str | None = None
 
 
-async def _ask(host: str, port: int, entrance: Entrance) -> object:
-    """One node's answer to ``CLUSTER SLOTS``.
+@lru_cache(maxsize=4)
+def _understood(answer: bytes, asked: str, mapped: tuple[tuple[Address, Address], ...]) -> Topology:
+    """Reads an answer as `_ask` brings it. Links look at the map often, and it hardly ever changes."""
+    reader = hiredis.Reader()
+    reader.feed(answer)
+    return parse_slots(reader.gets(), asked, dict(mapped))
+
+
+async def _ask(host: str, port: int, entrance: Entrance) -> bytes:
+    """One node's answer to ``CLUSTER SLOTS``, as it came.
 
     Raises:
         OSError: it cannot be reached.
@@ -329,19 +353,19 @@ async def _ask(host: str, port: int, entrance: Entrance) -> object:
     try:
         questions = [*([entrance.login] if entrance.login is not None else []), request("CLUSTER", "SLOTS")]
         writer.write(b"".join(questions))
-        answers, bound, parser, size = list[Any](), AnswerBound(MOST_OBJECTS), hiredis.Reader(), 0
-        while len(answers) < len(questions):
+        count, bound, parser, came = 0, AnswerBound(MOST_OBJECTS), hiredis.Reader(), bytearray()
+        while count < len(questions):
             data = await reader.read(READ_BYTES)
-            size += len(data)
+            came += data
             if not data:
                 raise ConnectionResetError("it closed the connection")
-            if size > MOST_BYTES or not bound.feed(data):
+            if len(came) > MOST_BYTES or not bound.feed(data):
                 raise ValueError("its answer is too long")
             parser.feed(data)
             while (answer := parser.gets()) is not False:
                 if isinstance(answer, hiredis.ReplyError):
                     raise ValueError(str(answer))  # noqa: TRY004 - it came from outside
-                answers.append(answer)
-        return answers[-1]
+                count += 1
+        return bytes(came) if entrance.login is None else bytes(came).partition(b"\r\n")[2]  # that to AUTH is a line
     finally:
         writer.transport.abort()

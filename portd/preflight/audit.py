@@ -11,7 +11,7 @@ from portd.preflight.checkpoints import resumable
 from portd.preflight.clusters import check_clusters
 from portd.preflight.findings import Report, error
 from portd.preflight.names import own_names
-from portd.preflight.rules import rules
+from portd.preflight.rules import Place, rules
 from portd.preflight.survey import Rate, Survey, Unreachable, survey, write_rate
 from portd.target.probe import inspect
 
@@ -56,7 +56,7 @@ async def check(settings: Settings, *, sample_seconds: float) -> Report:
     if here is not None and there is not None and found is not None:
         known = await resumable(settings, here)
         report.findings += _both(settings, here, there, found, resumable=known)
-        report.findings += await rules(settings, here)
+        report.findings += await rules(settings, [Place("", source, here.keys)])
     return report
 
 

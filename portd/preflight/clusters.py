@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Final
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Final
 from portd.config.rules import choice_of
 from portd.errors import ConfigError, PortdError
 from portd.link import clusters
-from portd.link.divide import check_settings
+from portd.link.crossing import Crossing, may_cross
+from portd.link.divide import check_settings, link_of_shard
 from portd.memory.cgroup import find_cgroup
 from portd.memory.plan import plan_memory
-from portd.net.control import Refused, calls_by_command, open_control, parse_info
+from portd.net.control import Refused, open_control, parse_info
 from portd.net.topology import ALL_SLOTS
 from portd.preflight import access, capacity, compatibility, permissions, safety
 from portd.preflight.checkpoints import resumable
@@ -22,7 +22,8 @@ from portd.preflight.ends import SLOTS, each_of, survey_end
 from portd.preflight.findings import error, fine, note, warning
 from portd.preflight.merging import ByNode
 from portd.preflight.names import own_names
-from portd.preflight.rules import PARTLY
+from portd.preflight.readfrom import read_from
+from portd.preflight.rules import Place, rules
 from portd.preflight.survey import Rate, write_rate
 from portd.target.kept.directory import Directory
 from portd.target.kept.images import shards_there
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from portd.target.capabilities import Capabilities
 
 RECORD_BYTES: Final = 300  # that a record of a slot takes in the target, key and value
-# Commands of several keys that are not cut by slot, or whose keys are not told; of those of several databases nothing is said here.
-CROSSING: Final = PARTLY - {"move", "swapdb", "flushdb", "flushall", "eval", "evalsha", "fcall"}
 
 
 async def check_clusters(settings: Settings, report: Report, sample_seconds: float) -> None:
@@ -57,7 +56,18 @@ async def check_clusters(settings: Settings, report: Report, sample_seconds: flo
         found = await _target(settings, target, report)
     if source is not None and target is not None and found:
         report.findings += await _both(settings, source, target, found)
+        report.findings += await _rules(settings, source, target)
     report.findings += _plan(settings, source)
+
+
+async def _rules(settings: Settings, source: End, target: End) -> list[Finding]:
+    """What the rules do, of all nodes together."""
+    places = [Place(each.where, each.endpoint, each.survey.keys, each.slots) for each in source.members]
+    try:
+        links = [link_of_shard(settings, each.slots) for each in source.members] if settings.divided else []
+    except ConfigError as problem:
+        return [error("rules", str(problem.args[0]), "a sync does not start", problem.hint or "choose another link")]
+    return await rules(settings, places, links, copies=not target.is_cluster)
 
 
 async def _source(settings: Settings, source: End, sample_seconds: float) -> list[Finding]:
@@ -80,7 +90,7 @@ async def _source(settings: Settings, source: End, sample_seconds: float) -> lis
         )
     known = [rate for rate in rates if rate is not None]
     total = Rate(sum(each.per_second for each in known), all(each.exact for each in known)) if known else None
-    return [*told.told(), *capacity.spool_space(settings, source.summed, total)]
+    return [*told.told(), *await read_from(settings, source), *capacity.spool_space(settings, source.summed, total)]
 
 
 async def _rate(member: Member, seconds: float) -> Rate | None:
@@ -186,7 +196,7 @@ async def _both(settings: Settings, source: End, target: End, found: list[Capabi
         *there.told(),
         *await _contents(settings, source, target, found),
         *_clocks(source, target),
-        *(await _crossing(source, apart=apart) if target.is_cluster else ()),
+        *(await _crossing(settings, source) if target.is_cluster else ()),
     ]
 
 
@@ -327,21 +337,15 @@ def _clocks(source: End, target: End) -> list[Finding]:
     return worst[1]
 
 
-async def _crossing(source: End, *, apart: bool) -> list[Finding]:
-    """Commands in use whose keys may lie in several slots of the target.
-
-    Args:
-        source: as it is.
-        apart: keys of one slot may have several under their new names.
-    """
-    if source.is_cluster and not apart:
+async def _crossing(settings: Settings, source: End) -> list[Finding]:
+    """Commands in use whose keys may lie in several slots of the target."""
+    if not may_cross(source.endpoint, choice_of(settings, settings.checkpoint_key)):
         return [fine("target.cross-slot", "the source is a cluster: keys of one command are in one slot")]
-    used: Counter[str] = Counter()
+    told = []
     try:
         for member in source.members:
             async with open_control(member.endpoint) as client:
-                calls_of = calls_by_command(parse_info(await client.call("INFO", "commandstats")))
-            used.update({name: count for name, count in calls_of.items() if name in CROSSING})
+                told.append(parse_info(await client.call("INFO", "commandstats")))
     except (Refused, OSError) as problem:
         return [
             note(
@@ -351,12 +355,12 @@ async def _crossing(source: End, *, apart: bool) -> list[Finding]:
                 "allow +info",
             )
         ]
-    if not used:
+    found = Crossing.of(told)
+    if not found.used:
         return [fine("target.cross-slot", "no command in use that could not be cut by slot")]
-    calls = ", ".join(f"{name} ({count})" for name, count in sorted(used.items()))
     return [
         warning(
-            "target.cross-slot", f"commands of several keys were called since the source started: {calls}",
+            "target.cross-slot", f"commands of several keys were called since the source started: {found}",
             "where their keys are not in one slot of the target, they become dead letters, or end the sync with on_refusal stop",
             "give such keys a common {tag}, or make sure that they have one",
         )

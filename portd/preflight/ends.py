@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from portd.net.clusterview import View
     from portd.net.endpoint import Endpoint
-    from portd.net.topology import Ranges
+    from portd.net.topology import Address, Ranges
     from portd.preflight.findings import Finding, Report
 
 SLOTS: Final = 16384
@@ -38,12 +38,14 @@ class Member:
         endpoint: of it alone.
         slots: of a cluster: those that it has.
         survey: what it said.
+        replicas: of a cluster: addresses of those that follow it.
     """
 
     where: str
     endpoint: Endpoint
     slots: Ranges
     survey: Survey
+    replicas: tuple[Address, ...] = ()
 
     @property
     def share(self) -> float:
@@ -95,7 +97,7 @@ async def survey_end(side: str, endpoint: Endpoint, wanted: Ranges, report: Repo
         report: takes what is found of the ways there.
     """
     if endpoint.seeds is None:
-        places: list[tuple[str, Endpoint, Ranges]] = [("", endpoint, ())]
+        places: list[tuple[str, Endpoint, Ranges, tuple[Address, ...]]] = [("", endpoint, (), ())]
         is_cluster = False
     else:
         try:
@@ -109,17 +111,19 @@ async def survey_end(side: str, endpoint: Endpoint, wanted: Ranges, report: Repo
             )  # fmt: skip
             return None
         is_cluster = True
-        places = [(node.address, of_node(endpoint, node), slots) for node, slots in view.nodes_of(wanted)]
+        places = [
+            (node.address, of_node(endpoint, node), slots, node.replicas) for node, slots in view.nodes_of(wanted)
+        ]
         report.findings += _topology(side, view, wanted)
         report.findings += await _replicas(side, endpoint, view)
     answers = await each_of(places, lambda place: _one(place[1]))
     told = ByNode(len(places))
     members = []
-    for (where, place, slots), answer in zip(places, answers, strict=True):
+    for (where, place, slots, replicas), answer in zip(places, answers, strict=True):
         if isinstance(answer, Unreachable):
             told.add(where, [access.unreachable(side, place, answer)])
         else:
-            members.append(Member(where or place.display, place, slots, answer))
+            members.append(Member(where or place.display, place, slots, answer, replicas))
             told.add(where, access.reached(side, endpoint if is_cluster else place, answer))
     report.findings += told.told()
     return End(side, endpoint, tuple(members), len(members) == len(places), is_cluster) if members else None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portd.errors import PortdError
+from portd.kernel.slots import slot_tag
 from portd.link.keycopies import HINT
 from portd.model import ConnectionState
 from portd.net.control import Refused, open_control
@@ -77,10 +78,15 @@ def _source_command(name: str, psync: str, answer: str) -> Finding:
     return fine(subject, f"allowed{'' if name != 'PSYNC' else f' ({psync})' if psync != 'PSYNC' else ''}")
 
 
-async def copying_permissions(endpoint: Endpoint) -> list[Finding]:
-    """Whether the source lets us copy single keys, which rules may ask for (docs/filters.md). A key is asked for that is not there."""
+async def copying_permissions(endpoint: Endpoint, slot: int | None = None) -> list[Finding]:
+    """Whether the source lets us copy single keys, which rules may ask for (docs/filters.md). A key is asked for that is not there.
+
+    Args:
+        endpoint: the source, or a node of it.
+        slot: of a cluster, one that the node has.
+    """
     subject = "source.permissions.copying"
-    key = secrets.token_hex(8)
+    key = secrets.token_hex(8) if slot is None else f"{{{slot_tag(slot)}}}{secrets.token_hex(8)}"
     words = [
         ("SELECT", "0"), ("MEMORY", "USAGE", key), ("DUMP", key), ("PEXPIRETIME", key), ("PTTL", key), ("TIME",),
         ("INFO", "replication"), ("MULTI",), ("EXEC",),

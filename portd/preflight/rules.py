@@ -5,43 +5,39 @@ SCAN tells keys in the order of a hash table, which is as good as chance. Nothin
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from portd.config.choices import OnRulesChange
 from portd.config.rules import changed, choice_of
 from portd.errors import PortdError, printable
-from portd.kernel.keytable import TABLE
 from portd.kernel.rules import Patterns
+from portd.kernel.slots import key_slot
+from portd.link.crossing import PARTLY
 from portd.net.control import Refused, calls_by_command, open_control, parse_info
 from portd.net.resp import request
 from portd.preflight.findings import error, fine, note, warning
+from portd.preflight.merging import ByNode, named
 from portd.preflight.permissions import copying_permissions
 from portd.target.kept.checkpoint import read_checkpoint
 from portd.target.kept.directory import Directory
-from portd.target.kept.images import images_of_others
+from portd.target.kept.images import images_of_others, is_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from portd.config.rules import Choice
     from portd.config.settings import Settings
     from portd.net.control import Control
+    from portd.net.endpoint import Endpoint
+    from portd.net.topology import Ranges
     from portd.preflight.findings import Finding
-    from portd.preflight.survey import Survey
 
 KEYS: Final = 5000  # looked at, in all databases together
 COUNT: Final = 500
 SHOWN: Final = 3  # names in a finding
-WRITES: Final = ("RW", "OW", "RM")
-# Commands of several keys, or of several databases, of which rules may take a part (docs/filters.md): those that write and have keys at
-# places of different meaning, scripts, and what the places of keys do not tell.
-PARTLY: Final = frozenset(
-    name.lower()
-    for text, names in TABLE.items()
-    if ("; " in text and any(use in text for use in WRITES)) or text == "2# RW access update"
-    for name in names.split()
-) | {"sort", "move", "swapdb", "flushdb", "flushall"}
 
 Key = tuple[int, bytes, str, int]  # database, name, type, bytes in memory (0: not told)
 
@@ -59,22 +55,55 @@ class Sample:
         return f"{100 * len(picked) / len(self.keys):.1f} % of {len(self.keys)} keys that were looked at{bytes_}"
 
 
-async def rules(settings: Settings, here: Survey) -> list[Finding]:
-    """All findings about rules; none where there are no rules."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A server of the source.
+
+    Attributes:
+        where: its address, for people.
+        endpoint: of it alone.
+        databases: how many keys each holds.
+        slots: of a cluster: those that it has.
+    """
+
+    where: str
+    endpoint: Endpoint
+    databases: Mapping[int, int]
+    slots: Ranges = ()
+
+
+async def rules(
+    settings: Settings, places: Sequence[Place], links: Sequence[Settings] = (), *, copies: bool = True
+) -> list[Finding]:
+    """All findings about rules; none where there are no rules.
+
+    Args:
+        settings: of the link as the operator describes it.
+        places: servers of the source; what is found of them is told together.
+        links: that are made of it; the link itself where there are none.
+        copies: keys may have to be copied from the source.
+    """
     try:
         choice = choice_of(settings, settings.checkpoint_key)
     except PortdError as problem:
         return [error("rules", str(problem.args[0]), "a sync with it does not start", problem.hint or "mend the rule")]
-    found = await _beside(settings, choice)
+    found = await _beside(settings, links or (settings,))
     if not choice:
         return found
-    found += await copying_permissions(settings.source_endpoint())
+    if copies:
+        told = ByNode(len(places))
+        for place in places:
+            told.add(place.where, await copying_permissions(place.endpoint, place.slots[0][0] if place.slots else None))
+        found += told.told()
     try:
-        async with open_control(settings.source_endpoint()) as client:
-            sample = await _sample(client, here.keys)
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(open_control(place.endpoint)) for place in places]
+            sample, total = Sample(), max(1, sum(sum(place.databases.values()) for place in places))
+            for client, place in zip(clients, places, strict=True):
+                await _add(sample, client, place.databases, total)
             found += _shares(settings, choice, sample)
-            found += await _collisions(client, choice, sample)
-            found += await _commands(client)
+            found += await _collisions(clients, places, choice, sample)
+            found += await _commands(clients)
     except (Refused, OSError) as problem:
         found.append(
             note(
@@ -87,9 +116,8 @@ async def rules(settings: Settings, here: Survey) -> list[Finding]:
     return found
 
 
-async def _sample(client: Control, databases: Mapping[int, int]) -> Sample:
-    """Keys of all databases, of each as many as its share is, and one at least."""
-    sample, total = Sample(), max(1, sum(databases.values()))
+async def _add(sample: Sample, client: Control, databases: Mapping[int, int], total: int) -> None:
+    """Keys of all databases of a server, of each as many as its share of the *total* of all servers is, and one at least."""
     for db, keys in sorted(databases.items()):
         wanted, cursor, names = max(1, KEYS * keys // total), b"0", dict[bytes, None]()
         await client.call("SELECT", db)
@@ -107,7 +135,6 @@ async def _sample(client: Control, databases: Mapping[int, int]) -> Sample:
             for name, kind, size in zip(part, answers, answers[len(part) :], strict=False):
                 word = kind.decode("ascii", "replace") if isinstance(kind, bytes) else str(kind)
                 sample.keys.append((db, name, word, size if isinstance(size, int) else 0))
-    return sample
 
 
 def _shares(settings: Settings, choice: Choice, sample: Sample) -> list[Finding]:
@@ -161,7 +188,9 @@ def _one(rule: str, sample: Sample, picked: list[Key]) -> Finding:
     )  # fmt: skip
 
 
-async def _collisions(client: Control, choice: Choice, sample: Sample) -> list[Finding]:
+async def _collisions(
+    clients: Sequence[Control], places: Sequence[Place], choice: Choice, sample: Sample
+) -> list[Finding]:
     """Names of the source of which two become one."""
     if choice.mapping is None:
         return []
@@ -173,6 +202,7 @@ async def _collisions(client: Control, choice: Choice, sample: Sample) -> list[F
         for other in others:
             if choice.rules is not None and not choice.rules.takes(other, db):
                 continue
+            client = _owner(clients, places, other)
             await client.call("SELECT", db)
             if await client.call("EXISTS", other):
                 met.append(f"{printable(name)} and {printable(other)} in db {db}")
@@ -186,9 +216,22 @@ async def _collisions(client: Control, choice: Choice, sample: Sample) -> list[F
     ]  # fmt: skip
 
 
-async def _commands(client: Control) -> list[Finding]:
+def _owner(clients: Sequence[Control], places: Sequence[Place], name: bytes) -> Control:
+    """Who of the source would have a key."""
+    slot = key_slot(name)
+    owners = (
+        client
+        for client, place in zip(clients, places, strict=True)
+        if any(first <= slot <= last for first, last in place.slots)
+    )
+    return next(owners, clients[0])
+
+
+async def _commands(clients: Sequence[Control]) -> list[Finding]:
     """Commands in use of which rules may take a part."""
-    calls_of = calls_by_command(parse_info(await client.call("INFO", "commandstats")))
+    calls_of: Counter[str] = Counter()
+    for client in clients:
+        calls_of.update(calls_by_command(parse_info(await client.call("INFO", "commandstats"))))
     used = {name: count for name, count in calls_of.items() if name in PARTLY}
     if not used:
         return [fine("rules.commands", "no command in use that rules could take a part of")]
@@ -201,30 +244,38 @@ async def _commands(client: Control) -> list[Finding]:
     ]  # fmt: skip
 
 
-async def _beside(settings: Settings, choice: Choice) -> list[Finding]:
-    """What the target has of this link and of others."""
-    found: list[Finding] = []
+async def _beside(settings: Settings, links: Sequence[Settings]) -> list[Finding]:
+    """What the target has of these links, which are made of one, and of others."""
+    choices = {each.link: choice_of(each, each.checkpoint_key) for each in links}
+    changes: dict[str, list[str]] = {}  # links by what has changed
     try:
-        checkpoint = await read_checkpoint(settings.target_endpoint(), settings.checkpoint_name())
         async with Directory(settings, "looking for other links' keys") as there:
-            others = await images_of_others(there, thorough=bool(choice))
+            others = await images_of_others(there, there.links if any(choices.values()) else None)
+        for each in links:
+            checkpoint = await read_checkpoint(each.target_endpoint(), each.checkpoint_name())
+            if checkpoint is not None and checkpoint.rules != choices[each.link].digest:
+                words = ", ".join(changed(checkpoint.rules, choices[each.link].digest))
+                changes.setdefault(words, []).append(each.link)
     except PortdError as problem:
         return [note("rules.links", f"the target does not tell of other links: {problem.args[0]}")]
-    if checkpoint is not None and checkpoint.rules != choice.digest:
-        words = ", ".join(changed(checkpoint.rules, choice.digest))
-        tell = error if settings.on_rules_change is OnRulesChange.REFUSE else warning
-        found.append(
-            tell("rules.changed", f"the data in the target was made by other rules: {words}",
-                 "a start refuses, or copies the snapshot again, as on_rules_change says", "take the old rules, or set on_rules_change to full-sync")
-        )  # fmt: skip
+    tell = error if settings.on_rules_change is OnRulesChange.REFUSE else warning
+    found = [
+        tell("rules.changed", f"the data in the target was made by other rules: {words}" + (f" (links {named(which)})" if len(links) > 1 else ""),
+             "a start refuses, or copies the snapshot again, as on_rules_change says", "take the old rules, or set on_rules_change to full-sync")
+        for words, which in changes.items()
+    ]  # fmt: skip
     for link, (where, shared) in sorted(others.items()):
-        if not choice.image.meets(where):
-            found.append(fine("rules.links", f"the link {link} writes into {where}: apart from {choice.image}"))
+        if link in choices or (settings.divided and is_shard(link, settings.link)):
+            continue
+        image = next((each.image for each in choices.values() if each.image.meets(where)), None)
+        if image is None:
+            apart = choices[links[0].link].image if len(links) == 1 else "those of all shards"
+            found.append(fine("rules.links", f"the link {link} writes into {where}: apart from {apart}"))
         else:
             allowed = shared or settings.share_image
             tell = warning if allowed else error
             found.append(
-                tell("rules.links", f"the link {link} writes into {where}, this one into {choice.image}: a key may be in both",
+                tell("rules.links", f"the link {link} writes into {where}, this one into {image}: a key may be in both",
                      "the last one to write a key wins" if allowed else "the start is refused", "keep them apart by include, map_db or add_prefix")
             )  # fmt: skip
     return found

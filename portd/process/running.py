@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from portd.memory.ledger import Ledger
     from portd.memory.plan import MemoryPlan
     from portd.spool import DiskRoom
+    from portd.target.kept.neighbours import Neighbours
     from portd.watch.standing import Standing
 
 AGAIN_SECONDS: Final = 60.0  # longest wait before a link is tried again
@@ -60,6 +61,7 @@ class RunningLink:
         plan: its part of the memory.
         room: on disk, with the others.
         turn: see `Schedule`.
+        neighbours: see `portd.link.ruling.Ruling`.
         watch: of the slots of its source; None where that is no cluster.
         alone: the process has no other link.
 
@@ -82,6 +84,7 @@ class RunningLink:
         plan: MemoryPlan,
         room: DiskRoom,
         turn: asyncio.Lock,
+        neighbours: Neighbours,
         watch: ShardWatch | Handovers | None = None,
         *,
         alone: bool,
@@ -96,16 +99,21 @@ class RunningLink:
         self._watch = watch
         self.schedule = Schedule(settings, self.progress, turn)
         self.limits = {name: int(getattr(settings, name)) for name in sorted(LIMITS)}
-        self.link = Link(settings, plan, self.progress, self.stop, self.schedule.run, room)
+        self.link = Link(settings, plan, self.progress, self.stop, self.schedule.run, room, neighbours)
         if isinstance(watch, Handovers):
-            watch.join(self.name, self.link)
+            watch.join(self.name, self.link, self.progress)
         self.view = View(self.name, self.progress, Pace(self.progress), Track(self.progress, self.link.report.spool))
-        self._forecast = Forecast(self.link.source, self.progress)
+        self._forecast = Forecast(self.link.read_now, self.progress)
 
     @property
     def settings(self) -> Settings:
         """Of the link, with the rules that are in force."""
         return self.link.ruling.settings
+
+    @property
+    def left(self) -> bool:
+        """It was of a shard that has no slots any more."""
+        return self.link.member is not None and self.link.member.left
 
     async def run(self) -> None:
         """Replicates until the link has reached its end, was told to stop, or has failed; `error` tells then.
@@ -126,7 +134,7 @@ class RunningLink:
                 await self._replicate()
                 for task in beside:
                     task.cancel()
-            if self.link.left:
+            if self.left:
                 await self._forget()
             else:
                 self._check_reached()

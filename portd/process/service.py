@@ -22,6 +22,7 @@ from portd.memory.plan import plan_memory
 from portd.process.orders import Orders
 from portd.process.running import RunningLink, shard_watches
 from portd.spool import DiskRoom
+from portd.target.kept.neighbours import Neighbours
 from portd.watch.history import Span
 from portd.watch.loopwatch import LoopWatch
 
@@ -80,10 +81,10 @@ class Service:
         for watch in watches.values():
             if isinstance(watch, Handovers):
                 watch.on_strangers = self._divide_anew
-        turn = asyncio.Lock()
+        turn, neighbours = asyncio.Lock(), Neighbours()
         try:
             for each, plan in zip(links, self._plans, strict=True):
-                made = RunningLink(each, plan, room, turn, watches.get(each.link), alone=len(links) == 1)
+                made = RunningLink(each, plan, room, turn, neighbours, watches.get(each.link), alone=len(links) == 1)
                 self._links.append(made)
         except BaseException:
             for done in self._links:
@@ -279,7 +280,7 @@ class Service:
 
     def standings(self) -> dict[str, Standing]:
         """Phase of each link, and whether its target may be read."""
-        return {each.name: each.standing() for each in self._links if not each.link.left}
+        return {each.name: each.standing() for each in self._links if not each.left}
 
     def alive(self) -> bool:
         """It runs: a link that has ended or failed while others go on is no reason to start the process again."""

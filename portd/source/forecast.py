@@ -21,6 +21,8 @@ from portd.source.info import OutputLimit, parse_output_limit
 from portd.units import human_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from portd.model import Progress, SourceOutlook
     from portd.net.control import Control
     from portd.net.endpoint import Endpoint
@@ -122,11 +124,11 @@ class Forecast:
     """Asks the source every few seconds, as long as it answers.
 
     Args:
-        endpoint: the source.
+        endpoint: tells the server whose stream is read.
         progress: `outlook` is filled; `source` says which client of the source we are, `stream` how far.
     """
 
-    def __init__(self, endpoint: Endpoint, progress: Progress) -> None:
+    def __init__(self, endpoint: Callable[[], Endpoint], progress: Progress) -> None:
         self._endpoint = endpoint
         self._progress = progress
         self._outlook = Outlook(progress.outlook)
@@ -141,7 +143,7 @@ class Forecast:
             if not self._progress.source.connected:
                 continue
             try:
-                async with open_control(self._endpoint) as control:
+                async with open_control(self._endpoint()) as control:
                     await self._ask_on(control)
             except (Refused, OSError):  # the receiver says what is wrong with the source
                 continue

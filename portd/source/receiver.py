@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from portd.config.choices import ReadFrom
 from portd.errors import InternalError, SourceBusy, SourceError
 from portd.log import get_logger
 from portd.model import Position
@@ -20,11 +21,15 @@ from portd.net.resp import request
 from portd.source.connection import Connection
 from portd.source.handshake import RDB_ONLY, Handshake, HandshakeOptions, State, Transfer
 from portd.source.losses import Reason, ReceiverLost, connect_error, tls_error
+from portd.source.replicas import Replicas
 from portd.troubles import SOURCE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from portd.model import Progress
     from portd.net.endpoint import Endpoint
+    from portd.net.topology import Node
     from portd.spool import Spool
 
 __all__ = ["Receiver", "ReceiverOptions", "Transfer"]
@@ -41,12 +46,14 @@ class ReceiverOptions:
     Attributes:
         ack_seconds: between two ACKs.
         handshake: what is asked of the source.
+        read_from: which node of a cluster's shard.
         acknowledges: ACKs say what was received; otherwise they only show that somebody is there, and `WAIT` does not count us.
     """
 
     ack_seconds: float = 1.0
     handshake: HandshakeOptions = field(default_factory=HandshakeOptions)
     acknowledges: bool = True
+    read_from: ReadFrom = ReadFrom.PRIMARY
 
 
 class Receiver:
@@ -67,13 +74,19 @@ class Receiver:
     """
 
     def __init__(
-        self, endpoint: Endpoint, spool: Spool, progress: Progress, *, options: ReceiverOptions | None = None
+        self,
+        endpoint: Endpoint,
+        spool: Spool,
+        progress: Progress,
+        *,
+        options: ReceiverOptions | None = None,
     ) -> None:
         self.accepted: frozenset[str] = frozenset()  # handshake requests that the source took, of the last connection
         self.endpoint = endpoint
         self._spool = spool
         self._progress = progress
         self._options = options or ReceiverOptions()
+        self._replicas = Replicas.of(endpoint, self._options.read_from)
         self._connection: Connection | None = None
         self._transfer: Transfer | None = None
         self._running = False
@@ -104,6 +117,7 @@ class Receiver:
             self.close()
             if isinstance(error, SourceError):
                 self._count(error)
+                self._shun()
             if isinstance(error, SourceBusy):
                 self._progress.troubles.note(SOURCE, error.code, str(error.args[0]))
             raise
@@ -141,11 +155,15 @@ class Receiver:
         try:
             async with asyncio.timeout(endpoint.connect_seconds) as self._deadline:
                 try:
-                    _, self._connection = await endpoint.connect(make, timeout=endpoint.connect_seconds)
+                    _, self._connection = await self._open(make, position)
                 except OSError as error:
                     raise connect_error(where, error, handshake.end) from error
                 self._start_timer()
                 transfer = await self._connection.transfer
+            if self._replicas is not None:
+                await self._replicas.confirm()
+                self._progress.read_from = self._replicas.told
+                _log.info("source is read", node=self._replicas.told)
         except ReceiverLost as lost:
             if handshake.state is State.PING and tls_failure(why := await endpoint.explained(ConnectionResetError())):
                 raise tls_error(where, why) from lost
@@ -158,6 +176,23 @@ class Receiver:
                 connection.transfer.exception()  # seen, also when something else is raised
         self.accepted = frozenset(handshake.accepted)
         return transfer
+
+    async def _open(
+        self, make: Callable[[], Connection], position: Position | None
+    ) -> tuple[asyncio.Transport, Connection]:
+        seconds = self.endpoint.connect_seconds
+        if self._replicas is None:
+            return await self.endpoint.connect(make, timeout=seconds)
+        return await self._replicas.connect(make, position, seconds=seconds)
+
+    def place(self) -> Endpoint:
+        """The server whose stream is read: the source, or the node of it that was chosen."""
+        return (self._replicas and self._replicas.at) or self.endpoint
+
+    def _shun(self) -> None:
+        """The node that was to be read is of no use for now; where another one may be, that is tried first."""
+        if self._replicas is not None:
+            self._replicas.shun()
 
     def _on_handshake(self, handshake: Handshake, state: State) -> None:
         """From PSYNC on the source may take its time; it shows life with newlines, which `Endpoint.silence_seconds` watches."""
@@ -194,6 +229,8 @@ class Receiver:
             self.close()
         error = ReceiverLost(reason, self.endpoint.display, end=self._options.handshake.end)
         self._count(error)
+        if reason is Reason.SILENCE:
+            self._shun()
         raise error
 
     def _on_received(self, count: int) -> None:
@@ -272,11 +309,15 @@ class Receiver:
         """There is a connection."""
         return self._connection is not None
 
-    def leave_others(self, host: str, port: int) -> None:
-        """Ends a connection that runs and leads elsewhere, as a loss: it is made again. One whose other end has a name is ended, too."""
+    def leave_others(self, node: Node) -> None:
+        """Ends a connection that runs and leads to another node, as a loss: it is made again.
+
+        Replicas of that node are not others where they may be read. One whose other end has a name is ended, too.
+        """
         connection = self._connection
-        if connection is not None and self._running and connection.peer != (host, port):
-            _log.info("source has another address", host=host, port=port)
+        places = [(node.host, node.port), *(node.replicas if self._replicas is not None else ())]
+        if connection is not None and self._running and connection.peer not in places:
+            _log.info("source has another address", host=node.host, port=node.port)
             connection.end(Reason.CLOSED)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from portd.config.rules import Choice
@@ -192,6 +193,11 @@ class Capabilities:
         """SET takes PXAT."""
         return self.family == "valkey" or self.version >= (6, 2, 0)
 
+    @property
+    def keys_of_commands(self) -> KeySpecs:
+        """Where the keys of commands stand: one table for all targets that say the same of their commands."""
+        return _keys_of_commands(frozenset(self.key_specs.items()))
+
     def stream_forms(
         self, source: Mapping[str, str], *, own: str, publish: bool = True, stops: bool = False,
         choice: Choice | None = None, left: Iterable[str] = (), owes: bool = False,
@@ -220,7 +226,7 @@ class Capabilities:
                 publish=publish,
                 forms=Forms(lacking(self.family, self.version), "eval" in self.commands, _removes_claimed(source)),
                 dialect=self.dialect(),
-                keys=KeySpecs(self.key_specs),
+                keys=self.keys_of_commands,
                 left=frozenset(name.encode() for name in left),
             ),
             "databases": self.databases,
@@ -278,6 +284,11 @@ class Capabilities:
                 hint="grant them: ACL SETUSER <user> ~* +@write +@transaction "
                 + " ".join(f"+{name}" for name in missing),
             )
+
+
+@lru_cache(maxsize=4)
+def _keys_of_commands(told: frozenset[tuple[bytes, str]]) -> KeySpecs:
+    return KeySpecs(dict(told))
 
 
 def _removes_claimed(source: Mapping[str, str]) -> bool:

@@ -102,8 +102,7 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
         TargetError: it refuses to tell anything.
     """
     async with control(endpoint, "probing the target") as client:
-        info, limits, rows = await _told(client)
-    flags = {row[0].lower(): writes(row) for row in rows}
+        info, limits, flags, specs = await _told(client)
     options = options or ConnectionOptions()
     connection = await connect(endpoint, "probe", ConnectionState(), options)
     try:
@@ -142,7 +141,7 @@ async def inspect(endpoint: Endpoint, options: ConnectionOptions | None = None) 
         keys=keys_by_database(info),
         databases=databases,
         flags=flags,
-        key_specs=key_specs(rows),
+        key_specs=specs,
     )
 
 
@@ -153,10 +152,10 @@ def _number(values: Mapping[str, str], name: str, default: int) -> int:
     return default if number is None else number
 
 
-async def _told(client: Control) -> tuple[dict[str, str], dict[str, str], Sequence[Sequence[Any]]]:
-    """What the target says of itself, its settings that bound what we may send, and the rows of its commands.
+async def _told(client: Control) -> tuple[dict[str, str], dict[str, str], dict[bytes, bool], dict[bytes, str]]:
+    """What the target says of itself, its settings that bound what we may send, which commands write, and where their keys are.
 
-    Settings are empty where CONFIG is forbidden or renamed, rows where COMMAND is.
+    Settings are empty where CONFIG is forbidden or renamed, commands where COMMAND is.
     """
     questions = [request("INFO", section) for section in _SECTIONS]
     questions += [request("CONFIG", "GET", name) for name in _LIMITS]
@@ -168,7 +167,8 @@ async def _told(client: Control) -> tuple[dict[str, str], dict[str, str], Sequen
     for answer in answers[len(_SECTIONS) :]:
         if not text_of(answer):
             limits |= parse_pairs(answer)
-    return info, limits, [] if text_of(commands) else commands
+    rows: Sequence[Sequence[Any]] = [] if text_of(commands) else commands
+    return info, limits, {row[0].lower(): writes(row) for row in rows}, key_specs(rows)
 
 
 async def _permissions(connection: Connection, key: str) -> tuple[set[str], set[str]]:

@@ -39,7 +39,7 @@ def test_a_source_that_is_not_read_is_warned_of_in_time(binary: Binary, servers:
         outlook = status["source"]["outlook"]
         limits = outlook["output_hard_bytes"], outlook["output_soft_bytes"], outlook["output_soft_seconds"]
         assert limits == (256 * MIB, 24 * MIB, 60)
-        assert 0 < outlook["seconds_left"] <= 60
+        assert 0 < round(outlook["seconds_left"], 6) <= 60  # a difference of clocks is added to it
         assert outlook["backlog_bytes"] > 0
         assert "the source may drop our connection" in portd.log()
         assert 'portd_source_link_left_seconds{link="default"} ' in portd.get("metrics")

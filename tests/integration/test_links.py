@@ -274,6 +274,6 @@ def test_links_share_one_budget(source: Server, target: Server, pair: tuple[Serv
 def test_too_many_links_are_refused(source: Server, target: Server, pair: tuple[Server, Server]) -> None:
     """78, with the number that fits, before any server is asked."""
     ends: dict[str, object] = {"source": source, "target": target}
-    with Links({f"l{number}": ends for number in range(4)}) as portd:
+    with Links({f"l{number}": ends for number in range(4)}, memory_budget="9MiB") as portd:
         assert portd.wait() == os.EX_CONFIG
         assert "3 such links would fit" in portd.log()

@@ -451,7 +451,7 @@ def test_links_change_one_by_one(tmp_path: Path) -> None:
         (TABLES + 'spool_dir = "/data"\n', "spool_dir, which belongs to the process"),
         ("writers = 2\n" + TABLES, "sets writers outside"),
         (TABLES.replace('"us"', '"eu"'), "two links named eu"),
-        ('memory_budget = "17MiB"\n' + TABLES, "1 such link would fit"),
+        ('memory_budget = "4MiB"\n' + TABLES, "1 such link would fit"),
         (TABLES + "writers = 100\n", "writers"),
         (TABLES + 'prune = "flush"\n', "the link us flushes its target"),
     ],

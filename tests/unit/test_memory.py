@@ -16,7 +16,14 @@ from portd.memory import process
 from portd.memory.accounting import Accounting
 from portd.memory.cgroup import find_cgroup
 from portd.memory.ledger import Ledger
-from portd.memory.plan import PROCESS_BYTES, RESERVE_BYTES, RESERVE_LINK_BYTES, plan_memory
+from portd.memory.plan import (
+    LINK_BUDGET_BYTES,
+    LINK_BYTES,
+    PROCESS_BYTES,
+    RESERVE_BYTES,
+    RESERVE_LINK_BYTES,
+    plan_memory,
+)
 from portd.units import GIB, KIB, MIB
 from portd.watch.history import History
 from portd.watch.readings import KeyReading, PipelineReading
@@ -199,22 +206,45 @@ def test_a_budget_that_cannot_work_is_refused(
 
 
 def test_links_share_one_budget() -> None:
-    """Each has an equal part, the process reaches no more than with one, and one too many is told with what fits."""
+    """Each has an equal part, three fit into what one has and 100 MB, and one too many is told with what fits."""
     one = plan_memory(settings(), None)
     for links in (2, 3):
         plan = plan_memory(settings(), None, links)
         assert plan.budget_bytes == one.budget_bytes // links
         assert plan.budget_bytes == plan.spool_bytes + plan.decoder_bytes + plan.queue_bytes
-        assert plan.ceiling_bytes == one.ceiling_bytes
-    with pytest.raises(ConfigError, match=r"32.0 MiB .* for 4 links .* 3 such links would fit") as caught:
-        plan_memory(settings(link="eu"), None, 4)
+        assert plan.chunk_bytes == MIB
+        assert plan.ceiling_bytes == one.ceiling_bytes + (links - 1) * LINK_BYTES <= 100_000_000
+    asked = {"memory_budget": "32MiB", "chunk_bytes": "2MiB"}
+    with pytest.raises(ConfigError, match=r"32.0 MiB .* for 4 links .* 2 such links would fit") as caught:
+        plan_memory(settings(link="eu", **asked), None, 4)
     assert "link eu" in str(caught.value)
     assert caught.value.hint is not None
-    assert "36.0 MiB" in caught.value.hint
+    assert "64.0 MiB" in caught.value.hint
     with pytest.raises(ConfigError, match="1 such link would fit"):
-        plan_memory(settings(memory_budget="9MiB"), None, 2)
-    limit = PROCESS_BYTES + RESERVE_BYTES + RESERVE_LINK_BYTES + 20 * MIB
+        plan_memory(settings(memory_budget="5MiB"), None, 2)
+    limit = PROCESS_BYTES + LINK_BYTES + RESERVE_BYTES + RESERVE_LINK_BYTES + 20 * MIB
     assert plan_memory(settings(), limit, 2).budget_bytes == 10 * MIB
+
+
+def test_many_links_have_a_stated_growth_each() -> None:
+    """Behind the third, a link adds 3 MiB of buffers and what it takes beside them; a hundred stay below 512 MB."""
+    grows = LINK_BUDGET_BYTES + LINK_BYTES
+    ceilings = [plan_memory(settings(), None, links).ceiling_bytes for links in (3, 4, 12, 100)]
+    assert [each - ceilings[0] for each in ceilings] == [0, grows, 9 * grows, 97 * grows]
+    assert ceilings[-1] < 512_000_000
+    plan = plan_memory(settings(), None, 100)
+    assert plan.budget_bytes == plan.spool_bytes + plan.decoder_bytes + plan.queue_bytes
+
+
+def test_a_chunk_that_nobody_set_gets_smaller_until_links_fit() -> None:
+    """One that was set stays, and so does what rules about sizes need."""
+    assert plan_memory(settings(memory_budget="9MiB"), None, 2).chunk_bytes == 320 * KIB
+    assert plan_memory(settings(), None, 100).chunk_bytes == 128 * KIB
+    with pytest.raises(ConfigError, match="chunk_bytes=512KiB"):
+        plan_memory(settings(memory_budget="9MiB", chunk_bytes="512KiB"), None, 2)
+    large = {"min_bytes": "512KiB", "stop_after": "snapshot", "memory_budget": "9MiB"}
+    with pytest.raises(ConfigError, match="chunk_bytes=512KiB"):
+        plan_memory(settings(**large), None, 2)
 
 
 # ---------------------------------------------------------------- process and report

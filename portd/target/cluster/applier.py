@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final
 
 from portd.errors import DataLost, InternalError, TargetBusy, TargetLost, first_cause
 from portd.groups import TaskGroup
-from portd.kernel.keyspecs import KeySpecs
 from portd.kernel.slotgroups import NO_RECORD, SlotGroups
 from portd.kernel.slots import SLOTS
 from portd.log import get_logger
@@ -97,7 +96,7 @@ class ClusterApplier:
         self._account = Account(self._strands, progress, letters, options.caught_up_seconds)
         self.caught_up = self._account.caught_up
         self.postponed = self._strands.postponed
-        self._groups = SlotGroups(records.encode(), KeySpecs(cluster.capabilities.key_specs))
+        self._groups = SlotGroups(records.encode(), cluster.capabilities.keys_of_commands)
         self._head = record_head(self._strands.writer)
         self._limiter = options.limiter
         self._watch = LagWatch(options.limiter, progress.stream)

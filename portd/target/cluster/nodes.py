@@ -34,6 +34,7 @@ from portd.target.kept.epoch import EPOCH_SUFFIX, check
 from portd.target.probe import probe
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
     from portd.config.rules import Choice
@@ -141,12 +142,13 @@ def _error(answer: object) -> str:
     return "" if isinstance(answer, bytes) else str(answer) or "no answer"
 
 
-async def survey(endpoint: Endpoint, slots: Ranges) -> ClusterTarget:
+async def survey(endpoint: Endpoint, slots: Ranges, probing: asyncio.Semaphore) -> ClusterTarget:
     """Looks at a cluster and makes sure that a sync into it can work.
 
     Args:
         endpoint: the home of the link.
         slots: that the link writes to.
+        probing: held while a node is asked what it can do.
 
     Raises:
         ConfigError: it is none, or its nodes differ too much.
@@ -155,7 +157,12 @@ async def survey(endpoint: Endpoint, slots: Ranges) -> ClusterTarget:
     """
     topology = await read_map(endpoint, slots)
     places = [replace(endpoint, host=node.host, port=node.port, slot=node.first) for node in topology.nodes]
-    *found, home = await on_all("probe", [*places, endpoint], probe)
+
+    async def probed(place: Endpoint) -> Capabilities:
+        async with probing:
+            return await probe(place)
+
+    *found, home = await on_all("probe", [*places, endpoint], probed)
     for where, each in zip(
         (*(node.address for node in topology.nodes), "of the link's name"), (*found, home), strict=True
     ):

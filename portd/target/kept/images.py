@@ -7,6 +7,7 @@ its lease. A link without rules has none: it is found by its checkpoint, and its
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.config.rules import EVERYTHING, Image
@@ -18,14 +19,17 @@ from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX, Checkpoint
 from portd.target.kept.directory import Directory
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from portd.config.settings import Settings
     from portd.net.topology import Ranges
+    from portd.target.kept.neighbours import Neighbours
 
 _log = get_logger("target")
 SHARED: Final = "+"  # before an image: other links may write there, too
 
 
-async def claim(settings: Settings, image: Image, *, ruled: bool, thorough: bool) -> None:
+async def claim(settings: Settings, image: Image, neighbours: Neighbours, *, ruled: bool, thorough: bool) -> None:
     """Says where keys of this link can be, and refuses a start beside a link whose keys can be there, too.
 
     Two links without any rules are let be: nothing says whose a key is, and they may well have different ones.
@@ -33,6 +37,7 @@ async def claim(settings: Settings, image: Image, *, ruled: bool, thorough: bool
     Args:
         settings: of the link.
         image: where its keys can be.
+        neighbours: finds links without rules.
         ruled: it has rules.
         thorough: look for links without rules, too, for which all keys of db 0 may have to be looked at.
 
@@ -42,9 +47,10 @@ async def claim(settings: Settings, image: Image, *, ruled: bool, thorough: bool
     """
     key, link = settings.checkpoint_key + IMAGES_SUFFIX, settings.link
     async with Directory(settings, "looking for other links' keys") as there:
-        others = await images_of_others(there, thorough=ruled and thorough)
+        links = partial(neighbours.links, there) if ruled and thorough else None
+        others = await images_of_others(there, links, near=image)
         for other, (where, shared) in sorted(others.items()):
-            if image.meets(where) and not settings.is_sibling(other):  # what both have just moves from one to the other
+            if not settings.is_sibling(other):  # what both have just moves from one to the other
                 _meet(settings, image, other, where, shared=shared or settings.share_image)
         if ruled:
             await there.call("HSET", key, link, (SHARED if settings.share_image else "") + image.text())
@@ -82,24 +88,31 @@ def _meet(settings: Settings, image: Image, other: str, where: Image, *, shared:
     )
 
 
-async def images_of_others(there: Directory, *, thorough: bool = True) -> dict[str, tuple[Image, bool]]:
+async def images_of_others(
+    there: Directory, links: Callable[[], Awaitable[set[str]]] | None, near: Image = EVERYTHING
+) -> dict[str, tuple[Image, bool]]:
     """Where keys of other links can be, and whether they share that, by link.
 
     Args:
         there: what the target has of links.
-        thorough: those without rules, too.
+        links: finds all of them, for those without rules; None leaves those out.
+        near: only those that can have a key in here.
     """
     settings = there.settings
     told = parse_pairs(await there.call("HGETALL", settings.checkpoint_key + IMAGES_SUFFIX))
     found: dict[str, tuple[Image, bool]] = {}
     for name, text in told.items():
-        key = settings.checkpoint_of(name)
-        if name != settings.link and await there.call("EXISTS", key, key + LEASE_SUFFIX):
-            found[name] = (Image.parse(text.removeprefix(SHARED)), text.startswith(SHARED))
-    for name in await there.links() if thorough else ():
-        if name != settings.link:
-            found.setdefault(name, (EVERYTHING, False))
-    return found
+        key, where = settings.checkpoint_of(name), Image.parse(text.removeprefix(SHARED))
+        if name != settings.link and near.meets(where) and await there.call("EXISTS", key, key + LEASE_SUFFIX):
+            found[name] = (where, text.startswith(SHARED))
+    unruled = await links() - told.keys() if links is not None else set()
+    return found | {name: (EVERYTHING, False) for name in unruled if name != settings.link}
+
+
+def is_shard(name: str, link: str) -> bool:
+    """Whether a link is of a shard of the source cluster of another one, as an operator named that."""
+    base, _, number = name.rpartition(".")
+    return base == link and number.isdecimal()
 
 
 async def drawn_there(there: Directory) -> dict[str, Ranges]:
@@ -132,7 +145,6 @@ async def shards_there(there: Directory) -> dict[str, Ranges]:
     settings = there.settings
     found: dict[str, Ranges] = {}
     for name, text in parse_pairs(await there.call("HGETALL", settings.checkpoint_key + IMAGES_SUFFIX)).items():
-        base, _, number = name.rpartition(".")
-        if base == settings.link and number.isdecimal() and await there.call("EXISTS", settings.checkpoint_of(name)):
+        if is_shard(name, settings.link) and await there.call("EXISTS", settings.checkpoint_of(name)):
             found[name] = Image.parse(text.removeprefix(SHARED)).slots
     return dict(sorted(found.items(), key=lambda each: int(each[0].rpartition(".")[2])))

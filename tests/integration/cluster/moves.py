@@ -33,7 +33,7 @@ class RoamingLoad(Writer):
 
     def __init__(self, cluster: Cluster, slots: Sequence[int], seed: int = 1) -> None:
         super().__init__()
-        self._nodes = [ClusterNode("127.0.0.1", node.port) for node in cluster.primaries]
+        self._ports = [node.port for node in cluster.primaries]
         self._tags = [f"{{{slot_tag(slot)}}}" for slot in slots]
         self._random = random.Random(seed)
         self.turn = threading.Lock()
@@ -45,7 +45,10 @@ class RoamingLoad(Writer):
 
     def _write(self) -> None:
         retry = Retry(ConstantBackoff(0.05), 100)
-        client: Any = RedisCluster(startup_nodes=self._nodes, retry=retry, socket_timeout=30)
+        node: Any = ClusterNode
+        client: Any = RedisCluster(
+            startup_nodes=[node("127.0.0.1", port) for port in self._ports], retry=retry, socket_timeout=30
+        )
         while not self._stop.is_set():
             try:
                 with self.turn:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from portd.config.choices import ReadFrom
 from portd.config.settings import Settings
 from portd.preflight.audit import check
 from portd.preflight.findings import Level
 from portd.units import human_count
 from tests.clusters import SLOTS, Cluster
 from tests.commands import run
-from tests.servers import free_port
+from tests.integration.cluster.load import LINKS
+from tests.process import Portd
+from tests.servers import free_port, wait_for_sync
 
 if TYPE_CHECKING:
     from portd.preflight.findings import Finding, Report
@@ -144,7 +147,7 @@ async def test_what_is_there_and_what_does_not_fit(cluster: Cluster, source: Ser
     report = await look(source, cluster)
     assert of(report, "target.databases")[0].level is Level.ERROR
     assert of(report, "target.keys")[0].level is Level.ERROR
-    (memory,) = of(await look(cluster, target, memory_budget=20 << 20), "memory")
+    (memory,) = of(await look(cluster, target, memory_budget=8 << 20), "memory")
     assert memory.level is Level.ERROR
     assert "would fit" in memory.what
     assert of(await look(cluster.primaries[1], cluster, one_shard=True), "ends")[0].level is Level.ERROR
@@ -172,3 +175,69 @@ def test_the_command_tells_of_all_nodes(cluster: Cluster, target: Server, existi
     assert {"source.topology", "source.output-buffer", "source.fork", "memory", "clocks"} <= subjects
     wrong = [each["what"] for each in shown["findings"] if each["level"] == "error"]
     assert len(wrong) == (existing == "flush")
+
+
+async def test_rules_show_what_they_do_to_all_nodes(cluster: Cluster, target: Server) -> None:
+    """Shares are of the keys of all nodes, names that become one are found wherever they lie, and commands are summed."""
+    for number in range(30):
+        cluster.get("SET", f"user:{number}", "x" * 100)
+    for number in range(10):
+        cluster.get("SET", f"old:{number}", "x")
+    names = {number: (cluster.owner(f"old:{number}"), cluster.owner(f"newer:{number}")) for number in range(10)}
+    met = next(number for number, (one, other) in names.items() if one is not other)
+    cluster.get("SET", f"newer:{met}", "1")
+    for tag in ("{t0}", "{t1}", "{t2}"):
+        cluster.get("SET", f"{tag}a", "1")
+        cluster.get("RENAME", f"{tag}a", f"{tag}b")
+    settings: dict[str, Any] = {
+        "include": ("user:", "old:", "newer:"), "exclude": ("usr:",), "rename_prefix": ("old:=newer:",), "share_image": True,
+    }  # fmt: skip
+    report = await look(cluster, target, **settings)
+    (taken,) = of(report, "rules.taken")
+    assert "93.2 % of 44 keys" in taken.what, taken
+    told = "\n".join(each.what for each in of(report, "rules.rule"))
+    assert "include user:: 68.2 % of 44 keys" in told
+    assert "exclude usr:: fits none of 44 keys" in told
+    (name,) = of(report, "rules.names")
+    assert f"newer:{met}" in name.what
+    (commands,) = of(report, "rules.commands")
+    assert "rename (3)" in commands.what
+    assert of(report, "source.permissions.copying")[0].level is Level.OK
+    assert not of(report, "rules.links")
+
+
+async def test_rules_of_shards_are_held_against_what_the_target_has(cluster: Cluster, target: Server) -> None:
+    """Other rules than those of the data are named once for all shards, siblings are not told, and another link is."""
+    for number in range(30):
+        cluster.get("SET", f"user:{number}", "x")
+    with Portd(cluster.url, target, stop_after="snapshot", include="user:") as sync:
+        assert sync.wait() == os.EX_OK, sync.log()
+    same = await look(cluster, target, include=("user:",))
+    assert not of(same, "rules.changed")
+    assert not of(same, "rules.links")
+    report = await look(cluster, target, exclude=("user:1",))
+    (changed,) = of(report, "rules.changed")
+    assert changed.level is Level.ERROR
+    assert "include and exclude changed" in changed.what
+    assert all(link in changed.what for link in LINKS)
+    other = await look(cluster, target, link="other", include=("user:",))
+    links = of(other, "rules.links")
+    assert len(links) == 3
+    assert all("a key may be in both" in each.what for each in links)
+
+
+async def test_replicas_that_are_to_be_read_are_looked_at(target: Server) -> None:
+    """Each shard needs one; whose has none is named, and waits, or has its primary read."""
+    with Cluster(replicas=1) as cluster:
+        for number in range(30):
+            cluster.get("SET", f"user:{number}", "x")
+        wait_for_sync(lambda: all(len(entry) == 4 for entry in cluster.call(cluster.primaries[0], "CLUSTER", "SLOTS")))
+        (good,) = of(await look(cluster, target, source_read_from=ReadFrom.REPLICA), "source.read-from")
+        assert good.level is Level.OK
+        assert all(f"127.0.0.1:{node.port}" in good.what for node in cluster.replicas)
+        assert not of(await look(cluster, target), "source.read-from")
+        cluster.replicas[1].kill()
+        for wanted, level in ((ReadFrom.REPLICA, Level.ERROR), (ReadFrom.PREFER_REPLICA, Level.WARNING)):
+            (found,) = of(await look(cluster, target, source_read_from=wanted), "source.read-from")
+            assert found.level is level
+            assert f"no replica of 127.0.0.1:{cluster.primaries[1].port} can be read" in found.what

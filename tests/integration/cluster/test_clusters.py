@@ -350,3 +350,20 @@ def test_taking_over_ends_whoever_wrote_before(cluster: Cluster, into: Cluster) 
             assert not any(each["full_syncs"] for each in status["links"])
             assert second.terminate() == os.EX_OK, second.log()
     assert not differences(cluster, into)
+
+
+def test_a_start_says_what_may_have_no_exact_form(cluster: Cluster, source: Server) -> None:
+    """How often commands of several keys were called that cannot be cut by slot; of a source without any nothing is said."""
+    source.client().set("one", 1)
+    words = "commands in use may have no exact form in a cluster"
+    with Portd(source, cluster.url, stop_after="snapshot") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+        assert words not in portd.log()
+    client = source.client()
+    client.rename("one", "other")
+    client.rename("other", "one")
+    client.mset({"a": 1, "b": 2})
+    with Portd(source, cluster.url, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+        assert words in portd.log()
+        assert "rename (2): 2 of" in portd.log()

@@ -169,7 +169,7 @@ def test_a_shard_that_joins_and_leaves(cluster: Cluster, into: Server | Cluster)
                 cluster.move_slot(slot, node, until=load.run)
             load.run(10)
             until_settled(portd, into, cluster)
-        assert drawn(into, "default.16384") == {77, 6000}
+        wait_for_sync(lambda: drawn(into, "default.16384") == {77, 6000})
         with load.turn:
             until_applied(portd, {**nodes, "default.16384": fresh})
             assert not differences(into, cluster)
