@@ -4,9 +4,10 @@ A place of the data is a slot (docs/design/0006). What comes is sorted by slot, 
 transaction for each slot that is touched, with the slot's record in it. One window a node is in flight, and so one
 transaction a slot; the next one grows meanwhile.
 
-Whatever goes wrong with a node, all of it begins anew, as a *round*: the map is read, every primary is connected, whoever else
+Whatever goes wrong with the map, all of it begins anew, as a *round*: the map is read, every primary is connected, whoever else
 writes is ended, and all records are read. What they have is done, the rest is sorted by the new map and goes. So
-failovers, moved slots, lost connections and lost answers are one thing.
+failovers, moved slots, lost connections and lost answers are one thing. A node that is away is left behind meanwhile
+(`portd.target.cluster.turns`), and a round begins with it when it is back.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import asyncio
 import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from portd.errors import DataLost, InternalError, TargetBusy, TargetLost, first_cause
 from portd.groups import TaskGroup
@@ -26,26 +27,28 @@ from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.net.replies import code_of, presentable
 from portd.net.topology import slots_of
+from portd.target.cluster.absent import Absent, Back
 from portd.target.cluster.barrier import Barrier, Markers
 from portd.target.cluster.clearing import Clearing
-from portd.target.cluster.intake import Intake, Portion
-from portd.target.cluster.nodes import end_connections, read_map, require_home
+from portd.target.cluster.intake import Intake, Portion, SlotSource
+from portd.target.cluster.nodes import at, end_connections, on_some, read_map, require_home
 from portd.target.cluster.records import read_records, record_head
 from portd.target.cluster.shard import Shard, culprit, judge
 from portd.target.cluster.strand import Marks, SlotStrands
+from portd.target.cluster.turns import Turns
 from portd.target.clusternodes import ClusterNode
 from portd.target.connection import Disconnected, connect, set_up
 from portd.target.kept.checkpoint import Checkpoint, State, read_checkpoint, write_checkpoint
 from portd.target.limiter import LagWatch
 from portd.target.stream.account import Account, done_by_sibling
 from portd.target.stream.applying import ApplierOptions, ApplierStatistics
-from portd.target.stream.group import Culprit, PieceSource
+from portd.target.stream.group import Culprit
 from portd.target.stream.scripts import missing_script
 from portd.target.stream.strand import Unconfirmed
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Sequence
 
     from portd.kernel.slotgroups import Window
     from portd.kernel.stream import Piece
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
 _log = get_logger("target")
 
 FLOOR_SECONDS: Final = 1.0  # between two writes of the link's hash
+THERE_SECONDS: Final = 3.0  # a round waits so long for other nodes when one has answered
 
 
 class ClusterApplier:
@@ -71,7 +75,7 @@ class ClusterApplier:
     def __init__(
         self,
         destination: Destination,
-        source: PieceSource,
+        source: SlotSource,
         start: Checkpoint,
         progress: Progress,
         options: ApplierOptions,
@@ -100,8 +104,15 @@ class ClusterApplier:
         share = len(slots_of(cluster.slots)) / SLOTS
         self._intake = Intake(source, self._groups, self._account, progress, letters, options.limiter, start, share)
         self._intake.before_piece = self._prepare
-        self._shards: list[Shard] = []  # of the round
+        self._shards: list[Shard] = []  # of the round, as far as they are connected
+        self._away: list[ClusterNode] = []  # that are not
+        self._absent = Absent(records, options.epoch, progress)
+        self._turns = Turns(self._groups, self._intake, self._absent, self._settle_floor)
+        self._group: TaskGroup | None = None  # of the round
+        self._tasks: list[asyncio.Task[None]] = []  # in it, but for the work itself
+        self._stirred: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # something else has changed
         self._markers = Markers(records, destination.key, cluster.endpoint.slot)
+        self._away_since = 0.0  # unix time; of nodes that were, and have no slots any more
         self._missing: set[int] = set()  # slots whose records a flush removed
         self._failed = 0  # commands, since something was confirmed
         self._unsettled: list[tuple[Window, Marks]] = []  # in flight when a round ended
@@ -127,6 +138,11 @@ class ClusterApplier:
     def checkpoint(self) -> Checkpoint:
         """The link's hash, which says the floor."""
         return self._strands.record
+
+    @property
+    def behind(self) -> bool:
+        """Something was left behind, and is to be read again."""
+        return self._turns.pending
 
     async def reach(self, offset: int) -> None:
         """Waits until every slot has everything up to *offset*."""
@@ -160,6 +176,8 @@ class ClusterApplier:
             while True:
                 try:
                     await self._round()
+                except Back:
+                    continue
                 except Disconnected as error:
                     self._note(error, error.reason)
                 except TargetBusy as error:
@@ -173,6 +191,7 @@ class ClusterApplier:
         finally:
             self._account.bury_now()
             self._intake.close()
+            self._absent.keep(())
 
     def _note(self, error: Disconnected, reason: str) -> None:
         self._progress.errors.note(str(error))
@@ -184,49 +203,100 @@ class ClusterApplier:
     async def _round(self) -> None:
         """Until the source ends, or something has changed at the target."""
         async with AsyncExitStack() as stack:
-            self._shards = shards = await self._connect(stack)
-            await self._recover()
+            found = await self._connect(stack)
+            await self._recover(found)
             self._rounds += 1
             if self._rounds > 1:
-                _log.info("the target's slots are written again", nodes=len(shards), offset=self._strands.offset)
+                _log.info("the target's slots are written again", nodes=len(found), offset=self._strands.offset)
             try:
-                async with TaskGroup() as group:
-                    tasks = [
-                        group.create_task(shard.connection.watch(), name=f"{shard.connection.name}-watch")
-                        for shard in shards
-                    ]
-                    tasks.append(group.create_task(self._keep_floor(), name="floor"))
+                async with TaskGroup() as self._group:
+                    for shard in self._shards:
+                        self._start(self._watch_over(shard), f"{shard.connection.name}-watch")
+                    for node in self._away:
+                        self._start(self._absent.wait_for(node, self._cluster), f"{node.address} away")
+                    self._start(self._keep_floor(), "floor")
                     await self._work()
-                    for task in tasks:
+                    for task in self._tasks:
                         task.cancel()
                 await self._write_floor()
-                for shard in shards:
+                for shard in self._shards:
                     with suppress(Disconnected):  # a marker that stays goes at the next start
                         await shard.quiet()
             except BaseExceptionGroup as errors:
                 raise first_cause(errors, less=Disconnected) from None
             finally:
-                for shard in shards:
-                    if shard.window is not None and shard.marks is not None:
-                        self._unsettled.append((shard.window, shard.marks))
-                        shard.state.in_flight_bytes = shard.state.in_flight_batches = 0
+                self._group = None
+                self._tasks.clear()
+                for shard in self._shards:
+                    self._set_aside(shard)
                 self._shards = []
 
-    async def _connect(self, stack: AsyncExitStack) -> list[Shard]:
-        """Every primary, with nobody else writing."""
+    def _start(self, work: Coroutine[object, object, None], name: str) -> None:
+        """Something that is done beside the work of a round."""
+        assert self._group is not None, "it is done in a round"
+        self._tasks.append(self._group.create_task(work, name=name))
+
+    async def _watch_over(self, shard: Shard) -> None:
         try:
-            topology = await read_map(self._home, self._cluster.slots)
+            await shard.connection.watch()
+        except Disconnected as error:
+            self._lose(shard, error)
+
+    def _lose(self, shard: Shard, error: Disconnected) -> None:
+        """The connection to a node is lost: the others go on, if there are some.
+
+        Raises:
+            Disconnected: there are none.
+        """
+        if shard.gone:
+            return
+        if len(self._shards) == 1:
+            raise error
+        self._note(error, error.reason)
+        shard.gone = True
+        self._shards.remove(shard)
+        self._set_aside(shard)
+        self._away.append(shard.node)
+        self._groups.leave(shard.node.number)
+        self._absent.note(shard.node, error.reason)
+        self._start(self._absent.wait_for(shard.node, self._cluster), f"{shard.node.address} away")
+        if not self._stirred.done():
+            self._stirred.set_result(None)
+
+    def _set_aside(self, shard: Shard) -> None:
+        """What is in flight to a node is not answered any more: its records will tell."""
+        if shard.window is not None and shard.marks is not None:
+            self._unsettled.append((shard.window, shard.marks))
+        shard.window = shard.marks = shard.answer = None
+        shard.state.in_flight_bytes = shard.state.in_flight_batches = 0
+
+    async def _connect(self, stack: AsyncExitStack) -> list[tuple[Shard, list[tuple[int, int]]]]:
+        """Every primary that is there, with nobody else writing, and what the records of its slots say.
+
+        The first round needs all of them: what a slot has that the source lost is looked for then.
+        """
+        patience = THERE_SECONDS if self._claimed else None
+        try:
+            topology = await read_map(self._home, self._cluster.slots, patience)
         except TargetLost as error:
             raise Disconnected(str(error.args[0]), "map") from None
         self._cluster = replace(self._cluster, topology=topology)
         states = self._progress.take_lanes(len(topology.nodes))
-        shards = []
-        for number, node in enumerate(topology.nodes):
-            place = replace(self._home, host=node.host, port=node.port, seeds=None)
-            connection = await connect(place, f"shard-{number}", states[number].connection, self._options.connection)
+        nodes = [
+            ClusterNode(number, at(self._home, node), "", node.address, node.first, node.slots)
+            for number, node in enumerate(topology.nodes)
+        ]
+        since = self._absent.keep(node.address for node in nodes)
+        self._away = []
+
+        async def connected(node: ClusterNode) -> Shard:
+            state = states[node.number]
+            name = f"shard-{node.number}"
+            connection = await connect(node.endpoint, name, state.connection, self._options.connection)
             stack.callback(connection.close)
-            found = ClusterNode(number, place, "", node.address, node.first, node.slots)
-            shards.append(Shard(found, connection, states[number]))
+            return Shard(node, connection, state)
+
+        there = self._there(nodes, await on_some("connect", nodes, connected, (Disconnected, TargetBusy), patience))
         try:
             await require_home(
                 self._cluster, self._options.epoch
@@ -235,23 +305,46 @@ class ClusterApplier:
             if isinstance(error, DataLost):
                 raise
             raise Disconnected(str(error.args[0]), "epoch") from None
-        for shard in shards:
+
+        async def alone(shard: Shard) -> tuple[Shard, list[tuple[int, int]]]:
             async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
                 await end_connections(shard.connection, self._lease)
+                records = await read_records(shard.connection, self._prefix, shard.node.slots)
+                await self._markers.read(shard)
             shard.connection.establish()
-        return shards
+            return shard, records
 
-    async def _recover(self) -> None:
+        asked = [shard.node for shard in there]
+        found = self._there(asked, await on_some("records", there, alone, (Disconnected, TargetBusy), patience))
+        self._shards = [shard for shard, _ in found]
+        self._away_since = since
+        return found
+
+    def _there(self, nodes: Sequence[ClusterNode], outcome: Sequence[object]) -> list[Any]:
+        """What came of nodes that answered; others are away.
+
+        Raises:
+            Disconnected: none did, or all are needed.
+            TargetBusy: likewise.
+        """
+        errors = [each for each in outcome if isinstance(each, Exception)]
+        if errors and (len(errors) == len(nodes) or not self._claimed):
+            raise errors[0]
+        for node, each in zip(nodes, outcome, strict=True):
+            if isinstance(each, Exception):
+                reason = each.reason if isinstance(each, Disconnected) else str(each.args[0] if each.args else each)
+                self._away.append(node)
+                self._absent.note(node, reason)
+        return [each for each in outcome if not isinstance(each, Exception)]
+
+    async def _recover(self, all_found: list[tuple[Shard, list[tuple[int, int]]]]) -> None:
         """Finds out what every slot has, and sorts what is missing by the map."""
         expected: dict[int, int] = {}
         for window, _ in self._unsettled:
             expected |= dict(window.slots())
         lost: list[int] = []
         self._missing.clear()
-        for shard in self._shards:
-            async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
-                found = await read_records(shard.connection, self._prefix, shard.node.slots)
-                await self._markers.read(shard)
+        for shard, found in all_found:
             if NO_RECORD < shard.marker <= self._strands.written:  # every slot has had a record since
                 self._markers.forget(shard)
                 shard.marker = NO_RECORD
@@ -279,7 +372,7 @@ class ClusterApplier:
             self._claimed = True
             self._account.show()
             self._source.rewind(self._strands.offset, self._strands.record.db)
-        self._sort_again(len(self._shards))
+        self._sort_again(len(self._cluster.topology.nodes))
 
     async def _require_branch(self) -> None:
         """No slot may have what the source lost: it would go without as much of what the source wrote instead.
@@ -312,21 +405,34 @@ class ClusterApplier:
         )
 
     def _sort_again(self, nodes: int) -> None:
-        """Windows of the round before, by the map of this one."""
-        before = list(zip(self._groups.growing, self._intake.marks, strict=True))
+        """Windows of the round before, by the map of this one; what is for nodes that are away is left behind."""
+        groups, table = self._groups, self._cluster.topology.table
+        before = list(zip(groups.growing, self._intake.marks, strict=True))
         unsettled, self._unsettled = self._unsettled, []
-        self._groups.route(self._cluster.topology.table, nodes)
+        leave = self._turns.carry(table)
+        groups.route(table, nodes)
+        for node in self._away:
+            groups.leave(node.number)
         self._intake.marks = [Marks() for _ in range(nodes)]
         done = 0
         marks = [each for _, each in (*unsettled, *before) if each.since]
-        for window, _ in unsettled:
-            done += window.commands - self._groups.again(window)
+        for window, each in unsettled:
+            commands = window.commands
+            done += commands - groups.again(window, leave=True) - window.commands
+            if window.kept:
+                self._unsettled.append((window, each))
         for window, _ in before:
-            self._groups.again(window)
-        for window, each in zip(self._groups.growing, self._intake.marks, strict=True):
-            if window.entries:
+            groups.again(window, leave=True)
+        behind = leave()
+        for window, gap, each in zip(groups.growing, groups.gaps, self._intake.marks, strict=True):
+            if marks and (window.entries or gap.entries):
                 each.since = min(mark.since for mark in marks)
                 each.newest = max(mark.newest for mark in marks)
+        for shard in self._shards:
+            if shard.node.number in behind:
+                self._absent.note(shard.node, "it catches up", self._away_since)
+            else:
+                self._absent.there(shard.node)
         if done:
             self._confirm(done)
 
@@ -338,54 +444,66 @@ class ClusterApplier:
             if self._renamed:
                 await self._write_hash()
             await self._intake.take_pending()
-            wait = await self._send_all()
+            waits = [await self._send_all(), self._turns.leave_slow(self._shards), await self._turns.turn(self._shards)]
             busy = [shard for shard in self._shards if shard.answer is not None]
-            growing = any(window.entries for window in self._groups.growing)
-            if not busy and not growing:
+            if not busy and self._is_whole():
                 if self._intake.held is not None:
-                    async with self._asking:
-                        await self._pass_barrier(self._intake.held)
-                    continue
-                if not self._intake.open_since:
-                    self._rest()
-                if self._intake.broken is not None:
-                    raise self._intake.broken
-                if self._intake.ended:
-                    return
+                    if not self._away:
+                        async with self._asking:
+                            await self._pass_barrier(self._intake.held)
+                        continue
+                else:
+                    if not self._intake.open_since:
+                        self._rest()
+                    if self._intake.broken is not None:
+                        raise self._intake.broken
+                    if self._intake.ended:
+                        return
             self._note_waiting()
             await self._account.bury()
-            await self._next(busy, wait)
+            await self._next(busy, min((wait for wait in waits if wait is not None), default=None))
             for shard in busy:
                 if shard.answer is not None and shard.answer.done():
-                    self._answered(shard)
+                    self._take_answer(shard)
             await self._intake.take_read()
 
+    def _is_whole(self) -> bool:
+        """Nothing waits to be sent, and nothing is left behind."""
+        growing = any(window.entries for window in self._groups.growing)
+        return not growing and not self._unsettled and not self._turns.pending and not self._intake.is_behind
+
     async def _next(self, busy: list[Shard], wait: float | None) -> None:
-        """Waits for an answer, for a piece where there is room for one, or so many seconds."""
+        """Waits for an answer, for a piece where there is room for one, for a change, or so many seconds."""
+        if self._stirred.done():
+            self._stirred = asyncio.get_running_loop().create_future()
         waits: set[asyncio.Future[object]] = {shard.answer for shard in busy if shard.answer is not None}  # type: ignore[misc]
         if (reading := self._intake.reading()) is not None:
             waits.add(reading)  # type: ignore[arg-type]
-        if waits:
-            await asyncio.wait(waits, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-        else:
-            await asyncio.sleep(wait or 0)
+        waits.add(self._stirred)  # type: ignore[arg-type]
+        await asyncio.wait(waits, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
 
     async def _send_all(self) -> float | None:
         """Sends every window that may go; seconds until one may that must rest, None when none must."""
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
         wait: float | None = None
-        for shard in self._shards:
+        for shard in tuple(self._shards):
             number = shard.node.number
-            if shard.answer is not None or not self._groups.growing[number].entries:
+            if shard not in self._shards or shard.answer is not None or not self._groups.growing[number].entries:
                 continue
-            if shard.rests_until > now:
-                wait = min(wait or 3600.0, shard.rests_until - now)
+            if shard.rests_until > loop.time():
+                wait = min(wait or 3600.0, shard.rests_until - loop.time())
                 continue
             shard.window, shard.marks = self._groups.renew(number), self._intake.marks[number].take()
             data, replies = self._groups.render(shard.window, self._head)
             await self._limiter.take(len(data), replies)
+            if shard not in self._shards:  # it was lost meanwhile
+                continue
             shard.state.in_flight_bytes, shard.state.in_flight_batches = len(data), 1
-            shard.answer = shard.connection.confirm([data], replies)
+            shard.sent_at = loop.time()
+            try:
+                shard.answer = shard.connection.confirm([data], replies)
+            except Disconnected as error:
+                self._lose(shard, error)
         return wait
 
     # -- scripts
@@ -396,35 +514,36 @@ class ClusterApplier:
         scripts = self._options.scripts
         scripts.note(piece)
         if piece.digests or piece.loaded or piece.flushed:
-            for shard in self._shards:
+            for shard in tuple(self._shards):
                 commands = await scripts.before(shard.node.endpoint, [piece])
-                if commands:
+                if commands and not shard.gone:
                     shard.tell(commands)
 
     # -- what concerns all nodes
 
     async def _pass_barrier(self, portion: Portion) -> None:
         """Everything before it is in the target: does it on every node, once, and goes on behind it."""
-        for shard in self._shards:
+        shards = tuple(self._shards)
+        for shard in shards:
             await shard.quiet()
         if portion.clears:
             await self._clear(portion)
             return
         command = self._groups.command(portion.data, portion.next)
         offset, behind = portion.place()
-        if behind > self._intake.taken:
+        if behind > self._intake.passed:
             await self._limiter.going()
             prefix, writer = self._prefix, self._strands.writer
             empty = Clearing(self._options, behind, prefix, writer).empty
             barrier = Barrier(command, behind, self._markers, prefix, writer, empty)
             self._barrier_at = behind
             ours = [*self._strands.record.commands(self._key), *self._options.restated()]
-            refused = await barrier.run(self._shards, self._groups, self._missing, ours)
+            refused = await barrier.run(shards, self._groups, self._missing, ours)
             if refused and not done_by_sibling(refused, self._options.choice):
                 culprit = Culprit(offset, 0, barrier.name, b"")
                 self._failed += 1
                 self._account.keep({0: refused}, lambda _: [culprit])
-            self._intake.taken = behind
+            self._intake.pass_by(behind)
             self._confirm(1)
         portion.next += 1
         self._intake.sort(portion)
@@ -433,12 +552,22 @@ class ClusterApplier:
         """Removes what rules cover from all slots, and goes on behind that."""
         self._cleared_at = portion.end
         clearing = Clearing(self._options, portion.end, self._prefix, self._strands.writer)
-        await clearing.run(self._shards, self._groups)
+        await clearing.run(tuple(self._shards), self._groups)
+        self._intake.pass_by(portion.end)
         _log.info("flushed what rules cover", keys=clearing.removed, offset=portion.end)
         self._intake.sort(portion)
         self._confirm(0)
 
     # -- answers
+
+    def _take_answer(self, shard: Shard) -> None:
+        """A window was answered, or the connection was lost."""
+        try:
+            self._answered(shard)
+        except Disconnected as error:
+            if not shard.connection.is_lost:
+                raise
+            self._lose(shard, error)
 
     def _answered(self, shard: Shard) -> None:
         """A window was answered."""
@@ -448,6 +577,7 @@ class ClusterApplier:
         assert answer is not None
         notes = answer.result()
         shard.answer = None
+        shard.refused_since = 0.0 if not notes else shard.refused_since
         shard.state.in_flight_bytes = shard.state.in_flight_batches = 0
         shard.state.replies += window.entries + 3 * window.transactions
         shard.state.errors += len(notes)
@@ -479,7 +609,11 @@ class ClusterApplier:
             shard.state.retries += 1
             self._progress.errors.note(f"{shard.node.address}: {presentable(found.trouble)}")
             self._progress.troubles.note(TARGET, code_of(found.trouble), presentable(found.trouble))
+            shard.refusal = presentable(found.trouble)
+            shard.refused_since = shard.refused_since or asyncio.get_running_loop().time()
             shard.rests_until = asyncio.get_running_loop().time() + self._backoff.next_wait()
+        else:
+            shard.refused_since = 0.0
         self._confirm(commands - left, settled=not found.trouble)
 
     def _leave_out(self, window: Window, refused: dict[int, dict[int, str]]) -> None:
@@ -526,9 +660,14 @@ class ClusterApplier:
             self._confirm(0)
         self._account.catch_up(self._source.waiting_since)
 
+    def _settle_floor(self) -> tuple[int, int]:
+        self._raise_floor()
+        return self._strands.offset, self._strands.record.db
+
     def _raise_floor(self) -> None:
         floors = [window.floor for window, _ in self._unsettled if window.entries]
         floors += [window.floor for window in self._groups.growing if window.entries]
+        floors += [gap.floor for gap in self._groups.gaps if gap.entries]
         floors += [shard.window.floor for shard in self._shards if shard.window is not None]
         floor = min(floors, default=self._intake.boundary)
         self._strands.rise(floor, self._intake.database_at(floor))
