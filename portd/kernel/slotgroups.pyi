@@ -148,7 +148,7 @@ class SlotGroups:
     left: int
     """Commands that had no place."""
     skipped: int
-    """Commands that the records had already when they came by first."""
+    """Commands that the records had already when they came by first, and SELECT."""
     cut: int
     """Commands that were cut by slot."""
     def render(self, window: Window, writer: bytes) -> tuple[bytes, int]:

@@ -349,7 +349,11 @@ cdef class SlotGroups:
                     self._keep(p, command.end - p, slot, of[number], behind, True, floor)
                 elif slot == G_SEVERAL and self.router.cuts != C_NOT:
                     self._cut(&command, of[number], behind, floor)
-                elif slot != G_SELECT and <int64_t> of[number] > self.known:
+                elif <int64_t> of[number] <= self.known:
+                    pass
+                elif slot == G_SELECT:
+                    self.skipped += 1
+                else:
                     self._leave(&command, of[number], slot == G_SEVERAL)
             p = command.end
         return total

@@ -479,6 +479,12 @@ def _lanes(progress: Progress) -> Iterator[Metric]:
     for name, text, values in columns:
         yield _counters(f"lane_{name}", f"{text} One lane is one connection to the target.", "lane", values)
     yield _gauges(
+        "target_node_away_seconds",
+        "For how long a node of a target cluster is left behind while the others go on; no series of one that is not.",
+        "node",
+        {node.address: max(0.0, time.time() - node.since) for node in progress.nodes_away.values()},
+    )
+    yield _gauges(
         "lane_connected",
         "1 while the lane's connection is up.",
         "lane",
