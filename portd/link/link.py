@@ -54,7 +54,6 @@ from portd.target.destination import Destination
 from portd.target.kept import postponed
 from portd.target.kept.checkpoint import SLOT_STRANDS, State, guard, read_checkpoint
 from portd.target.kept.contents import keys_there
-from portd.target.kept.importmode import ImportMode
 from portd.target.kept.lease import Lease
 from portd.target.limiter import Limiter
 from portd.target.pulse import Pulse
@@ -150,7 +149,9 @@ class Link:
         self._taken = False  # somebody else has the link by now
         self._pulse = Pulse(self._target, progress)
         self._imports = False  # the target is in import mode because of us
-        self._import_mode = ImportMode(self._target, settings.checkpoint_key, settings.link, progress)
+        self._import_mode = clusters.import_mode(
+            self._target, settings.checkpoint_key, settings.link, progress, lambda: self.ruling.choice.slots
+        )
         self._standing = StandingBy(self.ruling, progress, stop, self._examine) if settings.standby else None
         self._keys_at_start: int | None = None  # of the source; good for a snapshot that begins at once
         self.report = Report(progress, self._spool, self._budget, self._scripts, lambda: self._session)
@@ -361,16 +362,16 @@ class Link:
     async def _close_expiry_gap(self, capabilities: Capabilities) -> bool:
         """Chooses what keeps keys alive whose renewal comes late; whether near expiries are postponed."""
         wanted, postpones = self.ruling.settings.expiry_gap, False
-        if capabilities.cluster_enabled:
-            wanted = ExpiryGap.OFF
-            if self.ruling.settings.expiry_gap is not wanted:
-                log.warning(
-                    "the expiry gap is open: the target is a cluster", wanted=self.ruling.settings.expiry_gap.value,
-                    hint="keys renewed at the last moment may expire while the target lags",
-                )  # fmt: skip
         if wanted in {ExpiryGap.AUTO, ExpiryGap.IMPORT_MODE}:
             self._imports = await self._import_mode.enter(capabilities)
-        if wanted in {ExpiryGap.POSTPONE, ExpiryGap.HOLD} or (wanted is ExpiryGap.AUTO and not self._imports):
+        if capabilities.cluster_enabled:
+            if wanted is not ExpiryGap.OFF and not self._imports:
+                log.warning(
+                    "the expiry gap is open: the target is a cluster", wanted=wanted.value,
+                    hint="keys renewed at the last moment may expire while the target lags; import mode of Valkey 8.1 closes it",
+                )  # fmt: skip
+                wanted = ExpiryGap.OFF
+        elif wanted in {ExpiryGap.POSTPONE, ExpiryGap.HOLD} or (wanted is ExpiryGap.AUTO and not self._imports):
             postpones = await postponed.usable(self._target, capabilities, self.ruling.settings.checkpoint_name())
         closed = (
             "import-mode"

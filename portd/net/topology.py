@@ -53,12 +53,14 @@ class Node:
         host: where it is reached.
         port: likewise.
         slots: ranges that it has, ascending, ends included.
+        replicas: where those are that may be promoted in its place.
     """
 
     name: str
     host: str
     port: int
     slots: Ranges
+    replicas: tuple[Address, ...] = field(default=(), compare=False)
 
     @property
     def address(self) -> str:
@@ -125,6 +127,7 @@ def parse_slots(answer: object, asked: str, addresses: Mapping[Address, Address]
     addresses = addresses or {}
     slots: dict[tuple[str, str, int], list[tuple[int, int]]] = {}
     others: dict[Address, None] = {}
+    followed: dict[tuple[str, str, int], dict[Address, None]] = {}
     if not isinstance(answer, list):
         raise ValueError("it answers CLUSTER SLOTS with something else than a list")  # noqa: TRY004 - it came from outside
     for entry in answer:
@@ -134,13 +137,19 @@ def parse_slots(answer: object, asked: str, addresses: Mapping[Address, Address]
         if not (isinstance(first, int) and isinstance(last, int) and 0 <= first <= last < SLOTS):
             raise ValueError("an entry of CLUSTER SLOTS has no range of slots")
         name, host, port = _node(entry[2], asked)
-        slots.setdefault((name, *addresses.get((host, port), (host, port))), []).append((first, last))
+        primary = (name, *addresses.get((host, port), (host, port)))
+        slots.setdefault(primary, []).append((first, last))
+        replicas = followed.setdefault(primary, {})
         for each in entry[3:]:
             _, host, port = _node(each, asked)
-            others[addresses.get((host, port), (host, port))] = None
+            replicas[addresses.get((host, port), (host, port))] = None
+        others |= replicas
     if len(slots) > MOST_NODES:
         raise ValueError(f"CLUSTER SLOTS tells of more than {MOST_NODES} nodes")
-    nodes = [Node(name, host, port, _joined(found)) for (name, host, port), found in slots.items()]
+    nodes = [
+        Node(name, host, port, _joined(found), tuple(followed[name, host, port]))
+        for (name, host, port), found in slots.items()
+    ]
     return Topology.of(nodes, others)
 
 
@@ -235,7 +244,7 @@ class Seeds:
     Attributes:
         addresses: (host, port) of each.
         mapped: pairs: what the cluster announces, and what is used instead.
-        known: addresses that the newest map had.
+        known: addresses that the newest map had, first the one that told it.
     """
 
     addresses: tuple[Address, ...]
@@ -264,7 +273,8 @@ class Seeds:
                 said.append(f"{shown(host, port)}: {str(error)[:100] or type(error).__name__}")
                 continue
             if found.nodes:
-                self.known[:] = [*((each.host, each.port) for each in found.nodes), *found.others]
+                known = [*((each.host, each.port) for each in found.nodes), *found.others]
+                self.known[:] = sorted(known, key=lambda each: each != (host, port))  # who answers is asked first again
                 return found
             outside = False
             said.append(f"{shown(host, port)}: knows of no slots")

@@ -16,7 +16,7 @@ import asyncio
 import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from portd.errors import DataLost, InternalError, TargetBusy, TargetLost, first_cause
 from portd.groups import TaskGroup
@@ -30,14 +30,13 @@ from portd.net.topology import slots_of
 from portd.target.cluster.absent import Absent, Back
 from portd.target.cluster.barrier import Barrier, Markers
 from portd.target.cluster.clearing import Clearing
+from portd.target.cluster.entering import Entered, Entering
 from portd.target.cluster.intake import Intake, Portion, SlotSource
-from portd.target.cluster.nodes import at, end_connections, on_some, read_map, require_home
-from portd.target.cluster.records import read_records, record_head
+from portd.target.cluster.records import record_head
 from portd.target.cluster.shard import Shard, culprit, judge
 from portd.target.cluster.strand import Marks, SlotStrands
 from portd.target.cluster.turns import Turns
-from portd.target.clusternodes import ClusterNode
-from portd.target.connection import Disconnected, connect, set_up
+from portd.target.connection import Disconnected
 from portd.target.kept.checkpoint import Checkpoint, State, read_checkpoint, write_checkpoint
 from portd.target.limiter import LagWatch
 from portd.target.stream.account import Account, done_by_sibling
@@ -48,17 +47,17 @@ from portd.target.stream.strand import Unconfirmed
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine
 
     from portd.kernel.slotgroups import Window
     from portd.kernel.stream import Piece
     from portd.model import Progress
+    from portd.target.clusternodes import ClusterNode
     from portd.target.destination import Destination
 
 _log = get_logger("target")
 
 FLOOR_SECONDS: Final = 1.0  # between two writes of the link's hash
-THERE_SECONDS: Final = 3.0  # a round waits so long for other nodes when one has answered
 
 
 class ClusterApplier:
@@ -104,14 +103,15 @@ class ClusterApplier:
         share = len(slots_of(cluster.slots)) / SLOTS
         self._intake = Intake(source, self._groups, self._account, progress, letters, options.limiter, start, share)
         self._intake.before_piece = self._prepare
+        self._markers = Markers(records, destination.key, cluster.endpoint.slot)
         self._shards: list[Shard] = []  # of the round, as far as they are connected
         self._away: list[ClusterNode] = []  # that are not
+        self._entering = Entering(destination.lease, options, records, self._markers, progress)
         self._absent = Absent(records, options.epoch, progress)
         self._turns = Turns(self._groups, self._intake, self._absent, self._settle_floor)
         self._group: TaskGroup | None = None  # of the round
         self._tasks: list[asyncio.Task[None]] = []  # in it, but for the work itself
         self._stirred: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # something else has changed
-        self._markers = Markers(records, destination.key, cluster.endpoint.slot)
         self._away_since = 0.0  # unix time; of nodes that were, and have no slots any more
         self._missing: set[int] = set()  # slots whose records a flush removed
         self._failed = 0  # commands, since something was confirmed
@@ -203,11 +203,11 @@ class ClusterApplier:
     async def _round(self) -> None:
         """Until the source ends, or something has changed at the target."""
         async with AsyncExitStack() as stack:
-            found = await self._connect(stack)
-            await self._recover(found)
+            entered = await self._enter(stack)
+            await self._recover(entered)
             self._rounds += 1
             if self._rounds > 1:
-                _log.info("the target's slots are written again", nodes=len(found), offset=self._strands.offset)
+                _log.info("the target's slots are written again", nodes=len(self._shards), offset=self._strands.offset)
             try:
                 async with TaskGroup() as self._group:
                     for shard in self._shards:
@@ -270,81 +270,25 @@ class ClusterApplier:
         shard.window = shard.marks = shard.answer = None
         shard.state.in_flight_bytes = shard.state.in_flight_batches = 0
 
-    async def _connect(self, stack: AsyncExitStack) -> list[tuple[Shard, list[tuple[int, int]]]]:
-        """Every primary that is there, with nobody else writing, and what the records of its slots say.
+    async def _enter(self, stack: AsyncExitStack) -> Entered:
+        """Every primary that is there. The first round needs all: what a slot has that the source lost is looked for then."""
+        entered = await self._entering.enter(self._cluster, stack, all_of_them=not self._claimed)
+        self._cluster = replace(self._cluster, topology=entered.topology)
+        self._away_since = self._absent.keep(node.address for node in entered.topology.nodes)
+        self._shards = [shard for shard, _ in entered.shards]
+        self._away = [node for node, _ in entered.away]
+        for node, reason in entered.away:
+            self._absent.note(node, reason)
+        return entered
 
-        The first round needs all of them: what a slot has that the source lost is looked for then.
-        """
-        patience = THERE_SECONDS if self._claimed else None
-        try:
-            topology = await read_map(self._home, self._cluster.slots, patience)
-        except TargetLost as error:
-            raise Disconnected(str(error.args[0]), "map") from None
-        self._cluster = replace(self._cluster, topology=topology)
-        states = self._progress.take_lanes(len(topology.nodes))
-        nodes = [
-            ClusterNode(number, at(self._home, node), "", node.address, node.first, node.slots)
-            for number, node in enumerate(topology.nodes)
-        ]
-        since = self._absent.keep(node.address for node in nodes)
-        self._away = []
-
-        async def connected(node: ClusterNode) -> Shard:
-            state = states[node.number]
-            name = f"shard-{node.number}"
-            connection = await connect(node.endpoint, name, state.connection, self._options.connection)
-            stack.callback(connection.close)
-            return Shard(node, connection, state)
-
-        there = self._there(nodes, await on_some("connect", nodes, connected, (Disconnected, TargetBusy), patience))
-        try:
-            await require_home(
-                self._cluster, self._options.epoch
-            )  # who takes the link from now on ends the connections
-        except TargetLost as error:
-            if isinstance(error, DataLost):
-                raise
-            raise Disconnected(str(error.args[0]), "epoch") from None
-
-        async def alone(shard: Shard) -> tuple[Shard, list[tuple[int, int]]]:
-            async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
-                await end_connections(shard.connection, self._lease)
-                records = await read_records(shard.connection, self._prefix, shard.node.slots)
-                await self._markers.read(shard)
-            shard.connection.establish()
-            return shard, records
-
-        asked = [shard.node for shard in there]
-        found = self._there(asked, await on_some("records", there, alone, (Disconnected, TargetBusy), patience))
-        self._shards = [shard for shard, _ in found]
-        self._away_since = since
-        return found
-
-    def _there(self, nodes: Sequence[ClusterNode], outcome: Sequence[object]) -> list[Any]:
-        """What came of nodes that answered; others are away.
-
-        Raises:
-            Disconnected: none did, or all are needed.
-            TargetBusy: likewise.
-        """
-        errors = [each for each in outcome if isinstance(each, Exception)]
-        if errors and (len(errors) == len(nodes) or not self._claimed):
-            raise errors[0]
-        for node, each in zip(nodes, outcome, strict=True):
-            if isinstance(each, Exception):
-                reason = each.reason if isinstance(each, Disconnected) else str(each.args[0] if each.args else each)
-                self._away.append(node)
-                self._absent.note(node, reason)
-        return [each for each in outcome if not isinstance(each, Exception)]
-
-    async def _recover(self, all_found: list[tuple[Shard, list[tuple[int, int]]]]) -> None:
+    async def _recover(self, entered: Entered) -> None:
         """Finds out what every slot has, and sorts what is missing by the map."""
         expected: dict[int, int] = {}
         for window, _ in self._unsettled:
             expected |= dict(window.slots())
         lost: list[int] = []
         self._missing.clear()
-        for shard, found in all_found:
+        for shard, found in entered.shards:
             if NO_RECORD < shard.marker <= self._strands.written:  # every slot has had a record since
                 self._markers.forget(shard)
                 shard.marker = NO_RECORD

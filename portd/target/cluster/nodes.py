@@ -29,7 +29,7 @@ from portd.target.cluster.records import BARRIER_SUFFIX, portions, write_records
 from portd.target.clusternodes import ClusterNode, ClusterTarget
 from portd.target.connection import connect, set_up, text_of
 from portd.target.control import control, unmapped
-from portd.target.kept.checkpoint import LEASE_SUFFIX, SCAN_COUNT, read_checkpoint
+from portd.target.kept.checkpoint import IMAGES_SUFFIX, IMPORTS_SUFFIX, LEASE_SUFFIX, SCAN_COUNT, read_checkpoint
 from portd.target.kept.contents import keys_there
 from portd.target.kept.epoch import EPOCH_SUFFIX, check
 from portd.target.probe import probe
@@ -331,6 +331,7 @@ async def _count_ours(client: Control, settings: Settings, node: Node) -> int:
     here = f"{records}{{{slot_tag(node.first)}}}"
     beside = [key, *(key + suffix for suffix in (LEASE_SUFFIX, EPOCH_SUFFIX, BARRIER_SUFFIX))]
     beside += [here + EPOCH_SUFFIX, here + BARRIER_SUFFIX]
+    beside += [settings.checkpoint_key + suffix for suffix in (IMPORTS_SUFFIX, IMAGES_SUFFIX)]
     names: list[list[str | bytes]] = [list(beside)]
     names += [list(record_keys(records.encode(), first, last)) for first, last in portions(node.slots)]
     for each in names:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.servers import Server
 
-SPARSE = {"cluster_require_full_coverage": False, "appendonly": True, "appendfsync": "always"}
+SPARSE: dict[str, Any] = {"cluster_require_full_coverage": False, "appendonly": True, "appendfsync": "always"}
 HASTY = {"connect_seconds": 2}
 PAGE = 8000  # bytes of a value that fills windows
 
@@ -103,7 +103,7 @@ def test_the_others_go_on(source: Server, sparse: Cluster, how: str, number: int
 
 
 def test_a_node_that_is_killed_and_portd_with_it(source: Server, sparse: Cluster) -> None:
-    """portd is killed while a node is away: a start needs all nodes, and each slot goes on from what it has."""
+    """Portd is killed while a node is away: a start needs all nodes, and each slot goes on from what it has."""
     away = sparse.primaries[1]
     keys = {node: key_of(sparse, node) for node in sparse.primaries}
     big = key_of(sparse, away, "big")
@@ -235,7 +235,9 @@ def test_a_spool_that_is_full_makes_all_wait(source: Server, sparse: Cluster, ro
         away.signal(signal.SIGSTOP)
         burst(source, big, 30)
         portd.until(lambda status: bool(status["target"]["nodes_away"]))
-        wait_for_sync(lambda: 'portd_spool_full{link="default"} 1' in portd.get("metrics", "text/plain"), dump=portd.log)
+        wait_for_sync(
+            lambda: 'portd_spool_full{link="default"} 1' in portd.get("metrics", "text/plain"), dump=portd.log
+        )
         away.signal(signal.SIGCONT)
         portd.until_applied(source)
         portd.until(is_exact)
