@@ -25,7 +25,7 @@ from portd.target.control import control
 from portd.target.kept.importmode import LOOK_SECONDS, SETTING, Users, has_import_mode, look, note_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from portd.model import Progress
     from portd.net.endpoint import Endpoint
@@ -71,17 +71,18 @@ class ClusterImportMode:
             await self._users.sign(client)  # before the switch: who leaves meanwhile sees us
         primaries, replicas = _involved((await self._map()).within(self._slots()))
         everybody = (*primaries, *replicas)
-        for address, error in zip(everybody, await self._switch(everybody, "yes"), strict=True):
+        outcome = dict(zip(everybody, await self._switch(everybody, "yes"), strict=True))
+        self._known = {address for address, error in outcome.items() if error is None}
+        for address, error in outcome.items():
             if isinstance(error, Refused):
-                _log.warning("no import mode", node=shown(*address), reply=error.text, hint="allow +config|set")
-                await self.leave()
+                hint = "allow +config|set on every node"
+                _log.warning("no import mode", node=shown(*address), reply=error.text, hint=hint)
+                await self._end(self._known)
                 return False
             if error is not None and address in primaries:
                 raise TargetLost(
                     f"the target {shown(*address)} cannot be reached while turning import mode on: {error}"
                 )
-            if error is None:
-                self._known.add(address)
         return True
 
     async def keep(self) -> None:
@@ -141,14 +142,22 @@ class ClusterImportMode:
         Raises:
             TargetError: one cannot be reached, or refuses; the others have left it.
         """
+        primaries, replicas = _involved(await self._map())
+        if failed := await self._end({*primaries, *replicas, *self._known}):
+            raise TargetLost(f"import mode is not off everywhere: {'; '.join(failed)}")
+
+    async def _end(self, addresses: Iterable[Address]) -> list[str]:
+        """Switches the mode of some nodes off, unless another link needs it; what went wrong.
+
+        Raises:
+            TargetError: the list of links cannot be read.
+        """
         async with control(self._list, "turning import mode off") as client:
             if await self._users.leave(client):
-                return
-        primaries, replicas = _involved(await self._map())
-        places = tuple(dict.fromkeys((*primaries, *replicas, *self._known)))
+                return []
+        places = sorted(addresses)
         outcome = zip(places, await self._switch(places, "no"), strict=True)
-        if failed := [f"{shown(*address)}: {error or 'no answer'}" for address, error in outcome if error is not None]:
-            raise TargetLost(f"import mode is not off everywhere: {'; '.join(failed)}")
+        return [f"{shown(*address)}: {error or 'no answer'}" for address, error in outcome if error is not None]
 
     async def _switch(self, addresses: Sequence[Address], value: str) -> list[OSError | Refused | None]:
         """Sets the mode of some nodes at once; what went wrong with each."""
