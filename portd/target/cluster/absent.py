@@ -17,7 +17,7 @@ from portd.target.cluster.nodes import at, require_home
 from portd.target.connection import Disconnected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from portd.model import Progress
     from portd.target.clusternodes import ClusterNode, ClusterTarget
@@ -62,6 +62,14 @@ class Absent:
         if (told := self._told.pop(node.address, None)) is not None:
             seconds = round(time.time() - told.since, 1)
             _log.info("a node of the target has caught up", node=node.address, slots=told.slots, seconds=seconds)
+
+    def look(self, there: Iterable[ClusterNode], behind: Collection[int], since: float) -> None:
+        """Nodes that are connected: those whose numbers are in *behind* were left behind, perhaps under another address."""
+        for node in there:
+            if node.number in behind:
+                self.note(node, "it catches up", since)
+            else:
+                self.there(node)
 
     def keep(self, addresses: Iterable[str]) -> float:
         """Nodes of other addresses have no slots any more; since when they were away, 0 when none was."""

@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import DataLost, InternalError, TargetBusy, TargetLost, first_cause
+from portd.errors import TargetBusy, first_cause
 from portd.groups import TaskGroup
 from portd.kernel.keyspecs import KeySpecs
 from portd.kernel.slotgroups import NO_RECORD, SlotGroups
@@ -33,11 +33,12 @@ from portd.target.cluster.clearing import Clearing
 from portd.target.cluster.entering import Entered, Entering
 from portd.target.cluster.intake import Intake, Portion, SlotSource
 from portd.target.cluster.records import record_head
+from portd.target.cluster.recovery import Recovery
 from portd.target.cluster.shard import Shard, culprit, judge
 from portd.target.cluster.strand import Marks, SlotStrands
 from portd.target.cluster.turns import Turns
 from portd.target.connection import Disconnected
-from portd.target.kept.checkpoint import Checkpoint, State, read_checkpoint, write_checkpoint
+from portd.target.kept.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from portd.target.limiter import LagWatch
 from portd.target.stream.account import Account, done_by_sibling
 from portd.target.stream.applying import ApplierOptions, ApplierStatistics
@@ -106,6 +107,9 @@ class ClusterApplier:
         self._markers = Markers(records, destination.key, cluster.endpoint.slot)
         self._shards: list[Shard] = []  # of the round, as far as they are connected
         self._away: list[ClusterNode] = []  # that are not
+        self._recovery = Recovery(
+            self._home, self._key, options, self._strands, self._groups, self._intake, self._markers
+        )
         self._entering = Entering(destination.lease, options, records, self._markers, progress)
         self._absent = Absent(records, options.epoch, progress)
         self._turns = Turns(self._groups, self._intake, self._absent, self._settle_floor)
@@ -113,11 +117,9 @@ class ClusterApplier:
         self._tasks: list[asyncio.Task[None]] = []  # in it, but for the work itself
         self._stirred: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # something else has changed
         self._away_since = 0.0  # unix time; of nodes that were, and have no slots any more
-        self._missing: set[int] = set()  # slots whose records a flush removed
         self._failed = 0  # commands, since something was confirmed
         self._unsettled: list[tuple[Window, Marks]] = []  # in flight when a round ended
         self._barrier_at = NO_RECORD  # markers of this barrier are on the nodes
-        self._cleared_at = NO_RECORD  # some slots may be behind this FLUSHDB already
         self._asking = asyncio.Lock()  # held while nodes are asked over their connections: nothing else is sent there
         self._rounds = 0
         self._backoff = Backoff(options.connection.retry_first_seconds, options.connection.retry_limit_seconds)
@@ -286,67 +288,15 @@ class ClusterApplier:
         expected: dict[int, int] = {}
         for window, _ in self._unsettled:
             expected |= dict(window.slots())
-        lost: list[int] = []
-        self._missing.clear()
-        for shard, found in entered.shards:
-            if NO_RECORD < shard.marker <= self._strands.written:  # every slot has had a record since
-                self._markers.forget(shard)
-                shard.marker = NO_RECORD
-            for slot, has in found:
-                known = self._groups.record(slot)
-                if has == NO_RECORD:
-                    if shard.marker == NO_RECORD or shard.marker < known:
-                        raise DataLost(
-                            f"the target lost its data: the record of slot {slot} on {shard.node.address} is gone"
-                        )
-                    self._missing.add(slot)  # it was emptied because the source was
-                    self._groups.set_record(slot, shard.marker)
-                elif known in {NO_RECORD, has} or has in {expected.get(slot), self._cleared_at}:
-                    self._groups.set_record(slot, has)
-                elif has < known:
-                    lost.append(has)
-                else:
-                    raise InternalError(f"the record of slot {slot} says {has}, which nothing of ours ended with")
-        if lost:
-            await self._sink(min(lost), len(lost))
+        await self._recovery.look(entered, expected)
         if not self._claimed:
-            await self._require_branch()
+            await self._recovery.require_branch(self._shards)
             self._strands.claim(await read_checkpoint(self._home, self._key))
             await self._write_hash()
             self._claimed = True
             self._account.show()
             self._source.rewind(self._strands.offset, self._strands.record.db)
         self._sort_again(len(self._cluster.topology.nodes))
-
-    async def _require_branch(self) -> None:
-        """No slot may have what the source lost: it would go without as much of what the source wrote instead.
-
-        Raises:
-            TargetLost: one has; the next session begins with a full sync.
-        """
-        branch = self._options.branch
-        slots = [slot for node in self._shards for slot in slots_of(node.node.slots)]
-        ahead = 0 if branch is None else sum(self._groups.record(slot) > branch for slot in slots)
-        if not ahead:
-            return
-        told = replace(self._strands.record, state=State.SNAPSHOT, time_ms=0)
-        await write_checkpoint(self._home, self._key, told, self._options.epoch, self._options.connection)
-        raise TargetLost(
-            f"{ahead} slots of the target have writes that the source lost in a failover (behind offset {branch})",
-            hint="a full sync follows",
-        )
-
-    async def _sink(self, floor: int, slots: int) -> None:
-        """Slots have less than they had: the next session begins where the last one of them is."""
-        told = self._strands.sink(floor)
-        if any(db for _, db in self._intake.databases):  # which was in effect there is not known
-            told = replace(told, state=State.SNAPSHOT)
-        await write_checkpoint(self._home, self._key, told, self._options.epoch, self._options.connection)
-        raise TargetLost(
-            f"{slots} slots of the target went back, the furthest to offset {floor}: a replica was promoted that had not all of "
-            "its primary's writes, or a node was restored from an older file",
-            hint="the sync goes on from there if the source still has what follows; what each slot has is not written twice",
-        )
 
     def _sort_again(self, nodes: int) -> None:
         """Windows of the round before, by the map of this one; what is for nodes that are away is left behind."""
@@ -372,11 +322,7 @@ class ClusterApplier:
             if marks and (window.entries or gap.entries):
                 each.since = min(mark.since for mark in marks)
                 each.newest = max(mark.newest for mark in marks)
-        for shard in self._shards:
-            if shard.node.number in behind:
-                self._absent.note(shard.node, "it catches up", self._away_since)
-            else:
-                self._absent.there(shard.node)
+        self._absent.look([shard.node for shard in self._shards], behind, self._away_since)
         if done:
             self._confirm(done)
 
@@ -420,6 +366,7 @@ class ClusterApplier:
         """Waits for an answer, for a piece where there is room for one, for a change, or so many seconds."""
         if self._stirred.done():
             self._stirred = asyncio.get_running_loop().create_future()
+            return
         waits: set[asyncio.Future[object]] = {shard.answer for shard in busy if shard.answer is not None}  # type: ignore[misc]
         if (reading := self._intake.reading()) is not None:
             waits.add(reading)  # type: ignore[arg-type]
@@ -482,7 +429,7 @@ class ClusterApplier:
             barrier = Barrier(command, behind, self._markers, prefix, writer, empty)
             self._barrier_at = behind
             ours = [*self._strands.record.commands(self._key), *self._options.restated()]
-            refused = await barrier.run(shards, self._groups, self._missing, ours)
+            refused = await barrier.run(shards, self._groups, self._recovery.missing, ours)
             if refused and not done_by_sibling(refused, self._options.choice):
                 culprit = Culprit(offset, 0, barrier.name, b"")
                 self._failed += 1
@@ -494,7 +441,7 @@ class ClusterApplier:
 
     async def _clear(self, portion: Portion) -> None:
         """Removes what rules cover from all slots, and goes on behind that."""
-        self._cleared_at = portion.end
+        self._recovery.cleared_at = portion.end
         clearing = Clearing(self._options, portion.end, self._prefix, self._strands.writer)
         await clearing.run(tuple(self._shards), self._groups)
         self._intake.pass_by(portion.end)
