@@ -77,7 +77,7 @@ class Absent:
         gone = [self._told.pop(address) for address in list(self._told) if address not in known]
         return min((each.since for each in gone), default=0.0)
 
-    async def wait_for(self, node: ClusterNode, cluster: ClusterTarget) -> None:
+    async def until_back(self, node: ClusterNode, cluster: ClusterTarget) -> None:
         """Waits until somebody answers for the slots of a node.
 
         Raises:

@@ -215,7 +215,7 @@ class ClusterApplier:
                     for shard in self._shards:
                         self._start(self._watch_over(shard), f"{shard.connection.name}-watch")
                     for node in self._away:
-                        self._start(self._absent.wait_for(node, self._cluster), f"{node.address} away")
+                        self._start(self._absent.until_back(node, self._cluster), f"{node.address} away")
                     self._start(self._keep_floor(), "floor")
                     await self._work()
                     for task in self._tasks:
@@ -261,7 +261,7 @@ class ClusterApplier:
         self._away.append(shard.node)
         self._groups.leave(shard.node.number)
         self._absent.note(shard.node, error.reason)
-        self._start(self._absent.wait_for(shard.node, self._cluster), f"{shard.node.address} away")
+        self._start(self._absent.until_back(shard.node, self._cluster), f"{shard.node.address} away")
         if not self._stirred.done():
             self._stirred.set_result(None)
 

@@ -224,6 +224,33 @@ def test_an_outage_is_bounded_in_memory(source: Server, sparse: Cluster) -> None
     assert not differences(source, sparse)
 
 
+def test_others_get_theirs_while_one_catches_up(source: Server, sparse: Cluster) -> None:
+    """What a node missed takes long to be brought to it: what comes for the others meanwhile does not wait for the end of that."""
+    away = sparse.primaries[1]
+    keys = {node: key_of(sparse, node) for node in sparse.primaries}
+    big = key_of(sparse, away, "big")
+    with Portd(source, sparse.url, max_target_bytes_per_second="2MiB", **HASTY) as portd:
+        portd.until(streaming)
+        away.signal(signal.SIGSTOP)
+        burst(source, big, 24)
+        offset = int(source.client().info("replication")["master_repl_offset"])
+        portd.until(
+            lambda status: status["stream"]["decoded_offset"] >= offset and bool(status["target"]["nodes_away"])
+        )
+        away.signal(signal.SIGCONT)
+        for _ in range(2):
+            for node, key in keys.items():
+                if node is not away:
+                    arrives(node, source, key, portd)
+        status = portd.status()
+        assert status is not None
+        assert status["target"]["nodes_away"], portd.log()
+        portd.until_applied(source)
+        portd.until(is_exact)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(source, sparse)
+
+
 @pytest.mark.parametrize("room", [1 << 20, 8 << 20], ids=["little", "some"])
 def test_a_spool_that_is_full_makes_all_wait(source: Server, sparse: Cluster, room: int) -> None:
     """When the spool has no room for what a node misses, nothing of it is let go of: all wait, and go on when it is back."""
