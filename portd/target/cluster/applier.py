@@ -405,7 +405,7 @@ class ClusterApplier:
         scripts = self._options.scripts
         scripts.note(piece)
         if piece.digests or piece.loaded or piece.flushed:
-            for shard in tuple(self._shards):
+            for shard in self._turns.takers(self._shards):
                 commands = await scripts.before(shard.node.endpoint, [piece])
                 if commands and not shard.gone:
                     shard.tell(commands)

@@ -15,6 +15,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from portd.log import get_logger
+from portd.net.topology import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,7 +68,8 @@ class Turns:
             To be called when all is sorted: leaves behind what was left behind before; the numbers of nodes for which that is so.
         """
         floors = {number: gap.floor for number, gap in enumerate(self._groups.gaps) if gap.entries}
-        pairs = set(zip(memoryview(self._table or table).cast("H"), memoryview(table).cast("H"), strict=True))
+        of_both = zip(memoryview(self._table or table).cast("H"), memoryview(table).cast("H"), strict=True)
+        pairs = {(old, new) for old, new in set(of_both) if new != NOBODY}
         catching = {new for old, new in pairs if old in self._catching}
         self._table = table
         self._intake.rests = False
@@ -81,6 +83,10 @@ class Turns:
 
         return leave
 
+    def takers(self, shards: Sequence[Shard]) -> list[Shard]:
+        """Those for which something is read: others have it, where it is read again."""
+        return [shard for shard in shards if not self._intake.is_behind or shard.node.number in self._catching]
+
     def leave_slow(self, shards: Sequence[Shard]) -> float | None:
         """Leaves those behind that others have waited for long enough; seconds until that may be so of another one."""
         gaps, now = self._groups.gaps, asyncio.get_running_loop().time()
@@ -90,7 +96,8 @@ class Turns:
         full = set(self._intake.full())
         wait: float | None = None
         for shard in going:
-            since = shard.refused_since or (shard.sent_at if shard.answer is not None else 0.0)
+            waits = shard.answer is not None and not shard.answer.done()  # one that has come is about to be taken
+            since = shard.refused_since or (shard.sent_at if waits else 0.0)
             if not since or not (shard.node.number in full or self._intake.rests):
                 continue
             left = since + PATIENCE_SECONDS - now
