@@ -67,6 +67,7 @@ def is_exact(status: Mapping[str, Any]) -> bool:
     return bool(stream["commands_read"] == counted)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_others_go_on(source: Server, sparse: Cluster, how: str, number: int) -> None:
@@ -177,6 +178,7 @@ def test_what_a_node_refuses_for_now_is_its_own_trouble(source: Server, sparse: 
     assert not differences(source, sparse)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_replica_takes_over(source: Server, number: int) -> None:
     """The others go on until the replica of a primary that died is promoted; then its slots go on there."""
@@ -251,6 +253,7 @@ def test_others_get_theirs_while_one_catches_up(source: Server, sparse: Cluster)
     assert not differences(source, sparse)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("room", [1 << 20, 8 << 20], ids=["little", "some"])
 def test_a_spool_that_is_full_makes_all_wait(source: Server, sparse: Cluster, room: int) -> None:
     """When the spool has no room for what a node misses, nothing of it is let go of: all wait, and go on when it is back."""
