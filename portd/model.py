@@ -355,6 +355,21 @@ class Held:
 
 
 @dataclass(slots=True)
+class NodeAway:
+    """A node of a target cluster that does not take what is its own, while others do."""
+
+    address: str
+    slots: str  # for people
+    reason: str  # a word, or what it says
+    since: float  # time.time()
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return f"the target's node {self.address} (slots {self.slots}) is left behind: {self.reason}"
+
+
+@dataclass(slots=True)
 class Progress:
     """All that is known about a link while it runs; one instance for each, owned by who runs it.
 
@@ -385,6 +400,7 @@ class Progress:
     verify: VerifyProgress = field(default_factory=VerifyProgress)
     source: ConnectionState = field(default_factory=ConnectionState)
     outlook: SourceOutlook = field(default_factory=SourceOutlook)
+    nodes_away: dict[str, NodeAway] = field(default_factory=dict)  # by address, of a target cluster
     lanes: list[LaneState] = field(default_factory=list)  # that are in use
     resting: list[LaneState] = field(default_factory=list)  # that were: their counters go on when they are needed again
     troubles: Troubles = field(default_factory=Troubles)

@@ -68,6 +68,7 @@ class StreamFeed(Splitting):
         )
         self._counted = offset  # pieces up to here are in the counters: a rewind does not count them twice
         self._commands = progress.commands_settled  # behind the last piece handed out
+        self._known = offset  # pieces up to here end where they ended before, and do not count again
 
     async def next_piece(self, max_bytes: int, max_commands: int) -> Piece | None:
         """The next piece, waiting for it; None when the stream has ended.
@@ -121,7 +122,8 @@ class StreamFeed(Splitting):
                 self._note_out(piece.end_offset)
                 if piece.overdue:
                     horizon.lag()
-                self._commands += piece.replies + piece.filtered + piece.refused + (piece.clears is not None)
+                if piece.end_offset > self._known:
+                    self._commands += piece.replies + piece.filtered + piece.refused + (piece.clears is not None)
                 self._progress.commands_read = max(self._progress.commands_read, self._commands)
                 if piece.end_offset > self._counted:
                     self._progress.expiries_postponed += piece.postponed
@@ -170,7 +172,10 @@ class StreamFeed(Splitting):
         self._feed()
 
     def _feed(self) -> None:
-        taken = self._splitter.feed(self._rest, int(self._chunk_at * 1000))
+        data, at = self._rest, self._chunk[1] - len(self._rest)
+        if at < self._known:  # what is behind it is not in one piece with what is before
+            data = data[: self._known - at]
+        taken = self._splitter.feed(data, int(self._chunk_at * 1000))
         self._rest = self._rest[taken:]
 
     def rewind(self, offset: int, db: int, owed: str = "") -> None:
@@ -179,6 +184,18 @@ class StreamFeed(Splitting):
         Raises:
             SourceLost: these bytes had to be let go of; the source has to send them again. Nothing has changed.
         """
+        self._go_to(offset, db, owed)
+        self._commands = self._progress.commands_settled
+
+    def reread(self, offset: int, db: int) -> None:
+        """Goes to behind *offset*, where more or less of what was handed out is behind it; raises as `rewind` does.
+
+        That comes again in pieces that end where it ended, and is not counted again: a part of the target has it.
+        """
+        self._go_to(offset, db)
+        self._known = self._counted
+
+    def _go_to(self, offset: int, db: int, owed: str = "") -> None:
         if offset + self._shift < self._spool.released:
             raise SourceLost(
                 f"the stream behind offset {offset} is not held any more: a transaction was larger than the spool",
@@ -187,7 +204,6 @@ class StreamFeed(Splitting):
         self._rest = memoryview(b"")
         self._held_since = 0.0
         self._spool.seek(offset + self._shift)
-        self._commands = self._progress.commands_settled
         self._split_from(offset, db, owed)
 
     def release(self, offset: int, owed: str = "") -> None:

@@ -73,6 +73,7 @@ def describe(view: View, settings: Settings, loop: LoopState) -> dict[str, Any]:
             "url": shown["target"],
             "info": progress.target_info,
             "lanes": [_lane(lane, now) for lane in progress.lanes],
+            "nodes_away": [asdict(node) for node in progress.nodes_away.values()],
             "limit": {
                 "bytes_per_second": progress.limit.bytes_per_second,
                 "ops_per_second": progress.limit.ops_per_second,

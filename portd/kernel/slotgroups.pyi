@@ -48,6 +48,9 @@ class Window:
     def commands(self) -> int:
         """Commands of the source that it counts for: one that was cut counts with its first part."""
     @property
+    def kept(self) -> int:
+        """Entries that `SlotGroups.again` has left in it."""
+    @property
     def floor(self) -> int:
         """A position where a checkpoint may stand that nothing in it is before; of an empty one, nothing."""
     @property
@@ -69,6 +72,20 @@ class Window:
         """Bytes allocated."""
 
 @final
+class Gap:
+    """What a node does not get for now, and is to be read again for it; made by `SlotGroups`."""
+
+    @property
+    def open(self) -> bool:
+        """What comes for it is left behind."""
+    @property
+    def entries(self) -> int:
+        """What was left behind: commands, or parts of those that were cut by slot. Some may be counted more than once."""
+    @property
+    def floor(self) -> int:
+        """A position where a checkpoint may stand that nothing of that is before; where there is none, nothing."""
+
+@final
 class SlotGroups:
     """Knows how far each slot is, and which node has it.
 
@@ -85,8 +102,21 @@ class SlotGroups:
         """The windows that take commands, by number of the node."""
     def renew(self, node: int) -> Window:
         """Takes a node's window away; an empty one grows from now on."""
-    def again(self, window: Window) -> int:
+    @property
+    def gaps(self) -> list[Gap]:
+        """What nodes do not get for now, by number of the node."""
+    def leave(self, node: int, floor: int = ...) -> None:
+        """Leaves behind what comes for a node from now on, and what is behind *floor*; its window stays as it is."""
+    def resume(self, node: int) -> None:
+        """Gives a node what comes from now on; its window is empty, and nothing is left behind."""
+    def again(self, window: Window, leave: bool = False) -> int:
         """Sorts what is in a window that was taken away anew, as far as the records do not have it.
+
+        What is sorted, or known to be there, is in the window no more, and `Window.commands` does not count it.
+
+        Args:
+            window: likewise.
+            leave: what is for nodes with a gap stays in the window: nobody knows whether they have it; else it goes to theirs.
 
         Returns:
             Commands of the source that this makes.
@@ -113,10 +143,12 @@ class SlotGroups:
         """Commands that have no place, since the last call; bounded, the rest is counted in ``left``."""
     def command(self, data: bytes, number: int) -> bytes:
         """One command of a piece."""
+    known: int
+    """Everything up to there came by before: it is not counted again."""
     left: int
     """Commands that had no place."""
     skipped: int
-    """Commands that the records had already."""
+    """Commands that the records had already when they came by first, and SELECT."""
     cut: int
     """Commands that were cut by slot."""
     def render(self, window: Window, writer: bytes) -> tuple[bytes, int]:

@@ -26,7 +26,7 @@ Left = namedtuple("Left", ("offset", "name", "key", "several"))
 
 cdef enum:
     SLOT_COUNT = 16384
-    NONE = -1
+    NONE = -1  # of positions; the slot of an entry that went to another window
     OWN_REPLIES = 3  # of a transaction: MULTI, the record, EXEC
     MOST_LEFT = 1000  # that are told one by one
     LEFT_BYTES = 512  # of a key that is told
@@ -72,6 +72,7 @@ cdef class Window:
     cdef Transaction* groups
     cdef readonly Py_ssize_t transactions
     cdef readonly Py_ssize_t commands
+    cdef readonly Py_ssize_t kept
     cdef readonly int64_t floor
 
     def __init__(self):
@@ -191,20 +192,40 @@ cdef class Window:
 
 
 @cython.final
+cdef class Gap:
+    cdef readonly bint open
+    cdef readonly Py_ssize_t entries
+    cdef readonly int64_t floor
+
+    def __init__(self):
+        self.floor = NONE
+
+    cdef int _note(self, int64_t floor) noexcept:
+        """Something behind *floor* is left behind."""
+        if self.floor == NONE or floor < self.floor:
+            self.floor = floor
+        self.entries += 1
+        return 0
+
+
+@cython.final
 cdef class SlotGroups:
     cdef bytes prefix
     cdef SlotRoute router
     cdef int64_t[SLOT_COUNT] records
+    cdef int64_t[SLOT_COUNT] begins  # what records said first: commands up to there were counted before our time
     cdef int32_t[SLOT_COUNT] places  # of each slot, in the window that is written out; NONE but for that
     cdef bytes table
     cdef const uint16_t* owners
     cdef list windows
+    cdef list all_gaps
     cdef int nodes
     cdef int anywhere  # a slot that has a node
     cdef list told
     cdef public Py_ssize_t left
     cdef public Py_ssize_t skipped
     cdef public Py_ssize_t cut
+    cdef public int64_t known
 
     def __init__(self, bytes prefix not None, KeySpecs keys=None):
         cdef int slot
@@ -213,9 +234,11 @@ cdef class SlotGroups:
         self.router = SlotRoute(keys)
         self.told = []
         for slot in range(SLOT_COUNT):
-            self.records[slot] = NONE
+            self.records[slot] = self.begins[slot] = NONE
             self.places[slot] = NONE
         self.windows = []
+        self.all_gaps = []
+        self.known = NONE
 
     # ------------------------------------------------------------------------------------------------------ windows
 
@@ -229,6 +252,7 @@ cdef class SlotGroups:
         while self.anywhere < SLOT_COUNT - 1 and self.owners[self.anywhere] >= nodes:
             self.anywhere += 1
         self.windows = [Window() for _ in range(nodes)]
+        self.all_gaps = [Gap() for _ in range(nodes)]
         return self.windows
 
     @property
@@ -240,24 +264,55 @@ cdef class SlotGroups:
         self.windows[node] = Window()
         return window
 
+    @property
+    def gaps(self):
+        return self.all_gaps
+
+    def leave(self, int node, int64_t floor=NONE):
+        cdef Gap gap = self.all_gaps[node]
+        gap.open = True
+        if floor != NONE:
+            gap._note(floor)
+
+    def resume(self, int node):
+        self.windows[node] = Window()
+        self.all_gaps[node] = Gap()
+
     cdef Window _window(self, int slot):
         if self.owners[slot] >= self.nodes:
             raise InternalError(f"slot {slot} has no node")
         return <Window> self.windows[self.owners[slot]]
 
-    def again(self, Window window not None):
+    cdef Gap _gap(self, int slot):
+        """Of the node that has a slot, if what it is to get is left behind."""
+        if self.owners[slot] >= self.nodes:
+            raise InternalError(f"slot {slot} has no node")
+        cdef Gap gap = <Gap> self.all_gaps[self.owners[slot]]
+        return gap if gap.open else None
+
+    def again(self, Window window not None, bint leave=False):
         cdef Py_ssize_t i
         cdef Entry* entry
         cdef Window into
+        cdef Gap gap
         cdef Py_ssize_t commands = 0
+        window.kept = 0
         for i in range(window.count):
             entry = &window.list[i]
-            if entry.offset <= self.records[entry.slot]:
+            if entry.slot == NONE:
                 continue
-            into = self._window(entry.slot)
-            memcpy(into._room_for(entry.size), window.data + entry.begin, entry.size)
-            into._add(entry.size, entry.slot, entry.offset, entry.behind, entry.counts, window.floor)
-            commands += entry.counts
+            gap = self._gap(entry.slot) if leave else None
+            if gap is not None:
+                gap._note(window.floor)
+                window.kept += 1
+                continue
+            window.commands -= entry.counts
+            if entry.offset > self.records[entry.slot]:
+                into = self._window(entry.slot)
+                memcpy(into._room_for(entry.size), window.data + entry.begin, entry.size)
+                into._add(entry.size, entry.slot, entry.offset, entry.behind, entry.counts, window.floor)
+                commands += entry.counts
+            entry.slot = NONE
         return commands
 
     # ------------------------------------------------------------------------------------------------------- taking
@@ -286,7 +341,7 @@ cdef class SlotGroups:
                     return number
                 if slot >= 0 and self.router.messages and self.owners[slot] >= self.nodes:
                     if command.name_size != PUBLISH_SIZE:  # SPUBLISH, for other links to bring
-                        self.skipped += 1
+                        self.skipped += <int64_t> of[number] > self.known
                         p = command.end
                         continue
                     slot = self.anywhere  # every node brings it to all others
@@ -294,7 +349,11 @@ cdef class SlotGroups:
                     self._keep(p, command.end - p, slot, of[number], behind, True, floor)
                 elif slot == G_SEVERAL and self.router.cuts != C_NOT:
                     self._cut(&command, of[number], behind, floor)
-                elif slot != G_SELECT:
+                elif <int64_t> of[number] <= self.known:
+                    pass
+                elif slot == G_SELECT:
+                    self.skipped += 1
+                else:
                     self._leave(&command, of[number], slot == G_SEVERAL)
             p = command.end
         return total
@@ -303,9 +362,13 @@ cdef class SlotGroups:
         self, const uint8_t* data, Py_ssize_t size, int slot, int64_t offset, int64_t behind, bint counts, int64_t floor
     ) except -1:
         cdef Window window
+        cdef Gap gap
         if offset <= self.records[slot]:
-            self.skipped += counts
+            self.skipped += counts and offset > self.known
             return 0
+        gap = self._gap(slot)
+        if gap is not None:
+            return gap._note(floor)
         window = self._window(slot)
         memcpy(window._room_for(size), data, size)
         return window._add(size, slot, offset, behind, counts, floor)
@@ -321,7 +384,7 @@ cdef class SlotGroups:
         cdef bint counts = True
         cdef bint parts = False
         cdef bytes head = PAIR[:PAIR_SIZE]
-        self.cut += 1
+        self.cut += offset > self.known
         if step == 1:
             head = b"*2\r\n$%d\r\n%b\r\n" % (
                 command.name_size, PyBytes_FromStringAndSize(<const char*> command.name, command.name_size)
@@ -338,20 +401,25 @@ cdef class SlotGroups:
                 parts = self._keep_part(head, argument, key + key_size + 2 - argument, key, key_size, offset, behind, counts, floor)
                 argument = key + key_size + 2
             counts = counts and not parts
-        self.skipped += counts
+        self.skipped += counts and offset > self.known
         return 0
 
     cdef int _keep_part(
         self, bytes head, const uint8_t* rest, Py_ssize_t size, const uint8_t* key, Py_ssize_t key_size,
         int64_t offset, int64_t behind, bint counts, int64_t floor,
     ) except -1:
-        """Keeps a part; whether it was needed."""
+        """Keeps a part; whether it is needed, or was when it came by for the first time."""
         cdef int slot = slot_of(key, key_size)
         cdef Py_ssize_t begin = PyBytes_GET_SIZE(head)
         cdef Window window
+        cdef Gap gap
         cdef uint8_t* room
         if offset <= self.records[slot]:
-            return 0
+            return offset > self.begins[slot]
+        gap = self._gap(slot)
+        if gap is not None:
+            gap._note(floor)
+            return 1
         window = self._window(slot)
         room = window._room_for(begin + size)
         memcpy(room, PyBytes_AS_STRING(head), begin)
@@ -481,12 +549,18 @@ cdef class SlotGroups:
     def set_record(self, int slot, int64_t position):
         if not 0 <= slot < SLOT_COUNT:
             raise ValueError(f"there is no slot {slot}")
-        self.records[slot] = position
+        self._set(slot, position)
 
     def set_records(self, int64_t position):
         cdef int slot
         for slot in range(SLOT_COUNT):
-            self.records[slot] = max(self.records[slot], position)
+            self._set(slot, max(self.records[slot], position))
+
+    cdef int _set(self, int slot, int64_t position) noexcept:
+        self.records[slot] = position
+        if self.begins[slot] == NONE:
+            self.begins[slot] = position
+        return 0
 
     @property
     def lowest(self):
@@ -498,7 +572,7 @@ cdef class SlotGroups:
 
     @property
     def owned_bytes(self):
-        cdef Py_ssize_t total = sizeof(self.records) + sizeof(self.places)
+        cdef Py_ssize_t total = sizeof(self.records) + sizeof(self.begins) + sizeof(self.places)
         for window in self.windows:
             total += (<Window> window).owned_bytes
         return total

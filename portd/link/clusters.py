@@ -11,14 +11,20 @@ from portd.net.resp import request
 from portd.target.kept.checkpoint import flush, others_would_go
 from portd.target.kept.directory import other_links
 from portd.target.kept.epoch import write_once
+from portd.target.kept.importmode import ImportMode
 from portd.target.kept.neighbours import Neighbours
 from portd.target.probe import probe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from portd.config.rules import Choice
     from portd.config.settings import Settings
+    from portd.model import Progress
     from portd.net.endpoint import Endpoint
+    from portd.net.topology import Ranges
     from portd.target.capabilities import Capabilities
+    from portd.target.cluster.importing import ClusterImportMode
     from portd.target.clusternodes import ClusterTarget
     from portd.target.destination import Destination
 
@@ -48,6 +54,25 @@ async def look_at(
 
     cluster = await survey(endpoint, choice.slots, probing)
     return cluster.capabilities, cluster
+
+
+def import_mode(
+    endpoint: Endpoint, prefix: str, link: str, progress: Progress, slots: Callable[[], Ranges]
+) -> ImportMode | ClusterImportMode:
+    """What keeps a target in import mode.
+
+    Args:
+        endpoint: the target.
+        prefix: of checkpoint keys.
+        link: its name.
+        progress: counts losses of the mode.
+        slots: tells what the link writes to, of a cluster.
+    """
+    if endpoint.seeds is None:
+        return ImportMode(endpoint, prefix, link, progress)
+    from portd.target.cluster.importing import ClusterImportMode  # noqa: PLC0415
+
+    return ClusterImportMode(endpoint, prefix, link, progress, slots)
 
 
 async def guard(cluster: ClusterTarget, settings: Settings, choice: Choice, source_run_id: str) -> None:

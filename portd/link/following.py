@@ -97,11 +97,12 @@ class Following:
         )
         known = self._followed(start.checkpoint)
         self._replid = inflow.replid
-        self._applier: Applier | ClusterApplier = (
-            Applier(into.endpoint, self._feed, known, into.key, progress, into.letters, options)
-            if into.cluster is None
-            else _cluster_applier(into, self._feed, known, progress, options)
-        )
+        self._applier: Applier | ClusterApplier
+        if into.cluster is None:
+            self._applier = Applier(into.endpoint, self._feed, known, into.key, progress, into.letters, options)
+        else:
+            self._applier = cluster = _cluster_applier(into, self._feed, known, progress, options)
+            inflow.needed = lambda: cluster.behind
         self._applier.on_getack = inflow.receiver.acknowledge_now
         self._sweeper = sweeper_of(into, progress, self._applier.postponed)
         inflow.on_again = self._on_again

@@ -60,6 +60,7 @@ class Inflow:
         relinked: set when it was connected again; whoever looks at it clears it.
         ended: set when nothing more comes in.
         on_again: told the unix time of the last byte before the loss, when the connection was made again.
+        needed: whether bytes that were read are to be read again: none are let go of then, however full the spool is.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Inflow:
         self.linked, self.relinked, self.ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.linked.set()
         self.on_again: Callable[[float], None] = lambda _: None
+        self.needed: Callable[[], bool] = lambda: False
         self._progress = progress
         self._lost_at = 0.0
         self._decoded = asyncio.Event()  # the snapshot is in the spool to its end
@@ -130,4 +132,5 @@ class Inflow:
         """A transaction fills the spool and nothing can be spilled: let it pass, at the price of asking the source for it
         again should the target fail now.
         """  # noqa: D205
-        self.spool.release(self.spool.cursor)
+        if not self.needed():
+            self.spool.release(self.spool.cursor)

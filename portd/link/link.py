@@ -30,7 +30,7 @@ from portd.errors import (
     first_cause,
 )
 from portd.groups import TaskGroup
-from portd.link import clusters
+from portd.link import clusters, expirygap
 from portd.link.gate import Gate, HeldBack, Stopped
 from portd.link.inflow import Inflow
 from portd.link.membership import Membership
@@ -52,10 +52,8 @@ from portd.target.capabilities import ALLKEYS, KEEP_KEYS
 from portd.target.connection import ConnectionOptions
 from portd.target.deadletter import DeadLetters
 from portd.target.destination import Destination
-from portd.target.kept import postponed
 from portd.target.kept.checkpoint import SLOT_STRANDS, State, guard, read_checkpoint
 from portd.target.kept.contents import keys_there
-from portd.target.kept.importmode import ImportMode
 from portd.target.kept.lease import Lease
 from portd.target.kept.neighbours import Neighbours
 from portd.target.limiter import Limiter
@@ -161,7 +159,9 @@ class Link:
         self._taken = False  # somebody else has the link by now
         self._pulse = Pulse(self._target, progress)
         self._imports = False  # the target is in import mode because of us
-        self._import_mode = ImportMode(self._target, settings.checkpoint_key, settings.link, progress)
+        self._import_mode = clusters.import_mode(
+            self._target, settings.checkpoint_key, settings.link, progress, lambda: self.ruling.choice.slots
+        )
         self._standing = StandingBy(self.ruling, progress, stop, self._examine) if settings.standby else None
         self._keys_at_start: int | None = None  # of the source; good for a snapshot that begins at once
         self.report = Report(progress, self._spool, self._budget, self._scripts, lambda: self._session)
@@ -349,7 +349,7 @@ class Link:
         epoch = await self._lease.acquire(takeover=settings.takeover)
         await self._guard(capabilities, cluster)
         await self.ruling.look()
-        postpones = await self._close_expiry_gap(capabilities)
+        self._imports, postpones = await expirygap.close(settings, self._target, capabilities, self._import_mode)
         if not self._imports:  # it evicts nothing in import mode
             capabilities.warn_of_eviction()
         return Destination(
@@ -368,37 +368,6 @@ class Link:
             holds=postpones and settings.expiry_gap is ExpiryGap.HOLD,
             cluster=cluster,
         )
-
-    async def _close_expiry_gap(self, capabilities: Capabilities) -> bool:
-        """Chooses what keeps keys alive whose renewal comes late; whether near expiries are postponed."""
-        wanted, postpones = self.ruling.settings.expiry_gap, False
-        if capabilities.cluster_enabled:
-            wanted = ExpiryGap.OFF
-            if self.ruling.settings.expiry_gap is not wanted:
-                log.warning(
-                    "the expiry gap is open: the target is a cluster", wanted=self.ruling.settings.expiry_gap.value,
-                    hint="keys renewed at the last moment may expire while the target lags",
-                )  # fmt: skip
-        if wanted in {ExpiryGap.AUTO, ExpiryGap.IMPORT_MODE}:
-            self._imports = await self._import_mode.enter(capabilities)
-        if wanted in {ExpiryGap.POSTPONE, ExpiryGap.HOLD} or (wanted is ExpiryGap.AUTO and not self._imports):
-            postpones = await postponed.usable(self._target, capabilities, self.ruling.settings.checkpoint_name())
-        closed = (
-            "import-mode"
-            if self._imports
-            else "no"
-            if not postpones
-            else "hold"
-            if wanted is ExpiryGap.HOLD
-            else "postpone"
-        )
-        if closed == "no" and wanted is not ExpiryGap.OFF:
-            log.warning(
-                "the expiry gap is open", wanted=wanted.value, hint="keys renewed at the last moment may expire"
-            )
-        else:
-            log.info("expiry gap", closed_by=closed)
-        return postpones
 
     def _place(self, checkpoint: Checkpoint | None) -> tuple[Position | None, str]:
         """Where the stream may go on, None for nowhere; and why a full sync comes, should the source agree to nothing else."""

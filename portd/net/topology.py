@@ -268,7 +268,7 @@ class Seeds:
     Attributes:
         addresses: (host, port) of each.
         mapped: pairs: what the cluster announces, and what is used instead.
-        known: addresses that the newest map had.
+        known: addresses that the newest map had, first the one that told it.
     """
 
     addresses: tuple[Address, ...]
@@ -297,7 +297,8 @@ class Seeds:
                 said.append(f"{shown(host, port)}: {str(error)[:100] or type(error).__name__}")
                 continue
             if found.nodes:
-                self.known[:] = [*((each.host, each.port) for each in found.nodes), *found.others]
+                known = [*((each.host, each.port) for each in found.nodes), *found.others]
+                self.known[:] = sorted(known, key=lambda each: each != (host, port))  # who answers is asked first again
                 return found
             outside = False
             said.append(f"{shown(host, port)}: knows of no slots")

@@ -248,7 +248,7 @@ def _modes(settings: Settings, source: End, target: End, found: list[Capabilitie
             note(
                 "target.cluster", f"a cluster of {len(found)} shards",
                 "of commands over several slots only MSET, MSETNX, DEL, UNLINK and TOUCH are cut, others become dead letters; "
-                "transactions are cut by slot, and the expiry gap is open",
+                f"transactions are cut by slot{compatibility.open_gap(found)}",
             )
         )  # fmt: skip
     elif found[0].cluster_enabled:

@@ -8,8 +8,11 @@ from portd.kernel.forms import FORMS, NONE, SCRIPT, lacking
 from portd.net.endpoint import is_cluster
 from portd.preflight.findings import error, fine, note, warning
 from portd.target.capabilities import OLDEST_REDIS as OLDEST_TARGET
+from portd.target.kept.importmode import has_import_mode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from portd.config.settings import Settings
     from portd.net.identity import ServerIdentity
     from portd.preflight.findings import Finding
@@ -134,6 +137,13 @@ def modules(source: Survey, target: Capabilities) -> list[Finding]:
     return [fine("target.modules", ", ".join(sorted(source.modules)) or "the source has none")]
 
 
+def open_gap(nodes: Iterable[Capabilities]) -> str:
+    """What is to be said of the expiry gap of a target cluster."""
+    return (
+        "" if all(map(has_import_mode, nodes)) else ", and the expiry gap is open: import mode of Valkey 8.1 closes it"
+    )
+
+
 def cluster(settings: Settings, source: Survey, target: Capabilities) -> list[Finding]:
     """Cluster mode of either end."""
     findings = []
@@ -152,7 +162,7 @@ def cluster(settings: Settings, source: Survey, target: Capabilities) -> list[Fi
                 "target.cluster",
                 "the target is a cluster; every slot has an owner and none is on its way",
                 "of commands over several slots only MSET, MSETNX, DEL, UNLINK and TOUCH are cut, others become dead letters; "
-                "transactions are cut by slot, and the expiry gap is open",
+                f"transactions are cut by slot{open_gap([target])}",
                 "",
             )
         )

@@ -155,6 +155,11 @@ def _target_away(sight: Sight, _: float) -> str:
     return "the target is not connected" if away else ""
 
 
+def _node_away(sight: Sight, limit: float) -> str:
+    away = [node.words for node in sight.progress.nodes_away.values() if sight.at - node.since > limit]
+    return "; ".join(away)
+
+
 def _not_streaming(sight: Sight, _: float) -> str:
     said = {Phase.STREAMING, Phase.PAUSED, *_QUIET}
     return f"not streaming, but {sight.phase}" if sight.phase not in said else ""
@@ -260,6 +265,7 @@ RULES: Final = (
     Rule("PortdFailed", _BAD, 0, 0, _failed),
     Rule("PortdSourceAway", _BAD, 120, 0, _source_away),
     Rule("PortdTargetAway", _BAD, 120, 0, _target_away),
+    Rule("PortdTargetNodeAway", _BAD, 0, 120, _node_away),
     Rule("PortdNotStreaming", _WARN, 1800, 0, _not_streaming),
     Rule("PortdLagHigh", _WARN, 300, 30, _lag_high),
     Rule("PortdLagGrowing", _BAD, 600, 10, _lag_growing),

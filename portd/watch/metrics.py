@@ -478,24 +478,18 @@ def _lanes(progress: Progress) -> Iterator[Metric]:
     ]
     for name, text, values in columns:
         yield _counters(f"lane_{name}", f"{text} One lane is one connection to the target.", "lane", values)
-    yield _gauges(
-        "lane_connected",
-        "1 while the lane's connection is up.",
-        "lane",
-        {name: lane.connection.connected for name, lane in lanes.items()},
+    away = {node.address: max(0.0, time.time() - node.since) for node in progress.nodes_away.values()}
+    text = (
+        "For how long a node of a target cluster is left behind while the others go on; no series of one that is not."
     )
-    yield _gauges(
-        "lane_in_flight_bytes",
-        "Bytes sent and not acknowledged.",
-        "lane",
-        {name: lane.in_flight_bytes for name, lane in lanes.items()},
-    )
-    yield _gauges(
-        "lane_in_flight_batches",
-        "Batches sent and not acknowledged.",
-        "lane",
-        {name: lane.in_flight_batches for name, lane in lanes.items()},
-    )
+    yield _gauges("target_node_away_seconds", text, "node", away)
+    gauges: list[tuple[str, str, dict[str, float]]] = [
+        ("connected", "1 while the lane's connection is up.", {name: lane.connection.connected for name, lane in lanes.items()}),
+        ("in_flight_bytes", "Bytes sent and not acknowledged.", {name: lane.in_flight_bytes for name, lane in lanes.items()}),
+        ("in_flight_batches", "Batches sent and not acknowledged.", {name: lane.in_flight_batches for name, lane in lanes.items()}),
+    ]  # fmt: skip
+    for name, text, values in gauges:
+        yield _gauges(f"lane_{name}", text, "lane", values)
 
 
 def _verify(verify: VerifyProgress) -> Iterator[Metric]:

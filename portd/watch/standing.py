@@ -47,6 +47,7 @@ class Facts:
         introduced: both ends have said who they are.
         source: the source.
         target: the target; THERE as long as no connection was asked for.
+        behind: which nodes of it are left behind while others go on; "" when none is.
         stopping: told to stop.
         ended: nothing more is done.
         failure: why it has ended, or is tried again; "" when it was to end, or goes on.
@@ -62,6 +63,7 @@ class Facts:
     introduced: bool = True
     source: End = End.THERE
     target: End = End.THERE
+    behind: str = ""
     stopping: bool = False
     ended: bool = False
     failure: str = ""
@@ -126,8 +128,8 @@ def _working(facts: Facts) -> tuple[Phase, str]:
     missing = f"{away} {'is' if ' and ' not in away else 'are'} not connected" if away else ""
     if facts.work is Work.COPYING:
         return Phase.SNAPSHOT, f"{_REASONS[Phase.SNAPSHOT]}, and {missing}" if missing else ""
-    if missing:
-        return Phase.CONNECTING, missing
+    if missing or facts.behind:
+        return Phase.CONNECTING, missing or facts.behind
     small = (facts.lag_seconds or 0.0) <= SMALL_LAG_SECONDS
     return (Phase.STREAMING if facts.caught_up and small else Phase.CATCHING_UP), ""
 
@@ -149,6 +151,7 @@ def look(progress: Progress) -> Standing:
             target=End.AWAY
             if lanes and not any(lane.connection.connected or lane.finished for lane in lanes)
             else End.THERE,
+            behind="; ".join(node.words for node in progress.nodes_away.values()),
             stopping=progress.stopping,
             lag_seconds=progress.lag_seconds,
             ended=progress.ended,

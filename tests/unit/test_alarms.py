@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portd.memory.accounting import Accounting
-from portd.model import Held, LaneState, Progress, Standby, Work
+from portd.model import Held, LaneState, NodeAway, Progress, Standby, Work
 from portd.watch.alarms import HOUR_SECONDS, MEMORY_RULE, RULES, WINDOW_SECONDS, Severity, growth
 from portd.watch.readings import SpoolReading
 from portd.watch.track import Track
@@ -88,6 +88,11 @@ def lose_target(progress: Progress) -> None:
     progress.lanes[0].connection.connected = False
 
 
+def lose_node(progress: Progress) -> None:
+    """A node of the target is gone."""
+    progress.nodes_away["a:1"] = NodeAway("a:1", "0-5", "closed", T - 121)
+
+
 def lag(progress: Progress) -> None:
     """An old byte waits for the target."""
     progress.stream.read_offset, progress.stream.applied_offset = 100, 50
@@ -114,6 +119,7 @@ CASES: list[tuple[str, Callable[[Progress], None]]] = [
     ("PortdFailed", fail),
     ("PortdSourceAway", lose_source),
     ("PortdTargetAway", lose_target),
+    ("PortdTargetNodeAway", lose_node),
     ("PortdNotStreaming", lose_target),
     ("PortdLagHigh", lag),
     ("PortdRefused", lambda progress: progress.troubles.note("target", "OOM", "OOM")),

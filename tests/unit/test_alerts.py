@@ -93,6 +93,8 @@ CASES = [
     yes("PortdTargetAway", lane_connected__lane_0="0x30", lane_connected__lane_1="0x30"),
     no("PortdTargetAway", lane_connected__lane_0="1x30", lane_connected__lane_1="0x30"),
     no("PortdTargetAway", lane_connected__lane_0="0x30", phase__phase_waiting="1x30"),
+    yes("PortdTargetNodeAway", target_node_away_seconds__node_a="100+60x30"),
+    no("PortdTargetNodeAway", at="1m", target_node_away_seconds__node_a="0+60x30"),
     yes("PortdNotStreaming", at="45m", phase__phase_streaming="0x60"),
     no("PortdNotStreaming", at="20m", phase__phase_streaming="0x60"),
     no("PortdNotStreaming", at="45m", phase__phase_streaming="0x60", phase__phase_stopped="1x60"),

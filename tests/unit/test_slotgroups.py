@@ -207,6 +207,51 @@ def test_wrong_tables_and_bytes_are_refused() -> None:
     assert groups.record(0) == NO_RECORD
 
 
+def owner(key: bytes, nodes: int = 3) -> int:
+    """Number of the node that has a key."""
+    return key_slot(key) * nodes // SLOTS
+
+
+def test_what_a_node_is_left_behind_with_is_not_held() -> None:
+    """Only the lowest place is known; the others get theirs, and it gets the rest when it comes by again, counted once."""
+    groups = sorted_in()
+    commands = [
+        request("MSET", "a", 1, "b", 2),
+        request("SET", "b", 3),
+        request("SET", "a", 4),
+        request("RENAME", "a", "b"),
+    ]
+    assert owner(b"a") != owner(b"b")
+    groups.leave(owner(b"a"))
+    take(groups, commands)
+    groups.known = 140
+    gap, other = groups.gaps[owner(b"a")], groups.growing[owner(b"b")]
+    assert (gap.open, gap.entries, gap.floor) == (True, 2, 100)
+    assert (groups.growing[owner(b"a")].entries, other.entries, other.commands) == (0, 2, 1)
+    written(groups)
+    groups.resume(owner(b"a"))
+    take(groups, commands)
+    again = groups.growing[owner(b"a")]
+    assert (again.entries, again.commands, groups.growing[owner(b"b")].entries) == (2, 2, 0)
+    assert (groups.skipped, groups.left, groups.cut, groups.gaps[owner(b"a")].open) == (0, 1, 1, False)
+
+
+def test_a_window_that_nobody_knows_of_is_kept() -> None:
+    """What is for a node that is away stays in it until the records tell: what they have is counted, the rest is sorted."""
+    groups = sorted_in()
+    take(groups, [request("SET", "a", 1), request("SET", "b", 2), request("SET", "{a}2", 3)])
+    window = groups.renew(owner(b"a"))
+    groups.render(window, WRITER)
+    assert window.commands == 2
+    groups.route(table(3), 3)
+    groups.leave(owner(b"a"))
+    assert (groups.again(window, leave=True), window.kept, window.commands) == (0, 2, 2)
+    assert groups.gaps[owner(b"a")].floor == 100
+    groups.set_record(key_slot(b"a"), 110)  # as if it had been executed in part
+    groups.route(table(3), 3)
+    assert (groups.again(window, leave=True), window.kept, window.commands) == (1, 0, 0)
+
+
 class Target:
     """What a cluster has of each slot: the commands in the order in which they took effect, and the record."""
 

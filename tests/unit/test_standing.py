@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 
 from portd.cli.display import one_line
-from portd.model import LEASE_SECONDS, Phase, Progress, Role, Standby, Work
+from portd.model import LEASE_SECONDS, NodeAway, Phase, Progress, Role, Standby, Work
 from portd.watch.pace import Pace
 from portd.watch.standing import SMALL_LAG_SECONDS, End, Facts, look, stand
 
@@ -53,6 +53,17 @@ def test_the_end_that_is_gone_is_named(source: End, target: End, reason: str) ->
     found = stand(Facts(work=Work.COPYING, source=source, target=target))
     assert found.phase is Phase.SNAPSHOT
     assert found.reason.endswith(reason)
+
+
+def test_a_node_that_is_left_behind_is_named() -> None:
+    """A target cluster is not ready while one of its nodes lacks what others have; the reason says which and why."""
+    progress = Progress(introduced=True, work=Work.FOLLOWING)
+    progress.source.connected = True
+    assert look(progress).ready
+    progress.nodes_away["a:1"] = NodeAway("a:1", "0-5460", "closed", time.time())
+    found = look(progress)
+    assert (found.phase, found.ready) == (Phase.CONNECTING, False)
+    assert found.reason == "the target's node a:1 (slots 0-5460) is left behind: closed"
 
 
 def test_a_lag_that_is_not_small_is_no_streaming() -> None:

@@ -191,3 +191,24 @@ async def test_what_is_on_disk_waits_too(tmp_path: Path) -> None:
         assert begun <= feed.waiting_since <= time.time()
         await rest(feed, sum(map(len, COMMANDS)) - len(taken))
         assert feed.waiting_since == 0
+
+
+def test_what_is_read_again_for_a_part_of_the_target_counts_once() -> None:
+    """It comes in pieces that end where it ended, however it is cut before that; what follows is new, and counts."""
+    progress = StreamProgress()
+    with feed_of(None, progress) as (spool, feed):
+        receive(spool, b"".join(COMMANDS[:30]))
+        first = feed.pending(MUCH, 10)
+        assert first is not None
+        while (piece := feed.pending(MUCH, 7)) is not None:
+            last = piece.end_offset
+        assert progress.commands_read == 30
+        receive(spool, b"".join(COMMANDS[30:40]))
+        feed.reread(first.end_offset, 0)
+        ends, data = [], b""
+        while (piece := feed.pending(MUCH, 1000)) is not None:
+            ends.append(piece.end_offset)
+            data += piece.data
+            assert progress.commands_read == (30 if piece.end_offset <= last else 40)
+        assert data == b"".join(COMMANDS[10:40])
+        assert last in ends

@@ -4,9 +4,10 @@ A place of the data is a slot (docs/design/0006). What comes is sorted by slot, 
 transaction for each slot that is touched, with the slot's record in it. One window a node is in flight, and so one
 transaction a slot; the next one grows meanwhile.
 
-Whatever goes wrong with a node, all of it begins anew, as a *round*: the map is read, every primary is connected, whoever else
+Whatever goes wrong with the map, all of it begins anew, as a *round*: the map is read, every primary is connected, whoever else
 writes is ended, and all records are read. What they have is done, the rest is sorted by the new map and goes. So
-failovers, moved slots, lost connections and lost answers are one thing.
+failovers, moved slots, lost connections and lost answers are one thing. A node that is away is left behind meanwhile
+(`portd.target.cluster.turns`), and a round begins with it when it is back.
 """
 
 from __future__ import annotations
@@ -17,49 +18,48 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import DataLost, InternalError, TargetBusy, TargetLost, first_cause
+from portd.errors import TargetBusy, first_cause
 from portd.groups import TaskGroup
+from portd.kernel.keyspecs import KeySpecs
 from portd.kernel.slotgroups import NO_RECORD, SlotGroups
 from portd.kernel.slots import SLOTS
 from portd.log import get_logger
 from portd.net.backoff import Backoff
 from portd.net.replies import code_of, presentable
-from portd.net.topology import ranges_of, slots_of
+from portd.net.topology import slots_of
+from portd.target.cluster.absent import Absent, Back
 from portd.target.cluster.barrier import Barrier, Markers
 from portd.target.cluster.clearing import Clearing
-from portd.target.cluster.intake import Intake, Portion
-from portd.target.cluster.nodes import end_connections, read_map, require_home
-from portd.target.cluster.records import read_records, record_head, write_records
+from portd.target.cluster.entering import Entered, Entering
+from portd.target.cluster.intake import Intake, Portion, SlotSource
+from portd.target.cluster.records import record_head
+from portd.target.cluster.recovery import Recovery
+from portd.target.cluster.redrawing import Redrawing, Redrawn
 from portd.target.cluster.shard import Shard, culprit, judge
 from portd.target.cluster.strand import Marks, SlotStrands
-from portd.target.clusternodes import ClusterNode
-from portd.target.connection import Disconnected, connect, set_up
-from portd.target.kept.checkpoint import Checkpoint, State, read_checkpoint, write_checkpoint
+from portd.target.cluster.turns import Turns
+from portd.target.connection import Disconnected
+from portd.target.kept.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from portd.target.limiter import LagWatch
 from portd.target.stream.account import Account, done_by_sibling
 from portd.target.stream.applying import ApplierOptions, ApplierStatistics
-from portd.target.stream.group import Culprit, PieceSource
+from portd.target.stream.group import Culprit
 from portd.target.stream.scripts import missing_script
 from portd.target.stream.strand import Unconfirmed
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
-    from portd.config.rules import Choice
     from portd.kernel.slotgroups import Window
     from portd.kernel.stream import Piece
     from portd.model import Progress
-    from portd.net.topology import Ranges
+    from portd.target.clusternodes import ClusterNode
     from portd.target.destination import Destination
 
 _log = get_logger("target")
 
 FLOOR_SECONDS: Final = 1.0  # between two writes of the link's hash
-
-
-class _Ruled(Exception):
-    """Other rules wait: the round ends for them."""
 
 
 class ClusterApplier:
@@ -76,7 +76,7 @@ class ClusterApplier:
     def __init__(
         self,
         destination: Destination,
-        source: PieceSource,
+        source: SlotSource,
         start: Checkpoint,
         progress: Progress,
         options: ApplierOptions,
@@ -96,7 +96,7 @@ class ClusterApplier:
         self._account = Account(self._strands, progress, letters, options.caught_up_seconds)
         self.caught_up = self._account.caught_up
         self.postponed = self._strands.postponed
-        self._groups = SlotGroups(records.encode(), cluster.capabilities.keys_of_commands)
+        self._groups = SlotGroups(records.encode(), KeySpecs(cluster.capabilities.key_specs))
         self._head = record_head(self._strands.writer)
         self._limiter = options.limiter
         self._watch = LagWatch(options.limiter, progress.stream)
@@ -105,17 +105,25 @@ class ClusterApplier:
         share = len(slots_of(cluster.slots)) / SLOTS
         self._intake = Intake(source, self._groups, self._account, progress, letters, options.limiter, start, share)
         self._intake.before_piece = self._prepare
-        self._shards: list[Shard] = []  # of the round
         self._markers = Markers(records, destination.key, cluster.endpoint.slot)
-        self._missing: set[int] = set()  # slots whose records a flush removed
-        self._entered: set[int] = set()  # slots that came to the link and have no record of it yet
+        self._shards: list[Shard] = []  # of the round, as far as they are connected
+        self._away: list[ClusterNode] = []  # that are not
+        self._recovery = Recovery(
+            self._home, self._key, options, self._strands, self._groups, self._intake, self._markers
+        )
+        self._entering = Entering(destination.lease, options, records, self._markers, progress)
+        self._absent = Absent(records, options.epoch, progress)
+        self.narrow = (redrawing := Redrawing(self._strands, self._groups, self._intake, records)).ask
+        self._redrawing = redrawing
+        self._turns = Turns(self._groups, self._intake, self._absent, self._settle_floor)
+        self._group: TaskGroup | None = None  # of the round
+        self._tasks: list[asyncio.Task[None]] = []  # in it, but for the work itself
+        self._stirred: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # something else has changed
+        self._away_since = 0.0  # unix time; of nodes that were, and have no slots any more
         self._failed = 0  # commands, since something was confirmed
         self._unsettled: list[tuple[Window, Marks]] = []  # in flight when a round ended
         self._barrier_at = NO_RECORD  # markers of this barrier are on the nodes
-        self._cleared_at = NO_RECORD  # some slots may be behind this FLUSHDB already
         self._asking = asyncio.Lock()  # held while nodes are asked over their connections: nothing else is sent there
-        self._ruled: tuple[Choice, Callable[[int], None]] | None = None  # rules that wait
-        self._waits = asyncio.Event()  # some do
         self._rounds = 0
         self._backoff = Backoff(options.connection.retry_first_seconds, options.connection.retry_limit_seconds)
         progress.stream.waiting_since = 0.0
@@ -136,6 +144,11 @@ class ClusterApplier:
         """The link's hash, which says the floor."""
         return self._strands.record
 
+    @property
+    def behind(self) -> bool:
+        """Something was left behind, and is to be read again."""
+        return self._turns.pending
+
     async def reach(self, offset: int) -> None:
         """Waits until every slot has everything up to *offset*."""
         await self._account.reach(offset)
@@ -144,18 +157,6 @@ class ClusterApplier:
         """The source continues under another id (a failover); the hash says so before any record is behind that."""
         self._strands.adopt(replid)
         self._renamed = True
-
-    def narrow(self, choice: Choice, adopt: Callable[[int], None]) -> None:
-        """Other rules that differ in slots of the source alone: between two rounds.
-
-        Slots of the target that come with them have a record from then on, which says the place where the stream is.
-
-        Args:
-            choice: they.
-            adopt: called with the offset when the hash says that the data was made by them, before the source is rewound.
-        """
-        self._ruled = choice, adopt
-        self._waits.set()
 
     def statistics(self) -> ApplierStatistics:
         """What is held."""
@@ -180,7 +181,7 @@ class ClusterApplier:
             while True:
                 try:
                     await self._round()
-                except _Ruled:
+                except (Back, Redrawn):
                     continue
                 except Disconnected as error:
                     self._note(error, error.reason)
@@ -195,6 +196,7 @@ class ClusterApplier:
         finally:
             self._account.bury_now()
             self._intake.close()
+            self._absent.keep(())
 
     def _note(self, error: Disconnected, reason: str) -> None:
         self._progress.errors.note(str(error))
@@ -206,186 +208,129 @@ class ClusterApplier:
     async def _round(self) -> None:
         """Until the source ends, or something has changed at the target."""
         async with AsyncExitStack() as stack:
-            self._shards = shards = await self._connect(stack)
-            await self._recover()
+            entered = await self._enter(stack)
+            await self._redrawing.begin(entered)
+            await self._recover(entered)
             self._rounds += 1
-            if self._ruled is not None:
-                await self._take_up(*self._ruled)
+            if (choice := await self._redrawing.take_up(self._write_hash)) is not None:
+                self._options = replace(self._options, choice=choice)
             elif self._rounds > 1:
-                _log.info("the target's slots are written again", nodes=len(shards), offset=self._strands.offset)
+                _log.info("the target's slots are written again", nodes=len(self._shards), offset=self._strands.offset)
             try:
-                async with TaskGroup() as group:
-                    tasks = [
-                        group.create_task(shard.connection.watch(), name=f"{shard.connection.name}-watch")
-                        for shard in shards
-                    ]
-                    tasks.append(group.create_task(self._keep_floor(), name="floor"))
-                    tasks.append(group.create_task(self._interrupt(), name="rules"))
+                async with TaskGroup() as self._group:
+                    for shard in self._shards:
+                        self._start(self._watch_over(shard), f"{shard.connection.name}-watch")
+                    for node in self._away:
+                        self._start(self._absent.until_back(node, self._cluster), f"{node.address} away")
+                    self._start(self._keep_floor(), "floor")
+                    self._start(self._redrawing.interrupt(), "rules")
                     await self._work()
-                    for task in tasks:
+                    for task in self._tasks:
                         task.cancel()
                 await self._write_floor()
-                for shard in shards:
+                for shard in self._shards:
                     with suppress(Disconnected):  # a marker that stays goes at the next start
                         await shard.quiet()
             except BaseExceptionGroup as errors:
                 raise first_cause(errors, less=Disconnected) from None
             finally:
-                for shard in shards:
-                    if shard.window is not None and shard.marks is not None:
-                        self._unsettled.append((shard.window, shard.marks))
-                        shard.state.in_flight_bytes = shard.state.in_flight_batches = 0
+                self._group = None
+                self._tasks.clear()
+                for shard in self._shards:
+                    self._set_aside(shard)
                 self._shards = []
 
-    async def _interrupt(self) -> None:
-        await self._waits.wait()
-        raise _Ruled
+    def _start(self, work: Coroutine[object, object, None], name: str) -> None:
+        """Something that is done beside the work of a round."""
+        assert self._group is not None, "it is done in a round"
+        self._tasks.append(self._group.create_task(work, name=name))
 
-    async def _take_up(self, choice: Choice, adopt: Callable[[int], None]) -> None:
-        """The data was made by these rules from here on. Nothing is in flight, and what every slot has is known."""
-        self._strands.rule(choice)
-        await self._write_hash()
-        self._options = replace(self._options, choice=choice)
-        adopt(self._intake.boundary)
-        self._intake.rewind()
-        if self._ruled == (choice, adopt):
-            self._ruled = None
-            self._waits.clear()
-
-    async def _connect(self, stack: AsyncExitStack) -> list[Shard]:
-        """Every primary, with nobody else writing."""
-        if self._ruled is not None:
-            self._enter(self._ruled[0].slots)
+    async def _watch_over(self, shard: Shard) -> None:
         try:
-            topology = await read_map(self._home, self._cluster.slots)
-        except TargetLost as error:
-            raise Disconnected(str(error.args[0]), "map") from None
-        self._cluster = replace(self._cluster, topology=topology)
-        states = self._progress.take_lanes(len(topology.nodes))
-        shards = []
-        for number, node in enumerate(topology.nodes):
-            place = replace(self._home, host=node.host, port=node.port, seeds=None)
-            connection = await connect(place, f"shard-{number}", states[number].connection, self._options.connection)
-            stack.callback(connection.close)
-            found = ClusterNode(number, place, "", node.address, node.first, node.slots)
-            shards.append(Shard(found, connection, states[number]))
-        try:
-            await require_home(
-                self._cluster, self._options.epoch
-            )  # who takes the link from now on ends the connections
-        except TargetLost as error:
-            if isinstance(error, DataLost):
-                raise
-            raise Disconnected(str(error.args[0]), "epoch") from None
-        for shard in shards:
-            async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
-                await end_connections(shard.connection, self._lease)
-            shard.connection.establish()
-        return shards
+            await shard.connection.watch()
+        except Disconnected as error:
+            self._lose(shard, error)
 
-    def _enter(self, slots: Ranges) -> None:
-        """These are the link's from now on. One that comes has nothing of the stream before the place where that is."""
-        before = set(slots_of(self._cluster.slots))
-        self._entered |= set(slots_of(slots)) - before
-        self._cluster = replace(self._cluster, slots=slots)
+    def _lose(self, shard: Shard, error: Disconnected) -> None:
+        """The connection to a node is lost: the others go on, if there are some.
 
-    async def _begin_records(self, shard: Shard) -> None:
-        """Writes the records of slots that came to the link, over whatever an earlier time has left there."""
-        here = [slot for slot in slots_of(shard.node.slots) if slot in self._entered]
-        if here:
-            place, ranges = self._intake.boundary, ranges_of(here)
-            await write_records(shard.connection, self._prefix, ranges, self._strands.writer, place)
-            for slot in here:
-                self._groups.set_record(slot, place)
-            self._entered.difference_update(here)
+        Raises:
+            Disconnected: there are none.
+        """
+        if shard.gone:
+            return
+        if len(self._shards) == 1:
+            raise error
+        self._note(error, error.reason)
+        shard.gone = True
+        self._shards.remove(shard)
+        self._set_aside(shard)
+        self._away.append(shard.node)
+        self._groups.leave(shard.node.number)
+        self._absent.note(shard.node, error.reason)
+        self._start(self._absent.until_back(shard.node, self._cluster), f"{shard.node.address} away")
+        if not self._stirred.done():
+            self._stirred.set_result(None)
 
-    async def _recover(self) -> None:
+    def _set_aside(self, shard: Shard) -> None:
+        """What is in flight to a node is not answered any more: its records will tell."""
+        if shard.window is not None and shard.marks is not None:
+            self._unsettled.append((shard.window, shard.marks))
+        shard.window = shard.marks = shard.answer = None
+        shard.state.in_flight_bytes = shard.state.in_flight_batches = 0
+
+    async def _enter(self, stack: AsyncExitStack) -> Entered:
+        """Every primary that is there. The first round needs all: what a slot has that the source lost is looked for then."""
+        self._cluster = self._redrawing.widen(self._cluster)
+        entered = await self._entering.enter(self._cluster, stack, all_of_them=not self._claimed)
+        self._cluster = replace(self._cluster, topology=entered.topology)
+        self._away_since = self._absent.keep(node.address for node in entered.topology.nodes)
+        self._shards = [shard for shard, _ in entered.shards]
+        self._away = [node for node, _ in entered.away]
+        for node, reason in entered.away:
+            self._absent.note(node, reason)
+        return entered
+
+    async def _recover(self, entered: Entered) -> None:
         """Finds out what every slot has, and sorts what is missing by the map."""
         expected: dict[int, int] = {}
         for window, _ in self._unsettled:
             expected |= dict(window.slots())
-        lost: list[int] = []
-        self._missing.clear()
-        for shard in self._shards:
-            async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
-                await self._begin_records(shard)
-                found = await read_records(shard.connection, self._prefix, shard.node.slots)
-                await self._markers.read(shard)
-            if NO_RECORD < shard.marker <= self._strands.written:  # every slot has had a record since
-                self._markers.forget(shard)
-                shard.marker = NO_RECORD
-            for slot, has in found:
-                known = self._groups.record(slot)
-                if has == NO_RECORD:
-                    if shard.marker == NO_RECORD or shard.marker < known:
-                        raise DataLost(
-                            f"the target lost its data: the record of slot {slot} on {shard.node.address} is gone"
-                        )
-                    self._missing.add(slot)  # it was emptied because the source was
-                    self._groups.set_record(slot, shard.marker)
-                elif known in {NO_RECORD, has} or has in {expected.get(slot), self._cleared_at}:
-                    self._groups.set_record(slot, has)
-                elif has < known:
-                    lost.append(has)
-                else:
-                    raise InternalError(f"the record of slot {slot} says {has}, which nothing of ours ended with")
-        if lost:
-            await self._sink(min(lost), len(lost))
+        await self._recovery.look(entered, expected)
         if not self._claimed:
-            await self._require_branch()
+            await self._recovery.require_branch(self._shards)
             self._strands.claim(await read_checkpoint(self._home, self._key))
             await self._write_hash()
             self._claimed = True
             self._account.show()
             self._source.rewind(self._strands.offset, self._strands.record.db)
-        self._sort_again(len(self._shards))
-
-    async def _require_branch(self) -> None:
-        """No slot may have what the source lost: it would go without as much of what the source wrote instead.
-
-        Raises:
-            TargetLost: one has; the next session begins with a full sync.
-        """
-        branch = self._options.branch
-        slots = [slot for node in self._shards for slot in slots_of(node.node.slots)]
-        ahead = 0 if branch is None else sum(self._groups.record(slot) > branch for slot in slots)
-        if not ahead:
-            return
-        told = replace(self._strands.record, state=State.SNAPSHOT, time_ms=0)
-        await write_checkpoint(self._home, self._key, told, self._options.epoch, self._options.connection)
-        raise TargetLost(
-            f"{ahead} slots of the target have writes that the source lost in a failover (behind offset {branch})",
-            hint="a full sync follows",
-        )
-
-    async def _sink(self, floor: int, slots: int) -> None:
-        """Slots have less than they had: the next session begins where the last one of them is."""
-        told = self._strands.sink(floor)
-        if any(db for _, db in self._intake.databases):  # which was in effect there is not known
-            told = replace(told, state=State.SNAPSHOT)
-        await write_checkpoint(self._home, self._key, told, self._options.epoch, self._options.connection)
-        raise TargetLost(
-            f"{slots} slots of the target went back, the furthest to offset {floor}: a replica was promoted that had not all of "
-            "its primary's writes, or a node was restored from an older file",
-            hint="the sync goes on from there if the source still has what follows; what each slot has is not written twice",
-        )
+        self._sort_again(len(self._cluster.topology.nodes))
 
     def _sort_again(self, nodes: int) -> None:
-        """Windows of the round before, by the map of this one."""
-        before = list(zip(self._groups.growing, self._intake.marks, strict=True))
+        """Windows of the round before, by the map of this one; what is for nodes that are away is left behind."""
+        groups, table = self._groups, self._cluster.topology.table
+        before = list(zip(groups.growing, self._intake.marks, strict=True))
         unsettled, self._unsettled = self._unsettled, []
-        self._groups.route(self._cluster.topology.table, nodes)
+        leave = self._turns.carry(table)
+        groups.route(table, nodes)
+        for node in self._away:
+            groups.leave(node.number)
         self._intake.marks = [Marks() for _ in range(nodes)]
         done = 0
         marks = [each for _, each in (*unsettled, *before) if each.since]
-        for window, _ in unsettled:
-            done += window.commands - self._groups.again(window)
+        for window, each in unsettled:
+            commands = window.commands
+            done += commands - groups.again(window, leave=True) - window.commands
+            if window.kept:
+                self._unsettled.append((window, each))
         for window, _ in before:
-            self._groups.again(window)
-        for window, each in zip(self._groups.growing, self._intake.marks, strict=True):
-            if window.entries:
+            groups.again(window, leave=True)
+        behind = leave()
+        for window, gap, each in zip(groups.growing, groups.gaps, self._intake.marks, strict=True):
+            if marks and (window.entries or gap.entries):
                 each.since = min(mark.since for mark in marks)
                 each.newest = max(mark.newest for mark in marks)
+        self._absent.look([shard.node for shard in self._shards], behind, self._away_since)
         if done:
             self._confirm(done)
 
@@ -397,54 +342,67 @@ class ClusterApplier:
             if self._renamed:
                 await self._write_hash()
             await self._intake.take_pending()
-            wait = await self._send_all()
+            waits = [await self._send_all(), self._turns.leave_slow(self._shards), await self._turns.turn(self._shards)]
             busy = [shard for shard in self._shards if shard.answer is not None]
-            growing = any(window.entries for window in self._groups.growing)
-            if not busy and not growing:
+            if not busy and self._is_whole():
                 if self._intake.held is not None:
-                    async with self._asking:
-                        await self._pass_barrier(self._intake.held)
-                    continue
-                if not self._intake.open_since:
-                    self._rest()
-                if self._intake.broken is not None:
-                    raise self._intake.broken
-                if self._intake.ended:
-                    return
+                    if not self._away:
+                        async with self._asking:
+                            await self._pass_barrier(self._intake.held)
+                        continue
+                else:
+                    if not self._intake.open_since:
+                        self._rest()
+                    if self._intake.broken is not None:
+                        raise self._intake.broken
+                    if self._intake.ended:
+                        return
             self._note_waiting()
             await self._account.bury()
-            await self._next(busy, wait)
+            await self._next(busy, min((wait for wait in waits if wait is not None), default=None))
             for shard in busy:
                 if shard.answer is not None and shard.answer.done():
-                    self._answered(shard)
+                    self._take_answer(shard)
             await self._intake.take_read()
 
+    def _is_whole(self) -> bool:
+        """Nothing waits to be sent, and nothing is left behind."""
+        growing = any(window.entries for window in self._groups.growing)
+        return not growing and not self._unsettled and not self._turns.pending and not self._intake.is_behind
+
     async def _next(self, busy: list[Shard], wait: float | None) -> None:
-        """Waits for an answer, for a piece where there is room for one, or so many seconds."""
+        """Waits for an answer, for a piece where there is room for one, for a change, or so many seconds."""
+        if self._stirred.done():
+            self._stirred = asyncio.get_running_loop().create_future()
+            return
         waits: set[asyncio.Future[object]] = {shard.answer for shard in busy if shard.answer is not None}  # type: ignore[misc]
         if (reading := self._intake.reading()) is not None:
             waits.add(reading)  # type: ignore[arg-type]
-        if waits:
-            await asyncio.wait(waits, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-        else:
-            await asyncio.sleep(wait or 0)
+        waits.add(self._stirred)  # type: ignore[arg-type]
+        await asyncio.wait(waits, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
 
     async def _send_all(self) -> float | None:
         """Sends every window that may go; seconds until one may that must rest, None when none must."""
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
         wait: float | None = None
-        for shard in self._shards:
+        for shard in tuple(self._shards):
             number = shard.node.number
-            if shard.answer is not None or not self._groups.growing[number].entries:
+            if shard not in self._shards or shard.answer is not None or not self._groups.growing[number].entries:
                 continue
-            if shard.rests_until > now:
-                wait = min(wait or 3600.0, shard.rests_until - now)
+            if shard.rests_until > loop.time():
+                wait = min(wait or 3600.0, shard.rests_until - loop.time())
                 continue
             shard.window, shard.marks = self._groups.renew(number), self._intake.marks[number].take()
             data, replies = self._groups.render(shard.window, self._head)
             await self._limiter.take(len(data), replies)
+            if shard not in self._shards:  # it was lost meanwhile
+                continue
             shard.state.in_flight_bytes, shard.state.in_flight_batches = len(data), 1
-            shard.answer = shard.connection.confirm([data], replies)
+            shard.sent_at = loop.time()
+            try:
+                shard.answer = shard.connection.confirm([data], replies)
+            except Disconnected as error:
+                self._lose(shard, error)
         return wait
 
     # -- scripts
@@ -455,49 +413,60 @@ class ClusterApplier:
         scripts = self._options.scripts
         scripts.note(piece)
         if piece.digests or piece.loaded or piece.flushed:
-            for shard in self._shards:
+            for shard in self._turns.takers(self._shards):
                 commands = await scripts.before(shard.node.endpoint, [piece])
-                if commands:
+                if commands and not shard.gone:
                     shard.tell(commands)
 
     # -- what concerns all nodes
 
     async def _pass_barrier(self, portion: Portion) -> None:
         """Everything before it is in the target: does it on every node, once, and goes on behind it."""
-        for shard in self._shards:
+        shards = tuple(self._shards)
+        for shard in shards:
             await shard.quiet()
         if portion.clears:
             await self._clear(portion)
             return
         command = self._groups.command(portion.data, portion.next)
         offset, behind = portion.place()
-        if behind > self._intake.taken:
+        if behind > self._intake.passed:
             await self._limiter.going()
             prefix, writer = self._prefix, self._strands.writer
             empty = Clearing(self._options, behind, prefix, writer).empty
             barrier = Barrier(command, behind, self._markers, prefix, writer, empty)
             self._barrier_at = behind
             ours = [*self._strands.record.commands(self._key), *self._options.restated()]
-            refused = await barrier.run(self._shards, self._groups, self._missing, ours)
+            refused = await barrier.run(shards, self._groups, self._recovery.missing, ours)
             if refused and not done_by_sibling(refused, self._options.choice):
                 culprit = Culprit(offset, 0, barrier.name, b"")
                 self._failed += 1
                 self._account.keep({0: refused}, lambda _: [culprit])
-            self._intake.taken = behind
+            self._intake.pass_by(behind)
             self._confirm(1)
         portion.next += 1
         self._intake.sort(portion)
 
     async def _clear(self, portion: Portion) -> None:
         """Removes what rules cover from all slots, and goes on behind that."""
-        self._cleared_at = portion.end
+        self._recovery.cleared_at = portion.end
         clearing = Clearing(self._options, portion.end, self._prefix, self._strands.writer)
-        await clearing.run(self._shards, self._groups)
+        await clearing.run(tuple(self._shards), self._groups)
+        self._intake.pass_by(portion.end)
         _log.info("flushed what rules cover", keys=clearing.removed, offset=portion.end)
         self._intake.sort(portion)
         self._confirm(0)
 
     # -- answers
+
+    def _take_answer(self, shard: Shard) -> None:
+        """A window was answered, or the connection was lost."""
+        try:
+            self._answered(shard)
+        except Disconnected as error:
+            if not shard.connection.is_lost:
+                raise
+            self._lose(shard, error)
 
     def _answered(self, shard: Shard) -> None:
         """A window was answered."""
@@ -507,6 +476,7 @@ class ClusterApplier:
         assert answer is not None
         notes = answer.result()
         shard.answer = None
+        shard.refused_since = 0.0 if not notes else shard.refused_since
         shard.state.in_flight_bytes = shard.state.in_flight_batches = 0
         shard.state.replies += window.entries + 3 * window.transactions
         shard.state.errors += len(notes)
@@ -532,13 +502,17 @@ class ClusterApplier:
             self._progress.errors.note(f"{shard.node.address}: {presentable(found.elsewhere)}")
             raise Disconnected(f"{shard.node.address}: {presentable(found.elsewhere)}", code_of(found.elsewhere))
         commands = window.commands
-        left = self._put_back(shard.node.number, window, marks)
+        left = self._intake.put_back(shard.node.number, window, marks)
         shard.window = shard.marks = None
         if found.trouble:
             shard.state.retries += 1
             self._progress.errors.note(f"{shard.node.address}: {presentable(found.trouble)}")
             self._progress.troubles.note(TARGET, code_of(found.trouble), presentable(found.trouble))
+            shard.refusal = presentable(found.trouble)
+            shard.refused_since = shard.refused_since or asyncio.get_running_loop().time()
             shard.rests_until = asyncio.get_running_loop().time() + self._backoff.next_wait()
+        else:
+            shard.refused_since = 0.0
         self._confirm(commands - left, settled=not found.trouble)
 
     def _leave_out(self, window: Window, refused: dict[int, dict[int, str]]) -> None:
@@ -551,16 +525,6 @@ class ClusterApplier:
             self._progress.stream.commands_failed += window.leave_out(slot, list(texts))
             by_number = {number: text for number, (_, text) in enumerate(told)}
             self._account.keep(by_number, lambda numbers, told=told: [told[number][0] for number in numbers])  # type: ignore[misc]
-
-    def _put_back(self, number: int, window: Window, marks: Marks) -> int:
-        """What of a window is not in the target goes in front of what grows; how many commands that is."""
-        later, mine = self._groups.renew(number), self._intake.marks[number]
-        left = self._groups.again(window)
-        self._groups.again(later)
-        if self._groups.growing[number].entries > later.entries:
-            mine.since = min(mine.since or marks.since, marks.since)
-            mine.newest = max(mine.newest, marks.newest)
-        return left
 
     # -- books
 
@@ -585,9 +549,14 @@ class ClusterApplier:
             self._confirm(0)
         self._account.catch_up(self._source.waiting_since)
 
+    def _settle_floor(self) -> tuple[int, int]:
+        self._raise_floor()
+        return self._strands.offset, self._strands.record.db
+
     def _raise_floor(self) -> None:
         floors = [window.floor for window, _ in self._unsettled if window.entries]
         floors += [window.floor for window in self._groups.growing if window.entries]
+        floors += [gap.floor for gap in self._groups.gaps if gap.entries]
         floors += [shard.window.floor for shard in self._shards if shard.window is not None]
         floor = min(floors, default=self._intake.boundary)
         self._strands.rise(floor, self._intake.database_at(floor))

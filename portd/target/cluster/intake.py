@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from portd.errors import PortdError
 from portd.kernel.slots import SLOTS
 from portd.target.deadletter import unsupported
 from portd.target.names import FilteredNames
-from portd.target.stream.group import Counts, Culprit
+from portd.target.stream.group import Counts, Culprit, PieceSource
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from portd.kernel.slotgroups import SlotGroups
+    from portd.kernel.slotgroups import SlotGroups, Window
     from portd.kernel.stream import Piece
     from portd.model import Progress
     from portd.target.cluster.strand import Marks
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from portd.target.kept.checkpoint import Checkpoint
     from portd.target.limiter import Limiter
     from portd.target.stream.account import Account
-    from portd.target.stream.group import PieceSource
 
 PIECE_BYTES: Final = 256 * 1024  # taken from the stream at once; a transaction up to this size is not cut
 PIECE_COMMANDS: Final = 4096
@@ -37,6 +36,16 @@ LEAST_WINDOWS: Final = 512 * 1024  # of all nodes, however few slots a link has
 LEAST_BYTES: Final = 32 * 1024
 CROSS_SLOT: Final = "cross_slot"  # codes of dead letters
 KEYS_UNKNOWN: Final = "keys_unknown"
+
+
+class SlotSource(PieceSource, Protocol):
+    """A source of which parts may be read again for some nodes."""
+
+    def reread(self, offset: int, db: int) -> None:
+        """Makes the next piece begin behind *offset*, as `rewind` does, where a part of the target has what follows.
+
+        What was handed out before comes in pieces that end where it ended, and is not counted again.
+        """
 
 
 @dataclass(slots=True)
@@ -86,18 +95,20 @@ class Intake:
         on_getack: called when the source asked for an acknowledgement.
         before_piece: awaited with each piece before it is sorted in; may fail, and is awaited again then.
         boundary: the last place for a checkpoint that everything before is sorted in.
-        taken: everything up to here was sorted in.
+        taken: everything up to here was sorted in, since the last `restart`.
+        passed: commands that concern all nodes up to here were done by all of them.
         databases: boundaries, and the database in effect from there on.
         marks: of the growing windows, by number of the node.
         held: a command that concerns all nodes is its next one, or all of it; nothing is taken meanwhile.
         newest: unix time of the newest byte that was sorted in.
         broken: what the source said behind all that was taken.
         ended: nothing more comes.
+        rests: nothing is taken for now.
     """
 
     def __init__(
         self,
-        source: PieceSource,
+        source: SlotSource,
         groups: SlotGroups,
         account: Account,
         progress: Progress,
@@ -108,13 +119,13 @@ class Intake:
     ) -> None:
         self.on_getack: Callable[[], None] | None = None
         self.before_piece: Callable[[Piece], Awaitable[None]] | None = None
-        self.boundary = self.taken = start.position.offset
+        self.boundary = self.taken = self.passed = self._counted = start.position.offset
         self.databases = [(start.position.offset, start.db)]
         self.marks: list[Marks] = []
         self.held: Portion | None = None
         self.newest = 0.0
         self.broken: PortdError | None = None
-        self.ended = False
+        self.ended = self.rests = False
         self._source = source
         self._groups = groups
         self._account = account
@@ -130,6 +141,7 @@ class Intake:
         self._counts = Counts()  # of what was left out since that was asked for
         self._told = (0, 0)  # skipped and left, as far as they are counted
         self._reading: asyncio.Task[Piece | None] | None = None
+        self._db = start.db
 
     def close(self) -> None:
         """Nothing more is taken; idempotent."""
@@ -147,6 +159,26 @@ class Intake:
         """What was left out since this was called."""
         counts, self._counts = self._counts, Counts()
         return counts
+
+    @property
+    def database(self) -> int:
+        """The one in effect at the boundary."""
+        return self._db
+
+    @property
+    def is_behind(self) -> bool:
+        """It reads what it has read before."""
+        return self.taken < self._groups.known and self.held is None
+
+    @property
+    def is_dry(self) -> bool:
+        """All that was received is taken."""
+        return not self._source.waiting_since
+
+    @property
+    def unread_since(self) -> float:
+        """Unix time at which what it reads next was received, or what it read last."""
+        return self._source.waiting_since or self.newest
 
     def database_at(self, floor: int) -> int:
         """The database in effect at a boundary; none before it will be asked for."""
@@ -167,14 +199,24 @@ class Intake:
     # -- pieces
 
     def _has_room(self) -> bool:
-        if self.held is not None or self.ended or self.broken is not None:
+        if self.held is not None or self.ended or self.broken is not None or self.rests:
             return False
+        gaps = self._groups.gaps
+        return not self.full() and not all(gap.open for gap in gaps)
+
+    def full(self) -> list[int]:
+        """Numbers of the nodes whose windows have no room for more, and what comes for them is not left behind."""
         nodes = len(self._groups.growing)
         size, commands = max(LEAST_BYTES, self._most[0] // nodes), max(1, self._most[1] // nodes)
         if self._limiter.limited:
             most_bytes, most_commands = self._limiter.share()
             size, commands = min(size, most_bytes or size), min(commands, most_commands or commands)
-        return all(window.size < size and window.entries < commands for window in self._groups.growing)
+        gaps = self._groups.gaps
+        return [
+            number
+            for number, window in enumerate(self._groups.growing)
+            if (window.size >= size or window.entries >= commands) and not gaps[number].open
+        ]
 
     def reading(self) -> asyncio.Task[Piece | None] | None:
         """What waits for the next piece; None where there is no room for one."""
@@ -239,7 +281,7 @@ class Intake:
         part = Portion(data, piece.offsets, piece.end_offset, piece.boundary, piece.db, self._source.received_at)
         if (portion := self._wait_for_end(part)) is None:
             return
-        if piece.clears is not None and portion.end > self.taken:
+        if piece.clears is not None and portion.end > max(self.taken, self.passed):
             portion.clears = True
             self.held = portion
         else:
@@ -254,7 +296,7 @@ class Intake:
         self._parts.clear()
         self._open.clear()
         self._cut = False
-        self._source.rewind(self.boundary, self.databases[-1][1])
+        self._source.rewind(self.boundary, self._db)
 
     def _wait_for_end(self, portion: Portion) -> Portion | None:
         """All of a transaction whose end has come, in one; None while it has not. One that is too large goes in parts."""
@@ -272,6 +314,9 @@ class Intake:
 
     def _count(self, piece: Piece) -> None:
         """Counts what the splitter left out."""
+        if piece.end_offset <= self._counted:
+            return
+        self._counted = piece.end_offset
         counts = Counts()
         counts.add(piece)
         self._counts.filtered += counts.filtered
@@ -287,22 +332,85 @@ class Intake:
         """
         if portion.next == 0:
             portion.next = bisect_right(memoryview(portion.offsets).cast("Q"), self.taken)
-        known = [window.entries for window in self._groups.growing]
-        portion.next = self._groups.take(portion.data, portion.offsets, portion.end, self.boundary, portion.next)
-        for window, marks, before in zip(self._groups.growing, self.marks, known, strict=True):
-            if window.entries > before:
+        groups = self._groups
+        known = [window.entries + gap.entries for window, gap in zip(groups.growing, groups.gaps, strict=True)]
+        while True:
+            portion.next = groups.take(portion.data, portion.offsets, portion.end, self.boundary, portion.next)
+            if portion.next == len(portion.offsets) // 8 or portion.place()[1] > self.passed:
+                break
+            portion.next += 1  # all nodes have done it
+        for window, gap, marks, before in zip(groups.growing, groups.gaps, self.marks, known, strict=True):
+            if window.entries + gap.entries > before:
                 marks.note(portion.received_at)
         self._tell_left()
         self.newest = max(self.newest, portion.received_at)
         if portion.next < len(portion.offsets) // 8:
             self.held = portion
+            groups.known = max(groups.known, portion.place()[0] - 1)
             return
         self.held = None
         self.taken = max(self.taken, portion.end)
+        groups.known = max(groups.known, self.taken)
         if portion.boundary:
-            self.boundary = portion.end
-            if portion.db != self.databases[-1][1]:
-                self.databases.append((portion.end, portion.db))
+            self.boundary, self._db = portion.end, portion.db
+            self._note_database()
+
+    def pass_by(self, position: int) -> None:
+        """All nodes have done a command that concerns them; *position* is behind it."""
+        self.taken = self.passed = position
+        self._groups.known = max(self._groups.known, position)
+
+    def _note_database(self) -> None:
+        """Notes which database is in effect at the boundary. Behind what is left behind, only whether it was another than 0."""
+        pinned = min((gap.floor for gap in self._groups.gaps if gap.entries), default=self.boundary)
+        last, db = self.databases[-1]
+        if last > pinned:
+            self.databases[-1] = (last, db or self._db)
+        elif self._db != db:
+            self.databases.append((self.boundary, self._db))
+
+    async def restart(self, offset: int, db: int) -> None:
+        """Takes what is behind a boundary again; records say who has it. What was held of it comes by once more.
+
+        Args:
+            offset: the boundary. It may be the floor, or where it was before a `restart` there.
+            db: in effect there.
+
+        Raises:
+            SourceLost: it is not there any more.
+        """
+        if self._reading is not None:
+            reading, self._reading = self._reading, None
+            reading.cancel()
+            await asyncio.wait({reading})
+        self._source.reread(offset, db)
+        self._piece = self.held = self.broken = None
+        self.ended = self._cut = False
+        self.newest = 0.0
+        self._parts.clear()
+        self._open.clear()
+        self.boundary = self.taken = offset
+        self._db = db
+        if offset <= self.databases[-1][0]:
+            self.databases = [(offset, db)]
+        else:
+            self._note_database()
+
+    def put_back(self, number: int, window: Window, marks: Marks) -> int:
+        """What of a window is not in the target goes in front of what grows; how many commands that is.
+
+        Args:
+            number: of the node.
+            window: that was sent to it.
+            marks: when that was received.
+        """
+        later, mine = self._groups.renew(number), self.marks[number]
+        left = self._groups.again(window)
+        self._groups.again(later)
+        if self._groups.growing[number].entries > later.entries:
+            mine.since = min(mine.since or marks.since, marks.since)
+            mine.newest = max(mine.newest, marks.newest)
+        return left
 
     def _tell_left(self) -> None:
         """Counts what the records had, and keeps dead letters of what has no place."""

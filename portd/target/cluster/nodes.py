@@ -7,9 +7,10 @@ the connections of whoever had it before.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from portd.config.choices import Existing
 from portd.errors import ConfigError, TargetBusy, TargetLost, TargetNotEmpty, TargetRefused, first_cause
@@ -28,14 +29,13 @@ from portd.target.cluster.records import BARRIER_SUFFIX, portions, write_records
 from portd.target.clusternodes import ClusterNode, ClusterTarget
 from portd.target.connection import connect, set_up, text_of
 from portd.target.control import control, unmapped
-from portd.target.kept.checkpoint import LEASE_SUFFIX, SCAN_COUNT, read_checkpoint
+from portd.target.kept.checkpoint import IMAGES_SUFFIX, IMPORTS_SUFFIX, LEASE_SUFFIX, SCAN_COUNT, read_checkpoint
 from portd.target.kept.contents import keys_there
 from portd.target.kept.epoch import EPOCH_SUFFIX, check
 from portd.target.probe import probe
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 
     from portd.config.rules import Choice
     from portd.config.settings import Settings
@@ -53,6 +53,7 @@ _log = get_logger("target")
 
 NodeT = TypeVar("NodeT")
 ResultT = TypeVar("ResultT")
+ErrorT = TypeVar("ErrorT", bound=Exception)
 MAP: Final = "CLUSTERMAP"  # code of a refusal that passes: not one of a server's
 CLUSTER_HINT: Final = "portd tries again until every slot has an owner and none is on its way"
 
@@ -75,12 +76,64 @@ async def on_all(
     return [task.result() for task in tasks]
 
 
-async def read_map(endpoint: Endpoint, slots: Ranges) -> Topology:
+async def on_some(
+    what: str,
+    nodes: Sequence[NodeT],
+    work: Callable[[NodeT], Coroutine[None, None, ResultT]],
+    passes: type[ErrorT] | tuple[type[ErrorT], ...],
+    patience: float | None,
+) -> list[ResultT | ErrorT | TimeoutError]:
+    """Does something on all nodes at once; what it returned or raised, in their order.
+
+    Args:
+        what: name of the tasks.
+        nodes: on which.
+        work: what is done.
+        passes: errors that are returned; others are raised.
+        patience: seconds that others are waited for when it is done on one; None: all are waited for.
+    """
+    loop = asyncio.get_running_loop()
+    tasks = [asyncio.create_task(work(node), name=f"{what} {number}") for number, node in enumerate(nodes)]
+    pending, until = set(tasks), None
+    try:
+        while pending:
+            left = max(0.0, until - loop.time()) if until is not None else None
+            done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            for task in done:
+                error = task.exception()
+                if error is None and patience is not None:
+                    until = until or loop.time() + patience
+                elif error is not None and not isinstance(error, passes):
+                    raise error
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return [_outcome(task) for task in tasks]
+
+
+def _outcome(task: asyncio.Task[ResultT]) -> ResultT | Any:
+    """What a task returned or raised."""
+    if task.cancelled():
+        return TimeoutError("it does not answer")
+    return task.exception() or task.result()
+
+
+def at(endpoint: Endpoint, node: Node) -> Endpoint:
+    """Where a node is, and how to get in."""
+    return replace(endpoint, host=node.host, port=node.port, seeds=None)
+
+
+async def read_map(endpoint: Endpoint, slots: Ranges, patience: float | None = None) -> Topology:
     """The map of some slots, if every one has an owner and none is on its way; the same of the link's home.
 
     Args:
         endpoint: the home.
         slots: that the link writes to: nodes that have none of them are left out.
+        patience: seconds that others are waited for when one node has told which slots are on their way; those that are
+            away need not tell. None: all have to.
 
     Raises:
         ConfigError: this is no cluster.
@@ -96,13 +149,16 @@ async def read_map(endpoint: Endpoint, slots: Ranges) -> Topology:
             raise TargetBusy(f"slots {spelled(gaps)} of the target have no owner", hint=CLUSTER_HINT, code=MAP)
         question = request("CLUSTER", "NODES")
         involved = told.within(wanted).nodes
-        answers = await on_all("map", involved, lambda node: _ask(endpoint, node, question))
+        passes = () if patience is None else (OSError, Refused)
+        answers = await on_some("map", involved, lambda node: _ask(endpoint, node, question), passes, patience)
     except Refused as refusal:
         raise error_of(refusal.text, "does not tell its map", login=refusal.login) from None
     except OSError as error:
         raise unmapped(error) from None
     on_their_way: dict[int, str] = {}
     for node, answer in zip(involved, answers, strict=True):
+        if isinstance(answer, OSError | Refused):
+            continue
         if text := _error(answer):
             raise error_of(text, "does not tell which slots are on their way", who=f"the target {node.address}")
         on_their_way |= moving(answer)
@@ -133,7 +189,7 @@ async def require_settled(connection: Connection, wanted: Ranges) -> None:
 
 
 async def _ask(endpoint: Endpoint, node: Node, question: bytes) -> object:
-    async with open_control(replace(endpoint, host=node.host, port=node.port, seeds=None)) as asked:
+    async with open_control(at(endpoint, node)) as asked:
         (answer,) = await asked.ask(question)
     return answer
 
@@ -246,8 +302,7 @@ async def foreign_keys(endpoint: Endpoint, topology: Topology, settings: Setting
     """
 
     async def count(node: Node) -> int:
-        place = replace(endpoint, host=node.host, port=node.port, seeds=None)
-        async with control(place, "looking for data in the target") as client:
+        async with control(at(endpoint, node), "looking for data in the target") as client:
             if choice:
                 return sum((await keys_there(client, settings.checkpoint_key, "", choice)).values())
             total = int(await client.call("DBSIZE"))
@@ -282,6 +337,7 @@ async def _count_ours(client: Control, settings: Settings, node: Node) -> int:
     here = f"{records}{{{slot_tag(node.first)}}}"
     beside = [key, *(key + suffix for suffix in (LEASE_SUFFIX, EPOCH_SUFFIX, BARRIER_SUFFIX))]
     beside += [here + EPOCH_SUFFIX, here + BARRIER_SUFFIX]
+    beside += [settings.checkpoint_key + suffix for suffix in (IMPORTS_SUFFIX, IMAGES_SUFFIX)]
     names: list[list[str | bytes]] = [list(beside)]
     names += [list(record_keys(records.encode(), first, last)) for first, last in portions(node.slots)]
     for each in names:

@@ -38,7 +38,11 @@ class Shard:
         window: in flight; None when nothing is.
         marks: when that was received.
         answer: to it.
-        rests_until: seconds of the loop's clock; it refused something for now.
+        sent_at: seconds of the loop's clock; when *window* was.
+        rests_until: likewise; it refused something for now.
+        refused_since: likewise; it has refused since, 0 when it does not.
+        refusal: what it said then.
+        gone: its connection was lost.
         marker: the last command for all nodes that it did (`portd.target.cluster.barrier`).
         marked: the node did it, as it is now; else the marker came to it with a slot.
         told: answers that are to come to what nobody waits for.
@@ -50,7 +54,11 @@ class Shard:
     window: Window | None = None
     marks: Marks | None = None
     answer: asyncio.Future[Sequence[Note]] | None = None
+    sent_at: float = 0.0
     rests_until: float = 0.0
+    refused_since: float = 0.0
+    refusal: str = ""
+    gone: bool = False
     marker: int = NO_RECORD
     marked: bool = False
     told: deque[asyncio.Future[Sequence[Note]]] = field(default_factory=deque)

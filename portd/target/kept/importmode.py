@@ -8,7 +8,7 @@ The mode is one flag of the server, and several links may need it. So each of th
 with the prefix of checkpoints: until when it counts, by the target's clock, and which process of the target that was
 said to. Who ends switches the mode off unless another one counts. Whoever switches it off all the same (an operator, a
 restart, a user who came between the look and the switch) is noticed within a second, and it is put back. The hash holds
-nothing but times that pass, so a write of it that comes late does no harm.
+nothing but times that pass, so a write of it that comes late does no harm. For clusters see `portd.target.cluster.importing`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,72 @@ LOOK_SECONDS: Final = 1.0  # between two looks at the mode
 USER_SECONDS: Final = 15.0  # a link counts for so long after its last look, as a lease does
 
 
+def has_import_mode(capabilities: Capabilities) -> bool:
+    """Whether a target has it."""
+    return capabilities.family == "valkey" and capabilities.version >= (8, 1)
+
+
+class Users:
+    """The list of links that need the mode.
+
+    Args:
+        prefix: of checkpoint keys.
+        link: the name of ours.
+    """
+
+    def __init__(self, prefix: str, link: str) -> None:
+        self.key = prefix + IMPORTS_SUFFIX
+        self._link = link
+
+    async def sign(self, client: Control) -> None:
+        """Says that we need the mode. A target that refuses for now (OOM, say) is told again at the next look.
+
+        Raises:
+            OSError: the connection is lost.
+        """
+        (told,) = await client.ask(request("INFO", "server"))
+        now, process = _now(told)
+        until = f"{now + int(USER_SECONDS * 1000)} {process}"
+        await client.ask(
+            request("HSET", self.key, self._link, until), request("PEXPIRE", self.key, int(USER_SECONDS * 1000))
+        )
+
+    async def leave(self, client: Control) -> list[str]:
+        """Says that we do not; the links that do. Raises as `sign` does."""
+        _, told, users = await client.ask(
+            request("HDEL", self.key, self._link), request("INFO", "server"), request("HGETALL", self.key)
+        )
+        others = _alive(told, users)
+        if others:
+            _log.info(
+                "target stays in import mode", links=" ".join(others),
+                hint="the last of them to end switches it off; CONFIG SET import-mode no does, should it have been killed",
+            )  # fmt: skip
+        return others
+
+
+async def look(client: Control) -> bool:
+    """Puts the mode of one server on when it is off; False when it was seen to be.
+
+    Raises:
+        OSError: the connection is lost.
+    """
+    (mode,) = await client.ask(request("CONFIG", "GET", SETTING))
+    known = parse_pairs(mode).get(SETTING) if isinstance(mode, list) else None
+    if known != "yes":  # also where we may not ask
+        await client.ask(request("CONFIG", "SET", SETTING, "yes"))
+    return known != "no"
+
+
+def note_loss(progress: Progress, **where: str) -> None:
+    """Somebody switched the mode off."""
+    progress.import_mode_losses += 1
+    _log.warning(
+        "import mode was lost", losses=progress.import_mode_losses,
+        hint="it is put back; keys that the source renewed at the last moment may have expired meanwhile", **where,
+    )  # fmt: skip
+
+
 class ImportMode:
     """The mode for one link. Use: `enter`, then `keep` as a task, `leave` at the end.
 
@@ -48,9 +114,8 @@ class ImportMode:
     """
 
     def __init__(self, endpoint: Endpoint, prefix: str, link: str, progress: Progress) -> None:
-        self.key = prefix + IMPORTS_SUFFIX
         self._endpoint = endpoint
-        self._link = link
+        self._users = Users(prefix, link)
         self._progress = progress
 
     async def enter(self, capabilities: Capabilities) -> bool:
@@ -62,15 +127,15 @@ class ImportMode:
         Raises:
             TargetLost: the target cannot be reached.
         """
-        if capabilities.family != "valkey" or capabilities.version < (8, 1):
+        if not has_import_mode(capabilities):
             return False
         async with control(self._endpoint, "turning import mode on") as client:
-            await self._sign(client)  # before the switch: who leaves meanwhile sees us
+            await self._users.sign(client)  # before the switch: who leaves meanwhile sees us
             try:
                 await client.call("CONFIG", "SET", SETTING, "yes")
             except Refused as refusal:
                 _log.warning("no import mode", reply=refusal.text, hint="allow +config|set")
-                await client.ask(request("HDEL", self.key, self._link))
+                await self._users.leave(client)
                 return False
         return True
 
@@ -95,45 +160,14 @@ class ImportMode:
             TargetError: it cannot be reached, or refuses.
         """
         async with control(self._endpoint, "turning import mode off") as client:
-            _, told, users = await client.ask(
-                request("HDEL", self.key, self._link), request("INFO", "server"), request("HGETALL", self.key)
-            )
-            others = _alive(told, users)
-            if others:
-                _log.info(
-                    "target stays in import mode", links=" ".join(others),
-                    hint="the last of them to end switches it off; CONFIG SET import-mode no does, should it have been killed",
-                )  # fmt: skip
-                return
-            await client.call("CONFIG", "SET", SETTING, "no")
+            if not await self._users.leave(client):
+                await client.call("CONFIG", "SET", SETTING, "no")
 
     async def _look(self, client: Control) -> None:
-        """Signs again, and puts the mode back when it is off.
-
-        Raises:
-            OSError: the connection is lost.
-        """
-        (mode,) = await client.ask(request("CONFIG", "GET", SETTING))
-        known = parse_pairs(mode).get(SETTING) if isinstance(mode, list) else None
-        if known == "no":
-            self._progress.import_mode_losses += 1
-            _log.warning(
-                "import mode was lost",
-                losses=self._progress.import_mode_losses,
-                hint="it is put back; keys that the source renewed at the last moment may have expired meanwhile",
-            )
-        if known != "yes":  # also where we may not ask
-            await client.ask(request("CONFIG", "SET", SETTING, "yes"))
-        await self._sign(client)
-
-    async def _sign(self, client: Control) -> None:
-        """Says that we need the mode. A target that refuses for now (OOM, say) is told again at the next look."""
-        (told,) = await client.ask(request("INFO", "server"))
-        now, process = _now(told)
-        until = f"{now + int(USER_SECONDS * 1000)} {process}"
-        await client.ask(
-            request("HSET", self.key, self._link, until), request("PEXPIRE", self.key, int(USER_SECONDS * 1000))
-        )
+        """Puts the mode back when it is off, and signs again; raises as `look` does."""
+        if not await look(client):
+            note_loss(self._progress)
+        await self._users.sign(client)
 
 
 def _now(told: object) -> tuple[int, str]:
