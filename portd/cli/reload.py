@@ -183,7 +183,9 @@ class ConfigFile:
         now = self._links.get(table) if table else next(iter(self._links.values()))
         first = now or next(iter(self._links.values()))  # for settings of the process
         known: dict[str, Any] = {}
-        for name, kind in get_type_hints(Settings).items():
+        kinds = get_type_hints(Settings)
+        for name, about in SETTINGS.items():
+            kind = kinds[name]
             secret = now is not None and name in SECRETS and name not in values and not self._was_in_file(name, table)
             if name in self._pinned and (name in OF_THE_PROCESS or not table):
                 known[name] = getattr(first, name)  # of a flag, or a variable
@@ -191,7 +193,7 @@ class ConfigFile:
                 known[name] = getattr(now, name)  # the same, or of a credential
             elif name in values:
                 known[name] = _parsed(name, kind, values[name])
-            elif SETTINGS[name].default is REQUIRED:
+            elif about.default is REQUIRED:
                 raise ConfigError(f"{f'link {table}: ' if table else ''}{name} is not set any more")
         return Settings(**known)
 

@@ -69,8 +69,8 @@ class Settings(RuleSettings):
         unit="URL",
         secret=True,
     )
-    shard_of: str = ""  # of a link that was made for a shard: the link that the operator described
-    shard_node: str = ""  # of such a link whose node has no slots yet: <id> <host> <port>
+    shard_of: str = ""  # of a shard's link: the one that the operator described; and where its node is while
+    shard_node: str = ""  # that has no slots yet: <id> <host> <port>
     source_password: str | None = option(
         None,
         "Password for the source when the URL has none. Prefer the file or a credential: other users can see flags.",
@@ -491,11 +491,6 @@ class Settings(RuleSettings):
         """The name of the link that the operator described: of a cluster's shard, without its lowest slot."""
         return self.shard_of or self.link
 
-    def is_sibling(self, link: str) -> bool:
-        """A link of another shard of the same source has that name."""
-        base, _, number = link.rpartition(".")
-        return self.shard_of != "" and base == self.shard_of and number.isdecimal()
-
     def source_endpoint(self) -> Endpoint:
         """Where the source is and how to get in; of a cluster, the node that has the lowest of `include_slots`.
 
@@ -585,12 +580,9 @@ class Settings(RuleSettings):
         return {"source": self.source_endpoint().display, "target": self.target_endpoint().display, **values}
 
 
+_OPTIONS = [each for each in dataclasses.fields(Settings) if each.metadata]
 SETTINGS: dict[str, dataclasses.Field[Any]] = {
-    each.name: each
-    for each in sorted(
-        (one for one in dataclasses.fields(Settings) if one.metadata),
-        key=lambda each: GROUPS.index(each.metadata["group"]),
-    )
+    each.name: each for each in sorted(_OPTIONS, key=lambda each: GROUPS.index(each.metadata["group"]))
 }
 SECRETS = tuple(name for name, each in SETTINGS.items() if each.metadata["secret"])
 OF_THE_PROCESS = frozenset(name for name, each in SETTINGS.items() if each.metadata["process"])

@@ -89,7 +89,7 @@ class Ends:
         if here & there:
             raise ConfigError("source and target are the same server", hint="check both addresses")
         await self._check_primary(sources[0])
-        shards = shards_of(self._settings, self.source, self.target, self.writes_at)
+        shards = await shards_of(self._settings, self.source, self.target, self.writes_at)
         self._check_links(statuses, shards)
         await check_slots(self._settings, self.source)
         return shards

@@ -14,11 +14,9 @@ from portd.cutover.servers import ask_server, key_specs_of
 from portd.cutover.streamwatch import SPOOL_BYTES, StreamWatch
 from portd.errors import first_cause
 from portd.kernel.slots import key_slot
-from portd.link.divide import links_of
+from portd.link.divide import links_now, links_of
 from portd.net.shapes import whole
 from portd.target.kept.checkpoint import State, read_checkpoint
-from portd.target.kept.directory import Directory
-from portd.target.kept.images import shards_there
 from portd.target.kept.lease import read_lease
 from portd.units import human_count
 
@@ -267,8 +265,8 @@ class Shard:
         return self.doubt(str(error.args[0]), error.hint or "")
 
 
-def shards_of(settings: Settings, source: Place, target: Place, writes_at: Endpoint) -> list[Shard]:
-    """The links that a sync with these settings has, by the map of its source.
+async def shards_of(settings: Settings, source: Place, target: Place, writes_at: Endpoint) -> list[Shard]:
+    """The links that a sync with these settings has.
 
     Args:
         settings: of the link that the operator described.
@@ -282,7 +280,7 @@ def shards_of(settings: Settings, source: Place, target: Place, writes_at: Endpo
 
     if source.topology is None:
         return [Shard(settings, source.endpoint, writes_at, holder(settings))]
-    links = links_of(settings, source.topology)
+    links = await links_now(settings, source.topology)
     found = []
     for each in links:
         node = source.node(min(each.slot_ranges())[0])
@@ -303,12 +301,11 @@ async def check_slots(settings: Settings, source: Place) -> None:
     """
     if source.topology is None:
         return
-    now = {each.link: tuple(each.slot_ranges()) for each in links_of(settings, source.topology)}
-    async with Directory(settings, "looking for the slots of shards") as there:
-        had = await shards_there(there)
-    other = [name for name, slots in had.items() if slots and now.get(name) != slots]
-    if other:
+    owned = {tuple(each.slot_ranges()) for each in links_of(settings, source.topology)}
+    there = await links_now(settings, source.topology)
+    other = [each.link for each in there if tuple(sorted(each.slot_ranges())) not in owned]
+    if other or len(there) != len(owned):
         raise Doubt(
-            f"slots of the source have moved since the sync began: {', '.join(other)} had others",
-            hint="the sync has to know them first: docs/clusters.md tells how",
+            f"slots of the source have moved, and the sync has not followed: {', '.join(other) or 'a shard is missing'}",
+            hint="run it again when every link has the slots of its node; docs/clusters.md tells of moves",
         )

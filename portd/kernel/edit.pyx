@@ -138,7 +138,7 @@ cdef class Editor:
         elif self.part.bare:
             argc, name = 5, "RESTORE"
         elif kind == RESTORE_ASKING or (kind == RESTORE and here):
-            argc, name = argc + (kind == RESTORE_ASKING) + (here and self.part.relative), "RESTORE"
+            argc, name = argc + (here and self.part.relative), "RESTORE"
         elif kind == FUNCTION:
             argc, name = argc + 1, "FUNCTION"
         elif kind == XGROUP:
@@ -450,7 +450,6 @@ cdef class Editor:
         cdef bint passes = self.passes()
         cdef bint adds_absttl = part.kind >= RESTORE and part.relative and not part.late
         cdef bint bare = part.bare
-        cdef bint replaces = bare or part.kind == RESTORE_ASKING  # if there was a condition, it was met
         cdef bint adds_mkstream = part.kind == XGROUP and part.argc == 8  # it may stand on either side of ENTRIESREAD
         if part.kind == SCATTERED:
             passes = False  # its commands are counted
@@ -460,9 +459,8 @@ cdef class Editor:
         count_reply(buffer, part.offset)
         if adds_mkstream:
             buffer.write_word("MKSTREAM")
-        if replaces:
-            buffer.write_word("REPLACE")
         if bare:
+            buffer.write_word("REPLACE")  # if there was a condition, it was met
             if part.expires_at > 0:
                 part.expires_at = self.postpone(max(part.expires_at + (part.now_ms if part.relative else 0), 1))
         if part.expires_at <= 0:

@@ -142,8 +142,7 @@ cdef class StreamSplitter:
             self.projector = self.editor.projector = Projector(rules, mapping, blocked)
             self.projector.ours = &self.ours
             self.projector.owed = self.owed
-            if rules is not None and rules.slots is not None:
-                self.projector.border = border
+            self.projector.border = border if rules is not None and rules.slots is not None else None
         if mapping is not None and (mapping.names or mapping.databases):
             self.renamer = Renamer(mapping, table)
             self.most_bytes = max(piece_bytes * LEAST_KEY // (LEAST_KEY + self.renamer.growth), 1)

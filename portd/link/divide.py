@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from portd.config.choices import Existing, OnRulesChange, Prune
 from portd.config.merging import merged
 from portd.config.settings import MOST_LINK_LETTERS
-from portd.errors import ConfigError, LinkTaken
+from portd.errors import ConfigError, LinkTaken, SourceError
 from portd.kernel.slots import SLOTS
 from portd.log import get_logger
 from portd.net.topology import ALL_SLOTS, common, slots_of, spelled, written
@@ -73,16 +73,14 @@ async def _go_on(settings: Settings, topology: Topology, wanted: Ranges) -> list
 
     Slots that have moved since, or are on their way, are followed from where each stream is.
     """
-    async with Directory(settings, "looking for shards of before") as directory:
-        there = await drawn_there(directory)
-    slots = {name: frozenset(slots_of(ranges)) for name, ranges in there.items()}
+    links = await _links_there(settings)
+    slots = {each.link: frozenset(slots_of(tuple(each.slot_ranges()))) for each in links}
     if not slots or frozenset().union(*slots.values()) != frozenset(slots_of(wanted)):
         return []
     found = Assignment(topology, slots)
     nodes = found.nodes({})
     if found.gaps or len(nodes) < len(slots):
         return []
-    links = [link_of_shard(settings, ranges, name.rpartition(".")[2]) for name, ranges in there.items()]
     new = {node.name: node for node in (*found.strangers(nodes), *await _idle(settings, nodes.values()))}
     numbers = {int(each.link.rpartition(".")[2]) for each in links}
     for node in new.values():
@@ -94,10 +92,32 @@ async def _go_on(settings: Settings, topology: Topology, wanted: Ranges) -> list
     return links
 
 
+async def _links_there(settings: Settings) -> list[Settings]:
+    """The links of shards that the target follows, with the slots that they have by now."""
+    async with Directory(settings, "looking for shards of before") as directory:
+        there = await drawn_there(directory)
+    return [link_of_shard(settings, ranges, name.rpartition(".")[2]) for name, ranges in there.items()]
+
+
+async def links_now(settings: Settings, topology: Topology) -> list[Settings]:
+    """The links of a sync that runs, or that would begin: as the target has them, else by a map.
+
+    Raises:
+        ConfigError: a name is too long.
+        TargetError: the target cannot be asked.
+    """
+    return await _links_there(settings) or links_of(settings, topology)
+
+
 async def _idle(settings: Settings, nodes: Iterable[Node]) -> list[Node]:
     """Primaries of the source that have no slots, as the first of these nodes tells that can be asked."""
     for each in nodes:
-        if (told := await view(settings.source_endpoint(), each)) is not None:
+        try:
+            told = await view(settings.source_endpoint(), each)
+        except SourceError as error:
+            _log.warning("the source's nodes do not tell whether some have no slots yet", error=str(error.args[0]))
+            return []
+        if told is not None:
             return list(told.idle)
     return []
 

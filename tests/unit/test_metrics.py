@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NOT_KNOWN_YET = {
     *("portd_lag_bytes", "portd_lag_seconds", "portd_snapshot_source_keys"),
-    *("portd_target_memory_bytes", "portd_target_memory_limit_bytes"),
+    *("portd_target_memory_bytes", "portd_target_memory_limit_bytes", "portd_target_node_away_seconds"),
 }
 UNITS = re.compile(
     r"_(bytes|ops|seconds|info|phase|connected|waiting|batches|fences|keys|segments|spilling|running|result|ready|paused|blocked|full|held|role|unfit|full_sync)$"

@@ -10,7 +10,7 @@ from portd.config.load import load_settings
 from portd.errors import SlotsMoved
 from portd.net.topology import ALL_SLOTS, Node, Topology, common
 from portd.source import shards
-from portd.source.shards import ShardWatch, owners, refuse_moves
+from portd.source.shards import Assignment, ShardWatch, owners, refuse_moves
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +86,6 @@ async def test_a_watch_tells_new_owners_and_ends_all(monkeypatch: pytest.MonkeyP
         )
         for name, slots in (("l.0", "0-99"), ("l.100", "100-16383"))
     ]
-    assert [each.described for each in links] == ["l", "l"]
     watch = ShardWatch(links, seconds=0.01)
     seen: list[str] = []
     for name in ("l.100", "l.0"):
@@ -94,3 +93,26 @@ async def test_a_watch_tells_new_owners_and_ends_all(monkeypatch: pytest.MonkeyP
             await watch.guard(name, lambda node: seen.append(node.name))
     assert seen == ["x", "b"]
     assert len(looks) == 1
+
+
+def test_a_link_keeps_its_node_and_follows_a_promotion() -> None:
+    """By the node's id as long as it has slots; else who has most of the link's, if no other link has it."""
+    slots = {"l.0": frozenset(range(100)), "l.100": frozenset(range(100, 16384))}
+    whole = topology(a=[(0, 99)], b=[(100, 16383)])
+    first = Assignment(whole, slots).nodes({})
+    assert {link: node.name for link, node in first.items()} == {"l.0": "a", "l.100": "b"}
+    moved = Assignment(topology(a=[(0, 9)], b=[(10, 16383)]), slots)
+    assert {link: node.name for link, node in moved.nodes(first).items()} == {"l.0": "a", "l.100": "b"}
+    promoted = Assignment(topology(x=[(0, 9)], b=[(10, 16383)]), slots)
+    assert {link: node.name for link, node in promoted.nodes(first).items()} == {"l.0": "x", "l.100": "b"}
+    emptied = Assignment(topology(b=[(0, 16383)]), slots)
+    assert {link: node.name for link, node in emptied.nodes(first).items()} == {"l.100": "b"}
+
+
+def test_owners_that_no_link_reads_and_slots_of_nobody() -> None:
+    """Both are told: the one for another link, the other as a gap."""
+    slots = {"l.0": frozenset(range(100)), "l.100": frozenset(range(100, 16384))}
+    found = Assignment(topology(a=[(0, 50)], b=[(100, 16383)], c=[(60, 99)]), slots)
+    nodes = found.nodes(Assignment(topology(a=[(0, 99)], b=[(100, 16383)]), slots).nodes({}))
+    assert found.gaps == frozenset(range(51, 60))
+    assert [node.name for node in found.strangers(nodes)] == ["c"]

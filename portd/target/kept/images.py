@@ -50,7 +50,7 @@ async def claim(settings: Settings, image: Image, neighbours: Neighbours, *, rul
         links = partial(neighbours.links, there) if ruled and thorough else None
         others = await images_of_others(there, links, near=image)
         for other, (where, shared) in sorted(others.items()):
-            if not settings.is_sibling(other):  # what both have just moves from one to the other
+            if not is_shard(other, settings.shard_of):  # what both have just moves from one to the other
                 _meet(settings, image, other, where, shared=shared or settings.share_image)
         if ruled:
             await there.call("HSET", key, link, (SHARED if settings.share_image else "") + image.text())

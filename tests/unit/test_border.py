@@ -1,0 +1,113 @@
+"""Where the stream of a shard stops for slots that are not its link's alone."""
+
+from __future__ import annotations
+
+from portd.kernel.border import ALL, FREELY, Border
+from portd.kernel.rules import Rules
+from portd.kernel.slots import key_slot
+from portd.kernel.stream import StreamSplitter
+from portd.net.resp import request as command
+
+MINE, OTHER, THIRD = (key_slot(name) for name in (b"a", b"b", b"c"))
+SET_A, SET_B, SET_C = (command(b"SET", name, b"1") for name in (b"a", b"b", b"c"))
+
+
+def splitter(border: Border, *slots: int, stream: bytes = b"") -> StreamSplitter:
+    """One that has been fed."""
+    found = StreamSplitter(0, 0, rules=Rules(slots=[(slot, slot) for slot in slots]), border=border)
+    found.feed(stream, 0)
+    return found
+
+
+def taken(found: StreamSplitter) -> bytes:
+    """Everything up to where it stops."""
+    parts = []
+    while (piece := found.next_piece(1 << 20, 1000)) is not None:
+        parts.append(piece.data)
+    return b"".join(parts)
+
+
+def test_it_stops_before_a_slot_that_the_link_does_not_have() -> None:
+    """What is before it goes on; asked again, it is still there; when it was decided, it is left out up to there."""
+    border = Border()
+    found = splitter(border, MINE, stream=SET_A + SET_B + SET_A + SET_B)
+    assert taken(found) == SET_A
+    assert (border.waits, border.at, border.slot, border.brings) == (True, len(SET_A) + 1, OTHER, False)
+    assert taken(found) == b""
+    border.open(len(SET_A + SET_B + SET_A), {})
+    assert taken(found) == SET_A
+    assert (border.waits, border.at) == (True, len(SET_A + SET_B + SET_A) + 1)
+
+
+def test_a_slot_that_is_to_come_is_never_left_out() -> None:
+    """Others are, up to where it was decided."""
+    border = Border()
+    found = splitter(border, MINE, stream=SET_B + SET_C + SET_A)
+    taken(found)
+    border.open(1000, {}, {THIRD})
+    assert taken(found) == b""
+    assert (border.waits, border.slot) == (True, THIRD)
+
+
+def test_shared_slots_pass_up_to_where_others_have_come() -> None:
+    """One that goes to others passes freely, but for what brings its keys back."""
+    border = Border()
+    brings = command(b"RESTORE-ASKING", b"c", b"0", b"payload")
+    stream = SET_B + SET_C + SET_B + SET_C + brings
+    found = splitter(border, MINE, OTHER, THIRD, stream=stream)
+    border.open(-1, {OTHER: len(SET_B), THIRD: FREELY})
+    assert taken(found) == SET_B + SET_C
+    assert (border.waits, border.slot) == (True, OTHER)
+    border.open(-1, {OTHER: FREELY, THIRD: FREELY})
+    assert taken(found) == SET_B + SET_C
+    assert (border.waits, border.slot, border.brings) == (True, THIRD, True)
+
+
+def test_what_was_left_out_before_a_slot_came_stays_so() -> None:
+    """The stream is read again from before the place where it came."""
+    border = Border()
+    border.open(len(SET_B), {})
+    border.enter([OTHER], len(SET_B))
+    border.share({OTHER: FREELY})
+    found = splitter(border, MINE, OTHER, stream=SET_B + SET_A + SET_B)
+    assert taken(found) == SET_A + SET_B
+
+
+def test_a_flush_waits_while_slots_are_shared() -> None:
+    """It would empty what is another link's by now."""
+    border = Border()
+    found = splitter(border, MINE, OTHER, stream=SET_A + command(b"FLUSHALL"))
+    border.open(-1, {OTHER: FREELY})
+    assert taken(found) == SET_A
+    assert (border.waits, border.slot) == (True, ALL)
+
+
+def test_large_commands_and_transactions_stop_as_well() -> None:
+    """By their first key; in a transaction, what is before it may go, and nothing is committed."""
+    border = Border()
+    large = command(b"SET", b"b", b"x" * 600_000)
+    found = splitter(border, MINE, stream=SET_A + large)
+    assert taken(found) == SET_A
+    assert (border.waits, border.slot) == (True, OTHER)
+    border = Border()
+    found = splitter(border, MINE, stream=SET_A + command(b"MULTI") + SET_A + SET_B + command(b"EXEC"))
+    assert taken(found) == SET_A + SET_A
+    assert border.waits
+    assert found.in_transaction
+    border.open(1000, {})
+    assert taken(found) == b""
+    assert not found.in_transaction
+    border = Border()
+    found = splitter(border, MINE, stream=SET_A + command(b"DEL", *[b"{b}%d" % number for number in range(100_000)]))
+    assert taken(found) == SET_A
+    assert (border.waits, border.slot) == (True, OTHER)
+
+
+def test_another_history_knows_nothing_of_the_one_before() -> None:
+    """Nothing is left out of it, and nothing passes."""
+    border = Border()
+    border.open(1 << 40, {OTHER: FREELY})
+    border.enter([OTHER], 1 << 30)
+    border.reset()
+    assert taken(splitter(border, MINE, stream=SET_B)) == b""
+    assert border.waits
