@@ -481,6 +481,7 @@ def test_a_link_that_was_picked_is_the_only_one_that_is_read_again(tmp_path: Pat
         config.reread()
 
 
+@pytest.mark.sampled(90)
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize(
     "value",
