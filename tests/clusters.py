@@ -165,6 +165,8 @@ class Cluster:
     def move_slot(self, slot: int, into: Server, *, until: Callable[[], object] = lambda: None) -> None:
         """Moves a slot as redis-cli does, key by key; *until* is called when half of the move is done."""
         source = next(node for node, ranges in self.owners().items() if any(a <= slot <= b for a, b in ranges))
+        if source is into:
+            return
         self.call(into, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.name(source))
         self.call(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.name(into))
         until()
@@ -172,7 +174,7 @@ class Cluster:
             self.call(source, "MIGRATE", "127.0.0.1", into.port, "", 0, 60_000, "KEYS", *keys)
         name = self.name(into)
         self.call(into, "CLUSTER", "SETSLOT", slot, "NODE", name)
-        for node in (*self.primaries, *self.extra):
+        for node in {source, *self.owners()}:
             with Wire(node) as wire:  # one that has given its last slot away may be a replica by now
                 wire.many([("CLUSTER", "SETSLOT", slot, "NODE", name)], errors=True)
 

@@ -19,10 +19,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
+from portd.kernel.slots import slot_tag
 from tests.clusters import Cluster, differences
 from tests.commands import run
 from tests.faults.world import Failure
 from tests.integration.cluster.load import LINKS, Loads, fill, primaries
+from tests.integration.cluster.moves import RoamingLoad, migrate
 from tests.process import Portd
 from tests.servers import wait_for_sync
 
@@ -44,6 +46,7 @@ OPTIONS: dict[str, object] = {
 RULES: dict[str, object] = {
     "include": "{t", "exclude": ["*:set", "*:b"], "rename_prefix": "{t={u", "share_image": True, "prune": "prune",
 }  # fmt: skip
+ROAMING = (5, 77, 1234, 5400, 6000, 9999, 11000, 16000)  # slots that move
 MAY_END = {os.EX_UNAVAILABLE, os.EX_TEMPFAIL}  # started while a cluster was not whole
 
 
@@ -84,16 +87,24 @@ class ClusterDeck:
         source: binary of the source's nodes.
         target: binary of the target's.
         rules: keys are left out, and the others have names in other slots.
+        moves: slots of either side move as well, one by one and in one step.
     """
 
     def __init__(
-        self, seed: int, source: Binary | None = None, target: Binary | None = None, *, rules: bool = False
+        self,
+        seed: int,
+        source: Binary | None = None,
+        target: Binary | None = None,
+        *,
+        rules: bool = False,
+        moves: bool = False,
     ) -> None:
         self.report = ClusterReport()
         self._chance = random.Random(f"clusters {seed}")
         self._source = Cluster(source, replicas=1, repl_backlog_size="32mb", repl_ping_replica_period=1)
         self._target = Cluster(target, replicas=1, repl_ping_replica_period=1)
         self._rules = rules
+        self._roaming = RoamingLoad(self._source, ROAMING) if moves else None
         self._portd: Portd
         self._loads: Loads
         self._socket: Path
@@ -112,6 +123,8 @@ class ClusterDeck:
             options = OPTIONS | (RULES if self._rules else {}) | {"control_socket": self._socket}
             self._portd = stack.enter_context(Portd(self._source.url, self._target.url, **options))
             self._loads = stack.enter_context(Loads(self._source))
+            if self._roaming is not None:
+                stack.enter_context(self._roaming)
             self._stack = stack.pop_all()
         return self
 
@@ -175,6 +188,10 @@ class ClusterDeck:
                 partial(self._kill_node, side, cluster, primary=True),
                 partial(self._cut, side, cluster),
             ]
+        if self._roaming is not None:
+            moves = [partial(self._move, *each) for each in (("source", self._source), ("target", self._target))]
+            kinds += [moves[0]] * 8 + [moves[1]] * 3 + [self._migrate] * 3
+            copying += moves
         return kinds + [partial(self._while_copying, each) for each in copying]
 
     # -- faults
@@ -220,6 +237,26 @@ class ClusterDeck:
                 if client["name"].startswith("portd-") or (side == "source" and "S" in client["flags"]):
                     cluster.call(node, "CLIENT", "KILL", "ID", client["id"])
         return f"{side}: connections cut"
+
+    def _move(self, side: str, cluster: Cluster) -> str:
+        """Slots that are written to go to another shard, key by key; portd may die in the middle."""
+        wait_for_sync(cluster.is_up, PATIENCE_SECONDS)
+        into = self._chance.choice(list(cluster.owners()))
+        killed = self._chance.random() < 0.4
+        slots = self._chance.sample(ROAMING, self._chance.randint(1, 4))
+        for number, slot in enumerate(slots):
+            cluster.move_slot(slot, into, until=self._portd.kill if killed and number == 0 else lambda: None)
+        return f"{side}: slots moved{', portd: kill -9' if killed else ''}"
+
+    def _migrate(self) -> str:
+        """Slots of the source go to another shard in one step, where its servers can."""
+        wait_for_sync(self._source.is_up, PATIENCE_SECONDS)
+        first = self._chance.choice(ROAMING)
+        node, into = self._source.owner(f"{{{slot_tag(first)}}}"), self._chance.choice(list(self._source.owners()))
+        if node is into or not node.binary.at_least(redis=(99,), valkey=(9, 0)):
+            return "source: nothing moved"
+        migrate(self._source, node, into, first, first)
+        return "source: a slot moved in one step"
 
     def _flush(self) -> str:
         """A shard of the source is emptied, and written to at once: what comes behind it may not go."""
@@ -273,6 +310,8 @@ class ClusterDeck:
         """Writes pause until everything is in the target, and both clusters are equal."""
         self._loads.run(1)  # whoever writes has not ended
         self._loads.pause()
+        if self._roaming is not None:
+            self._roaming.turn.acquire()
         try:
             for cluster in (self._source, self._target):
                 wait_for_sync(cluster.is_up, PATIENCE_SECONDS)
@@ -294,6 +333,8 @@ class ClusterDeck:
             self.report.pipelines = self._loads.commands
         finally:
             self._loads.go_on()
+            if self._roaming is not None:
+                self._roaming.turn.release()
 
     def _note_syncs(self, now: dict[str, Any]) -> None:
         """Counts full syncs of a process once."""
@@ -329,8 +370,9 @@ def run_cluster_deck(
     source: Binary | None = None,
     target: Binary | None = None,
     rules: bool = False,
+    moves: bool = False,
     tell: bool = False,
 ) -> ClusterReport:
     """See `ClusterDeck.run`."""
-    with ClusterDeck(seed, source, target, rules=rules) as deck:
+    with ClusterDeck(seed, source, target, rules=rules, moves=moves) as deck:
         return deck.run(faults, tell=tell)

@@ -15,7 +15,7 @@ from portd.errors import ConfigError
 from portd.log import get_logger
 from portd.net.control import parse_pairs
 from portd.net.topology import NONE, read_written
-from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX, Checkpoint, State
+from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX, Checkpoint
 from portd.target.kept.directory import Directory
 
 if TYPE_CHECKING:
@@ -116,13 +116,13 @@ def is_shard(name: str, link: str) -> bool:
 
 
 async def drawn_there(there: Directory) -> dict[str, Ranges]:
-    """Links of a source cluster's shards whose streams the target follows, with the slots that their checkpoints tell.
+    """Links of a source cluster's shards that the target has, with the slots that their checkpoints tell.
 
     Args:
         there: see `shards_there`.
 
     Returns:
-        Nothing where one of them has another state, or does not tell.
+        Nothing where one of them does not tell.
     """
     found: dict[str, Ranges] = {}
     for name in await shards_there(there):
@@ -130,7 +130,7 @@ async def drawn_there(there: Directory) -> dict[str, Ranges]:
         if checkpoint is not None and checkpoint.slots.split(" ")[0] == NONE:
             continue  # all of them moved to others
         ranges = read_written(checkpoint.slots.split()) if checkpoint is not None else ()
-        if checkpoint is None or checkpoint.state is not State.STREAM or not ranges:
+        if not ranges:
             return {}
         found[name] = ranges
     return found
