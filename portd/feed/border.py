@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from portd.kernel.border import FREELY, Border
+from portd.kernel.border import Border
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +18,7 @@ class SlotBorder:
         kernel: what the splitter asks.
         wanted: set when the feed waits.
         blurred: the snapshot had keys of slots that the link does not have: what the stream tells of them is not all.
+        generation: another one after each `reset`: what was found out before means nothing any more.
         shared_now: tells the slots of the link that others have, or may have, as well.
     """
 
@@ -25,6 +26,7 @@ class SlotBorder:
         self.kernel = Border()
         self.wanted = asyncio.Event()
         self.blurred = False
+        self.generation = 0
         self.shared_now: Callable[[], Iterable[int]] = tuple
         self._until = -1
         self._changed = asyncio.Event()
@@ -56,8 +58,9 @@ class SlotBorder:
 
     def reset(self, *, blurred: bool = False) -> None:
         """A history begins, or is followed from a checkpoint on: what was said of offsets means nothing any more."""
+        self.generation += 1
         self.kernel.reset()
-        self.kernel.share(dict.fromkeys(self.shared_now(), -1))
+        self.share(self.shared_now())
         self._until = -1
         self.blurred = blurred
         self.wanted.clear()
@@ -75,8 +78,8 @@ class SlotBorder:
         self.kernel.enter(slots, self.kernel.at - 1 if self.kernel.waits else self._until)
 
     def share(self, slots: Iterable[int]) -> None:
-        """These are other links' as well by now, to whom they go; see `Border.share`."""
-        self.kernel.share(dict.fromkeys(slots, FREELY))
+        """These are other links' as well by now; see `Border.share`. Those of which nothing is known yet stop the feed."""
+        self.kernel.share(dict.fromkeys(slots, -1))
 
     async def passed(self) -> None:
         """Waits until the feed may go on."""

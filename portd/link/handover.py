@@ -16,12 +16,13 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from portd.errors import InternalError, SlotsMoved, SourceBusy, SourceError, first_cause
+from portd.errors import InternalError, PortdError, SlotsMoved, SourceBusy, SourceError, first_cause
 from portd.groups import TaskGroup
 from portd.kernel.border import ALL, FREELY
 from portd.link.offsets import Offsets
+from portd.link.party import Party
 from portd.log import get_logger
-from portd.net.topology import Node, ranges_of, slots_of, spelled
+from portd.net.topology import Node, ranges_of, spelled
 from portd.source.nodeview import emptied, view
 from portd.source.shards import MOVED_HINT, Assignment
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from portd.config.settings import Settings
-    from portd.errors import PortdError
     from portd.link.link import Link
     from portd.link.offsets import Moment
     from portd.model import Progress
@@ -45,66 +45,6 @@ NODE_SECONDS: Final = 0.002  # for each node, at the least
 GRANT_HINT: Final = "our user needs +info +cluster|getslotmigrations +cluster|countkeysinslot at the source"
 STRANGER_SECONDS: Final = 5.0  # a new replica looks like a primary without slots for some seconds
 TOLD_SECONDS: Final = 10.0  # a link that waits for longer says so
-
-
-class Party:
-    """A link among those of one source.
-
-    Args:
-        name: of the link.
-        link: it.
-        progress: its counters.
-
-    Attributes:
-        member: what it has to do with others.
-        border: where its stream waits for them.
-        node: which one it reads; None while nobody knows.
-        waits: other links that it waits for, and up to which offsets.
-    """
-
-    def __init__(self, name: str, link: Link, progress: Progress) -> None:
-        assert link.member is not None, "a link of several shards is a member"
-        self.name = name
-        self.link = link
-        self.member = link.member
-        self.border = link.member.border
-        self.progress = progress
-        self.node: Node | None = None
-        self.waits: list[tuple[str, int]] = []
-        self.moves = False  # its node gives or takes slots, as far as is known
-        self.asked = asyncio.Event()  # another one has slots of its, and it may give them up
-        self.taking = asyncio.Lock()  # held while slots come to it
-
-    @property
-    def received(self) -> int:
-        """Replication offset of the last byte that was received."""
-        return self.progress.stream.read_offset
-
-    def note(self, error: PortdError) -> None:
-        """Keeps something that passes for those who look."""
-        self.progress.errors.note(str(error))
-
-    def go_to(self, node: Node) -> None:
-        """The link reads that node, from now on."""
-        if self.node is not None and self.node.name != node.name:
-            self.link.follow(node)
-        self.node = node
-        self.member.whereabouts.address = node.host, node.port
-
-    def leave(self) -> None:
-        """It has no slots any more: it ends in order, and nobody goes on with it."""
-        self.member.left = True
-        self.link.end()
-
-    @property
-    def newest(self) -> frozenset[int]:
-        """Those that it is to have."""
-        return frozenset(slots_of(tuple(self.link.ruling.newest.slot_ranges())))
-
-    @property
-    def slots(self) -> frozenset[int]:
-        """Those that it has."""
-        return frozenset(slots_of(tuple(self.link.ruling.settings.slot_ranges())))
 
 
 class Handovers:
@@ -200,12 +140,22 @@ class Handovers:
                 await self._look()
                 if party.progress.stream.following:
                     await self._settle(party)
-            except SourceBusy as error:
-                party.note(error)
+            except PortdError as error:
+                self._endure(party, error)
             party.asked.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._seconds):
                     await party.asked.wait()
+
+    def _endure(self, party: Party, error: PortdError) -> None:
+        """Keeps what passes for those who look: an end that is away, or refuses for now.
+
+        Raises:
+            PortdError: it does not pass.
+        """
+        if error is self._failed or not error.retriable:
+            raise error
+        party.note(error)
 
     def _fail(self, text: str, hint: str = MOVED_HINT) -> SlotsMoved:
         """It cannot go on; the error, which every link of the source ends with."""
@@ -248,6 +198,8 @@ class Handovers:
                 self._forbidden = str(error.args[0])
                 _log.warning("slots that move cannot be followed", error=self._forbidden, hint=GRANT_HINT)
             return None
+        if found is not None and not found.primary and not party.slots:
+            party.leave()  # it looked like a primary while it was new, or is none any more
         if found is None or not found.primary or party.link.replid not in found.replids:
             return None
         return found
@@ -295,8 +247,8 @@ class Handovers:
                 await self._look()
                 if await self._try(party):
                     return
-            except SourceBusy as error:
-                party.note(error)
+            except PortdError as error:
+                self._endure(party, error)
             if asyncio.get_running_loop().time() - begun > TOLD_SECONDS and not told:
                 told = True
                 _log.warning(
@@ -308,7 +260,7 @@ class Handovers:
     async def _try(self, party: Party) -> bool:
         """Once; False where it is not known yet whose the slot is."""
         border = party.border
-        slot = border.slot
+        slot, generation = border.slot, border.generation
         if slot == ALL:
             raise self._fail("the source emptied a shard while slots were on their way to or from it")
         if self._forbidden:
@@ -321,16 +273,23 @@ class Handovers:
         moment = self._offsets.find(party.name, border.at, others) or await self._ask_offsets()
         if not others <= moment.written.keys() or (mine := await self._view(party)) is None:
             return False
-        claims = mine.owns | mine.takes
+        claims = mine.claims(returning=border.brings)
         if slot not in claims and slot in mine.jobs:
             return False  # its outcome decides
-        coming = await self._coming(party, mine, moment, only=frozenset({slot}))
+        coming = await self._coming(party, mine, claims, moment, only=frozenset({slot}))
         if slot in claims and slot not in coming and (others or slot not in party.slots):
             return False
-        return await self._take(party, mine, coming, moment.received[party.name])
+        if not await self._wait_for(party, coming) or border.generation != generation:
+            return False
+        return await self._take(party, mine, claims, coming, moment.received[party.name])
 
     async def _coming(
-        self, party: Party, mine: NodeView, moment: Moment, only: frozenset[int] | None = None
+        self,
+        party: Party,
+        mine: NodeView,
+        claims: frozenset[int],
+        moment: Moment,
+        only: frozenset[int] | None = None,
     ) -> dict[int, dict[str, int]]:
         """Slots that a link may have now, with the offsets that other links must have come to that have them as well.
 
@@ -341,7 +300,7 @@ class Handovers:
         """
         border = party.border
         one_by_one = mine.takes | party.slots | (frozenset({border.slot}) if border.brings else frozenset())
-        claims = (mine.owns | mine.takes) & self._wanted
+        claims &= self._wanted
         orphans = (claims & mine.owns).difference(*(each.slots for each in self._parties.values()))
         if only is not None:
             claims &= only | mine.takes
@@ -366,17 +325,28 @@ class Handovers:
                 found.setdefault(slot, {})[other.name] = offset or 0
         return {slot: offsets for slot, offsets in found.items() if slot not in open_ones}
 
-    async def _take(self, party: Party, mine: NodeView, coming: Mapping[int, Mapping[str, int]], received: int) -> bool:
-        """Has a link wait for others, gives it the slots that come to it, and lets its stream go on up to *received*.
-
-        Returns:
-            False where one that is waited for has begun anew meanwhile.
-        """
-        border = party.border
+    async def _wait_for(self, party: Party, coming: Mapping[int, Mapping[str, int]]) -> bool:
+        """Has a link wait for others; False where one of them has begun anew, or they wait for each other."""
         for name in {name for offsets in coming.values() for name in offsets}:
             highest = max(each.get(name, 0) for each in coming.values())
             if not await self._wait(party, self._parties[name], highest):
                 return False
+        return True
+
+    async def _take(
+        self,
+        party: Party,
+        mine: NodeView,
+        claims: frozenset[int],
+        coming: Mapping[int, Mapping[str, int]],
+        received: int,
+    ) -> bool:
+        """Gives a link the slots that come to it, others having come far enough, and lets its stream go on up to *received*.
+
+        Returns:
+            False where it is to wait.
+        """
+        border, generation = party.border, party.border.generation
         async with party.taking:
             if new := sorted(set(coming) - party.slots):
                 whole = not border.blurred and all(coming[slot] for slot in new)
@@ -391,12 +361,12 @@ class Handovers:
                         link=party.name,
                     )
                     party.link.ask_full_sync()
-            claims = mine.owns | mine.takes
-            border.open(
-                received,
-                {slot: received if slot in claims else FREELY for slot in self._shared(party)},
-                ((claims | mine.jobs) & self._wanted) - party.slots,
-            )
+            if border.generation == generation:
+                border.open(
+                    received,
+                    {slot: received if slot in claims else FREELY for slot in self._shared(party)},
+                    ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots,
+                )
             self._share()
         for other in self._parties.values():
             if other is not party and other.slots & party.slots & mine.owns:
@@ -411,9 +381,25 @@ class Handovers:
             if self._circle(party):
                 await self._untie(party)
                 return False
-            return await other.link.reaching.reach(offset)
+            return await self._reached(party, other, offset)
         finally:
             party.waits.remove(wait)
+
+    async def _reached(self, party: Party, other: Party, offset: int) -> bool:
+        """Until the target has what another link brings; says so when that takes long."""
+        reaching = asyncio.create_task(other.link.reaching.reach(offset), name=f"{other.name} at {offset}")
+        try:
+            done, _ = await asyncio.wait({reaching}, timeout=TOLD_SECONDS)
+            if not done:
+                _log.warning(
+                    "a shard waits for another one, from which slots come",
+                    link=party.name,
+                    other=other.name,
+                    offset=offset,
+                )
+            return await reaching
+        finally:
+            reaching.cancel()
 
     def _circle(self, party: Party) -> bool:
         """Links wait for each other in a circle: each stands before what the other waits for."""
@@ -452,10 +438,11 @@ class Handovers:
         if mine is None:
             return
         if (mine.owns & self._wanted) - party.slots:
-            coming = await self._coming(party, mine, await self._ask_offsets())
+            generation, claims = border.generation, mine.claims(returning=False)
+            coming = await self._coming(party, mine, claims, await self._ask_offsets())
             own = {slot: offsets for slot, offsets in coming.items() if slot in mine.owns}
-            if own.keys() - party.slots:
-                await self._take(party, mine, own, border.until)
+            if own.keys() - party.slots and await self._wait_for(party, own) and border.generation == generation:
+                await self._take(party, mine, claims, own, border.until)
         gone = self._shared(party) - mine.owns - mine.takes - mine.gives
         if not gone or party.node is None:
             return

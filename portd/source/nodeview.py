@@ -57,6 +57,14 @@ class NodeView:
     primary: bool = True
     idle: tuple[Node, ...] = ()
 
+    def claims(self, *, returning: bool) -> frozenset[int]:
+        """Slots of which the last word is this node's.
+
+        Args:
+            returning: also those that it gives away: their keys may come back.
+        """
+        return (self.owns if returning else self.owns - self.gives) | self.takes
+
 
 async def view(endpoint: Endpoint, node: Node) -> NodeView | None:
     """Asks a node; None where it cannot be asked now.

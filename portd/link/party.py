@@ -1,0 +1,74 @@
+"""A link among those of one source cluster, as who follows the slots of all of them sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from portd.net.topology import slots_of
+
+if TYPE_CHECKING:
+    from portd.errors import PortdError
+    from portd.link.link import Link
+    from portd.model import Progress
+    from portd.net.topology import Node
+
+
+class Party:
+    """A link among those of one source.
+
+    Args:
+        name: of the link.
+        link: it.
+        progress: its counters.
+
+    Attributes:
+        member: what it has to do with others.
+        border: where its stream waits for them.
+        node: which one it reads; None while nobody knows.
+        waits: other links that it waits for, and up to which offsets.
+    """
+
+    def __init__(self, name: str, link: Link, progress: Progress) -> None:
+        assert link.member is not None, "a link of several shards is a member"
+        self.name = name
+        self.link = link
+        self.member = link.member
+        self.border = link.member.border
+        self.progress = progress
+        self.node: Node | None = None
+        self.waits: list[tuple[str, int]] = []
+        self.moves = False  # its node gives or takes slots, as far as is known
+        self.asked = asyncio.Event()  # another one has slots of its, and it may give them up
+        self.taking = asyncio.Lock()  # held while slots come to it
+
+    @property
+    def received(self) -> int:
+        """Replication offset of the last byte that was received."""
+        return self.progress.stream.read_offset
+
+    def note(self, error: PortdError) -> None:
+        """Keeps something that passes for those who look."""
+        self.progress.errors.note(str(error))
+
+    def go_to(self, node: Node) -> None:
+        """The link reads that node, from now on."""
+        if self.node is not None and self.node.name != node.name:
+            self.link.follow(node)
+        self.node = node
+        self.member.whereabouts.address = node.host, node.port
+
+    def leave(self) -> None:
+        """It has no slots any more: it ends in order, and nobody goes on with it."""
+        self.member.left = True
+        self.link.end()
+
+    @property
+    def newest(self) -> frozenset[int]:
+        """Those that it is to have."""
+        return frozenset(slots_of(tuple(self.link.ruling.newest.slot_ranges())))
+
+    @property
+    def slots(self) -> frozenset[int]:
+        """Those that it has."""
+        return frozenset(slots_of(tuple(self.link.ruling.settings.slot_ranges())))
