@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.2  # how often the demo asks the sync how far it is
 PATIENCE_SECONDS = 300.0  # for the sync to get somewhere; then something is wrong
+MOVED_SLOTS = 20  # of a cluster, while it is copied
 END_SECONDS = 5.0  # for it to end when something went wrong
 STOP_SECONDS = 30.0  # for the sync to end when it is told to
 
@@ -49,7 +50,7 @@ def demo(
     http: str = typer.Option("", metavar="HOST:PORT", help="Address of the status page; a free port if unset."),
     keep: bool = typer.Option(False, "--keep", help="Go on until Ctrl-C, to look at the status page."),
     cluster: bool = typer.Option(
-        False, "--cluster", help="Two clusters of three servers; their slots stay where they are."
+        False, "--cluster", help="Two clusters of three servers; slots of the source move meanwhile."
     ),
 ) -> None:
     """Watch a sync: two servers of its own, live writes, and a comparison at the end."""
@@ -118,12 +119,17 @@ class _Demo:
 
     async def _sync(self, source: End, writer: LiveWriter) -> int:
         """Runs `portd sync` until it has everything; returns its peak RSS in bytes."""
+        from portd.cli.demo_data import BIG_HASH  # noqa: PLC0415 - see above
+
         process = await self._start_sync()
         try:
             async with TaskGroup() as group:
                 writing = group.create_task(writer.run(), name="live writes")
                 await self._until(process, lambda status: bool(status["ready"]), "the snapshot was applied")
                 await asyncio.sleep(self._options.seconds)
+                if source.clustered:
+                    moved = await source.move_slots(MOVED_SLOTS, BIG_HASH)
+                    say(f"\n{moved} slots of the source have moved from its first server to the second.")
                 if self._options.keep:
                     say("\nEverything is copied and followed. Ctrl-C ends the demo.")
                     await process.wait()

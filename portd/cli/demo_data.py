@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from portd.cli.demo_ends import run, text
+from portd.kernel.slots import key_slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,15 +68,19 @@ async def fill(end: End, keys: int, hash_fields: int) -> None:
 
 
 async def send(end: End, commands: Iterable[Command], *, transaction: bool = False) -> None:
-    """Sends commands to the servers that have their keys; in one transaction, they have one slot."""
+    """Sends commands to the servers that have their keys; in one transaction, they have one slot. What is on its way is left out."""
     pipes: dict[int, Any] = {}
-    for command in commands:
-        number = end.shard_of(command[2 if command[0] == "XGROUP" else 1])
-        if number not in pipes:
-            pipes[number] = end.clients[number].pipeline(transaction=transaction)
-        pipes[number].execute_command(*command)
-    for pipe in pipes.values():
-        await pipe.execute()
+    async with end.writing:
+        for command in commands:
+            key = command[2 if command[0] == "XGROUP" else 1]
+            if key_slot(key.encode()) in end.away:
+                continue
+            number = end.shard_of(key)
+            if number not in pipes:
+                pipes[number] = end.clients[number].pipeline(transaction=transaction)
+            pipes[number].execute_command(*command)
+        for pipe in pipes.values():
+            await pipe.execute()
 
 
 class LiveWriter:
@@ -146,10 +151,10 @@ class Summary:
     """One end as it is at the end.
 
     Attributes:
-        keys: by database, or by shard.
+        keys: by database; of a cluster, all of them.
         with_ttl: keys that expire, likewise.
         hash_fields: of the big hash.
-        digest: DEBUG DIGEST over all values of all databases; of shards, one of theirs.
+        digest: DEBUG DIGEST over all values of all databases, and all shards, wherever a key is.
         functions: names of the function libraries, which each shard has.
     """
 
@@ -162,21 +167,23 @@ class Summary:
 
 async def summarise(end: End) -> Summary:
     """Describes an end by what both must agree on."""
-    space: dict[str, dict[str, int]] = {}
-    digests, functions = [], set()
-    for number, client in enumerate(end.clients, 1):
+    keys: Counter[str] = Counter()
+    with_ttl: Counter[str] = Counter()
+    digest, functions = 0, set()
+    for client in end.clients:
         for db, figures in sorted((await client.info("keyspace")).items()):
-            space[f"shard {number}" if end.clustered else db] = figures
-        digests.append(text(await run(client, "DEBUG", "DIGEST")))
+            name = "all shards" if end.clustered else db
+            keys[name] += figures["keys"]
+            with_ttl[name] += figures["expires"]
+        digest ^= int(text(await run(client, "DEBUG", "DIGEST")), 16)  # the server makes it so of its keys
         libraries = await run(client, "FUNCTION", "LIST")
         functions.add(tuple(sorted(text(library[1]) for library in libraries)))
     alike = functions.pop() if len(functions) == 1 else ("not the same in all shards",)
-    whole = hashlib.sha1("".join(digests).encode(), usedforsecurity=False).hexdigest()
     return Summary(
-        keys={name: figures["keys"] for name, figures in space.items()},
-        with_ttl={name: figures["expires"] for name, figures in space.items()},
+        keys=dict(keys),
+        with_ttl=dict(with_ttl),
         hash_fields=await run(end.clients[end.shard_of(BIG_HASH)], "HLEN", BIG_HASH),
-        digest=whole if end.clustered else digests[0],
+        digest=f"{digest:040x}",
         functions=alike,
     )
 

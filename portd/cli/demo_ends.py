@@ -21,6 +21,8 @@ PRIMARIES: Final = 3  # of a cluster
 BUS: Final = 10_000  # the port by which a node speaks to others is that far above its own
 PATIENCE_SECONDS: Final = 300.0  # DEBUG DIGEST of a large server takes its time
 FORM_SECONDS: Final = 30.0
+KEYS_AT_ONCE: Final = 100  # that move together
+MOVE_MS: Final = 60_000  # for them
 LOOK_SECONDS: Final = 0.1  # between two looks whether a cluster is one
 SERVER_CONFIG: Final[dict[str, Any]] = {
     "save": "",
@@ -38,11 +40,16 @@ class End:
 
     Attributes:
         clients: one for each server.
+        writing: held while commands are on their way to it.
+        away: slots that are between two servers: nobody writes to them.
     """
 
     def __init__(self, ports: list[int]) -> None:
         self.ports = ports
         self.clients: list[Redis] = []
+        self.writing = asyncio.Lock()
+        self.away: set[int] = set()
+        self._moved: dict[int, int] = {}  # slots that are not where they were: number of the server
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -74,7 +81,38 @@ class End:
     def shard_of(self, key: str) -> int:
         """The number of the server that has a key."""
         slot = key_slot(key.encode())
+        if slot in self._moved:
+            return self._moved[slot]
         return next(number for number in range(len(self.ports)) if slot < _first(number + 1, len(self.ports)))
+
+    async def move_slots(self, count: int, spared: str) -> int:
+        """Gives slots with keys from the first server to the second, key by key, as a resharding does; how many.
+
+        Args:
+            count: slots.
+            spared: a key that stays where it is.
+        """
+        giver, taker = self.clients[:2]
+        names = [text(await run(client, "CLUSTER", "MYID")) for client in self.clients]
+        slots = [slot for slot in range(_first(1, len(self.ports))) if slot != key_slot(spared.encode())]
+        moved = 0
+        for slot in slots:
+            if moved == count:
+                break
+            if not await run(giver, "CLUSTER", "COUNTKEYSINSLOT", slot):
+                continue
+            async with self.writing:
+                self.away.add(slot)
+            await run(taker, "CLUSTER", "SETSLOT", slot, "IMPORTING", names[0])
+            await run(giver, "CLUSTER", "SETSLOT", slot, "MIGRATING", names[1])
+            while keys := await run(giver, "CLUSTER", "GETKEYSINSLOT", slot, KEYS_AT_ONCE):
+                await run(giver, "MIGRATE", "127.0.0.1", self.ports[1], "", 0, MOVE_MS, "KEYS", *keys)
+            for client in (taker, giver, *self.clients[2:]):
+                await run(client, "CLUSTER", "SETSLOT", slot, "NODE", names[1])
+            self._moved[slot] = 1
+            self.away.discard(slot)
+            moved += 1
+        return moved
 
     async def _form(self) -> None:
         """Makes a cluster of the servers.
