@@ -86,8 +86,8 @@ class Redrawing:
                 await write_records(shard.connection, self._prefix, ranges_of(slots), self._strands.writer, place)
                 for slot in slots:
                     self._groups.set_record(slot, self._places.pop(slot))
-            if places:
-                entered.shards[number] = shard, [(slot, self._groups.record(slot)) for slot, _ in found]
+            new = {slot: place for place, slots in places.items() for slot in slots}
+            entered.shards[number] = shard, [(slot, new.get(slot, has)) for slot, has in found]
 
     async def take_up(self, write: Callable[[], Awaitable[None]]) -> Choice | None:
         """The data was made by these rules from here on. Nothing is in flight, and what every slot has is known.
