@@ -9,7 +9,7 @@ import pytest
 
 from portd.net.topology import read_written, slots_of
 from tests.clusters import Cluster, differences
-from tests.integration.cluster.load import LINKS, fill, streaming, until_applied
+from tests.integration.cluster.load import LINKS, Loads, fill, streaming, until_applied
 from tests.integration.cluster.moves import RoamingLoad, migrate
 from tests.process import Portd
 from tests.servers import Server, wait_for_sync
@@ -61,6 +61,7 @@ def test_slots_that_move_are_followed(cluster: Cluster, into: Server | Cluster) 
     with (
         Portd(cluster.url, url_of(into)) as portd,
         RoamingLoad(cluster, MOVING) as load,
+        Loads(cluster) as loads,  # what is in flight for other slots when some come
     ):
         portd.until(streaming)
         load.run()
@@ -70,6 +71,7 @@ def test_slots_that_move_are_followed(cluster: Cluster, into: Server | Cluster) 
                 load.run(10)
             until_settled(portd, into, cluster)
         load.stop()
+        loads.stop()
         status = until_applied(portd, nodes)
         assert [each["full_syncs"] for each in status["links"]] == [{"first": 1}] * 3, portd.log()
         assert not any(each["dead_letters"] for each in status["links"]), portd.log()
