@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from portd.hold import Hold, Sample
     from portd.link.ruling import Ruling
     from portd.model import Progress
+    from portd.net.endpoint import Endpoint
     from portd.source.info import SourceInfo
     from portd.target.kept.checkpoint import Checkpoint
 
@@ -67,13 +68,16 @@ class Gate:
         ruling: which keys are copied; and both ends, what is removed and how much of it may go.
         progress: `held` and `source_info` are kept up to date.
         stop: set when the sync is to end.
+        source: where the source is.
 
     Attributes:
+        source: see above.
         accepted: an operator said that this source is meant; until its snapshot is applied.
         broken_off: a stop came while something waited here.
     """
 
-    def __init__(self, ruling: Ruling, progress: Progress, stop: asyncio.Event) -> None:
+    def __init__(self, ruling: Ruling, progress: Progress, stop: asyncio.Event, source: Endpoint) -> None:
+        self.source = source
         self._ruling = ruling
         self.accepted = ruling.settings.accept_source
         self.broken_off = False
@@ -168,7 +172,7 @@ class Gate:
 
     async def _changed(self, hold: Hold, seen: Identity, again_at: float) -> Hold | None:
         """None when the source may have become the one that is wanted."""
-        now = identify(self._ruling.settings, await read_info(self._ruling.settings.source_endpoint()), "")
+        now = identify(self._ruling.settings, await read_info(self.source), "")
         other = seen.run_id != now.run_id or (now.replid not in {"", seen.replid} and now.replid2 != seen.replid)
         return None if other or time.monotonic() >= again_at else hold
 
@@ -250,7 +254,7 @@ class Gate:
         settings = self._ruling.settings
         self._doubt = None
         checkpoint = await read_checkpoint(settings.target_endpoint(), settings.checkpoint_name())
-        info = await read_info(settings.source_endpoint())
+        info = await read_info(self.source)
         self._progress.source_info = info.shown() or self._progress.source_info
         if checkpoint is None or (checkpoint.first and checkpoint.sole):
             return None  # the guard has looked at what is there; half a first snapshot is worth nothing

@@ -7,6 +7,7 @@ by then: the target is asked how many of them it has. Then the snapshot is read 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import hiredis
@@ -17,11 +18,14 @@ from portd.feed.choosing import choose
 from portd.feed.pour import pour
 from portd.hold import Sample
 from portd.kernel.keyspecs import KNOWN
+from portd.kernel.slots import key_slot
 from portd.kernel.snapshot import SnapshotDecoder
 from portd.net.resp import request
-from portd.target.control import control
+from portd.target.control import control, unmapped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from portd.kernel.batch import Batch
     from portd.kernel.snapshot import Dialect
     from portd.net.endpoint import Endpoint
@@ -81,16 +85,32 @@ class Glimpse:
         return sum(map(len, self._names.values()))
 
     async def _ask(self, target: Endpoint) -> int:
-        """How many of the names the target has."""
-        there = 0
-        async with control(target, "looking for keys of the snapshot") as client:
-            for db, found in self._names.items():
-                if not found:
-                    continue
-                answers = await client.ask(request("SELECT", db), *(request("EXISTS", name) for name in found))
-                if not isinstance(answers[0], hiredis.ReplyError):  # else the target lacks the database
-                    there += sum(answer for answer in answers[1:] if isinstance(answer, int))
-        return there
+        """How many of the names the target has; of a cluster, each is looked for at the node that has its slot."""
+        if target.seeds is None:
+            return sum([await _count(target, db, found) for db, found in self._names.items() if found])
+        try:
+            topology = await target.seeds.read(target.entrance)
+        except OSError as error:
+            raise unmapped(error) from None
+        by_node: dict[tuple[str, int], list[bytes]] = {}
+        for name in self._names.get(0, {}):
+            if (node := topology.owner(key_slot(name))) is not None:
+                by_node.setdefault((node.host, node.port), []).append(name)
+        return sum(
+            [
+                await _count(replace(target, host=host, port=port, seeds=None), 0, found)
+                for (host, port), found in by_node.items()
+            ]
+        )
+
+
+async def _count(server: Endpoint, db: int, found: Iterable[bytes]) -> int:
+    """How many of some names a server has."""
+    async with control(server, "looking for keys of the snapshot") as client:
+        answers = await client.ask(request("SELECT", db), *(request("EXISTS", name) for name in found))
+        if isinstance(answers[0], hiredis.ReplyError):  # the target lacks the database
+            return 0
+        return sum(answer for answer in answers[1:] if isinstance(answer, int))
 
 
 def names(batch: Batch) -> list[bytes]:

@@ -127,11 +127,11 @@ class Link:
         self._plan = plan
         self._progress = progress
         self._stop = stop
-        self.gate = Gate(self.ruling, progress, stop)
         self.member = Membership() if settings.shard_of else None
         self._source = settings.source_endpoint()
         if self.member is not None:
             self._source = replace(self._source, whereabouts=self.member.whereabouts)
+        self.gate = Gate(self.ruling, progress, stop, self._source)
         self._target = settings.target_endpoint()
         self._letters = DeadLetters.of(settings, progress, self.ruling.choice)
         self._scripts = ScriptBook(_script_path(settings))

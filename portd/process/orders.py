@@ -410,7 +410,7 @@ async def _source_offset(link: RunningLink) -> tuple[int | None, str]:
     """The source's offset now; why it is not known where it is not."""
     try:
         async with asyncio.timeout(SOURCE_SECONDS):
-            offset = await ask_offset(link.settings.source_endpoint())
+            offset = await ask_offset(link.link.gate.source)
     except SourceError as error:
         return None, str(error.args[0])
     except TimeoutError:

@@ -248,6 +248,26 @@ def test_another_database_is_refused(source: Server, cluster: Cluster) -> None:
     assert cluster.get("GET", "b") == b"2"
 
 
+def test_a_source_with_another_history_is_known_by_its_keys(source: Server, cluster: Cluster) -> None:
+    """Another process at its address: its keys are looked for at the nodes that have them, and nothing is held."""
+    client = source.client()
+    for number in range(300):
+        client.set(f"key:{number}", number)
+    with Portd(source, cluster.url, stop_after="caught-up") as portd:
+        assert portd.wait() == os.EX_OK, portd.log()
+    for _ in range(2):  # what it was before is forgotten
+        Cluster.call(source, "DEBUG", "CHANGE-REPL-ID")
+    client.save()
+    source.kill()
+    source.start()
+    with Portd(source, cluster.url, stop_after="caught-up") as portd:
+        wait_for_sync(lambda: not portd.alive or "held: nothing" in portd.log())
+        assert not portd.alive, portd.log()
+        assert portd.wait() == os.EX_OK, portd.log()
+        assert portd.log().count('event="full sync"') == 1
+    assert not differences(source, cluster)
+
+
 def test_a_full_sync_removes_what_the_source_deleted(source: Server, cluster: Cluster) -> None:
     """Ghosts go from every node when a snapshot is taken again."""
     client = source.client()
