@@ -432,7 +432,7 @@ async def foreign_keys(client: Control, prefix: str, key: str) -> dict[int, int]
     if sizes.get(0, 0) <= len(beside) and await client.call("EXISTS", *beside) == sizes.get(0):  # needs no +scan
         return {db: count for db, count in sizes.items() if db}
     if 0 < sizes.get(0, 0) <= FEW_KEYS:
-        sizes[0] -= await _count_keys(client, _pattern(prefix))
+        sizes[0] = await _count_others(client, prefix.encode())
     elif 0 in sizes:
         sizes[0] -= await client.call("EXISTS", key, *beside)
     return {db: count for db, count in sizes.items() if count > 0}
@@ -469,12 +469,16 @@ def _pattern(prefix: str) -> str:
     return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in prefix) + "*"
 
 
-async def _count_keys(client: Control, pattern: str) -> int:
-    """How many keys of db 0, which holds few, match."""
-    found: set[bytes] = set()  # SCAN may tell a key twice
+async def _count_others(client: Control, prefix: bytes) -> int:
+    """How many keys of db 0, which holds few, begin with something else.
+
+    Names are looked at, and not how many keys there are: a lease that has expired counts among these as long as it is there, which
+    is for good in import mode.
+    """
+    names: set[bytes] = set()
     cursor = b"0"
     while True:
-        cursor, keys = await client.call("SCAN", cursor, "MATCH", pattern, "COUNT", FEW_KEYS)
-        found.update(keys)
+        cursor, found = await client.call("SCAN", cursor, "COUNT", SCAN_COUNT)
+        names.update(found)
         if cursor == b"0":
-            return len(found)
+            return sum(not name.startswith(prefix) for name in names)
