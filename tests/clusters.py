@@ -167,16 +167,28 @@ class Cluster:
         source = next(node for node, ranges in self.owners().items() if any(a <= slot <= b for a, b in ranges))
         if source is into:
             return
-        self.call(into, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.name(source))
-        self.call(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.name(into))
+        self._set_slot(into, slot, "IMPORTING", self.name(source))
+        self._set_slot(source, slot, "MIGRATING", self.name(into))
         until()
         while keys := self.call(source, "CLUSTER", "GETKEYSINSLOT", slot, 10):
             self.call(source, "MIGRATE", "127.0.0.1", into.port, "", 0, 60_000, "KEYS", *keys)
         name = self.name(into)
-        self.call(into, "CLUSTER", "SETSLOT", slot, "NODE", name)
+        self._set_slot(into, slot, "NODE", name)
         for node in {source, *self.owners()}:
             with Wire(node) as wire:  # one that has given its last slot away may be a replica by now
                 wire.many([("CLUSTER", "SETSLOT", slot, "NODE", name)], errors=True)
+
+    def _set_slot(self, node: Server, slot: int, state: str, name: str) -> None:
+        """Says who has a slot, or is to have it; again and again while a replica of the node is not there."""
+
+        def said() -> bool:
+            with Wire(node) as wire:
+                (answer,) = wire.many([("CLUSTER", "SETSLOT", slot, state, name)], errors=True)
+            if isinstance(answer, Exception) and not str(answer).startswith("NOREPLICAS"):
+                raise answer
+            return not isinstance(answer, Exception)
+
+        wait_for_sync(said)
 
     def owners(self) -> dict[Server, list[tuple[int, int]]]:
         """Ranges of slots by node, as the first one that lives tells it."""
