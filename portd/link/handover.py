@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from portd.errors import InternalError, PortdError, SlotsMoved, SourceBusy, SourceError, first_cause
 from portd.groups import TaskGroup
-from portd.kernel.border import ALL, FREELY
+from portd.kernel.border import ALL
 from portd.link.offsets import Offsets
 from portd.link.party import Party
 from portd.log import get_logger
@@ -281,7 +281,7 @@ class Handovers:
             return False
         if not await self._wait_for(party, coming) or border.generation != generation:
             return False
-        return await self._take(party, mine, claims, coming, moment.received[party.name])
+        return await self._take(party, mine, coming, moment.received[party.name])
 
     async def _coming(
         self,
@@ -337,7 +337,6 @@ class Handovers:
         self,
         party: Party,
         mine: NodeView,
-        claims: frozenset[int],
         coming: Mapping[int, Mapping[str, int]],
         received: int,
     ) -> bool:
@@ -364,7 +363,9 @@ class Handovers:
             if border.generation == generation:
                 border.open(
                     received,
-                    {slot: received if slot in claims else FREELY for slot in self._shared(party)},
+                    dict.fromkeys(
+                        self._shared(party), received
+                    ),  # a slot that goes may come back: asked again behind that
                     ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots,
                 )
             self._share()
@@ -442,7 +443,7 @@ class Handovers:
             coming = await self._coming(party, mine, claims, await self._ask_offsets())
             own = {slot: offsets for slot, offsets in coming.items() if slot in mine.owns}
             if own.keys() - party.slots and await self._wait_for(party, own) and border.generation == generation:
-                await self._take(party, mine, claims, own, border.until)
+                await self._take(party, mine, own, border.until)
         gone = self._shared(party) - mine.owns - mine.takes - mine.gives
         if not gone or party.node is None:
             return

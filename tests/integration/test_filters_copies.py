@@ -82,10 +82,14 @@ class Load(Writer):
         self._server, self._chance = server, random.Random(seed)
 
     def _write(self) -> None:
-        with Wire(self._server) as wire:
-            while not self._stop.is_set():
-                run(wire, self._chance, 5)
-                time.sleep(0.002)
+        while not self._stop.is_set():
+            try:
+                with Wire(self._server) as wire:
+                    while not self._stop.is_set():
+                        run(wire, self._chance, 5)
+                        time.sleep(0.002)
+            except OSError:  # the server ended all connections: it goes on over another one
+                time.sleep(0.01)
 
 
 def replica_of(source: Server, servers: ServerFactory) -> Server:
