@@ -29,6 +29,7 @@ class SlotBorder:
         self.generation = 0
         self.shared_now: Callable[[], Iterable[int]] = tuple
         self._until = -1
+        self._limits: dict[int, int] = {}
         self._changed = asyncio.Event()
 
     @property
@@ -62,6 +63,7 @@ class SlotBorder:
         self.kernel.reset()
         self.share(self.shared_now())
         self._until = -1
+        self._limits = {}
         self.blurred = blurred
         self.wanted.clear()
         self._changed.set()
@@ -69,9 +71,14 @@ class SlotBorder:
     def open(self, until: int, shared: Mapping[int, int], awaited: Iterable[int]) -> None:
         """Lets the feed go on; see `Border.open`."""
         self._until = until
+        self._limits = dict(shared)
         self.kernel.open(until, dict(shared), awaited)
         self.wanted.clear()
         self._changed.set()
+
+    def limit(self, slot: int) -> int:
+        """Offset up to which commands of a shared slot pass; -1: none is known."""
+        return self._limits.get(slot, -1)
 
     def enter(self, slots: Iterable[int]) -> None:
         """Slots come to the link where it stands: what was left out of them before stays so."""

@@ -361,11 +361,14 @@ class Handovers:
                     )
                     party.link.ask_full_sync()
             if border.generation == generation:
+                claims = mine.owns | mine.takes
+                limits = {  # a slot that goes may come back: asked again behind that
+                    slot: received if slot in coming or slot not in claims else border.limit(slot)
+                    for slot in self._shared(party)
+                }
                 border.open(
                     received,
-                    dict.fromkeys(
-                        self._shared(party), received
-                    ),  # a slot that goes may come back: asked again behind that
+                    limits,
                     ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots,
                 )
             self._share()
