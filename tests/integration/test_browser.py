@@ -79,7 +79,9 @@ def test_several_links_fit(browser: Browser, servers: ServerFactory) -> None:
     with Links(tables) as portd:
         for name in tables:
             portd.until_link(name, streaming)
-        wait_for_sync(lambda: all(portd.get(f"?link={name}", "text/html").count('class="plot"') == 4 for name in tables))
+        wait_for_sync(
+            lambda: all(portd.get(f"?link={name}", "text/html").count('class="plot"') == 4 for name in tables)
+        )
         fits(browser, f"http://{portd.http}/")
         browser.look()
         browser.open(f"http://{portd.http}/")
