@@ -435,7 +435,7 @@ class Handovers:
         party.moves = mine is not None and bool(mine.takes or mine.gives or mine.jobs)
         if mine is not None:
             self._idle = {node.name: node for node in mine.idle}
-        if any(each.moves or self._shared(each) for each in self._parties.values()):
+        if not self._drawn or self._common() or any(each.moves for each in self._parties.values()):
             self._moving.set()
         else:
             self._moving.clear()
@@ -463,13 +463,21 @@ class Handovers:
         """Slots of a link that others have as well; all of them while it is not known what others have."""
         if not self._drawn:
             return party.slots
-        others = (each.slots for each in self._parties.values() if each is not party)
-        return party.slots & frozenset().union(*others)
+        return party.slots & self._common()
+
+    def _common(self) -> frozenset[int]:
+        """Slots that more than one link has."""
+        seen, found = set[int](), set[int]()
+        for each in self._parties.values():
+            found |= seen & each.slots
+            seen |= each.slots
+        return frozenset(found)
 
     def _share(self) -> None:
         """Tells every stream which of its slots are others' as well."""
+        common = self._common() if self._drawn else None
         for each in self._parties.values():
-            each.border.share(self._shared(each))
+            each.border.share(each.slots if common is None else each.slots & common)
 
     async def _redraw(self, party: Party, slots: Iterable[int]) -> None:
         following = await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from portd.net.topology import slots_of
+from portd.net.topology import read_written, slots_of
 
 if TYPE_CHECKING:
     from portd.errors import PortdError
@@ -41,6 +42,7 @@ class Party:
         self.moves = False  # its node gives or takes slots, as far as is known
         self.asked = asyncio.Event()  # another one has slots of its, and it may give them up
         self.taking = asyncio.Lock()  # held while slots come to it
+        self._read = lru_cache(maxsize=2)(_slots)  # asked of all links again and again, by each of them
 
     @property
     def received(self) -> int:
@@ -66,9 +68,14 @@ class Party:
     @property
     def newest(self) -> frozenset[int]:
         """Those that it is to have."""
-        return frozenset(slots_of(tuple(self.link.ruling.newest.slot_ranges())))
+        return self._read(self.link.ruling.newest.include_slots)
 
     @property
     def slots(self) -> frozenset[int]:
         """Those that it has."""
-        return frozenset(slots_of(tuple(self.link.ruling.settings.slot_ranges())))
+        return self._read(self.link.ruling.settings.include_slots)
+
+
+def _slots(include: tuple[str, ...]) -> frozenset[int]:
+    """Slots of the source, as `include_slots` has them."""
+    return frozenset(slots_of(read_written(include)))
