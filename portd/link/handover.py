@@ -338,9 +338,15 @@ class Handovers:
         party: Party,
         mine: NodeView,
         coming: Mapping[int, Mapping[str, int]],
-        received: int,
+        received: int | None = None,
     ) -> bool:
-        """Gives a link the slots that come to it, others having come far enough, and lets its stream go on up to *received*.
+        """Gives a link the slots that come to it, others having come far enough.
+
+        Args:
+            party: it.
+            mine: what its node said.
+            coming: slots, and how far others have come that had them.
+            received: its stream goes on up to there, which its node had written before it was asked; None: as far as before.
 
         Returns:
             False where it is to wait.
@@ -360,17 +366,13 @@ class Handovers:
                         link=party.name,
                     )
                     party.link.ask_full_sync()
-            if border.generation == generation:
+            if received is not None and border.generation == generation:
                 claims = mine.owns | mine.takes
                 limits = {  # a slot that goes may come back: asked again behind that
                     slot: received if slot in coming or slot not in claims else border.limit(slot)
                     for slot in self._shared(party)
                 }
-                border.open(
-                    received,
-                    limits,
-                    ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots,
-                )
+                border.open(received, limits, ((claims | mine.jobs) & self._wanted) - party.slots)
             self._share()
         for other in self._parties.values():
             if other is not party and other.slots & party.slots & mine.owns:
@@ -446,7 +448,7 @@ class Handovers:
             coming = await self._coming(party, mine, claims, await self._ask_offsets())
             own = {slot: offsets for slot, offsets in coming.items() if slot in mine.owns}
             if own.keys() - party.slots and await self._wait_for(party, own) and border.generation == generation:
-                await self._take(party, mine, own, border.until)
+                await self._take(party, mine, own)
         gone = self._shared(party) - mine.owns - mine.takes - mine.gives
         if not gone or party.node is None:
             return

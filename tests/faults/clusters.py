@@ -26,7 +26,7 @@ from tests.faults.world import Failure
 from tests.integration.cluster.load import LINKS, Loads, fill, primaries
 from tests.integration.cluster.moves import RoamingLoad, migrate
 from tests.process import Portd
-from tests.servers import wait_for_sync
+from tests.servers import PATIENCE_SECONDS, wait_for_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 CHECK_EVERY = 10  # faults
 STOPPED_SECONDS = 2.0  # longest time that portd stands still
-PATIENCE_SECONDS = 90.0  # until everything is in the target again
 BULK = 40  # values of each shard that make a full sync last, of BULK_BYTES
 BULK_BYTES = 300_000
 OPTIONS: dict[str, object] = {

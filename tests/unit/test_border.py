@@ -67,9 +67,21 @@ def test_what_was_left_out_before_a_slot_came_stays_so() -> None:
     """The stream is read again from before the place where it came."""
     border = Border()
     border.open(len(SET_B), {})
-    border.enter([OTHER], len(SET_B))
+    border.enter([OTHER])
     border.share({OTHER: FREELY})
     found = splitter(border, MINE, OTHER, stream=SET_B + SET_A + SET_B)
+    assert taken(found) == SET_A + SET_B
+
+
+def test_nothing_is_left_out_of_a_slot_that_was_awaited_when_it_comes() -> None:
+    """It comes while the stream goes on somewhere before its commands, or is read again from before them."""
+    border = Border()
+    found = splitter(border, MINE, OTHER, stream=SET_B + SET_A + SET_B)
+    border.open(len(SET_B), {})  # its first command was left out
+    border.open(1000, {}, {OTHER})
+    border.open(1100, {}, {OTHER, THIRD})
+    border.enter([OTHER, THIRD])
+    border.share({OTHER: FREELY, THIRD: FREELY})
     assert taken(found) == SET_A + SET_B
 
 
@@ -107,7 +119,7 @@ def test_another_history_knows_nothing_of_the_one_before() -> None:
     """Nothing is left out of it, and nothing passes."""
     border = Border()
     border.open(1 << 40, {OTHER: FREELY})
-    border.enter([OTHER], 1 << 30)
+    border.enter([OTHER])
     border.reset()
     assert taken(splitter(border, MINE, stream=SET_B)) == b""
     assert border.waits

@@ -13,7 +13,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 
 from portd.kernel.slots import slot_tag
-from tests.servers import Server, wait_for_sync
+from tests.servers import PATIENCE_SECONDS, Server, wait_for_sync
 from tests.writer import Writer
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ class RoamingLoad(Writer):
         retry = Retry(ConstantBackoff(0.05), 100)
         node: Any = ClusterNode
         client: Any = RedisCluster(
-            startup_nodes=[node("127.0.0.1", port) for port in self._ports], retry=retry, socket_timeout=30
+            startup_nodes=[node("127.0.0.1", port) for port in self._ports],
+            retry=retry,
+            socket_timeout=PATIENCE_SECONDS,
         )
         while not self._stop.is_set():
             try:
