@@ -273,7 +273,7 @@ class Handovers:
         moment = self._offsets.find(party.name, border.at, others) or await self._ask_offsets()
         if not others <= moment.written.keys() or (mine := await self._view(party)) is None:
             return False
-        claims = mine.claims(returning=border.brings)
+        claims = mine.claims(returning=True) if border.brings else self._claims(party, mine)
         if slot not in claims and slot in mine.jobs:
             return False  # its outcome decides
         coming = await self._coming(party, mine, claims, moment, only=frozenset({slot}))
@@ -282,6 +282,15 @@ class Handovers:
         if not await self._wait_for(party, coming) or border.generation != generation:
             return False
         return await self._take(party, mine, coming, moment.received[party.name])
+
+    @staticmethod
+    def _claims(party: Party, mine: NodeView) -> frozenset[int]:
+        """Slots of which what a node says comes behind what others have said.
+
+        What it gives away is none, for whom it goes to waits for this one: unless others may still have something to say of it
+        from before it came here, and the move may be given up.
+        """
+        return mine.claims(returning=False) | {slot for slot in mine.gives if party.behind.get(slot)}
 
     async def _coming(
         self,
@@ -367,12 +376,13 @@ class Handovers:
                     )
                     party.link.ask_full_sync()
             if received is not None and border.generation == generation:
-                claims = mine.owns | mine.takes
+                claims = self._claims(party, mine)
                 limits = {  # a slot that goes may come back: asked again behind that
                     slot: received if slot in coming or slot not in claims else border.limit(slot)
                     for slot in self._shared(party)
                 }
-                border.open(received, limits, ((claims | mine.jobs) & self._wanted) - party.slots)
+                border.open(received, limits, ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots)
+            party.behind |= {slot: set(offsets) for slot, offsets in coming.items()}
             self._share()
         for other in self._parties.values():
             if other is not party and other.slots & party.slots & mine.owns:
@@ -456,10 +466,17 @@ class Handovers:
         if offset is not None and await party.link.reaching.reach(offset):
             gone &= self._shared(party)
             await self._redraw(party, party.slots - gone)
+            self._forget(party, gone)
             if not party.slots:
                 party.leave()
             _log.info("slots have left a shard", link=party.name, slots=spelled(ranges_of(sorted(gone))))
             self._share()
+
+    def _forget(self, party: Party, slots: frozenset[int]) -> None:
+        """A link has left slots: nobody comes behind it in them any more."""
+        for each in self._parties.values():
+            for slot in slots & each.behind.keys():
+                each.behind[slot].discard(party.name)
 
     def _shared(self, party: Party) -> frozenset[int]:
         """Slots of a link that others have as well; all of them while it is not known what others have."""
@@ -540,6 +557,8 @@ class Handovers:
         _log.warning("shards are copied again: slots were on their way between them", links=" ".join(drawn))
         for name, slots in drawn.items():
             party = self._parties[name]
+            party.behind.clear()
+            self._forget(party, party.newest - slots)
             await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))))
             if not slots:  # a primary that has given its last slot away may become a replica, and its stream ends
                 party.leave()

@@ -28,6 +28,7 @@ class Party:
         border: where its stream waits for them.
         node: which one it reads; None while nobody knows.
         waits: other links that it waits for, and up to which offsets.
+        behind: of slots that came to it, the links that had them, as long as they have not left them.
     """
 
     def __init__(self, name: str, link: Link, progress: Progress) -> None:
@@ -39,6 +40,7 @@ class Party:
         self.progress = progress
         self.node: Node | None = None
         self.waits: list[tuple[str, int]] = []
+        self.behind: dict[int, set[str]] = {}
         self.moves = False  # its node gives or takes slots, as far as is known
         self.asked = asyncio.Event()  # another one has slots of its, and it may give them up
         self.taking = asyncio.Lock()  # held while slots come to it
