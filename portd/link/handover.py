@@ -316,7 +316,8 @@ class Handovers:
         found: dict[int, dict[str, int]] = {slot: {} for slot in orphans & claims}
         open_ones: set[int] = set()
         for other in self._parties.values():
-            if other is party or not (common := other.slots & claims):
+            goes = {slot for slot in mine.gives if other.name not in party.behind.get(slot, ())}  # perhaps to that one
+            if other is party or not (common := (other.slots & claims) - goes):
                 continue
             if (theirs := await self._view(other)) is None or other.node is None:
                 open_ones |= common
@@ -382,7 +383,8 @@ class Handovers:
                     for slot in self._shared(party)
                 }
                 border.open(received, limits, ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots)
-            party.behind |= {slot: set(offsets) for slot, offsets in coming.items()}
+            for slot, offsets in coming.items():  # who has left it since it was asked is none of them
+                party.behind[slot] = {name for name in offsets if slot in self._parties[name].slots}
             self._share()
         for other in self._parties.values():
             if other is not party and other.slots & party.slots & mine.owns:

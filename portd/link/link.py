@@ -402,8 +402,8 @@ class Link:
         reason = "backlog"  # the source refused to continue the session before
         self._spool.reset()
         self._progress.stream.following = False
-        destination = await self._recognise_target(destination)
         if self._session is not None:  # nothing of that one changes the checkpoint any more that is read now
+            destination = await self._recognise_target(destination)
             destination = replace(destination, epoch=await destination.lease.begin())
         if transfer is None:
             checkpoint = await read_checkpoint(self._target, self.ruling.settings.checkpoint_name())
@@ -425,6 +425,7 @@ class Link:
             self._progress.snapshot.keys_total = await self._count_keys()
             log.info("full sync", reason=reason, replid=transfer.position.replid, offset=transfer.position.offset)
         else:
+            destination = await self._of_its_slots(destination)
             self.gate.passed()
             self._progress.partial_syncs += 1
             log.info("partial sync", replid=transfer.position.replid, offset=transfer.position.offset)
@@ -488,7 +489,13 @@ class Link:
         self._anew.clear()
         self.reaching.forget()
         self.ruling.begin_anew(transfer.position.offset)
-        return reason, await clusters.take(destination)
+        return reason, await clusters.take(await self._of_its_slots(destination))
+
+    async def _of_its_slots(self, destination: Destination) -> Destination:
+        """The same, with the nodes of a cluster that have the link's slots: some may have come since it was looked at."""
+        if destination.cluster is None or destination.cluster.slots == self.ruling.choice.slots:
+            return destination
+        return await self._recognise_target(destination)
 
     async def _guard(self, capabilities: Capabilities, cluster: ClusterTarget | None) -> None:
         """Lets a target pass that is empty, or holds our checkpoint, or whose data the settings speak of.
@@ -518,8 +525,6 @@ class Link:
 
     async def _recognise_target(self, destination: Destination) -> Destination:
         """Asks the target again who it is: it may be another process or version by now, or another server with data of its own."""
-        if self._session is None:
-            return destination
         try:
             capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice, self._neighbours)
             if capabilities.run_id != destination.capabilities.run_id:
