@@ -115,6 +115,7 @@ class Choice:
         databases: of the source that are taken, where they are put into one: those that are named, or one of any.
         anywhere: they are put into one, and none is named.
         source_slots: slots of the source that are taken, as settings have them; "" for all.
+        blurs: slots are given up for it that other nodes have keys of: what the stream tells of them is not all.
     """
 
     rules: Rules | None = None
@@ -125,6 +126,7 @@ class Choice:
     databases: tuple[int, ...] = ()
     anywhere: bool = False
     source_slots: str = ""
+    blurs: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.digest)
@@ -306,7 +308,12 @@ def changed(before: str, now: str) -> list[str]:
 
 def differ_in_slots_alone(before: str, now: str) -> bool:
     """Whether two digests tell the same of everything but `include_slots`."""
-    return all(part.startswith("slots=") for part in set(before.split()) ^ set(now.split()))
+    return without_slots(before) == without_slots(now)
+
+
+def without_slots(digest: str) -> str:
+    """What a digest tells of everything but `include_slots`."""
+    return " ".join(part for part in digest.split() if not part.startswith("slots="))
 
 
 def _plain(name: str, value: object) -> object:

@@ -17,7 +17,7 @@ class SlotBorder:
     Attributes:
         kernel: what the splitter asks.
         wanted: set when the feed waits.
-        blurred: the snapshot had keys of slots that the link does not have: what the stream tells of them is not all.
+        blurred: what the stream tells of slots that come is not all: the snapshot had keys of them, or they were given up.
         generation: another one after each `reset`: what was found out before means nothing any more.
         shared_now: tells the slots of the link that others have, or may have, as well.
     """
@@ -69,6 +69,17 @@ class SlotBorder:
         self.kernel.open(until, dict(shared), awaited)
         self.wanted.clear()
         self._changed.set()
+
+    def go_on(self) -> None:
+        """Lets the feed look again at what it waits before: less is shared by now."""
+        self.kernel.go_on()
+        self.wanted.clear()
+        self._changed.set()
+
+    @property
+    def emptied(self) -> int:
+        """See `Border.emptied`."""
+        return self.kernel.emptied
 
     def limit(self, slot: int) -> int:
         """Offset up to which commands of a shared slot pass; -1: none is known."""

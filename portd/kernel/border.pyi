@@ -29,6 +29,8 @@ class Border:
         """Slots come to the link: while they are shared, what was left out of them before stays so."""
     def limit(self, slot: int) -> int:
         """Offset up to which commands of a shared slot pass; -1: none is known."""
+    def go_on(self) -> None:
+        """Has the command that stops the splitter looked at again."""
     def share(self, slots: dict[int, int]) -> None:
         """Others have these slots as well by now.
 
@@ -38,6 +40,9 @@ class Border:
     @property
     def until(self) -> int:
         """Offset up to which commands of slots that the link does not have are left out; -1: none is."""
+    @property
+    def emptied(self) -> int:
+        """Offset of the first byte of the last command that emptied all slots, and did not wait; -1: there was none."""
     @property
     def at(self) -> int:
         """Offset of the first byte of the command that was looked at last."""

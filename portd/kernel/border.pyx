@@ -4,7 +4,8 @@
 A node has commands for the slots that it owns, and for those that it takes over or clears away. So one for a slot that
 the link does not have says that slots move, wherever the map is by now. The splitter stops before it, until somebody has
 asked who has what: `Border.open` says which slots are shared with other links from then on, and how far the stream may go. The
-same for a slot that is shared: what one link has of it may have to wait for another.
+same for a slot that is shared: what one link has of it may have to wait for another. What empties all slots stops it while some are
+shared: nobody else can tell which of their keys the node had.
 """
 
 cimport cython
@@ -21,11 +22,11 @@ cdef class Border:
         self.shared = {}
         self.since = {}
         self.awaited = {}
-        self.until = -1
+        self.until = self.emptied = -1
 
     def reset(self):
         self.since = {}
-        self.until = -1
+        self.until = self.emptied = -1
         self.open(-1, {})
 
     def enter(self, slots):
@@ -41,6 +42,9 @@ cdef class Border:
         self.until = until
         self.shared = dict(shared)
         self.count = len(self.shared)
+        self.waits = False
+
+    def go_on(self):
         self.waits = False
 
     def share(self, dict slots not None):
@@ -69,8 +73,10 @@ cdef class Border:
         return own and not self.waits
 
     cdef bint meet_all(self) noexcept:
-        """The same for a command that concerns all slots."""
-        if self.count > 0 and self.at > self.until:
+        """The same for a command that empties all slots: it waits while some are shared, wherever it is."""
+        if self.count > 0:
             self.waits = True
             self.slot = ALL
+        elif self.at > self.emptied:
+            self.emptied = self.at
         return self.waits

@@ -175,6 +175,8 @@ class Following:
         def adopt(offset: int) -> None:
             self._feed.change(self._forms(narrower.settings, narrower.choice))
             self._choice = narrower.choice
+            if self._border is not None and narrower.choice.blurs:
+                self._border.blurred = True
             taken(offset)
 
         self._applier.narrow(narrower.choice, adopt)
@@ -200,6 +202,7 @@ class Following:
         return replace(
             known,
             position=Position(replid, position.offset),
+            rules=self._choice.digest,  # it may be narrower than the one by which it was made so far
             source_run_id=info.get("run_id", known.source_run_id),
             source_replid2=info.get("replid2", before),
             source_address=self._inflow.endpoint.display,

@@ -20,7 +20,8 @@ from portd.errors import InternalError, PortdError, SlotsMoved, SourceBusy, Sour
 from portd.groups import TaskGroup
 from portd.kernel.border import ALL
 from portd.link.offsets import Offsets
-from portd.link.party import Party
+from portd.link.party import Party, forget
+from portd.link.recopying import Recopying
 from portd.log import get_logger
 from portd.net.topology import Node, ranges_of, spelled
 from portd.source.nodeview import emptied, view
@@ -62,7 +63,7 @@ class Handovers:
         self._endpoint = settings.source_endpoint()
         self._seconds = seconds
         self._parties: dict[str, Party] = {}
-        self._wanted: frozenset[int] = frozenset()  # all slots that are copied
+        self._wanted: set[int] = set()  # all slots that are copied
         self.on_strangers: Callable[[int], bool] = lambda _: False
         self._idle: dict[str, Node] = {}  # primaries without slots, by id, as nodes told last
         self._strangers: dict[str, float] = {}  # primaries that no link reads: since when
@@ -71,8 +72,10 @@ class Handovers:
         self._failed: SlotsMoved | None = None
         self._over = asyncio.Event()  # set when it has failed
         self._offsets = Offsets(self._endpoint)
+        self._recopying = Recopying(self._endpoint, self._parties, self._wanted, self._offsets)
         self._moving = asyncio.Event()  # slots are on their way, as far as is known
         self._lock = asyncio.Lock()
+        self._emptying = asyncio.Lock()  # held while slots are given up for one whose node was emptied
         self._looked_at: float | None = None
         self._blind = self._gaps = False
 
@@ -83,7 +86,7 @@ class Handovers:
         if place := link.ruling.settings.shard_node.split():
             party.go_to(Node(place[0], place[1], int(place[2]), ()))
         party.border.shared_now = lambda: self._shared(party)
-        party.member.permit = partial(self._permit, party)
+        party.member.permit = partial(self._recopying.permit, party)
 
     async def find(self) -> None:
         """Finds the node of every link for the first time, if the source tells."""
@@ -245,7 +248,7 @@ class Handovers:
         while border.wanted.is_set():
             try:
                 await self._look()
-                if await self._try(party):
+                if await (self._let_empty(party) if border.slot == ALL else self._try(party)):
                     return
             except PortdError as error:
                 self._endure(party, error)
@@ -261,8 +264,6 @@ class Handovers:
         """Once; False where it is not known yet whose the slot is."""
         border = party.border
         slot, generation = border.slot, border.generation
-        if slot == ALL:
-            raise self._fail("the source emptied a shard while slots were on their way to or from it")
         if self._forbidden:
             raise self._fail(
                 f"slot {slot} of the source has moved, and {self._forbidden}", hint=f"{GRANT_HINT}; {MOVED_HINT}"
@@ -335,6 +336,42 @@ class Handovers:
                 found.setdefault(slot, {})[other.name] = offset or 0
         return {slot: offsets for slot, offsets in found.items() if slot not in open_ones}
 
+    def _emptied(self, party: Party, slots: Iterable[int]) -> dict[int, dict[str, int]]:
+        """Slots that are shared from now on, with the offsets at which others may empty them still: they did not know it."""
+        others = [each for each in self._parties.values() if each is not party and each.border.emptied >= 0]
+        return {slot: {each.name: each.border.emptied for each in others if slot in each.slots} for slot in slots}
+
+    async def _let_empty(self, party: Party) -> bool:
+        """A node is emptied (FLUSHALL), and its link has slots that others have, too: they are its alone from there on.
+
+        Which keys of them the node had, and which were others', nobody can tell behind it. What others have they lose with
+        the slot; when that comes to them again, it is copied.
+        """
+        async with self._emptying:
+            if not self._drawn:
+                return False
+            for other in self._parties.values():
+                if other is party:
+                    continue
+                async with other.taking:
+                    if lost := other.slots & party.slots:
+                        await self._redraw(other, other.slots - lost, blurs=not await self._has_gone(other, lost))
+                        forget(self._parties.values(), other, lost)
+                        _log.warning(
+                            "a shard is emptied, and slots are on their way: another one gives them up until they are there",
+                            link=party.name, other=other.name, slots=spelled(ranges_of(sorted(lost))),
+                        )  # fmt: skip
+            self._share()
+            party.border.go_on()
+            return True
+
+    async def _has_gone(self, party: Party, slots: frozenset[int]) -> bool:
+        """Whether slots have left a link's node with all their keys: what it had of them others brought, or it is gone."""
+        mine = await self._view(party)
+        if mine is None or party.node is None or slots & (mine.owns | mine.takes | mine.jobs):
+            return False
+        return await emptied(self._endpoint, party.node, sorted(slots)) is not None
+
     async def _wait_for(self, party: Party, coming: Mapping[int, Mapping[str, int]]) -> bool:
         """Has a link wait for others; False where one of them has begun anew, or they wait for each other."""
         for name in {name for offsets in coming.values() for name in offsets}:
@@ -363,33 +400,42 @@ class Handovers:
         """
         border, generation = party.border, party.border.generation
         async with party.taking:
-            if new := sorted(set(coming) - party.slots):
-                whole = not border.blurred and all(coming[slot] for slot in new)
-                if not whole and (mine.takes or mine.jobs or not mine.owns.issuperset(new)):
-                    return False  # when all has come, it is copied
-                border.enter(new)
-                await self._redraw(party, party.slots | set(new))
-                _log.info("slots come to a shard", link=party.name, slots=spelled(ranges_of(new)))
-                if not whole:
-                    _log.warning(
-                        "a shard is copied again: its stream does not have all of slots that have come to it",
-                        link=party.name,
-                    )
-                    party.link.ask_full_sync()
+            if (new := coming.keys() - party.slots) and not await self._come(party, mine, coming, frozenset(new)):
+                return False
             if received is not None and border.generation == generation:
                 claims = self._claims(party, mine)
                 limits = {  # a slot that goes may come back: asked again behind that
                     slot: received if slot in coming or slot not in claims else border.limit(slot)
                     for slot in self._shared(party)
                 }
-                border.open(received, limits, ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots)
-            for slot, offsets in coming.items():  # who has left it since it was asked is none of them
-                party.behind[slot] = {name for name in offsets if slot in self._parties[name].slots}
+                awaited = ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots
+                border.open(received, limits, () if border.blurred else awaited)
+            for slot in coming.keys() & party.slots:  # who has left it since it was asked is none of them
+                party.behind[slot] = {name for name in coming[slot] if slot in self._parties[name].slots}
             self._share()
         for other in self._parties.values():
             if other is not party and other.slots & party.slots & mine.owns:
                 other.asked.set()
         return True
+
+    async def _come(
+        self, party: Party, mine: NodeView, coming: Mapping[int, Mapping[str, int]], new: frozenset[int]
+    ) -> bool:
+        """Slots come to a link; False where its stream has to wait.
+
+        Those of which it does not have all are left out until they are there, and are copied then.
+        """
+        border = party.border
+        if border.blurred or not all(coming[slot] for slot in new):
+            if mine.takes or mine.jobs or not mine.owns >= new:
+                return border.blurred
+            await self._recopying.copy_with(party, party.slots | new)
+            return False
+        border.enter(new)
+        await self._redraw(party, party.slots | new)
+        self._share()
+        _log.info("slots come to a shard", link=party.name, slots=spelled(ranges_of(sorted(new))))
+        return await self._wait_for(party, self._emptied(party, new))
 
     async def _wait(self, party: Party, other: Party, offset: int) -> bool:
         """Until the target has what another link brings up to an offset; False where that one begins anew, or waits for this one."""
@@ -397,7 +443,7 @@ class Handovers:
         party.waits.append(wait)
         try:
             if self._circle(party):
-                await self._untie(party)
+                await self._recopying.untie(party)
                 return False
             return await self._reached(party, other, offset)
         finally:
@@ -466,19 +512,14 @@ class Handovers:
             return
         offset = await emptied(self._endpoint, party.node, sorted(gone))
         if offset is not None and await party.link.reaching.reach(offset):
-            gone &= self._shared(party)
-            await self._redraw(party, party.slots - gone)
-            self._forget(party, gone)
+            async with party.taking:
+                gone &= self._shared(party)
+                await self._redraw(party, party.slots - gone)
+                forget(self._parties.values(), party, gone)
             if not party.slots:
                 party.leave()
             _log.info("slots have left a shard", link=party.name, slots=spelled(ranges_of(sorted(gone))))
             self._share()
-
-    def _forget(self, party: Party, slots: frozenset[int]) -> None:
-        """A link has left slots: nobody comes behind it in them any more."""
-        for each in self._parties.values():
-            for slot in slots & each.behind.keys():
-                each.behind[slot].discard(party.name)
 
     def _shared(self, party: Party) -> frozenset[int]:
         """Slots of a link that others have as well; all of them while it is not known what others have."""
@@ -500,87 +541,11 @@ class Handovers:
         for each in self._parties.values():
             each.border.share(each.slots if common is None else each.slots & common)
 
-    async def _redraw(self, party: Party, slots: Iterable[int]) -> None:
-        following = await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))))
+    async def _redraw(self, party: Party, slots: Iterable[int], *, blurs: bool = False) -> None:
+        following = await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), blurs=blurs)
         await following.taken
 
     @property
     def _drawn(self) -> bool:
         """All links have the slots that stand beside their data."""
         return all(each.member.drawn for each in self._parties.values())
-
-    # -- full syncs
-
-    async def _permit(self, party: Party) -> None:
-        """A full sync of a link may begin: no other link has slots of its.
-
-        What a link has given away and not brought to its end is lost with its history: who has it now is copied again as well.
-
-        Raises:
-            SourceBusy: not yet: slots are on their way.
-        """
-        self._offsets.clear()
-        shared = party.newest & frozenset().union(*(one.newest for one in self._parties.values() if one is not party))
-        if shared:
-            await self._part(party, shared)
-        for each in self._parties.values():
-            if (
-                each is not party and each.link.ends_for_copy
-            ):  # what it brings still may be of slots that this one has now
-                await each.member.rests.wait()
-
-    async def _part(self, party: Party, shared: frozenset[int]) -> None:
-        """A link that begins a full sync, and others, get slots of their own alone.
-
-        Raises:
-            SourceBusy: not yet: slots are on their way.
-        """
-        drawn = await self._to_copy(each for each in self._parties.values() if each.newest & shared)
-        if drawn is None:
-            raise SourceBusy(
-                "a full sync waits: slots are on their way to another node", hint="it comes when they are there"
-            )
-        if shared <= drawn[party.name] and party.link.replid:
-            raise SourceBusy("a full sync waits until other shards have given its slots up", hint="they are about to")
-        await self._copy_again(drawn, begun=party)
-
-    async def _to_copy(self, parties: Iterable[Party]) -> dict[str, frozenset[int]] | None:
-        """The slots that links have when they are copied again; None while slots of theirs are on their way."""
-        found: dict[str, frozenset[int]] = {}
-        for each in parties:
-            mine = await view(self._endpoint, each.node) if each.node is not None else None
-            if mine is None or mine.takes or mine.gives or mine.jobs:
-                return None
-            found[each.name] = mine.owns & self._wanted
-        return found
-
-    async def _copy_again(self, drawn: Mapping[str, frozenset[int]], begun: Party | None = None) -> None:
-        """Links are copied again, each with slots of its own alone; one may have begun already."""
-        _log.warning("shards are copied again: slots were on their way between them", links=" ".join(drawn))
-        for name, slots in drawn.items():
-            party = self._parties[name]
-            party.behind.clear()
-            self._forget(party, party.newest - slots)
-            await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))))
-            if not slots:  # a primary that has given its last slot away may become a replica, and its stream ends
-                party.leave()
-            elif party is not begun:
-                party.link.ask_full_sync()
-
-    async def _untie(self, party: Party) -> None:
-        """Links wait for each other in a circle, for slots went to and fro faster than their order can be told: they are copied again.
-
-        When nothing is on its way any more; until then they wait.
-        """
-        tied, todo = {party.name}, [party]
-        while todo:
-            one = todo.pop()
-            for other in self._parties.values():
-                waits = any(name == other.name for name, _ in one.waits)
-                if other.name not in tied and (waits or other.slots & one.slots):
-                    tied.add(other.name)
-                    todo.append(other)
-        if any(self._parties[name].newest != self._parties[name].slots for name in tied):
-            return  # they are about to be
-        if (drawn := await self._to_copy(self._parties[name] for name in sorted(tied))) is not None:
-            await self._copy_again(drawn)

@@ -330,7 +330,7 @@ class Link:
     async def _examine(self) -> None:
         """Refuses what a start would refuse, before the link is anybody's; raises as `_prepare` does."""
         await self._guard(*await self._meet())
-        self.ruling.others(await read_checkpoint(self._target, self.ruling.settings.checkpoint_name()))
+        await self.ruling.others(await read_checkpoint(self._target, self.ruling.settings.checkpoint_name()))
 
     async def _prepare(self) -> Destination:
         """Takes the link, where both ends are what they should be."""

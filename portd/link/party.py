@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from portd.net.topology import read_written, slots_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from portd.errors import PortdError
     from portd.link.link import Link
     from portd.model import Progress
@@ -81,3 +83,10 @@ class Party:
 def _slots(include: tuple[str, ...]) -> frozenset[int]:
     """Slots of the source, as `include_slots` has them."""
     return frozenset(slots_of(read_written(include)))
+
+
+def forget(parties: Iterable[Party], party: Party, slots: frozenset[int]) -> None:
+    """A link has left slots: nobody comes behind it in them any more."""
+    for each in parties:
+        for slot in slots & each.behind.keys():
+            each.behind[slot].discard(party.name)

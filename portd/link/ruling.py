@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from portd.config.choices import OnRulesChange
 from portd.config.narrowing import widened
-from portd.config.rules import changed, choice_of
+from portd.config.rules import changed, choice_of, digest_of
 from portd.errors import ConfigError
 from portd.log import get_logger
 from portd.net.topology import written
+from portd.target.kept import narrowings
 from portd.target.kept.checkpoint import BLURRED, read_checkpoint
 from portd.target.kept.images import claim, note
 from portd.target.kept.neighbours import Neighbours
@@ -42,11 +43,13 @@ class Narrower:
         choice: what they mean.
         taken: the offset from which on they are in force; it is there when they are.
         of_slots: they differ in slots of the source, and may take more.
+        by_copy: they are in force when everything is copied again, and not before.
     """
 
     settings: Settings
     choice: Choice
     of_slots: bool = False
+    by_copy: bool = False
     taken: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -69,6 +72,8 @@ class Ruling:
         self._next: Narrower | None = None
         self._earlier: list[Narrower] = []  # that another one overtook before they were in force
         self._follower: Callable[[Narrower], None] | None = None
+        self._asking = asyncio.Lock()  # held while others are made of the newest
+        self._followed = ""  # digest of rules by which the data was made, and which those in force are known to follow
 
     @property
     def newest(self) -> Settings:
@@ -123,19 +128,24 @@ class Ruling:
         """
         settings, choice = self.settings, self.choice
         checkpoint = await read_checkpoint(settings.target_endpoint(), settings.checkpoint_name())
-        words = self.others(checkpoint)
+        words = await self.others(checkpoint)
         if words:
             log.warning("the rules are others than those of the data in the target: a full sync", changed=words)
         thorough = words != "" or checkpoint is None
         await claim(settings, choice.image, self._neighbours, ruled=bool(choice), thorough=thorough)
 
-    def others(self, checkpoint: Checkpoint | None) -> str:
+    async def others(self, checkpoint: Checkpoint | None) -> str:
         """What of the rules is another one than when the data beside a checkpoint was made; "" when nothing is.
 
         Raises:
             ConfigError: something is, and that is refused.
+            TargetError: the target cannot be asked.
         """
         if checkpoint is None or self.made(checkpoint):
+            return ""
+        if self.settings.shard_of and await narrowings.follow(self.settings, checkpoint.rules, self.choice.digest):
+            log.warning("the rules are narrower than when the sync ended", offset=checkpoint.position.offset)
+            self._followed = checkpoint.rules
             return ""
         words = ", ".join(changed(checkpoint.rules, self.choice.digest)) or "their digest"
         if self.settings.on_rules_change is OnRulesChange.REFUSE and not self.settings.full_sync:
@@ -154,7 +164,7 @@ class Ruling:
         waiting = [*self._earlier, *([] if self._next is None else [self._next])]
         if told := next((each for each in waiting if checkpoint.rules == each.choice.digest), None):
             self._take(told, checkpoint.position.offset)
-        return checkpoint.rules == self.choice.digest
+        return checkpoint.rules in {self.choice.digest, self._followed or self.choice.digest}
 
     def _take_slots(self, checkpoint: Checkpoint) -> None:
         """The link of a shard has the slots that stand beside its data: some may have moved since these settings were written."""
@@ -175,36 +185,46 @@ class Ruling:
             ConfigError: they are not narrower, or cannot be had here, or another link may make the same keys.
             TargetError: the target cannot be asked for other links' keys.
         """
-        before = self._next.settings if self._next is not None else self.settings
-        if words := widened(before, settings):
-            raise ConfigError(f"the rules are not narrower than those in force: {', '.join(words)}")
-        target = settings.target_endpoint().one_server("narrower rules")
-        following = Narrower(settings, choice_of(settings, settings.checkpoint_key))
-        if await read_checkpoint(target, settings.checkpoint_name()) is not None and following.choice:
-            # The next start would ask the same, and be refused.
-            await claim(settings, following.choice.image, self._neighbours, ruled=True, thorough=not self.choice)
-        return self._let_follow(following)
+        async with self._asking:
+            before = self.newest
+            if settings.shard_of:  # some may have moved since these settings were made
+                settings = replace(settings, include_slots=before.include_slots)
+            if words := widened(before, settings):
+                raise ConfigError(f"the rules are not narrower than those in force: {', '.join(words)}")
+            target = settings.target_endpoint()
+            following = Narrower(settings, choice_of(settings, settings.checkpoint_key))
+            if await read_checkpoint(target, settings.checkpoint_name()) is not None and following.choice:
+                # The next start would ask the same, and be refused.
+                await claim(settings, following.choice.image, self._neighbours, ruled=True, thorough=not self.choice)
+            if settings.shard_of:
+                await narrowings.note(settings, digest_of(before), following.choice.digest)
+            return self._let_follow(following)
 
-    async def redraw(self, slots: Ranges) -> Narrower:
+    async def redraw(self, slots: Ranges, *, blurs: bool = False, by_copy: bool = False) -> Narrower:
         """The link is to have other slots of its source, as soon as the stream is followed: some moved to it, or away.
 
         Args:
             slots: all of them.
+            blurs: see `Choice.blurs`.
+            by_copy: with the next full sync, and not before.
 
         Raises:
             TargetError: the target does not take down where keys of this link can be.
         """
-        before = self._next.settings if self._next is not None else self.settings
-        settings = replace(before, include_slots=written(slots))
-        following = Narrower(settings, choice_of(settings, settings.checkpoint_key), of_slots=True)
-        await note(settings, following.choice.image)
-        return self._let_follow(following)
+        async with self._asking:
+            settings = replace(self.newest, include_slots=written(slots))
+            blurs |= self._next is not None and self._next.choice.blurs  # it may never be in force by itself
+            choice = replace(choice_of(settings, settings.checkpoint_key), blurs=blurs)
+            following = Narrower(settings, choice, of_slots=True, by_copy=by_copy)
+            await note(settings, following.choice.image)
+            return self._let_follow(following)
 
     def _let_follow(self, following: Narrower) -> Narrower:
         if self._next is not None:
+            following.by_copy |= self._next.by_copy
             self._earlier.append(self._next)
         self._next = following
-        if self._follower is not None:
+        if self._follower is not None and not following.by_copy:
             self._follower(following)
         return following
 
@@ -220,7 +240,7 @@ class Ruling:
             take(narrower, lambda offset: self._take(narrower, offset))
 
         self._follower = follower
-        if self._next is not None:
+        if self._next is not None and not self._next.by_copy:
             follower(self._next)
         try:
             yield
@@ -243,7 +263,7 @@ class Ruling:
             self._earlier.remove(narrower)
         if narrower.of_slots:
             log.info("the link has other slots", offset=offset, slots=narrower.choice.source_slots)
-        else:
+        if not all(each.of_slots for each in told):
             log.warning("the rules are narrower", offset=offset, rules=narrower.choice.digest)
         for each in told:
             if not each.taken.done():

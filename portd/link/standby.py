@@ -188,7 +188,7 @@ class StandingBy:
                     while True:
                         told = await self._told(source)
                         checkpoint = await held_checkpoint(target, self._settings.checkpoint_name())
-                        self._weigh(checkpoint, told, outlook)
+                        await self._weigh(checkpoint, told, outlook)
                         backoff.reset()
                         await asyncio.sleep(LOOK_SECONDS)
             except PortdError as error:
@@ -214,10 +214,10 @@ class StandingBy:
             raise connect_error(self._source.display, error) from error
         return told
 
-    def _weigh(self, checkpoint: Checkpoint | None, told: Mapping[str, str], outlook: Outlook) -> None:
+    async def _weigh(self, checkpoint: Checkpoint | None, told: Mapping[str, str], outlook: Outlook) -> None:
         """What both ends say, against what a start would want of them."""
         try:
-            rules = self._ruling.others(checkpoint)
+            rules = await self._ruling.others(checkpoint)
             self._refuse_others(checkpoint, told)
         except ConfigError as error:
             self._judge(error)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from structlog.contextvars import bind_contextvars
 
 from portd.config.choices import StopAfter
+from portd.config.rules import choice_of
 from portd.config.rulesettings import RULES
 from portd.controlsocket import Refusal
 from portd.errors import REDACTED, Interrupted, PortdError, TargetError, first_cause, printable
@@ -302,12 +303,13 @@ class RunningLink:
         """
         now, ruling = self.settings, self.link.ruling
         names = [name for name in RULES if name != "include_slots" or now.described == self.name]
-        before = ruling.choice
+        before = ruling.newest
         narrower = await ruling.narrow(replace(now, **{name: getattr(settings, name) for name in names}))
         offset = await self.unless_over(narrower.taken)
         self.schedule.settings = ruling.settings
         try:
-            left = await find_leftover(now.target_endpoint(), now.checkpoint_key, before, narrower.choice)
+            was = choice_of(replace(before, include_slots=narrower.settings.include_slots) if now.shard_of else before)
+            left = await find_leftover(now, was, narrower.choice)
         except TargetError as error:
             log.warning("the target does not tell which keys the rules do not take any more", error=str(error))
             return {"link": self.name, "offset": offset, "left": None, "some": []}

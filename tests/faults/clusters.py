@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 from portd.kernel.slots import slot_tag
+from portd.net.topology import read_written, slots_of
 from tests.clusters import Cluster, differences
 from tests.commands import run
 from tests.faults.world import Failure
@@ -238,14 +239,25 @@ class ClusterDeck:
         return f"{side}: connections cut"
 
     def _move(self, side: str, cluster: Cluster) -> str:
-        """Slots that are written to go to another shard, key by key; portd may die in the middle."""
+        """Slots that are written to go to another shard, key by key; a node may be emptied in the middle, and portd may die."""
         wait_for_sync(cluster.is_up, PATIENCE_SECONDS)
         into = self._chance.choice(list(cluster.owners()))
         killed = self._chance.random() < 0.4
+        emptied = side == "source" and self._chance.random() < 0.25
         slots = self._chance.sample(ROAMING, self._chance.randint(1, 4))
+        ends = [cluster.owner(f"{{{slot_tag(slots[0])}}}"), into]
+
+        def middle() -> None:
+            time.sleep(self._chance.uniform(0, 0.5))  # keys are born at the new owner
+            if emptied:
+                cluster.call(self._chance.choice(ends), "FLUSHALL")
+            if killed:
+                self._portd.kill()
+
         for number, slot in enumerate(slots):
-            cluster.move_slot(slot, into, until=self._portd.kill if killed and number == 0 else lambda: None)
-        return f"{side}: slots moved{', portd: kill -9' if killed else ''}"
+            cluster.move_slot(slot, into, until=middle if number == 0 else lambda: None)
+        also = [word for word, so in ((", FLUSHALL", emptied), (", portd: kill -9", killed)) if so]
+        return f"{side}: slots moved{''.join(also)}"
 
     def _migrate(self) -> str:
         """Slots of the source go to another shard in one step, where its servers can."""
@@ -314,6 +326,7 @@ class ClusterDeck:
         try:
             for cluster in (self._source, self._target):
                 wait_for_sync(cluster.is_up, PATIENCE_SECONDS)
+            self._until(lambda status: self._drawn() or not status)  # what slots came with a flush is copied
             ends = {
                 link: int(node.client().info("replication")["master_repl_offset"])
                 for link, node in primaries(self._source).items()
@@ -334,6 +347,16 @@ class ClusterDeck:
             self._loads.go_on()
             if self._roaming is not None:
                 self._roaming.turn.release()
+
+    def _drawn(self) -> bool:
+        """Every link has the slots that its node has, by the target's word."""
+        told = []
+        for link in LINKS:
+            key = f"portd:checkpoint:{{{link}}}"
+            words = (self._target.get("HGET", key, "slots") or b"").decode().split()
+            told.append(set(slots_of(read_written(words))))
+        owned = [set(slots_of(tuple(ranges))) for ranges in self._source.owners().values()]
+        return all(slots in owned for slots in told)
 
     def _note_syncs(self, now: dict[str, Any]) -> None:
         """Counts full syncs of a process once."""

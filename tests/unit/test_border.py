@@ -86,12 +86,19 @@ def test_nothing_is_left_out_of_a_slot_that_was_awaited_when_it_comes() -> None:
 
 
 def test_a_flush_waits_while_slots_are_shared() -> None:
-    """It would empty what is another link's by now."""
+    """It would empty what is another link's by now, also within what was decided; one that passed is remembered."""
     border = Border()
-    found = splitter(border, MINE, OTHER, stream=SET_A + command(b"FLUSHALL"))
-    border.open(-1, {OTHER: FREELY})
+    flush = command(b"FLUSHALL")
+    found = splitter(border, MINE, OTHER, stream=SET_A + flush + flush)
+    border.open(1000, {OTHER: FREELY})
     assert taken(found) == SET_A
-    assert (border.waits, border.slot) == (True, ALL)
+    assert (border.waits, border.slot, border.emptied) == (True, ALL, -1)
+    border.share({})
+    border.open(1000, {})
+    assert taken(found) == b""
+    assert (border.waits, border.emptied) == (False, len(SET_A + flush) + 1)
+    border.reset()
+    assert border.emptied == -1
 
 
 def test_large_commands_and_transactions_stop_as_well() -> None:

@@ -90,11 +90,25 @@ async def test_they_wait_for_the_stream_and_for_the_next_one() -> None:
 
 
 async def test_what_is_compared_with() -> None:
-    """The rules that wait are those that the next ones have to be narrower than; a cluster as target has none."""
+    """The rules that wait are those that the next ones have to be narrower than."""
     ruling = Ruling(settings(exclude=("a:",)))
     waiting(ruling, exclude=("a:", "b:"))
     with pytest.raises(ConfigError, match="exclude 'b:' is gone"):
         await ruling.narrow(settings(exclude=("a:", "c:")))
-    cluster = Ruling(Settings(source="redis://source", target="redis+cluster://target"))
-    with pytest.raises(ConfigError, match="narrower rules cannot be had of a cluster"):
-        await cluster.narrow(Settings(source="redis://source", target="redis+cluster://target", exclude=("a:",)))
+
+
+async def test_slots_that_come_by_a_copy_wait_for_it() -> None:
+    """The stream never takes them up, nor what was asked for behind them; the full sync does."""
+    ruling = Ruling(settings())
+    copied = waiting(ruling, exclude=("b:",))
+    copied.by_copy = True
+    offered: list[Narrower] = []
+
+    def take(narrower: Narrower, _: Callable[[int], None]) -> None:
+        offered.append(narrower)
+
+    with ruling.followed_by(take):
+        later = ruling._let_follow(Narrower(settings(exclude=("b:", "c:")), choice_of(settings(exclude=("b:", "c:")))))
+        assert not offered
+    ruling.begin_anew(9)
+    assert (copied.taken.result(), later.taken.result()) == (9, 9)

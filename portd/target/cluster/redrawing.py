@@ -1,6 +1,6 @@
 """Other slots of the source for a link while its stream is followed: between two rounds, over all of its nodes.
 
-A slot of the target that comes with them has a record from then on, which says the place where the stream is: what is before
+What is not sent of a slot that goes is dropped. A slot of the target that comes with them has a record from then on, which says the place where the stream is: what is before
 that is none of the link's. One whose node is away gets it when that is back.
 """
 
@@ -71,8 +71,11 @@ class Redrawing:
         if self._next is None:
             return cluster
         slots = self._next[0].slots
-        new = set(slots_of(slots)) - set(slots_of(cluster.slots))
-        self._places |= dict.fromkeys(new, self._intake.boundary)
+        had, has = set(slots_of(cluster.slots)), set(slots_of(slots))
+        self._places |= dict.fromkeys(has - had, self._intake.boundary)
+        for slot in had - has:  # what waits to be sent to one that goes is void
+            self._places.pop(slot, None)
+            self._groups.set_record(slot, self._intake.taken)
         return replace(cluster, slots=slots)
 
     async def begin(self, entered: Entered) -> None:

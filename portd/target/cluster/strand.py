@@ -67,7 +67,7 @@ class SlotStrands(Recorded):
 
     def rule(self, choice: Choice) -> None:
         """The data was made by these rules."""
-        self.record = self.record.ruled(choice.digest, choice.source_slots)
+        self.record = self.record.ruled(choice.digest, choice.source_slots, blurs=choice.blurs)
 
     def sink(self, floor: int) -> Checkpoint:
         """A slot lost what it had behind *floor*: what the hash is to say."""

@@ -23,7 +23,8 @@ A hash in db 0, ``<prefix><link>``, ``portd:checkpoint:default`` unless set othe
 ``owed``              databases and names (hexadecimal), as the source has them, of keys whose values are still to be copied
                       from there (docs/design/0009); not there where there are none
 ``slots``             of a shard of a source cluster: the slots that the link takes (``0-99 5461-10922``), with
-                      ``blurred`` behind where its snapshot had keys of others; not there for other sources
+                      ``blurred`` behind where its snapshot had keys of others, or some were given up with keys; not there
+                      for other sources
 ``rules``             digest of what the data was filtered and mapped by (`portd.config.rules`); empty: it is as in the source
 ====================  ==============================================================================
 """
@@ -111,12 +112,13 @@ class Checkpoint:
 
     @property
     def blurred(self) -> bool:
-        """The snapshot had keys of slots that were not the link's."""
+        """The stream does not tell all of slots that come: the snapshot had keys of them, or they were given up."""
         return self.slots.endswith(BLURRED)
 
-    def ruled(self, digest: str, slots: str) -> Checkpoint:
-        """The same, of data that was made by rules with that digest, of these slots of the source."""
-        return replace(self, rules=digest, slots=slots + BLURRED if slots and self.blurred else slots, time_ms=0)
+    def ruled(self, digest: str, slots: str, *, blurs: bool = False) -> Checkpoint:
+        """The same, of data that was made by rules with that digest, of these slots of the source; see `Choice.blurs`."""
+        blurred = slots and (blurs or self.blurred)
+        return replace(self, rules=digest, slots=slots + BLURRED if blurred else slots, time_ms=0)
 
     @classmethod
     def begin(

@@ -166,7 +166,9 @@ class Strand(Recorded):
 
     def ruled(self, choice: Choice) -> Checkpoint:
         """The record that says that the data was made by these rules; `narrowed` when it is written."""
-        return replace(self.record.ruled(choice.digest, choice.source_slots), postponed=self.postponed.there)
+        return replace(
+            self.record.ruled(choice.digest, choice.source_slots, blurs=choice.blurs), postponed=self.postponed.there
+        )
 
     def narrowed(self, choice: Choice, mine: Checkpoint) -> None:
         """That record is in the target."""

@@ -33,7 +33,7 @@ class RoamingLoad(Writer):
 
     def __init__(self, cluster: Cluster, slots: Sequence[int], seed: int = 1) -> None:
         super().__init__()
-        self._ports = [node.port for node in cluster.primaries]
+        self._nodes = cluster.primaries  # their ports are known when they are started
         self._tags = [f"{{{slot_tag(slot)}}}" for slot in slots]
         self._random = random.Random(seed)
         self.turn = threading.Lock()
@@ -47,7 +47,7 @@ class RoamingLoad(Writer):
         retry = Retry(ConstantBackoff(0.05), 100)
         node: Any = ClusterNode
         client: Any = RedisCluster(
-            startup_nodes=[node("127.0.0.1", port) for port in self._ports],
+            startup_nodes=[node("127.0.0.1", each.port) for each in self._nodes],
             retry=retry,
             socket_timeout=PATIENCE_SECONDS,
         )

@@ -1,0 +1,142 @@
+"""Full syncs of the links of one source cluster: when one may begin, and which have to follow when slots moved between them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from portd.errors import SourceBusy
+from portd.link.party import forget
+from portd.log import get_logger
+from portd.net.topology import ranges_of
+from portd.source.nodeview import emptied, view
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from portd.link.offsets import Offsets
+    from portd.link.party import Party
+    from portd.net.endpoint import Endpoint
+
+_log = get_logger("source")
+
+BROUGHT_SECONDS: Final = 5.0  # a full sync that may begin waits for so long for what others bring before that
+
+
+class Recopying:
+    """Has links copied again, each with slots of its own.
+
+    Args:
+        endpoint: of the cluster.
+        parties: the links, by name.
+        wanted: all slots that are copied.
+        offsets: moments, which mean nothing behind a full sync.
+    """
+
+    def __init__(self, endpoint: Endpoint, parties: Mapping[str, Party], wanted: set[int], offsets: Offsets) -> None:
+        self._endpoint = endpoint
+        self._parties = parties
+        self._wanted = wanted
+        self._offsets = offsets
+
+    async def permit(self, party: Party) -> None:
+        """A full sync of a link may begin: no other link has slots of its.
+
+        What a link has given away and not brought to its end is lost with its history: who has it now is copied again as well.
+
+        Raises:
+            SourceBusy: not yet: slots are on their way.
+        """
+        self._offsets.clear()
+        shared = party.newest & frozenset().union(*(one.newest for one in self._parties.values() if one is not party))
+        if shared:
+            await self._part(party, shared)
+        for each in self._parties.values():
+            if (
+                each is not party and each.link.ends_for_copy
+            ):  # what it brings still may be of slots that this one has now
+                await each.member.rests.wait()
+
+    async def _part(self, party: Party, shared: frozenset[int]) -> None:
+        """A link that begins a full sync, and others, get slots of their own alone.
+
+        Raises:
+            SourceBusy: not yet: slots are on their way.
+        """
+        drawn = await self._to_copy(each for each in self._parties.values() if each.newest & shared)
+        if drawn is None:
+            raise SourceBusy(
+                "a full sync waits: slots are on their way to another node", hint="it comes when they are there"
+            )
+        if shared <= drawn[party.name] and party.link.replid:
+            if await self._brought(party, shared):
+                return
+            raise SourceBusy("a full sync waits until other shards have given its slots up", hint="they are about to")
+        await self._copy_again(drawn, begun=party)
+
+    async def _brought(self, party: Party, shared: frozenset[int]) -> bool:
+        """Whether all that others ever had of slots is in the target: their nodes have no key of them any more."""
+        for other in self._parties.values():
+            if other is party or not (common := other.newest & shared):
+                continue
+            offset = None if other.node is None else await emptied(self._endpoint, other.node, sorted(common))
+            if offset is None:
+                return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BROUGHT_SECONDS):
+                    if await other.link.reaching.reach(offset):
+                        continue
+            return False
+        return True
+
+    async def _to_copy(self, parties: Iterable[Party]) -> dict[str, frozenset[int]] | None:
+        """The slots that links have when they are copied again; None while slots of theirs are on their way."""
+        found: dict[str, frozenset[int]] = {}
+        for each in parties:
+            mine = await view(self._endpoint, each.node) if each.node is not None else None
+            if mine is None or mine.takes or mine.gives or mine.jobs:
+                return None
+            found[each.name] = mine.owns & self._wanted
+        return found
+
+    async def _copy_again(self, drawn: Mapping[str, frozenset[int]], begun: Party | None = None) -> None:
+        """Links are copied again, each with slots of its own alone; one may have begun already."""
+        _log.warning("shards are copied again: slots were on their way between them", links=" ".join(drawn))
+        for name, slots in drawn.items():
+            party = self._parties[name]
+            party.behind.clear()
+            forget(self._parties.values(), party, party.newest - slots)
+            await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), by_copy=bool(slots))
+            if not slots:  # a primary that has given its last slot away may become a replica, and its stream ends
+                party.leave()
+            elif party is not begun:
+                party.link.ask_full_sync()
+
+    async def untie(self, party: Party) -> None:
+        """Links wait for each other in a circle, for slots went to and fro faster than their order can be told: they are copied again.
+
+        When nothing is on its way any more; until then they wait.
+        """
+        tied, todo = {party.name}, [party]
+        while todo:
+            one = todo.pop()
+            for other in self._parties.values():
+                waits = any(name == other.name for name, _ in one.waits)
+                if other.name not in tied and (waits or other.slots & one.slots):
+                    tied.add(other.name)
+                    todo.append(other)
+        if any(self._parties[name].newest != self._parties[name].slots for name in tied):
+            return  # they are about to be
+        if (drawn := await self._to_copy(self._parties[name] for name in sorted(tied))) is not None:
+            await self._copy_again(drawn)
+
+    async def copy_with(self, party: Party, slots: frozenset[int]) -> None:
+        """A link is copied again, with slots of which its stream does not have all, unless it is about to be."""
+        if slots <= party.newest and party.link.ends_for_copy:
+            return
+        _log.warning(
+            "a shard is copied again: its stream does not have all of slots that have come to it", link=party.name
+        )
+        await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), by_copy=True)
+        party.link.ask_full_sync()
