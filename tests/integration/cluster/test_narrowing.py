@@ -237,14 +237,18 @@ def test_a_kill_while_shards_take_less(cluster: Cluster, into: Server | Cluster,
 
 
 def _went_on(portd: Portd) -> bool:
-    """Whether a start goes on; else it is refused for its rules."""
+    """Whether a start goes on, with every link; else it is refused for its rules, of every link."""
+
+    def phases() -> set[str]:
+        status = portd.status()
+        return {each["phase"] for each in status["links"]} if status is not None else set()
 
     def known() -> bool:
-        status = portd.status()
-        return not portd.alive or (status is not None and all_streaming(status))
+        return not portd.alive or (found := phases()) == {"streaming"} or found == {"streaming", "failed"}
 
     wait_for_sync(known, dump=portd.log)
     if portd.alive:
+        assert phases() == {"streaming"}, portd.log()
         return True
     assert portd.wait() == os.EX_CONFIG, portd.log()
     return False
