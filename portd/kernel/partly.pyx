@@ -85,8 +85,8 @@ cdef class PartTaker(Decider):
         self.tally.overdue |= self.editor.overdue
         return number
 
-    cdef int _halve(self) except -1:
-        """Consumes the whole command at the head, of which only what it takes away goes on."""
+    cdef int _halve(self, bint whole) except -1:
+        """Consumes the whole command at the head, of which only what it takes away goes on; *whole*: what an SMOVE adds, too."""
         cdef PieceBuffer buffer = self.buffer
         cdef const uint8_t* name = buffer.window + buffer.cut.head + self.scan.name
         cdef Py_ssize_t size = self.scan.name_size
@@ -109,8 +109,13 @@ cdef class PartTaker(Decider):
         buffer.write_argument(key, key_size)
         if is_word(name, size, "SMOVE") and third != NULL:
             buffer.write_argument(third, third_size)
+        if whole:
+            count_reply(buffer, buffer.base + buffer.cut.head + 1)
+            buffer.write_head(3, "SADD")
+            buffer.write_argument(other, other_size)
+            buffer.write_argument(third, third_size)
         self.tally.commands += 1
-        self.tally.projected += 1
+        self.tally.projected += not whole
         buffer.skip(end)
         self.scan.next = self.scan.argc = 0
         return WHOLE

@@ -47,7 +47,8 @@ class Settler:
             piece: of another splitter, with what brings the copy or a part of it; it is changed to stand where this splitter
                 does. None: the target is left as it is.
             last: the key is settled behind it; no checkpoint may stand behind one that is not the last.
-            number: tells it from others that are settled at the same place: its commands get an offset so far before that.
+            number: tells it from others that are settled at the same place: its commands get an offset so far before that. In a
+                cluster it is -1: it stands behind everything else there.
         """
     def refuse(self, key: tuple[int, bytes], command: str, reason: str) -> Piece:
         """Settles an owed key of which no copy can be had: the piece tells it as a dead letter."""

@@ -16,16 +16,16 @@ What servers send: server.c:propagatePendingCommands, t_string.c, expire.c, clus
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
 
 from portd.kernel.arguments cimport restores_relative
 from portd.kernel.border cimport Border
 from portd.kernel.commandtable cimport CommandTable
-from portd.kernel.decide cimport C_BLOCKED, C_LACKS, CROSSES, OWED_TOO_MANY, Tally
+from portd.kernel.decide cimport C_BLOCKED, C_LACKS, CROSSES, OWED_TOO_MANY, PARTED, Tally
 from portd.kernel.edit cimport (
     BY_COPY, BY_DATABASE, BY_KEY, BY_NAME, CLEARS, DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, FILTERED, FORWARD, FUNCTION, HALVED, MULTI,
-    OWN, REFUSED, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SPARED, SWAPDB, XGROUP, Editor,
+    OWN, REFUSED, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SPARED, SPLIT, SWAPDB, XGROUP, Editor,
 )
 from portd.kernel.forms cimport F_RESTORE, F_RESTORE_ASKING, F_SET, F_XGROUP, FORM, PEXPIREAT_CONDITION
 from portd.kernel.keypositions cimport Layout
@@ -63,6 +63,7 @@ cdef tuple REASONS = (  # by Reason: what it is counted as, and why
     ("cross_rule", "command: it is not known what its keys are, so rules cannot be applied to them"),
     ("not_copied", "command: it makes one key more to be copied from the source than may wait for that"),
     ("cross_rule", "database: map_db puts another one there"),
+    ("cross_slot", "command: its keys are in several slots, and it is too large for its keys to be copied instead"),
 )
 
 
@@ -109,6 +110,8 @@ cdef class StreamSplitter:
         bint owes=False,
         str owed not None="",
         Border border=None,
+        bint parted=False,
+        int64_t copied_since=0,
     ):
         cdef CommandTable table = ANY_TARGET if commands is None else commands
         if offset < 0 or max_argument < 0 or piece_bytes < LEAST_PIECE:
@@ -136,10 +139,15 @@ cdef class StreamSplitter:
         self.editor.unlink = unlink
         self.judging = -1
         self.may_owe = owes
+        self.parted = parted
+        self.ruled = rules is not None or mapping is not None
         self.owed = Owed()
+        self.owed.least = copied_since
+        if parted:
+            self.owed.part()
         self.owed.read(owed, offset)
-        if rules is not None or mapping is not None:
-            self.projector = self.editor.projector = Projector(rules, mapping, blocked)
+        if self.ruled or parted:
+            self.projector = self.editor.projector = Projector(rules, mapping, blocked, parted)
             self.projector.ours = &self.ours
             self.projector.owed = self.owed
             self.projector.border = border if rules is not None and rules.slots is not None else None
@@ -246,7 +254,8 @@ cdef class StreamSplitter:
         piece.by_copy = tally.by_copy
         piece.projected = tally.projected
         piece.crossing = tally.crossing
-        piece.owed = self.owed.write()
+        piece.owed = "" if self.parted else self.owed.write()
+        piece.owing = self._owing()
         piece.clears = None if self.gone == -2 else self.gone
         self.gone = -2
         piece.mixed = self.editor.mixed
@@ -280,6 +289,18 @@ cdef class StreamSplitter:
         tally.swaps = tally.getack = tally.moves = tally.overdue = False
         self.excluded.forget(piece.end_offset)
         return piece
+
+    cdef tuple _owing(self):
+        """Keys that are owed since commands of this piece, with their slots in the target."""
+        cdef tuple fresh = self.owed.take_fresh()
+        if not fresh or not self.parted:
+            return ()
+        return tuple([(offset, key, self.slot_of_key(key)) for offset, key in fresh])
+
+    cdef int slot_of_key(self, tuple key) except -1:
+        """The slot of the target in which a key of the source is."""
+        cdef bytes name = key[1]
+        return self.projector.slot(<const uint8_t*> PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
 
     cdef int _gather(self, Py_ssize_t start, Py_ssize_t max_bytes, Py_ssize_t max_commands) except -1:
         """Consumes commands until the piece is full; the Status says why it went no further."""
@@ -328,8 +349,8 @@ cdef class StreamSplitter:
             return -kind
         if kind == SPARED:
             return self._spare()
-        if kind == HALVED:
-            return self._halve()
+        if kind == HALVED or kind == SPLIT:
+            return self._halve(kind == SPLIT)
         if kind == CLEARS:
             return self._clear()
         if kind == REFUSED and self._stops_before():
@@ -579,7 +600,7 @@ cdef class StreamSplitter:
             tally.excluded += 1
         elif kind == REFUSED:
             tally.refused += 1
-            tally.crossing += self.reason >= CROSSES and self.reason != OWED_TOO_MANY
+            tally.crossing += CROSSES <= self.reason < PARTED and self.reason != OWED_TOO_MANY
         elif DROP <= kind <= BY_COPY:
             tally.filtered += 1
             tally.own += kind == OWN
