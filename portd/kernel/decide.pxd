@@ -24,6 +24,9 @@ cdef enum Reason:  # why a command is refused
     PARTED
 
 
+cdef tuple REASONS  # by Reason: what it is counted as, and why
+
+
 cdef enum Care:  # why more than the name of a command must be looked at in a database; a sum of these
     C_LACKS = 1  # the target does not have it
     C_BLOCKED = 2  # another one is written to where it would go

@@ -31,6 +31,17 @@ cdef extern from "string.h" nogil:
     void* memmem(const void* haystack, size_t size, const void* needle, size_t length)
 
 
+REASONS = (
+    ("unsupported", "database: the target does not have it"),
+    ("unsupported", "command: it names keys of portd among others"),
+    ("unsupported", "command: it waits for data, and no server replicates it"),
+    ("unsupported", "command: it is not known, and the target does not tell what its commands do"),
+    ("cross_rule", "command: rules take some of its keys only, and it needs what is not in the target"),
+    ("cross_rule", "command: it is not known what its keys are, so rules cannot be applied to them"),
+    ("not_copied", "command: it makes one key more to be copied from the source than may wait for that"),
+    ("cross_rule", "database: map_db puts another one there"),
+    ("cross_slot", "command: its keys are in several slots, and it is too large for its keys to be copied instead"),
+)
 cdef const char* HELLO = "__sentinel__:hello"
 
 

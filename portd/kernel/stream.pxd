@@ -68,8 +68,6 @@ cdef class StreamSplitter(PartTaker):
     cdef Py_ssize_t after_multi  # window index behind that MULTI
 
     cdef Piece _end_piece(self)
-    cdef tuple _owing(self)
-    cdef int slot_of_key(self, tuple key) except -1
     cdef int _gather(self, Py_ssize_t start, Py_ssize_t max_bytes, Py_ssize_t max_commands) except -1
     cdef int _take(self) except -1
     cdef int _unlink(self) except -1

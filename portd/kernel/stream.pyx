@@ -16,13 +16,13 @@ What servers send: server.c:propagatePendingCommands, t_string.c, expire.c, clus
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
 
 from portd.kernel.arguments cimport restores_relative
 from portd.kernel.border cimport Border
 from portd.kernel.commandtable cimport CommandTable
-from portd.kernel.decide cimport C_BLOCKED, C_LACKS, CROSSES, OWED_TOO_MANY, PARTED, Tally
+from portd.kernel.decide cimport C_BLOCKED, C_LACKS, CROSSES, OWED_TOO_MANY, PARTED, REASONS, Tally
 from portd.kernel.edit cimport (
     BY_COPY, BY_DATABASE, BY_KEY, BY_NAME, CLEARS, DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, FILTERED, FORWARD, FUNCTION, HALVED, MULTI,
     OWN, REFUSED, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SPARED, SPLIT, SWAPDB, XGROUP, Editor,
@@ -54,17 +54,6 @@ DEFAULT_MAX_ARGUMENT = 512 * 1024 * 1024  # proto-max-bulk-len of a server that 
 
 cdef Py_ssize_t UNLIMITED = INT64_MAX // 2
 cdef int64_t LARGEST_ARGUMENT = INT64_MAX // 4  # sums with it still fit
-cdef tuple REASONS = (  # by Reason: what it is counted as, and why
-    ("unsupported", "database: the target does not have it"),
-    ("unsupported", "command: it names keys of portd among others"),
-    ("unsupported", "command: it waits for data, and no server replicates it"),
-    ("unsupported", "command: it is not known, and the target does not tell what its commands do"),
-    ("cross_rule", "command: rules take some of its keys only, and it needs what is not in the target"),
-    ("cross_rule", "command: it is not known what its keys are, so rules cannot be applied to them"),
-    ("not_copied", "command: it makes one key more to be copied from the source than may wait for that"),
-    ("cross_rule", "database: map_db puts another one there"),
-    ("cross_slot", "command: its keys are in several slots, and it is too large for its keys to be copied instead"),
-)
 
 
 cdef CommandTable ANY_TARGET = CommandTable()
@@ -289,18 +278,6 @@ cdef class StreamSplitter:
         tally.swaps = tally.getack = tally.moves = tally.overdue = False
         self.excluded.forget(piece.end_offset)
         return piece
-
-    cdef tuple _owing(self):
-        """Keys that are owed since commands of this piece, with their slots in the target."""
-        cdef tuple fresh = self.owed.take_fresh()
-        if not fresh or not self.parted:
-            return ()
-        return tuple([(offset, key, self.slot_of_key(key)) for offset, key in fresh])
-
-    cdef int slot_of_key(self, tuple key) except -1:
-        """The slot of the target in which a key of the source is."""
-        cdef bytes name = key[1]
-        return self.projector.slot(<const uint8_t*> PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
 
     cdef int _gather(self, Py_ssize_t start, Py_ssize_t max_bytes, Py_ssize_t max_commands) except -1:
         """Consumes commands until the piece is full; the Status says why it went no further."""

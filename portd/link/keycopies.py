@@ -29,7 +29,6 @@ from portd.net.resp import request
 from portd.net.shapes import MOST_NUMBER, whole
 from portd.source.refusals import refused as refusal
 from portd.target.names import EVERY_SECONDS
-from portd.target.stream.group import MOST_COPIES
 from portd.units import human_bytes
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ class KeyCopies:
         """Asks over one connection, until nothing has been wanted for a while."""
         control.most_bytes = 2 * self.owed.most_bytes
         while True:
-            keys = self.owed.questions(1 if self._alone else MOST_COPIES)
+            keys = self.owed.questions(1 if self._alone else self.owed.at_once)
             if keys:
                 found = await self._copy(control, keys)
                 self.owed.answer(found, crowded=self._crowded)

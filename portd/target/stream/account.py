@@ -65,6 +65,10 @@ class Recorded(Protocol):
     def offset(self) -> int:
         """Replication offset up to which everything is in the target."""
 
+    @property
+    def owing(self) -> int:
+        """Keys that are owed to the target."""
+
     def exclude(self, offset: int) -> None:
         """The command that begins at *offset* can never be queued."""
 
@@ -95,9 +99,8 @@ class Account:
         """A group is in the target; *failed* of its commands did not take effect."""
         stream = self._progress.stream
         counts = done.counts
-        if counts.ours:  # copies go alone, and were no commands of the source
-            stream.keys_copied += max(0, counts.copied - failed)
-        else:
+        stream.keys_copied += max(0, counts.copied - (failed if counts.ours else 0))
+        if not counts.ours:  # else copies went alone, and were no commands of the source
             stream.commands_applied += counts.commands + counts.cleared - failed
             stream.commands_failed += failed + counts.dead
         stream.commands_filtered += counts.filtered
@@ -152,7 +155,7 @@ class Account:
         self._awaited = [(offset, reached) for offset, reached in self._awaited if not reached.done()]
 
     def _has(self, offset: int) -> bool:
-        return offset <= self._strand.offset and not self._strand.record.owed
+        return offset <= self._strand.offset and not self._strand.owing
 
     def leave_out(self, refused: list[tuple[Culprit, str]], commands: int) -> None:
         """Commands that can never be queued: notes to exclude them, that they failed, and dead letters.
@@ -228,5 +231,5 @@ class Account:
         stream.applied_offset = stream.checkpointed_offset = record.position.offset
         stream.checkpointed_at = time.time()
         self._progress.position = record.position
-        stream.keys_owed = record.owed.count(":")
+        stream.keys_owed = self._strand.owing
         self._progress.expiries_to_correct = self._strand.postponed.there

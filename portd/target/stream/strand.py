@@ -70,6 +70,11 @@ class Recorded:
         """Replication offset that the record covers."""
         return self.record.position.offset
 
+    @property
+    def owing(self) -> int:
+        """Keys that are owed to the target."""
+        return self.record.owed.count(":")
+
     def adopt(self, replid: str) -> None:
         """The history continues under another id: records carry it from now on."""
         before = self.record.position.replid

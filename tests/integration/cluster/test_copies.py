@@ -1,0 +1,132 @@
+"""Commands over several slots of a cluster: what is not cut by slot is copied from the source, key by key, and each slot is exact."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.clusters import Cluster, differences
+from tests.integration.test_filters_stream import filled
+from tests.process import Portd, streaming
+from tests.wire import Wire
+from tests.writer import Writer
+
+if TYPE_CHECKING:
+    from tests.servers import Server
+
+# What brings values from slot to slot, and what changes them there. {i}, {j}, {o} and {p} are names of keys, {n} is a number.
+LOAD: Final = (
+    "SET {o}:v {n}; RENAME {o}:v {i}:v; APPEND {i}:v {n}",
+    "RENAME {i}:v {j}:v; RENAMENX {j}:v {p}:v; APPEND {p}:v x",
+    "INCRBY {o}:c {n}; COPY {o}:c {i}:c REPLACE; INCR {i}:c; INCR {j}:c",
+    "SADD {o}:s {n} a{n}; SMOVE {o}:s {i}:s {n}; SADD {i}:s x{n}; SREM {i}:s a{n}",
+    "RPUSH {o}:l {n} b c; RPOPLPUSH {o}:l {i}:l; LPUSH {i}:l {n}; LTRIM {i}:l 0 20",
+    "RPUSH {o}:l {n}; LMOVE {o}:l {j}:l LEFT RIGHT; RPUSH {j}:l {n}; LTRIM {j}:l 0 20; LTRIM {o}:l 0 20",
+    "SADD {j}:s {n}; SUNIONSTORE {i}:u {i}:s {j}:s {o}:s; SADD {i}:u {n}; SUNIONSTORE {j}:u {i}:u {i}:s",
+    "DEL {i}:v {j}:u {o}:s {p}:l; MSET {i}:x {n} {j}:x {n} {o}:x {n}; INCRBY {j}:x {n}",
+    "MULTI; INCR {i}:n; SET {o}:x {n}; RENAME {o}:x {i}:x; APPEND {i}:x 1; APPEND {j}:x {n}; EXEC",
+    "EVAL redis.call('SET',KEYS[1],ARGV[1])redis.call('RENAME',KEYS[1],KEYS[2])return(redis.call('INCR',KEYS[2])) 2 {o}:e {i}:e {n}",
+    "ZADD {o}:z {n} a 3 b; ZUNIONSTORE {i}:z 2 {o}:z {i}:z; ZINCRBY {i}:z 1 a",
+    "RPUSH {o}:q 3 1 {n}; SORT {o}:q STORE {i}:q; LTRIM {i}:q 0 5; RPUSH {i}:q {n}; LTRIM {o}:q 0 5",
+    "PFADD {o}:p {n}; PFMERGE {i}:p {o}:p; PFADD {i}:p a{n}; SET {o}:b {n}; BITOP NOT {i}:b {o}:b; APPEND {i}:b {n}",
+    "INCR {i}:n; INCR {j}:n; INCR {o}:n; RPUSH {p}:log {n}; LTRIM {p}:log 0 50",
+)
+NAMES: Final = 60  # keys of each kind, with as many slots
+
+
+class Load(Writer):
+    """Writes rows of it all the time; a context manager.
+
+    Args:
+        source: where.
+        seed: of what is written.
+        pause: seconds between two of some rows.
+    """
+
+    def __init__(self, source: Server, seed: int = 1, pause: float = 0.004) -> None:
+        super().__init__()
+        self._source, self._chance, self._pause = source, random.Random(seed), pause
+
+    def _write(self) -> None:
+        with Wire(self._source) as wire:
+            while not self._stop.is_set():
+                write(wire, self._chance, 5)
+                self.commands += 1
+                time.sleep(self._pause)
+
+
+def write(wire: Wire, chance: random.Random, rows: int) -> None:
+    """Some rows of the load. What is refused, for a type is another one, changes nothing."""
+    for _ in range(rows):
+        row = chance.choice(LOAD).replace("{n}", str(chance.randrange(1000)))
+        wire.many([tuple(argv) for argv in filled(row, chance.randrange(NAMES))], errors=True)
+
+
+def come(portd: Portd, source: Server) -> dict[str, Any]:
+    """The status once all that was written is there, and nothing is owed any more."""
+    portd.until_applied(source)
+    portd.until(lambda status: status["stream"]["keys_owed"] == 0)
+    return portd.until_applied(source)
+
+
+def counts_add_up(status: dict[str, Any]) -> bool:
+    """Each command of the source was applied, left out on purpose, or failed."""
+    stream = status["stream"]
+    return bool(
+        stream["commands_read"] == stream["commands_applied"] + stream["commands_filtered"] + stream["commands_failed"]
+    )
+
+
+def test_each_command_over_several_slots(source: Server, cluster: Cluster) -> None:
+    """Of each kind one: cut where that is exact, else the keys that it writes are copied; none is a dead letter."""
+    with Portd(source, cluster.url) as portd:
+        portd.until(streaming)
+        with Wire(source) as wire:
+            wire.many(
+                [
+                    ("RPUSH", "l1", 1, 2, 3),
+                    ("SADD", "s1", 1, 2),
+                    ("SADD", "s2", 3),
+                    ("ZADD", "z1", 1, "a"),
+                    ("SET", "k1", 1),
+                ]
+            )
+            wire.many(
+                [("GEOADD", "g1", 13, 38, "a"), ("PFADD", "p1", 1), ("SET", "e1", 1, "EX", 10_000), ("SET", "k9", 9)]
+            )
+            commands: list[tuple[Any, ...]] = [
+                ("COPY", "k1", "k2"), ("RENAME", "k1", "k3"), ("INCR", "k3"), ("RENAMENX", "k3", "k4"), ("RENAMENX", "k2", "k4"),
+                ("SMOVE", "s1", "s3", 1), ("LMOVE", "l1", "l2", "LEFT", "LEFT"), ("RPOPLPUSH", "l1", "l3"), ("RPUSH", "l3", 7),
+                ("SUNIONSTORE", "s4", "s1", "s2"), ("SADD", "s4", 9), ("ZUNIONSTORE", "z2", 1, "z1"), ("ZRANGESTORE", "z3", "z1", 0, -1),
+                ("BITOP", "NOT", "b1", "k4"), ("PFMERGE", "p2", "p1"), ("SORT", "l1", "STORE", "l4"), ("GEOSEARCHSTORE", "g2", "g1",
+                "FROMLONLAT", 13, 38, "BYRADIUS", 10, "km"), ("MSETEX", 3, "m1", 1, "m2", 2, "m3", 3, "NX", "EX", 5000),
+                ("RENAME", "e1", "e2"), ("MULTI",), ("INCR", "k9"), ("RENAME", "k9", "k10"), ("INCR", "k10"), ("EXEC",),
+                ("PFCOUNT", "p1", "p2"), ("MSETNX", "n1", 1, "n2", 2), ("SET", "gone", 1), ("RENAME", "gone", "gone2"), ("DEL", "gone2"),
+            ]  # fmt: skip
+            wire.many(commands, errors=True)
+        status = come(portd, source)
+        assert counts_add_up(status)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not status["dead_letters"], portd.log()
+    assert status["stream"]["keys_copied"] >= 15
+    assert not differences(source, cluster)
+
+
+def test_killed_at_random_moments_each_slot_is_exact(source: Server, cluster: Cluster) -> None:
+    """SIGKILL at any moment under load: records tell what every slot lacks, and it comes once."""
+    moments = random.Random(17)
+    with Portd(source, cluster.url) as portd, Load(source) as load, Load(source, 2):
+        portd.until(streaming)
+        for _ in range(8):
+            time.sleep(moments.random() * 0.7)
+            portd.kill()
+            portd.start()
+            portd.until(lambda status: status["stream"]["transactions"] > 0)
+        load.stop()
+    with Portd(source, cluster.url) as portd:
+        status = come(portd, source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not status["dead_letters"], portd.log()
+    assert not differences(source, cluster)
