@@ -13,8 +13,8 @@ from portd.kernel.batch import Batch
 from portd.kernel.requests import split
 from portd.kernel.scatter import Scatter
 from portd.kernel.slotgroups import NO_RECORD, Left, SlotGroups, record_keys
-from portd.kernel.slotwindow import Place, Window
 from portd.kernel.slots import SLOTS, key_slot
+from portd.kernel.slotwindow import Place, Window
 from portd.net.resp import request
 
 if TYPE_CHECKING:

@@ -307,8 +307,8 @@ class ClusterApplier:
             await self._write_hash()
             self._claimed = True
             self._account.show()
-            since = self._groups.highest
-            self._source.rewind(self._strands.offset, self._strands.record.db, self._owing.again(), since)
+            owed, since = self._owing.again(), self._groups.highest
+            self._source.rewind(self._strands.offset, self._strands.record.db, owed, since)
         self._sort_again(len(self._cluster.topology.nodes))
 
     def _sort_again(self, nodes: int) -> None:
@@ -437,8 +437,7 @@ class ClusterApplier:
         offset, behind = portion.place()
         if behind > self._intake.passed:
             await self._limiter.going()
-            prefix, writer = self._prefix, self._strands.writer
-            owed = self._owing.texts
+            prefix, writer, owed = self._prefix, self._strands.writer, self._owing.texts
             empty = Clearing(self._options, behind, prefix, writer, owed).empty
             barrier = Barrier(command, behind, self._markers, prefix, writer, empty, owed)
             self._barrier_at = behind
@@ -499,11 +498,9 @@ class ClusterApplier:
             self._groups.set_record(slot, behind)
         self._owing.confirm(window, found.executed)
         if found.failed:
-            failed = found.failed
-            self._failed += len(failed) - len(found.copies)
+            self._failed += len(found.failed) - len(found.copies)
             self._progress.stream.keys_copied -= len(set(found.copies))
-            texts = {number: text for number, (_, text) in enumerate(failed)}
-            self._account.keep(texts, lambda numbers: [failed[number][0] for number in numbers])
+            self._account.keep_all(found.failed)
         if found.scripts:
             raise missing_script()
         self._leave_out(window, found.refused)
@@ -527,13 +524,9 @@ class ClusterApplier:
     def _leave_out(self, window: Window, refused: dict[int, dict[int, str]]) -> None:
         """Commands that no node ever queues: dead letters."""
         for slot, texts in refused.items():
-            told: list[tuple[Culprit, str]] = []
-            for number, text in texts.items():
-                data, offset = window.command(slot, number)
-                told.append((culprit(data, offset), text))
+            told = [(culprit(*window.command(slot, number)), text) for number, text in texts.items()]
             self._progress.stream.commands_failed += window.leave_out(slot, list(texts))
-            by_number = {number: text for number, (_, text) in enumerate(told)}
-            self._account.keep(by_number, lambda numbers, told=told: [told[number][0] for number in numbers])  # type: ignore[misc]
+            self._account.keep_all(told)
 
     # -- books
 

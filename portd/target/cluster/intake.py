@@ -16,12 +16,11 @@ from portd.target.stream.group import Counts, Culprit, PieceSource
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from portd.feed.owed import Key
     from portd.kernel.slotgroups import SlotGroups
     from portd.kernel.slotwindow import Window
     from portd.kernel.stream import Piece
     from portd.model import Progress
-    from portd.target.cluster.owing import Owing
+    from portd.target.cluster.owing import Key, Owing
     from portd.target.cluster.strand import Marks
     from portd.target.deadletter import DeadLetters
     from portd.target.kept.checkpoint import Checkpoint

@@ -8,13 +8,15 @@ that place, or not owed there as yet, is copied once more, which does no harm.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from portd.feed.owed import Key
     from portd.kernel.slotwindow import Window
+
+
+Key: TypeAlias = tuple[int, bytes]  # database and name, as the source has them
 
 
 class Owing:

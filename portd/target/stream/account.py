@@ -177,6 +177,10 @@ class Account:
         for culprit, _ in refused:
             self._strand.exclude(culprit.offset)
         self._progress.stream.commands_failed += commands
+        self.keep_all(refused)
+
+    def keep_all(self, refused: list[tuple[Culprit, str]]) -> None:
+        """The same as `keep`, of commands that are known, with the replies."""
         texts = {number: text for number, (_, text) in enumerate(refused)}
         self.keep(texts, lambda numbers: [refused[number][0] for number in numbers])
 
