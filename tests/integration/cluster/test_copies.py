@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest
+
+from portd.kernel.slots import key_slot, slot_tag
 from tests.clusters import Cluster, differences
+from tests.integration.cluster.test_away import HASTY, SPARSE
+from tests.integration.test_filters_copies import away
 from tests.integration.test_filters_stream import filled
 from tests.process import Portd, streaming
+from tests.servers import wait_for_sync
 from tests.wire import Wire
 from tests.writer import Writer
 
@@ -55,6 +62,11 @@ class Load(Writer):
                 write(wire, self._chance, 5)
                 self.commands += 1
                 time.sleep(self._pause)
+
+    def run(self, batches: int = 60) -> None:
+        """Until so many more are written."""
+        goal = self.commands + batches
+        wait_for_sync(lambda: self.commands >= goal)
 
 
 def write(wire: Wire, chance: random.Random, rows: int) -> None:
@@ -130,3 +142,185 @@ def test_killed_at_random_moments_each_slot_is_exact(source: Server, cluster: Cl
         assert portd.terminate() == os.EX_OK, portd.log()
     assert not status["dead_letters"], portd.log()
     assert not differences(source, cluster)
+
+
+@pytest.mark.parametrize("how", [(), ("FORCE",), ("TAKEOVER",)], ids=["orderly", "force", "takeover"])
+def test_failovers_of_the_target_bring_no_copy_twice(source: Server, how: tuple[str, ...]) -> None:
+    """A replica of each shard is promoted under load: a record goes back with its slot, and names what the slot lacks there."""
+    with Cluster(replicas=1) as cluster, Portd(source, cluster.url) as portd, Load(source, 3) as load:
+        portd.until(streaming)
+        for replica in cluster.replicas:
+            wait_for_sync(cluster.is_up)
+            cluster.fail_over(replica, *how)
+            time.sleep(0.3)
+        load.stop()
+        status = come(portd, source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert not status["dead_letters"], portd.log()
+        assert not differences(source, cluster)
+
+
+def owed(portd: Portd, wire: Wire, *commands: tuple[Any, ...]) -> list[str]:
+    """Writes commands while nothing can be copied; the keys that are owed, when every slot has what it can have before."""
+    wire.many(list(commands))
+    end = offset_of(wire)
+    status = portd.until(lambda status: status["stream"]["checkpointed_offset"] >= end)
+    assert status["stream"]["keys_owed"] > 0
+    return [str(each[2]) for each in commands if each[0] in {"RENAME", "COPY"}]
+
+
+def offset_of(wire: Wire) -> int:
+    """How far the source is."""
+    lines = wire.call("INFO", "replication").decode().splitlines()
+    return int(next(line for line in lines if line.startswith("master_repl_offset")).partition(":")[2])
+
+
+def record_of(cluster: Cluster, key: str) -> bytes:
+    """What the record of a key's slot says."""
+    found = cluster.get("GET", f"portd:checkpoint:default:{{{slot_tag(key_slot(key.encode()))}}}")
+    assert isinstance(found, bytes)
+    return found
+
+
+COMMANDS: Final[tuple[tuple[Any, ...], ...]] = (
+    ("RENAME", "a", "k1"), ("APPEND", "k1", "x"), ("COPY", "b", "k2"), ("RENAME", "k2", "k3"), ("INCR", "k2"), ("SET", "k3", "new"),
+    ("SADD", "{k3}s", 1), ("SUNIONSTORE", "{k3}t", "{k3}s", "s"), ("SUNIONSTORE", "{k3}u", "{k3}t"), ("RENAME", "c", "k4"), ("DEL", "k4"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("between", ["nothing", "a flush", "a move"])
+def test_a_kill_between_a_command_and_its_copy(source: Server, cluster: Cluster, between: str) -> None:
+    """Names stand in the records of their slots, wherever these go, also when the floor is behind the command."""
+    with Portd(source, cluster.url) as portd, Wire(source) as wire:
+        portd.until(streaming)
+        wire.many([("MSET", "a", 1, "b", 2, "c", 3), ("SADD", "s", 1, 2)])
+        portd.until_applied(source)
+        with away(source):
+            names = owed(portd, wire, *COMMANDS)
+            if between == "a flush":
+                wire.many([("FLUSHALL",), ("SET", "k1", "later"), ("RPUSH", "k3", 1)])
+                owed(portd, wire, ("SET", "behind", 1))
+            if between == "a move":
+                slot = key_slot(b"k3")
+                cluster.move_slot(slot, next(each for each in cluster.primaries if each is not cluster.owner("k3")))
+                wire.many([("APPEND", "k3", "!")])
+                owed(portd, wire, ("SET", "behind", 1))
+            assert all(name.encode().hex().encode() in record_of(cluster, name) for name in names)
+            portd.kill()
+        portd.start()
+        portd.until(lambda status: status["stream"]["following"])
+        status = come(portd, source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert portd.log().count('event="full sync"') == 1, portd.log()
+        assert not any(b":" in record_of(cluster, name).partition(b":")[2] for name in names), (
+            "nothing is owed any more"
+        )
+    assert not status["dead_letters"], portd.log()
+    assert not differences(source, cluster)
+
+
+def test_a_node_that_goes_back_owes_again(source: Server, cluster: Cluster) -> None:
+    """A node is restored from before copies that it had had, and from behind the commands that made them: its records tell."""
+    with Portd(source, cluster.url) as portd, Wire(source) as wire:
+        portd.until(streaming)
+        wire.many([("MSET", "a", 1, "b", 2, "c", 3), ("SADD", "s", 1, 2)])
+        portd.until_applied(source)
+        node = cluster.owner("k3")
+        with away(source):
+            owed(portd, wire, *COMMANDS)
+            Cluster.call(node, "SAVE")
+        come(portd, source)
+        wire.many([("APPEND", "k3", "x"), ("SADD", "{k3}u", "x"), ("APPEND", "k1", "y"), ("INCR", "other")])
+        come(portd, source)
+        node.restart(crash=True)
+        wait_for_sync(cluster.is_up)
+        wait_for_sync(lambda: "went back" in portd.log(), dump=portd.log)
+        status = come(portd, source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert portd.log().count('event="full sync"') == 1, portd.log()
+    assert not status["dead_letters"], portd.log()
+    assert not differences(source, cluster)
+
+
+def test_slots_of_the_target_move_with_what_is_owed(source: Server, cluster: Cluster) -> None:
+    """Slots go from node to node under load: their records go with them, and name keys that wait for their copies."""
+    with Portd(source, cluster.url) as portd, Load(source, 4) as load:
+        portd.until(streaming)
+        for number in range(6):
+            key = f"o:{number}:v"
+            owner = cluster.owner(key)
+            into = next(each for each in cluster.primaries if each is not owner)
+            cluster.move_slot(key_slot(key.encode()), into)
+        load.stop()
+        status = come(portd, source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not status["dead_letters"], portd.log()
+    assert not differences(source, cluster)
+
+
+def test_a_node_that_is_away_gets_its_copies_later(source: Server) -> None:
+    """Others go on meanwhile; what is owed to slots of the node is copied when it is back, and portd may be killed in between."""
+    with Cluster(**SPARSE) as cluster, Portd(source, cluster.url, **HASTY) as portd, Load(source, 5) as load:
+        home = cluster.owner("portd:checkpoint:{default}")
+        away = next(each for each in cluster.primaries if each is not home)
+        portd.until(streaming)
+        for kill in (False, True):
+            away.signal(signal.SIGSTOP)
+            load.run()
+            portd.until(lambda status: bool(status["target"]["nodes_away"]))
+            load.run()
+            if kill:
+                portd.kill()
+            away.signal(signal.SIGCONT)
+            if kill:
+                portd.start()
+            portd.until(lambda status: streaming(status) and not status["target"]["nodes_away"])
+            load.run()
+        load.stop()
+        status = come(portd, source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert not status["dead_letters"], portd.log()
+        assert not differences(source, cluster)
+
+
+def test_flushes_between_commands_and_their_copies(source: Server, cluster: Cluster) -> None:
+    """FLUSHALL passes every node once; what is owed then is copied from behind it, also by a process that was killed."""
+    moments = random.Random(6)
+    with Portd(source, cluster.url) as portd, Load(source, 6) as load:
+        portd.until(streaming)
+        for number in range(6):
+            time.sleep(moments.random() * 0.4)
+            source.client().flushall()
+            time.sleep(moments.random() * 0.05)
+            if number % 2:
+                portd.kill()
+                portd.start()
+                portd.until(lambda status: status["stream"]["transactions"] > 0)
+        load.stop()
+        status = come(portd, source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not status["dead_letters"], portd.log()
+    assert not differences(source, cluster)
+
+
+def test_a_copy_that_is_large_is_one_transaction(source: Server, cluster: Cluster) -> None:
+    """Its bytes come in pieces, and its slot has it whole or not; one that is larger than may be held is a dead letter."""
+    with Portd(source, cluster.url) as portd:
+        portd.until(streaming)
+        with Wire(source) as wire:
+            for number in range(6):
+                wire.call("RPUSH", f"big:{number}", *(os.urandom(1000).hex() for _ in range(1200)))
+            wire.call("SET", "huge", os.urandom(12_000_000))
+            portd.until_applied(source)
+            for number in range(6):
+                wire.many([("RENAME", f"big:{number}", f"large:{number}"), ("RPUSH", f"large:{number}", "last")])
+            portd.kill()
+            portd.start()
+            wire.call("RENAME", "huge", "hugest")
+            portd.until(lambda status: status["stream"]["following"])
+            status = come(portd, source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert status["dead_letters"] == {"not_copied": 1}, portd.log()
+    different = differences(source, cluster)
+    assert len(different) == 1
+    assert different[0].startswith("b'hugest'")
