@@ -56,11 +56,11 @@ async def check_clusters(settings: Settings, report: Report, sample_seconds: flo
         found = await _target(settings, target, report)
     if source is not None and target is not None and found:
         report.findings += await _both(settings, source, target, found)
-        report.findings += await _rules(settings, source, target)
+        report.findings += await _rules(settings, source)
     report.findings += _plan(settings, source)
 
 
-async def _rules(settings: Settings, source: End, target: End) -> list[Finding]:
+async def _rules(settings: Settings, source: End) -> list[Finding]:
     """What the rules do, of all nodes together."""
     places = [Place(each.where, each.endpoint, each.survey.keys, each.slots) for each in source.members]
     try:

@@ -235,6 +235,7 @@ def test_a_node_that_goes_back_owes_again(source: Server, cluster: Cluster) -> N
         node.restart(crash=True)
         wait_for_sync(cluster.is_up)
         wait_for_sync(lambda: "went back" in portd.log(), dump=portd.log)
+        wire.call("INCR", "other")
         status = come(portd, source)
         assert portd.terminate() == os.EX_OK, portd.log()
         assert portd.log().count('event="full sync"') == 1, portd.log()
