@@ -16,6 +16,7 @@ from portd.target.stream.group import Counts, Culprit, PieceSource
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from portd.kernel.rules import Rules
     from portd.kernel.slotgroups import SlotGroups
     from portd.kernel.slotwindow import Window
     from portd.kernel.stream import Piece
@@ -421,6 +422,11 @@ class Intake:
         for now, before, marks in zip(self._known(), known, self.marks, strict=True):
             if now > before:
                 marks.note(received_at)
+
+    def keep(self, rules: Rules) -> None:
+        """Only these are taken from the boundary on: records name no other key."""
+        for slot in self._owing.keep(lambda key: rules.takes(key[1], key[0])):
+            self._groups.note(slot, self.boundary + 1, self.boundary, self.boundary)
 
     def pass_by(self, position: int) -> None:
         """All nodes have done a command that concerns them; *position* is behind it."""

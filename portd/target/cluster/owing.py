@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from portd.kernel.slotwindow import Window
 
@@ -45,6 +45,14 @@ class Owing:
         keys = self._sorted.get(slot, {})
         keys.pop(_text(key), None)
         self._write(slot)
+
+    def keep(self, taken: Callable[[Key], bool]) -> list[int]:
+        """Other keys are taken from here on: what is owed of others is not any more; slots of which that is so."""
+        found = [slot for slot, keys in self._sorted.items() if not all(taken(_key(each)) for each in keys)]
+        for slot in found:
+            self._sorted[slot] = {each: None for each in self._sorted[slot] if taken(_key(each))}
+            self._write(slot)
+        return found
 
     def _write(self, slot: int) -> None:
         if keys := self._sorted.get(slot):
@@ -90,6 +98,11 @@ def _text(key: Key) -> str:
     """A key as records and splitters name it."""
     db, name = key
     return f"{db}:{name.hex()}"
+
+
+def _key(text: str) -> Key:
+    db, _, name = text.partition(":")
+    return int(db), bytes.fromhex(name)
 
 
 def _count(text: bytes) -> int:

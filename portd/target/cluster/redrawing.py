@@ -107,6 +107,8 @@ class Redrawing:
         self._strands.rule(choice)
         await write()
         adopt(self._intake.boundary)
+        if choice.rules is not None:
+            self._intake.keep(choice.rules)
         self._intake.rewind()
         if self._next == asked:
             self._next = None

@@ -76,10 +76,10 @@ class Load(Writer):
 
 
 class Loads:
-    """A `Load` for each primary; a context manager."""
+    """A `Load` for each primary, or another *kind* of that; a context manager."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._loads = [Load(cluster, node) for node in cluster.primaries]
+    def __init__(self, cluster: Cluster, kind: type[Load] = Load) -> None:
+        self._loads = [kind(cluster, node) for node in cluster.primaries]
 
     def __enter__(self) -> Self:
         for each in self._loads:

@@ -6,12 +6,14 @@ import os
 import random
 import signal
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from portd.kernel.slots import key_slot, slot_tag
 from tests.clusters import Cluster, differences
+from tests.integration.cluster import load as shards
 from tests.integration.cluster.test_away import HASTY, SPARSE
 from tests.integration.test_filters_copies import away
 from tests.integration.test_filters_stream import filled
@@ -325,3 +327,86 @@ def test_a_copy_that_is_large_is_one_transaction(source: Server, cluster: Cluste
     different = differences(source, cluster)
     assert len(different) == 1
     assert different[0].startswith("b'hugest'")
+
+
+RULES: Final[dict[str, object]] = {"include": "in:", "rename_prefix": ["in:=to:", "in:1=one:"]}
+
+
+def place(key: bytes) -> bytes | None:
+    """What RULES call a key."""
+    if not key.startswith(b"in:"):
+        return None
+    return b"one:" + key[4:] if key.startswith(b"in:1") else b"to:" + key[3:]
+
+
+def test_values_from_outside_of_rules_come_into_a_cluster(source: Server, cluster: Cluster) -> None:
+    """What rules leave out, and what another slot has, come as copies, by whatever kills."""
+    moments = random.Random(23)
+    with Portd(source, cluster.url, **RULES) as portd, Load(source, 7) as load:
+        portd.until(streaming)
+        for _ in range(5):
+            time.sleep(moments.random() * 0.6)
+            portd.kill()
+            portd.start()
+            portd.until(lambda status: status["stream"]["transactions"] > 0)
+        load.run()
+        load.stop()
+        status = come(portd, source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert portd.log().count('event="full sync"') == 1, portd.log()
+    assert not status["dead_letters"], portd.log()
+    assert status["stream"]["keys_copied"] > 0
+    assert not differences(source, cluster, place)
+
+
+class Parting(shards.Load):
+    """Commands of a shard whose keys part under their new names, and some that rules leave out."""
+
+    def _one(self) -> tuple[Any, ...]:
+        tag = self._random.choice(self._tags)
+        one, other = (f"{tag}:{name}" for name in self._random.sample(["a", "b", "c", "left"], 2))
+        choices: list[tuple[Any, ...]] = [
+            ("RPUSH", f"{one}:l", self.commands), ("LMOVE", f"{one}:l", f"{other}:l", "LEFT", "RIGHT"), ("LTRIM", f"{other}:l", 0, 30),
+            ("INCR", f"{one}:n"), ("RENAME", f"{one}:n", f"{other}:n"), ("COPY", f"{one}:n", f"{other}:n", "REPLACE"),
+            ("SADD", f"{one}:s", self._random.randrange(50)), ("SMOVE", f"{one}:s", f"{other}:s", self._random.randrange(50)),
+            ("SUNIONSTORE", f"{one}:u", f"{one}:s", f"{other}:s"), ("SADD", f"{one}:u", self.commands % 50),
+            ("DEL", f"{one}:n", f"{other}:l"), ("MSET", f"{one}:t", self.commands, f"{other}:t", self.commands),
+            ("APPEND", f"{one}:t", "x"), ("INCR", f"{tag}:counter"),
+        ]  # fmt: skip
+        return self._random.choice(choices)
+
+
+def parted(key: bytes) -> bytes | None:
+    """What the rules of the test below call a key: without a tag, so that each has a slot of its own."""
+    return None if b":left:" in key else b"t" + key[2:]
+
+
+@pytest.mark.parametrize("kills", [True, False], ids=["killed", "failovers"])
+def test_keys_of_shards_that_part_are_copied(cluster: Cluster, *, kills: bool) -> None:
+    """Each shard's link copies from its own primary, whoever that is by then."""
+    rules: dict[str, object] = {"include": "{t", "rename_prefix": "{t=t", "exclude": "*:left:*", "share_image": True}
+    with ExitStack() as stack:
+        origin = cluster if kills else stack.enter_context(Cluster(replicas=1))
+        into = stack.enter_context(Cluster(primaries=2, replicas=0 if kills else 1))
+        portd = stack.enter_context(Portd(origin.url, into.url, **rules))
+        loads = stack.enter_context(shards.Loads(origin, Parting))
+        portd.until(shards.streaming)
+        for number in range(3):
+            loads.run(20)
+            if kills:
+                portd.kill()
+                portd.start()
+            else:
+                for end in (origin, into):
+                    wait_for_sync(end.is_up)
+                    end.fail_over(end.replicas[number % 2])
+            portd.until(shards.streaming)
+        loads.run(20)
+        loads.stop()
+        shards.until_applied(portd, shards.primaries(origin))
+        portd.until(lambda status: all(each["stream"]["keys_owed"] == 0 for each in status["links"]))
+        status = shards.until_applied(portd, shards.primaries(origin))
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert not any(each["dead_letters"] for each in status["links"]), portd.log()
+        assert all(each["stream"]["keys_copied"] > 0 for each in status["links"])
+        assert not differences(origin, into, parted)
