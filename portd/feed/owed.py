@@ -136,6 +136,12 @@ class OwedKeys:
 
     def look(self) -> None:
         """The splitter has come further: it is told of copies that it did not ask for before."""
+        if self._settler is None or not self._settler.lacks:
+            return
+        if self._parted:
+            if not self._crowded:
+                self.wanted.set()
+            return
         for key in self._unanswered():
             if (copy := self._copies.get(key)) is not None:
                 self._tell(key, copy)
@@ -158,7 +164,7 @@ class OwedKeys:
     @property
     def expects(self) -> bool:
         """A copy may come."""
-        return self._settler is not None and bool(self._settler.unanswered())
+        return self._settler is not None and self._settler.lacks
 
     def next_piece(self) -> Piece | None:
         """The next one of copies that belong where the splitter stands."""

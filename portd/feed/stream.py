@@ -130,7 +130,7 @@ class StreamFeed(Splitting):
                     self._progress.field_expiries_dropped += piece.lost
                     self._counted = piece.end_offset
                     self._progress.decoded_offset = piece.end_offset
-                if (piece.owed or piece.owing) and self._copies is not None:
+                if self._copies is not None:
                     self._copies.look()
                 return piece
             if (self._copies is not None and self._copies.waits) or (self._border is not None and self._border.waits):

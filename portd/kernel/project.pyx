@@ -33,6 +33,13 @@ cdef inline bint _named(const Command* command, const char* word) noexcept:
     return is_word(command.name, command.size, word)
 
 
+cdef bint _is_cut(const Command* command) noexcept:
+    """Whether ``slotgroups.pyx`` makes of a command that writes one for each of its keys."""
+    if _named(command, "MSET") or _named(command, "MSETNX") or _named(command, "MSETEX"):
+        return True
+    return _named(command, "DEL") or _named(command, "UNLINK")
+
+
 cdef bint _reads_others(const Command* command) noexcept:
     """Whether a SORT reads keys that only a pattern names."""
     cdef const uint8_t* header = command.header
@@ -232,10 +239,8 @@ cdef class Projector:
         cdef int use = layout.specs[0].use
         if _named(command, "PFCOUNT"):
             return P_BY_KEY
-        if not wrote & WROTE_TAKEN:
+        if not wrote & WROTE_TAKEN or _is_cut(command):
             return P_ALL
-        if layout.count == 1 and layout.rule == R_NONE and use & (OW | RM) and layout.specs[0].step <= 2:
-            return P_ALL  # it is cut
         if layout.count == 2 and layout.rule == R_NONE and use & RW and layout.specs[1].use & WRITES and not layout.specs[1].size:
             return P_PARTS
         return P_CROSSES

@@ -15,6 +15,9 @@ class Settler:
     def __new__(cls, splitter: StreamSplitter) -> Self: ...
     def unanswered(self) -> tuple[tuple[int, bytes], ...]:
         """Owed keys, by database and name at the source, of which no copy was told."""
+    @property
+    def lacks(self) -> bool:
+        """There are some."""
     def owes(self, key: tuple[int, bytes]) -> bool:
         """Whether a key is owed where the splitter stands."""
     def tell(self, key: tuple[int, bytes], offset: int | None = None) -> bool:

@@ -29,6 +29,10 @@ cdef class Settler:
             return NOTHING
         return tuple([key for key in self.owed.keys if key not in self.owed.told])
 
+    @property
+    def lacks(self):
+        return self.owed.count > len(self.owed.told)
+
     def owes(self, tuple key not None):
         return key in self.owed.keys
 

@@ -397,7 +397,7 @@ class Intake:
         behind = portion.place()[0] if portion.next < len(portion.offsets) // 8 else portion.end + 1
         for offset, key, slot in owing:
             if offset < behind and self._groups.takes(slot):
-                self._owing.owe(slot, key)
+                self._owing.owe(slot, key, offset)
 
     def _settle(self, portion: Portion, key: Key, slot: int, *, copied: bool) -> None:
         """Sorts the copy of a key in, behind all else that is there; where there is none, its slot's record is written without it."""

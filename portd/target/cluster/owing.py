@@ -32,11 +32,13 @@ class Owing:
         self.count = 0
         self._sorted: dict[int, dict[str, None]] = {}
         self._recorded: dict[int, bytes] = {}
+        self._since: dict[str, int] = {}  # offsets of the commands that made keys owed, of this time
 
     # -- what is sorted in
 
-    def owe(self, slot: int, key: Key) -> None:
-        """A key of a slot is owed from here on."""
+    def owe(self, slot: int, key: Key, offset: int) -> None:
+        """A key of a slot is owed since the command at *offset*."""
+        self._since[_text(key)] = offset
         self._sorted.setdefault(slot, {})[_text(key)] = None
         self._write(slot)
 
@@ -45,6 +47,7 @@ class Owing:
         keys = self._sorted.get(slot, {})
         keys.pop(_text(key), None)
         self._write(slot)
+        self._forget(slot, _text(key))
 
     def keep(self, taken: Callable[[Key], bool]) -> list[int]:
         """Other keys are taken from here on: what is owed of others is not any more; slots of which that is so."""
@@ -74,17 +77,31 @@ class Owing:
         for slot, _ in window.slots() if slots is None else slots:
             self._record(slot, window.owed.get(slot, b""))
 
+    def owes(self, offset: int) -> bool:
+        """Whether records name a key that was owed at *offset*, as far as is known."""
+        if not self.count:
+            return False
+        return any(self._since.get(key, 0) <= offset for text in self._recorded.values() for key in _keys(text))
+
     def _record(self, slot: int, text: bytes) -> None:
-        self.count += _count(text) - _count(self._recorded.get(slot, b""))
+        before = self._recorded.get(slot, b"")
+        self.count += _count(text) - _count(before)
         if text:
             self._recorded[slot] = text
         else:
             self._recorded.pop(slot, None)
+        for key in _keys(before):
+            self._forget(slot, key)
+
+    def _forget(self, slot: int, key: str) -> None:
+        """Since when a key was owed is not asked any more, if it is not by now."""
+        if key not in self._sorted.get(slot, ()) and key not in _keys(self._recorded.get(slot, b"")):
+            self._since.pop(key, None)
 
     def again(self) -> str:
         """The stream is read again: what is owed then, as a splitter takes it."""
         for slot, text in self._recorded.items():
-            self._sorted.setdefault(slot, {}).update(dict.fromkeys(text.decode().split(",")))
+            self._sorted.setdefault(slot, {}).update(dict.fromkeys(_keys(text)))
             self._write(slot)
         return self.sorted_in
 
@@ -103,6 +120,10 @@ def _text(key: Key) -> str:
 def _key(text: str) -> Key:
     db, _, name = text.partition(":")
     return int(db), bytes.fromhex(name)
+
+
+def _keys(text: bytes) -> list[str]:
+    return text.decode().split(",") if text else []
 
 
 def _count(text: bytes) -> int:

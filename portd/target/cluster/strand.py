@@ -60,6 +60,10 @@ class SlotStrands(Recorded):
         """Keys that are owed to slots."""
         return self._owing.count
 
+    def owes(self, offset: int) -> bool:
+        """Whether some are that were so at *offset*, as far as is known."""
+        return self._owing.owes(offset)
+
     def claim(self, found: Checkpoint | None) -> None:
         """The hash is to be ours, if it is the one that was read before.
 

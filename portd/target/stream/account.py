@@ -69,6 +69,9 @@ class Recorded(Protocol):
     def owing(self) -> int:
         """Keys that are owed to the target."""
 
+    def owes(self, offset: int) -> bool:
+        """Whether some are that were so at *offset*, as far as is known."""
+
     def exclude(self, offset: int) -> None:
         """The command that begins at *offset* can never be queued."""
 
@@ -141,7 +144,7 @@ class Account:
             self.caught_up.set()
 
     async def reach(self, offset: int) -> None:
-        """Waits until the target has everything up to *offset*, and no key is owed to it."""
+        """Waits until the target has everything up to *offset*, and no key is owed to it that was so there."""
         if self._has(offset):
             return
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -155,7 +158,7 @@ class Account:
         self._awaited = [(offset, reached) for offset, reached in self._awaited if not reached.done()]
 
     def _has(self, offset: int) -> bool:
-        return offset <= self._strand.offset and not self._strand.owing
+        return offset <= self._strand.offset and not self._strand.owes(offset)
 
     def leave_out(self, refused: list[tuple[Culprit, str]], commands: int) -> None:
         """Commands that can never be queued: notes to exclude them, that they failed, and dead letters.
