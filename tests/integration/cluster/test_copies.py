@@ -362,6 +362,8 @@ def test_values_from_outside_of_rules_come_into_a_cluster(source: Server, cluste
 class Parting(shards.Load):
     """Commands of a shard whose keys part under their new names, and some that rules leave out."""
 
+    PAUSE = 0.1  # nearly all of them make copies
+
     def _one(self) -> tuple[Any, ...]:
         tag = self._random.choice(self._tags)
         one, other = (f"{tag}:{name}" for name in self._random.sample(["a", "b", "c", "left"], 2))
