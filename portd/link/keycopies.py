@@ -316,5 +316,8 @@ class KeyCopies:
         self._copied += copied
         now = time.monotonic()
         if self._copied and now - self._told_at >= EVERY_SECONDS:
-            _log.info("keys are copied from the source: commands brought them what rules leave out", keys=self._copied)
+            _log.info(
+                "keys are copied from the source: commands brought them what rules leave out, or what another slot has",
+                keys=self._copied,
+            )
             self._copied, self._told_at = 0, now
