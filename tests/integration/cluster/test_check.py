@@ -123,7 +123,7 @@ async def test_commands_over_several_slots_are_named(cluster: Cluster, source: S
     client.rename("a", "b")
     (found,) = of(await look(source, cluster), "target.cross-slot")
     assert (found.level, "rename (1)" in found.what) == (Level.INFO, True)
-    client.acl_setuser("default", commands=["-dump"])
+    client.execute_command("ACL", "SETUSER", "default", "-dump")
     (found,) = of(await look(source, cluster), "source.permissions.copying")
     assert (found.level, "DUMP" in found.what) == (Level.WARNING, True)
 
