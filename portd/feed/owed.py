@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MUCH: Final = 1 << 40  # more than a piece may be
 MOST_COPY_BYTES: Final = 8 * 1024 * 1024  # of all copies that are held, and of one
+MOST_PARTED: Final = 128  # keys that are asked for at a time where a copy is told from others by its slot
 Key: TypeAlias = tuple[int, bytes]  # database and name, as the source has them
 
 
@@ -81,16 +82,21 @@ class OwedKeys:
 
     Args:
         most_bytes: of copies that are held, and of one.
+        parted: the target is a cluster. Where a feed goes back, some of its slots may be further than a copy that was made before: it
+            is made again.
 
     Attributes:
         most_bytes: see above.
+        at_once: keys that are asked for at a time.
         held_bytes: of copies.
         wanted: set when there may be a question for the source.
         changed: set when the feed may go on that had to wait.
     """
 
-    def __init__(self, most_bytes: int = MOST_COPY_BYTES) -> None:
+    def __init__(self, most_bytes: int = MOST_COPY_BYTES, *, parted: bool = False) -> None:
         self.most_bytes = most_bytes
+        self.at_once = MOST_PARTED if parted else MOST_COPIES
+        self._parted = parted
         self.held_bytes = 0
         self.wanted, self.changed = asyncio.Event(), asyncio.Event()
         self._settler: Settler | None = None
@@ -119,14 +125,23 @@ class OwedKeys:
             _, key, copy = self._settled.popleft()
             if key in self._copies:
                 self._drop(key)
-            if isinstance(copy, Copied):
+            if isinstance(copy, Copied) and not self._parted:
                 self._copies[key] = copy
             else:
                 self._free(copy)
+        if self._parted:
+            for key in list(self._copies):
+                self._drop(key)
         self.look()
 
     def look(self) -> None:
         """The splitter has come further: it is told of copies that it did not ask for before."""
+        if self._settler is None or not self._settler.lacks:
+            return
+        if self._parted:
+            if not self._crowded:
+                self.wanted.set()
+            return
         for key in self._unanswered():
             if (copy := self._copies.get(key)) is not None:
                 self._tell(key, copy)
@@ -149,7 +164,7 @@ class OwedKeys:
     @property
     def expects(self) -> bool:
         """A copy may come."""
-        return self._settler is not None and bool(self._settler.unanswered())
+        return self._settler is not None and self._settler.lacks
 
     def next_piece(self) -> Piece | None:
         """The next one of copies that belong where the splitter stands."""
@@ -257,6 +272,8 @@ class OwedKeys:
         self._settled += [(self._settler.offset, key, copy) for key, copy in due]
         for key, copy in due:
             number, self._number = self._number, (self._number + 1) % MOST_COPIES
+            if self._parted:
+                number = -1
             if isinstance(copy, Refused):
                 yield self._settler.refuse(key, copy.command, copy.reason)
             elif self._settler.offset - number in self._left_out:

@@ -30,6 +30,7 @@ class Splitting:
         self._forms = forms
         self._max_argument = max_argument
         self._lacking: frozenset[int] = frozenset()
+        self._copied_since = 0  # copies of keys from before that offset are no good
         self._mixed: frozenset[int] = frozenset()  # offsets of commands that turned out to name keys of ours
         self._split_from(offset, db, owed)
 
@@ -43,6 +44,7 @@ class Splitting:
             lacking=self._lacking,
             mixed=self._mixed,
             owed=owed,
+            copied_since=self._copied_since,
             **self._forms,
         )
 

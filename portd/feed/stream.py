@@ -130,7 +130,7 @@ class StreamFeed(Splitting):
                     self._progress.field_expiries_dropped += piece.lost
                     self._counted = piece.end_offset
                     self._progress.decoded_offset = piece.end_offset
-                if piece.owed and self._copies is not None:
+                if self._copies is not None:
                     self._copies.look()
                 return piece
             if (self._copies is not None and self._copies.waits) or (self._border is not None and self._border.waits):
@@ -178,24 +178,30 @@ class StreamFeed(Splitting):
         taken = self._splitter.feed(data, int(self._chunk_at * 1000))
         self._rest = self._rest[taken:]
 
-    def rewind(self, offset: int, db: int, owed: str = "") -> None:
+    def rewind(self, offset: int, db: int, owed: str = "", copied_since: int = 0) -> None:
         """Goes back to behind *offset*, which is not before what was committed.
+
+        Args:
+            offset: replication offset.
+            db: in effect there.
+            owed: keys that are owed there.
+            copied_since: parts of the target may be as far already: copies of keys from before that are no good.
 
         Raises:
             SourceLost: these bytes had to be let go of; the source has to send them again. Nothing has changed.
         """
-        self._go_to(offset, db, owed)
+        self._go_to(offset, db, owed, copied_since)
         self._commands = self._progress.commands_settled
 
-    def reread(self, offset: int, db: int) -> None:
+    def reread(self, offset: int, db: int, owed: str = "", copied_since: int = 0) -> None:
         """Goes to behind *offset*, where more or less of what was handed out is behind it; raises as `rewind` does.
 
         That comes again in pieces that end where it ended, and is not counted again: a part of the target has it.
         """
-        self._go_to(offset, db)
+        self._go_to(offset, db, owed, copied_since)
         self._known = self._counted
 
-    def _go_to(self, offset: int, db: int, owed: str = "") -> None:
+    def _go_to(self, offset: int, db: int, owed: str, copied_since: int) -> None:
         if offset + self._shift < self._spool.released:
             raise SourceLost(
                 f"the stream behind offset {offset} is not held any more: a transaction was larger than the spool",
@@ -204,6 +210,7 @@ class StreamFeed(Splitting):
         self._rest = memoryview(b"")
         self._held_since = 0.0
         self._spool.seek(offset + self._shift)
+        self._copied_since = max(self._copied_since, copied_since)
         self._split_from(offset, db, owed)
 
     def release(self, offset: int, owed: str = "") -> None:
@@ -227,7 +234,7 @@ class StreamFeed(Splitting):
     def _splitter_of_copies(self) -> StreamSplitter:
         """What makes of a copy's commands what the target takes."""
         forms = self._forms.copy()
-        forms["owes"] = forms["stops"] = False
+        forms["owes"] = forms["parted"] = forms["stops"] = False
         forms["border"] = None
         splitter = StreamSplitter(
             0, -1, piece_bytes=PIECE_BYTES, max_argument=self._max_argument, lacking=self._lacking, **forms

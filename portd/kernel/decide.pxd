@@ -21,6 +21,10 @@ cdef enum Reason:  # why a command is refused
     KEYS_UNKNOWN
     OWED_TOO_MANY
     BLOCKED
+    PARTED
+
+
+cdef tuple REASONS  # by Reason: what it is counted as, and why
 
 
 cdef enum Care:  # why more than the name of a command must be looked at in a database; a sum of these
@@ -68,6 +72,8 @@ cdef class Decider(CommandScanner):
     cdef int judging  # of a large command: whether its keys still to come must be taken; -1: nobody looks
     cdef Owed owed  # keys whose values the target does not have
     cdef bint may_owe  # the caller copies the values of keys that the target does not have
+    cdef bint parted  # the target takes commands of one slot only
+    cdef bint ruled  # there are rules, or a mapping
     cdef int64_t clears  # database of the source that the command at the head empties; -1: all
     cdef Exclusions mixed  # large commands that name keys of ours among others
     cdef Reason reason  # why the command at the head is refused
@@ -85,7 +91,8 @@ cdef class Decider(CommandScanner):
     cdef int _care(self, int64_t db) noexcept
     cdef int _decide_by_rules(self, int kind, const Row* row, bint large) noexcept
     cdef bint _is_due(self) noexcept
-    cdef int _decide_crossing(self, const Command* command, const Found* found, bint large) noexcept
+    cdef Reason _crosses(self) noexcept
+    cdef int _decide_crossing(self, int fate, const Command* command, const Found* found, bint large) noexcept
     cdef int _decide_by_fate(self, int kind, int fate, bint large) noexcept
     cdef int _decide_flush(self, int kind) noexcept
     cdef const uint8_t* _key_of_letter(self, bint large, int64_t* db, Py_ssize_t* size) noexcept

@@ -14,14 +14,14 @@ from portd.kernel.commandtable cimport Row, look_up
 from portd.kernel.edit cimport (
     BLOCKING, BY_COPY, BY_DATABASE, BY_KEY, BY_NAME, CLEARS, DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES,
     FORWARD, FUNCTION, FUNCTION_RESTORE, GETEX, HALVED, HEXPIRE, HPEXPIRE, MOVES, MULTI, OWN, PEXPIRE, PEXPIREAT, PSETEX,
-    PUBLISH, REFUSED, REPLCONF, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SETEX, SPARED, STRANGE, SWAPDB, XGROUP,
+    PUBLISH, REFUSED, REPLCONF, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SETEX, SPARED, SPLIT, STRANGE, SWAPDB, XGROUP,
 )
 from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, F_MSETEX, F_RESTORE_ASKING, FORM, FUNCTIONS, MSETEX
 from portd.kernel.keypositions cimport O_ALL, O_NONE, Found, Layout, first_key, owned
 from portd.kernel.keyspecs cimport K_DATABASE, K_NONE
 from portd.kernel.piecebuffer cimport FULL, LATE_DISCARD, MORE, NO_DATABASE, NOT_A_DATABASE, SELECT_EXCLUDED, SWAP_RULED, PieceBuffer
 from portd.kernel.project cimport (
-    P_ALL, P_BLOCKED, P_BY_DATABASE, P_BY_KEY, P_CROSSES, P_HALF, P_KEYS, P_MORE, P_OURS, P_UNKNOWN, Command, Projector,
+    P_ALL, P_BLOCKED, P_BY_DATABASE, P_BY_KEY, P_CROSSES, P_HALF, P_KEYS, P_MORE, P_OURS, P_PARTS, P_UNKNOWN, Command, Projector,
 )
 from portd.kernel.resp cimport NEVER_MS, argument_behind, is_word, read_number
 from portd.kernel.scan cimport CommandScanner
@@ -31,6 +31,17 @@ cdef extern from "string.h" nogil:
     void* memmem(const void* haystack, size_t size, const void* needle, size_t length)
 
 
+REASONS = (
+    ("unsupported", "database: the target does not have it"),
+    ("unsupported", "command: it names keys of portd among others"),
+    ("unsupported", "command: it waits for data, and no server replicates it"),
+    ("unsupported", "command: it is not known, and the target does not tell what its commands do"),
+    ("cross_rule", "command: rules take some of its keys only, and it needs what is not in the target"),
+    ("cross_rule", "command: it is not known what its keys are, so rules cannot be applied to them"),
+    ("not_copied", "command: it makes one key more to be copied from the source than may wait for that"),
+    ("cross_rule", "database: map_db puts another one there"),
+    ("cross_slot", "command: its keys are in several slots, and it is too large for its keys to be copied instead"),
+)
 cdef const char* HELLO = "__sentinel__:hello"
 
 
@@ -55,7 +66,7 @@ cdef class Decider(CommandScanner):
             return -self._bad_command(NO_DATABASE)
         if row.keys <= K_NONE:
             return kind
-        if self.tally.care:
+        if self.tally.care or (self.parted and (self.owed.count > 0 or not self._layout(row).single)):
             return self._decide_by_rules(kind, row, large)
         if large and self.mixed.count > 0 and self.mixed.has(buffer.base + buffer.cut.head + 1):
             return self._refuse(NAMES_OURS)
@@ -76,7 +87,7 @@ cdef class Decider(CommandScanner):
     cdef int _care(self, int64_t db) noexcept:
         """What must be looked at in a database."""
         cdef int care = C_LACKS if self._lacks(db) else 0
-        if self.projector is not None:
+        if self.ruled:
             care |= C_RULES
             if db in self.projector.blocked and self.projector.takes_database(db):
                 care |= C_BLOCKED
@@ -108,16 +119,18 @@ cdef class Decider(CommandScanner):
         if not projector.takes_database(self.tally.db):
             if not moves:
                 return BY_DATABASE
-        elif self.tally.care != C_RULES:
+        elif self.tally.care & ~C_RULES:
             return self._refuse(LACKS if self.tally.care & C_LACKS else BLOCKED)
         if large and self.mixed.count > 0 and self.mixed.has(buffer.base + buffer.cut.head + 1):
-            return self._refuse(CROSSES if projector.by_names else NAMES_OURS)
+            return self._refuse(self._crosses() if projector.by_names or self.owed.count > 0 else NAMES_OURS)
         if self.ours.size and self._may_name_ours(buffer.tail if large else buffer.cut.head + self.scan.next):
             fate = owned(self._arguments(), buffer.window + buffer.tail, layout, self.scan.argc, &self.ours)
             if fate == O_ALL and (not large or layout.single):
                 return OWN
             some = fate != O_NONE
-        if row.keys == K_DATABASE or not (projector.by_names or projector.renames or moves or some or self.owed.count > 0):
+        if row.keys == K_DATABASE:
+            return kind
+        if not (projector.by_names or projector.renames or moves or some or self.owed.count > 0 or (self.parted and not large)):
             return kind
         self._describe(&command)
         if large:
@@ -131,22 +144,30 @@ cdef class Decider(CommandScanner):
             return -FULL
         if fate == P_UNKNOWN and moves:  # it may be from, or to, a database that is not taken
             return self._refuse(KEYS_UNKNOWN)
-        if fate == P_CROSSES or fate == P_KEYS and kind == F_MSETEX and self.table.forms.lacks[MSETEX]:
-            return self._decide_crossing(&command, &found, large)
+        if fate == P_CROSSES or fate == P_PARTS or fate == P_KEYS and kind == F_MSETEX and self.table.forms.lacks[MSETEX]:
+            return self._decide_crossing(fate, &command, &found, large)
         return self._decide_by_fate(kind, fate, large)
 
     cdef bint _is_due(self) noexcept:
         """Whether an owed key must be settled before anything else."""
         return not self.tally.in_transaction and self.owed.due_at <= self.buffer.base + self.buffer.cut.head
 
-    cdef int _decide_crossing(self, const Command* command, const Found* found, bint large) noexcept:
-        """The kind of a command that needs what is not in the target."""
+    cdef Reason _crosses(self) noexcept:
+        """Why a command is refused that nobody can do in the target."""
+        return CROSSES if self.ruled else PARTED
+
+    cdef int _decide_crossing(self, int fate, const Command* command, const Found* found, bint large) noexcept:
+        """The kind of a command that needs what is not in the target, or not in its slot."""
         cdef Projector projector = self.projector
+        if fate == P_PARTS and is_word(command.name, command.size, "SMOVE"):
+            return SPLIT
         if not self.may_owe or large:
-            return self._refuse(CROSSES)
+            return self._refuse(self._crosses())
         if self.owed.count == 0:
             projector.db = self.tally.db
             self.owed.look(self.buffer.base + self.buffer.cut.head + 1)
+        if fate == P_PARTS:
+            return HALVED if projector.owe_second(command) else self._refuse(OWED_TOO_MANY)
         return BY_COPY if projector.owe(command, found) else self._refuse(OWED_TOO_MANY)
 
     cdef const uint8_t* _key_of_letter(self, bint large, int64_t* db, Py_ssize_t* size) noexcept:
@@ -154,7 +175,7 @@ cdef class Decider(CommandScanner):
         cdef const Row* row = self._row_at_head()
         cdef const uint8_t* key = NULL
         cdef Command command
-        if (self.reason == CROSSES or self.reason == OWED_TOO_MANY) and row.keys > K_NONE and row.keys != K_DATABASE and not large:
+        if self.reason in (CROSSES, OWED_TOO_MANY, PARTED) and row.keys > K_NONE and row.keys != K_DATABASE and not large:
             self._describe(&command)
             key = self.projector.lost(&command, self._layout(row), db, size)
         if key == NULL:
@@ -189,6 +210,8 @@ cdef class Decider(CommandScanner):
             return self._refuse(NAMES_OURS)
         if fate == P_BLOCKED:
             return self._refuse(BLOCKED)
+        if self.parted and large and self.owed.count > 0:  # it may read one of them
+            return self._refuse(self._crosses())
         return self._refuse(KEYS_UNKNOWN) if self.projector.by_names or self.projector.renames else kind
 
     cdef int _decide_flush(self, int kind) noexcept:

@@ -34,6 +34,7 @@ cdef enum Kind:  # what becomes of a command; those from FUNCTION on are edited 
     CLEARS  # removes what rules cover of one or all databases: the caller does it
     SPARED  # goes on without the keys that are ours, or not taken
     HALVED  # only takes something away: where it goes is not taken
+    SPLIT  # becomes two commands: what it takes away, and what it adds elsewhere
     SCATTERED  # large, and does the same to each of its keys: each that is taken becomes a command
     DEL  # goes on as UNLINK; edited only when it is large
     EVAL  # goes on as it came, and is noted

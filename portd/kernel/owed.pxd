@@ -9,8 +9,13 @@ cdef class Owed:
     cdef dict told  # of them, those that were copied at the source: its offset then; ANY: at whatever offset
     cdef frozenset held  # of them, those for which nothing more may be left out
     cdef dict marked  # ``keys`` before the transaction that was opened last
+    cdef list fresh  # of them, those that became so since that was asked for, in their order: offset of the command, and the key
+    cdef Py_ssize_t marked_fresh  # of these, how many there were before that transaction
     cdef readonly Py_ssize_t count
     cdef Py_ssize_t size  # bytes of their names
+    cdef Py_ssize_t most_keys
+    cdef Py_ssize_t most_bytes  # of their names
+    cdef int64_t least  # no copy from before this offset is good
     cdef int64_t due_at  # the lowest offset in ``told``
     cdef int64_t at  # offset of the first byte of the command that is looked at
     cdef bint met  # it names one of them
@@ -18,6 +23,7 @@ cdef class Owed:
     cdef dict before  # of those that are held: their offsets before that command
     cdef str text  # None: to be made anew
 
+    cdef int part(self) except -1
     cdef int read(self, str text, int64_t offset) except -1
     cdef str write(self)
     cdef int look(self, int64_t offset) noexcept
@@ -32,4 +38,6 @@ cdef class Owed:
     cdef int forget(self) except -1
     cdef tuple due(self, int64_t offset)
     cdef int settle(self, tuple key) except -1
+    cdef tuple take_fresh(self)
     cdef int _changed(self) except -1
+    cdef int _look_due(self) except -1

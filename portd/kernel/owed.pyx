@@ -8,7 +8,8 @@ source tells with it. Where the stream has come to that offset, the key is settl
 A copy is good for a key as long as nothing behind its offset was left out for it. Offsets of commands are those of their first
 bytes, and a copy is never made inside of a command: it holds what a command did if its offset is not before that byte.
 
-How many there can be is bounded: their names stand in every checkpoint meanwhile.
+How many there can be is bounded: their names stand in every checkpoint meanwhile. In a cluster each stands in the record of its
+slot alone, and there may be more.
 """
 
 cimport cython
@@ -18,6 +19,8 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 cdef enum:
     MOST_KEYS = 1024
     MOST_BYTES = 32 * 1024  # of their names
+    MOST_PARTED = 16 * 1024  # of keys whose names stand in the records of their slots only
+    MOST_PARTED_BYTES = 512 * 1024
     ANY = -1
 
 cdef dict NOTHING = {}
@@ -31,8 +34,15 @@ cdef class Owed:
         self.held = frozenset()
         self.marked = NOTHING
         self.before = {}
+        self.fresh = []
         self.due_at = INT64_MAX
         self.text = ""
+        self.most_keys, self.most_bytes = MOST_KEYS, MOST_BYTES
+
+    cdef int part(self) except -1:
+        """Each name stands in a record of its own slot."""
+        self.most_keys, self.most_bytes = MOST_PARTED, MOST_PARTED_BYTES
+        return 0
 
     cdef int read(self, str text, int64_t offset) except -1:
         """Those that a text tells that `write` made, of what was known at *offset*.
@@ -78,11 +88,23 @@ cdef class Owed:
 
     cdef bint add(self, int64_t db, const uint8_t* key, Py_ssize_t size) except -1:
         """The command makes a key owed; False: there are too many."""
-        if self.count >= MOST_KEYS or self.size + size > MOST_BYTES:
+        cdef tuple name = (db, key[:size])
+        if self.count >= self.most_keys or self.size + size > self.most_bytes:
             return False
-        self.keys[db, key[:size]] = self.at
-        self._changed()
+        if name not in self.keys:
+            self.size += size
+            self.fresh.append((self.at, name))
+        self.keys[name] = self.at
+        self.count = len(self.keys)
+        self.text = None
         return True
+
+    cdef tuple take_fresh(self):
+        """Keys that are owed since this was asked for: offset of the command's first byte, and the key."""
+        if not self.fresh:
+            return ()
+        fresh, self.fresh = tuple(self.fresh), []
+        return fresh
 
     cdef int touch_all(self) except -1:
         """The command may change all of them."""
@@ -105,6 +127,7 @@ cdef class Owed:
     cdef int mark(self) except -1:
         """A transaction begins."""
         self.marked = dict(self.keys) if self.count else NOTHING
+        self.marked_fresh = len(self.fresh)
         return 0
 
     cdef int back(self) except -1:
@@ -112,20 +135,21 @@ cdef class Owed:
         if self.count != len(self.marked) or self.keys != self.marked:
             self.keys = dict(self.marked)
             self._changed()
+        del self.fresh[self.marked_fresh:]
         return 0
 
     cdef bint tell(self, tuple key, int64_t offset) except -1:
         """A key was copied at *offset* of the source; False: that is of no use."""
-        if key not in self.keys or (offset != ANY and offset < <int64_t> self.keys[key]):
+        if key not in self.keys or (offset != ANY and offset < max(self.least, <int64_t> self.keys[key])):
             return False
         self.told[key] = offset
-        self._changed()
-        return True
+        self.waits = False
+        return self._look_due() or True
 
     cdef int forget(self) except -1:
         """What was told is not believed any more."""
         self.told.clear()
-        return self._changed()
+        return self._look_due()
 
     cdef tuple due(self, int64_t offset):
         """Those that can be settled at *offset*, which no transaction goes over."""
@@ -137,22 +161,31 @@ cdef class Owed:
                 del self.told[key]  # something was left out behind it
             elif copied <= offset:
                 found.append(key)
-        self._changed()
+        self._look_due()
         return tuple(found)
 
     cdef int settle(self, tuple key) except -1:
         """The target has it."""
-        self.keys.pop(key, None)
-        return self._changed()
+        if self.keys.pop(key, None) is not None:
+            self.count = len(self.keys)
+            self.size -= len(key[1])
+            self.text = None
+        self.told.pop(key, None)
+        self.waits = False
+        return self._look_due()
 
     cdef int _changed(self) except -1:
-        """Keeps what follows from the two tables."""
+        """Keeps what follows from a table of keys that is another one."""
         cdef int64_t offset
         if len(self.told):
             self.told = {key: offset for key, offset in self.told.items() if key in self.keys}
-        self.due_at = min(self.told.values()) if len(self.told) else INT64_MAX
         self.count = len(self.keys)
         self.size = sum([len(key) for _, key in self.keys])
         self.text = None
         self.waits = False
+        return self._look_due()
+
+    cdef int _look_due(self) except -1:
+        """Keeps the lowest offset of what was told."""
+        self.due_at = min(self.told.values()) if len(self.told) else INT64_MAX
         return 0

@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """Whole commands of which only a part goes on: those of whose keys some are not taken, or are ours. See ``project.pyx``."""
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp
 
@@ -13,6 +14,18 @@ from portd.kernel.resp cimport NEVER_MS, argument_behind, is_word, read_number
 
 cdef class PartTaker(Decider):
     """What writes them; base of the splitter."""
+
+    cdef tuple _owing(self):
+        """Keys that are owed since commands of this piece, with their slots in the target."""
+        cdef tuple fresh = self.owed.take_fresh()
+        if not fresh or not self.parted:
+            return ()
+        return tuple([(offset, key, self.slot_of_key(key)) for offset, key in fresh])
+
+    cdef int slot_of_key(self, tuple key) except -1:
+        """The slot of the target in which a key of the source is."""
+        cdef bytes name = key[1]
+        return self.projector.slot(<const uint8_t*> PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
 
     cdef int _spare(self) except -1:
         """Consumes a whole command at the head that does the same to each of its keys; those that are ours or not taken do not go on."""
@@ -85,8 +98,8 @@ cdef class PartTaker(Decider):
         self.tally.overdue |= self.editor.overdue
         return number
 
-    cdef int _halve(self) except -1:
-        """Consumes the whole command at the head, of which only what it takes away goes on."""
+    cdef int _halve(self, bint whole) except -1:
+        """Consumes the whole command at the head, of which only what it takes away goes on; *whole*: what an SMOVE adds, too."""
         cdef PieceBuffer buffer = self.buffer
         cdef const uint8_t* name = buffer.window + buffer.cut.head + self.scan.name
         cdef Py_ssize_t size = self.scan.name_size
@@ -109,8 +122,13 @@ cdef class PartTaker(Decider):
         buffer.write_argument(key, key_size)
         if is_word(name, size, "SMOVE") and third != NULL:
             buffer.write_argument(third, third_size)
+        if whole:
+            count_reply(buffer, buffer.base + buffer.cut.head + 1)
+            buffer.write_head(3, "SADD")
+            buffer.write_argument(other, other_size)
+            buffer.write_argument(third, third_size)
         self.tally.commands += 1
-        self.tally.projected += 1
+        self.tally.projected += not whole
         buffer.skip(end)
         self.scan.next = self.scan.argc = 0
         return WHOLE

@@ -16,6 +16,7 @@ cdef enum Fate:  # of a command
     P_BY_DATABASE
     P_KEYS  # does the same to each of its keys: goes on with those that are taken
     P_HALF  # what it takes away is taken, and where it goes is not
+    P_PARTS  # likewise, where it goes is in another slot
     P_CROSSES  # what it needs is not in the target
     P_UNKNOWN  # nobody knows what its keys are
     P_MORE  # that cannot be told yet
@@ -41,6 +42,7 @@ cdef class Projector:
     cdef readonly bint by_names  # some names are not taken
     cdef readonly bint by_databases  # some databases are not, or have another number
     cdef readonly bint renames
+    cdef bint parted  # the target takes commands of one slot only
     cdef Owed owed  # keys whose values the target does not have
     cdef Border border  # of slots that others have as well; None: there are no others
     cdef int64_t db  # database of the command that is looked at
@@ -56,8 +58,10 @@ cdef class Projector:
     cdef int64_t database(self, int64_t db) noexcept
     cdef int64_t place(self, int64_t db) noexcept
     cdef bint alone(self, int64_t db) noexcept
+    cdef int slot(self, const uint8_t* key, Py_ssize_t size) noexcept
     cdef int fate(self, const Command* command, const Layout* layout, Found* found) noexcept
     cdef bint owe(self, const Command* command, const Found* found) noexcept
+    cdef bint owe_second(self, const Command* command) noexcept
     cdef const uint8_t* _next_written(
         self, const Command* command, const Found* found, int64_t* index, const uint8_t** header, Py_ssize_t* size
     ) noexcept
@@ -71,3 +75,4 @@ cdef class Projector:
     cdef bint _is_blocked(self, int64_t db) noexcept
     cdef int _across(self, const Command* command, bint copies) noexcept
     cdef int _mixed(self, const Command* command, const Layout* layout, const Found* found, bint first, int wrote) noexcept
+    cdef int _over_slots(self, const Command* command, const Layout* layout, int wrote) noexcept

@@ -5,9 +5,13 @@ The names are those of the source. A command of which all keys are taken goes on
 those that do the same to each key are split; those that only read what is taken change nothing; those that take something
 away from a key that is taken and put it elsewhere become the first half. What is left needs a value that the target does not have:
 the keys that it writes are owed from then on, and an owed key is one that is not taken (see ``owed.pyx``).
+
+So it is with commands over several slots of a cluster, under the names of the target: what is not done to each key by itself (see
+``slotgroups.pyx``) makes the keys owed that it writes.
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport INT32_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp
 
@@ -27,6 +31,13 @@ cdef enum:
 
 cdef inline bint _named(const Command* command, const char* word) noexcept:
     return is_word(command.name, command.size, word)
+
+
+cdef bint _is_cut(const Command* command) noexcept:
+    """Whether ``slotgroups.pyx`` makes of a command that writes one for each of its keys."""
+    if _named(command, "MSET") or _named(command, "MSETNX") or _named(command, "MSETEX"):
+        return True
+    return _named(command, "DEL") or _named(command, "UNLINK")
 
 
 cdef bint _reads_others(const Command* command) noexcept:
@@ -96,8 +107,9 @@ cdef bint _become_one(Mapping mapping, const uint8_t* key, Py_ssize_t size, cons
 
 @cython.final
 cdef class Projector:
-    def __cinit__(self, Rules rules, Mapping mapping, frozenset blocked):
+    def __cinit__(self, Rules rules, Mapping mapping, frozenset blocked, bint parted):
         cdef Py_ssize_t i
+        self.parted = parted
         self.blocked = blocked
         self.rules = rules
         self.mapping = mapping
@@ -165,6 +177,14 @@ cdef class Projector:
                 return False
         return True
 
+    cdef int slot(self, const uint8_t* key, Py_ssize_t size) noexcept:
+        """The slot of the target in which a key is."""
+        cdef bytes name
+        if not self.renames or self.mapping.find(key, size) == NULL:
+            return slot_of(key, size)
+        name = self.mapping.renamed(key[:size])
+        return slot_of(<const uint8_t*> PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+
     cdef int fate(self, const Command* command, const Layout* layout, Found* found) noexcept:
         """What becomes of a whole command, a Fate; *found* are its keys."""
         cdef const uint8_t* header = command.header
@@ -175,7 +195,10 @@ cdef class Projector:
         cdef int wrote = 0
         cdef int taken = 0
         cdef int left = 0
+        cdef int slot = -1
+        cdef int other
         cdef bint first = False
+        cdef bint several = False
         cdef bint inside
         self.to_key = NULL
         find_keys(header, command.end, layout, command.argc, found)
@@ -194,6 +217,10 @@ cdef class Projector:
             inside = self.takes(text, size)
             if inside and self._becomes_ours(text, size):
                 return P_OURS
+            if self.parted and inside:
+                other = self.slot(text, size)
+                several |= slot >= 0 and other != slot
+                slot = other
             first |= inside and taken + left == 0
             taken += inside
             left += not inside
@@ -203,7 +230,20 @@ cdef class Projector:
             return self._mixed(command, layout, found, first, wrote) if taken > 0 else P_BY_KEY
         if taken == 0:
             return P_UNKNOWN if layout.specs[0].counted and layout.count == 1 else P_ALL  # a script without keys
-        return P_CROSSES if layout.rule == R_SORT and _reads_others(command) else P_ALL
+        if layout.rule == R_SORT and _reads_others(command):
+            return P_CROSSES
+        return self._over_slots(command, layout, wrote) if several else P_ALL
+
+    cdef int _over_slots(self, const Command* command, const Layout* layout, int wrote) noexcept:
+        """The same for one of which all keys are taken, and are in several slots."""
+        cdef int use = layout.specs[0].use
+        if _named(command, "PFCOUNT"):
+            return P_BY_KEY
+        if not wrote & WROTE_TAKEN or _is_cut(command):
+            return P_ALL
+        if layout.count == 2 and layout.rule == R_NONE and use & RW and layout.specs[1].use & WRITES and not layout.specs[1].size:
+            return P_PARTS
+        return P_CROSSES
 
     cdef int _mixed(self, const Command* command, const Layout* layout, const Found* found, bint first, int wrote) noexcept:
         """The same for one of which some keys are taken; *first* whether its first one is."""
@@ -266,6 +306,8 @@ cdef class Projector:
             return P_OURS
         if self._are_one(command.db, key, size, to, second, other):
             return P_BY_DATABASE if to != command.db else P_BY_KEY  # it is there already
+        if self.parted and copies and self.database(to) == self.database(command.db):
+            return P_ALL if self.slot(key, size) == self.slot(second, other) else P_CROSSES
         return P_ALL
 
     cdef bint owe(self, const Command* command, const Found* found) noexcept:
@@ -288,6 +330,13 @@ cdef class Projector:
             if not self.owed.add(command.db, text, size):
                 return False
             some = True
+
+    cdef bint owe_second(self, const Command* command) noexcept:
+        """Makes the second key of a command owed; False: there are too many."""
+        cdef Py_ssize_t size = 0
+        cdef const uint8_t* text = argument_behind(command.header, &size)
+        text = argument_behind(text + size + 2, &size)
+        return self.owed.add(command.db, text, size)
 
     cdef const uint8_t* _next_written(
         self, const Command* command, const Found* found, int64_t* index, const uint8_t** header, Py_ssize_t* size
@@ -335,6 +384,7 @@ cdef class Projector:
         cdef int64_t first = INT32_MAX
         cdef int fate, i
         cdef bint inside
+        cdef bint selects = self.by_names or self.owed.count > 0
         others[0] = -1
         if not layout.known or layout.subcommand_count or layout.rule == R_SORT or layout.rule == R_MIGRATE:
             return P_UNKNOWN
@@ -352,8 +402,8 @@ cdef class Projector:
                     return fate
                 if fate == P_ALL:
                     self.takes(key, size)
-            return P_KEYS if self.by_names and layout.specs[0].step <= 2 else P_UNKNOWN if self.by_names else P_ALL
-        if not self.by_names and not (self.reserves and self.ours.size > 0):
+            return P_KEYS if selects and layout.specs[0].step <= 2 else P_UNKNOWN if selects else P_ALL
+        if not selects and not (self.reserves and self.ours.size > 0):
             return P_ALL
         fate = _reach(command, max(index, first), &key, &size)
         if fate != P_ALL:

@@ -15,6 +15,9 @@ class Settler:
     def __new__(cls, splitter: StreamSplitter) -> Self: ...
     def unanswered(self) -> tuple[tuple[int, bytes], ...]:
         """Owed keys, by database and name at the source, of which no copy was told."""
+    @property
+    def lacks(self) -> bool:
+        """There are some."""
     def owes(self, key: tuple[int, bytes]) -> bool:
         """Whether a key is owed where the splitter stands."""
     def tell(self, key: tuple[int, bytes], offset: int | None = None) -> bool:
@@ -47,7 +50,8 @@ class Settler:
             piece: of another splitter, with what brings the copy or a part of it; it is changed to stand where this splitter
                 does. None: the target is left as it is.
             last: the key is settled behind it; no checkpoint may stand behind one that is not the last.
-            number: tells it from others that are settled at the same place: its commands get an offset so far before that.
+            number: tells it from others that are settled at the same place: its commands get an offset so far before that. In a
+                cluster it is -1: it stands behind everything else there.
         """
     def refuse(self, key: tuple[int, bytes], command: str, reason: str) -> Piece:
         """Settles an owed key of which no copy can be had: the piece tells it as a dead letter."""

@@ -29,6 +29,10 @@ cdef class Settler:
             return NOTHING
         return tuple([key for key in self.owed.keys if key not in self.owed.told])
 
+    @property
+    def lacks(self):
+        return self.owed.count > len(self.owed.told)
+
     def owes(self, tuple key not None):
         return key in self.owed.keys
 
@@ -65,8 +69,10 @@ cdef class Settler:
             piece.data = b""
             piece.names = piece.databases = NOBODY
             piece.refusals = piece.bodies = piece.loaded = piece.digests = NOTHING
+        piece.owing = NOTHING
         if last:
             self.owed.settle(key)
+            piece.settled = (key, splitter.slot_of_key(key)) if splitter.parted else None
         piece.boundary = last
         piece.settles = True
         piece.copied = last and piece.replies > 0 and piece.refused == 0
@@ -76,7 +82,7 @@ cdef class Settler:
         piece.end_offset = offset
         piece.db = splitter.tally.db
         piece.selected = splitter.projector.place(splitter.tally.db)
-        piece.owed = self.owed.write()
+        piece.owed = "" if splitter.parted else self.owed.write()
         piece.offsets = max(offset - number, 0).to_bytes(8, byteorder) * piece.replies
         return piece
 

@@ -3,21 +3,9 @@
 from typing import Final, NamedTuple, final
 
 from portd.kernel.keyspecs import KeySpecs
+from portd.kernel.slotwindow import Gap, Window
 
 NO_RECORD: Final = -1
-
-class Place(NamedTuple):
-    """What a reply to a window is about.
-
-    Attributes:
-        slot: of the transaction.
-        command: number of its command, from 0; -1 for what is ours: MULTI, the record.
-        executes: it is the reply of EXEC.
-    """
-
-    slot: int
-    command: int
-    executes: bool
 
 class Left(NamedTuple):
     """A command that has no place in a cluster.
@@ -33,57 +21,6 @@ class Left(NamedTuple):
     name: bytes
     key: bytes
     several: bool
-
-@final
-class Window:
-    """Commands for one node; made by `SlotGroups`."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of its commands."""
-    @property
-    def entries(self) -> int:
-        """What it holds: commands, or parts of those that were cut by slot."""
-    @property
-    def commands(self) -> int:
-        """Commands of the source that it counts for: one that was cut counts with its first part."""
-    @property
-    def kept(self) -> int:
-        """Entries that `SlotGroups.again` has left in it."""
-    @property
-    def floor(self) -> int:
-        """A position where a checkpoint may stand that nothing in it is before; of an empty one, nothing."""
-    @property
-    def offset(self) -> int:
-        """Replication offset of the first byte of its first command."""
-    @property
-    def transactions(self) -> int:
-        """Of a rendered one."""
-    def slots(self) -> list[tuple[int, int]]:
-        """Of a rendered one: its slots, and the position that each one's record says."""
-    def place(self, reply: int) -> Place:
-        """Of a rendered one: what a reply is about, by its number from 0."""
-    def command(self, slot: int, number: int) -> tuple[bytes, int]:
-        """A command of a slot, by number, and the replication offset of its first byte."""
-    def leave_out(self, slot: int, numbers: list[int]) -> int:
-        """Takes commands of a slot out, by number; how many commands of the source that makes."""
-    @property
-    def owned_bytes(self) -> int:
-        """Bytes allocated."""
-
-@final
-class Gap:
-    """What a node does not get for now, and is to be read again for it; made by `SlotGroups`."""
-
-    @property
-    def open(self) -> bool:
-        """What comes for it is left behind."""
-    @property
-    def entries(self) -> int:
-        """What was left behind: commands, or parts of those that were cut by slot. Some may be counted more than once."""
-    @property
-    def floor(self) -> int:
-        """A position where a checkpoint may stand that nothing of that is before; where there is none, nothing."""
 
 @final
 class SlotGroups:
@@ -121,7 +58,16 @@ class SlotGroups:
         Returns:
             Commands of the source that this makes.
         """
-    def take(self, data: bytes, offsets: bytes, end_offset: int, floor: int, first: int = 0) -> int:
+    def take(
+        self,
+        data: bytes,
+        offsets: bytes,
+        end_offset: int,
+        floor: int,
+        first: int = 0,
+        owing: tuple[tuple[int, tuple[int, bytes], int], ...] = (),
+        copies: bool = False,
+    ) -> int:
         """Takes commands of a piece from number *first* on.
 
         Args:
@@ -130,6 +76,9 @@ class SlotGroups:
             end_offset: likewise.
             floor: the last position before it where a checkpoint may stand.
             first: number of the first command that is wanted.
+            owing: keys that are owed from commands on that were left out, as `portd.kernel.stream.Piece` tells them: each one's slot gets a
+                record that tells it, in its place among the commands.
+            copies: they write copies of keys, and do not count as commands of the source.
 
         Returns:
             The number of a command that concerns all nodes, where it stopped, or of all commands.
@@ -139,6 +88,17 @@ class SlotGroups:
         Raises:
             InternalError: the slot of a key has no node, or the data is no commands.
         """
+    def note(self, slot: int, offset: int, behind: int, floor: int) -> None:
+        """A slot's record is to be written anew, for what it owes has changed.
+
+        Args:
+            slot: it.
+            offset: of the first byte of what has changed it.
+            behind: position that the record is to say; that which it has, where that is further.
+            floor: as of `take`.
+        """
+    def takes(self, slot: int) -> bool:
+        """Whether a slot has a node, and what comes for that is not left behind."""
     def take_left(self) -> list[Left]:
         """Commands that have no place, since the last call; bounded, the rest is counted in ``left``."""
     def command(self, data: bytes, number: int) -> bytes:
@@ -151,12 +111,13 @@ class SlotGroups:
     """Commands that the records had already when they came by first, and SELECT."""
     cut: int
     """Commands that were cut by slot."""
-    def render(self, window: Window, writer: bytes) -> tuple[bytes, int]:
+    def render(self, window: Window, writer: bytes, owed: dict[int, bytes] = ...) -> tuple[bytes, int]:
         """The transactions of a window, one for each of its slots, and how many replies they bring.
 
         Args:
             window: not empty.
             writer: what stands in the records before the position.
+            owed: what stands behind it, by slot: keys that are owed.
         """
     def confirm(self, window: Window) -> None:
         """All of a rendered window is in the target."""
@@ -166,6 +127,9 @@ class SlotGroups:
         """Notes how far a slot is."""
     def set_records(self, position: int) -> None:
         """All slots are at least there."""
+    @property
+    def highest(self) -> int:
+        """The highest of all records and of what is known."""
     @property
     def lowest(self) -> int:
         """The lowest of all records."""

@@ -2,210 +2,46 @@
 """Sorts the commands of a stream by slot, for a cluster, where a transaction holds keys of one slot only.
 
 A window is what one node gets in one go: for each slot that is touched ``MULTI``, the slot's record, its commands in
-their order, ``EXEC``. The record says how far the slot is, so what it has is known whatever became of an answer. Commands are
-kept in the order in which they came, and sorted when they are written out: a list a slot, linked through the entries.
+their order, ``EXEC``. The record says how far the slot is, so what it has is known whatever became of an answer, and which keys
+are owed to it, whose commands were left out. Commands are kept in the order in which they came, and sorted when they are
+written out: a list a slot, linked through the entries (``slotwindow.pyx``).
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from collections import namedtuple
 
 from portd.errors import InternalError
 from portd.kernel.keyspecs cimport KeySpecs
 from portd.kernel.resp cimport argument_behind, print_number
-from portd.kernel.slotroute cimport C_KEYS, C_NOT, G_EVERYWHERE, G_SELECT, G_SEVERAL, Args, SlotRoute, read_args
+from portd.kernel.slotroute cimport C_KEYS, C_NOT, C_SETS, G_EVERYWHERE, G_SELECT, G_SEVERAL, Args, SlotRoute, read_args
 from portd.kernel.slots cimport fill_tags, slot_of, tag_of
+from portd.kernel.slotwindow cimport NONE, Entry, Gap, Transaction, Window
 
 NO_RECORD = -1
-Place = namedtuple("Place", ("slot", "command", "executes"))
 Left = namedtuple("Left", ("offset", "name", "key", "several"))
 
 cdef enum:
     SLOT_COUNT = 16384
-    NONE = -1  # of positions; the slot of an entry that went to another window
     OWN_REPLIES = 3  # of a transaction: MULTI, the record, EXEC
     MOST_LEFT = 1000  # that are told one by one
     LEFT_BYTES = 512  # of a key that is told
     NUMBER = 24  # bytes for the digits of one
     PUBLISH_SIZE = 7
 
+cdef frozenset CONDITIONS = frozenset((b"NX", b"XX"))
 cdef const char* MULTI = b"*1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$"
 cdef const char* EXEC = b"*1\r\n$4\r\nEXEC\r\n"
+cdef dict NOTHING = {}
 cdef const char* PAIR = b"*3\r\n$3\r\nSET\r\n"
 cdef enum:
     MULTI_SIZE = 29
     EXEC_SIZE = 14
     PAIR_SIZE = 13
-
-
-cdef struct Entry:  # a command, or a part of one
-    Py_ssize_t begin  # in the data
-    Py_ssize_t size  # 0: it is left out
-    int64_t offset  # of its first byte, as the source counts
-    int64_t behind  # position behind it
-    int32_t slot
-    int32_t next  # of the same slot
-    bint counts  # as a command of the source
-
-
-cdef struct Transaction:
-    int32_t slot
-    int32_t first  # entry
-    int32_t last
-    int32_t count
-    int64_t behind  # what the record says
-    int64_t reply  # number of its first one
-
-
-@cython.final
-cdef class Window:
-    cdef uint8_t* data
-    cdef Py_ssize_t used
-    cdef Py_ssize_t capacity
-    cdef Entry* list
-    cdef Py_ssize_t count
-    cdef Py_ssize_t room
-    cdef Transaction* groups
-    cdef readonly Py_ssize_t transactions
-    cdef readonly Py_ssize_t commands
-    cdef readonly Py_ssize_t kept
-    cdef readonly int64_t floor
-
-    def __init__(self):
-        self.floor = NONE
-
-    def __dealloc__(self):
-        PyMem_Free(self.data)
-        PyMem_Free(self.list)
-        PyMem_Free(self.groups)
-
-    @property
-    def size(self):
-        return self.used
-
-    @property
-    def entries(self):
-        return self.count
-
-    @property
-    def offset(self):
-        return self.list[0].offset if self.count else NONE
-
-    @property
-    def owned_bytes(self):
-        return (
-            self.capacity + self.room * <Py_ssize_t> sizeof(Entry) + self.transactions * <Py_ssize_t> sizeof(Transaction)
-        )
-
-    cdef uint8_t* _room_for(self, Py_ssize_t size) except NULL:
-        """Room for one more entry of so many bytes."""
-        cdef void* larger
-        cdef Py_ssize_t wanted
-        if self.used + size > self.capacity:
-            wanted = max(self.used + size, 2 * self.capacity, 1024)
-            larger = PyMem_Realloc(self.data, wanted)
-            if larger == NULL:
-                raise MemoryError
-            self.data, self.capacity = <uint8_t*> larger, wanted
-        if self.count == self.room:
-            wanted = max(2 * self.room, 16)
-            larger = PyMem_Realloc(self.list, wanted * sizeof(Entry))
-            if larger == NULL:
-                raise MemoryError
-            self.list, self.room = <Entry*> larger, wanted
-        return self.data + self.used
-
-    cdef int _add(self, Py_ssize_t size, int slot, int64_t offset, int64_t behind, bint counts, int64_t floor) noexcept:
-        """The bytes were written where `_room_for` said."""
-        cdef Entry* entry = &self.list[self.count]
-        entry.begin, entry.size, entry.slot = self.used, size, slot
-        entry.offset, entry.behind, entry.counts, entry.next = offset, behind, counts, NONE
-        if self.floor == NONE or floor < self.floor:
-            self.floor = floor
-        self.used += size
-        self.count += 1
-        self.commands += counts
-        return 0
-
-    cdef Transaction* _group(self, int slot) except NULL:
-        cdef Py_ssize_t i
-        for i in range(self.transactions):
-            if self.groups[i].slot == slot:
-                return &self.groups[i]
-        raise InternalError(f"slot {slot} is not in the window")
-
-    def slots(self):
-        cdef Py_ssize_t i
-        return [(self.groups[i].slot, self.groups[i].behind) for i in range(self.transactions)]
-
-    def place(self, int64_t reply):
-        cdef Py_ssize_t low = 0
-        cdef Py_ssize_t high = self.transactions
-        cdef Py_ssize_t middle
-        cdef int64_t number
-        while low < high:
-            middle = (low + high) // 2
-            if self.groups[middle].reply <= reply:
-                low = middle + 1
-            else:
-                high = middle
-        if low == 0:
-            raise InternalError("a reply to nothing")
-        number = reply - self.groups[low - 1].reply
-        if number >= self.groups[low - 1].count + OWN_REPLIES:
-            raise InternalError("a reply to nothing")
-        return Place(
-            self.groups[low - 1].slot,
-            number - 2 if 2 <= number < self.groups[low - 1].count + 2 else -1,
-            number == self.groups[low - 1].count + 2,
-        )
-
-    cdef Entry* _entry(self, int slot, int64_t number) except NULL:
-        cdef int32_t at = self._group(slot).first
-        while at != NONE:
-            if self.list[at].size:
-                if number == 0:
-                    return &self.list[at]
-                number -= 1
-            at = self.list[at].next
-        raise InternalError("there is no such command in the window")
-
-    def command(self, int slot, int64_t number):
-        cdef Entry* entry = self._entry(slot, number)
-        return PyBytes_FromStringAndSize(<const char*> self.data + entry.begin, entry.size), entry.offset
-
-    def leave_out(self, int slot, list numbers not None):
-        cdef Entry* entry
-        cdef int64_t number
-        cdef int counted = 0
-        for number in sorted(numbers, reverse=True):
-            entry = self._entry(slot, number)
-            entry.size = 0
-            counted += entry.counts
-            self.commands -= entry.counts
-            entry.counts = False
-        return counted
-
-
-@cython.final
-cdef class Gap:
-    cdef readonly bint open
-    cdef readonly Py_ssize_t entries
-    cdef readonly int64_t floor
-
-    def __init__(self):
-        self.floor = NONE
-
-    cdef int _note(self, int64_t floor) noexcept:
-        """Something behind *floor* is left behind."""
-        if self.floor == NONE or floor < self.floor:
-            self.floor = floor
-        self.entries += 1
-        return 0
 
 
 @cython.final
@@ -317,13 +153,17 @@ cdef class SlotGroups:
 
     # ------------------------------------------------------------------------------------------------------- taking
 
-    def take(self, bytes data not None, bytes offsets not None, int64_t end_offset, int64_t floor, Py_ssize_t first=0):
+    def take(
+        self, bytes data not None, bytes offsets not None, int64_t end_offset, int64_t floor, Py_ssize_t first=0,
+        tuple owing=(), bint copies=False,
+    ):
         cdef const uint8_t* p = <const uint8_t*> PyBytes_AS_STRING(data)
         cdef const uint8_t* end = p + PyBytes_GET_SIZE(data)
         cdef const uint64_t* of = <const uint64_t*> PyBytes_AS_STRING(offsets)
         cdef Py_ssize_t total = PyBytes_GET_SIZE(offsets) // <Py_ssize_t> sizeof(uint64_t)
         cdef Py_ssize_t number
         cdef Py_ssize_t next_one = 0  # the first command that another command of the source became
+        cdef Py_ssize_t owed = 0  # of those that are owing, how many are noted
         cdef int64_t behind = end_offset
         cdef Args command
         cdef int slot
@@ -336,6 +176,9 @@ cdef class SlotGroups:
                     while next_one < total and of[next_one] == of[number]:
                         next_one += 1
                     behind = <int64_t> of[next_one] - 1 if next_one < total else end_offset
+                while owed < len(owing) and <int64_t> owing[owed][0] < <int64_t> of[number]:
+                    self.note(owing[owed][2], owing[owed][0], <int64_t> of[number] - 1, floor)
+                    owed += 1
                 slot = self.router.slot(&command, end)
                 if slot == G_EVERYWHERE:
                     return number
@@ -346,17 +189,38 @@ cdef class SlotGroups:
                         continue
                     slot = self.anywhere  # every node brings it to all others
                 if slot >= 0:
-                    self._keep(p, command.end - p, slot, of[number], behind, True, floor)
+                    self._keep(p, command.end - p, slot, of[number], behind, not copies, floor)
                 elif slot == G_SEVERAL and self.router.cuts != C_NOT:
                     self._cut(&command, of[number], behind, floor)
-                elif <int64_t> of[number] <= self.known:
+                elif copies or <int64_t> of[number] <= self.known:
                     pass
                 elif slot == G_SELECT:
                     self.skipped += 1
                 else:
                     self._leave(&command, of[number], slot == G_SEVERAL)
             p = command.end
+        while owed < len(owing):
+            self.note(owing[owed][2], owing[owed][0], end_offset, floor)
+            owed += 1
         return total
+
+    def note(self, int slot, int64_t offset, int64_t behind, int64_t floor):
+        cdef Gap gap
+        cdef Window window
+        if self.owners[slot] >= self.nodes:
+            return
+        gap = self._gap(slot)
+        if gap is not None:
+            gap._note(floor)
+            return
+        if offset <= self.records[slot]:
+            offset, behind = self.records[slot] + 1, self.records[slot]
+        window = self._window(slot)
+        window._room_for(1)  # there is room behind what it has, however little that is
+        window._add(0, slot, offset, behind, False, floor)
+
+    def takes(self, int slot):
+        return self.owners[slot] < self.nodes and not (<Gap> self.all_gaps[self.owners[slot]]).open
 
     cdef int _keep(
         self, const uint8_t* data, Py_ssize_t size, int slot, int64_t offset, int64_t behind, bint counts, int64_t floor
@@ -384,6 +248,8 @@ cdef class SlotGroups:
         cdef bint counts = True
         cdef bint parts = False
         cdef bytes head = PAIR[:PAIR_SIZE]
+        if self.router.cuts == C_SETS:
+            return self._cut_sets(command, offset, behind, floor)
         self.cut += offset > self.known
         if step == 1:
             head = b"*2\r\n$%d\r\n%b\r\n" % (
@@ -427,6 +293,33 @@ cdef class SlotGroups:
         window._add(begin + size, slot, offset, behind, counts, floor)
         return 1
 
+    cdef int _cut_sets(self, const Args* command, int64_t offset, int64_t behind, int64_t floor) except -1:
+        """An MSETEX of several slots becomes a SET for each of its keys; its condition was met."""
+        cdef const uint8_t* p
+        cdef Py_ssize_t size = 0
+        cdef int64_t index
+        cdef bint counts = True
+        arguments = []
+        p = command.header
+        for index in range(command.argc - 1):
+            p = argument_behind(p, &size)
+            arguments.append(PyBytes_FromStringAndSize(<const char*> p, size))
+            p += size + 2
+        pairs = int(arguments[0])
+        options = [each for each in arguments[1 + 2 * pairs:] if each.upper() not in CONDITIONS]
+        self.cut += offset > self.known
+        for index in range(1, 2 * pairs, 2):
+            head = b"*%d\r\n$3\r\nSET\r\n" % (3 + len(options))
+            key = arguments[index]
+            rest = b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in (key, arguments[index + 1], *options)])
+            parts = self._keep_part(
+                head, <const uint8_t*> PyBytes_AS_STRING(rest), PyBytes_GET_SIZE(rest),
+                <const uint8_t*> PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), offset, behind, counts, floor,
+            )
+            counts = counts and not parts
+        self.skipped += counts and offset > self.known
+        return 0
+
     cdef int _leave(self, const Args* command, int64_t offset, bint several) except -1:
         cdef const uint8_t* text
         cdef Py_ssize_t size = 0
@@ -457,7 +350,7 @@ cdef class SlotGroups:
 
     # ------------------------------------------------------------------------------------------------------ writing
 
-    def render(self, Window window not None, bytes writer not None):
+    def render(self, Window window not None, bytes writer not None, dict owed not None=NOTHING):
         cdef Py_ssize_t i
         cdef Py_ssize_t total = 0
         cdef Py_ssize_t overhead
@@ -473,6 +366,7 @@ cdef class SlotGroups:
         window.groups = <Transaction*> PyMem_Malloc(max(1, min(window.count, SLOT_COUNT)) * sizeof(Transaction))
         if window.groups == NULL:
             raise MemoryError
+        window.owed = {}
         overhead = MULTI_SIZE + EXEC_SIZE + PyBytes_GET_SIZE(self.prefix) + PyBytes_GET_SIZE(writer) + 4 * NUMBER + 16
         for i in range(window.count):
             entry = &window.list[i]
@@ -485,6 +379,9 @@ cdef class SlotGroups:
                 group.slot, group.first, group.count = slot, <int32_t> i, 0
                 window.transactions += 1
                 total += overhead
+                if owed and slot in owed:
+                    window.owed[slot] = owed[slot]
+                    total += PyBytes_GET_SIZE(owed[slot]) + 1
             else:
                 group = &window.groups[at]
                 window.list[group.last].next = <int32_t> i
@@ -500,7 +397,7 @@ cdef class SlotGroups:
             self.places[group.slot] = NONE
             group.reply = replies
             replies += group.count + OWN_REPLIES
-            p = self._head(p, group, writer)
+            p = self._head(p, group, writer, window.owed.get(group.slot) if window.owed else None)
             at = group.first
             while at != NONE:
                 entry = &window.list[at]
@@ -511,7 +408,7 @@ cdef class SlotGroups:
             p += EXEC_SIZE
         return data[: p - <uint8_t*> PyBytes_AS_STRING(data)], replies
 
-    cdef uint8_t* _head(self, uint8_t* p, const Transaction* group, bytes writer) noexcept:
+    cdef uint8_t* _head(self, uint8_t* p, const Transaction* group, bytes writer, bytes owed) except NULL:
         """MULTI and the record."""
         cdef char digits[NUMBER]
         cdef char tag[NUMBER]
@@ -527,10 +424,14 @@ cdef class SlotGroups:
         p += NUMBER - tag_begin + 1
         memcpy(p, <const char*> b"}\r\n$", 4)
         size = PyBytes_GET_SIZE(writer)
-        p = _number(p + 4, size + NUMBER - begin)
+        p = _number(p + 4, size + NUMBER - begin + (0 if owed is None else 1 + PyBytes_GET_SIZE(owed)))
         memcpy(p, PyBytes_AS_STRING(writer), size)
         memcpy(p + size, &digits[begin], NUMBER - begin)
         p += size + NUMBER - begin
+        if owed is not None:
+            p[0] = c":"
+            memcpy(p + 1, PyBytes_AS_STRING(owed), PyBytes_GET_SIZE(owed))
+            p += 1 + PyBytes_GET_SIZE(owed)
         memcpy(p, <const char*> b"\r\n", 2)
         return p + 2
 
@@ -561,6 +462,14 @@ cdef class SlotGroups:
         if self.begins[slot] == NONE:
             self.begins[slot] = position
         return 0
+
+    @property
+    def highest(self):
+        cdef int slot
+        cdef int64_t highest = self.known
+        for slot in range(SLOT_COUNT):
+            highest = max(highest, self.records[slot])
+        return highest
 
     @property
     def lowest(self):

@@ -22,6 +22,7 @@ cdef enum Cuts:  # how a command is cut whose keys are in several slots
     C_NOT
     C_KEYS  # each argument is a key: the same command for each
     C_PAIRS  # keys and values in turn: a SET for each
+    C_SETS  # their number first, and options behind them: likewise
 
 
 cdef struct Args:  # of a command that was found

@@ -30,7 +30,7 @@ cdef class SlotRoute:
         cdef bytes word = PyBytes_FromStringAndSize(<const char*> name, size).upper()
         number = self.keys.numbers.get(word)
         self.layout = self.keys.layout_of(word)
-        self.cuts = C_KEYS if word in KEYS else C_PAIRS if word in PAIRS else C_NOT
+        self.cuts = C_KEYS if word in KEYS else C_PAIRS if word in PAIRS else C_SETS if word == b"MSETEX" else C_NOT
         self.messages = word == b"PUBLISH" or word == b"SPUBLISH"
         self.goes = 0
         if word == b"SELECT":

@@ -28,6 +28,8 @@ cdef class Piece:
     cdef readonly int64_t by_name
     cdef readonly int64_t by_copy
     cdef readonly str owed
+    cdef readonly tuple owing
+    cdef readonly tuple settled
     cdef readonly bint settles
     cdef readonly bint copied
     cdef readonly int64_t projected

@@ -37,7 +37,10 @@ class Piece:
         by_database: those in databases that they do not take.
         by_name: those that somebody does not want.
         by_copy: those that an owed key is copied for, or that name nothing else that is taken.
-        owed: keys that are owed behind the piece: databases and names of the source, as text for the next splitter.
+        owed: keys that are owed behind the piece: databases and names of the source, as text for the next splitter. "" for a cluster.
+        owing: for a cluster, keys that are owed since commands of the piece: offset of the command's first byte, database and name
+            in the source, slot in the target.
+        settled: for a cluster, the key that is settled behind the piece, and its slot; None: it settles none.
         settles: it brings a copy, or a part of one, and nothing of the stream; see `portd.kernel.settling`.
         copied: it ends one, which the target takes.
         projected: commands that went on in part, for rules take some of their keys only; those that ``clears`` tells of, too.
@@ -93,6 +96,10 @@ class Piece:
     def by_copy(self) -> int: ...
     @property
     def owed(self) -> str: ...
+    @property
+    def owing(self) -> tuple[tuple[int, tuple[int, bytes], int], ...]: ...
+    @property
+    def settled(self) -> tuple[tuple[int, bytes], int] | None: ...
     @property
     def settles(self) -> bool: ...
     @property
@@ -166,6 +173,8 @@ class StreamSplitter:
             that make such keys are refused.
         owed: keys that are owed behind *offset*, as `Piece.owed` told.
         border: stops it at slots that are not those of *rules* alone; None: others have none of them.
+        parted: the target is a cluster: of a command over several slots that cannot be cut the keys that it writes are owed.
+        copied_since: copies of keys from before this offset are no good.
     """
 
     def __new__(
@@ -190,6 +199,8 @@ class StreamSplitter:
         owes: bool = ...,
         owed: str = ...,
         border: Border | None = ...,
+        parted: bool = ...,
+        copied_since: int = ...,
     ) -> Self: ...
     def feed(self, data: Buffer, now_ms: int) -> int:
         """Copies bytes into the window; returns how many fitted (0 when ``next_piece`` must run first).

@@ -22,10 +22,10 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
 from portd.kernel.arguments cimport restores_relative
 from portd.kernel.border cimport Border
 from portd.kernel.commandtable cimport CommandTable
-from portd.kernel.decide cimport C_BLOCKED, C_LACKS, CROSSES, OWED_TOO_MANY, Tally
+from portd.kernel.decide cimport C_BLOCKED, C_LACKS, CROSSES, OWED_TOO_MANY, PARTED, REASONS, Tally
 from portd.kernel.edit cimport (
     BY_COPY, BY_DATABASE, BY_KEY, BY_NAME, CLEARS, DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, FILTERED, FORWARD, FUNCTION, HALVED, MULTI,
-    OWN, REFUSED, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SPARED, SWAPDB, XGROUP, Editor,
+    OWN, REFUSED, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SPARED, SPLIT, SWAPDB, XGROUP, Editor,
 )
 from portd.kernel.forms cimport F_RESTORE, F_RESTORE_ASKING, F_SET, F_XGROUP, FORM, PEXPIREAT_CONDITION
 from portd.kernel.keypositions cimport Layout
@@ -54,16 +54,6 @@ DEFAULT_MAX_ARGUMENT = 512 * 1024 * 1024  # proto-max-bulk-len of a server that 
 
 cdef Py_ssize_t UNLIMITED = INT64_MAX // 2
 cdef int64_t LARGEST_ARGUMENT = INT64_MAX // 4  # sums with it still fit
-cdef tuple REASONS = (  # by Reason: what it is counted as, and why
-    ("unsupported", "database: the target does not have it"),
-    ("unsupported", "command: it names keys of portd among others"),
-    ("unsupported", "command: it waits for data, and no server replicates it"),
-    ("unsupported", "command: it is not known, and the target does not tell what its commands do"),
-    ("cross_rule", "command: rules take some of its keys only, and it needs what is not in the target"),
-    ("cross_rule", "command: it is not known what its keys are, so rules cannot be applied to them"),
-    ("not_copied", "command: it makes one key more to be copied from the source than may wait for that"),
-    ("cross_rule", "database: map_db puts another one there"),
-)
 
 
 cdef CommandTable ANY_TARGET = CommandTable()
@@ -109,6 +99,8 @@ cdef class StreamSplitter:
         bint owes=False,
         str owed not None="",
         Border border=None,
+        bint parted=False,
+        int64_t copied_since=0,
     ):
         cdef CommandTable table = ANY_TARGET if commands is None else commands
         if offset < 0 or max_argument < 0 or piece_bytes < LEAST_PIECE:
@@ -136,10 +128,15 @@ cdef class StreamSplitter:
         self.editor.unlink = unlink
         self.judging = -1
         self.may_owe = owes
+        self.parted = parted
+        self.ruled = rules is not None or mapping is not None
         self.owed = Owed()
+        self.owed.least = copied_since
+        if parted:
+            self.owed.part()
         self.owed.read(owed, offset)
-        if rules is not None or mapping is not None:
-            self.projector = self.editor.projector = Projector(rules, mapping, blocked)
+        if self.ruled or parted:
+            self.projector = self.editor.projector = Projector(rules, mapping, blocked, parted)
             self.projector.ours = &self.ours
             self.projector.owed = self.owed
             self.projector.border = border if rules is not None and rules.slots is not None else None
@@ -246,7 +243,8 @@ cdef class StreamSplitter:
         piece.by_copy = tally.by_copy
         piece.projected = tally.projected
         piece.crossing = tally.crossing
-        piece.owed = self.owed.write()
+        piece.owed = "" if self.parted else self.owed.write()
+        piece.owing = self._owing()
         piece.clears = None if self.gone == -2 else self.gone
         self.gone = -2
         piece.mixed = self.editor.mixed
@@ -328,8 +326,8 @@ cdef class StreamSplitter:
             return -kind
         if kind == SPARED:
             return self._spare()
-        if kind == HALVED:
-            return self._halve()
+        if kind == HALVED or kind == SPLIT:
+            return self._halve(kind == SPLIT)
         if kind == CLEARS:
             return self._clear()
         if kind == REFUSED and self._stops_before():
@@ -579,7 +577,7 @@ cdef class StreamSplitter:
             tally.excluded += 1
         elif kind == REFUSED:
             tally.refused += 1
-            tally.crossing += self.reason >= CROSSES and self.reason != OWED_TOO_MANY
+            tally.crossing += CROSSES <= self.reason < PARTED and self.reason != OWED_TOO_MANY
         elif DROP <= kind <= BY_COPY:
             tally.filtered += 1
             tally.own += kind == OWN

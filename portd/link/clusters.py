@@ -76,7 +76,7 @@ def import_mode(
 
 
 async def guard(cluster: ClusterTarget, settings: Settings, choice: Choice, source_run_id: str) -> None:
-    """See `portd.target.cluster.nodes.guard_nodes`. Says what of the source's commands may have no exact form there.
+    """See `portd.target.cluster.nodes.guard_nodes`. Says what of the source's commands may not be cut by slot there.
 
     Raises:
         ConfigError: also what cannot be had of a cluster.

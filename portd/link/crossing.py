@@ -1,4 +1,4 @@
-"""What of the source's commands may have no exact form in a cluster: those of several keys that cannot be cut by slot.
+"""What of the source's commands may not be cut by slot in a cluster: keys that they write are copied then (docs/design/0009).
 
 How often each was called since the source started, its ``INFO commandstats`` tells; whether their keys shared a slot, nobody does.
 """
@@ -41,7 +41,7 @@ class Crossing:
     """Calls since the source started.
 
     Attributes:
-        used: of commands that may have no exact form, by name; those that were never called are left out.
+        used: of commands that may not be cut, by name; those that were never called are left out.
         total: of all commands.
     """
 
@@ -68,12 +68,12 @@ def may_cross(source: Endpoint, choice: Choice) -> bool:
 
 
 async def tell_crossing(source: Endpoint, choice: Choice) -> None:
-    """Says at the start what may become dead letters in a cluster, where the source lets us ask."""
+    """Says at the start what may make keys be copied one by one, where the source lets us ask."""
     if not may_cross(source, choice):
         return
     found = Crossing.of([await ask_info(source, "commandstats")])
     if found.used:
-        log.warning(
-            "commands in use may have no exact form in a cluster", calls=str(found),
-            hint="those whose keys are in several slots become dead letters (cross_slot), or end the sync with on_refusal stop; a common {tag} keeps keys together",
+        log.info(
+            "commands in use may have keys in several slots of the target: keys that they write are copied one by one then",
+            calls=str(found), hint="a common {tag} keeps keys together",
         )  # fmt: skip

@@ -67,8 +67,7 @@ class Following:
         self._inflow = inflow
         self._caught_up = asyncio.Event()  # once
         settings = into.settings
-        standalone = into.cluster is None  # there, no key can be left out until it is copied
-        self._owed = OwedKeys(min(MOST_COPY_BYTES, into.budget.limit // 2)) if standalone else None
+        self._owed = OwedKeys(min(MOST_COPY_BYTES, into.budget.limit // 2), parted=into.cluster is not None)
         self._feed = StreamFeed(
             inflow.spool,
             progress.stream,
@@ -127,15 +126,14 @@ class Following:
                         applier.caught_up, self._feed.lagging, lambda: applier.checkpoint.position.offset
                     )
                     tasks.append(group.create_task(sweep, name="expiries"))
-                if self._owed is not None:
-                    copies = KeyCopies(
-                        self._inflow.endpoint,
-                        self._owed,
-                        lambda: self._inflow.replid,
-                        self._progress.source_info,
-                        lambda: self._choice,
-                    )
-                    tasks.append(group.create_task(copies.run(), name="copies of keys"))
+                copies = KeyCopies(
+                    self._inflow.endpoint,
+                    self._owed,
+                    lambda: self._inflow.replid,
+                    self._progress.source_info,
+                    lambda: self._choice,
+                )
+                tasks.append(group.create_task(copies.run(), name="copies of keys"))
                 if beside is not None:
                     tasks.append(group.create_task(self._run_beside(beside), name="beside the stream"))
                 await self._inflow.ended.wait()
@@ -160,7 +158,8 @@ class Following:
             stops=into.letters.stops,
             choice=choice,
             left=settings.exclude_command,
-            owes=self._owed is not None,
+            owes=True,
+            parted=into.cluster is not None,
             border=None if self._border is None else self._border.kernel,
         )
 
@@ -191,8 +190,7 @@ class Following:
         if replid != self._replid:
             self._replid = replid
             self._applier.adopt(replid)
-        if self._owed is not None:
-            self._owed.forget()
+        self._owed.forget()
         self._feed.lag(lost_at)
 
     def _followed(self, known: Checkpoint) -> Checkpoint:

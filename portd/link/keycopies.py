@@ -29,7 +29,6 @@ from portd.net.resp import request
 from portd.net.shapes import MOST_NUMBER, whole
 from portd.source.refusals import refused as refusal
 from portd.target.names import EVERY_SECONDS
-from portd.target.stream.group import MOST_COPIES
 from portd.units import human_bytes
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ GONE_SECONDS: Final = (
 IDLE_SECONDS: Final = 10.0  # a connection that nothing is asked over is closed
 AGAIN_SECONDS: Final = 5.0  # longest wait before a source is asked again that does not answer
 MOVED: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")  # codes that pass when the cluster has settled
+ELSEWHERE: Final = ("MOVED ", "ASK ")  # of them, those that say that the node does not have the key
 GONE: Final = -2  # of PTTL and PEXPIRETIME: there is no such key
 FOREVER: Final = -1  # likewise: it does not expire
 
@@ -177,7 +177,7 @@ class KeyCopies:
         """Asks over one connection, until nothing has been wanted for a while."""
         control.most_bytes = 2 * self.owed.most_bytes
         while True:
-            keys = self.owed.questions(1 if self._alone else MOST_COPIES)
+            keys = self.owed.questions(1 if self._alone else self.owed.at_once)
             if keys:
                 found = await self._copy(control, keys)
                 self.owed.answer(found, crowded=self._crowded)
@@ -196,17 +196,7 @@ class KeyCopies:
             OSError: the connection is lost.
             SourceBusy, _Later: the source cannot tell now.
         """
-        found: dict[Key, Copied | Refused] = {}
-        wanted, room = [], self.owed.most_bytes - self.owed.held_bytes
-        for key, size in zip(keys, await self._sizes(control, keys), strict=True):
-            if isinstance(size, Refused):
-                found[key] = size
-            elif size > self.owed.most_bytes:
-                found[key] = self._too_large()
-            elif size <= room:
-                room -= size
-                wanted.append(key)
-        self._crowded = len(found) + len(wanted) < len(keys)
+        found, wanted = await self._admit(control, keys)
         if not wanted:
             return found
         question = _Question(self._knows_expiretime())
@@ -233,22 +223,59 @@ class KeyCopies:
         self._tell(len(copies))
         return found | copies
 
+    async def _admit(self, control: Control, keys: list[Key]) -> tuple[dict[Key, Copied | Refused], list[Key]]:
+        """Keys of which it is known what becomes of them, and those for which there is room now; raises as `_copy` does."""
+        found: dict[Key, Copied | Refused] = {}
+        wanted, room = [], self.owed.most_bytes - self.owed.held_bytes
+        for key, size in zip(keys, await self._sizes(control, keys), strict=True):
+            if size is None:
+                found[key] = await self._left(control, key)
+            elif isinstance(size, Refused):
+                found[key] = size
+            elif size > self.owed.most_bytes:
+                found[key] = self._too_large()
+            elif size <= room:
+                room -= size
+                wanted.append(key)
+        self._crowded = len(found) + len(wanted) < len(keys)
+        return found, wanted
+
     def _rivals(self, key: Key, used: set[int]) -> list[Key]:
         """Other keys of the source that have the same place in the target."""
         choice = self.choice()
         return [each for each in choice.origins(*choice.to_target(*key), used) if each != key]
 
-    async def _sizes(self, control: Control, keys: list[Key]) -> list[int | Refused]:
-        """Bytes of memory that values take."""
+    async def _sizes(self, control: Control, keys: list[Key]) -> list[int | Refused | None]:
+        """Bytes of memory that values take; None where the node says that another one has the key."""
         commands = [
             each for db, name in keys for each in (request("SELECT", db), request("MEMORY", "USAGE", name))
         ]  # fmt: skip
         answers = await control.ask(*commands)
-        found: list[int | Refused] = []
+        found: list[int | Refused | None] = []
         for selected, size in zip(answers[::2], answers[1::2], strict=True):
             problem = next((each for each in (selected, size) if isinstance(each, hiredis.ReplyError)), None)
-            found.append(size or 0 if problem is None else self._refused("MEMORY USAGE", str(problem)))
+            if problem is None:
+                found.append(size or 0)
+            else:
+                away = str(problem).startswith(ELSEWHERE)
+                found.append(None if away else self._refused("MEMORY USAGE", str(problem)))
         return found
+
+    async def _left(self, control: Control, key: Key) -> Copied:
+        """A key of a slot that has moved, or is about to: this node does not have it, and who has it brings it.
+
+        That waits until nothing is owed of this one's (docs/design/0011).
+
+        Raises:
+            _Later: it is not the node that is followed, or has the key.
+        """
+        told, size = await control.ask(request("INFO", "replication"), request("MEMORY", "USAGE", key[1]))
+        info = parse_info(told) if isinstance(told, bytes) else {}
+        offset = whole(info.get("master_repl_offset", ""), MOST_NUMBER)
+        followed = info.get("role") == "master" and info.get("master_replid") == self.replid()
+        if not followed or offset is None or not str(size).startswith(ELSEWHERE):
+            raise _Later
+        return Copied(offset, None)
 
     def _refused(self, command: str, text: str) -> Refused:
         """What an error reply means for a key.
@@ -289,5 +316,8 @@ class KeyCopies:
         self._copied += copied
         now = time.monotonic()
         if self._copied and now - self._told_at >= EVERY_SECONDS:
-            _log.info("keys are copied from the source: commands brought them what rules leave out", keys=self._copied)
+            _log.info(
+                "keys are copied from the source: commands brought them what rules leave out, or what another slot has",
+                keys=self._copied,
+            )
             self._copied, self._told_at = 0, now

@@ -56,18 +56,18 @@ async def check_clusters(settings: Settings, report: Report, sample_seconds: flo
         found = await _target(settings, target, report)
     if source is not None and target is not None and found:
         report.findings += await _both(settings, source, target, found)
-        report.findings += await _rules(settings, source, target)
+        report.findings += await _rules(settings, source)
     report.findings += _plan(settings, source)
 
 
-async def _rules(settings: Settings, source: End, target: End) -> list[Finding]:
+async def _rules(settings: Settings, source: End) -> list[Finding]:
     """What the rules do, of all nodes together."""
     places = [Place(each.where, each.endpoint, each.survey.keys, each.slots) for each in source.members]
     try:
         links = [link_of_shard(settings, each.slots) for each in source.members] if settings.divided else []
     except ConfigError as problem:
         return [error("rules", str(problem.args[0]), "a sync does not start", problem.hint or "choose another link")]
-    return await rules(settings, places, links, copies=not target.is_cluster)
+    return await rules(settings, places, links)
 
 
 async def _source(settings: Settings, source: End, sample_seconds: float) -> list[Finding]:
@@ -247,7 +247,7 @@ def _modes(settings: Settings, source: End, target: End, found: list[Capabilitie
         told.append(
             note(
                 "target.cluster", f"a cluster of {len(found)} shards",
-                "of commands over several slots only MSET, MSETNX, DEL, UNLINK and TOUCH are cut, others become dead letters; "
+                "of commands over several slots MSET, MSETNX, MSETEX, DEL, UNLINK, TOUCH and SMOVE are cut, keys that others write are copied; "
                 f"transactions are cut by slot{compatibility.open_gap(found)}",
             )
         )  # fmt: skip
@@ -339,7 +339,8 @@ def _clocks(source: End, target: End) -> list[Finding]:
 
 async def _crossing(settings: Settings, source: End) -> list[Finding]:
     """Commands in use whose keys may lie in several slots of the target."""
-    if not may_cross(source.endpoint, choice_of(settings, settings.checkpoint_key)):
+    choice = choice_of(settings, settings.checkpoint_key)
+    if not may_cross(source.endpoint, choice):
         return [fine("target.cross-slot", "the source is a cluster: keys of one command are in one slot")]
     told = []
     try:
@@ -351,19 +352,25 @@ async def _crossing(settings: Settings, source: End) -> list[Finding]:
             note(
                 "target.cross-slot",
                 f"which commands are in use is not told: {problem}",
-                "those over several slots become dead letters",
+                "keys that those over several slots write are copied from the source one by one",
                 "allow +info",
             )
         ]
     found = Crossing.of(told)
     if not found.used:
         return [fine("target.cross-slot", "no command in use that could not be cut by slot")]
+    allowed = ByNode(len(source.members))
+    if not choice:  # else rules have asked for it
+        for member in source.members:
+            slot = member.slots[0][0] if member.slots else None
+            allowed.add(member.where, await permissions.copying_permissions(member.endpoint, slot))
     return [
-        warning(
+        note(
             "target.cross-slot", f"commands of several keys were called since the source started: {found}",
-            "where their keys are not in one slot of the target, they become dead letters, or end the sync with on_refusal stop",
-            "give such keys a common {tag}, or make sure that they have one",
-        )
+            "where their keys are not in one slot of the target, the keys that they write are copied from the source one by one",
+            "give such keys a common {tag} where they are many",
+        ),
+        *allowed.told(),
     ]  # fmt: skip
 
 

@@ -161,7 +161,7 @@ def cluster(settings: Settings, source: Survey, target: Capabilities) -> list[Fi
             note(
                 "target.cluster",
                 "the target is a cluster; every slot has an owner and none is on its way",
-                "of commands over several slots only MSET, MSETNX, DEL, UNLINK and TOUCH are cut, others become dead letters; "
+                "of commands over several slots MSET, MSETNX, MSETEX, DEL, UNLINK, TOUCH and SMOVE are cut, keys that others write are copied; "
                 f"transactions are cut by slot{open_gap([target])}",
                 "",
             )

@@ -79,7 +79,7 @@ def _source_command(name: str, psync: str, answer: str) -> Finding:
 
 
 async def copying_permissions(endpoint: Endpoint, slot: int | None = None) -> list[Finding]:
-    """Whether the source lets us copy single keys, which rules may ask for (docs/filters.md). A key is asked for that is not there.
+    """Whether the source lets us copy single keys, which rules and targets that are clusters may ask for (docs/filters.md). A key is asked for that is not there.
 
     Args:
         endpoint: the source, or a node of it.
@@ -103,12 +103,12 @@ async def copying_permissions(endpoint: Endpoint, slot: int | None = None) -> li
         del said["PTTL"], said["TIME"]
     refused = [name for name, text in said.items() if text]
     if not refused:
-        return [fine(subject, "keys may be copied one by one, where rules need that")]
+        return [fine(subject, "keys may be copied one by one, where that is needed")]
     return [
         warning(
             subject,
             f"our user may not run, or the source lacks: {', '.join(refused)}",
-            "keys that get values from keys outside of the rules become dead letters (not_copied)",
+            "keys that get values from keys outside of the rules, or in other slots, become dead letters (not_copied)",
             HINT,
         )
     ]

@@ -72,16 +72,13 @@ class Place:
     slots: Ranges = ()
 
 
-async def rules(
-    settings: Settings, places: Sequence[Place], links: Sequence[Settings] = (), *, copies: bool = True
-) -> list[Finding]:
+async def rules(settings: Settings, places: Sequence[Place], links: Sequence[Settings] = ()) -> list[Finding]:
     """All findings about rules; none where there are no rules.
 
     Args:
         settings: of the link as the operator describes it.
         places: servers of the source; what is found of them is told together.
         links: that are made of it; the link itself where there are none.
-        copies: keys may have to be copied from the source.
     """
     try:
         choice = choice_of(settings, settings.checkpoint_key)
@@ -90,11 +87,10 @@ async def rules(
     found = await _beside(settings, links or (settings,))
     if not choice:
         return found
-    if copies:
-        told = ByNode(len(places))
-        for place in places:
-            told.add(place.where, await copying_permissions(place.endpoint, place.slots[0][0] if place.slots else None))
-        found += told.told()
+    told = ByNode(len(places))
+    for place in places:
+        told.add(place.where, await copying_permissions(place.endpoint, place.slots[0][0] if place.slots else None))
+    found += told.told()
     try:
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(open_control(place.endpoint)) for place in places]

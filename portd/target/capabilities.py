@@ -83,6 +83,7 @@ class StreamForms(TypedDict):
     blocked: frozenset[int]
     owes: bool
     border: Border | None
+    parted: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +202,7 @@ class Capabilities:
     def stream_forms(
         self, source: Mapping[str, str], *, own: str, publish: bool = True, stops: bool = False,
         choice: Choice | None = None, left: Iterable[str] = (), owes: bool = False,
-        border: Border | None = None,
+        border: Border | None = None, parted: bool = False,
     ) -> StreamForms:  # fmt: skip
         """What the stream splitter needs to know.
 
@@ -215,6 +216,7 @@ class Capabilities:
             left: names of commands that do not go on.
             owes: keys can be copied from the source whose values the target does not have.
             border: where the stream of a cluster's shard stops.
+            parted: the target is a cluster.
         """
         chosen = choice or Choice()
         return {
@@ -237,6 +239,7 @@ class Capabilities:
             "blocked": chosen.blocked,
             "owes": owes,
             "border": border,
+            "parted": parted,
         }
 
     def shown(self) -> dict[str, str]:

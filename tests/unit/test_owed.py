@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from portd.feed.owed import Copied, Key, OwedKeys, Refused
 from portd.kernel.mapping import Mapping
 from portd.kernel.rules import Rules
+from portd.kernel.slots import key_slot
 from portd.kernel.stream import Piece, StreamSplitter
 from portd.target.stream.group import MOST_COPIES, Group
 from tests.oracle.resp import pack
@@ -441,3 +442,94 @@ def test_a_target_is_a_filter_applied_afterwards(transactions: list[list[tuple[b
     assert done
     assert target.taken() == source.taken()
     assert all(each[1].startswith(b"i") for each in target.values)
+
+
+PARTED: Final = {"parted": True}
+
+
+@pytest.mark.parametrize(
+    ("command", "goes_on", "owed"),
+    [
+        ("RENAME a b", ["DEL a"], {b"b"}),
+        ("RENAME {a}1 {a}2", ["RENAME {a}1 {a}2"], set()),
+        ("SMOVE a b m", ["SREM a m", "SADD b m"], set()),
+        ("LMOVE a b RIGHT LEFT", ["RPOP a"], {b"b"}),
+        ("RPOPLPUSH a b", ["RPOP a"], {b"b"}),
+        ("COPY a b REPLACE", [], {b"b"}),
+        ("COPY {a} a", ["COPY {a} a"], set()),
+        ("SUNIONSTORE a {a} {a}2", ["SUNIONSTORE a {a} {a}2"], set()),
+        ("SUNIONSTORE b a a", [], {b"b"}),
+        ("ZUNIONSTORE b 2 a a", [], {b"b"}),
+        ("BITOP NOT b a", [], {b"b"}),
+        ("PFMERGE b a", [], {b"b"}),
+        ("PFCOUNT a b", [], set()),
+        ("SORT a STORE b", [], {b"b"}),
+        ("SORT a BY w_* STORE {a}2", [], {b"{a}2"}),
+        ("GEORADIUS a 1 1 1 m STORE b", [], {b"b"}),
+        ("GEOSEARCHSTORE b a FROMMEMBER x BYRADIUS 1 m", [], {b"b"}),
+        ("JSON.MSET a $ 1 b $ 2", [], {b"a", b"b"}),
+        ("EVAL x 2 a b", [], {b"a", b"b"}),
+        ("MSET a 1 b 2", ["MSET a 1 b 2"], set()),  # it is cut later
+        ("MSETEX 2 a 1 b 2 NX", ["MSETEX 2 a 1 b 2 NX"], set()),
+        ("DEL a b", ["DEL a b"], set()),
+        ("SET a 1", ["SET a 1"], set()),
+    ],
+)
+def test_commands_over_slots_make_keys_owed(command: str, goes_on: list[str], owed: set[bytes]) -> None:
+    """In a cluster: those that they write, but for what is taken away, and for what is cut by key."""
+    feed = Feed(PARTED, OwedKeys(parted=True))
+    feed.feed(command.encode(), b"SET x 1")
+    (piece,) = feed.pieces()
+    assert data_of([piece]) == [each.encode() for each in [*goes_on, "SET x 1"]]
+    assert {key: slot for _, key, slot in piece.owing} == {(0, name): key_slot(name) for name in owed}
+    assert {offset for offset, *_ in piece.owing} <= {BASE + 1}
+    assert piece.refused == 0
+    assert set(feed.owed.questions(9)) == {(0, name) for name in owed}
+
+
+def test_slots_are_those_of_new_names() -> None:
+    """Keys that have one slot in the source part under their names in the target, and others meet."""
+    mapping = Mapping(renamed={b"{x}b": b"b", b"c": b"{x}c"})
+    feed = Feed({"parted": True, "mapping": mapping}, OwedKeys(parted=True))
+    feed.feed(b"RENAME {x}a {x}b", b"COPY {x}a c")
+    (piece,) = feed.pieces()
+    assert data_of([piece]) == [b"DEL {x}a", b"COPY {x}a {x}c"]
+    assert [(key, slot) for _, key, slot in piece.owing] == [((0, b"{x}b"), key_slot(b"b"))]
+
+
+def test_a_transaction_that_goes_back_owes_once() -> None:
+    """A piece that ends before its MULTI tells of the keys in it when they come again."""
+    feed = Feed(PARTED, OwedKeys(parted=True))
+    feed.feed(b"SET x 1", b"MULTI", b"RENAME a b")
+    before = feed.splitter.next_piece(MUCH, MUCH)
+    assert before is not None
+    assert (data_of([before]), before.owing) == ([b"SET x 1"], ())
+    feed.feed(b"INCR c", b"EXEC")
+    (piece,) = feed.pieces()
+    assert data_of([piece]) == [b"DEL a", b"INCR c"]
+    assert [key for _, key, _ in piece.owing] == [(0, b"b")]
+
+
+def test_a_copy_of_a_cluster_is_behind_all_that_is_there() -> None:
+    """Its commands have the offset behind its place; which key it settles is told with it, and no text of what is owed."""
+    feed = Feed(PARTED, OwedKeys(parted=True))
+    end = BASE + feed.feed(b"RENAME a b")
+    feed.pieces()
+    feed.owed.answer({(0, b"b"): Copied(end, None)})
+    (piece,) = feed.pieces()
+    assert (piece.settles, piece.settled, piece.end_offset, piece.owed) == (True, ((0, b"b"), key_slot(b"b")), end, "")
+    assert set(memoryview(piece.offsets).cast("Q")) == {end + 1}
+
+
+def test_copies_from_before_what_some_slots_have_are_no_good() -> None:
+    """Behind a restart, keys stay owed up to where the furthest slot is; what is owed is asked for anew then."""
+    feed = Feed({"parted": True, "copied_since": BASE + 1000}, OwedKeys(parted=True))
+    feed.begin(BASE, 0, "0:62")
+    assert feed.owed.questions(9) == [(0, b"b")]
+    feed.owed.answer({(0, b"b"): Copied(BASE + 999, None)})
+    assert feed.owed.questions(9) == [(0, b"b")]
+    feed.owed.answer({(0, b"b"): Copied(BASE + 1000, None)})
+    assert feed.owed.questions(9) == []
+    feed.begin(BASE, 0, "0:62")
+    assert feed.owed.questions(9) == [(0, b"b")]
+    assert feed.owed.held_bytes == 0

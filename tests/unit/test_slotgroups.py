@@ -12,8 +12,9 @@ from portd.errors import InternalError
 from portd.kernel.batch import Batch
 from portd.kernel.requests import split
 from portd.kernel.scatter import Scatter
-from portd.kernel.slotgroups import NO_RECORD, Left, Place, SlotGroups, Window, record_keys
+from portd.kernel.slotgroups import NO_RECORD, Left, SlotGroups, record_keys
 from portd.kernel.slots import SLOTS, key_slot
+from portd.kernel.slotwindow import Place, Window
 from portd.net.resp import request
 
 if TYPE_CHECKING:
@@ -405,3 +406,76 @@ def test_what_has_no_slot_goes_to_every_node() -> None:
         scatter.add(Batch(request("MSET", "a", 1, "b", 2), replies=1, db=0, keys=2))
     with pytest.raises(InternalError, match="whole keys"):
         scatter.add(Batch(request("UNLINK", "a"), replies=1, db=0, kind=1, fence=1, key=b"a"))
+
+
+def test_what_is_owed_stands_in_the_records() -> None:
+    """From the place among the commands on at which a key is owed: an empty one, where its slot has nothing else there."""
+    groups = sorted_in()
+    slot = {name: key_slot(name) for name in (b"a", b"b")}
+    commands = [request("INCR", "a"), request("INCR", "a"), request("INCR", "{a}2")]
+    data, offsets = b"".join(commands), array("Q", [101, 121, 131]).tobytes()
+    owing = (
+        (111, (0, b"a"), slot[b"a"]),
+        (131, (0, b"b"), slot[b"b"]),
+    )  # of a command that was left out, and behind one that goes on
+    assert groups.take(data, offsets, 140, 100, 0, owing) == 3
+    told = {slot[b"a"]: b"0:61", slot[b"b"]: b"0:62"}
+    window = {number: groups.renew(number) for number, each in enumerate(groups.growing) if each.entries}
+    found: dict[bytes, list[bytes]] = {}
+    for each in window.values():
+        written, replies = groups.render(each, WRITER, told)
+        assert replies == sum(3 for _ in each.slots()) + each.commands
+        found |= {each[0].split(b"{")[1].split(b"}")[0]: each for each in transactions(written)}
+        assert each.owed == {place: told[place] for place, _ in each.slots() if place in told}
+    assert sorted((record.split(b"\r\n")[-2], len(rest)) for record, *rest in found.values()) == [
+        (b"me-1 0:140:0:61", 3),
+        (b"me-1 0:140:0:62", 0),
+    ]
+    assert sorted(pair for each in window.values() for pair in each.slots()) == sorted(
+        (place, 140) for place in slot.values()
+    )
+
+
+def test_a_copy_is_behind_all_else_at_its_place() -> None:
+    """It is sorted in where a slot's record says that place already, counts for nothing, and is known for a copy."""
+    groups = sorted_in(1)
+    take(groups, [request("INCR", "a")])
+    groups.confirm(rendered(groups))
+    assert groups.record(key_slot(b"a")) == 110
+    copy = request("RESTORE", "a", 0, "x")
+    assert groups.take(copy, array("Q", [111]).tobytes(), 110, 110, 0, (), True) == 1
+    take(groups, [request("INCR", "a")], first=111)
+    window = rendered(groups)
+    assert (window.commands, window.entries, groups.skipped) == (1, 2, 0)
+    assert [window.copies(key_slot(b"a"), number) for number in (0, 1)] == [True, False]
+    assert window.slots() == [(key_slot(b"a"), 120)]
+
+
+def test_a_record_does_not_go_back_for_what_is_owed() -> None:
+    """A slot that is further than the command already says where it is, and what is owed."""
+    groups = sorted_in(1)
+    groups.set_record(key_slot(b"a"), 500)
+    groups.note(key_slot(b"a"), 111, 120, 100)
+    assert rendered(groups).slots() == [(key_slot(b"a"), 500)]
+    groups.leave(0)
+    assert not groups.takes(key_slot(b"a"))
+    groups.note(key_slot(b"a"), 600, 600, 590)
+    assert (groups.gaps[0].entries, groups.gaps[0].floor) == (1, 590)
+
+
+def rendered(groups: SlotGroups) -> Window:
+    """What the only node is to get."""
+    window = groups.renew(0)
+    groups.render(window, WRITER)
+    return window
+
+
+@pytest.mark.parametrize("options", [[], ["NX"], ["xx", "PXAT", "99"], ["KEEPTTL", "NX"]], ids=" ".join)
+def test_an_msetex_is_cut(options: list[str]) -> None:
+    """Its condition was met: a SET for each key, with the time that it names."""
+    groups = sorted_in()
+    rest = [each for each in options if each.upper() not in {"NX", "XX"}]
+    assert take(groups, [request("MSETEX", 3, "a", 1, "b", 2, "{a}", 3, *options)]) == 1
+    flat = [command for each in written(groups) for command in each]
+    assert [request("SET", key, value, *rest) in flat for key, value in (("a", 1), ("b", 2), ("{a}", 3))] == [True] * 3
+    assert (groups.cut, groups.left) == (1, 0)

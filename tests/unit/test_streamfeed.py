@@ -36,7 +36,7 @@ def feed_of(directory: Path | None, progress: StreamProgress | None = None) -> I
     forms: StreamForms = {
         "pxat": True, "entries_read": True, "unlink": True,
         "commands": CommandTable(), "databases": 0, "own": b"", "stops": False,
-        "rules": None, "mapping": None, "blocked": frozenset(), "owes": False, "border": None,
+        "rules": None, "mapping": None, "blocked": frozenset(), "owes": False, "border": None, "parted": False,
     }  # fmt: skip
     try:
         yield spool, StreamFeed(spool, progress or StreamProgress(), index=0, offset=OFFSET, db=0, forms=forms)

@@ -32,6 +32,7 @@ from portd.target.cluster.barrier import Barrier, Markers
 from portd.target.cluster.clearing import Clearing
 from portd.target.cluster.entering import Entered, Entering
 from portd.target.cluster.intake import Intake, Portion, SlotSource
+from portd.target.cluster.owing import Owing
 from portd.target.cluster.records import record_head
 from portd.target.cluster.recovery import Recovery
 from portd.target.cluster.redrawing import Redrawing, Redrawn
@@ -51,7 +52,7 @@ from portd.troubles import TARGET
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from portd.kernel.slotgroups import Window
+    from portd.kernel.slotwindow import Window
     from portd.kernel.stream import Piece
     from portd.model import Progress
     from portd.target.clusternodes import ClusterNode
@@ -92,7 +93,8 @@ class ClusterApplier:
         self._progress = progress
         self._letters = letters
         self._options = options
-        self._strands = SlotStrands(start)
+        self._owing = owing = Owing()
+        self._strands = SlotStrands(start, owing)
         self._account = Account(self._strands, progress, letters, options.caught_up_seconds)
         self.caught_up = self._account.caught_up
         self.postponed = self._strands.postponed
@@ -103,13 +105,15 @@ class ClusterApplier:
         self._claimed = False
         self._renamed = False  # the hash in the target has another id of the history
         share = len(slots_of(cluster.slots)) / SLOTS
-        self._intake = Intake(source, self._groups, self._account, progress, letters, options.limiter, start, share)
+        self._intake = Intake(
+            source, self._groups, owing, self._account, progress, letters, options.limiter, start, share
+        )
         self._intake.before_piece = self._prepare
         self._markers = Markers(records, destination.key, cluster.endpoint.slot)
         self._shards: list[Shard] = []  # of the round, as far as they are connected
         self._away: list[ClusterNode] = []  # that are not
         self._recovery = Recovery(
-            self._home, self._key, options, self._strands, self._groups, self._intake, self._markers
+            self._home, self._key, options, self._strands, self._groups, owing, self._intake, self._markers
         )
         self._entering = Entering(destination.lease, options, records, self._markers, progress)
         self._absent = Absent(records, options.epoch, progress)
@@ -303,7 +307,8 @@ class ClusterApplier:
             await self._write_hash()
             self._claimed = True
             self._account.show()
-            self._source.rewind(self._strands.offset, self._strands.record.db)
+            owed, since = self._owing.again(), self._groups.highest
+            self._source.rewind(self._strands.offset, self._strands.record.db, owed, since)
         self._sort_again(len(self._cluster.topology.nodes))
 
     def _sort_again(self, nodes: int) -> None:
@@ -393,7 +398,7 @@ class ClusterApplier:
                 wait = min(wait or 3600.0, shard.rests_until - loop.time())
                 continue
             shard.window, shard.marks = self._groups.renew(number), self._intake.marks[number].take()
-            data, replies = self._groups.render(shard.window, self._head)
+            data, replies = self._groups.render(shard.window, self._head, self._owing.texts)
             await self._limiter.take(len(data), replies)
             if shard not in self._shards:  # it was lost meanwhile
                 continue
@@ -432,9 +437,9 @@ class ClusterApplier:
         offset, behind = portion.place()
         if behind > self._intake.passed:
             await self._limiter.going()
-            prefix, writer = self._prefix, self._strands.writer
-            empty = Clearing(self._options, behind, prefix, writer).empty
-            barrier = Barrier(command, behind, self._markers, prefix, writer, empty)
+            prefix, writer, owed = self._prefix, self._strands.writer, self._owing.texts
+            empty = Clearing(self._options, behind, prefix, writer, owed).empty
+            barrier = Barrier(command, behind, self._markers, prefix, writer, empty, owed)
             self._barrier_at = behind
             ours = [*self._strands.record.commands(self._key), *self._options.restated()]
             refused = await barrier.run(shards, self._groups, self._recovery.missing, ours)
@@ -450,7 +455,7 @@ class ClusterApplier:
     async def _clear(self, portion: Portion) -> None:
         """Removes what rules cover from all slots, and goes on behind that."""
         self._recovery.cleared_at = portion.end
-        clearing = Clearing(self._options, portion.end, self._prefix, self._strands.writer)
+        clearing = Clearing(self._options, portion.end, self._prefix, self._strands.writer, self._owing.texts)
         await clearing.run(tuple(self._shards), self._groups)
         self._intake.pass_by(portion.end)
         _log.info("flushed what rules cover", keys=clearing.removed, offset=portion.end)
@@ -484,17 +489,18 @@ class ClusterApplier:
         self._failed += unnoted
         if not notes:
             self._groups.confirm(window)
+            self._owing.confirm(window)
             shard.window = shard.marks = None
             self._confirm(window.commands)
             return
         found = judge(window, notes)
         for slot, behind in found.executed:
             self._groups.set_record(slot, behind)
+        self._owing.confirm(window, found.executed)
         if found.failed:
-            failed = found.failed
-            self._failed += len(failed)
-            texts = {number: text for number, (_, text) in enumerate(failed)}
-            self._account.keep(texts, lambda numbers: [failed[number][0] for number in numbers])
+            self._failed += len(found.failed) - len(found.copies)
+            self._progress.stream.keys_copied -= len(set(found.copies))
+            self._account.keep_all(found.failed)
         if found.scripts:
             raise missing_script()
         self._leave_out(window, found.refused)
@@ -518,13 +524,9 @@ class ClusterApplier:
     def _leave_out(self, window: Window, refused: dict[int, dict[int, str]]) -> None:
         """Commands that no node ever queues: dead letters."""
         for slot, texts in refused.items():
-            told: list[tuple[Culprit, str]] = []
-            for number, text in texts.items():
-                data, offset = window.command(slot, number)
-                told.append((culprit(data, offset), text))
+            told = [(culprit(*window.command(slot, number)), text) for number, text in texts.items()]
             self._progress.stream.commands_failed += window.leave_out(slot, list(texts))
-            by_number = {number: text for number, (_, text) in enumerate(told)}
-            self._account.keep(by_number, lambda numbers, told=told: [told[number][0] for number in numbers])  # type: ignore[misc]
+            self._account.keep_all(told)
 
     # -- books
 

@@ -25,7 +25,7 @@ from portd.target.connection import Disconnected, set_up, text_of
 from portd.target.kept.epoch import check
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from portd.kernel.slotgroups import SlotGroups
     from portd.target.cluster.shard import Shard
@@ -63,7 +63,7 @@ class Markers:
         (found,) = await shard.connection.ask(request("GET", key))
         if text_of(found):
             check(found, MARKER, key)
-        shard.marker = parse_record(found, f"the key {key!r}")
+        shard.marker, _ = parse_record(found, f"the key {key!r}")
         shard.marked = found is not None and found.partition(b" ")[2].startswith(shape_of(shard))
 
     def text(self, shard: Shard, writer: str, behind: int) -> bytes:
@@ -94,6 +94,7 @@ class Barrier:
         prefix: of the records' keys.
         writer: of records.
         empty: removes all keys of some slots from a node.
+        owed: keys that records name, by slot.
 
     Attributes:
         name: of the command.
@@ -102,7 +103,7 @@ class Barrier:
 
     def __init__(
         self, command: bytes, behind: int, markers: Markers, prefix: str, writer: str,
-        empty: Callable[[Shard, set[int]], Awaitable[None]],
+        empty: Callable[[Shard, set[int]], Awaitable[None]], owed: Mapping[int, bytes],
     ) -> None:  # fmt: skip
         self.name = head(command).title
         self.flushes = self.name in FLUSHES
@@ -112,6 +113,7 @@ class Barrier:
         self._prefix = prefix
         self._writer = writer
         self._empty = empty
+        self._owed = owed
 
     async def run(self, shards: Sequence[Shard], groups: SlotGroups, missing: set[int], ours: Sequence[bytes]) -> str:
         """Does it on every node that has not done it.
@@ -158,7 +160,7 @@ class Barrier:
             for shard in shards:
                 mine = ranges_of(slot for slot in sorted(missing) if shard.node.has(slot))
                 async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
-                    await write_records(shard.connection, self._prefix, mine, self._writer, self._behind)
+                    await write_records(shard.connection, self._prefix, mine, self._writer, self._behind, self._owed)
             missing.clear()
         return refused
 

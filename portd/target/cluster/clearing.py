@@ -21,7 +21,7 @@ from portd.target.kept.epoch import check
 from portd.target.stream.clearing import HINT, REMOVE_KEYS, SCAN_COUNT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from portd.kernel.slotgroups import SlotGroups
     from portd.target.cluster.shard import Shard
@@ -38,17 +38,21 @@ class Clearing:
         behind: the position behind it.
         records: what the keys of records begin with.
         writer: of records.
+        owed: keys that they name, by slot.
 
     Attributes:
         removed: keys.
     """
 
-    def __init__(self, options: ApplierOptions, behind: int, records: str, writer: str) -> None:
+    def __init__(
+        self, options: ApplierOptions, behind: int, records: str, writer: str, owed: Mapping[int, bytes]
+    ) -> None:
         self.removed = 0
         self._options = options
         self._behind = behind
         self._records = records
         self._writer = writer
+        self._owed = owed
 
     async def run(self, shards: Sequence[Shard], groups: SlotGroups) -> None:
         """Does it on every node; may be begun again.
@@ -70,7 +74,7 @@ class Clearing:
                 async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
                     await require_settled(shard.connection, shard.node.slots)  # else keys were at the new owner already
                     passed = ranges_of(sorted(late))
-                    await write_records(shard.connection, self._records, passed, self._writer, self._behind)
+                    await write_records(shard.connection, self._records, passed, self._writer, self._behind, self._owed)
                 for slot in late:
                     groups.set_record(slot, self._behind)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from portd.model import Progress
     from portd.net.topology import Topology
     from portd.target.cluster.barrier import Markers
+    from portd.target.cluster.records import Record
     from portd.target.clusternodes import ClusterTarget
     from portd.target.kept.lease import Lease
     from portd.target.stream.applying import ApplierOptions
@@ -40,7 +41,7 @@ class Entered:
     """
 
     topology: Topology
-    shards: list[tuple[Shard, list[tuple[int, int]]]] = field(default_factory=list)
+    shards: list[tuple[Shard, list[Record]]] = field(default_factory=list)
     away: list[tuple[ClusterNode, str]] = field(default_factory=list)
 
     def there(
@@ -128,7 +129,7 @@ class Entering:
         entered.shards = entered.there(asked, told, all_of_them=all_of_them)
         return entered
 
-    async def _alone(self, shard: Shard) -> tuple[Shard, list[tuple[int, int]]]:
+    async def _alone(self, shard: Shard) -> tuple[Shard, list[Record]]:
         """Nobody else writes to a node; what its records say."""
         async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
             await end_connections(shard.connection, self._lease)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from portd.errors import PortdError
 from portd.kernel.slots import SLOTS
@@ -16,9 +16,12 @@ from portd.target.stream.group import Counts, Culprit, PieceSource
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from portd.kernel.slotgroups import SlotGroups, Window
+    from portd.kernel.rules import Rules
+    from portd.kernel.slotgroups import SlotGroups
+    from portd.kernel.slotwindow import Window
     from portd.kernel.stream import Piece
     from portd.model import Progress
+    from portd.target.cluster.owing import Key, Owing
     from portd.target.cluster.strand import Marks
     from portd.target.deadletter import DeadLetters
     from portd.target.kept.checkpoint import Checkpoint
@@ -41,11 +44,17 @@ KEYS_UNKNOWN: Final = "keys_unknown"
 class SlotSource(PieceSource, Protocol):
     """A source of which parts may be read again for some nodes."""
 
-    def reread(self, offset: int, db: int) -> None:
+    def rewind(self, offset: int, db: int, owed: str = "", copied_since: int = 0) -> None:
+        """Makes the next piece begin behind *offset*, with *db* in effect and keys *owed*; copies from before *copied_since* are no good."""
+
+    def reread(self, offset: int, db: int, owed: str = "", copied_since: int = 0) -> None:
         """Makes the next piece begin behind *offset*, as `rewind` does, where a part of the target has what follows.
 
         What was handed out before comes in pieces that end where it ended, and is not counted again.
         """
+
+
+OwedSince: TypeAlias = tuple[int, "Key", int]  # offset of a command's first byte, key, and its slot
 
 
 @dataclass(slots=True)
@@ -61,6 +70,8 @@ class Portion:
         received_at: unix time of the newest byte.
         next: number of the first command that is not sorted in.
         clears: it is a FLUSHDB or FLUSHALL under rules, and no bytes.
+        owing: keys that are owed from commands on that were left out of it, as `Piece.owing` tells them.
+        settled: it is a copy of this key of that slot, or says that there will be none; None: it is of the stream.
     """
 
     data: bytes
@@ -71,6 +82,8 @@ class Portion:
     received_at: float
     next: int = 0
     clears: bool = False
+    owing: tuple[OwedSince, ...] = ()
+    settled: tuple[Key, int] | None = None
 
     def place(self) -> tuple[int, int]:
         """Offset of the first byte of the next command, and the position behind it."""
@@ -84,6 +97,7 @@ class Intake:
     Args:
         source: where they come from.
         groups: sorts them.
+        owing: is told of keys that are owed to slots.
         account: keeps dead letters.
         progress: counters.
         letters: the policy about refusals.
@@ -110,6 +124,7 @@ class Intake:
         self,
         source: SlotSource,
         groups: SlotGroups,
+        owing: Owing,
         account: Account,
         progress: Progress,
         letters: DeadLetters,
@@ -128,6 +143,7 @@ class Intake:
         self.ended = self.rests = False
         self._source = source
         self._groups = groups
+        self._owing = owing
         self._account = account
         self._progress = progress
         self._letters = letters
@@ -136,6 +152,7 @@ class Intake:
         self._names = FilteredNames()
         self._piece: Piece | None = None  # in hand
         self._parts: list[bytes] = []  # of a command larger than a piece
+        self._since: list[OwedSince] = []  # keys that are owed since commands of the next portion
         self._open: list[Portion] = []  # of a transaction whose end has not come
         self._cut = False  # the one whose end has not come is too large to be held, and goes in parts
         self._counts = Counts()  # of what was left out since that was asked for
@@ -153,7 +170,7 @@ class Intake:
     @property
     def uncounted(self) -> bool:
         """Something was left out since `take_counts`."""
-        return bool(self._counts.filtered or self._counts.dead)
+        return bool(self._counts.filtered or self._counts.dead or self._counts.copied)
 
     def take_counts(self) -> Counts:
         """What was left out since this was called."""
@@ -272,6 +289,7 @@ class Intake:
             self.rewind()
             return
         self._count(piece)
+        self._since += piece.owing
         data = piece.data
         if piece.part or self._parts:
             self._parts.append(data)
@@ -279,7 +297,12 @@ class Intake:
                 return
             data, self._parts = b"".join(self._parts), []
         part = Portion(data, piece.offsets, piece.end_offset, piece.boundary, piece.db, self._source.received_at)
-        if (portion := self._wait_for_end(part)) is None:
+        if (portion := self._wait_for_end(part, whole=piece.settles)) is None:
+            return
+        portion.owing, portion.settled = tuple(self._since), piece.settled
+        self._since.clear()
+        if piece.settled is not None:
+            self._settle(portion, *piece.settled, copied=piece.copied)
             return
         if piece.clears is not None and portion.end > max(self.taken, self.passed):
             portion.clears = True
@@ -294,16 +317,20 @@ class Intake:
             self._reading = None
         self._piece = None
         self._parts.clear()
+        self._since.clear()
         self._open.clear()
         self._cut = False
-        self._source.rewind(self.boundary, self._db)
+        self._source.rewind(self.boundary, self._db, self._owing.sorted_in, self._groups.highest)
 
-    def _wait_for_end(self, portion: Portion) -> Portion | None:
-        """All of a transaction whose end has come, in one; None while it has not. One that is too large goes in parts."""
+    def _wait_for_end(self, portion: Portion, *, whole: bool) -> Portion | None:
+        """All of a transaction whose end has come, in one; None while it has not. One that is too large goes in parts.
+
+        A copy (*whole*) goes in one in any case: a slot has it once, in one transaction with the record that names the key no more.
+        """
         self._open.append(portion)
         if not portion.boundary and not self._cut:
             held = sum(len(each.offsets) // 8 for each in self._open)
-            if self.open_bytes < PIECE_BYTES and held < PIECE_COMMANDS:
+            if whole or (self.open_bytes < PIECE_BYTES and held < PIECE_COMMANDS):
                 return None
         self._cut = not portion.boundary
         parts, self._open = self._open, []
@@ -314,7 +341,9 @@ class Intake:
 
     def _count(self, piece: Piece) -> None:
         """Counts what the splitter left out."""
-        if piece.end_offset <= self._counted:
+        if piece.settles:
+            self._counts.refusals += piece.refusals
+        if piece.end_offset <= self._counted or piece.settles:
             return
         self._counted = piece.end_offset
         counts = Counts()
@@ -333,15 +362,17 @@ class Intake:
         if portion.next == 0:
             portion.next = bisect_right(memoryview(portion.offsets).cast("Q"), self.taken)
         groups = self._groups
-        known = [window.entries + gap.entries for window, gap in zip(groups.growing, groups.gaps, strict=True)]
+        taken = self.taken
+        known = self._known()
         while True:
-            portion.next = groups.take(portion.data, portion.offsets, portion.end, self.boundary, portion.next)
+            owing = portion.owing and self._since_then(portion, taken)
+            portion.next = groups.take(portion.data, portion.offsets, portion.end, self.boundary, portion.next, owing)
+            if owing:
+                self._owe(portion, owing)
             if portion.next == len(portion.offsets) // 8 or portion.place()[1] > self.passed:
                 break
             portion.next += 1  # all nodes have done it
-        for window, gap, marks, before in zip(groups.growing, groups.gaps, self.marks, known, strict=True):
-            if window.entries + gap.entries > before:
-                marks.note(portion.received_at)
+        self._mark(known, portion.received_at)
         self._tell_left()
         self.newest = max(self.newest, portion.received_at)
         if portion.next < len(portion.offsets) // 8:
@@ -354,6 +385,48 @@ class Intake:
         if portion.boundary:
             self.boundary, self._db = portion.end, portion.db
             self._note_database()
+
+    def _since_then(self, portion: Portion, taken: int) -> tuple[OwedSince, ...]:
+        """Keys that are owed since commands of a portion behind those that are sorted in."""
+        if portion.next:
+            taken = max(taken, memoryview(portion.offsets).cast("Q")[portion.next - 1])
+        return tuple(each for each in portion.owing if each[0] > taken)
+
+    def _owe(self, portion: Portion, owing: tuple[OwedSince, ...]) -> None:
+        """Notes keys that are owed since commands before the one that the portion goes on with; the rest comes then."""
+        behind = portion.place()[0] if portion.next < len(portion.offsets) // 8 else portion.end + 1
+        for offset, key, slot in owing:
+            if offset < behind and self._groups.takes(slot):
+                self._owing.owe(slot, key, offset)
+
+    def _settle(self, portion: Portion, key: Key, slot: int, *, copied: bool) -> None:
+        """Sorts the copy of a key in, behind all else that is there; where there is none, its slot's record is written without it."""
+        groups = self._groups
+        known = self._known()
+        if groups.takes(slot):
+            self._owing.settle(slot, key)
+            self._counts.copied += copied
+        if portion.data:
+            groups.take(portion.data, portion.offsets, portion.end, self.boundary, 0, (), copies=True)
+        else:
+            groups.note(slot, portion.end + 1, portion.end, self.boundary)
+        self._mark(known, portion.received_at)
+
+    def _known(self) -> list[int]:
+        """How much each node is to get, or is left behind for it."""
+        groups = self._groups
+        return [window.entries + gap.entries for window, gap in zip(groups.growing, groups.gaps, strict=True)]
+
+    def _mark(self, known: list[int], received_at: float) -> None:
+        """Notes when that was received what nodes are to get beyond what was *known*."""
+        for now, before, marks in zip(self._known(), known, self.marks, strict=True):
+            if now > before:
+                marks.note(received_at)
+
+    def keep(self, rules: Rules) -> None:
+        """Only these are taken from the boundary on: records name no other key."""
+        for slot in self._owing.keep(lambda key: rules.takes(key[1], key[0])):
+            self._groups.note(slot, self.boundary + 1, self.boundary, self.boundary)
 
     def pass_by(self, position: int) -> None:
         """All nodes have done a command that concerns them; *position* is behind it."""
@@ -383,11 +456,12 @@ class Intake:
             reading, self._reading = self._reading, None
             reading.cancel()
             await asyncio.wait({reading})
-        self._source.reread(offset, db)
+        self._source.reread(offset, db, self._owing.again(), self._groups.highest)
         self._piece = self.held = self.broken = None
         self.ended = self._cut = False
         self.newest = 0.0
         self._parts.clear()
+        self._since.clear()
         self._open.clear()
         self.boundary = self.taken = offset
         self._db = db

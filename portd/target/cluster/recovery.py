@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from portd.target.cluster.barrier import Markers
     from portd.target.cluster.entering import Entered
     from portd.target.cluster.intake import Intake
+    from portd.target.cluster.owing import Owing
     from portd.target.cluster.shard import Shard
     from portd.target.cluster.strand import SlotStrands
     from portd.target.kept.checkpoint import Checkpoint
@@ -33,6 +34,7 @@ class Recovery:
         options: of the applier.
         strands: the floor.
         groups: know the records, and are told.
+        owing: likewise.
         intake: knows databases.
         markers: of commands for all nodes.
 
@@ -42,8 +44,8 @@ class Recovery:
     """
 
     def __init__(
-        self, home: Endpoint, key: str, options: ApplierOptions, strands: SlotStrands, groups: SlotGroups, intake: Intake,
-        markers: Markers,
+        self, home: Endpoint, key: str, options: ApplierOptions, strands: SlotStrands, groups: SlotGroups, owing: Owing,
+        intake: Intake, markers: Markers,
     ) -> None:  # fmt: skip
         self.missing: set[int] = set()
         self.cleared_at = NO_RECORD
@@ -52,6 +54,7 @@ class Recovery:
         self._options = options
         self._strands = strands
         self._groups = groups
+        self._owing = owing
         self._intake = intake
         self._markers = markers
 
@@ -72,8 +75,10 @@ class Recovery:
             if NO_RECORD < shard.marker <= self._strands.written:  # every slot has had a record since
                 self._markers.forget(shard)
                 shard.marker = NO_RECORD
-            for slot, has in found:
+            for slot, has, owed in found:
                 known = self._groups.record(slot)
+                if has != NO_RECORD:
+                    self._owing.read(slot, owed)
                 if has == NO_RECORD:
                     if shard.marker == NO_RECORD or shard.marker < known:
                         raise DataLost(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portd.net.topology import ranges_of, slots_of
-from portd.target.cluster.records import write_records
+from portd.target.cluster.records import Record, write_records
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -90,7 +90,10 @@ class Redrawing:
                 for slot in slots:
                     self._groups.set_record(slot, self._places.pop(slot))
             new = {slot: place for place, slots in places.items() for slot in slots}
-            entered.shards[number] = shard, [(slot, new.get(slot, has)) for slot, has in found]
+            entered.shards[number] = (
+                shard,
+                [Record(each.slot, new[each.slot]) if each.slot in new else each for each in found],
+            )
 
     async def take_up(self, write: Callable[[], Awaitable[None]]) -> Choice | None:
         """The data was made by these rules from here on. Nothing is in flight, and what every slot has is known.
@@ -107,6 +110,8 @@ class Redrawing:
         self._strands.rule(choice)
         await write()
         adopt(self._intake.boundary)
+        if choice.rules is not None:
+            self._intake.keep(choice.rules)
         self._intake.rewind()
         if self._next == asked:
             self._next = None

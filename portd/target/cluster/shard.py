@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from portd.kernel.replies import Note
-    from portd.kernel.slotgroups import Window
+    from portd.kernel.slotwindow import Window
     from portd.model import LaneState
     from portd.target.cluster.strand import Marks
     from portd.target.clusternodes import ClusterNode
@@ -91,6 +91,7 @@ class Verdicts:
         executed: slots whose transaction ran, with what their records say.
         refused: commands that never pass, by slot and number.
         failed: commands that ran and were refused; with their replies.
+        copies: likewise, of which are copies of keys; by their keys.
         elsewhere: a reply that says that another node has the slot, or will; "" for none.
         trouble: one that passes by itself; "" for none.
         scripts: a script was not there.
@@ -99,6 +100,7 @@ class Verdicts:
     executed: list[tuple[int, int]] = field(default_factory=list)
     refused: dict[int, dict[int, str]] = field(default_factory=dict)
     failed: list[tuple[Culprit, str]] = field(default_factory=list)
+    copies: list[bytes] = field(default_factory=list)
     elsewhere: str = ""
     trouble: str = ""
     scripts: bool = False
@@ -117,7 +119,10 @@ def judge(window: Window, notes: Sequence[Note]) -> Verdicts:
         text = note.text or "nil"
         if note.element > 0:  # of EXEC, behind the record
             data, offset = window.command(place.slot, note.element - 1)
-            found.failed.append((culprit(data, offset), text))
+            refused = culprit(data, offset)
+            found.failed.append((refused, text))
+            if window.copies(place.slot, note.element - 1):
+                found.copies.append(refused.key)
             found.scripts |= code_of(text) == "NOSCRIPT"
             continue
         undone.add(place.slot)

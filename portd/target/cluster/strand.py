@@ -10,6 +10,7 @@ from portd.target.stream.strand import Recorded
 
 if TYPE_CHECKING:
     from portd.config.rules import Choice
+    from portd.target.cluster.owing import Owing
     from portd.target.kept.checkpoint import Checkpoint
 
 
@@ -42,15 +43,26 @@ class SlotStrands(Recorded):
 
     Args:
         record: the link's hash as it is in the target.
+        owing: what is owed to slots.
 
     Attributes:
         record, writer, postponed: see `Recorded`; nothing is postponed in a cluster.
         written: the offset that the hash in the target says.
     """
 
-    def __init__(self, record: Checkpoint) -> None:
+    def __init__(self, record: Checkpoint, owing: Owing) -> None:
         super().__init__(record)
         self.written = record.position.offset
+        self._owing = owing
+
+    @property
+    def owing(self) -> int:
+        """Keys that are owed to slots."""
+        return self._owing.count
+
+    def owes(self, offset: int) -> bool:
+        """Whether some are that were so at *offset*, as far as is known."""
+        return self._owing.owes(offset)
 
     def claim(self, found: Checkpoint | None) -> None:
         """The hash is to be ours, if it is the one that was read before.

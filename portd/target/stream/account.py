@@ -65,6 +65,13 @@ class Recorded(Protocol):
     def offset(self) -> int:
         """Replication offset up to which everything is in the target."""
 
+    @property
+    def owing(self) -> int:
+        """Keys that are owed to the target."""
+
+    def owes(self, offset: int) -> bool:
+        """Whether some are that were so at *offset*, as far as is known."""
+
     def exclude(self, offset: int) -> None:
         """The command that begins at *offset* can never be queued."""
 
@@ -95,9 +102,8 @@ class Account:
         """A group is in the target; *failed* of its commands did not take effect."""
         stream = self._progress.stream
         counts = done.counts
-        if counts.ours:  # copies go alone, and were no commands of the source
-            stream.keys_copied += max(0, counts.copied - failed)
-        else:
+        stream.keys_copied += max(0, counts.copied - (failed if counts.ours else 0))
+        if not counts.ours:  # else copies went alone, and were no commands of the source
             stream.commands_applied += counts.commands + counts.cleared - failed
             stream.commands_failed += failed + counts.dead
         stream.commands_filtered += counts.filtered
@@ -138,7 +144,7 @@ class Account:
             self.caught_up.set()
 
     async def reach(self, offset: int) -> None:
-        """Waits until the target has everything up to *offset*, and no key is owed to it."""
+        """Waits until the target has everything up to *offset*, and no key is owed to it that was so there."""
         if self._has(offset):
             return
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -152,7 +158,7 @@ class Account:
         self._awaited = [(offset, reached) for offset, reached in self._awaited if not reached.done()]
 
     def _has(self, offset: int) -> bool:
-        return offset <= self._strand.offset and not self._strand.record.owed
+        return offset <= self._strand.offset and not self._strand.owes(offset)
 
     def leave_out(self, refused: list[tuple[Culprit, str]], commands: int) -> None:
         """Commands that can never be queued: notes to exclude them, that they failed, and dead letters.
@@ -174,6 +180,10 @@ class Account:
         for culprit, _ in refused:
             self._strand.exclude(culprit.offset)
         self._progress.stream.commands_failed += commands
+        self.keep_all(refused)
+
+    def keep_all(self, refused: list[tuple[Culprit, str]]) -> None:
+        """The same as `keep`, of commands that are known, with the replies."""
         texts = {number: text for number, (_, text) in enumerate(refused)}
         self.keep(texts, lambda numbers: [refused[number][0] for number in numbers])
 
@@ -228,5 +238,5 @@ class Account:
         stream.applied_offset = stream.checkpointed_offset = record.position.offset
         stream.checkpointed_at = time.time()
         self._progress.position = record.position
-        stream.keys_owed = record.owed.count(":")
+        stream.keys_owed = self._strand.owing
         self._progress.expiries_to_correct = self._strand.postponed.there

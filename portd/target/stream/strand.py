@@ -70,6 +70,15 @@ class Recorded:
         """Replication offset that the record covers."""
         return self.record.position.offset
 
+    @property
+    def owing(self) -> int:
+        """Keys that are owed to the target."""
+        return self.record.owed.count(":")
+
+    def owes(self, offset: int) -> bool:  # noqa: ARG002 - since when is not remembered
+        """Whether some are that were so at *offset*, as far as is known."""
+        return bool(self.record.owed)
+
     def adopt(self, replid: str) -> None:
         """The history continues under another id: records carry it from now on."""
         before = self.record.position.replid

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import redis
 
@@ -31,8 +31,11 @@ class Load(Writer):
         node: its primary. When it is none any more, its slots are written to at whoever has them; what is refused is left out.
 
     Attributes:
+        PAUSE: seconds between two pipelines.
         turn: held while it writes.
     """
+
+    PAUSE: ClassVar = 0.005
 
     def __init__(self, cluster: Cluster, node: Server) -> None:
         super().__init__()
@@ -54,7 +57,7 @@ class Load(Writer):
                         if any(str(each).startswith(("MOVED", "CLUSTERDOWN")) for each in told):
                             break
                         self.commands += 1
-                        time.sleep(0.005)
+                        time.sleep(self.PAUSE)
             except (OSError, StopIteration, redis.ResponseError):  # a node is gone, or no primary yet
                 pass
             time.sleep(0.05)
@@ -76,10 +79,10 @@ class Load(Writer):
 
 
 class Loads:
-    """A `Load` for each primary; a context manager."""
+    """A `Load` for each primary, or another *kind* of that; a context manager."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._loads = [Load(cluster, node) for node in cluster.primaries]
+    def __init__(self, cluster: Cluster, kind: type[Load] = Load) -> None:
+        self._loads = [kind(cluster, node) for node in cluster.primaries]
 
     def __enter__(self) -> Self:
         for each in self._loads:

@@ -208,8 +208,8 @@ def test_function_libraries_go_to_every_node(source: Server, cluster: Cluster) -
         assert not differences(source, cluster)
 
 
-def test_commands_over_several_slots_are_told(source: Server, cluster: Cluster) -> None:
-    """What can be cut by slot is; the rest becomes dead letters with a code of their own."""
+def test_what_cannot_be_cut_nor_copied_is_told(source: Server, cluster: Cluster) -> None:
+    """Commands over several slots that are larger than a piece, and are not taken apart, have a code of their own."""
     with Portd(source, cluster.url) as portd:
         portd.until(lambda status: status["phase"] == "streaming")
         with Wire(source) as wire:
@@ -222,10 +222,13 @@ def test_commands_over_several_slots_are_told(source: Server, cluster: Cluster) 
                 ],
                 errors=True,
             )
-            wire.many([("SET", "{d}1", 1), ("RENAME", "{d}1", "{d}2"), ("MSETNX", "f", 1, "g", 2)])
+            wire.many([("SET", "{d}1", 1), ("RENAME", "{d}1", "{d}2"), ("MSETNX", "f", 1, "g", 2), ("SADD", "s", 1)])
+            wire.call("SUNIONSTORE", "t", "s", *(f"nothing:{number}:{'x' * 100}" for number in range(3000)))
+        portd.until_applied(source)
+        portd.until(lambda status: status["stream"]["keys_owed"] == 0)
         status = portd.until_applied(source)
     assert status["dead_letters"] == {"cross_slot": 1}
-    assert {key for _, key in cluster.contents()} == {b"c", b"d", b"{d}2", b"f", b"g"}
+    assert {key for _, key in cluster.contents()} == {b"d", b"e", b"{d}2", b"f", b"g", b"s"}
 
 
 def test_another_database_is_refused(source: Server, cluster: Cluster) -> None:
