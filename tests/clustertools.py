@@ -1,0 +1,95 @@
+"""`redis-cli --cluster` on the PATH, or `valkey-cli`: how operators reshape clusters, and mend them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Final
+
+from tests.servers import PATIENCE_SECONDS, wait_for_sync
+from tests.wire import Wire
+
+if TYPE_CHECKING:
+    from tests.clusters import Cluster
+    from tests.servers import Server
+
+CLI: Final = shutil.which("valkey-cli") or shutil.which("redis-cli")
+
+
+def tool(cluster: Cluster, verb: str, *words: object, expect: bool = True) -> str:
+    """One of the tools, asked at the first node that lives; what it says.
+
+    Args:
+        cluster: it is about.
+        verb: ``reshard``, ``rebalance``, ``add-node``, ``del-node``, ``fix``, ``check``.
+        words: behind the verb; those that begin with ``--`` are put behind the address.
+        expect: it has to succeed.
+    """
+    assert CLI is not None, "there is no redis-cli on the PATH"
+    node = next(each for each in cluster.nodes if each.alive)
+    address = [f"127.0.0.1:{node.port}"]
+    first = [str(word) for word in words if not str(word).startswith("--")]
+    options = [part for word in words if str(word).startswith("--") for part in str(word).split("=", 1)]
+    order = [*first, *address] if verb == "add-node" else [*address, *first]
+    done = subprocess.run(
+        [CLI, "--cluster", verb, *order, *options, "--cluster-yes"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
+    )  # fmt: skip
+    said = f"{done.stdout}{done.stderr}"
+    assert done.returncode == 0 or not expect, f"{verb} ended with {done.returncode}\n{said[-2000:]}"
+    return said
+
+
+def reshard(cluster: Cluster, source: Server, into: Server, slots: int) -> None:
+    """The lowest slots of a node go to another one."""
+    tool(
+        cluster, "reshard", f"--cluster-from={cluster.name(source)}", f"--cluster-to={cluster.name(into)}",
+        f"--cluster-slots={slots}", "--cluster-timeout=60000",
+    )  # fmt: skip
+
+
+def agreed(cluster: Cluster) -> bool:
+    """All nodes have one map, and no slot is on its way."""
+    maps = set()
+    for node in (*cluster.nodes, *cluster.extra):
+        with Wire(node) as wire:
+            lines = wire.call("CLUSTER", "NODES").decode().splitlines()
+        own = {line.split()[0]: " ".join(sorted(line.split()[8:])) for line in lines if len(line.split()) > ALONE}
+        if any("[" in each or "handshake" in line for each in own.values() for line in lines):
+            return False
+        maps.add(tuple(sorted(own.items())))
+    return len(maps) == 1
+
+
+ALONE: Final = 8  # words in a line of a node without slots
+
+
+def mend(cluster: Cluster, slots: tuple[int, ...]) -> None:
+    """Ends moves that nobody goes on with, as `fix` does, and brings keys to their owners that lie elsewhere."""
+    wait_for_sync(cluster.is_up)
+    if CLI is not None:
+        tool(cluster, "fix", "--cluster-replace", expect=False)
+
+    def mended() -> bool:
+        for slot in slots:
+            _settle(cluster, slot)
+        return agreed(cluster)
+
+    wait_for_sync(mended)
+
+
+def _settle(cluster: Cluster, slot: int) -> None:
+    """Keys of a slot are all at its owner, and no node gives or takes it."""
+    owner = next(node for node, ranges in cluster.owners().items() if any(a <= slot <= b for a, b in ranges))
+    name = cluster.name(owner)
+    for node in (*cluster.nodes, *cluster.extra):
+        if node.info("replication")["role"] == "slave":
+            continue
+        with Wire(node) as wire:
+            if node is not owner and wire.call("CLUSTER", "COUNTKEYSINSLOT", slot):
+                wire.many([("CLUSTER", "SETSLOT", slot, "IMPORTING", name)], errors=True)
+                while keys := wire.call("CLUSTER", "GETKEYSINSLOT", slot, 100):
+                    words = ("MIGRATE", "127.0.0.1", owner.port, "", 0, 60_000, "REPLACE", "KEYS", *keys)
+                    if isinstance(wire.many([words], errors=True)[0], Exception):
+                        break  # the maps are not one yet: once more
+            wire.many([("CLUSTER", "SETSLOT", slot, "STABLE")], errors=True)
