@@ -10,29 +10,30 @@ from tests.servers import PATIENCE_SECONDS, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.clusters import Cluster
     from tests.servers import Server
 
 CLI: Final = shutil.which("valkey-cli") or shutil.which("redis-cli")
 
 
-def tool(cluster: Cluster, verb: str, *words: object, expect: bool = True) -> str:
+def tool(cluster: Cluster, verb: str, *words: object, options: Sequence[object] = (), expect: bool = True) -> str:
     """One of the tools, asked at the first node that lives; what it says.
 
     Args:
         cluster: it is about.
         verb: ``reshard``, ``rebalance``, ``add-node``, ``del-node``, ``fix``, ``check``.
-        words: behind the verb; those that begin with ``--`` are put behind the address.
+        words: beside the address.
+        options: behind all that.
         expect: it has to succeed.
     """
     assert CLI is not None, "there is no redis-cli on the PATH"
     node = next(each for each in cluster.nodes if each.alive)
-    address = [f"127.0.0.1:{node.port}"]
-    first = [str(word) for word in words if not str(word).startswith("--")]
-    options = [part for word in words if str(word).startswith("--") for part in str(word).split("=", 1)]
-    order = [*first, *address] if verb == "add-node" else [*address, *first]
+    address = (f"127.0.0.1:{node.port}",)
+    order = (*words, *address) if verb == "add-node" else (*address, *words)
     done = subprocess.run(
-        [CLI, "--cluster", verb, *order, *options, "--cluster-yes"],
+        [CLI, "--cluster", verb, *map(str, (*order, *options, "--cluster-yes"))],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
     )  # fmt: skip
     said = f"{done.stdout}{done.stderr}"
@@ -42,10 +43,8 @@ def tool(cluster: Cluster, verb: str, *words: object, expect: bool = True) -> st
 
 def reshard(cluster: Cluster, source: Server, into: Server, slots: int) -> None:
     """The lowest slots of a node go to another one."""
-    tool(
-        cluster, "reshard", f"--cluster-from={cluster.name(source)}", f"--cluster-to={cluster.name(into)}",
-        f"--cluster-slots={slots}", "--cluster-timeout=60000",
-    )  # fmt: skip
+    options = ("--cluster-from", cluster.name(source), "--cluster-to", cluster.name(into), "--cluster-slots", slots)
+    tool(cluster, "reshard", options=(*options, "--cluster-timeout", 60_000))
 
 
 def agreed(cluster: Cluster) -> bool:
@@ -68,7 +67,7 @@ def mend(cluster: Cluster, slots: tuple[int, ...]) -> None:
     """Ends moves that nobody goes on with, as `fix` does, and brings keys to their owners that lie elsewhere."""
     wait_for_sync(cluster.is_up)
     if CLI is not None:
-        tool(cluster, "fix", "--cluster-replace", expect=False)
+        tool(cluster, "fix", options=["--cluster-replace"], expect=False)
 
     def mended() -> bool:
         for slot in slots:

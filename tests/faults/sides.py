@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import redis
 
-from portd.kernel.slots import SLOTS, slot_tag
+from portd.kernel.slots import slot_tag
 from tests.clusters import Cluster
 from tests.clustertools import CLI, agreed, mend, reshard, tool
 from tests.servers import wait_for_sync
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS: Final = 90.0
 ROAMING: Final = (5, 77, 1234, 5400, 6000, 9999, 11000, 16000)  # slots that move one by one
 ROUNDS: Final = 3  # of a slot that goes to and fro
+LESS: Final = 0.01  # of its slots, for a node that is to have less
 FAILURES: Final = (redis.RedisError, OSError, StopIteration)  # of a move whose nodes are not what they were
 
 
@@ -207,15 +208,14 @@ class Side:
             reshard(self.cluster, node, into, min(has // 2, self._chance.randint(5, 40)))
 
     def _rebalance(self) -> None:
-        """To one node that is to have a little less than others."""
+        """As it is, but for one node that is to have a little less."""
         has = {node: sum(b - a + 1 for a, b in ranges) for node, ranges in self.cluster.owners().items()}
-        least = min(has, key=has.__getitem__)
+        less = self._chance.choice(self.cluster.nodes)
         weights = [
-            f"--cluster-weight={self.cluster.name(node)}={count / SLOTS:.4f}"
-            for node, count in has.items()
-            if node is not least
+            f"{self.cluster.name(node)}={count * (1 - LESS * (node is less)):.1f}" for node, count in has.items()
         ]
-        tool(self.cluster, "rebalance", *weights, "--cluster-threshold=0.5", "--cluster-timeout=60000")
+        options = ("--cluster-weight", *weights, "--cluster-threshold", 0.1, "--cluster-timeout", 60_000)
+        tool(self.cluster, "rebalance", options=options)
 
     def _fix(self) -> None:
         """A move that was given up in the middle."""
