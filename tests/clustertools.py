@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Final
@@ -10,11 +11,13 @@ from tests.servers import PATIENCE_SECONDS, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from tests.clusters import Cluster
     from tests.servers import Server
 
+ALONE: Final = 8  # words in a line of a node without slots
+OPEN: Final = re.compile(r"\[(\d+)-[<>]-")  # a slot on its way, in such a line
 CLI: Final = shutil.which("valkey-cli") or shutil.which("redis-cli")
 
 
@@ -51,26 +54,29 @@ def agreed(cluster: Cluster) -> bool:
     """All nodes have one map, and no slot is on its way."""
     maps = set()
     for node in (*cluster.nodes, *cluster.extra):
-        with Wire(node) as wire:
-            lines = wire.call("CLUSTER", "NODES").decode().splitlines()
-        own = {line.split()[0]: " ".join(sorted(line.split()[8:])) for line in lines if len(line.split()) > ALONE}
-        if any("[" in each or "handshake" in line for each in own.values() for line in lines):
+        lines = _lines(node)
+        if any("[" in line or "handshake" in line for line in lines):
             return False
-        maps.add(tuple(sorted(own.items())))
+        maps.add(tuple(sorted((words[0], *words[ALONE:]) for words in map(str.split, lines) if len(words) > ALONE)))
     return len(maps) == 1
 
 
-ALONE: Final = 8  # words in a line of a node without slots
+def _lines(node: Server) -> list[str]:
+    with Wire(node) as wire:
+        text: str = wire.call("CLUSTER", "NODES").decode()
+    return text.splitlines()
 
 
-def mend(cluster: Cluster, slots: tuple[int, ...]) -> None:
-    """Ends moves that nobody goes on with, as `fix` does, and brings keys to their owners that lie elsewhere."""
+def mend(cluster: Cluster, slots: Iterable[int] = ()) -> None:
+    """Ends moves that nobody goes on with, as `fix` does, and brings keys of these and of *slots* to their owners."""
     wait_for_sync(cluster.is_up)
-    if CLI is not None:
-        tool(cluster, "fix", options=["--cluster-replace"], expect=False)
+    todo = set(slots)
 
     def mended() -> bool:
-        for slot in slots:
+        if CLI is not None:
+            tool(cluster, "fix", options=["--cluster-replace"], expect=False)
+        todo.update(int(found[1]) for node in cluster.nodes for found in OPEN.finditer("\n".join(_lines(node))))
+        for slot in todo:
             _settle(cluster, slot)
         return agreed(cluster)
 

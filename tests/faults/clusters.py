@@ -269,9 +269,19 @@ class ClusterDeck:
         return f"{side.fail_over(*how)}{', portd: kill -9' if killed else ''}"
 
     def _join(self, side: Side) -> str:
-        """What joins the source is read before it has slots; sometimes nobody waits for that."""
-        patient = side.name == "source" and self._chance.random() < 0.8
-        return side.join(lambda _: self._until(self._reads_all) if patient else None)
+        """What joins the source is read before it has slots; sometimes nobody waits for that. What leaves it has been read."""
+        if side.name == "target":
+            return side.join(lambda: None, lambda: None)
+        patient = self._chance.random() < 0.8
+        ends: dict[str, int] = {}
+
+        def read() -> None:
+            for node in self._source.extra:
+                told = node.info("replication")
+                ends[told["master_replid"]] = int(told["master_repl_offset"])
+            self._until(partial(_has_all, ends))
+
+        return side.join(lambda: self._until(self._reads_all) if patient else None, read)
 
     def _reads_all(self, status: dict[str, Any]) -> bool:
         """There is a link for each primary."""
