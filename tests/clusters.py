@@ -171,8 +171,9 @@ class Cluster:
         return fresh
 
     def welcome(self, fresh: Server) -> None:
-        """Returns when every node knows one that is about to join."""
+        """Returns when every node knows one that is about to join, and it is part of the cluster."""
         name = self.name(fresh)
+        wait_for_sync(lambda: b"cluster_state:ok" in self.call(fresh, "CLUSTER", "INFO"))
         wait_for_sync(lambda: all(self._knows(node, name) for node in self.nodes))
         self.extra.append(fresh)
 

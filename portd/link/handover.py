@@ -73,6 +73,7 @@ class Handovers:
         self._offsets = Offsets(self._endpoint)
         self._moving = asyncio.Event()  # slots are on their way, as far as is known
         self._lock = asyncio.Lock()
+        self._asking = asyncio.Lock()  # held by whoever asks for offsets
         self._looked_at: float | None = None
         self._blind = self._gaps = False
 
@@ -100,8 +101,7 @@ class Handovers:
             async with TaskGroup() as group:
                 group.create_task(self._let_cross(party), name=f"slots wanted {name}")
                 group.create_task(self._keep_settled(party), name=f"slots settled {name}")
-                if party is next(iter(self._parties.values())):
-                    group.create_task(self._keep_asking(), name="offsets of nodes")
+                group.create_task(self._keep_asking(), name=f"offsets of nodes {name}")
                 await self._over.wait()
                 raise self._failed or InternalError("slots are over without a reason")
         except BaseExceptionGroup as errors:
@@ -115,17 +115,18 @@ class Handovers:
             await self._cross(party)
 
     async def _keep_asking(self) -> None:
-        """Asks all nodes for their offsets while slots move."""
-        try:
-            while True:
-                await self._moving.wait()
-                await self._ask_offsets()
-                await asyncio.sleep(max(ASKED_SECONDS, len(self._parties) * NODE_SECONDS))
-                self._offsets.forget(
-                    {each.name: each.progress.stream.applied_offset for each in self._parties.values()}
-                )
-        finally:
-            await self._offsets.close()
+        """Asks all nodes for their offsets while slots move, if no other link does; they may end in any order."""
+        async with self._asking:
+            try:
+                while True:
+                    await self._moving.wait()
+                    await self._ask_offsets()
+                    await asyncio.sleep(max(ASKED_SECONDS, len(self._parties) * NODE_SECONDS))
+                    self._offsets.forget(
+                        {each.name: each.progress.stream.applied_offset for each in self._parties.values()}
+                    )
+            finally:
+                await self._offsets.close()
 
     async def _ask_offsets(self) -> Moment:
         return await self._offsets.ask(
@@ -347,19 +348,18 @@ class Handovers:
         """
         border, generation = party.border, party.border.generation
         async with party.taking:
+            if party.link.ends_for_copy:
+                return False
             if new := sorted(set(coming) - party.slots):
-                whole = not border.blurred and all(coming[slot] for slot in new)
-                if not whole and (mine.takes or mine.jobs or not mine.owns.issuperset(new)):
-                    return False  # when all has come, it is copied
+                if border.blurred or not all(coming[slot] for slot in new):
+                    if not (mine.takes or mine.jobs) and mine.owns.issuperset(new):  # all has come
+                        await self._copy_with(party, party.slots | set(new))
+                    return False
                 border.enter(new)
                 await self._redraw(party, party.slots | set(new))
+                if not party.slots.issuperset(new):
+                    return False  # a full sync began before
                 _log.info("slots come to a shard", link=party.name, slots=spelled(ranges_of(new)))
-                if not whole:
-                    _log.warning(
-                        "a shard is copied again: its stream does not have all of slots that have come to it",
-                        link=party.name,
-                    )
-                    party.link.ask_full_sync()
             if border.generation == generation:
                 claims = mine.owns | mine.takes
                 limits = {  # a slot that goes may come back: asked again behind that
@@ -452,7 +452,8 @@ class Handovers:
             return
         offset = await emptied(self._endpoint, party.node, sorted(gone))
         if offset is not None and await party.link.reaching.reach(offset):
-            gone &= self._shared(party)
+            if not (gone := gone & self._shared(party)):
+                return
             await self._redraw(party, party.slots - gone)
             if not party.slots:
                 party.leave()
@@ -460,10 +461,10 @@ class Handovers:
             self._share()
 
     def _shared(self, party: Party) -> frozenset[int]:
-        """Slots of a link that others have as well; all of them while it is not known what others have."""
+        """Slots of a link that others have as well, or are to have; all of them while it is not known what others have."""
         if not self._drawn:
             return party.slots
-        others = (each.slots for each in self._parties.values() if each is not party)
+        others = (each.slots | each.newest for each in self._parties.values() if each is not party)
         return party.slots & frozenset().union(*others)
 
     def _share(self) -> None:
@@ -530,11 +531,21 @@ class Handovers:
         _log.warning("shards are copied again: slots were on their way between them", links=" ".join(drawn))
         for name, slots in drawn.items():
             party = self._parties[name]
-            await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))))
             if not slots:  # a primary that has given its last slot away may become a replica, and its stream ends
+                await party.link.ruling.redraw(())
                 party.leave()
-            elif party is not begun:
-                party.link.ask_full_sync()
+            elif party is begun:
+                await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), copied=True)
+            else:
+                await self._copy_with(party, slots)
+
+    async def _copy_with(self, party: Party, slots: Iterable[int]) -> None:
+        """A link is copied again, and has these slots from then on: never before, so that whoever is killed in between does it once more."""
+        await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), copied=True)
+        _log.warning(
+            "a shard is copied again: its stream does not have all of slots that have come to it", link=party.name
+        )
+        party.link.ask_full_sync()
 
     async def _untie(self, party: Party) -> None:
         """Links wait for each other in a circle, for slots went to and fro faster than their order can be told: they are copied again.

@@ -185,11 +185,12 @@ class Ruling:
             await claim(settings, following.choice.image, self._neighbours, ruled=True, thorough=not self.choice)
         return self._let_follow(following)
 
-    async def redraw(self, slots: Ranges) -> Narrower:
+    async def redraw(self, slots: Ranges, *, copied: bool = False) -> Narrower:
         """The link is to have other slots of its source, as soon as the stream is followed: some moved to it, or away.
 
         Args:
             slots: all of them.
+            copied: a full sync comes first, and they are in force with that, not before.
 
         Raises:
             TargetError: the target does not take down where keys of this link can be.
@@ -198,13 +199,13 @@ class Ruling:
         settings = replace(before, include_slots=written(slots))
         following = Narrower(settings, choice_of(settings, settings.checkpoint_key), of_slots=True)
         await note(settings, following.choice.image)
-        return self._let_follow(following)
+        return self._let_follow(following, copied=copied)
 
-    def _let_follow(self, following: Narrower) -> Narrower:
+    def _let_follow(self, following: Narrower, *, copied: bool = False) -> Narrower:
         if self._next is not None:
             self._earlier.append(self._next)
         self._next = following
-        if self._follower is not None:
+        if self._follower is not None and not copied:
             self._follower(following)
         return following
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
+from portd.net.topology import read_written, slots_of
 from tests.clusters import Cluster, differences
 from tests.commands import run
 from tests.faults.ledgers import CLIENTS, Ledger
@@ -273,15 +274,15 @@ class ClusterDeck:
         if side.name == "target":
             return side.join(lambda: None, lambda: None)
         patient = self._chance.random() < 0.8
-        ends: dict[str, int] = {}
+        return side.join(
+            lambda: self._until(self._reads_all) if patient else None, lambda: self._until(self._is_settled)
+        )
 
-        def read() -> None:
-            for node in self._source.extra:
-                told = node.info("replication")
-                ends[told["master_replid"]] = int(told["master_repl_offset"])
-            self._until(partial(_has_all, ends))
-
-        return side.join(lambda: self._until(self._reads_all) if patient else None, read)
+    def _is_settled(self, status: dict[str, Any]) -> bool:
+        """Each link has the slots of its primary, and whoever has none is not read any more."""
+        owned = {tuple(sorted(slots_of(tuple(ranges)))) for ranges in self._source.owners().values()}
+        drawn = {tuple(sorted(slots_of(read_written(each["settings"]["include_slots"])))) for each in status["links"]}
+        return drawn - {()} == owned
 
     def _reads_all(self, status: dict[str, Any]) -> bool:
         """There is a link for each primary."""

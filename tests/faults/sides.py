@@ -100,7 +100,6 @@ class Side:
             self.cluster.welcome(fresh)
         else:
             fresh = self.cluster.join()
-        wait_for_sync(lambda: b"cluster_state:ok" in Cluster.call(fresh, "CLUSTER", "INFO"), PATIENCE_SECONDS)
         ready()
         self._moves([(slot, fresh) for slot in self._chance.sample(ROAMING, 2)])
         if CLI is not None and self._chance.random() < 0.5:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from portd.kernel.slots import slot_tag
 from tests.clusters import Cluster, differences
-from tests.integration.cluster.load import LINKS, streaming, until_applied
-from tests.integration.cluster.test_moves import drawn, into, until_settled, url_of
+from tests.integration.cluster.load import LINKS, fill, streaming, until_applied
+from tests.integration.cluster.moves import RoamingLoad
+from tests.integration.cluster.test_moves import MOVING, drawn, into, until_settled, url_of
 from tests.process import Portd
-from tests.servers import Server, wait_for_sync
+from tests.relay import Relay, holding
+from tests.servers import PATIENCE_SECONDS, Server, wait_for_sync
 
 if TYPE_CHECKING:
     from tests.wire import Argument
@@ -56,3 +58,50 @@ def test_a_slot_comes_back_while_portd_is_away(cluster: Cluster, into: Server | 
         assert not any(each["dead_letters"] for each in status["links"]), portd.log()
         assert portd.terminate() == os.EX_OK, portd.log()
     assert not differences(into, cluster)
+
+
+def test_a_shard_that_is_seen_late_gets_several_slots(cluster: Cluster, into: Server | Cluster) -> None:
+    """It is copied for the one that came first, while another one was about to come: that comes behind the copy, and nobody waits for ever."""
+    fill(cluster)
+    with (
+        cluster.joining() as fresh,
+        Portd(cluster.url, url_of(into), memory_budget="48MiB") as portd,
+        RoamingLoad(cluster, MOVING) as load,
+    ):
+        load.run()
+        for slot in MOVING:
+            cluster.move_slot(slot, fresh)
+        load.run()
+        portd.until(lambda status: len(status["links"]) == 4 and streaming(status))
+        until_settled(portd, into, cluster)
+        load.stop()
+        links = {each["link"] for each in portd.until(streaming)["links"]} - set(LINKS)
+        status = until_applied(portd, {**dict(zip(LINKS, cluster.primaries, strict=True)), links.pop(): fresh})
+        assert not any(each["dead_letters"] for each in status["links"]), portd.log()
+        assert not differences(into, cluster)
+        assert portd.terminate() == os.EX_OK, portd.log()
+
+
+def test_a_shard_is_copied_when_a_slot_is_about_to_come(cluster: Cluster, target: Server) -> None:
+    """It waits for others because of slots that it has, not of one that it asked for and did not get before its history was lost."""
+    fill(cluster)
+    one, two, _ = cluster.primaries
+    keys = [f"{TAG}:{number}" for number in range(40)]
+    for key in keys:
+        cluster.call(one, "RPUSH", key, key, "before")
+    with Relay(target.port) as relay, Portd(cluster.url, f"redis://127.0.0.1:{relay.port}") as portd:
+        portd.until(streaming)
+        hold = relay.hold(holding(f"\r\n{SLOT} 5461-10921\r\n".encode()))  # the link has another slot
+        begin_move(cluster, one, two)
+        carry(one, two, *keys[:20])
+        assert hold.caught.wait(PATIENCE_SECONDS), portd.log()
+        cluster.call(two, "DEBUG", "CHANGE-REPL-ID")
+        cluster.call(two, "CLIENT", "KILL", "TYPE", "replica")
+        wait_for_sync(lambda: "source lost our place" in portd.log())
+        cluster.move_slot(SLOT, two)
+        cluster.call(two, "RPUSH", keys[0], "again")
+        portd.until(streaming)
+        until_settled(portd, target, cluster)
+        until_applied(portd, dict(zip(LINKS, cluster.primaries, strict=True)))
+        assert not differences(target, cluster)
+        assert portd.terminate() == os.EX_OK, portd.log()
