@@ -71,6 +71,7 @@ class ClusterReport:
         doubled: numbers that the target has and the source has not, or has less often.
         exits: of portd by itself, by code and what it said; it was started again.
         full_syncs: of shards behind the first ones, by reason.
+        held: full syncs that an operator let go on.
         seconds: that the deck took.
     """
 
@@ -83,6 +84,7 @@ class ClusterReport:
     doubled: int = 0
     exits: Counter[str] = field(default_factory=Counter)
     full_syncs: Counter[str] = field(default_factory=Counter)
+    held: int = 0
     seconds: float = 0.0
 
     def table(self) -> str:
@@ -100,7 +102,7 @@ class ClusterReport:
         return (
             f"{self.faults.total()} faults in {self.seconds:.0f} s, {self.checks} comparisons, {self.pipelines} pipelines, "
             f"{self.roaming} commands in slots that move, numbers: {numbers}; "
-            f"{self.lost} lost, {self.doubled} doubled; shards copied again: {syncs}; portd ended by itself: {exits}"
+            f"{self.lost} lost, {self.doubled} doubled; shards copied again: {syncs}; {self.held} times held; portd ended by itself: {exits}"
         )
 
 
@@ -358,6 +360,10 @@ class ClusterDeck:
             if status is None or "links" not in status:
                 return False
             self._note_syncs({each["link"]: each["full_syncs"] for each in status["links"]})
+            for each in status["links"]:
+                if each["phase"] == "held":  # it would remove every key of a shard that had few: an operator lets it
+                    run("ctl", "accept", "--socket", self._socket, "--link", each["link"], expect=None)
+                    self.report.held += 1
             return reached(status)
 
         wait_for_sync(asked, PATIENCE_SECONDS, dump=lambda: f"{self._portd.status()}")
