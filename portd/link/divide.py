@@ -81,9 +81,10 @@ async def _go_on(settings: Settings, topology: Topology, wanted: Ranges) -> list
         return []
     found = Assignment(topology, slots)
     nodes = found.nodes({})
-    if found.gaps or len(nodes) < len(slots):
+    strangers = found.strangers(nodes)
+    if found.gaps or (len(nodes) < len(slots) and strangers):
         return []
-    new = {node.name: node for node in (*found.strangers(nodes), *await _idle(settings, nodes.values()))}
+    new = {node.name: node for node in (*strangers, *await _idle(settings, nodes.values()))}
     numbers = {int(each.link.rpartition(".")[2]) for each in links}
     for node in new.values():
         number = next(each for each in chain(slots_of(node.slots), count(SLOTS)) if each not in numbers)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from portd.errors import InternalError, PortdError, SlotsMoved, SourceBusy, SourceError, first_cause
 from portd.groups import TaskGroup
 from portd.kernel.border import ALL
+from portd.link.departed import Departed
 from portd.link.offsets import Offsets
 from portd.link.party import Party
 from portd.log import get_logger
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from portd.config.settings import Settings
     from portd.link.link import Link
     from portd.link.offsets import Moment
+    from portd.link.ruling import Narrower
     from portd.model import Progress
     from portd.net.topology import Topology
     from portd.source.nodeview import NodeView
@@ -71,9 +73,11 @@ class Handovers:
         self._failed: SlotsMoved | None = None
         self._over = asyncio.Event()  # set when it has failed
         self._offsets = Offsets(self._endpoint)
+        self._departed = Departed(self._parties, self._to_copy, self._copy_with)
         self._moving = asyncio.Event()  # slots are on their way, as far as is known
         self._lock = asyncio.Lock()
         self._asking = asyncio.Lock()  # held by whoever asks for offsets
+        self._burying = asyncio.Lock()  # and by whoever sees to shards that are gone
         self._looked_at: float | None = None
         self._blind = self._gaps = False
 
@@ -102,6 +106,7 @@ class Handovers:
                 group.create_task(self._let_cross(party), name=f"slots wanted {name}")
                 group.create_task(self._keep_settled(party), name=f"slots settled {name}")
                 group.create_task(self._keep_asking(), name=f"offsets of nodes {name}")
+                group.create_task(self._keep_departed(party), name=f"shards that are gone {name}")
                 await self._over.wait()
                 raise self._failed or InternalError("slots are over without a reason")
         except BaseExceptionGroup as errors:
@@ -127,6 +132,18 @@ class Handovers:
                     )
             finally:
                 await self._offsets.close()
+
+    async def _keep_departed(self, party: Party) -> None:
+        """Sees to shards that are gone, if no other link does: theirs may not run at all."""
+        async with self._burying:
+            while True:
+                try:
+                    for one in self._departed.over():
+                        if await self._is_gone(one):
+                            await self._departed.see_to(one)
+                except PortdError as error:
+                    self._endure(party, error)
+                await asyncio.sleep(self._seconds)
 
     async def _ask_offsets(self) -> Moment:
         return await self._offsets.ask(
@@ -205,6 +222,11 @@ class Handovers:
             return None
         return found
 
+    async def _is_gone(self, party: Party) -> bool:
+        """Nobody can read any more what the node of a link wrote: it cannot be asked, or is a replica by now."""
+        found = await view(self._endpoint, party.node) if party.node is not None else None
+        return found is None or not found.primary
+
     def _assign(self, topology: Topology) -> None:
         """Finds the node of each link: the one that it had, or the one that has taken its place."""
         found = Assignment(topology, {each.name: each.slots for each in self._parties.values()})
@@ -222,6 +244,13 @@ class Handovers:
             names = ", ".join(node.address for node in strangers)
             self._fail(f"slots of the source have moved to {names}, for which there is no link")
         self._note_strangers({node.name for node in strangers})
+        owners = {node.name for node in topology.nodes}
+        homeless = [
+            each.name
+            for each in self._parties.values()
+            if each.slots and (each.node is None or each.node.name not in owners)
+        ]
+        self._departed.note(homeless if not (gaps or strangers) else ())
         self._gaps = bool(gaps)
 
     def _note_strangers(self, names: set[str]) -> None:
@@ -282,7 +311,7 @@ class Handovers:
             return False
         if not await self._wait_for(party, coming) or border.generation != generation:
             return False
-        return await self._take(party, mine, coming, moment.received[party.name])
+        return await self._take(party, mine, coming, moment.received[party.name], generation)
 
     async def _coming(
         self,
@@ -340,15 +369,16 @@ class Handovers:
         mine: NodeView,
         coming: Mapping[int, Mapping[str, int]],
         received: int,
+        generation: int,
     ) -> bool:
         """Gives a link the slots that come to it, others having come far enough, and lets its stream go on up to *received*.
 
         Returns:
             False where it is to wait.
         """
-        border, generation = party.border, party.border.generation
+        border = party.border
         async with party.taking:
-            if party.link.ends_for_copy:
+            if party.link.ends_for_copy or border.generation != generation:
                 return False
             if new := sorted(set(coming) - party.slots):
                 if border.blurred or not all(coming[slot] for slot in new):
@@ -356,9 +386,8 @@ class Handovers:
                         await self._copy_with(party, party.slots | set(new))
                     return False
                 border.enter(new)
-                await self._redraw(party, party.slots | set(new))
-                if not party.slots.issuperset(new):
-                    return False  # a full sync began before
+                if not await self._redraw(party, party.slots | set(new), generation):
+                    return False
                 _log.info("slots come to a shard", link=party.name, slots=spelled(ranges_of(new)))
             if border.generation == generation:
                 claims = mine.owns | mine.takes
@@ -445,16 +474,17 @@ class Handovers:
             generation, claims = border.generation, mine.claims(returning=False)
             coming = await self._coming(party, mine, claims, await self._ask_offsets())
             own = {slot: offsets for slot, offsets in coming.items() if slot in mine.owns}
-            if own.keys() - party.slots and await self._wait_for(party, own) and border.generation == generation:
-                await self._take(party, mine, own, border.until)
+            if own.keys() - party.slots and await self._wait_for(party, own):
+                await self._take(party, mine, own, border.until, generation)
         gone = self._shared(party) - mine.owns - mine.takes - mine.gives
         if not gone or party.node is None:
             return
+        generation = border.generation
         offset = await emptied(self._endpoint, party.node, sorted(gone))
         if offset is not None and await party.link.reaching.reach(offset):
-            if not (gone := gone & self._shared(party)):
+            gone &= self._shared(party)
+            if not gone or not await self._redraw(party, party.slots - gone, generation):
                 return
-            await self._redraw(party, party.slots - gone)
             if not party.slots:
                 party.leave()
             _log.info("slots have left a shard", link=party.name, slots=spelled(ranges_of(sorted(gone))))
@@ -472,9 +502,18 @@ class Handovers:
         for each in self._parties.values():
             each.border.share(self._shared(each))
 
-    async def _redraw(self, party: Party, slots: Iterable[int]) -> None:
-        following = await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))))
+    async def _redraw(self, party: Party, slots: Iterable[int], generation: int) -> bool:
+        """A link has other slots from some offset on; False where a full sync has begun before."""
+        current = partial(self._is_current, party, generation)
+        following = await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), still=current)
+        if not current():
+            return False
         await following.taken
+        return current()
+
+    @staticmethod
+    def _is_current(party: Party, generation: int) -> bool:
+        return party.border.generation == generation
 
     @property
     def _drawn(self) -> bool:
@@ -539,13 +578,14 @@ class Handovers:
             else:
                 await self._copy_with(party, slots)
 
-    async def _copy_with(self, party: Party, slots: Iterable[int]) -> None:
+    async def _copy_with(self, party: Party, slots: Iterable[int]) -> Narrower:
         """A link is copied again, and has these slots from then on: never before, so that whoever is killed in between does it once more."""
-        await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), copied=True)
+        following = await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), copied=True)
         _log.warning(
             "a shard is copied again: its stream does not have all of slots that have come to it", link=party.name
         )
         party.link.ask_full_sync()
+        return following
 
     async def _untie(self, party: Party) -> None:
         """Links wait for each other in a circle, for slots went to and fro faster than their order can be told: they are copied again.

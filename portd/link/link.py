@@ -483,11 +483,14 @@ class Link:
             PortdError: an end cannot be asked.
         """
         if self.member is not None and self.member.permit is not None:
+            self.member.border.reset()  # what was found out of the stream of before is not used any more
             await self.member.permit()
         reason = await self.gate.admit(transfer.position.replid) or reason
         self._anew.clear()
         self.reaching.forget()
-        self.ruling.begin_anew(transfer.position.offset)
+        if self.ruling.begin_anew(transfer.position.offset) and destination.cluster is not None:  # it has other nodes
+            _, cluster = await clusters.look_at(self._target, self.ruling.choice, self._neighbours)
+            destination = replace(destination, cluster=cluster)
         return reason, await clusters.take(destination)
 
     async def _guard(self, capabilities: Capabilities, cluster: ClusterTarget | None) -> None:

@@ -185,12 +185,15 @@ class Ruling:
             await claim(settings, following.choice.image, self._neighbours, ruled=True, thorough=not self.choice)
         return self._let_follow(following)
 
-    async def redraw(self, slots: Ranges, *, copied: bool = False) -> Narrower:
+    async def redraw(
+        self, slots: Ranges, *, copied: bool = False, still: Callable[[], bool] = lambda: True
+    ) -> Narrower:
         """The link is to have other slots of its source, as soon as the stream is followed: some moved to it, or away.
 
         Args:
             slots: all of them.
             copied: a full sync comes first, and they are in force with that, not before.
+            still: asked when the target has taken that down: if not, they are in force never, and nobody is told.
 
         Raises:
             TargetError: the target does not take down where keys of this link can be.
@@ -199,7 +202,7 @@ class Ruling:
         settings = replace(before, include_slots=written(slots))
         following = Narrower(settings, choice_of(settings, settings.checkpoint_key), of_slots=True)
         await note(settings, following.choice.image)
-        return self._let_follow(following, copied=copied)
+        return self._let_follow(following, copied=copied) if still() else following
 
     def _let_follow(self, following: Narrower, *, copied: bool = False) -> Narrower:
         if self._next is not None:
@@ -228,10 +231,12 @@ class Ruling:
         finally:
             self._follower = None
 
-    def begin_anew(self, offset: int) -> None:
-        """Everything is copied again: by the narrower rules at once, where there are some."""
-        if self._next is not None:
-            self._take(self._next, offset)
+    def begin_anew(self, offset: int) -> bool:
+        """Everything is copied again: by the narrower rules at once, where there are some. Whether that is so."""
+        if self._next is None:
+            return False
+        self._take(self._next, offset)
+        return True
 
     def _take(self, narrower: Narrower, offset: int) -> None:
         """They are in force."""

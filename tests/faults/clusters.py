@@ -383,7 +383,8 @@ class ClusterDeck:
                 paused.enter_context(turn)
             for cluster in (self._source, self._target):
                 wait_for_sync(cluster.is_up, PATIENCE_SECONDS)
-            self._until(partial(_has_all, self._ends()))
+            ends = self._ends()
+            self._until(lambda status: self._is_settled(status) and _has_all(ends, status))
             if letters := [each["dead_letters"] for each in (self._portd.status() or {})["links"]]:
                 assert not any(map(any, (each.values() for each in letters))), letters
             self._compare()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
+
+import pytest
 
 from portd.kernel.slots import slot_tag
 from tests.clusters import Cluster, differences
@@ -78,7 +81,7 @@ def test_a_shard_that_is_seen_late_gets_several_slots(cluster: Cluster, into: Se
         links = {each["link"] for each in portd.until(streaming)["links"]} - set(LINKS)
         status = until_applied(portd, {**dict(zip(LINKS, cluster.primaries, strict=True)), links.pop(): fresh})
         assert not any(each["dead_letters"] for each in status["links"]), portd.log()
-        assert not differences(into, cluster)
+        assert not differences(into, cluster), portd.log()
         assert portd.terminate() == os.EX_OK, portd.log()
 
 
@@ -105,3 +108,67 @@ def test_a_shard_is_copied_when_a_slot_is_about_to_come(cluster: Cluster, target
         until_applied(portd, dict(zip(LINKS, cluster.primaries, strict=True)))
         assert not differences(target, cluster)
         assert portd.terminate() == os.EX_OK, portd.log()
+
+
+def test_a_shard_is_copied_for_a_slot_that_came_meanwhile(cluster: Cluster, into: Server | Cluster) -> None:
+    """Its snapshot had a part of the slot, which was left out: it is copied with the slot, at whatever node of the target that is."""
+    fill(cluster)
+    one, two, _ = cluster.primaries
+    keys = [f"{TAG}:{number}" for number in range(40)]
+    for key in keys:
+        cluster.call(one, "RPUSH", key, key, "before")
+    with Portd(cluster.url, url_of(into)) as portd:
+        portd.until(streaming)
+        portd.signal(signal.SIGSTOP)
+        begin_move(cluster, one, two)
+        carry(one, two, *keys[:20])
+        cluster.call(two, "DEBUG", "CHANGE-REPL-ID")
+        cluster.call(two, "CLIENT", "KILL", "TYPE", "replica")
+        portd.signal(signal.SIGCONT)
+        portd.until(lambda status: sum(each["full_syncs"].get("backlog", 0) for each in status["links"]) == 1)
+        portd.until(streaming)
+        cluster.move_slot(SLOT, two)
+        cluster.call(two, "RPUSH", keys[0], "again")
+        until_settled(portd, into, cluster)
+        portd.until(streaming)
+        until_applied(portd, dict(zip(LINKS, cluster.primaries, strict=True)))
+        assert not differences(into, cluster), portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "stopped"])
+def test_a_node_goes_before_it_was_read(cluster: Cluster, into: Server | Cluster, *, killed: bool) -> None:
+    """It gave its slots to others and was taken out while portd did not look: those are copied, nobody waits for it, a restart neither."""
+    fill(cluster)
+    one, two, _ = cluster.primaries
+    fresh = cluster.join()
+    with Portd(cluster.url, url_of(into), memory_budget="48MiB", prune="prune") as portd:
+        portd.until(lambda status: len(status["links"]) == 4 and streaming(status))
+        keys = [f"{TAG}:{number}" for number in range(40)]
+        for key in keys:
+            cluster.call(one, "RPUSH", key, key, "before")
+        cluster.move_slot(SLOT, fresh)
+        wait_for_sync(lambda: SLOT in drawn(into, "default.16384") and SLOT not in drawn(into, LINKS[0]))
+        if killed:
+            portd.kill()
+        else:
+            portd.signal(signal.SIGSTOP)
+        cluster.call(fresh, "DEL", *keys[:10])
+        cluster.call(fresh, "RPUSH", keys[20], "there")
+        cluster.move_slot(SLOT, two)
+        cluster.call(two, "RPUSH", keys[21], "behind")
+        cluster.leave(fresh)
+        if killed:
+            portd.start()
+        else:
+            portd.signal(signal.SIGCONT)
+        wait_for_sync(lambda: "a shard is gone" in portd.log(), dump=portd.log)
+        wait_for_sync(lambda: not drawn(into, "default.16384"))
+        until_settled(portd, into, cluster)
+        until_applied(portd, dict(zip(LINKS, cluster.primaries, strict=True)))
+        assert not differences(into, cluster), portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
+    with Portd(cluster.url, url_of(into)) as portd:
+        status = portd.until(streaming)
+        assert [each["link"] for each in status["links"]] == list(LINKS)
+        assert not any(each["full_syncs"] for each in status["links"])
