@@ -21,7 +21,7 @@ from portd.groups import TaskGroup
 from portd.kernel.border import ALL
 from portd.link.departed import Departed
 from portd.link.offsets import Offsets
-from portd.link.party import Party
+from portd.link.party import Party, in_circle
 from portd.log import get_logger
 from portd.net.topology import Node, ranges_of, spelled
 from portd.source.nodeview import emptied, view
@@ -359,7 +359,8 @@ class Handovers:
         """Has a link wait for others; False where one of them has begun anew, or they wait for each other."""
         for name in {name for offsets in coming.values() for name in offsets}:
             highest = max(each.get(name, 0) for each in coming.values())
-            if not await self._wait(party, self._parties[name], highest):
+            other = self._parties.get(name)  # it may be gone
+            if other is None or not await self._wait(party, other, highest):
                 return False
         return True
 
@@ -411,7 +412,7 @@ class Handovers:
         wait = other.name, offset
         party.waits.append(wait)
         try:
-            if self._circle(party):
+            if in_circle(party, self._parties):
                 await self._untie(party)
                 return False
             return await self._reached(party, other, offset)
@@ -433,27 +434,6 @@ class Handovers:
             return await reaching
         finally:
             reaching.cancel()
-
-    def _circle(self, party: Party) -> bool:
-        """Links wait for each other in a circle: each stands before what the other waits for."""
-        seen, todo = set[str](), self._held_up(party)
-        while todo:
-            name = todo.pop()
-            if name == party.name:
-                return True
-            if name not in seen:
-                seen.add(name)
-                todo += self._held_up(self._parties[name])
-        return False
-
-    def _held_up(self, party: Party) -> list[str]:
-        """The links among those that one waits for, that wait themselves before they have come so far."""
-        found = []
-        for name, offset in party.waits:
-            border = self._parties[name].border
-            if border.waits and border.at <= offset:
-                found.append(name)
-        return found
 
     # -- slots that have come, or gone
 

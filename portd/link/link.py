@@ -483,14 +483,13 @@ class Link:
             PortdError: an end cannot be asked.
         """
         if self.member is not None and self.member.permit is not None:
-            self.member.border.reset()  # what was found out of the stream of before is not used any more
+            self.member.border.reset()  # what was found out before means nothing any more
             await self.member.permit()
         reason = await self.gate.admit(transfer.position.replid) or reason
         self._anew.clear()
         self.reaching.forget()
-        if self.ruling.begin_anew(transfer.position.offset) and destination.cluster is not None:  # it has other nodes
-            _, cluster = await clusters.look_at(self._target, self.ruling.choice, self._neighbours)
-            destination = replace(destination, cluster=cluster)
+        if self.ruling.begin_anew(transfer.position.offset):
+            destination = await clusters.look_again(destination, self.ruling.choice, self._neighbours)
         return reason, await clusters.take(destination)
 
     async def _guard(self, capabilities: Capabilities, cluster: ClusterTarget | None) -> None:
@@ -588,11 +587,9 @@ class Link:
     def close(self) -> None:
         """Ends connections and removes the spool's files; idempotent."""
         self._receiver.close()
-        if self._lease is not None:
-            self._lease.close()
-        self._spool.close()
-        self._letters.close()
-        self._scripts.close()
+        for each in (self._lease, self._spool, self._letters, self._scripts):
+            if each is not None:
+                each.close()
 
 
 def _script_path(settings: Settings) -> Path | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MOST: Final = 2000  # numbers that a list keeps
 TAIL: Final = 200  # of them that are read
-PAUSE_SECONDS: Final = 0.01
+PAUSE_SECONDS: Final = 0.03
 APPEND: Final = f"""
 local last = redis.call('LINDEX', KEYS[1], -1)
 if last and tonumber(last) >= tonumber(ARGV[1]) then return 0 end
