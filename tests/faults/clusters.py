@@ -213,7 +213,7 @@ class ClusterDeck:
         except (AssertionError, OSError, Failure) as error:
             self.report.seconds = time.monotonic() - begun
             words = f"after {len(last)} faults, the last of them {last[-8:]}: {error}\n{self.report.summary()}"
-            raise Failure(f"{words}\n{self._portd.log()[-20_000:]}") from error
+            raise Failure(words, self._portd.log()) from error
         self.report.seconds = time.monotonic() - begun
         return self.report
 
@@ -228,7 +228,8 @@ class ClusterDeck:
             kinds += [side.cut] * 2
             copying += [self._chance.choice(failovers), partial(side.kill_node, "master"), side.cut]
             if self._moves:
-                moves = [partial(each, self._strike) for each in (side.move, side.swing, side.migrate, side.use_tool)]
+                strike = partial(self._strike, side)
+                moves = [partial(each, strike) for each in (side.move, side.swing, side.migrate, side.use_tool)]
                 kinds += [*moves, moves[0], moves[0], partial(self._join, side), partial(self._join, side)]
                 copying += moves
         if self._moves:
@@ -238,16 +239,18 @@ class ClusterDeck:
 
     # -- faults
 
-    def _strike(self) -> str:
-        """What comes in the middle of a move; often nothing."""
+    def _strike(self, moved: Side) -> str:
+        """What comes in the middle of a move; often nothing.
+
+        Where slots of the target move, none of its nodes is lost: a replica that is promoted lacks what has just come, and the old owner has it no more.
+        """
         if self._chance.random() < 0.5:
             return ""
-        side = self._chance.choice(self._sides)
+        side = self._sides[0] if moved.name == "target" else self._chance.choice(self._sides)
         failover = partial(side.fail_over, *self._chance.choice(((), ("FORCE",), ("TAKEOVER",))))
-        strike = self._chance.choice(
-            (self._kill_portd, self._kill_portd, side.cut, failover, partial(side.kill_node, "master"))
-        )
-        return strike()
+        orderly = self._sides[1].fail_over
+        kill = partial(side.kill_node, "master")
+        return self._chance.choice((self._kill_portd, self._kill_portd, side.cut, failover, orderly, kill))()
 
     def _while_copying(self, fault: Fault) -> str:
         """Strikes while one shard or all of them are copied anew."""
