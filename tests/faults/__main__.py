@@ -26,7 +26,6 @@ from tests.faults.standby import Couple
 from tests.faults.world import Failure, World
 from tests.servers import Binary, binaries, find
 
-
 LOG_LETTERS = 20_000  # of portd's log that are shown
 
 
