@@ -152,15 +152,39 @@ class Cluster:
     @contextmanager
     def joining(self) -> Iterator[Server]:
         """A primary without slots that every node knows, for the length of the block."""
-        with Server(self.binary, cluster_enabled=True, cluster_node_timeout=TIMEOUT_MS) as fresh:
-            self.call(fresh, "CLUSTER", "MEET", "127.0.0.1", self._met_at(self.nodes[0]))
-            name = self.name(fresh)
-            wait_for_sync(lambda: all(self._knows(node, name) for node in self.nodes))
-            self.extra.append(fresh)
-            try:
-                yield fresh
-            finally:
-                self.extra.remove(fresh)
+        fresh = self.join()
+        try:
+            yield fresh
+        finally:
+            self.extra.remove(fresh)
+            fresh.close()
+
+    def fresh(self) -> Server:
+        """A node of the same kind that runs, and knows nobody."""
+        return Server(self.binary, cluster_enabled=True, cluster_node_timeout=TIMEOUT_MS).start()
+
+    def join(self) -> Server:
+        """A primary without slots joins; returns when every node knows it."""
+        fresh = self.fresh()
+        self.call(fresh, "CLUSTER", "MEET", "127.0.0.1", self._met_at(self.nodes[0]))
+        self.welcome(fresh)
+        return fresh
+
+    def welcome(self, fresh: Server) -> None:
+        """Returns when every node knows one that is about to join, and it is part of the cluster."""
+        name = self.name(fresh)
+        wait_for_sync(lambda: b"cluster_state:ok" in self.call(fresh, "CLUSTER", "INFO"))
+        wait_for_sync(lambda: all(self._knows(node, name) for node in self.nodes))
+        self.extra.append(fresh)
+
+    def leave(self, node: Server) -> None:
+        """One that joined goes; no node remembers it."""
+        name = self.name(node)
+        self.extra.remove(node)
+        node.close()
+        for each in (*self.nodes, *self.extra):
+            with Wire(each) as wire:
+                wire.many([("CLUSTER", "FORGET", name)], errors=True)  # a tool may have said so
 
     def move_slot(self, slot: int, into: Server, *, until: Callable[[], object] = lambda: None) -> None:
         """Moves a slot as redis-cli does, key by key; *until* is called when half of the move is done."""

@@ -110,7 +110,9 @@ class Relay:
             armed, self._armed = self._armed, []
         for hold in armed:
             hold.release()
-        for passage in self._passages:
+        with self._lock:
+            left, self._passages = self._passages, []
+        for passage in left:
             passage.close()
 
     def hold(
@@ -163,7 +165,14 @@ class Relay:
                 continue
             for each in (client, server):
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._passages.append(_Passage(self, client, server))
+            with self._lock:
+                self._passages.append(_Passage(self, client, server))
+
+    def forget(self, passage: _Passage) -> None:
+        """It is over."""
+        with self._lock:
+            if passage in self._passages:
+                self._passages.remove(passage)
 
 
 class _Passage:
@@ -175,11 +184,24 @@ class _Passage:
         self._hold: Hold | None = None
         self._swallowed = threading.Event()  # an answer to what passes twice
         self._name = b""
+        self._running = 2  # directions
+        self._lock = threading.Lock()
         self._threads = [
-            threading.Thread(target=work, name="relay", daemon=True) for work in (self._to_server, self._to_client)
+            threading.Thread(target=self._work, args=(work,), name="relay", daemon=True)
+            for work in (self._to_server, self._to_client)
         ]
         for thread in self._threads:
             thread.start()
+
+    def _work(self, work: Callable[[], None]) -> None:
+        """One direction; behind the last one the connections are closed."""
+        work()
+        with self._lock:
+            self._running -= 1
+        if self._running == 0:
+            self._relay.forget(self)
+            self._client.close()
+            self._server.close()
 
     def close(self) -> None:
         """Ends both connections, and the threads."""

@@ -11,6 +11,9 @@ cannot be (the target is older than PXAT, the ABSTTL of a large RESTORE comes af
 on as it came and PEXPIREAT behind it makes the expiry exact: the ``late`` form. The source's t_string.c and expire.c
 say which forms there are.
 
+RESTORE-ASKING brings a key of a slot that moves. It replaces one that is there: what its place before has said of the key may come
+behind that in the target (``portd.link.handover``).
+
 Targets older than 7.0 refuse ``XGROUP CREATE`` and ``SETID`` with ``ENTRIESREAD n``, which sources from 7.0 on send whenever
 a group's position moves: it is left out for them (t_stream.c:xgroupCommand, streamPropagateGroupID).
 
@@ -138,7 +141,7 @@ cdef class Editor:
         elif self.part.bare:
             argc, name = 5, "RESTORE"
         elif kind == RESTORE_ASKING or (kind == RESTORE and here):
-            argc, name = argc + (here and self.part.relative), "RESTORE"
+            argc, name = argc + (here and self.part.relative) + (kind == RESTORE_ASKING), "RESTORE"
         elif kind == FUNCTION:
             argc, name = argc + 1, "FUNCTION"
         elif kind == XGROUP:
@@ -450,6 +453,7 @@ cdef class Editor:
         cdef bint passes = self.passes()
         cdef bint adds_absttl = part.kind >= RESTORE and part.relative and not part.late
         cdef bint bare = part.bare
+        cdef bint replaces = bare or part.kind == RESTORE_ASKING
         cdef bint adds_mkstream = part.kind == XGROUP and part.argc == 8  # it may stand on either side of ENTRIESREAD
         if part.kind == SCATTERED:
             passes = False  # its commands are counted
@@ -459,8 +463,9 @@ cdef class Editor:
         count_reply(buffer, part.offset)
         if adds_mkstream:
             buffer.write_word("MKSTREAM")
-        if bare:
+        if replaces:
             buffer.write_word("REPLACE")  # if there was a condition, it was met
+        if bare:
             if part.expires_at > 0:
                 part.expires_at = self.postpone(max(part.expires_at + (part.now_ms if part.relative else 0), 1))
         if part.expires_at <= 0:

@@ -15,7 +15,7 @@ class Piece:
     """Raw commands of the stream, as they go between our MULTI and the checkpoint.
 
     Commands go on byte for byte, except: relative expiries are made absolute, FUNCTION LOAD is given REPLACE,
-    RESTORE-ASKING becomes RESTORE, expiry times before the horizon of ``postpone`` are later, DEL becomes UNLINK, and what the
+    RESTORE-ASKING becomes RESTORE with REPLACE, expiry times before the horizon of ``postpone`` are later, DEL becomes UNLINK, and what the
     target does not know takes another form (`portd.kernel.forms`). A command may become several, such as one with PEXPIREAT
     behind it: each counts as a command of its own, with the same offset, and they are never in different pieces unless
     the command is larger than one.

@@ -71,17 +71,20 @@ async def divide(settings: Settings) -> list[Settings]:
 async def _go_on(settings: Settings, topology: Topology, wanted: Ranges) -> list[Settings]:
     """The links that an earlier start had, where they can go on: together they have all slots, and each has a node.
 
-    Slots that have moved since, or are on their way, are followed from where each stream is.
+    Slots that have moved since, or are on their way, are followed from where each stream is. Some may have been about to come to
+    a link that was to be copied for them, and have left the one that had them: whoever has their node copies them.
     """
-    links = await _links_there(settings)
+    links, about_to_come = await _links_there(settings)
     slots = {each.link: frozenset(slots_of(tuple(each.slot_ranges()))) for each in links}
-    if not slots or frozenset().union(*slots.values()) != frozenset(slots_of(wanted)):
+    have, all_of_them = frozenset().union(*slots.values()), frozenset(slots_of(wanted))
+    if not slots or have - all_of_them or all_of_them - have - about_to_come:
         return []
     found = Assignment(topology, slots)
     nodes = found.nodes({})
-    if found.gaps or len(nodes) < len(slots):
+    strangers = found.strangers(nodes)
+    if found.gaps or (len(nodes) < len(slots) and strangers):
         return []
-    new = {node.name: node for node in (*found.strangers(nodes), *await _idle(settings, nodes.values()))}
+    new = {node.name: node for node in (*strangers, *await _idle(settings, nodes.values()))}
     numbers = {int(each.link.rpartition(".")[2]) for each in links}
     for node in new.values():
         number = next(each for each in chain(slots_of(node.slots), count(SLOTS)) if each not in numbers)
@@ -92,11 +95,13 @@ async def _go_on(settings: Settings, topology: Topology, wanted: Ranges) -> list
     return links
 
 
-async def _links_there(settings: Settings) -> list[Settings]:
-    """The links of shards that the target follows, with the slots that they have by now."""
+async def _links_there(settings: Settings) -> tuple[list[Settings], frozenset[int]]:
+    """The links of shards that the target follows, with the slots that they have by now; and those that they have or are to have."""
     async with Directory(settings, "looking for shards of before") as directory:
         there = await drawn_there(directory)
-    return [link_of_shard(settings, ranges, name.rpartition(".")[2]) for name, ranges in there.items()]
+        noted = await shards_there(directory)
+    links = [link_of_shard(settings, ranges, name.rpartition(".")[2]) for name, ranges in there.items()]
+    return links, frozenset(slot for name in there for slot in slots_of(noted.get(name, ())))
 
 
 async def links_now(settings: Settings, topology: Topology) -> list[Settings]:
@@ -106,7 +111,8 @@ async def links_now(settings: Settings, topology: Topology) -> list[Settings]:
         ConfigError: a name is too long.
         TargetError: the target cannot be asked.
     """
-    return await _links_there(settings) or links_of(settings, topology)
+    links, _ = await _links_there(settings)
+    return links or links_of(settings, topology)
 
 
 async def _idle(settings: Settings, nodes: Iterable[Node]) -> list[Node]:

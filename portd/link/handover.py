@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Final
 from portd.errors import InternalError, PortdError, SlotsMoved, SourceBusy, SourceError, first_cause
 from portd.groups import TaskGroup
 from portd.kernel.border import ALL
+from portd.link.departed import Departed
 from portd.link.offsets import Offsets
-from portd.link.party import Party, forget
+from portd.link.party import Party, forget, in_circle
 from portd.link.recopying import Recopying
 from portd.log import get_logger
 from portd.net.topology import Node, ranges_of, spelled
@@ -73,8 +74,11 @@ class Handovers:
         self._over = asyncio.Event()  # set when it has failed
         self._offsets = Offsets(self._endpoint)
         self._recopying = Recopying(self._endpoint, self._parties, self._wanted, self._offsets)
+        self._departed = Departed(self._parties, self._recopying)
         self._moving = asyncio.Event()  # slots are on their way, as far as is known
         self._lock = asyncio.Lock()
+        self._asking = asyncio.Lock()  # held by whoever asks for offsets
+        self._burying = asyncio.Lock()  # and by whoever sees to shards that are gone
         self._emptying = asyncio.Lock()  # held while slots are given up for one whose node was emptied
         self._looked_at: float | None = None
         self._blind = self._gaps = False
@@ -103,8 +107,8 @@ class Handovers:
             async with TaskGroup() as group:
                 group.create_task(self._let_cross(party), name=f"slots wanted {name}")
                 group.create_task(self._keep_settled(party), name=f"slots settled {name}")
-                if party is next(iter(self._parties.values())):
-                    group.create_task(self._keep_asking(), name="offsets of nodes")
+                group.create_task(self._keep_asking(), name=f"offsets of nodes {name}")
+                group.create_task(self._keep_departed(party), name=f"shards that are gone {name}")
                 await self._over.wait()
                 raise self._failed or InternalError("slots are over without a reason")
         except BaseExceptionGroup as errors:
@@ -118,17 +122,30 @@ class Handovers:
             await self._cross(party)
 
     async def _keep_asking(self) -> None:
-        """Asks all nodes for their offsets while slots move."""
-        try:
+        """Asks all nodes for their offsets while slots move, if no other link does; they may end in any order."""
+        async with self._asking:
+            try:
+                while True:
+                    await self._moving.wait()
+                    await self._ask_offsets()
+                    await asyncio.sleep(max(ASKED_SECONDS, len(self._parties) * NODE_SECONDS))
+                    self._offsets.forget(
+                        {each.name: each.progress.stream.applied_offset for each in self._parties.values()}
+                    )
+            finally:
+                await self._offsets.close()
+
+    async def _keep_departed(self, party: Party) -> None:
+        """Sees to shards that are gone, if no other link does: theirs may not run at all."""
+        async with self._burying:
             while True:
-                await self._moving.wait()
-                await self._ask_offsets()
-                await asyncio.sleep(max(ASKED_SECONDS, len(self._parties) * NODE_SECONDS))
-                self._offsets.forget(
-                    {each.name: each.progress.stream.applied_offset for each in self._parties.values()}
-                )
-        finally:
-            await self._offsets.close()
+                try:
+                    for one in self._departed.over():
+                        if await self._is_gone(one):
+                            await self._departed.see_to(one)
+                except PortdError as error:
+                    self._endure(party, error)
+                await asyncio.sleep(self._seconds)
 
     async def _ask_offsets(self) -> Moment:
         return await self._offsets.ask(
@@ -207,6 +224,11 @@ class Handovers:
             return None
         return found
 
+    async def _is_gone(self, party: Party) -> bool:
+        """Nobody can read any more what the node of a link wrote: it cannot be asked, or is a replica by now."""
+        found = await view(self._endpoint, party.node) if party.node is not None else None
+        return found is None or not found.primary
+
     def _assign(self, topology: Topology) -> None:
         """Finds the node of each link: the one that it had, or the one that has taken its place."""
         found = Assignment(topology, {each.name: each.slots for each in self._parties.values()})
@@ -224,6 +246,13 @@ class Handovers:
             names = ", ".join(node.address for node in strangers)
             self._fail(f"slots of the source have moved to {names}, for which there is no link")
         self._note_strangers({node.name for node in strangers})
+        owners = {node.name for node in topology.nodes}
+        homeless = [
+            each.name
+            for each in self._parties.values()
+            if each.slots and (each.node is None or each.node.name not in owners)
+        ]
+        self._departed.note(homeless if not (gaps or strangers) else ())
         self._gaps = bool(gaps)
 
     def _note_strangers(self, names: set[str]) -> None:
@@ -282,7 +311,7 @@ class Handovers:
             return False
         if not await self._wait_for(party, coming) or border.generation != generation:
             return False
-        return await self._take(party, mine, coming, moment.received[party.name])
+        return await self._take(party, mine, coming, generation, moment.received[party.name])
 
     @staticmethod
     def _claims(party: Party, mine: NodeView) -> frozenset[int]:
@@ -354,8 +383,10 @@ class Handovers:
                 if other is party:
                     continue
                 async with other.taking:
-                    if lost := other.slots & party.slots:
-                        await self._redraw(other, other.slots - lost, blurs=not await self._has_gone(other, lost))
+                    if lost := (other.slots | other.newest) & party.slots:
+                        blurs, generation = not await self._has_gone(other, lost), other.border.generation
+                        if not await self._redraw(other, other.newest - lost, generation, blurs=blurs):
+                            return False
                         forget(self._parties.values(), other, lost)
                         _log.warning(
                             "a shard is emptied, and slots are on their way: another one gives them up until they are there",
@@ -376,7 +407,8 @@ class Handovers:
         """Has a link wait for others; False where one of them has begun anew, or they wait for each other."""
         for name in {name for offsets in coming.values() for name in offsets}:
             highest = max(each.get(name, 0) for each in coming.values())
-            if not await self._wait(party, self._parties[name], highest):
+            other = self._parties.get(name)  # it may be gone
+            if other is None or not await self._wait(party, other, highest):
                 return False
         return True
 
@@ -385,6 +417,7 @@ class Handovers:
         party: Party,
         mine: NodeView,
         coming: Mapping[int, Mapping[str, int]],
+        generation: int,
         received: int | None = None,
     ) -> bool:
         """Gives a link the slots that come to it, others having come far enough.
@@ -393,14 +426,18 @@ class Handovers:
             party: it.
             mine: what its node said.
             coming: slots, and how far others have come that had them.
+            generation: of the stream that this was found out for.
             received: its stream goes on up to there, which its node had written before it was asked; None: as far as before.
 
         Returns:
             False where it is to wait.
         """
-        border, generation = party.border, party.border.generation
+        border = party.border
         async with party.taking:
-            if (new := coming.keys() - party.slots) and not await self._come(party, mine, coming, frozenset(new)):
+            if party.link.ends_for_copy or border.generation != generation:
+                return False
+            new = frozenset(coming.keys() - party.slots)
+            if new and not await self._come(party, mine, coming, new, generation):
                 return False
             if received is not None and border.generation == generation:
                 claims = self._claims(party, mine)
@@ -411,7 +448,8 @@ class Handovers:
                 awaited = ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots
                 border.open(received, limits, () if border.blurred else awaited)
             for slot in coming.keys() & party.slots:  # who has left it since it was asked is none of them
-                party.behind[slot] = {name for name in coming[slot] if slot in self._parties[name].slots}
+                others = (self._parties[name] for name in coming[slot] if name in self._parties)
+                party.behind[slot] = {each.name for each in others if slot in each.slots}
             self._share()
         for other in self._parties.values():
             if other is not party and other.slots & party.slots & mine.owns:
@@ -419,7 +457,12 @@ class Handovers:
         return True
 
     async def _come(
-        self, party: Party, mine: NodeView, coming: Mapping[int, Mapping[str, int]], new: frozenset[int]
+        self,
+        party: Party,
+        mine: NodeView,
+        coming: Mapping[int, Mapping[str, int]],
+        new: frozenset[int],
+        generation: int,
     ) -> bool:
         """Slots come to a link; False where its stream has to wait.
 
@@ -432,7 +475,8 @@ class Handovers:
             await self._recopying.copy_with(party, party.slots | new)
             return False
         border.enter(new)
-        await self._redraw(party, party.slots | new)
+        if not await self._redraw(party, party.slots | new, generation):
+            return False
         self._share()
         _log.info("slots come to a shard", link=party.name, slots=spelled(ranges_of(sorted(new))))
         return await self._wait_for(party, self._emptied(party, new))
@@ -442,7 +486,7 @@ class Handovers:
         wait = other.name, offset
         party.waits.append(wait)
         try:
-            if self._circle(party):
+            if in_circle(party, self._parties):
                 await self._recopying.untie(party)
                 return False
             return await self._reached(party, other, offset)
@@ -465,27 +509,6 @@ class Handovers:
         finally:
             reaching.cancel()
 
-    def _circle(self, party: Party) -> bool:
-        """Links wait for each other in a circle: each stands before what the other waits for."""
-        seen, todo = set[str](), self._held_up(party)
-        while todo:
-            name = todo.pop()
-            if name == party.name:
-                return True
-            if name not in seen:
-                seen.add(name)
-                todo += self._held_up(self._parties[name])
-        return False
-
-    def _held_up(self, party: Party) -> list[str]:
-        """The links among those that one waits for, that wait themselves before they have come so far."""
-        found = []
-        for name, offset in party.waits:
-            border = self._parties[name].border
-            if border.waits and border.at <= offset:
-                found.append(name)
-        return found
-
     # -- slots that have come, or gone
 
     async def _settle(self, party: Party) -> None:
@@ -505,16 +528,18 @@ class Handovers:
             generation, claims = border.generation, mine.claims(returning=False)
             coming = await self._coming(party, mine, claims, await self._ask_offsets())
             own = {slot: offsets for slot, offsets in coming.items() if slot in mine.owns}
-            if own.keys() - party.slots and await self._wait_for(party, own) and border.generation == generation:
-                await self._take(party, mine, own)
+            if own.keys() - party.slots and await self._wait_for(party, own):
+                await self._take(party, mine, own, generation)
         gone = self._shared(party) - mine.owns - mine.takes - mine.gives
         if not gone or party.node is None:
             return
+        generation = border.generation
         offset = await emptied(self._endpoint, party.node, sorted(gone))
         if offset is not None and await party.link.reaching.reach(offset):
             async with party.taking:
                 gone &= self._shared(party)
-                await self._redraw(party, party.slots - gone)
+                if not gone or not await self._redraw(party, party.newest - gone, generation):
+                    return
                 forget(self._parties.values(), party, gone)
             if not party.slots:
                 party.leave()
@@ -522,17 +547,18 @@ class Handovers:
             self._share()
 
     def _shared(self, party: Party) -> frozenset[int]:
-        """Slots of a link that others have as well; all of them while it is not known what others have."""
+        """Slots of a link that others have as well, or are to have; all of them while it is not known what others have."""
         if not self._drawn:
             return party.slots
         return party.slots & self._common()
 
     def _common(self) -> frozenset[int]:
-        """Slots that more than one link has."""
+        """Slots that more than one link has, or is to have."""
         seen, found = set[int](), set[int]()
         for each in self._parties.values():
-            found |= seen & each.slots
-            seen |= each.slots
+            slots = each.slots | each.newest
+            found |= seen & slots
+            seen |= slots
         return frozenset(found)
 
     def _share(self) -> None:
@@ -541,9 +567,19 @@ class Handovers:
         for each in self._parties.values():
             each.border.share(each.slots if common is None else each.slots & common)
 
-    async def _redraw(self, party: Party, slots: Iterable[int], *, blurs: bool = False) -> None:
-        following = await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), blurs=blurs)
+    async def _redraw(self, party: Party, slots: Iterable[int], generation: int, *, blurs: bool = False) -> bool:
+        """A link has other slots from some offset on; False where a full sync has begun before."""
+        current = partial(self._is_current, party, generation)
+        ranges = tuple(ranges_of(sorted(slots)))
+        following = await party.link.ruling.redraw(ranges, blurs=blurs, still=current)
+        if not current():
+            return False
         await following.taken
+        return current()
+
+    @staticmethod
+    def _is_current(party: Party, generation: int) -> bool:
+        return party.border.generation == generation
 
     @property
     def _drawn(self) -> bool:

@@ -8,7 +8,6 @@ the spool is between them. A new session begins from the checkpoint in the targe
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -58,12 +57,10 @@ from portd.target.kept.lease import Lease
 from portd.target.kept.neighbours import Neighbours
 from portd.target.limiter import Limiter
 from portd.target.pulse import Pulse
-from portd.target.stream.scriptbook import ScriptBook
+from portd.target.stream.scriptbook import ScriptBook, script_path
 from portd.troubles import TARGET
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from portd.config.settings import Settings
     from portd.link.following import Beside
     from portd.memory.plan import MemoryPlan
@@ -78,7 +75,6 @@ if TYPE_CHECKING:
 
 log = get_logger("sync")
 
-SCRIPTS = "portd-scripts-"  # files with what the source calls by its SHA1
 RETRY_SECONDS = 5.0  # longest wait before a session that costs no fork; a refusal is shown as one for longer than that
 FULL_SYNC_SECONDS = 60.0  # longest wait between full syncs that follow one another: each one costs the source a fork
 LEAVE_SECONDS = 2.0  # for turning import mode off at the end
@@ -134,7 +130,7 @@ class Link:
         self.gate = Gate(self.ruling, progress, stop, self._source)
         self._target = settings.target_endpoint()
         self._letters = DeadLetters.of(settings, progress, self.ruling.choice)
-        self._scripts = ScriptBook(_script_path(settings))
+        self._scripts = ScriptBook(script_path(settings))
         self._spool = Spool(
             memory_bytes=plan.spool_bytes,
             directory=settings.spool_directory(),
@@ -484,6 +480,7 @@ class Link:
             PortdError: an end cannot be asked.
         """
         if self.member is not None and self.member.permit is not None:
+            self.member.border.reset()  # what was found out before means nothing any more
             await self.member.permit()
         reason = await self.gate.admit(transfer.position.replid) or reason
         self._anew.clear()
@@ -590,16 +587,6 @@ class Link:
     def close(self) -> None:
         """Ends connections and removes the spool's files; idempotent."""
         self._receiver.close()
-        if self._lease is not None:
-            self._lease.close()
-        self._spool.close()
-        self._letters.close()
-        self._scripts.close()
-
-
-def _script_path(settings: Settings) -> Path | None:
-    """Where the scripts of this link are kept, for the next start to find."""
-    directory = settings.spool_directory()
-    link = f"{settings.target_endpoint().display} {settings.checkpoint_name()}"
-    name = hashlib.sha1(link.encode(), usedforsecurity=False).hexdigest()[:12]
-    return directory / f"{SCRIPTS}{name}" if directory is not None else None
+        for each in (self._lease, self._spool, self._letters, self._scripts):
+            if each is not None:
+                each.close()

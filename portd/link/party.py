@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from portd.net.topology import read_written, slots_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from portd.errors import PortdError
     from portd.link.link import Link
@@ -90,3 +90,24 @@ def forget(parties: Iterable[Party], party: Party, slots: frozenset[int]) -> Non
     for each in parties:
         for slot in slots & each.behind.keys():
             each.behind[slot].discard(party.name)
+
+
+def in_circle(party: Party, parties: Mapping[str, Party]) -> bool:
+    """Links wait for each other in a circle: each stands before what the other waits for."""
+    seen, todo = set[str](), _held_up(party, parties)
+    while todo:
+        name = todo.pop()
+        if name == party.name:
+            return True
+        if name not in seen and name in parties:
+            seen.add(name)
+            todo += _held_up(parties[name], parties)
+    return False
+
+
+def _held_up(party: Party, parties: Mapping[str, Party]) -> list[str]:
+    """The links among those that one waits for, that wait themselves before they have come so far."""
+    borders = {name: parties[name].border for name, _ in party.waits if name in parties}
+    return [
+        name for name, offset in party.waits if name in borders and borders[name].waits and borders[name].at <= offset
+    ]

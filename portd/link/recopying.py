@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from portd.link.offsets import Offsets
     from portd.link.party import Party
+    from portd.link.ruling import Narrower
     from portd.net.endpoint import Endpoint
 
 _log = get_logger("source")
@@ -64,7 +65,7 @@ class Recopying:
         Raises:
             SourceBusy: not yet: slots are on their way.
         """
-        drawn = await self._to_copy(each for each in self._parties.values() if each.newest & shared)
+        drawn = await self.to_copy(each for each in self._parties.values() if each.newest & shared)
         if drawn is None:
             raise SourceBusy(
                 "a full sync waits: slots are on their way to another node", hint="it comes when they are there"
@@ -90,7 +91,7 @@ class Recopying:
             return False
         return True
 
-    async def _to_copy(self, parties: Iterable[Party]) -> dict[str, frozenset[int]] | None:
+    async def to_copy(self, parties: Iterable[Party]) -> dict[str, frozenset[int]] | None:
         """The slots that links have when they are copied again; None while slots of theirs are on their way."""
         found: dict[str, frozenset[int]] = {}
         for each in parties:
@@ -107,11 +108,13 @@ class Recopying:
             party = self._parties[name]
             party.behind.clear()
             forget(self._parties.values(), party, party.newest - slots)
-            await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), by_copy=bool(slots))
             if not slots:  # a primary that has given its last slot away may become a replica, and its stream ends
+                await party.link.ruling.redraw(())
                 party.leave()
-            elif party is not begun:
-                party.link.ask_full_sync()
+            elif party is begun:
+                await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), by_copy=True)
+            else:
+                await self.copy_with(party, slots)
 
     async def untie(self, party: Party) -> None:
         """Links wait for each other in a circle, for slots went to and fro faster than their order can be told: they are copied again.
@@ -128,15 +131,14 @@ class Recopying:
                     todo.append(other)
         if any(self._parties[name].newest != self._parties[name].slots for name in tied):
             return  # they are about to be
-        if (drawn := await self._to_copy(self._parties[name] for name in sorted(tied))) is not None:
+        if (drawn := await self.to_copy(self._parties[name] for name in sorted(tied))) is not None:
             await self._copy_again(drawn)
 
-    async def copy_with(self, party: Party, slots: frozenset[int]) -> None:
-        """A link is copied again, with slots of which its stream does not have all, unless it is about to be."""
-        if slots <= party.newest and party.link.ends_for_copy:
-            return
+    async def copy_with(self, party: Party, slots: frozenset[int]) -> Narrower:
+        """A link is copied again, and has these slots from then on: never before, so that whoever is killed in between does it once more."""
+        following = await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), by_copy=True)
         _log.warning(
             "a shard is copied again: its stream does not have all of slots that have come to it", link=party.name
         )
-        await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), by_copy=True)
         party.link.ask_full_sync()
+        return following

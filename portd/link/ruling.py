@@ -200,13 +200,16 @@ class Ruling:
                 await narrowings.note(settings, digest_of(before), following.choice.digest)
             return self._let_follow(following)
 
-    async def redraw(self, slots: Ranges, *, blurs: bool = False, by_copy: bool = False) -> Narrower:
+    async def redraw(
+        self, slots: Ranges, *, blurs: bool = False, by_copy: bool = False, still: Callable[[], bool] = lambda: True
+    ) -> Narrower:
         """The link is to have other slots of its source, as soon as the stream is followed: some moved to it, or away.
 
         Args:
             slots: all of them.
             blurs: see `Choice.blurs`.
             by_copy: with the next full sync, and not before.
+            still: asked when the target has taken that down: if not, they are in force never, and nobody is told.
 
         Raises:
             TargetError: the target does not take down where keys of this link can be.
@@ -217,7 +220,7 @@ class Ruling:
             choice = replace(choice_of(settings, settings.checkpoint_key), blurs=blurs)
             following = Narrower(settings, choice, of_slots=True, by_copy=by_copy)
             await note(settings, following.choice.image)
-            return self._let_follow(following)
+            return self._let_follow(following) if still() else following
 
     def _let_follow(self, following: Narrower) -> Narrower:
         if self._next is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import signal
 import sys
@@ -24,6 +25,8 @@ from tests.faults.sampler import Sampler
 from tests.faults.standby import Couple
 from tests.faults.world import Failure, World
 from tests.servers import Binary, binaries, find
+
+LOG_LETTERS = 20_000  # of portd's log that are shown
 
 
 def _arguments() -> argparse.Namespace:
@@ -44,7 +47,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sample", type=Path, help="JSON lines file for memory and open files of portd")
     parser.add_argument("--late", type=int, metavar="N", help="the deck of late bytes instead: N strikes")
     parser.add_argument("--cluster", type=int, metavar="N", help="from cluster to cluster instead: N faults")
-    parser.add_argument("--moves", action="store_true", help="with --cluster: slots of both sides move, too")
+    parser.add_argument(
+        "--moves",
+        action="store_true",
+        help="with --cluster: slots of both sides move, nodes join, bytes come late, too",
+    )
+    parser.add_argument("--log", type=Path, help="with --cluster: a file for all that portd logged, where it fails")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="with --cluster: of portd")
     parser.add_argument("--rules", action="store_true", help="with --cluster: keys are left out, and renamed")
     parser.add_argument("--delay", type=float, default=0.0, help="with --late: some deliveries are later by up to this")
     parser.add_argument("--standby", type=int, metavar="N", help="alternating holders of one link instead: N strikes")
@@ -114,10 +123,13 @@ def _run_cluster(options: argparse.Namespace) -> int:
             target=_binary(options.target),
             rules=options.rules,
             moves=options.moves,
+            options=dict(each.split("=", 1) for each in options.option),
             tell=not options.quiet,
         )
     except Failure as error:
-        print(f"FAILED, seed {options.seed}\n{error}")
+        words, log = error.args
+        Path(options.log or os.devnull).write_text(log)
+        print(f"FAILED, seed {options.seed}\n{words}\n{log[-LOG_LETTERS:]}")
         return 1
     print(report.table())
     return 0

@@ -1,8 +1,9 @@
 """Faults from cluster to cluster: any node of either side fails over or dies, portd is killed or stopped, connections are cut.
 
 `python -m tests.faults --cluster N --seed S`: N faults while every shard of the source is written to, a third of them while shards are
-copied anew. Every ten faults, and at the end, the writes pause, and both clusters are compared: each key at its node with its digest,
-so that a lost or doubled INCR, RPUSH or XADD shows.
+copied anew. With `--moves` slots of both sides move meanwhile, nodes join and leave, and what portd sends comes late. Every ten faults, and at
+the end, the writes pause, and both clusters are compared: each key at its node with its digest, so that a lost or doubled INCR, RPUSH or XADD
+shows, and the numbers of `tests.faults.ledgers`.
 """
 
 from __future__ import annotations
@@ -19,25 +20,32 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
-from portd.kernel.slots import slot_tag
 from portd.net.topology import read_written, slots_of
 from tests.clusters import Cluster, differences
 from tests.commands import run
+from tests.faults.ledgers import CLIENTS, Ledger
+from tests.faults.sides import ROAMING, Side
 from tests.faults.world import Failure
-from tests.integration.cluster.load import LINKS, Loads, fill, primaries
-from tests.integration.cluster.moves import RoamingLoad, migrate
+from tests.integration.cluster.load import Loads, fill
+from tests.integration.cluster.moves import RoamingLoad
 from tests.process import Portd
+from tests.relay import Relay, holding
 from tests.servers import PATIENCE_SECONDS, wait_for_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.relay import Hold
     from tests.servers import Binary, Server
+
+    Fault = Callable[[], str]  # strikes, and says what
 
 CHECK_EVERY = 10  # faults
 STOPPED_SECONDS = 2.0  # longest time that portd stands still
 BULK = 40  # values of each shard that make a full sync last, of BULK_BYTES
 BULK_BYTES = 300_000
+CAUGHT_SECONDS = 5.0  # until bytes that are wanted have come by, or are not waited for any more
+LATE_FAULTS = 4  # behind which bytes come at the latest
 OPTIONS: dict[str, object] = {
     "silence_seconds": 3,
     "max_target_bytes_per_second": "8MiB",  # a full sync of these values takes 1.5 s
@@ -46,7 +54,6 @@ OPTIONS: dict[str, object] = {
 RULES: dict[str, object] = {
     "include": "{t", "exclude": ["*:set", "*:b"], "rename_prefix": "{t={u", "share_image": True, "prune": "prune",
 }  # fmt: skip
-ROAMING = (5, 77, 1234, 5400, 6000, 9999, 11000, 16000)  # slots that move
 MAY_END = {os.EX_UNAVAILABLE, os.EX_TEMPFAIL}  # started while a cluster was not whole
 
 
@@ -58,25 +65,45 @@ class ClusterReport:
         faults: of each kind.
         checks: comparisons, all of them equal.
         pipelines: that were written, of up to 30 commands each.
-        exits: of portd by itself, by code; it was started again.
+        roaming: commands and transactions in slots that move.
+        numbers: that clients have written, by client, and lists that they have read in the target.
+        lost: numbers that the source has and the target has not.
+        doubled: numbers that the target has and the source has not, or has less often.
+        exits: of portd by itself, by code and what it said; it was started again.
         full_syncs: of shards behind the first ones, by reason.
+        held: full syncs that an operator let go on.
         seconds: that the deck took.
     """
 
     faults: Counter[str] = field(default_factory=Counter)
     checks: int = 0
     pipelines: int = 0
-    exits: Counter[int] = field(default_factory=Counter)
+    roaming: int = 0
+    numbers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    lost: int = 0
+    doubled: int = 0
+    exits: Counter[str] = field(default_factory=Counter)
     full_syncs: Counter[str] = field(default_factory=Counter)
+    held: int = 0
     seconds: float = 0.0
 
     def table(self) -> str:
         """Markdown."""
         lines = ["| fault | count |", "|---|---|", *(f"| {name} | {n} |" for name, n in sorted(self.faults.items()))]
+        return "\n".join([*lines, "", self.summary()])
+
+    def summary(self) -> str:
+        """In some words."""
         syncs = ", ".join(f"{count} ({reason})" for reason, count in self.full_syncs.items()) or "none"
-        exits = ", ".join(f"{count} with {code}" for code, count in self.exits.items()) or "none"
-        said = f"{self.faults.total()} faults in {self.seconds:.0f} s, {self.checks} comparisons, {self.pipelines} pipelines: 0 lost, 0 doubled"
-        return "\n".join([*lines, "", f"{said}; shards copied again: {syncs}; portd ended by itself: {exits}"])
+        exits = "".join(f"\n{count} times {said}" for said, count in self.exits.items()) or "never"
+        numbers = ", ".join(
+            f"{name} {written}, {read} lists read in the target" for name, (written, read) in self.numbers.items()
+        )
+        return (
+            f"{self.faults.total()} faults in {self.seconds:.0f} s, {self.checks} comparisons, {self.pipelines} pipelines, "
+            f"{self.roaming} commands in slots that move, numbers: {numbers}; "
+            f"{self.lost} lost, {self.doubled} doubled; shards copied again: {syncs}; {self.held} times held; portd ended by itself: {exits}"
+        )
 
 
 class ClusterDeck:
@@ -87,7 +114,8 @@ class ClusterDeck:
         source: binary of the source's nodes.
         target: binary of the target's.
         rules: keys are left out, and the others have names in other slots.
-        moves: slots of either side move as well, one by one and in one step.
+        moves: slots of either side move as well, nodes join and leave, bytes come late.
+        options: of portd.
     """
 
     def __init__(
@@ -98,18 +126,24 @@ class ClusterDeck:
         *,
         rules: bool = False,
         moves: bool = False,
+        options: dict[str, object] | None = None,
     ) -> None:
         self.report = ClusterReport()
         self._chance = random.Random(f"clusters {seed}")
         self._source = Cluster(source, replicas=1, repl_backlog_size="32mb", repl_ping_replica_period=1)
         self._target = Cluster(target, replicas=1, repl_ping_replica_period=1)
-        self._rules = rules
-        self._roaming = RoamingLoad(self._source, ROAMING) if moves else None
+        self._sides = [Side("source", self._source, self._chance), Side("target", self._target, self._chance)]
+        self._rules, self._moves = rules, moves
+        self._options = OPTIONS | (RULES if rules else {}) | (options or {})
+        self._roaming: RoamingLoad | None = None
+        self._ledgers: list[Ledger] = []
+        self._relays: list[Relay] = []
+        self._late: list[tuple[int, Hold]] = []  # bytes that are kept back, and for how many faults still
         self._portd: Portd
         self._loads: Loads
         self._socket: Path
         self._known: dict[str, dict[str, int]] = {}  # full syncs of the process that runs, by link
-        self._deck: list[Callable[[], str]] = []
+        self._deck: list[Fault] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -120,20 +154,33 @@ class ClusterDeck:
             for node in self._source.primaries:
                 self._fill_bulk(node)
             self._socket = Path(stack.enter_context(TemporaryDirectory(prefix="portd-deck-"))) / "control"
-            options = OPTIONS | (RULES if self._rules else {}) | {"control_socket": self._socket}
+            options = self._options | {"control_socket": self._socket}
+            if self._moves:
+                nodes = self._target.nodes
+                self._relays = [stack.enter_context(Relay(node.port)) for node in nodes]
+                pairs = (f"127.0.0.1:{relay.upstream}=127.0.0.1:{relay.port}" for relay in self._relays)
+                options["target_address_map"] = ",".join(pairs)
             self._portd = stack.enter_context(Portd(self._source.url, self._target.url, **options))
             self._loads = stack.enter_context(Loads(self._source))
-            if self._roaming is not None:
-                stack.enter_context(self._roaming)
+            named = (lambda key: (_renamed(key.encode()) or b"").decode()) if self._rules else str
+            self._ledgers = [
+                stack.enter_context(Ledger(name, self._source, self._target, ROAMING, named)) for name in CLIENTS
+            ]
+            if self._moves:
+                self._roaming = stack.enter_context(RoamingLoad(self._source, ROAMING))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._release(all_of_them=True)
+        for cluster in (self._source, self._target):
+            for node in [*cluster.extra]:
+                node.close()
         self._stack.close()
 
     def _fill_bulk(self, node: Server) -> None:
         """Values that nobody changes, of one shard."""
-        tag = next(f"{{t{n}}}" for n in range(1000) if self._source.owner(f"{{t{n}}}") is node)
+        tag = next(f"{{t{n}}}" for n in range(10_000) if self._source.owner(f"{{t{n}}}") is node)
         for number in range(BULK):
             self._source.call(node, "SET", f"{tag}:bulk:{number}", self._chance.randbytes(BULK_BYTES))
 
@@ -159,48 +206,68 @@ class ClusterDeck:
                 if tell:
                     print(f"{time.monotonic() - begun:8.2f} s  {number:4}  {name}", flush=True)
                 self._revive()
+                self._release()
                 time.sleep(self._chance.uniform(0, 1.0))
                 if number % CHECK_EVERY == 0 or number == faults:
                     self._check()
         except (AssertionError, OSError, Failure) as error:
-            told = f"after {len(last)} faults, the last of them {last[-8:]}: {error}"
-            raise Failure(f"{told}\n{self._portd.log()[-20_000:]}") from error
+            self.report.seconds = time.monotonic() - begun
+            words = f"after {len(last)} faults, the last of them {last[-8:]}: {error}\n{self.report.summary()}"
+            raise Failure(words, self._portd.log()) from error
         self.report.seconds = time.monotonic() - begun
         return self.report
 
-    def _kinds(self) -> list[Callable[[], str]]:
+    def _kinds(self) -> list[Fault]:
         """Each of them, for either side."""
-        kinds: list[Callable[[], str]] = [
-            self._kill_portd,
-            self._kill_portd,
-            self._stop_portd,
-            self._flush,
-            self._flush,
-        ]
-        copying: list[Callable[[], str]] = [self._kill_portd]
-        for side, cluster in (("source", self._source), ("target", self._target)):
-            failovers = [partial(self._fail_over, side, cluster, how) for how in ((), ("FORCE",), ("TAKEOVER",))]
+        kinds: list[Fault] = [self._kill_portd, self._kill_portd, self._stop_portd, self._flush, self._flush]
+        copying: list[Fault] = [self._kill_portd]
+        for side in self._sides:
+            failovers = [partial(self._fail_over, side, *how) for how in ((), ("FORCE",), ("TAKEOVER",))]
             kinds += failovers
-            kinds += [partial(self._kill_node, side, cluster, primary=primary) for primary in (True, False)]
-            kinds += [partial(self._cut, side, cluster)] * 2
-            copying += [
-                self._chance.choice(failovers),
-                partial(self._kill_node, side, cluster, primary=True),
-                partial(self._cut, side, cluster),
-            ]
-        if self._roaming is not None:
-            moves = [partial(self._move, *each) for each in (("source", self._source), ("target", self._target))]
-            kinds += [moves[0]] * 8 + [moves[1]] * 3 + [self._migrate] * 3
-            copying += moves
+            kinds += [partial(side.kill_node, role) for role in ("master", "slave")]
+            kinds += [side.cut] * 2
+            copying += [self._chance.choice(failovers), partial(side.kill_node, "master"), side.cut]
+            if self._moves:
+                strike = partial(self._strike, side)
+                moves = [partial(each, strike) for each in (side.move, side.swing, side.migrate, side.use_tool)]
+                kinds += [*moves, moves[0], moves[0], partial(self._join, side), partial(self._join, side)]
+                copying += moves
+        if self._moves:
+            kinds += [self._hold_back] * 3
+            copying += [self._hold_back]
         return kinds + [partial(self._while_copying, each) for each in copying]
 
     # -- faults
 
-    def _while_copying(self, fault: Callable[[], str]) -> str:
+    def _strike(self, moved: Side) -> str:
+        """What comes in the middle of a move; often nothing.
+
+        Where slots of the target move, none of its nodes is lost: a replica that is promoted lacks what has just come, and the old owner has it no more.
+        """
+        if self._chance.random() < 0.5:
+            return ""
+        side = self._sides[0] if moved.name == "target" else self._chance.choice(self._sides)
+        failover = partial(side.fail_over, *self._chance.choice(((), ("FORCE",), ("TAKEOVER",))))
+        orderly = self._sides[1].fail_over
+        kill = partial(side.kill_node, "master")
+        strikes: list[Fault] = [self._kill_portd, self._kill_portd, side.cut, failover, orderly, kill]
+        return self._chance.choice(strikes if moved.name == "target" else [*strikes, self._empty])()
+
+    def _empty(self) -> str:
+        """A node is emptied in the middle of a move."""
+        self._source.call(self._chance.choice(list(self._source.owners())), "FLUSHALL")
+        return "source: FLUSHALL"
+
+    def _while_copying(self, fault: Fault) -> str:
         """Strikes while one shard or all of them are copied anew."""
-        links = LINKS if self._chance.random() < 0.3 else (self._chance.choice(LINKS),)
-        self._until(lambda status: all(each["phase"] == "streaming" for each in status["links"]))
-        for link in links:
+        links: list[str] = []
+
+        def streaming(status: dict[str, Any]) -> bool:
+            links[:] = [each["link"] for each in status["links"]]
+            return all(each["phase"] == "streaming" for each in status["links"])
+
+        self._until(streaming)
+        for link in links if self._chance.random() < 0.3 else (self._chance.choice(links),):
             run(
                 "ctl", "full-sync", "--socket", self._socket, "--link", link, "--yes", expect=None
             )  # or one is under way
@@ -208,66 +275,29 @@ class ClusterDeck:
         time.sleep(self._chance.uniform(0, 0.8))
         return f"snapshot, {fault()}"
 
-    def _fail_over(self, side: str, cluster: Cluster, how: tuple[str, ...]) -> str:
-        wait_for_sync(cluster.is_up, PATIENCE_SECONDS)
-        replica = self._chance.choice([node for node in cluster.nodes if node.info("replication")["role"] == "slave"])
+    def _fail_over(self, side: Side, *how: str) -> str:
         if killed := self._chance.random() < 0.3:
             self._portd.kill()
-        cluster.fail_over(replica, *how)
-        return f"{side}: failover{' ' + how[0].lower() if how else ''}{', portd: kill -9' if killed else ''}"
+        return f"{side.fail_over(*how)}{', portd: kill -9' if killed else ''}"
 
-    def _kill_node(self, side: str, cluster: Cluster, *, primary: bool) -> str:
-        """A node dies; a primary is replaced by its replica. It comes back later, without its data."""
-        wait_for_sync(cluster.is_up, PATIENCE_SECONDS)
-        role = "master" if primary else "slave"
-        node = self._chance.choice([each for each in cluster.nodes if each.info("replication")["role"] == role])
-        node.kill()
-        if primary:
-            wait_for_sync(lambda: _promoted(cluster), PATIENCE_SECONDS)
-        time.sleep(self._chance.uniform(0, 0.5))
-        node.start()
-        wait_for_sync(cluster.is_up, PATIENCE_SECONDS)
-        return f"{side}: kill -9 of a {'primary' if primary else 'replica'}"
+    def _join(self, side: Side) -> str:
+        """What joins the source is read before it has slots; sometimes nobody waits for that. What leaves it has been read."""
+        if side.name == "target":
+            return side.join(lambda: None, lambda: None)
+        patient = self._chance.random() < 0.8
+        return side.join(
+            lambda: self._until(self._reads_all) if patient else None, lambda: self._until(self._is_settled)
+        )
 
-    def _cut(self, side: str, cluster: Cluster) -> str:
-        """Our connections to one node are ended by it, or to all of them."""
-        nodes = [node for node in cluster.owners() if node.alive]
-        for node in nodes if self._chance.random() < 0.3 else [self._chance.choice(nodes)]:
-            for client in node.client().client_list():
-                if client["name"].startswith("portd-") or (side == "source" and "S" in client["flags"]):
-                    cluster.call(node, "CLIENT", "KILL", "ID", client["id"])
-        return f"{side}: connections cut"
+    def _is_settled(self, status: dict[str, Any]) -> bool:
+        """Each link has the slots of its primary, and whoever has none is not read any more."""
+        owned = {tuple(sorted(slots_of(tuple(ranges)))) for ranges in self._source.owners().values()}
+        drawn = {tuple(sorted(slots_of(read_written(each["settings"]["include_slots"])))) for each in status["links"]}
+        return drawn - {()} == owned
 
-    def _move(self, side: str, cluster: Cluster) -> str:
-        """Slots that are written to go to another shard, key by key; a node may be emptied in the middle, and portd may die."""
-        wait_for_sync(cluster.is_up, PATIENCE_SECONDS)
-        into = self._chance.choice(list(cluster.owners()))
-        killed = self._chance.random() < 0.4
-        emptied = side == "source" and self._chance.random() < 0.25
-        slots = self._chance.sample(ROAMING, self._chance.randint(1, 4))
-        ends = [cluster.owner(f"{{{slot_tag(slots[0])}}}"), into]
-
-        def middle() -> None:
-            time.sleep(self._chance.uniform(0, 0.5))  # keys are born at the new owner
-            if emptied:
-                cluster.call(self._chance.choice(ends), "FLUSHALL")
-            if killed:
-                self._portd.kill()
-
-        for number, slot in enumerate(slots):
-            cluster.move_slot(slot, into, until=middle if number == 0 else lambda: None)
-        also = [word for word, so in ((", FLUSHALL", emptied), (", portd: kill -9", killed)) if so]
-        return f"{side}: slots moved{''.join(also)}"
-
-    def _migrate(self) -> str:
-        """Slots of the source go to another shard in one step, where its servers can."""
-        wait_for_sync(self._source.is_up, PATIENCE_SECONDS)
-        first = self._chance.choice(ROAMING)
-        node, into = self._source.owner(f"{{{slot_tag(first)}}}"), self._chance.choice(list(self._source.owners()))
-        if node is into or not node.binary.at_least(redis=(99,), valkey=(9, 0)):
-            return "source: nothing moved"
-        migrate(self._source, node, into, first, first)
-        return "source: a slot moved in one step"
+    def _reads_all(self, status: dict[str, Any]) -> bool:
+        """There is a link for each primary."""
+        return len(status["links"]) > len(self._source.primaries)
 
     def _flush(self) -> str:
         """A shard of the source is emptied, and written to at once: what comes behind it may not go."""
@@ -278,6 +308,31 @@ class ClusterDeck:
             self._portd.kill()
         self._fill_bulk(node)
         return f"source: FLUSHALL of a shard{', portd: kill -9' if killed else ''}"
+
+    def _hold_back(self) -> str:
+        """What portd sends to a node is kept back, and comes faults later; its connection is reset, or silent, or it is killed."""
+        relay = self._chance.choice(self._relays)
+        words = self._chance.choice(((), (b"\r\nEXEC\r\n",), (b"\r\nHSET\r\n",)))
+        way = self._chance.choice(("reset", "silence"))
+        hold = relay.hold(holding(*words, name=b"portd-"), reset=way == "reset")
+        if not hold.caught.wait(CAUGHT_SECONDS):  # a replica's, or one that nothing is written to: it passes
+            hold.release()
+            return "target: bytes would be late"
+        self._late.append((self._chance.randint(0, LATE_FAULTS), hold))
+        if killed := self._chance.random() < 0.3:
+            self._portd.kill()
+        return f"target: late bytes, {way}{', portd: kill -9' if killed else ''}"
+
+    def _release(self, *, all_of_them: bool = False) -> None:
+        """Late bytes come whose time it is."""
+        left = []
+        for faults, hold in self._late:
+            if faults <= 0 or all_of_them:
+                hold.release()
+                hold.sent.wait(PATIENCE_SECONDS)
+            else:
+                left.append((faults - 1, hold))
+        self._late = left
 
     def _kill_portd(self) -> str:
         self._portd.kill()
@@ -298,9 +353,10 @@ class ClusterDeck:
             return
         code = self._portd.wait()
         if code != -signal.SIGKILL:
+            said = next((line for line in reversed(self._portd.log().splitlines()) if line.strip()), "")
             if code not in MAY_END:
-                raise Failure(f"portd ended with {code}")
-            self.report.exits[code] += 1
+                raise Failure(f"portd ended with {code}: {said}")
+            self.report.exits[f"{code}: {said[-200:]}"] += 1
         self._known = {}
         self._portd.start()
 
@@ -313,6 +369,10 @@ class ClusterDeck:
             if status is None or "links" not in status:
                 return False
             self._note_syncs({each["link"]: each["full_syncs"] for each in status["links"]})
+            for each in status["links"]:
+                if each["phase"] == "held":  # it would remove every key of a shard that had few: an operator lets it
+                    run("ctl", "accept", "--socket", self._socket, "--link", each["link"], expect=None)
+                    self.report.held += 1
             return reached(status)
 
         wait_for_sync(asked, PATIENCE_SECONDS, dump=lambda: f"{self._portd.status()}")
@@ -320,43 +380,44 @@ class ClusterDeck:
     def _check(self) -> None:
         """Writes pause until everything is in the target, and both clusters are equal."""
         self._loads.run(1)  # whoever writes has not ended
-        self._loads.pause()
+        for each in self._ledgers:
+            each.run()
         if self._roaming is not None:
-            self._roaming.turn.acquire()
-        try:
+            self._roaming.run(1)
+        self._release(all_of_them=True)
+        with ExitStack() as paused:
+            self._loads.pause()
+            paused.callback(self._loads.go_on)
+            for turn in [each.turn for each in self._ledgers] + ([self._roaming.turn] if self._roaming else []):
+                paused.enter_context(turn)
             for cluster in (self._source, self._target):
                 wait_for_sync(cluster.is_up, PATIENCE_SECONDS)
-            self._until(lambda status: self._drawn() or not status)  # what slots came with a flush is copied
-            ends = {
-                link: int(node.client().info("replication")["master_repl_offset"])
-                for link, node in primaries(self._source).items()
-            }
-            self._until(
-                lambda status: all(
-                    each["phase"] == "streaming" and each["stream"]["checkpointed_offset"] >= ends[each["link"]]
-                    for each in status["links"]
-                )
-            )
+            ends = self._ends()
+            self._until(lambda status: self._is_settled(status) and _has_all(ends, status))
             if letters := [each["dead_letters"] for each in (self._portd.status() or {})["links"]]:
                 assert not any(map(any, (each.values() for each in letters))), letters
-            if found := differences(self._source, self._target, _renamed if self._rules else _as_it_is):
-                raise Failure("the clusters differ:\n" + "\n".join(found[:20]))
-            self.report.checks += 1
-            self.report.pipelines = self._loads.commands
-        finally:
-            self._loads.go_on()
-            if self._roaming is not None:
-                self._roaming.turn.release()
+            self._compare()
 
-    def _drawn(self) -> bool:
-        """Every link has the slots that its node has, by the target's word."""
-        told = []
-        for link in LINKS:
-            key = f"portd:checkpoint:{{{link}}}"
-            words = (self._target.get("HGET", key, "slots") or b"").decode().split()
-            told.append(set(slots_of(read_written(words))))
-        owned = [set(slots_of(tuple(ranges))) for ranges in self._source.owners().values()]
-        return all(slots in owned for slots in told)
+    def _ends(self) -> dict[str, int]:
+        """How far the primaries of the source are, by replication id."""
+        told = [node.info("replication") for node in self._source.owners()]
+        return {each["master_replid"]: int(each["master_repl_offset"]) for each in told}
+
+    def _compare(self) -> None:
+        found = differences(self._source, self._target, _renamed if self._rules else _as_it_is)
+        for ledger in self._ledgers:
+            lost, doubled, trouble = ledger.compare()
+            self.report.lost += lost
+            self.report.doubled += doubled
+            self.report.numbers[ledger.name] = ledger.commands, ledger.read
+            found += trouble
+            if lost or doubled:
+                found.append(f"numbers of {ledger.name}: {lost} lost, {doubled} doubled")
+        if found:
+            raise Failure("the clusters differ:\n" + "\n".join(found[:20]))
+        self.report.checks += 1
+        self.report.pipelines = self._loads.commands
+        self.report.roaming = self._roaming.commands if self._roaming else 0
 
     def _note_syncs(self, now: dict[str, Any]) -> None:
         """Counts full syncs of a process once."""
@@ -368,6 +429,15 @@ class ClusterDeck:
         self._known = now
 
 
+def _has_all(ends: dict[str, int], status: dict[str, Any]) -> bool:
+    """Every link follows its stream, and each of these histories is followed by one that has brought all of it."""
+    links = status["links"]
+    there = {each["position"]["replid"]: each["stream"]["checkpointed_offset"] for each in links if each["position"]}
+    return all(each["phase"] == "streaming" for each in links) and all(
+        there.get(replid, -1) >= offset for replid, offset in ends.items()
+    )
+
+
 def _as_it_is(key: bytes) -> bytes | None:
     return key
 
@@ -375,14 +445,6 @@ def _as_it_is(key: bytes) -> bytes | None:
 def _renamed(key: bytes) -> bytes | None:
     """What `RULES` make of a name."""
     return None if key.endswith((b":set", b":b")) else b"{u" + key[2:]
-
-
-def _promoted(cluster: Cluster) -> bool:
-    """Every slot has an owner that lives, and all know it."""
-    alive = [node for node in cluster.nodes if node.alive]
-    return all(b"cluster_state:ok" in cluster.call(node, "CLUSTER", "INFO") for node in alive) and all(
-        node.alive for node in cluster.owners()
-    )
 
 
 def run_cluster_deck(
@@ -393,8 +455,9 @@ def run_cluster_deck(
     target: Binary | None = None,
     rules: bool = False,
     moves: bool = False,
+    options: dict[str, object] | None = None,
     tell: bool = False,
 ) -> ClusterReport:
     """See `ClusterDeck.run`."""
-    with ClusterDeck(seed, source, target, rules=rules, moves=moves) as deck:
+    with ClusterDeck(seed, source, target, rules=rules, moves=moves, options=options) as deck:
         return deck.run(faults, tell=tell)

@@ -204,10 +204,14 @@ def _expire(argv: list[bytes], how: How) -> list[list[bytes]]:
 
 
 def _restore(argv: list[bytes], how: How) -> list[list[bytes]]:
-    """RESTORE with its TTL made absolute."""
+    """RESTORE with its TTL made absolute; one of a slot that moves replaces what is there."""
     if len(argv) < 4:
         return [argv]
-    name = argv[0] if argv[0].upper() == b"RESTORE" else b"RESTORE"
+    if argv[0].upper() == b"RESTORE-ASKING":
+        first, *behind = _restore([b"RESTORE", *argv[1:]], how)
+        ends = len(first) - (first[-1] == b"ABSTTL" and len(first) > len(argv))  # an ABSTTL of ours is the last word
+        return [[*first[:ends], b"REPLACE", *first[ends:]], *behind]
+    name = argv[0]
     if number(argv[2]) <= 0 or b"ABSTTL" in [option.upper() for option in argv[4:]]:
         return [[name, *argv[1:]]]
     at = b"%d" % _absolute(argv[2], 1, how.now_ms)

@@ -335,7 +335,9 @@ def test_a_payload_with_a_relative_expiry_gets_both() -> None:
     """The footer and the expiry are rewritten in one go."""
     splitter = splitter_for(SEVEN, dialect=dialect((7, 0), 10))
     given = [b"RESTORE-ASKING", b"k", b"5", payload(TEXT, 80), b"REPLACE"]
-    assert becomes(splitter, given, 7) == [[b"RESTORE", b"k", *words("+5"), payload(TEXT, 10), b"REPLACE", b"ABSTTL"]]
+    assert becomes(splitter, given, 7) == [
+        [b"RESTORE", b"k", *words("+5"), payload(TEXT, 10), b"REPLACE", b"REPLACE", b"ABSTTL"]
+    ]
 
 
 @pytest.mark.parametrize(("options", "at"), [(b"", "+5"), (b"REPLACE", "+5"), (b"ABSTTL FREQ 3", "5")])

@@ -47,7 +47,7 @@ CHANGED = [
     ("PEXPIREAT k +5000 GT", "PEXPIREAT k ~5000"),
     ("PEXPIREAT k +50000 GT", "PEXPIREAT k +50000"),
     ("RESTORE k +5000 v REPLACE ABSTTL", "RESTORE k ~5000 v REPLACE ABSTTL"),
-    ("RESTORE-ASKING k +5000 v ABSTTL", "RESTORE k ~5000 v ABSTTL"),
+    ("RESTORE-ASKING k +5000 v ABSTTL", "RESTORE k ~5000 v ABSTTL REPLACE"),
     # relative ones of old sources
     ("SETEX k 5 v", "SET k v PXAT ~5000"),
     ("PSETEX k 5000 v", "SET k v PXAT ~5000"),

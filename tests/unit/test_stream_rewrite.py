@@ -66,9 +66,9 @@ EXACT = [
     ("HPEXPIRE h 5 FIELDS 1 f", "HPEXPIREAT h +5 FIELDS 1 f"),
     ("RESTORE k 100 payload", "RESTORE k +100 payload ABSTTL"),
     ("restore k 100 payload replace IDLETIME 7", "RESTORE k +100 payload replace IDLETIME 7 ABSTTL"),
-    ("RESTORE-ASKING k 100 payload REPLACE", "RESTORE k +100 payload REPLACE ABSTTL"),
-    ("RESTORE-ASKING k 100 payload absttl", "RESTORE k 100 payload absttl"),
-    ("restore-asking k 0 payload", "RESTORE k 0 payload"),
+    ("RESTORE-ASKING k 100 payload REPLACE", "RESTORE k +100 payload REPLACE REPLACE ABSTTL"),
+    ("RESTORE-ASKING k 100 payload absttl", "RESTORE k 100 payload absttl REPLACE"),
+    ("restore-asking k 0 payload", "RESTORE k 0 payload REPLACE"),
     ("FUNCTION LOAD code", "FUNCTION LOAD REPLACE code"),
     ("function load code", "FUNCTION load REPLACE code"),
 ]

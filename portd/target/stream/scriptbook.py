@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from portd.config.settings import Settings
+
 _log = get_logger("target")
 
 TEXT_BYTES: Final = 128 * 1024  # a larger one is not kept
@@ -28,6 +30,7 @@ MOST_TEXTS: Final = 8192  # in each half
 MOST_BYTES: Final = 16 * 1024 * 1024  # of each half in a file
 MOST_BYTES_HELD: Final = 1024 * 1024  # of each half in memory
 ENTRY_BYTES: Final = 240  # about what a text costs in memory beside itself
+SCRIPTS: Final = "portd-scripts-"  # files with what the source calls by its SHA1
 _MAGIC: Final = b"portd scripts 1\n"
 _HEADER: Final = struct.Struct(">16sQ")
 _RECORD: Final = struct.Struct(">20sI")
@@ -257,3 +260,11 @@ class ScriptBook:
 
 def _file(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
+
+
+def script_path(settings: Settings) -> Path | None:
+    """Where the scripts of this link are kept, for the next start to find."""
+    directory = settings.spool_directory()
+    link = f"{settings.target_endpoint().display} {settings.checkpoint_name()}"
+    name = hashlib.sha1(link.encode(), usedforsecurity=False).hexdigest()[:12]
+    return directory / f"{SCRIPTS}{name}" if directory is not None else None

@@ -28,7 +28,7 @@ class Load(Writer):
 
     Args:
         cluster: has the shard.
-        node: its primary. When it is none any more, its slots are written to at whoever has them; what is refused is left out.
+        node: its primary. Its slots are written to at whoever has them, also when they are several; what is refused is left out.
 
     Attributes:
         PAUSE: seconds between two pipelines.
@@ -43,6 +43,7 @@ class Load(Writer):
         tags = (f"{{t{number}}}" for number in range(10_000))
         mine = (tag for tag in tags if any(a <= key_slot(tag.encode()) <= b for a, b in ranges))
         self._tags = [next(mine) for _ in range(20)]
+        self._there = self._tags  # those at the node that is written to
         self.turn = threading.Lock()
         self._cluster = cluster
         self._random = random.Random(node.port)
@@ -50,7 +51,7 @@ class Load(Writer):
     def _write(self) -> None:
         while not self._stop.is_set():
             try:
-                with Wire(self._cluster.owner(self._tags[0])) as wire:
+                with Wire(self._meet()) as wire:
                     while not self._stop.is_set():
                         with self.turn:
                             told = wire.many([self._one() for _ in range(self._random.randint(1, 30))], errors=True)
@@ -62,8 +63,16 @@ class Load(Writer):
                 pass
             time.sleep(0.05)
 
+    def _meet(self) -> Server:
+        """The node of one of its tags, and which others it has."""
+        owners = self._cluster.owners()
+        wanted = key_slot(self._random.choice(self._tags).encode())
+        node, ranges = next((node, each) for node, each in owners.items() if _within(wanted, each))
+        self._there = [tag for tag in self._tags if _within(key_slot(tag.encode()), ranges)]
+        return node
+
     def _one(self) -> tuple[Any, ...]:
-        tag = self._random.choice(self._tags)
+        tag = self._random.choice(self._there)
         choices: list[tuple[Any, ...]] = [
             ("INCR", f"{tag}:counter"),
             ("RPUSH", f"{tag}:list", self.commands),
@@ -76,6 +85,10 @@ class Load(Writer):
             ("ZINCRBY", f"{tag}:zset", 1, self._random.randrange(50)),
         ]
         return self._random.choice(choices)
+
+
+def _within(slot: int, ranges: list[tuple[int, int]]) -> bool:
+    return any(first <= slot <= last for first, last in ranges)
 
 
 class Loads:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from tests.clusters import Cluster
 
 
+TRANSACTIONS = 0.1  # of what is written
+SCRIPT = "redis.call('INCR', KEYS[1]) return redis.call('RPUSH', KEYS[2], ARGV[1])"
+
+
 class RoamingLoad(Writer):
     """Writes to keys of some slots, wherever these are; a context manager.
 
@@ -33,7 +37,7 @@ class RoamingLoad(Writer):
 
     def __init__(self, cluster: Cluster, slots: Sequence[int], seed: int = 1) -> None:
         super().__init__()
-        self._nodes = cluster.primaries  # their ports are known when they are started
+        self._cluster = cluster
         self._tags = [f"{{{slot_tag(slot)}}}" for slot in slots]
         self._random = random.Random(seed)
         self.turn = threading.Lock()
@@ -47,7 +51,7 @@ class RoamingLoad(Writer):
         retry = Retry(ConstantBackoff(0.05), 100)
         node: Any = ClusterNode
         client: Any = RedisCluster(
-            startup_nodes=[node("127.0.0.1", each.port) for each in self._nodes],
+            startup_nodes=[node("127.0.0.1", each.port) for each in self._cluster.primaries],
             retry=retry,
             socket_timeout=PATIENCE_SECONDS,
         )
@@ -55,7 +59,10 @@ class RoamingLoad(Writer):
             try:
                 with self.turn:
                     for _ in range(self._random.randint(1, 10)):
-                        client.execute_command(*self._one())
+                        if self._random.random() < TRANSACTIONS:
+                            self._transact(client)
+                        else:
+                            client.execute_command(*self._one())
                         self.commands += 1
             except (
                 redis.RedisError,
@@ -65,6 +72,15 @@ class RoamingLoad(Writer):
                 pass
             time.sleep(0.002)
         client.close()
+
+    def _transact(self, client: Any) -> None:
+        """Several keys of a slot at once, as a transaction."""
+        tag = self._random.choice(self._tags)
+        with client.pipeline(transaction=True) as pipe:
+            pipe.incr(f"{tag}:counter0")
+            pipe.rpush(f"{tag}:both0", self.commands)
+            pipe.rpush(f"{tag}:both1", self.commands)
+            pipe.execute()
 
     def _one(self) -> tuple[Any, ...]:
         tag, which = self._random.choice(self._tags), self._random.randrange(6)
@@ -79,6 +95,12 @@ class RoamingLoad(Writer):
             ("SADD", f"{tag}:set{which}", self._random.randrange(50)),
             ("ZINCRBY", f"{tag}:zset{which}", 1, self._random.randrange(50)),
             ("SET", f"{tag}:passing{self.commands}", "x" * 50),
+            ("MSET", f"{tag}:string{which}", self.commands, f"{tag}:other{which}", self.commands),
+            ("LMOVE", f"{tag}:list{which}", f"{tag}:moved{which}", "LEFT", "RIGHT"),
+            ("SMOVE", f"{tag}:set{which}", f"{tag}:members{which}", self._random.randrange(50)),
+            ("COPY", f"{tag}:hash{which}", f"{tag}:copy{which}", "REPLACE"),
+            ("ZUNIONSTORE", f"{tag}:union", 2, f"{tag}:zset{which}", f"{tag}:set{which}"),
+            ("EVAL", SCRIPT, 2, f"{tag}:counter{which}", f"{tag}:script{which}", self.commands),
         ]
         return self._random.choice(choices)
 

@@ -1,0 +1,238 @@
+"""What befalls one cluster of two: nodes fail over, die, join and leave, connections are cut, slots move, by hand and by the servers' own tools."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+import redis
+
+from portd.kernel.slots import slot_tag
+from tests.clusters import Cluster
+from tests.clustertools import CLI, agreed, mend, reshard, tool
+from tests.servers import PATIENCE_SECONDS, wait_for_sync
+from tests.wire import Wire
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from tests.servers import Server
+
+    Struck = Callable[[], str]  # strikes something, and says what; "" for nothing
+
+ROAMING: Final = (5, 77, 1234, 5400, 6000, 9999, 11000, 16000)  # slots that move one by one
+ROUNDS: Final = 3  # of a slot that goes to and fro
+LESS: Final = 0.01  # of its slots, for a node that is to have less
+FAILURES: Final = (redis.RedisError, OSError, StopIteration)  # of a move whose nodes are not what they were
+
+
+class Side:
+    """The faults of one cluster.
+
+    Args:
+        name: ``source`` or ``target``, for the table.
+        cluster: it.
+        chance: what happens.
+    """
+
+    def __init__(self, name: str, cluster: Cluster, chance: random.Random) -> None:
+        self.name, self.cluster = name, cluster
+        self._chance = chance
+
+    def _nodes(self, role: str) -> list[Server]:
+        """Those with a partner, ``master`` or ``slave``."""
+        wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
+        return [node for node in self.cluster.nodes if node.info("replication")["role"] == role]
+
+    def _owners(self) -> list[Server]:
+        """Primaries with slots, and those that have joined."""
+        return list(dict.fromkeys([*self.cluster.owners(), *self.cluster.extra]))
+
+    def _owner(self, slot: int) -> Server:
+        return self.cluster.owner(f"{{{slot_tag(slot)}}}")
+
+    # -- nodes
+
+    def fail_over(self, *how: str) -> str:
+        """A replica takes its primary's place: in order, or by ``FORCE`` or ``TAKEOVER``."""
+        self.cluster.fail_over(self._chance.choice(self._nodes("slave")), *how)
+        return f"{self.name}: failover{' ' + how[0].lower() if how else ''}"
+
+    def kill_node(self, role: str) -> str:
+        """A node dies; a primary is replaced by its replica. It comes back later, without its data."""
+        node = self._chance.choice(self._nodes(role))
+        node.kill()
+        if role == "master":
+            wait_for_sync(self._promoted, PATIENCE_SECONDS)
+        time.sleep(self._chance.uniform(0, 0.5))
+        node.start()
+        wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
+        return f"{self.name}: kill -9 of a {'primary' if role == 'master' else 'replica'}"
+
+    def _promoted(self) -> bool:
+        """Every slot has an owner that lives, and all know it."""
+        alive = [node for node in self.cluster.nodes if node.alive]
+        return all(b"cluster_state:ok" in Cluster.call(node, "CLUSTER", "INFO") for node in alive) and all(
+            node.alive for node in self.cluster.owners()
+        )
+
+    def cut(self) -> str:
+        """Our connections to one node are ended by it, or to all of them."""
+        nodes = [node for node in self.cluster.owners() if node.alive]
+        for node in nodes if self._chance.random() < 0.3 else [self._chance.choice(nodes)]:
+            for client in node.client().client_list():
+                if client["name"].startswith("portd-") or (self.name == "source" and "S" in client["flags"]):
+                    with Wire(node) as wire:  # one that has ended by itself is no error
+                        wire.many([("CLIENT", "KILL", "ID", client["id"])], errors=True)
+        return f"{self.name}: connections cut"
+
+    def join(self, ready: Callable[[], None], read: Callable[[], None]) -> str:
+        """A node joins, and gets slots as soon as *ready* returns; or the one that has joined gives its slots away, and leaves behind *read*."""
+        wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
+        if self.cluster.extra:
+            return self._leave(self.cluster.extra[0], read)
+        if CLI is not None and self._chance.random() < 0.5:
+            fresh = self.cluster.fresh()
+            tool(self.cluster, "add-node", f"127.0.0.1:{fresh.port}")
+            self.cluster.welcome(fresh)
+        else:
+            fresh = self.cluster.join()
+        ready()
+        self._moves([(slot, fresh) for slot in self._chance.sample(ROAMING, 2)])
+        if CLI is not None and self._chance.random() < 0.5:
+            self._reshard(self._chance.choice(list(self.cluster.owners())), fresh)
+        return f"{self.name}: a node joins"
+
+    def _leave(self, node: Server, read: Callable[[], None]) -> str:
+        into = self._chance.choice([each for each in self.cluster.owners() if each is not node])
+        ranges = self.cluster.owners().get(node, ())
+        self._moves([(slot, into) for first, last in ranges for slot in range(first, last + 1)])
+        wait_for_sync(lambda: node not in self.cluster.owners(), PATIENCE_SECONDS)
+        read()
+        time.sleep(self._chance.uniform(0, 3.0))
+        if CLI is not None and self._chance.random() < 0.5:
+            tool(
+                self.cluster, "del-node", self.cluster.name(node), expect=False
+            )  # it may be a replica by now, of some version
+        self.cluster.leave(node)
+        return f"{self.name}: a node leaves"
+
+    # -- slots
+
+    def move(self, middle: Struck) -> str:
+        """Slots that are written to go to another shard, key by key; something is struck in the middle."""
+        wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
+        slots = tuple(self._chance.sample(ROAMING, self._chance.randint(1, 4)))
+        into, struck = self._chance.choice(self._owners()), list[str]()
+
+        def strike() -> None:
+            if not struck:
+                struck.append(middle())
+
+        self._moves([(slot, into) for slot in slots], strike)
+        return f"{self.name}: slots moved{told(struck)}"
+
+    def _moves(self, moves: list[tuple[int, Server]], middle: Callable[[], object] = lambda: None) -> None:
+        """One after the other; what could not be ended, since nodes are not what they were, is mended."""
+        try:
+            for slot, into in moves:
+                self.cluster.move_slot(slot, into, until=middle)
+        except FAILURES:
+            mend(self.cluster, [slot for slot, _ in moves])
+
+    def swing(self, middle: Struck) -> str:
+        """One slot goes to and fro between two shards."""
+        wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
+        slot, struck = self._chance.choice(ROAMING), list[str]()
+        one = self._owner(slot)
+        other = self._chance.choice([node for node in self._owners() if node is not one])
+        when = self._chance.randrange(2 * ROUNDS)
+        for number in range(2 * ROUNDS):
+            hit = (lambda: struck.append(middle())) if number == when else (lambda: None)
+            self._moves([(slot, one if number % 2 else other)], hit)
+            time.sleep(self._chance.uniform(0, 0.2))
+        return f"{self.name}: a slot to and fro{told(struck)}"
+
+    def migrate(self, middle: Struck) -> str:
+        """Some slots go to another shard in one step, where its servers can."""
+        if not self.cluster.binary.at_least(redis=(99,), valkey=(9, 0)):
+            return self.move(middle)
+        wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
+        slot = self._chance.choice(ROAMING)
+        node = self._owner(slot)
+        last = next(end for begin, end in self.cluster.owners()[node] if begin <= slot <= end)
+        last = min(last, slot + self._chance.choice((0, 0, 30)))
+        into = self._chance.choice([each for each in self._owners() if each is not node])
+        struck = list[str]()
+        Cluster.call(node, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, last, "NODE", self.cluster.name(into))
+        struck.append(middle())
+        wait_for_sync(self._at_rest, PATIENCE_SECONDS)
+        return f"{self.name}: slots moved in one step{told(struck)}"
+
+    def _at_rest(self) -> bool:
+        """No move in one step goes on, and all nodes have one map."""
+        for node in (*self.cluster.nodes, *self.cluster.extra):
+            for job in Cluster.call(node, "CLUSTER", "GETSLOTMIGRATIONS"):
+                if dict(zip(job[::2], job[1::2], strict=False))[b"state"] not in {b"success", b"failed", b"cancelled"}:
+                    return False
+        return self.cluster.is_up() and agreed(self.cluster)
+
+    # -- tools
+
+    def use_tool(self, middle: Struck) -> str:
+        """Operators' tools reshape the cluster, or mend it, while something is struck."""
+        if CLI is None:
+            return self.move(middle)
+        wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
+        uses = {"reshard": self._reshard_any, "rebalance": self._rebalance, "fix": self._fix}
+        name = self._chance.choice(list(uses))
+        with ThreadPoolExecutor(1) as pool:
+            used = pool.submit(uses[name])
+            time.sleep(self._chance.uniform(0, 1.0))
+            struck = [middle()]
+            try:
+                used.result()
+            except (*FAILURES, AssertionError):  # a node in use is none any more
+                if not struck[0]:
+                    raise
+        mend(self.cluster)
+        return f"{self.name}: --cluster {name}{told(struck)}"
+
+    def _reshard_any(self) -> None:
+        node, into = self._chance.sample(list(self.cluster.owners()), 2)
+        self._reshard(node, into)
+
+    def _reshard(self, node: Server, into: Server) -> None:
+        """Some of its slots; a node that has few keeps half of them."""
+        has = sum(last - first + 1 for first, last in self.cluster.owners().get(node, ()))
+        if node is not into and has > 1:
+            reshard(self.cluster, node, into, min(has // 2, self._chance.randint(5, 40)))
+
+    def _rebalance(self) -> None:
+        """As it is, but for one node that is to have a little less."""
+        has = {node: sum(b - a + 1 for a, b in ranges) for node, ranges in self.cluster.owners().items()}
+        less = self._chance.choice(self.cluster.nodes)
+        weights = [
+            f"{self.cluster.name(node)}={count * (1 - LESS * (node is less)):.1f}" for node, count in has.items()
+        ]
+        options = ("--cluster-weight", *weights, "--cluster-threshold", 0.1, "--cluster-timeout", 60_000)
+        tool(self.cluster, "rebalance", options=options)
+
+    def _fix(self) -> None:
+        """A move that was given up in the middle."""
+        slot = self._chance.choice(ROAMING)
+        node = self._owner(slot)
+        into = self._chance.choice([each for each in self._owners() if each is not node])
+        Cluster.call(into, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.cluster.name(node))
+        Cluster.call(node, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.cluster.name(into))
+        if keys := Cluster.call(node, "CLUSTER", "GETKEYSINSLOT", slot, 5):
+            Cluster.call(node, "MIGRATE", "127.0.0.1", into.port, "", 0, 60_000, "KEYS", *keys)
+        time.sleep(self._chance.uniform(0, 1.0))
+        mend(self.cluster, (slot,))
+
+
+def told(struck: list[str]) -> str:
+    """For the table."""
+    return f", {struck[0]}" if struck and struck[0] else ""
