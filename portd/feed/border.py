@@ -30,6 +30,7 @@ class SlotBorder:
         self.shared_now: Callable[[], Iterable[int]] = tuple
         self._until = -1
         self._limits: dict[int, int] = {}
+        self._awaited: dict[int, int] = {}  # slots that stop the feed: up to where they were left out before
         self._changed = asyncio.Event()
 
     @property
@@ -63,16 +64,17 @@ class SlotBorder:
         self.kernel.reset()
         self.share(self.shared_now())
         self._until = -1
-        self._limits = {}
+        self._limits, self._awaited = {}, {}
         self.blurred = blurred
         self.wanted.clear()
         self._changed.set()
 
     def open(self, until: int, shared: Mapping[int, int], awaited: Iterable[int]) -> None:
         """Lets the feed go on; see `Border.open`."""
+        self._awaited = {slot: self._awaited.get(slot, self._until) for slot in awaited}
         self._until = until
         self._limits = dict(shared)
-        self.kernel.open(until, dict(shared), awaited)
+        self.kernel.open(until, dict(shared), self._awaited)
         self.wanted.clear()
         self._changed.set()
 
@@ -81,8 +83,13 @@ class SlotBorder:
         return self._limits.get(slot, -1)
 
     def enter(self, slots: Iterable[int]) -> None:
-        """Slots come to the link where it stands: what was left out of them before stays so."""
-        self.kernel.enter(slots, self.kernel.at - 1 if self.kernel.waits else self._until)
+        """Slots come to the link: what was left out of them before stays so, and nothing else is left out.
+
+        Where the feed has not come to, nothing was; and of those that stopped it nothing since then.
+        """
+        for slot in slots:
+            left_out = self._awaited.get(slot, self._until)
+            self.kernel.enter([slot], min(left_out, self.kernel.at - 1) if self.kernel.waits else left_out)
 
     def share(self, slots: Iterable[int]) -> None:
         """These are other links' as well by now; see `Border.share`. Those of which nothing is known yet stop the feed."""

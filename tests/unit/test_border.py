@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from portd.feed.border import SlotBorder
 from portd.kernel.border import ALL, FREELY, Border
 from portd.kernel.rules import Rules
 from portd.kernel.slots import key_slot
@@ -71,6 +72,17 @@ def test_what_was_left_out_before_a_slot_came_stays_so() -> None:
     border.share({OTHER: FREELY})
     found = splitter(border, MINE, OTHER, stream=SET_B + SET_A + SET_B)
     assert taken(found) == SET_A + SET_B
+
+
+def test_nothing_is_left_out_of_a_slot_that_was_to_come() -> None:
+    """Another one is, up to where it was decided; the one that would have stopped the stream comes from its first command on."""
+    border = SlotBorder()
+    taken(splitter(border.kernel, MINE, stream=SET_C + SET_B + SET_A))
+    for _ in range(2):
+        border.open(1000, {}, {OTHER})
+    border.enter([OTHER])
+    border.open(1000, {OTHER: 1000}, ())
+    assert taken(splitter(border.kernel, MINE, OTHER, stream=SET_C + SET_B + SET_A)) == SET_B + SET_A
 
 
 def test_a_flush_waits_while_slots_are_shared() -> None:
