@@ -257,8 +257,8 @@ class ClusterDeck:
         links: list[str] = []
 
         def streaming(status: dict[str, Any]) -> bool:
-            links[:] = [each["link"] for each in status["links"]]
-            return all(each["phase"] == "streaming" for each in status["links"])
+            links[:] = [each["link"] for each in _running(status)]
+            return all(each["phase"] == "streaming" for each in _running(status))
 
         self._until(streaming)
         for link in links if self._chance.random() < 0.3 else (self._chance.choice(links),):
@@ -291,7 +291,7 @@ class ClusterDeck:
 
     def _reads_all(self, status: dict[str, Any]) -> bool:
         """There is a link for each primary."""
-        return len(status["links"]) > len(self._source.primaries)
+        return len(_running(status)) > len(self._source.primaries)
 
     def _flush(self) -> str:
         """A shard of the source is emptied, and written to at once: what comes behind it may not go."""
@@ -423,9 +423,14 @@ class ClusterDeck:
         self._known = now
 
 
+def _running(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """Links that have not ended, as those of shards without slots do."""
+    return [each for each in status["links"] if each["phase"] != "stopped"]
+
+
 def _has_all(ends: dict[str, int], status: dict[str, Any]) -> bool:
     """Every link follows its stream, and each of these histories is followed by one that has brought all of it."""
-    links = status["links"]
+    links = _running(status)
     there = {each["position"]["replid"]: each["stream"]["checkpointed_offset"] for each in links if each["position"]}
     return all(each["phase"] == "streaming" for each in links) and all(
         there.get(replid, -1) >= offset for replid, offset in ends.items()
