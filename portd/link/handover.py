@@ -148,7 +148,7 @@ class Handovers:
     async def _ask_offsets(self) -> Moment:
         return await self._offsets.ask(
             lambda: {each.name: each.received for each in self._parties.values()},
-            {each.name: each.node for each in self._parties.values() if each.node is not None},
+            {each.name: (each.node, each.link.replid) for each in self._parties.values() if each.node is not None},
         )
 
     async def _keep_settled(self, party: Party) -> None:
