@@ -189,7 +189,7 @@ async def test_offsets_are_those_of_primaries(source: Server, target: Server) ->
         "primary": (Node("one", "127.0.0.1", source.port, ()), replid),
         "unknown": (Node("one", "127.0.0.1", source.port, ()), ""),
         "replica": (Node("two", "127.0.0.1", target.port, ()), replid),
-        "another": (Node("one", "127.0.0.1", source.port, ()), "0" * 40),
+        "another": (Node("one", "127.0.0.1", source.port, ()), "f" * 40),
     }
     try:
         found = await offsets.ask(dict, nodes)
