@@ -66,7 +66,7 @@ class ClusterReport:
         checks: comparisons, all of them equal.
         pipelines: that were written, of up to 30 commands each.
         roaming: commands and transactions in slots that move.
-        numbers: that clients have written, by client, and lists that they have read in the target.
+        numbers: that clients have written, by client; lists that they have read in the target, and those of them with a number twice.
         lost: numbers that the source has and the target has not.
         doubled: numbers that the target has and the source has not, or has less often.
         exits: of portd by itself, by code and what it said; it was started again.
@@ -79,7 +79,7 @@ class ClusterReport:
     checks: int = 0
     pipelines: int = 0
     roaming: int = 0
-    numbers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    numbers: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     lost: int = 0
     doubled: int = 0
     exits: Counter[str] = field(default_factory=Counter)
@@ -97,7 +97,8 @@ class ClusterReport:
         syncs = ", ".join(f"{count} ({reason})" for reason, count in self.full_syncs.items()) or "none"
         exits = "".join(f"\n{count} times {said}" for said, count in self.exits.items()) or "never"
         numbers = ", ".join(
-            f"{name} {written}, {read} lists read in the target" for name, (written, read) in self.numbers.items()
+            f"{name} {written} (lists read in the target: {read}, {twice} of them with a number twice for a moment)"
+            for name, (written, read, twice) in self.numbers.items()
         )
         return (
             f"{self.faults.total()} faults in {self.seconds:.0f} s, {self.checks} comparisons, {self.pipelines} pipelines, "
@@ -403,7 +404,7 @@ class ClusterDeck:
             lost, doubled, trouble = ledger.compare()
             self.report.lost += lost
             self.report.doubled += doubled
-            self.report.numbers[ledger.name] = ledger.commands, ledger.read
+            self.report.numbers[ledger.name] = ledger.commands, ledger.read, ledger.twice
             found += trouble
             if lost or doubled:
                 found.append(f"numbers of {ledger.name}: {lost} lost, {doubled} doubled")
