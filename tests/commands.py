@@ -8,10 +8,10 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tests.servers import PATIENCE_SECONDS
+
 if TYPE_CHECKING:
     from pathlib import Path
-
-PATIENCE_SECONDS = 240.0
 
 
 @dataclass(frozen=True, slots=True)

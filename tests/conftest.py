@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import portd.kernel
 from tests.servers import Binary, Server, Setting, binaries, running
 
 BUILD_HINT = "HINT: build it with 'pip install -e .', or set PORTD_TESTS_WITHOUT_KERNEL=1 for tests that do not need it"
+
+# How long an example takes to be made or tried says how busy the machine is.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 ServerFactory = Callable[..., Server]
 

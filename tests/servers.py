@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import fcntl
 import functools
 import importlib.util
 import inspect
@@ -23,9 +24,10 @@ import subprocess
 import tempfile
 import time
 import weakref
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
 import redis
 import redis.asyncio
@@ -43,7 +45,8 @@ START_SECONDS = PATIENCE_SECONDS  # from exec to the first PONG
 STOP_SECONDS = 15.0  # from SIGTERM to exit, then SIGKILL
 POLL_SECONDS = 0.005
 LOG_TAIL_LINES = 40
-FIRST_PORT, PORTS = 10_000, 22_000
+FIRST_PORT, PORTS = 10_000, 10_000
+KEPT_PORTS = 256  # of a process: until a port is its own no more, whoever it was for listens, or has ended
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -135,16 +138,40 @@ def default_binary() -> Binary:
 
 
 def free_port() -> int:
-    """A TCP port that was free on loopback a moment ago.
+    """A TCP port on loopback that is free, and that no other test is given before whoever asked listens there.
 
-    Below those that the system gives to connections, any of which might take it before its server listens, and low
-    enough for the bus of a cluster node, 10,000 above it.
+    It and the bus of a cluster node, 10,000 above it, are below those that the system gives to connections, any of
+    which might take one before its server listens.
     """
     while True:
         port = FIRST_PORT + secrets.randbelow(PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
+            _OWN_PORTS.claim(port)
             probe.bind(("127.0.0.1", port))
             return port
+
+
+class _Ports:
+    """Ports that tests of this process were given last; those of other processes are known by locks on a file's bytes."""
+
+    def __init__(self) -> None:
+        self._claimed: deque[int] = deque()
+
+    @functools.cached_property
+    def _file(self) -> IO[bytes]:
+        return (Path(tempfile.gettempdir()) / f"portd-test-ports-{os.getuid()}").open("ab")
+
+    def claim(self, port: int) -> None:
+        """Takes it, or raises `BlockingIOError`: somebody has it."""
+        if port in self._claimed:
+            raise BlockingIOError
+        fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        self._claimed.append(port)
+        if len(self._claimed) > KEPT_PORTS:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, self._claimed.popleft())
+
+
+_OWN_PORTS = _Ports()
 
 
 _RUNNING: weakref.WeakSet[Server] = weakref.WeakSet()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.servers import binaries
+from tests.servers import PATIENCE_SECONDS, binaries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def speaks_tls(binary: Binary) -> bool:
     """Whether a server is built with TLS: started without certificates none comes up, and only such a one misses them."""
     command = [binary.path, "--port", "0", "--tls-port", "1"]
-    return b"tls-cert-file" in subprocess.run(command, capture_output=True, timeout=20, check=False).stdout
+    return (
+        b"tls-cert-file" in subprocess.run(command, capture_output=True, timeout=PATIENCE_SECONDS, check=False).stdout
+    )
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:

@@ -159,7 +159,7 @@ def start(stack: ExitStack, *, cluster: bool) -> list[int]:
     ports = []
     for _ in range(PRIMARIES):
         port = _port_with_bus()
-        _start_server(stack, port=port, more={"cluster-enabled": "yes", "cluster-node-timeout": 5000})
+        _start_server(stack, port=port, more={"cluster-enabled": "yes", "cluster-node-timeout": 60_000})
         ports.append(port)
     return ports
 

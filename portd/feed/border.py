@@ -28,9 +28,6 @@ class SlotBorder:
         self.blurred = False
         self.generation = 0
         self.shared_now: Callable[[], Iterable[int]] = tuple
-        self._until = -1
-        self._limits: dict[int, int] = {}
-        self._awaited: dict[int, int] = {}  # slots that stop the feed: up to where they were left out before
         self._changed = asyncio.Event()
 
     @property
@@ -51,7 +48,7 @@ class SlotBorder:
     @property
     def until(self) -> int:
         """Offset up to which commands of slots that the link does not have were left out; -1: none was."""
-        return self._until
+        return self.kernel.until
 
     @property
     def waits(self) -> bool:
@@ -63,33 +60,23 @@ class SlotBorder:
         self.generation += 1
         self.kernel.reset()
         self.share(self.shared_now())
-        self._until = -1
-        self._limits, self._awaited = {}, {}
         self.blurred = blurred
         self.wanted.clear()
         self._changed.set()
 
     def open(self, until: int, shared: Mapping[int, int], awaited: Iterable[int]) -> None:
         """Lets the feed go on; see `Border.open`."""
-        self._awaited = {slot: self._awaited.get(slot, self._until) for slot in awaited}
-        self._until = until
-        self._limits = dict(shared)
-        self.kernel.open(until, dict(shared), self._awaited)
+        self.kernel.open(until, dict(shared), awaited)
         self.wanted.clear()
         self._changed.set()
 
     def limit(self, slot: int) -> int:
         """Offset up to which commands of a shared slot pass; -1: none is known."""
-        return self._limits.get(slot, -1)
+        return self.kernel.limit(slot)
 
     def enter(self, slots: Iterable[int]) -> None:
-        """Slots come to the link: what was left out of them before stays so, and nothing else is left out.
-
-        Where the feed has not come to, nothing was; and of those that stopped it nothing since then.
-        """
-        for slot in slots:
-            left_out = self._awaited.get(slot, self._until)
-            self.kernel.enter([slot], min(left_out, self.kernel.at - 1) if self.kernel.waits else left_out)
+        """Slots come to the link; see `Border.enter`."""
+        self.kernel.enter(slots)
 
     def share(self, slots: Iterable[int]) -> None:
         """These are other links' as well by now; see `Border.share`. Those of which nothing is known yet stop the feed."""

@@ -8,8 +8,8 @@ cdef class Border:
     cdef dict shared  # slots of this link and of others: offset up to which their commands pass
     cdef Py_ssize_t count  # of them
     cdef dict since  # slots that came to this link: offset up to which their commands are none of its
-    cdef frozenset awaited  # slots that are none of this link's yet
-    cdef int64_t until  # up to there, commands of slots that never were this link's are left out
+    cdef dict awaited  # slots that are to come to this link: offset up to which their commands are left out
+    cdef readonly int64_t until  # up to there, commands of slots that never were this link's are left out
     cdef readonly int64_t at  # offset of the first byte of the command that is looked at
     cdef readonly bint waits
     cdef readonly int64_t slot

@@ -21,18 +21,23 @@ class Border:
             until: offset up to which commands of slots that the link does not have are left out, and those that bring keys
                 of shared ones pass. What begins behind it stops the splitter.
             shared: slots that the link has, and others too; for each, the offset up to which its commands pass.
-            awaited: slots that are to come to the link: their commands stop the splitter, wherever they are.
+            awaited: slots that are to come to the link: their commands stop the splitter, behind what was left out before.
         """
     def reset(self) -> None:
         """Another history begins: nothing is known of its offsets."""
-    def enter(self, slots: Iterable[int], offset: int) -> None:
-        """Slots come to the link: while they are shared, their commands up to that offset are left out as they were before."""
+    def enter(self, slots: Iterable[int]) -> None:
+        """Slots come to the link: while they are shared, what was left out of them before stays so."""
+    def limit(self, slot: int) -> int:
+        """Offset up to which commands of a shared slot pass; -1: none is known."""
     def share(self, slots: dict[int, int]) -> None:
         """Others have these slots as well by now.
 
         Args:
             slots: the offset up to which commands of each pass, where none is known yet. What brings keys stops the splitter anyway.
         """
+    @property
+    def until(self) -> int:
+        """Offset up to which commands of slots that the link does not have are left out; -1: none is."""
     @property
     def at(self) -> int:
         """Offset of the first byte of the command that was looked at last."""

@@ -20,20 +20,25 @@ cdef class Border:
     def __cinit__(self):
         self.shared = {}
         self.since = {}
-        self.awaited = frozenset()
+        self.awaited = {}
         self.until = -1
 
     def reset(self):
         self.since = {}
+        self.until = -1
         self.open(-1, {})
 
-    def enter(self, slots, int64_t offset):
+    def enter(self, slots):
         for slot in slots:
-            self.since[slot] = offset
+            self.since[slot] = self.awaited.get(slot, self.until)
+
+    def limit(self, slot):
+        return self.shared.get(slot, -1)
 
     def open(self, int64_t until, dict shared not None, awaited=()):
+        # Of a slot that was awaited before, nothing was left out since then.
+        self.awaited = {slot: self.awaited.get(slot, self.until) for slot in awaited}
         self.until = until
-        self.awaited = frozenset(awaited)
         self.shared = dict(shared)
         self.count = len(self.shared)
         self.waits = False
@@ -58,7 +63,8 @@ cdef class Border:
                     return False
                 self.waits = self.at > <int64_t> limit or (self.brings and self.at > self.until)
         elif not own:
-            self.waits = self.at > self.until or slot in self.awaited
+            limit = self.awaited.get(slot, self.until)
+            self.waits = self.at > <int64_t> limit
         self.slot = slot
         return own and not self.waits
 

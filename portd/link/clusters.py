@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import TargetError
@@ -55,14 +54,6 @@ async def look_at(
 
     cluster = await survey(endpoint, choice.slots, probing)
     return cluster.capabilities, cluster
-
-
-async def look_again(destination: Destination, choice: Choice, neighbours: Neighbours) -> Destination:
-    """Of a cluster, the nodes are those that can have other keys than before; raises as `look_at` does."""
-    if destination.cluster is None:
-        return destination
-    _, cluster = await look_at(destination.endpoint, choice, neighbours)
-    return replace(destination, cluster=cluster)
 
 
 def import_mode(

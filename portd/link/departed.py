@@ -10,18 +10,22 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from portd.errors import PortdError
 from portd.log import get_logger
+from portd.source.nodeview import view
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from portd.link.party import Party
     from portd.link.ruling import Narrower
+    from portd.net.endpoint import Endpoint
 
     Slots = frozenset[int]
 
 _log = get_logger("source")
 
+LOOK_SECONDS: Final = 2.0  # between two looks for such shards
 GONE_SECONDS: Final = 10.0  # a node that cannot be asked for longer, and has no slots, does not come back with them
 
 
@@ -29,6 +33,7 @@ class Departed:
     """Sees to such shards.
 
     Args:
+        endpoint: of the source.
         parties: all links, by name; those that are gone are taken out.
         to_copy: tells the slots that links are to have when they are copied now; None while some are on their way.
         copy_with: has a link copied again with these slots.
@@ -36,11 +41,14 @@ class Departed:
 
     def __init__(
         self,
+        endpoint: Endpoint,
         parties: dict[str, Party],
         to_copy: Callable[[Iterable[Party]], Awaitable[dict[str, Slots] | None]],
         copy_with: Callable[[Party, Slots], Awaitable[Narrower]],
     ) -> None:
+        self._endpoint = endpoint
         self._parties = parties
+        self._lock = asyncio.Lock()  # held by whoever sees to them
         self._to_copy, self._copy_with = to_copy, copy_with
         self._heirs: dict[str, tuple[Party, list[tuple[Party, Narrower]]]] = {}  # of links that are gone
         self._since: dict[str, float] = {}  # links whose node has no slots: since when
@@ -56,6 +64,27 @@ class Departed:
         return [party for party, _ in self._heirs.values()] + [
             self._parties[name] for name, since in self._since.items() if since <= until and name in self._parties
         ]
+
+    async def keep(self, endure: Callable[[PortdError], None]) -> None:
+        """Sees to them, if nobody else does on behalf of another link: theirs may not run at all.
+
+        Args:
+            endure: raises errors that do not pass, and notes others.
+        """
+        async with self._lock:
+            while True:
+                try:
+                    for party in self.over():
+                        if await self._is_gone(party):
+                            await self.see_to(party)
+                except PortdError as error:
+                    endure(error)
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _is_gone(self, party: Party) -> bool:
+        """Nobody can read any more what the node of a link wrote: it cannot be asked, or is a replica by now."""
+        found = await view(self._endpoint, party.node) if party.node is not None else None
+        return found is None or not found.primary
 
     async def see_to(self, party: Party) -> None:
         """Has those copied that have the slots of a link, and ends it when that is done; nothing while slots are on their way.
@@ -87,5 +116,7 @@ class Departed:
         asked = [(each, await self._copy_with(each, drawn[each.name])) for each in heirs]
         self._heirs[party.name] = party, asked
         del self._parties[party.name]
+        for behind in (names for each in others for names in each.behind.values()):
+            behind.discard(party.name)
         party.link.reaching.forget()  # whoever waits for it waits for nothing
         return True

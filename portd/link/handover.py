@@ -73,11 +73,10 @@ class Handovers:
         self._failed: SlotsMoved | None = None
         self._over = asyncio.Event()  # set when it has failed
         self._offsets = Offsets(self._endpoint)
-        self._departed = Departed(self._parties, self._to_copy, self._copy_with)
+        self._departed = Departed(self._endpoint, self._parties, self._to_copy, self._copy_with)
         self._moving = asyncio.Event()  # slots are on their way, as far as is known
         self._lock = asyncio.Lock()
         self._asking = asyncio.Lock()  # held by whoever asks for offsets
-        self._burying = asyncio.Lock()  # and by whoever sees to shards that are gone
         self._looked_at: float | None = None
         self._blind = self._gaps = False
 
@@ -106,7 +105,9 @@ class Handovers:
                 group.create_task(self._let_cross(party), name=f"slots wanted {name}")
                 group.create_task(self._keep_settled(party), name=f"slots settled {name}")
                 group.create_task(self._keep_asking(), name=f"offsets of nodes {name}")
-                group.create_task(self._keep_departed(party), name=f"shards that are gone {name}")
+                group.create_task(
+                    self._departed.keep(partial(self._endure, party)), name=f"shards that are gone {name}"
+                )
                 await self._over.wait()
                 raise self._failed or InternalError("slots are over without a reason")
         except BaseExceptionGroup as errors:
@@ -132,18 +133,6 @@ class Handovers:
                     )
             finally:
                 await self._offsets.close()
-
-    async def _keep_departed(self, party: Party) -> None:
-        """Sees to shards that are gone, if no other link does: theirs may not run at all."""
-        async with self._burying:
-            while True:
-                try:
-                    for one in self._departed.over():
-                        if await self._is_gone(one):
-                            await self._departed.see_to(one)
-                except PortdError as error:
-                    self._endure(party, error)
-                await asyncio.sleep(self._seconds)
 
     async def _ask_offsets(self) -> Moment:
         return await self._offsets.ask(
@@ -222,11 +211,6 @@ class Handovers:
             return None
         return found
 
-    async def _is_gone(self, party: Party) -> bool:
-        """Nobody can read any more what the node of a link wrote: it cannot be asked, or is a replica by now."""
-        found = await view(self._endpoint, party.node) if party.node is not None else None
-        return found is None or not found.primary
-
     def _assign(self, topology: Topology) -> None:
         """Finds the node of each link: the one that it had, or the one that has taken its place."""
         found = Assignment(topology, {each.name: each.slots for each in self._parties.values()})
@@ -303,7 +287,7 @@ class Handovers:
         moment = self._offsets.find(party.name, border.at, others) or await self._ask_offsets()
         if not others <= moment.written.keys() or (mine := await self._view(party)) is None:
             return False
-        claims = mine.claims(returning=border.brings)
+        claims = mine.claims(returning=True) if border.brings else party.claims(mine)
         if slot not in claims and slot in mine.jobs:
             return False  # its outcome decides
         coming = await self._coming(party, mine, claims, moment, only=frozenset({slot}))
@@ -311,7 +295,7 @@ class Handovers:
             return False
         if not await self._wait_for(party, coming) or border.generation != generation:
             return False
-        return await self._take(party, mine, coming, moment.received[party.name], generation)
+        return await self._take(party, mine, coming, generation, moment.received[party.name])
 
     async def _coming(
         self,
@@ -337,7 +321,8 @@ class Handovers:
         found: dict[int, dict[str, int]] = {slot: {} for slot in orphans & claims}
         open_ones: set[int] = set()
         for other in self._parties.values():
-            if other is party or not (common := other.slots & claims):
+            goes = {slot for slot in mine.gives if other.name not in party.behind.get(slot, ())}  # perhaps to that one
+            if other is party or not (common := (other.slots & claims) - goes):
                 continue
             if (theirs := await self._view(other)) is None or other.node is None:
                 open_ones |= common
@@ -369,10 +354,17 @@ class Handovers:
         party: Party,
         mine: NodeView,
         coming: Mapping[int, Mapping[str, int]],
-        received: int,
         generation: int,
+        received: int | None = None,
     ) -> bool:
-        """Gives a link the slots that come to it, others having come far enough, and lets its stream go on up to *received*.
+        """Gives a link the slots that come to it, others having come far enough.
+
+        Args:
+            party: it.
+            mine: what its node said.
+            coming: slots, and how far others have come that had them.
+            generation: of the stream that this was found out of.
+            received: its stream goes on up to there, which its node had written before it was asked; None: as far as before.
 
         Returns:
             False where it is to wait.
@@ -390,17 +382,17 @@ class Handovers:
                 if not await self._redraw(party, party.slots | set(new), generation):
                     return False
                 _log.info("slots come to a shard", link=party.name, slots=spelled(ranges_of(new)))
-            if border.generation == generation:
-                claims = mine.owns | mine.takes
+            if received is not None and border.generation == generation:
+                claims = party.claims(mine)
                 limits = {  # a slot that goes may come back: asked again behind that
                     slot: received if slot in coming or slot not in claims else border.limit(slot)
                     for slot in self._shared(party)
                 }
-                border.open(
-                    received,
-                    limits,
-                    ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots,
-                )
+                border.open(received, limits, ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots)
+            for slot, offsets in coming.items():  # who has left it since it was asked is none of them
+                party.behind[slot] = {
+                    name for name in offsets if name in self._parties and slot in self._parties[name].slots
+                }
             self._share()
         for other in self._parties.values():
             if other is not party and other.slots & party.slots & mine.owns:
@@ -444,7 +436,7 @@ class Handovers:
         party.moves = mine is not None and bool(mine.takes or mine.gives or mine.jobs)
         if mine is not None:
             self._idle = {node.name: node for node in mine.idle}
-        if any(each.moves or self._shared(each) for each in self._parties.values()):
+        if not self._drawn or self._common() or any(each.moves for each in self._parties.values()):
             self._moving.set()
         else:
             self._moving.clear()
@@ -455,7 +447,7 @@ class Handovers:
             coming = await self._coming(party, mine, claims, await self._ask_offsets())
             own = {slot: offsets for slot, offsets in coming.items() if slot in mine.owns}
             if own.keys() - party.slots and await self._wait_for(party, own):
-                await self._take(party, mine, own, border.until, generation)
+                await self._take(party, mine, own, generation)
         gone = self._shared(party) - mine.owns - mine.takes - mine.gives
         if not gone or party.node is None:
             return
@@ -465,22 +457,38 @@ class Handovers:
             gone &= self._shared(party)
             if not gone or not await self._redraw(party, party.slots - gone, generation):
                 return
+            self._forget(party, gone)
             if not party.slots:
                 party.leave()
             _log.info("slots have left a shard", link=party.name, slots=spelled(ranges_of(sorted(gone))))
             self._share()
 
+    def _forget(self, party: Party, slots: frozenset[int]) -> None:
+        """A link has left slots: nobody comes behind it in them any more."""
+        for each in self._parties.values():
+            for slot in slots & each.behind.keys():
+                each.behind[slot].discard(party.name)
+
     def _shared(self, party: Party) -> frozenset[int]:
         """Slots of a link that others have as well, or are to have; all of them while it is not known what others have."""
         if not self._drawn:
             return party.slots
-        others = (each.slots | each.newest for each in self._parties.values() if each is not party)
-        return party.slots & frozenset().union(*others)
+        return party.slots & self._common()
+
+    def _common(self) -> frozenset[int]:
+        """Slots that more than one link has, or is to have."""
+        seen, found = set[int](), set[int]()
+        for each in self._parties.values():
+            slots = each.slots | each.newest
+            found |= seen & slots
+            seen |= slots
+        return frozenset(found)
 
     def _share(self) -> None:
         """Tells every stream which of its slots are others' as well."""
+        common = self._common() if self._drawn else None
         for each in self._parties.values():
-            each.border.share(self._shared(each))
+            each.border.share(each.slots if common is None else each.slots & common)
 
     async def _redraw(self, party: Party, slots: Iterable[int], generation: int) -> bool:
         """A link has other slots from some offset on; False where a full sync has begun before."""
@@ -550,6 +558,8 @@ class Handovers:
         _log.warning("shards are copied again: slots were on their way between them", links=" ".join(drawn))
         for name, slots in drawn.items():
             party = self._parties[name]
+            party.behind.clear()
+            self._forget(party, party.newest - slots)
             if not slots:  # a primary that has given its last slot away may become a replica, and its stream ends
                 await party.link.ruling.redraw(())
                 party.leave()
@@ -560,6 +570,7 @@ class Handovers:
 
     async def _copy_with(self, party: Party, slots: Iterable[int]) -> Narrower:
         """A link is copied again, and has these slots from then on: never before, so that whoever is killed in between does it once more."""
+        party.behind.clear()
         following = await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), copied=True)
         _log.warning(
             "a shard is copied again: its stream does not have all of slots that have come to it", link=party.name

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -305,11 +305,9 @@ class Link:
 
     async def _pause(self, seconds: float) -> None:
         """Sleeps, unless a stop comes first."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stop.wait()
-        except TimeoutError:
-            return
 
     async def _meet(self) -> tuple[Capabilities, ClusterTarget | None]:
         """Asks both ends who they are, and refuses what cannot be right. Changes nothing."""
@@ -336,13 +334,12 @@ class Link:
         """Takes the link, where both ends are what they should be."""
         progress, settings = self._progress, self.ruling.settings
         capabilities, cluster = await self._meet()
-        patience = ConnectionOptions(troubles=progress.troubles)
         self._lease = Lease(
             self._target,
             settings.checkpoint_name(),
             settings.link,
             run_id=capabilities.run_id,
-            connection=patience,
+            connection=ConnectionOptions(troubles=progress.troubles),
             evicts=capabilities.evicts,
             state=progress.lease,
         )
@@ -402,8 +399,8 @@ class Link:
         reason = "backlog"  # the source refused to continue the session before
         self._spool.reset()
         self._progress.stream.following = False
-        destination = await self._recognise_target(destination)
         if self._session is not None:  # nothing of that one changes the checkpoint any more that is read now
+            destination = await self._recognise_target(destination)
             destination = replace(destination, epoch=await destination.lease.begin())
         if transfer is None:
             checkpoint = await read_checkpoint(self._target, self.ruling.settings.checkpoint_name())
@@ -425,6 +422,7 @@ class Link:
             self._progress.snapshot.keys_total = await self._count_keys()
             log.info("full sync", reason=reason, replid=transfer.position.replid, offset=transfer.position.offset)
         else:
+            destination = await self._of_its_slots(destination)
             self.gate.passed()
             self._progress.partial_syncs += 1
             log.info("partial sync", replid=transfer.position.replid, offset=transfer.position.offset)
@@ -488,9 +486,14 @@ class Link:
         reason = await self.gate.admit(transfer.position.replid) or reason
         self._anew.clear()
         self.reaching.forget()
-        if self.ruling.begin_anew(transfer.position.offset):
-            destination = await clusters.look_again(destination, self.ruling.choice, self._neighbours)
-        return reason, await clusters.take(destination)
+        self.ruling.begin_anew(transfer.position.offset)
+        return reason, await clusters.take(await self._of_its_slots(destination))
+
+    async def _of_its_slots(self, destination: Destination) -> Destination:
+        """The same, with the nodes of a cluster that have the link's slots: some may have come since it was looked at."""
+        if destination.cluster is None or destination.cluster.slots == self.ruling.choice.slots:
+            return destination
+        return await self._recognise_target(destination)
 
     async def _guard(self, capabilities: Capabilities, cluster: ClusterTarget | None) -> None:
         """Lets a target pass that is empty, or holds our checkpoint, or whose data the settings speak of.
@@ -520,8 +523,6 @@ class Link:
 
     async def _recognise_target(self, destination: Destination) -> Destination:
         """Asks the target again who it is: it may be another process or version by now, or another server with data of its own."""
-        if self._session is None:
-            return destination
         try:
             capabilities, cluster = await clusters.look_at(self._target, self.ruling.choice, self._neighbours)
             if capabilities.run_id != destination.capabilities.run_id:
@@ -545,8 +546,7 @@ class Link:
 
     async def _count_keys(self) -> int | None:
         """Keys in all databases of the source, for how much is done of a snapshot that begins."""
-        told = self._keys_at_start
-        self._keys_at_start = None
+        told, self._keys_at_start = self._keys_at_start, None
         return told if told is not None else await ask_keys(self._source)
 
     def _copied(self) -> None:

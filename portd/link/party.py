@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from portd.net.topology import slots_of
+from portd.net.topology import read_written, slots_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from portd.link.link import Link
     from portd.model import Progress
     from portd.net.topology import Node
+    from portd.source.nodeview import NodeView
 
 
 class Party:
@@ -29,6 +31,7 @@ class Party:
         border: where its stream waits for them.
         node: which one it reads; None while nobody knows.
         waits: other links that it waits for, and up to which offsets.
+        behind: of slots that came to it, the links that had them, as long as they have not left them.
     """
 
     def __init__(self, name: str, link: Link, progress: Progress) -> None:
@@ -40,9 +43,11 @@ class Party:
         self.progress = progress
         self.node: Node | None = None
         self.waits: list[tuple[str, int]] = []
+        self.behind: dict[int, set[str]] = {}
         self.moves = False  # its node gives or takes slots, as far as is known
         self.asked = asyncio.Event()  # another one has slots of its, and it may give them up
         self.taking = asyncio.Lock()  # held while slots come to it
+        self._read = lru_cache(maxsize=2)(_slots)  # asked of all links again and again, by each of them
 
     @property
     def received(self) -> int:
@@ -65,15 +70,28 @@ class Party:
         self.member.left = True
         self.link.end()
 
+    def claims(self, mine: NodeView) -> frozenset[int]:
+        """Slots of which what its node says comes behind what others have said.
+
+        What it gives away is none, for whom it goes to waits for this one: unless others may still have something to say of it
+        from before it came here, and the move may be given up.
+        """
+        return mine.claims(returning=False) | {slot for slot in mine.gives if self.behind.get(slot)}
+
     @property
     def newest(self) -> frozenset[int]:
         """Those that it is to have."""
-        return frozenset(slots_of(tuple(self.link.ruling.newest.slot_ranges())))
+        return self._read(self.link.ruling.newest.include_slots)
 
     @property
     def slots(self) -> frozenset[int]:
         """Those that it has."""
-        return frozenset(slots_of(tuple(self.link.ruling.settings.slot_ranges())))
+        return self._read(self.link.ruling.settings.include_slots)
+
+
+def _slots(include: tuple[str, ...]) -> frozenset[int]:
+    """Slots of the source, as `include_slots` has them."""
+    return frozenset(slots_of(read_written(include)))
 
 
 def in_circle(party: Party, parties: Mapping[str, Party]) -> bool:

@@ -231,12 +231,10 @@ class Ruling:
         finally:
             self._follower = None
 
-    def begin_anew(self, offset: int) -> bool:
-        """Everything is copied again: by the narrower rules at once, where there are some. Whether that is so."""
-        if self._next is None:
-            return False
-        self._take(self._next, offset)
-        return True
+    def begin_anew(self, offset: int) -> None:
+        """Everything is copied again: by the narrower rules at once, where there are some."""
+        if self._next is not None:
+            self._take(self._next, offset)
 
     def _take(self, narrower: Narrower, offset: int) -> None:
         """They are in force."""

@@ -428,6 +428,7 @@ class Spool:
         else:
             self._tail.extendleft(reversed(self._in_writing))
             self._in_writing.clear()
+            self._trim()  # what was let go of meanwhile
             self._wake()  # the reader may be starved now
         self._settle()
 

@@ -155,9 +155,8 @@ def _target_away(sight: Sight, _: float) -> str:
     return "the target is not connected" if away else ""
 
 
-def _node_away(sight: Sight, limit: float) -> str:
-    away = [node.words for node in sight.progress.nodes_away.values() if sight.at - node.since > limit]
-    return "; ".join(away)
+def _node_away(sight: Sight, _: float) -> str:
+    return "; ".join(node.words for node in sight.progress.nodes_away.values())
 
 
 def _not_streaming(sight: Sight, _: float) -> str:
@@ -265,7 +264,7 @@ RULES: Final = (
     Rule("PortdFailed", _BAD, 0, 0, _failed),
     Rule("PortdSourceAway", _BAD, 120, 0, _source_away),
     Rule("PortdTargetAway", _BAD, 120, 0, _target_away),
-    Rule("PortdTargetNodeAway", _BAD, 0, 120, _node_away),
+    Rule("PortdTargetNodeAway", _BAD, 120, 0, _node_away),
     Rule("PortdNotStreaming", _WARN, 1800, 0, _not_streaming),
     Rule("PortdLagHigh", _WARN, 300, 30, _lag_high),
     Rule("PortdLagGrowing", _BAD, 600, 10, _lag_growing),

@@ -24,13 +24,13 @@ from portd.net.topology import read_written, slots_of
 from tests.clusters import Cluster, differences
 from tests.commands import run
 from tests.faults.ledgers import CLIENTS, Ledger
-from tests.faults.sides import PATIENCE_SECONDS, ROAMING, Side
+from tests.faults.sides import ROAMING, Side
 from tests.faults.world import Failure
 from tests.integration.cluster.load import Loads, fill
 from tests.integration.cluster.moves import RoamingLoad
 from tests.process import Portd
 from tests.relay import Relay, holding
-from tests.servers import wait_for_sync
+from tests.servers import PATIENCE_SECONDS, wait_for_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable

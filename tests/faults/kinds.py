@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.faults.world import SILENCE_SECONDS, Failure, until_online
-from tests.servers import wait_for, wait_for_sync
+from tests.servers import PATIENCE_SECONDS, wait_for, wait_for_sync
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -61,7 +61,7 @@ def kind(name: str, **options: Any) -> Callable[[FaultFunction], FaultFunction]:
 
 def once(server: Server) -> redis.Redis:
     """A client that sends nothing twice."""
-    return redis.Redis(unix_socket_path=str(server.path), socket_timeout=30, retry=Retry(NoBackoff(), 0))
+    return redis.Redis(unix_socket_path=str(server.path), socket_timeout=PATIENCE_SECONDS, retry=Retry(NoBackoff(), 0))
 
 
 async def _ask(server: Server, *command: Any) -> Any:

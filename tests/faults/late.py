@@ -24,7 +24,7 @@ from tests.datasets import fill_big_hash, fill_big_list, fill_mixed
 from tests.permissions import least_user
 from tests.process import Portd
 from tests.relay import Hold, Relay, holding
-from tests.servers import Server, binaries, wait_for_sync
+from tests.servers import PATIENCE_SECONDS, Server, binaries, wait_for_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +40,6 @@ GHOSTS = 200
 KEPT = 10 * GHOSTS  # keys of the earlier sync that the source still has: what is removed is below a tenth
 EXPIRING = 300
 COUNTERS = 8
-PATIENCE_SECONDS = 60.0
 STRIKE_SECONDS = 120.0  # a machine that is busy with other things needs a while to get there
 PAUSE_SECONDS = 0.3  # a sweep begins a second behind the snapshot
 MORE_STRIKES = 4  # in a sync whose process goes on: a connection each

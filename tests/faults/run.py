@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from tests.faults.kinds import KINDS, Kind
 from tests.faults.world import Failure, World
+from tests.servers import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FAULT_SECONDS = 90.0  # a fault that takes longer hangs
-FIRST_SYNC_SECONDS = 60.0
+FAULT_SECONDS = 2 * PATIENCE_SECONDS  # a fault that takes longer hangs
 OVERLAP = 0.15  # of the faults begin before the one before is over
 
 
@@ -118,7 +118,7 @@ class Run:
         deadline = self._begun + seconds
         try:
             async with self._world as world:
-                await world.until(lambda status: status["phase"] == "streaming", "first sync", FIRST_SYNC_SECONDS)
+                await world.until(lambda status: status["phase"] == "streaming", "first sync")
                 await world.check()
                 while self.report.faults < at_least or (
                     time.monotonic() < deadline and (faults is None or self.report.faults < faults)

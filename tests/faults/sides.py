@@ -11,7 +11,7 @@ import redis
 from portd.kernel.slots import slot_tag
 from tests.clusters import Cluster
 from tests.clustertools import CLI, agreed, mend, reshard, tool
-from tests.servers import wait_for_sync
+from tests.servers import PATIENCE_SECONDS, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     Struck = Callable[[], str]  # strikes something, and says what; "" for nothing
 
-PATIENCE_SECONDS: Final = 240.0  # longer than anything takes on a busy machine
 ROAMING: Final = (5, 77, 1234, 5400, 6000, 9999, 11000, 16000)  # slots that move one by one
 ROUNDS: Final = 3  # of a slot that goes to and fro
 LESS: Final = 0.01  # of its slots, for a node that is to have less

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from tests.servers import Binary
 
 CHECK_EVERY = 20  # strikes between two comparisons
-TAKEOVER_SECONDS = 60.0  # a lease is 15
 STREAM_RATE = 200  # entries a second
 
 
@@ -239,7 +238,7 @@ class Couple:
     async def _until(self, portd: Portd, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Waits until the status says so; the status then."""
         try:
-            return await asyncio.to_thread(portd.until, reached, TAKEOVER_SECONDS)
+            return await asyncio.to_thread(portd.until, reached)
         except (AssertionError, TimeoutError) as error:
             logs = "\n-- the other one\n".join(each.log()[-4000:] for each in self._portds)
             raise Failure(f"{error}\n{logs}") from error

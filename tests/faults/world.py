@@ -17,7 +17,7 @@ from tests.datasets import fill_big_hash, fill_big_list, fill_big_stream, fill_b
 from tests.faults.workload import LEDGER_DB, Ledger, Traffic
 from tests.process import Portd
 from tests.proxy import Proxy
-from tests.servers import Server, wait_for_sync
+from tests.servers import PATIENCE_SECONDS, Server, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tests.servers import Binary
 
 SILENCE_SECONDS = 2.0
-RECOVERY_SECONDS = 60.0
 DIGEST_SECONDS = 15.0  # longer than the workload's keys live
 LONGEST_SHORT_SECONDS = 6.0  # keys of the workload that expire soon live no longer
 RESTART_SECONDS = 0.2  # what systemd's RestartSec would be
@@ -181,7 +180,7 @@ class World:
         self.portd.start()
 
     async def until(
-        self, reached: Callable[[dict[str, Any]], object], what: str, seconds: float = RECOVERY_SECONDS
+        self, reached: Callable[[dict[str, Any]], object], what: str, seconds: float = PATIENCE_SECONDS
     ) -> dict[str, Any]:
         """Waits until the status says so."""
         deadline = time.monotonic() + seconds
@@ -194,7 +193,7 @@ class World:
                 raise Failure(f"{what}: not within {seconds:.0f} s\n{self.describe(status)}")
             await asyncio.sleep(0.01)
 
-    async def recovered(self, seconds: float = RECOVERY_SECONDS) -> None:
+    async def recovered(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Waits until a write made now is in the target, and portd follows the stream."""
         self._marks += 1
         mark = b"%d" % self._marks
@@ -287,7 +286,9 @@ def _short(status: object) -> str:
 
 
 def _client(server: Server) -> redis.Redis:
-    return redis.Redis(unix_socket_path=str(server.path), db=LEDGER_DB, socket_timeout=30, retry=Retry(NoBackoff(), 0))
+    return redis.Redis(
+        unix_socket_path=str(server.path), db=LEDGER_DB, socket_timeout=PATIENCE_SECONDS, retry=Retry(NoBackoff(), 0)
+    )
 
 
 def _write(server: Server, key: str, value: bytes) -> bool:

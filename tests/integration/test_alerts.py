@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.clusters import Cluster
 from tests.datasets import fill_strings
 from tests.following import copy, forget_history
+from tests.integration.cluster.test_sync import Load
 from tests.integration.test_held import ctl
 from tests.process import Links, Portd, streaming
 from tests.prometheus import Prometheus, impatient_rules, needs_prometheus, shipped_rules
@@ -34,6 +36,7 @@ SEEN = {
     "test_a_link_that_is_taken_over": ("PortdFailed", "PortdLeaseLost"),
     "test_a_source_that_is_away": ("PortdSourceAway", "PortdNotStreaming"),
     "test_a_target_that_is_away": ("PortdTargetAway",),
+    "test_a_node_that_is_left_behind": ("PortdTargetNodeAway",),
     "test_a_target_that_stands_still": (
         *("PortdLagHigh", "PortdLagGrowing", "PortdCheckpointOld"),
         *("PortdSpoolFilling", "PortdSpoolBlocked", "PortdOutputBuffer", "PortdBacklog"),
@@ -123,6 +126,20 @@ def test_a_target_that_is_away(request: pytest.FixtureRequest, source: Server, t
         portd.until(streaming)
         target.kill()
         fires(request, prometheus, portd)
+
+
+def test_a_node_that_is_left_behind(request: pytest.FixtureRequest, source: Server) -> None:
+    """A primary of a target cluster ends, the others go on: all of them do not count as away."""
+    with (
+        Cluster(cluster_require_full_coverage=False) as cluster,
+        Portd(source, cluster.url) as portd,
+        Prometheus(portd, rules=impatient_rules()) as prometheus,
+    ):
+        portd.until(streaming)
+        cluster.primaries[1].kill()
+        with Load(source):
+            fires(request, prometheus, portd)
+            assert "PortdTargetAway" not in prometheus.firing()
 
 
 def test_a_target_that_stands_still(request: pytest.FixtureRequest, servers: ServerFactory) -> None:

@@ -77,13 +77,17 @@ def test_several_links_fit(browser: Browser, servers: ServerFactory) -> None:
     """The table of all, and a link's own page, to which it leads."""
     tables = {name: {"source": servers(), "target": servers()} for name in ("eu", "us")}
     with Links(tables) as portd:
-        portd.until_link("us", streaming)
+        for name in tables:
+            portd.until_link(name, streaming)
+        wait_for_sync(
+            lambda: all(portd.get(f"?link={name}", "text/html").count('class="plot"') == 4 for name in tables)
+        )
         fits(browser, f"http://{portd.http}/")
         browser.look()
         browser.open(f"http://{portd.http}/")
         browser.run("document.querySelector('table a').click()")
-        assert "link=" in browser.run("return location.search")
-        assert browser.run("return document.querySelectorAll('.plot').length") == 4
+        wait_for_sync(lambda: "link=" in browser.run("return location.search"))
+        wait_for_sync(lambda: browser.run("return document.querySelectorAll('.plot').length") == 4)
 
 
 def looked_at(browser: Browser) -> str:

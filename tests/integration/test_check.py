@@ -18,7 +18,7 @@ from portd.preflight.findings import Finding, Level, Report
 from portd.preflight.survey import write_rate
 from tests.datasets import fill_strings
 from tests.process import Portd
-from tests.servers import binaries, find, free_port, wait_for
+from tests.servers import PATIENCE_SECONDS, binaries, find, free_port, wait_for
 from tests.wire import Wire
 
 if TYPE_CHECKING:
@@ -391,7 +391,11 @@ def findings(source: Server, target: Server, *words: str) -> dict[str, list[str]
     """What a check finds, by what it looked at."""
     command = [sys.executable, "-m", "portd", "check", "--source", source.url, "--target", target.url, "--json"]
     done = subprocess.run(
-        [*command, "--sample-seconds", "0", *words], capture_output=True, text=True, timeout=120, check=False
+        [*command, "--sample-seconds", "0", *words],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     by_subject: dict[str, list[str]] = {}
     for each in json.loads(done.stdout)["findings"]:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.commands import PATIENCE_SECONDS, command, environment, run
+from tests.commands import command, environment, run
 from tests.datasets import fill_every_encoding
 from tests.lines import read_lines, text
 from tests.oracle.model import Entry, HashValue, Snapshot
 from tests.oracle.rdbwrite import encode
 from tests.reading import READERS
-from tests.servers import wait_for_sync
+from tests.servers import PATIENCE_SECONDS, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.commands import PATIENCE_SECONDS, command, environment, run
+from tests.commands import command, environment, run
 from tests.compare import assert_equal
 from tests.datasets import fill_every_encoding, fill_mixed
 from tests.lines import expected, read_lines
 from tests.oracle.rdb import decode
-from tests.servers import free_port, wait_for_sync
+from tests.servers import PATIENCE_SECONDS, free_port, wait_for_sync
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tests.process import Portd
-from tests.servers import free_port
+from tests.servers import PATIENCE_SECONDS, free_port
 
 if TYPE_CHECKING:
     from tests.servers import Server
@@ -21,7 +21,7 @@ def health(address: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PORTD_HTTP": address},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 

@@ -16,6 +16,7 @@ import pytest
 from tests.compare import assert_equal
 from tests.datasets import fill_big_hash
 from tests.process import Portd
+from tests.servers import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,9 +78,11 @@ def test_go_fetches_it(kept: str, source: Server, target: Server, tmp_path: Path
         portd.until(lambda status: status["phase"] == "streaming")
         url = f"http://{portd.http}/debug/memory/heap"
         if kept == "no":
-            urllib.request.urlopen(f"{url}?seconds=1", data=b"", timeout=60).close()
+            urllib.request.urlopen(f"{url}?seconds=1", data=b"", timeout=PATIENCE_SECONDS).close()
         words = ["go", "tool", "pprof", "-inuse_space", "-top", url]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environment, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert "Type: inuse_space" in done.stdout
         assert portd.terminate() == os.EX_OK

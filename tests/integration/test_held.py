@@ -16,7 +16,7 @@ from tests.compare import assert_equal
 from tests.datasets import fill_mixed, fill_strings
 from tests.following import copy, forget_history, names
 from tests.process import Portd
-from tests.servers import find, wait_for_sync
+from tests.servers import PATIENCE_SECONDS, find, wait_for_sync
 from tests.wire import Wire
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def ctl(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "portd", "ctl", *words],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
         env={**os.environ, **environment},
     )

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.commands import PATIENCE_SECONDS, command, environment, run
+from tests.commands import command, environment, run
 from tests.compare import assert_equal
 from tests.datasets import fill_every_encoding, fill_mixed
 from tests.integration.test_sync import assert_carried
 from tests.oracle.model import Entry, HashValue, Snapshot
 from tests.oracle.rdbwrite import encode
 from tests.process import Portd
-from tests.servers import find, wait_for_sync
+from tests.servers import PATIENCE_SECONDS, find, wait_for_sync
 from tests.wire import pack
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from tests.datasets import fill_big_hash, fill_strings
 from tests.following import copy, forget_history
 from tests.process import Portd
 from tests.proxy import Proxy
-from tests.servers import free_port, wait_for_sync
+from tests.servers import PATIENCE_SECONDS, free_port, wait_for_sync
 
 if TYPE_CHECKING:
     from tests.conftest import ServerFactory
@@ -193,7 +193,7 @@ def test_a_stop_while_catching_up_is_no_success(source: Server, target: Server) 
 def status_code(target: Server) -> int:
     """What `portd status` ends with."""
     command = [sys.executable, "-m", "portd", "status", "--target", target.url, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     json.loads(done.stdout)
     return done.returncode
 

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tests.process import Portd
+from tests.servers import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from tests.servers import Server
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def status(target: Server, *words: str) -> subprocess.CompletedProcess[str]:
     """Runs the command."""
     command = [sys.executable, "-m", "portd", "status", "--target", target.url, *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
 
 
 def test_checkpoint_and_holder_are_told(source: Server, target: Server) -> None:

@@ -15,7 +15,7 @@ from portd.kernel.stream import Piece, StreamSplitter
 from tests import compare as live
 from tests.datasets import fill_every_encoding
 from tests.oracle.resp import Follower, Oracle, compare, drain, pack
-from tests.servers import wait_for_sync
+from tests.servers import PATIENCE_SECONDS, wait_for_sync
 from tests.traffic import Workload
 from tests.wire import Wire
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tests.servers import Binary, Server
 
 ACK_SECONDS = 0.1  # a diskless source streams nothing before an ACK, and may overlook the first
-PATIENCE_SECONDS = 240.0
 HOUR_MS = 3_600_000
 EXPIRY_SLACK_MS = 3000  # what a source counted from its own clock arrives a little later
 

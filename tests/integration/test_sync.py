@@ -14,7 +14,7 @@ import pytest
 from tests.compare import assert_equal, compare
 from tests.datasets import fill_big_hash, fill_every_encoding, fill_mixed, fill_strings
 from tests.process import Portd
-from tests.servers import Server, find, wait_for
+from tests.servers import PATIENCE_SECONDS, Server, find, wait_for
 from tests.traffic import LiveTraffic
 from tests.wire import Wire
 
@@ -325,7 +325,7 @@ def test_what_is_deleted_in_the_stream_is_unlinked(servers: ServerFactory) -> No
         portd.until(lambda status: status["phase"] == "streaming")
         keys = sorted(source.client().keys())
         listener.subscribe("__keyevent@0__:del")
-        assert listener.get_message(timeout=60)["type"] == "subscribe"
+        assert listener.get_message(timeout=PATIENCE_SECONDS)["type"] == "subscribe"
         before = target.client().info("commandstats").get("cmdstat_unlink", {"calls": 0})["calls"]
         freed = target.client().info("memory").get("lazyfreed_objects", 0)
         source.client().delete(*keys, "none")
@@ -333,7 +333,7 @@ def test_what_is_deleted_in_the_stream_is_unlinked(servers: ServerFactory) -> No
         assert status["dead_letters"] == {}
         assert target.client().info("commandstats")["cmdstat_unlink"]["calls"] == before + 1
         assert target.client().info("memory").get("lazyfreed_objects", 1) > freed
-        events = [listener.get_message(ignore_subscribe_messages=True, timeout=60) for _ in keys]
+        events = [listener.get_message(ignore_subscribe_messages=True, timeout=PATIENCE_SECONDS) for _ in keys]
         assert sorted(event["data"] for event in events) == keys
         portd.terminate()
     assert_equal(source, target)

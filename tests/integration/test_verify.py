@@ -406,7 +406,7 @@ def test_output_that_cannot_be_written_is_an_error(
     words = [sys.executable, "-m", "portd", "verify", "--source", source.url, "--target", target.url]
     words += ["--settle-seconds", "0.05", "--spool-dir", str(tmp_path), *full]
     with open("/dev/full", "wb") as screen:  # noqa: PTH123 - a device
-        ended = subprocess.run(words, stdout=screen, stderr=subprocess.PIPE, timeout=60, check=False)
+        ended = subprocess.run(words, stdout=screen, stderr=subprocess.PIPE, timeout=PATIENCE_SECONDS, check=False)
     assert ended.returncode == os.EX_IOERR, ended.stderr
     assert b"no space left" in ended.stderr
     assert b"Traceback" not in ended.stderr

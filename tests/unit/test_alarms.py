@@ -90,7 +90,7 @@ def lose_target(progress: Progress) -> None:
 
 def lose_node(progress: Progress) -> None:
     """A node of the target is gone."""
-    progress.nodes_away["a:1"] = NodeAway("a:1", "0-5", "closed", T - 121)
+    progress.nodes_away["a:1"] = NodeAway("a:1", "0-5", "closed", T)
 
 
 def lag(progress: Progress) -> None:

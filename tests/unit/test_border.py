@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from portd.feed.border import SlotBorder
 from portd.kernel.border import ALL, FREELY, Border
 from portd.kernel.rules import Rules
 from portd.kernel.slots import key_slot
@@ -68,21 +67,22 @@ def test_what_was_left_out_before_a_slot_came_stays_so() -> None:
     """The stream is read again from before the place where it came."""
     border = Border()
     border.open(len(SET_B), {})
-    border.enter([OTHER], len(SET_B))
+    border.enter([OTHER])
     border.share({OTHER: FREELY})
     found = splitter(border, MINE, OTHER, stream=SET_B + SET_A + SET_B)
     assert taken(found) == SET_A + SET_B
 
 
-def test_nothing_is_left_out_of_a_slot_that_was_to_come() -> None:
-    """Another one is, up to where it was decided; the one that would have stopped the stream comes from its first command on."""
-    border = SlotBorder()
-    taken(splitter(border.kernel, MINE, stream=SET_C + SET_B + SET_A))
-    for _ in range(2):
-        border.open(1000, {}, {OTHER})
-    border.enter([OTHER])
-    border.open(1000, {OTHER: 1000}, ())
-    assert taken(splitter(border.kernel, MINE, OTHER, stream=SET_C + SET_B + SET_A)) == SET_B + SET_A
+def test_nothing_is_left_out_of_a_slot_that_was_awaited_when_it_comes() -> None:
+    """It comes while the stream goes on somewhere before its commands, or is read again from before them."""
+    border = Border()
+    found = splitter(border, MINE, OTHER, stream=SET_B + SET_A + SET_B)
+    border.open(len(SET_B), {})  # its first command was left out
+    border.open(1000, {}, {OTHER})
+    border.open(1100, {}, {OTHER, THIRD})
+    border.enter([OTHER, THIRD])
+    border.share({OTHER: FREELY, THIRD: FREELY})
+    assert taken(found) == SET_A + SET_B
 
 
 def test_a_flush_waits_while_slots_are_shared() -> None:
@@ -119,7 +119,7 @@ def test_another_history_knows_nothing_of_the_one_before() -> None:
     """Nothing is left out of it, and nothing passes."""
     border = Border()
     border.open(1 << 40, {OTHER: FREELY})
-    border.enter([OTHER], 1 << 30)
+    border.enter([OTHER])
     border.reset()
     assert taken(splitter(border, MINE, stream=SET_B)) == b""
     assert border.waits

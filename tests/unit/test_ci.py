@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import PATIENCE_SECONDS
+
 ROOT = Path(__file__).parents[2]
 STAGES = ["install", "style", "types", "layers", "docs", "tests", "instructions", "wheel", "package", "deep", "checked"]
 
@@ -34,7 +36,7 @@ def run(tree: Path, *stages: str, **environment: str) -> subprocess.CompletedPro
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 

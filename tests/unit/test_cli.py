@@ -37,6 +37,7 @@ from portd.errors import (
 )
 from portd.memory.plan import plan_memory
 from tests.process import Notified
+from tests.servers import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,7 +95,7 @@ def portd_command(*words: str, **environment: str) -> subprocess.CompletedProces
         [sys.executable, "-m", "portd", *words],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
         env={**clean(), **environment},
     )
@@ -247,7 +248,7 @@ def test_exit_codes_tell_the_cause(error: Exception, code: int) -> None:
 def outcome_of(script: Path, what: str) -> tuple[int, str]:
     """The exit code and the log of a service that ends by itself."""
     process = start(script, what, "log_format=logfmt")
-    _, text = process.communicate(timeout=120)
+    _, text = process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode, text
 
 
@@ -278,7 +279,7 @@ def test_the_first_signal_drains(script: Path, number: signal.Signals) -> None:
     """SIGTERM and Ctrl-C ask the service to stop; a drained service exits 0."""
     process = start(script, "good")
     process.send_signal(number)
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert (out, process.returncode) == ("draining\n", 0)
 
 
@@ -289,7 +290,7 @@ def test_the_second_signal_aborts(script: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "draining\n"
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 128 + signal.SIGTERM
 
 
@@ -302,7 +303,7 @@ def test_a_signal_after_the_end_changes_nothing(script: Path, number: signal.Sig
     process.send_signal(number)
     assert process.stdin is not None
     process.stdin.write("\n")  # the signal is there before this is read
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert (out, process.returncode) == ("cleaned\n", os.EX_UNAVAILABLE), err
 
 
@@ -322,7 +323,7 @@ def test_an_interrupted_question_ends_in_order() -> None:
         main()
         """
     words = [sys.executable, "-c", textwrap.dedent(script)]
-    ended = subprocess.run(words, capture_output=True, timeout=120, check=False, env=clean())
+    ended = subprocess.run(words, capture_output=True, timeout=PATIENCE_SECONDS, check=False, env=clean())
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGINT, b"")
 
 
@@ -342,7 +343,7 @@ def test_systemd_is_told(script: Path, tmp_path: Path, notified: Notified) -> No
     notified.until("WATCHDOG=1")
     process.send_signal(signal.SIGTERM)
     notified.until("STOPPING=1")
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
 
 
@@ -351,7 +352,7 @@ def test_a_dead_service_does_not_feed_the_watchdog(script: Path, tmp_path: Path,
     process = start(script, "dead", NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="30000")
     notified.until("READY=1")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE_SECONDS)
     notified.until("STOPPING=1")
     assert "WATCHDOG=1" not in notified.seen
 
@@ -364,7 +365,7 @@ def test_progress_and_memory_are_logged_where_there_is_no_terminal(script: Path)
     while not (any("progress" in line for line in lines) and any("memtrace" in line for line in lines)):
         lines.append(process.stderr.readline())
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE_SECONDS)
     progress = next(line for line in lines if "progress" in line)
     assert "event=progress phase=streaming offset=0 lag_bytes=0" in progress
     assert "rss_bytes=" in progress
@@ -387,7 +388,7 @@ def test_a_terminal_gets_a_live_line(script: Path) -> None:
         if select.select([controller], [], [], 1)[0]:
             drawn += os.read(controller, 65536)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=PATIENCE_SECONDS) == 0
     os.close(controller)
     assert b"streaming: lag 0 ms" in drawn
 

@@ -21,6 +21,7 @@ from portd.memory.heapformat import SAMPLE_TYPES, as_pprof, as_text, varint
 from portd.memory.heapnames import FunctionNames
 from portd.memory.slices import Slices
 from portd.watch.readings import OwnerReading
+from tests.servers import PATIENCE_SECONDS
 from tests.unit.test_http import Observed
 
 if TYPE_CHECKING:
@@ -266,7 +267,12 @@ async def test_go_reads_it(recorder: HeapRecorder, tmp_path: Path) -> None:
 
     def pprof(*words: str) -> str:
         done = subprocess.run(
-            ["go", "tool", "pprof", *words], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True
+            ["go", "tool", "pprof", *words],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=PATIENCE_SECONDS,
+            check=True,
         )
         return done.stdout
 

@@ -62,7 +62,7 @@ def as_worker(reader: str, *, limit: int | None = None) -> subprocess.CompletedP
         """
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
-        capture_output=True, text=True, timeout=60, check=False, env=ENVIRONMENT,
+        capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, env=ENVIRONMENT,
     )  # fmt: skip
 
 
@@ -100,13 +100,13 @@ def test_running_process_has_no_secret_in_words_or_environment() -> None:
             assert not (proc / f"task/{process.pid}/children").read_text()  # the one that read settings is gone
         finally:
             process.kill()
-            process.communicate(timeout=60)
+            process.communicate(timeout=PATIENCE_SECONDS)
 
 
 def test_bad_settings_end_both_processes_with_the_answer_of_the_one_that_read_them() -> None:
     """The exit code and the words are those of the reader, once."""
     process = start("sync", "--source", "nonsense://x", "--target", "redis://y")
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == os.EX_CONFIG
     assert not out
     assert errors.count("portd: source") == 1
@@ -135,7 +135,7 @@ def test_parent_that_ignores_its_children_changes_nothing() -> None:
     words = [sys.executable, "-m", "portd", "sync", "--source", "nonsense://x", "--target", "redis://y"]
     ended = subprocess.run(
         [sys.executable, "-c", ignoring, *words],
-        capture_output=True, text=True, timeout=60, check=False, env=ENVIRONMENT,
+        capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, env=ENVIRONMENT,
     )  # fmt: skip
     assert (ended.returncode, "Traceback" in ended.stderr) == (os.EX_CONFIG, False)
 
@@ -151,7 +151,7 @@ def test_interrupt_during_the_start_ends_it_without_a_traceback(tmp_path: Path) 
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE_SECONDS) == -signal.SIGINT
         settings.write_text("")  # the reader goes on
-        assert "Traceback" not in process.communicate(timeout=60)[1]
+        assert "Traceback" not in process.communicate(timeout=PATIENCE_SECONDS)[1]
     finally:
         process.kill()
 

@@ -17,6 +17,7 @@ import pytest
 
 from portd._build import PACKAGE, compiler_flags, units
 from portd.cli.manual import write_manual
+from tests.servers import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 KERNEL = ROOT / "portd/kernel"
@@ -103,7 +104,7 @@ def test_shells_complete_commands_and_flags(shell: str) -> None:
         words = {**os.environ, **variables, "_TYPER_COMPLETE_ARGS": variables.get("COMP_WORDS", "")}
         shown = subprocess.run(
             [sys.executable, "-m", "portd"],
-            env=words, capture_output=True, text=True, timeout=60, check=False,
+            env=words, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
         )  # fmt: skip
         assert shown.stderr == ""
         return shown.stdout

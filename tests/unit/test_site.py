@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import PATIENCE_SECONDS
+
 pytest.importorskip("mkdocs", reason="needs mkdocs-material")
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +35,7 @@ def build(tree: Path) -> subprocess.CompletedProcess[str]:
         cwd=tree,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 

@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import threading
+import time
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,7 @@ class Writer:
 
 async def read(spool: Spool) -> Chunk:
     """The next chunk, which must come soon."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         return await spool.read()
 
 
@@ -385,6 +386,30 @@ async def test_full_disk_is_survived_by_draining_memory(tmp_path: Path) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(writer.send_all(20_000))
             got = await read_until(spool, 20_000)
+        assert bytes(writer.sent) == got
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_what_is_released_while_a_write_fails_makes_room(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader has everything, and has let go of it, when the disk says that it did not take what it was given."""
+    chance = random.Random(seed)
+    monkeypatch.setattr("portd.spool.overflow.RETRY_SECONDS", 0.001)
+
+    def write(_descriptor: int, _pieces: list[memoryview | bytes], _offset: int) -> int:
+        time.sleep(chance.choice((0, 0.001, 0.003)))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with spool_of(tmp_path, write=write) as spool:
+        writer, got = Writer(spool), bytearray()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(writer.send_all(20_000))
+            while spool.cursor < 20_000:
+                chunk = await read(spool)
+                got += chunk.data
+                await asyncio.sleep(chance.choice((0, 0.001, 0.004)))
+                spool.release(chunk.end)
         assert bytes(writer.sent) == got
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import PATIENCE_SECONDS
+
 ROOT = Path(__file__).parents[2]
 MOUNT = 'mount -t tmpfs -o size=2m tmpfs "$1" && shift && exec "$@"'
 
@@ -63,7 +65,8 @@ def test_full_file_system(tmp_path: Path) -> None:
     """ENOSPC from a real file system stops reading, loses nothing, and ends when segments are deleted."""
     unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c", MOUNT, "sh", str(tmp_path)]
     try:
-        possible = subprocess.run([*unshare, "true"], capture_output=True, timeout=20, check=False).returncode == 0
+        tried = subprocess.run([*unshare, "true"], capture_output=True, timeout=PATIENCE_SECONDS, check=False)
+        possible = tried.returncode == 0
     except FileNotFoundError:
         possible = False
     if not possible:

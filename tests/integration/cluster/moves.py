@@ -13,7 +13,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 
 from portd.kernel.slots import slot_tag
-from tests.servers import Server, wait_for_sync
+from tests.servers import PATIENCE_SECONDS, Server, wait_for_sync
 from tests.writer import Writer
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class RoamingLoad(Writer):
         client: Any = RedisCluster(
             startup_nodes=[node("127.0.0.1", each.port) for each in self._cluster.primaries],
             retry=retry,
-            socket_timeout=30,
+            socket_timeout=PATIENCE_SECONDS,
         )
         while not self._stop.is_set():
             try:

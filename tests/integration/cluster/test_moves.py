@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from portd.kernel.slots import slot_tag
 from portd.net.topology import read_written, slots_of
 from tests.clusters import Cluster, differences
 from tests.integration.cluster.load import LINKS, Loads, fill, streaming, until_applied
@@ -77,6 +78,39 @@ def test_slots_that_move_are_followed(cluster: Cluster, into: Server | Cluster) 
         assert not any(each["dead_letters"] for each in status["links"]), portd.log()
         assert portd.terminate() == os.EX_OK, portd.log()
     assert not differences(into, cluster)
+
+
+def test_a_slot_that_is_long_on_its_way_holds_nobody_up(cluster: Cluster, target: Server) -> None:
+    """Half of its keys have gone: both nodes write to the slot and to others, and all of it comes to the target meanwhile."""
+    fill(cluster)
+    one, two, _ = cluster.primaries
+    slot, nodes = 5, {LINKS[0]: one, LINKS[1]: two}
+    tag = f"{{{slot_tag(slot)}}}"
+    with Wire(one) as wire:
+        wire.many([("SET", f"{tag}:{number}", number) for number in range(100)])
+    with Portd(cluster.url, target) as portd:
+        portd.until(streaming)
+
+        def both_write() -> None:
+            keys = cluster.call(one, "CLUSTER", "GETKEYSINSLOT", slot, 50)
+            cluster.call(one, "MIGRATE", "127.0.0.1", two.port, "", 0, 60_000, "KEYS", *keys)
+            for count in range(5):
+                left = cluster.call(one, "CLUSTER", "GETKEYSINSLOT", slot, 50)
+                with Wire(one) as giver, Wire(two) as taker:
+                    giver.many([("APPEND", left[0], "old"), ("DEL", left[1]), ("INCR", f"{{{slot_tag(6)}}}")])
+                    taker.many(
+                        [("ASKING",), ("APPEND", keys[count], "new"), ("ASKING",), ("SET", f"{tag}:b{count}", "")]
+                    )
+                    taker.many([("INCR", f"{{{slot_tag(6000)}}}")])
+                until_applied(portd, nodes)
+            assert slot in drawn(target, LINKS[0]) & drawn(target, LINKS[1])
+
+        cluster.move_slot(slot, two, until=both_write)
+        until_settled(portd, target, cluster)
+        until_applied(portd, nodes)
+        assert portd.log().count('event="full sync"') == 3, portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(target, cluster)
 
 
 def test_portd_may_be_killed_while_slots_move(cluster: Cluster, into: Server | Cluster) -> None:

@@ -10,7 +10,7 @@ import pytest
 from portd.net.endpoint import Endpoint
 from portd.source.handshake import HandshakeOptions
 from tests.integration.receiver.kit import Ends, acknowledged, ends, our_line
-from tests.servers import Server, wait_for
+from tests.servers import PATIENCE_SECONDS, Server, wait_for
 
 if TYPE_CHECKING:
     from tests.conftest import ServerFactory
@@ -105,7 +105,7 @@ async def test_getack_is_answered(source: Server) -> None:
         transfer = await each.begin()
         data = asyncio.create_task(each.snapshot(transfer))
         await wait_for(lambda: acknowledge(each) and data.done())
-        client = source.client(socket_timeout=30)
+        client = source.client(socket_timeout=PATIENCE_SECONDS)
         client.set("k", "v")
         waiting = asyncio.create_task(asyncio.to_thread(client.wait, 1, 10_000))
         await each.read(lambda got: b"GETACK" in got)
