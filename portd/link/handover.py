@@ -21,7 +21,7 @@ from portd.groups import TaskGroup
 from portd.kernel.border import ALL
 from portd.link.departed import Departed
 from portd.link.offsets import Offsets
-from portd.link.party import Party, in_circle
+from portd.link.party import TOLD_SECONDS, Party, in_circle, reached
 from portd.log import get_logger
 from portd.net.topology import Node, ranges_of, spelled
 from portd.source.nodeview import emptied, view
@@ -46,7 +46,6 @@ ASKED_SECONDS: Final = 0.02  # between two questions for offsets while slots mov
 NODE_SECONDS: Final = 0.002  # for each node, at the least
 GRANT_HINT: Final = "our user needs +info +cluster|getslotmigrations +cluster|countkeysinslot at the source"
 STRANGER_SECONDS: Final = 5.0  # a new replica looks like a primary without slots for some seconds
-TOLD_SECONDS: Final = 10.0  # a link that waits for longer says so
 
 
 class Handovers:
@@ -371,33 +370,48 @@ class Handovers:
         """
         border = party.border
         async with party.taking:
-            if party.link.ends_for_copy or border.generation != generation:
-                return False
-            if new := sorted(set(coming) - party.slots):
-                if border.blurred or not all(coming[slot] for slot in new):
-                    if not (mine.takes or mine.jobs) and mine.owns.issuperset(new):  # all has come
-                        await self._copy_with(party, party.slots | set(new))
+            try:
+                if party.link.ends_for_copy or border.generation != generation:
                     return False
-                border.enter(new)
-                if not await self._redraw(party, party.slots | set(new), generation):
-                    return False
-                _log.info("slots come to a shard", link=party.name, slots=spelled(ranges_of(new)))
-            if received is not None and border.generation == generation:
-                claims = party.claims(mine)
-                limits = {  # a slot that goes may come back: asked again behind that
-                    slot: received if slot in coming or slot not in claims else border.limit(slot)
-                    for slot in self._shared(party)
-                }
-                border.open(received, limits, ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots)
-            for slot, offsets in coming.items():  # who has left it since it was asked is none of them
-                party.behind[slot] = {
-                    name for name in offsets if name in self._parties and slot in self._parties[name].slots
-                }
-            self._share()
+                if new := sorted(set(coming) - party.slots):
+                    if border.blurred or not all(coming[slot] for slot in new):
+                        if not (mine.takes or mine.jobs) and mine.owns.issuperset(new):  # all has come
+                            await self._copy_with(party, party.slots | set(new))
+                        return False
+                    if not await self._still_come(party, new):
+                        return False
+                    border.enter(new)
+                    if not await self._redraw(party, party.slots | set(new), generation):
+                        return False
+                    _log.info("slots come to a shard", link=party.name, slots=spelled(ranges_of(new)))
+                if received is not None and border.generation == generation:
+                    claims = party.claims(mine)
+                    limits = {  # a slot that goes may come back: asked again behind that
+                        slot: received if slot in coming or slot not in claims else border.limit(slot)
+                        for slot in self._shared(party)
+                    }
+                    border.open(received, limits, ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots)
+                for slot, offsets in coming.items():  # who has left it since it was asked is none of them
+                    party.behind[slot] = {
+                        name for name in offsets if name in self._parties and slot in self._parties[name].slots
+                    }
+            finally:
+                party.coming = frozenset()
+                self._share()
         for other in self._parties.values():
             if other is not party and other.slots & party.slots & mine.owns:
                 other.asked.set()
         return True
+
+    async def _still_come(self, party: Party, slots: Iterable[int]) -> bool:
+        """The streams of those that had slots stop at them from now on, and the slots come to the link even so.
+
+        One that went back meanwhile may have passed there, unasked: then what this link's stream says of it is not the last word.
+        """
+        party.coming = frozenset(slots)
+        self._share()
+        mine = await self._view(party)
+        return mine is not None and party.coming <= mine.claims(returning=False)
 
     async def _wait(self, party: Party, other: Party, offset: int) -> bool:
         """Until the target has what another link brings up to an offset; False where that one begins anew, or waits for this one."""
@@ -407,25 +421,9 @@ class Handovers:
             if in_circle(party, self._parties):
                 await self._untie(party)
                 return False
-            return await self._reached(party, other, offset)
+            return await reached(party, other, offset)
         finally:
             party.waits.remove(wait)
-
-    async def _reached(self, party: Party, other: Party, offset: int) -> bool:
-        """Until the target has what another link brings; says so when that takes long."""
-        reaching = asyncio.create_task(other.link.reaching.reach(offset), name=f"{other.name} at {offset}")
-        try:
-            done, _ = await asyncio.wait({reaching}, timeout=TOLD_SECONDS)
-            if not done:
-                _log.warning(
-                    "a shard waits for another one, from which slots come",
-                    link=party.name,
-                    other=other.name,
-                    offset=offset,
-                )
-            return await reaching
-        finally:
-            reaching.cancel()
 
     # -- slots that have come, or gone
 
@@ -479,7 +477,7 @@ class Handovers:
         """Slots that more than one link has, or is to have."""
         seen, found = set[int](), set[int]()
         for each in self._parties.values():
-            slots = each.slots | each.newest
+            slots = each.slots | each.newest | each.coming
             found |= seen & slots
             seen |= slots
         return frozenset(found)
