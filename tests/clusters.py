@@ -211,7 +211,7 @@ class Cluster:
             if not isinstance(answer, Exception) or "already the owner" in str(answer):  # by a try before
                 return True
             if not str(answer).startswith("NOREPLICAS"):
-                raise answer
+                raise redis.ResponseError(str(answer))
             return False
 
         wait_for_sync(said)

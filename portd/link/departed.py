@@ -10,17 +10,21 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from portd.errors import PortdError
 from portd.log import get_logger
+from portd.source.nodeview import view
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from portd.link.party import Party
     from portd.link.recopying import Recopying
     from portd.link.ruling import Narrower
+    from portd.net.endpoint import Endpoint
 
 _log = get_logger("source")
 
+LOOK_SECONDS: Final = 2.0  # between two looks for such shards
 GONE_SECONDS: Final = 10.0  # a node that cannot be asked for longer, and has no slots, does not come back with them
 
 
@@ -28,13 +32,16 @@ class Departed:
     """Sees to such shards.
 
     Args:
+        endpoint: of the source.
         parties: all links, by name; those that are gone are taken out.
         recopying: has links copied again.
     """
 
-    def __init__(self, parties: dict[str, Party], recopying: Recopying) -> None:
+    def __init__(self, endpoint: Endpoint, parties: dict[str, Party], recopying: Recopying) -> None:
+        self._endpoint = endpoint
         self._parties = parties
         self._recopying = recopying
+        self._lock = asyncio.Lock()  # held by whoever sees to them
         self._heirs: dict[str, tuple[Party, list[tuple[Party, Narrower]]]] = {}  # of links that are gone
         self._since: dict[str, float] = {}  # links whose node has no slots: since when
 
@@ -49,6 +56,27 @@ class Departed:
         return [party for party, _ in self._heirs.values()] + [
             self._parties[name] for name, since in self._since.items() if since <= until and name in self._parties
         ]
+
+    async def keep(self, endure: Callable[[PortdError], None]) -> None:
+        """Sees to them, if nobody else does on behalf of another link: theirs may not run at all.
+
+        Args:
+            endure: raises errors that do not pass, and notes others.
+        """
+        async with self._lock:
+            while True:
+                try:
+                    for party in self.over():
+                        if await self._is_gone(party):
+                            await self.see_to(party)
+                except PortdError as error:
+                    endure(error)
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _is_gone(self, party: Party) -> bool:
+        """Nobody can read any more what the node of a link wrote: it cannot be asked, or is a replica by now."""
+        found = await view(self._endpoint, party.node) if party.node is not None else None
+        return found is None or not found.primary
 
     async def see_to(self, party: Party) -> None:
         """Has those copied that have the slots of a link, and ends it when that is done; nothing while slots are on their way.
@@ -80,5 +108,7 @@ class Departed:
         asked = [(each, await self._recopying.copy_with(each, drawn[each.name])) for each in heirs]
         self._heirs[party.name] = party, asked
         del self._parties[party.name]
+        for behind in (names for each in others for names in each.behind.values()):
+            behind.discard(party.name)
         party.link.reaching.forget()  # whoever waits for it waits for nothing
         return True

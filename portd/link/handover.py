@@ -21,7 +21,7 @@ from portd.groups import TaskGroup
 from portd.kernel.border import ALL
 from portd.link.departed import Departed
 from portd.link.offsets import Offsets
-from portd.link.party import Party, forget, in_circle
+from portd.link.party import TOLD_SECONDS, Party, forget, in_circle, reached
 from portd.link.recopying import Recopying
 from portd.log import get_logger
 from portd.net.topology import Node, ranges_of, spelled
@@ -46,7 +46,6 @@ ASKED_SECONDS: Final = 0.02  # between two questions for offsets while slots mov
 NODE_SECONDS: Final = 0.002  # for each node, at the least
 GRANT_HINT: Final = "our user needs +info +cluster|getslotmigrations +cluster|countkeysinslot at the source"
 STRANGER_SECONDS: Final = 5.0  # a new replica looks like a primary without slots for some seconds
-TOLD_SECONDS: Final = 10.0  # a link that waits for longer says so
 
 
 class Handovers:
@@ -74,11 +73,10 @@ class Handovers:
         self._over = asyncio.Event()  # set when it has failed
         self._offsets = Offsets(self._endpoint)
         self._recopying = Recopying(self._endpoint, self._parties, self._wanted, self._offsets)
-        self._departed = Departed(self._parties, self._recopying)
+        self._departed = Departed(self._endpoint, self._parties, self._recopying)
         self._moving = asyncio.Event()  # slots are on their way, as far as is known
         self._lock = asyncio.Lock()
         self._asking = asyncio.Lock()  # held by whoever asks for offsets
-        self._burying = asyncio.Lock()  # and by whoever sees to shards that are gone
         self._emptying = asyncio.Lock()  # held while slots are given up for one whose node was emptied
         self._looked_at: float | None = None
         self._blind = self._gaps = False
@@ -108,7 +106,9 @@ class Handovers:
                 group.create_task(self._let_cross(party), name=f"slots wanted {name}")
                 group.create_task(self._keep_settled(party), name=f"slots settled {name}")
                 group.create_task(self._keep_asking(), name=f"offsets of nodes {name}")
-                group.create_task(self._keep_departed(party), name=f"shards that are gone {name}")
+                group.create_task(
+                    self._departed.keep(partial(self._endure, party)), name=f"shards that are gone {name}"
+                )
                 await self._over.wait()
                 raise self._failed or InternalError("slots are over without a reason")
         except BaseExceptionGroup as errors:
@@ -135,22 +135,10 @@ class Handovers:
             finally:
                 await self._offsets.close()
 
-    async def _keep_departed(self, party: Party) -> None:
-        """Sees to shards that are gone, if no other link does: theirs may not run at all."""
-        async with self._burying:
-            while True:
-                try:
-                    for one in self._departed.over():
-                        if await self._is_gone(one):
-                            await self._departed.see_to(one)
-                except PortdError as error:
-                    self._endure(party, error)
-                await asyncio.sleep(self._seconds)
-
     async def _ask_offsets(self) -> Moment:
         return await self._offsets.ask(
             lambda: {each.name: each.received for each in self._parties.values()},
-            {each.name: each.node for each in self._parties.values() if each.node is not None},
+            {each.name: (each.node, each.link.replid) for each in self._parties.values() if each.node is not None},
         )
 
     async def _keep_settled(self, party: Party) -> None:
@@ -223,11 +211,6 @@ class Handovers:
         if found is None or not found.primary or party.link.replid not in found.replids:
             return None
         return found
-
-    async def _is_gone(self, party: Party) -> bool:
-        """Nobody can read any more what the node of a link wrote: it cannot be asked, or is a replica by now."""
-        found = await view(self._endpoint, party.node) if party.node is not None else None
-        return found is None or not found.primary
 
     def _assign(self, topology: Topology) -> None:
         """Finds the node of each link: the one that it had, or the one that has taken its place."""
@@ -303,7 +286,7 @@ class Handovers:
         moment = self._offsets.find(party.name, border.at, others) or await self._ask_offsets()
         if not others <= moment.written.keys() or (mine := await self._view(party)) is None:
             return False
-        claims = mine.claims(returning=True) if border.brings else self._claims(party, mine)
+        claims = mine.claims(returning=True) if border.brings else party.claims(mine)
         if slot not in claims and slot in mine.jobs:
             return False  # its outcome decides
         coming = await self._coming(party, mine, claims, moment, only=frozenset({slot}))
@@ -312,15 +295,6 @@ class Handovers:
         if not await self._wait_for(party, coming) or border.generation != generation:
             return False
         return await self._take(party, mine, coming, generation, moment.received[party.name])
-
-    @staticmethod
-    def _claims(party: Party, mine: NodeView) -> frozenset[int]:
-        """Slots of which what a node says comes behind what others have said.
-
-        What it gives away is none, for whom it goes to waits for this one: unless others may still have something to say of it
-        from before it came here, and the move may be given up.
-        """
-        return mine.claims(returning=False) | {slot for slot in mine.gives if party.behind.get(slot)}
 
     async def _coming(
         self,
@@ -426,7 +400,7 @@ class Handovers:
             party: it.
             mine: what its node said.
             coming: slots, and how far others have come that had them.
-            generation: of the stream that this was found out for.
+            generation: of the stream that this was found out of.
             received: its stream goes on up to there, which its node had written before it was asked; None: as far as before.
 
         Returns:
@@ -434,23 +408,26 @@ class Handovers:
         """
         border = party.border
         async with party.taking:
-            if party.link.ends_for_copy or border.generation != generation:
-                return False
-            new = frozenset(coming.keys() - party.slots)
-            if new and not await self._come(party, mine, coming, new, generation):
-                return False
-            if received is not None and border.generation == generation:
-                claims = self._claims(party, mine)
-                limits = {  # a slot that goes may come back: asked again behind that
-                    slot: received if slot in coming or slot not in claims else border.limit(slot)
-                    for slot in self._shared(party)
-                }
-                awaited = ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots
-                border.open(received, limits, () if border.blurred else awaited)
-            for slot in coming.keys() & party.slots:  # who has left it since it was asked is none of them
-                others = (self._parties[name] for name in coming[slot] if name in self._parties)
-                party.behind[slot] = {each.name for each in others if slot in each.slots}
-            self._share()
+            try:
+                if party.link.ends_for_copy or border.generation != generation:
+                    return False
+                new = frozenset(coming.keys() - party.slots)
+                if new and not await self._come(party, mine, coming, new, generation):
+                    return False
+                if received is not None and border.generation == generation:
+                    claims = party.claims(mine)
+                    limits = {  # a slot that goes may come back: asked again behind that
+                        slot: received if slot in coming or slot not in claims else border.limit(slot)
+                        for slot in self._shared(party)
+                    }
+                    awaited = ((mine.owns | mine.takes | mine.jobs) & self._wanted) - party.slots
+                    border.open(received, limits, () if border.blurred else awaited)
+                for slot in coming.keys() & party.slots:  # who has left it since it was asked is none of them
+                    others = (self._parties[name] for name in coming[slot] if name in self._parties)
+                    party.behind[slot] = {each.name for each in others if slot in each.slots}
+            finally:
+                party.coming = frozenset()
+                self._share()
         for other in self._parties.values():
             if other is not party and other.slots & party.slots & mine.owns:
                 other.asked.set()
@@ -474,12 +451,24 @@ class Handovers:
                 return border.blurred
             await self._recopying.copy_with(party, party.slots | new)
             return False
+        if not await self._still_come(party, new):
+            return False
         border.enter(new)
         if not await self._redraw(party, party.slots | new, generation):
             return False
         self._share()
         _log.info("slots come to a shard", link=party.name, slots=spelled(ranges_of(sorted(new))))
         return await self._wait_for(party, self._emptied(party, new))
+
+    async def _still_come(self, party: Party, slots: Iterable[int]) -> bool:
+        """The streams of those that had slots stop at them from now on, and the slots come to the link even so.
+
+        One that went back meanwhile may have passed there, unasked: then what this link's stream says of it is not the last word.
+        """
+        party.coming = frozenset(slots)
+        self._share()
+        mine = await self._view(party)
+        return mine is not None and party.coming <= mine.claims(returning=False)
 
     async def _wait(self, party: Party, other: Party, offset: int) -> bool:
         """Until the target has what another link brings up to an offset; False where that one begins anew, or waits for this one."""
@@ -489,25 +478,9 @@ class Handovers:
             if in_circle(party, self._parties):
                 await self._recopying.untie(party)
                 return False
-            return await self._reached(party, other, offset)
+            return await reached(party, other, offset)
         finally:
             party.waits.remove(wait)
-
-    async def _reached(self, party: Party, other: Party, offset: int) -> bool:
-        """Until the target has what another link brings; says so when that takes long."""
-        reaching = asyncio.create_task(other.link.reaching.reach(offset), name=f"{other.name} at {offset}")
-        try:
-            done, _ = await asyncio.wait({reaching}, timeout=TOLD_SECONDS)
-            if not done:
-                _log.warning(
-                    "a shard waits for another one, from which slots come",
-                    link=party.name,
-                    other=other.name,
-                    offset=offset,
-                )
-            return await reaching
-        finally:
-            reaching.cancel()
 
     # -- slots that have come, or gone
 
@@ -556,7 +529,7 @@ class Handovers:
         """Slots that more than one link has, or is to have."""
         seen, found = set[int](), set[int]()
         for each in self._parties.values():
-            slots = each.slots | each.newest
+            slots = each.slots | each.newest | each.coming
             found |= seen & slots
             seen |= slots
         return frozenset(found)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -301,11 +301,9 @@ class Link:
 
     async def _pause(self, seconds: float) -> None:
         """Sleeps, unless a stop comes first."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stop.wait()
-        except TimeoutError:
-            return
 
     async def _meet(self) -> tuple[Capabilities, ClusterTarget | None]:
         """Asks both ends who they are, and refuses what cannot be right. Changes nothing."""
@@ -332,13 +330,12 @@ class Link:
         """Takes the link, where both ends are what they should be."""
         progress, settings = self._progress, self.ruling.settings
         capabilities, cluster = await self._meet()
-        patience = ConnectionOptions(troubles=progress.troubles)
         self._lease = Lease(
             self._target,
             settings.checkpoint_name(),
             settings.link,
             run_id=capabilities.run_id,
-            connection=patience,
+            connection=ConnectionOptions(troubles=progress.troubles),
             evicts=capabilities.evicts,
             state=progress.lease,
         )
@@ -545,8 +542,7 @@ class Link:
 
     async def _count_keys(self) -> int | None:
         """Keys in all databases of the source, for how much is done of a snapshot that begins."""
-        told = self._keys_at_start
-        self._keys_at_start = None
+        told, self._keys_at_start = self._keys_at_start, None
         return told if told is not None else await ask_keys(self._source)
 
     def _copied(self) -> None:

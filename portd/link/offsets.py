@@ -55,19 +55,19 @@ class Offsets:
         self._lock = asyncio.Lock()  # of the connections
         self._open: dict[str, tuple[AsyncExitStack, Control]] = {}  # by address
 
-    async def ask(self, received: Callable[[], Mapping[str, int]], nodes: Mapping[str, Node]) -> Moment:
-        """Asks all nodes how far they are.
+    async def ask(self, received: Callable[[], Mapping[str, int]], nodes: Mapping[str, tuple[Node, str]]) -> Moment:
+        """Asks all nodes how far they are. What a replica says counts for nothing, nor a node with another history: it may be far behind.
 
         Args:
             received: tells what is so of each link, see `Moment`.
-            nodes: of each link.
+            nodes: of each link, and the id of the history that it follows; "" where it is not known.
         """
         try:
             async with self._lock, TaskGroup() as group:
                 before = dict(received())
                 tasks = {
-                    name: group.create_task(self._ask(node), name=f"offset of {node.address}")
-                    for name, node in nodes.items()
+                    name: group.create_task(self._ask(node, replid), name=f"offset of {node.address}")
+                    for name, (node, replid) in nodes.items()
                 }
         except BaseExceptionGroup as errors:
             raise first_cause(errors) from None
@@ -100,7 +100,7 @@ class Offsets:
             _, (stack, _) = self._open.popitem()
             await stack.aclose()
 
-    async def _ask(self, node: Node) -> int | None:
+    async def _ask(self, node: Node, replid: str) -> int | None:
         try:
             if node.address not in self._open:
                 stack = AsyncExitStack()
@@ -111,4 +111,9 @@ class Offsets:
             if node.address in self._open:
                 await self._open.pop(node.address)[0].aclose()
             return None
-        return whole(parse_info(info).get("master_repl_offset", ""), MOST_OFFSET) if isinstance(info, bytes) else None
+        told = parse_info(info) if isinstance(info, bytes) else {}
+        if told.get("role") != "master" or (
+            replid and replid not in {told.get("master_replid"), told.get("master_replid2")}
+        ):
+            return None
+        return whole(told.get("master_repl_offset", ""), MOST_OFFSET)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from portd.log import get_logger
 from portd.net.topology import read_written, slots_of
 
 if TYPE_CHECKING:
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from portd.link.link import Link
     from portd.model import Progress
     from portd.net.topology import Node
+    from portd.source.nodeview import NodeView
+
+
+_log = get_logger("source")
+
+TOLD_SECONDS: Final = 10.0  # a link that waits for longer says so
 
 
 class Party:
@@ -30,6 +37,7 @@ class Party:
         border: where its stream waits for them.
         node: which one it reads; None while nobody knows.
         waits: other links that it waits for, and up to which offsets.
+        coming: slots that are about to come to it.
         behind: of slots that came to it, the links that had them, as long as they have not left them.
     """
 
@@ -42,6 +50,7 @@ class Party:
         self.progress = progress
         self.node: Node | None = None
         self.waits: list[tuple[str, int]] = []
+        self.coming: frozenset[int] = frozenset()
         self.behind: dict[int, set[str]] = {}
         self.moves = False  # its node gives or takes slots, as far as is known
         self.asked = asyncio.Event()  # another one has slots of its, and it may give them up
@@ -68,6 +77,14 @@ class Party:
         """It has no slots any more: it ends in order, and nobody goes on with it."""
         self.member.left = True
         self.link.end()
+
+    def claims(self, mine: NodeView) -> frozenset[int]:
+        """Slots of which what its node says comes behind what others have said.
+
+        What it gives away is none, for whom it goes to waits for this one: unless others may still have something to say of it
+        from before it came here, and the move may be given up.
+        """
+        return mine.claims(returning=False) | {slot for slot in mine.gives if self.behind.get(slot)}
 
     @property
     def newest(self) -> frozenset[int]:
@@ -111,3 +128,20 @@ def _held_up(party: Party, parties: Mapping[str, Party]) -> list[str]:
     return [
         name for name, offset in party.waits if name in borders and borders[name].waits and borders[name].at <= offset
     ]
+
+
+async def reached(party: Party, other: Party, offset: int) -> bool:
+    """Until the target has what another link brings; says so when that takes long."""
+    reaching = asyncio.create_task(other.link.reaching.reach(offset), name=f"{other.name} at {offset}")
+    try:
+        done, _ = await asyncio.wait({reaching}, timeout=TOLD_SECONDS)
+        if not done:
+            _log.warning(
+                "a shard waits for another one, from which slots come",
+                link=party.name,
+                other=other.name,
+                offset=offset,
+            )
+        return await reaching
+    finally:
+        reaching.cancel()

@@ -98,8 +98,19 @@ class Recopying:
             mine = await view(self._endpoint, each.node) if each.node is not None else None
             if mine is None or mine.takes or mine.gives or mine.jobs:
                 return None
+            if not (mine.primary or await self._has_heirs(each)):
+                return None
             found[each.name] = mine.owns & self._wanted
         return found
+
+    async def _has_heirs(self, party: Party) -> bool:
+        """Whether nodes of other links own all slots of one: else its node became a replica in a failover, and has a successor."""
+        owned: set[int] = set()
+        for other in self._parties.values():
+            if other is not party and other.node is not None:
+                theirs = await view(self._endpoint, other.node)
+                owned |= theirs.owns if theirs is not None else frozenset()
+        return party.slots <= owned
 
     async def _copy_again(self, drawn: Mapping[str, frozenset[int]], begun: Party | None = None) -> None:
         """Links are copied again, each with slots of its own alone; one may have begun already."""
@@ -136,6 +147,7 @@ class Recopying:
 
     async def copy_with(self, party: Party, slots: frozenset[int]) -> Narrower:
         """A link is copied again, and has these slots from then on: never before, so that whoever is killed in between does it once more."""
+        party.behind.clear()
         following = await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), by_copy=True)
         _log.warning(
             "a shard is copied again: its stream does not have all of slots that have come to it", link=party.name

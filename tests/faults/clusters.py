@@ -66,7 +66,7 @@ class ClusterReport:
         checks: comparisons, all of them equal.
         pipelines: that were written, of up to 30 commands each.
         roaming: commands and transactions in slots that move.
-        numbers: that clients have written, by client, and lists that they have read in the target.
+        numbers: that clients have written, by client; lists that they have read in the target, and those of them with a number twice.
         lost: numbers that the source has and the target has not.
         doubled: numbers that the target has and the source has not, or has less often.
         exits: of portd by itself, by code and what it said; it was started again.
@@ -79,7 +79,7 @@ class ClusterReport:
     checks: int = 0
     pipelines: int = 0
     roaming: int = 0
-    numbers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    numbers: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     lost: int = 0
     doubled: int = 0
     exits: Counter[str] = field(default_factory=Counter)
@@ -97,7 +97,8 @@ class ClusterReport:
         syncs = ", ".join(f"{count} ({reason})" for reason, count in self.full_syncs.items()) or "none"
         exits = "".join(f"\n{count} times {said}" for said, count in self.exits.items()) or "never"
         numbers = ", ".join(
-            f"{name} {written}, {read} lists read in the target" for name, (written, read) in self.numbers.items()
+            f"{name} {written} (lists read in the target: {read}, {twice} of them with a number twice for a moment)"
+            for name, (written, read, twice) in self.numbers.items()
         )
         return (
             f"{self.faults.total()} faults in {self.seconds:.0f} s, {self.checks} comparisons, {self.pipelines} pipelines, "
@@ -263,8 +264,8 @@ class ClusterDeck:
         links: list[str] = []
 
         def streaming(status: dict[str, Any]) -> bool:
-            links[:] = [each["link"] for each in status["links"]]
-            return all(each["phase"] == "streaming" for each in status["links"])
+            links[:] = [each["link"] for each in _running(status)]
+            return all(each["phase"] == "streaming" for each in _running(status))
 
         self._until(streaming)
         for link in links if self._chance.random() < 0.3 else (self._chance.choice(links),):
@@ -297,7 +298,7 @@ class ClusterDeck:
 
     def _reads_all(self, status: dict[str, Any]) -> bool:
         """There is a link for each primary."""
-        return len(status["links"]) > len(self._source.primaries)
+        return len(_running(status)) > len(self._source.primaries)
 
     def _flush(self) -> str:
         """A shard of the source is emptied, and written to at once: what comes behind it may not go."""
@@ -409,7 +410,7 @@ class ClusterDeck:
             lost, doubled, trouble = ledger.compare()
             self.report.lost += lost
             self.report.doubled += doubled
-            self.report.numbers[ledger.name] = ledger.commands, ledger.read
+            self.report.numbers[ledger.name] = ledger.commands, ledger.read, ledger.twice
             found += trouble
             if lost or doubled:
                 found.append(f"numbers of {ledger.name}: {lost} lost, {doubled} doubled")
@@ -429,9 +430,14 @@ class ClusterDeck:
         self._known = now
 
 
+def _running(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """Links that have not ended, as those of shards without slots do."""
+    return [each for each in status["links"] if each["phase"] != "stopped"]
+
+
 def _has_all(ends: dict[str, int], status: dict[str, Any]) -> bool:
     """Every link follows its stream, and each of these histories is followed by one that has brought all of it."""
-    links = status["links"]
+    links = _running(status)
     there = {each["position"]["replid"]: each["stream"]["checkpointed_offset"] for each in links if each["position"]}
     return all(each["phase"] == "streaming" for each in links) and all(
         there.get(replid, -1) >= offset for replid, offset in ends.items()

@@ -151,8 +151,8 @@ def fill(cluster: Cluster) -> None:
 
 
 def streaming(status: Mapping[str, Any]) -> bool:
-    """Every link has caught up."""
-    return all(each["phase"] == "streaming" for each in status["links"])
+    """Every link has caught up that has not ended, as those of shards without slots do."""
+    return all(each["phase"] in {"streaming", "stopped"} for each in status["links"])
 
 
 def primaries(cluster: Cluster) -> dict[str, Server]:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from portd.config.settings import Settings
 from portd.kernel.slots import slot_tag
+from portd.link.offsets import Offsets
+from portd.net.topology import Node
 from tests.clusters import Cluster, differences
 from tests.integration.cluster.load import LINKS, fill, streaming, until_applied
 from tests.integration.cluster.moves import RoamingLoad
@@ -172,3 +175,24 @@ def test_a_node_goes_before_it_was_read(cluster: Cluster, into: Server | Cluster
         status = portd.until(streaming)
         assert [each["link"] for each in status["links"]] == list(LINKS)
         assert not any(each["full_syncs"] for each in status["links"])
+
+
+async def test_offsets_are_those_of_primaries(source: Server, target: Server) -> None:
+    """One that follows another server, or has another history, is behind what the link's node wrote: nobody is told of it."""
+    client = source.client()
+    client.set("a", 1)
+    target.replicate(source)
+    wait_for_sync(lambda: target.info("replication").get("master_link_status") == "up")
+    replid = client.info("replication")["master_replid"]
+    offsets = Offsets(Settings(source=source.url, target=target.url).source_endpoint())
+    nodes = {
+        "primary": (Node("one", "127.0.0.1", source.port, ()), replid),
+        "unknown": (Node("one", "127.0.0.1", source.port, ()), ""),
+        "replica": (Node("two", "127.0.0.1", target.port, ()), replid),
+        "another": (Node("one", "127.0.0.1", source.port, ()), "f" * 40),
+    }
+    try:
+        found = await offsets.ask(dict, nodes)
+    finally:
+        await offsets.close()
+    assert found.written.keys() == {"primary", "unknown"}
