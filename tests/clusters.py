@@ -53,6 +53,7 @@ class Cluster:
         self._tls = tls is not None
         if tls is not None:
             settings |= {"tls_cluster": True, "tls_replication": True, "tls_auth_clients": "no", **tls}
+        self._settings = settings | config
         self.primaries = [Server(self.binary, **settings | config) for _ in range(primaries)]
         self.replicas = [Server(self.binary, **settings | config) for _ in range(primaries * replicas)]
         self.extra: list[Server] = []  # that joined later
@@ -161,7 +162,7 @@ class Cluster:
 
     def fresh(self) -> Server:
         """A node of the same kind that runs, and knows nobody."""
-        return Server(self.binary, cluster_enabled=True, cluster_node_timeout=TIMEOUT_MS).start()
+        return Server(self.binary, **self._settings).start()
 
     def join(self) -> Server:
         """A primary without slots joins; returns when every node knows it."""

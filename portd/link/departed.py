@@ -46,7 +46,7 @@ class Departed:
         self._since: dict[str, float] = {}  # links whose node has no slots: since when
 
     def note(self, homeless: Iterable[str]) -> None:
-        """Links whose node has no slots, by the map, while all of theirs are with other links' nodes."""
+        """Links whose node has no slots, by the map, while all of theirs are with other links' nodes; perhaps there never were any."""
         now = asyncio.get_running_loop().time()
         self._since = {name: self._since.get(name, now) for name in homeless}
 
@@ -101,10 +101,13 @@ class Departed:
         if drawn is None:
             return False
         heirs = [each for each in others if drawn[each.name] & party.slots]
-        _log.warning(
-            "a shard is gone, and not all that it wrote was read: those that have its slots are copied again",
-            link=party.name, heirs=" ".join(each.name for each in heirs),
-        )  # fmt: skip
+        if party.slots:
+            _log.warning(
+                "a shard is gone, and not all that it wrote was read: those that have its slots are copied again",
+                link=party.name, heirs=" ".join(each.name for each in heirs),
+            )  # fmt: skip
+        else:
+            _log.info("a primary without slots is gone", link=party.name)
         asked = [(each, await self._recopying.copy_with(each, drawn[each.name])) for each in heirs]
         self._heirs[party.name] = party, asked
         del self._parties[party.name]

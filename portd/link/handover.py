@@ -230,11 +230,7 @@ class Handovers:
             self._fail(f"slots of the source have moved to {names}, for which there is no link")
         self._note_strangers({node.name for node in strangers})
         owners = {node.name for node in topology.nodes}
-        homeless = [
-            each.name
-            for each in self._parties.values()
-            if each.slots and (each.node is None or each.node.name not in owners)
-        ]
+        homeless = [each.name for each in self._parties.values() if each.node is None or each.node.name not in owners]
         self._departed.note(homeless if not (gaps or strangers) else ())
         self._gaps = bool(gaps)
 

@@ -438,7 +438,7 @@ def _running(status: dict[str, Any]) -> list[dict[str, Any]]:
 def _has_all(ends: dict[str, int], status: dict[str, Any]) -> bool:
     """Every link follows its stream, and each of these histories is followed by one that has brought all of it."""
     links = _running(status)
-    there = {each["position"]["replid"]: each["stream"]["checkpointed_offset"] for each in links if each["position"]}
+    there = {each["position"]["replid"]: each["stream"]["applied_offset"] for each in links if each["position"]}
     return all(each["phase"] == "streaming" for each in links) and all(
         there.get(replid, -1) >= offset for replid, offset in ends.items()
     )
