@@ -129,9 +129,7 @@ class Handovers:
                     await self._moving.wait()
                     await self._ask_offsets()
                     await asyncio.sleep(max(ASKED_SECONDS, len(self._parties) * NODE_SECONDS))
-                    self._offsets.forget(
-                        {each.name: each.progress.stream.applied_offset for each in self._parties.values()}
-                    )
+                    self._offsets.forget({each.name: each.applied for each in self._parties.values()})
             finally:
                 await self._offsets.close()
 
@@ -279,9 +277,10 @@ class Handovers:
         if not self._drawn:
             return False
         others = {each.name for each in self._parties.values() if each is not party and slot in each.slots}
-        moment = self._offsets.find(party.name, border.at, others) or await self._ask_offsets()
+        moment = self._offsets.find(party.name, (generation, border.at), others) or await self._ask_offsets()
         if not others <= moment.written.keys() or (mine := await self._view(party)) is None:
             return False
+        received = moment.received[party.name][1]
         claims = mine.claims(returning=True) if border.brings else party.claims(mine)
         if slot not in claims and slot in mine.jobs:
             return False  # its outcome decides
@@ -290,7 +289,7 @@ class Handovers:
             return False
         if not await self._wait_for(party, coming) or border.generation != generation:
             return False
-        return await self._take(party, mine, coming, generation, moment.received[party.name])
+        return await self._take(party, mine, coming, generation, received)
 
     async def _coming(
         self,

@@ -29,16 +29,20 @@ if TYPE_CHECKING:
 MOST: Final = 2048  # moments that are kept; of more, every second one goes
 
 
+Received = tuple[int, int]
+"""What a link has of its stream: the generation of its border, and the offset of the last byte. Generations tell streams apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """A question to all nodes.
 
     Attributes:
-        received: of each link, the offset up to which it had its node's stream before.
+        received: of each link, what it had of its node's stream before, see `Received`.
         written: of each link whose node answered, the offset of that.
     """
 
-    received: Mapping[str, int]
+    received: Mapping[str, Received]
     written: Mapping[str, int]
 
 
@@ -55,7 +59,9 @@ class Offsets:
         self._lock = asyncio.Lock()  # of the connections
         self._open: dict[str, tuple[AsyncExitStack, Control]] = {}  # by address
 
-    async def ask(self, received: Callable[[], Mapping[str, int]], nodes: Mapping[str, tuple[Node, str]]) -> Moment:
+    async def ask(
+        self, received: Callable[[], Mapping[str, Received]], nodes: Mapping[str, tuple[Node, str]]
+    ) -> Moment:
         """Asks all nodes how far they are. What a replica says counts for nothing, nor a node with another history: it may be far behind.
 
         Args:
@@ -77,17 +83,23 @@ class Offsets:
         self._moments.append(found)
         return found
 
-    def find(self, name: str, offset: int, others: set[str]) -> Moment | None:
-        """The first moment at which a link had received its stream up to an offset, and others had told theirs."""
+    def find(self, name: str, since: Received, others: set[str]) -> Moment | None:
+        """The first moment at which a link had received its stream up to an offset, and others had told theirs.
+
+        What it had of another stream says nothing of this one: behind a failover the same offset may be of something later.
+        """
         for each in self._moments:
-            if each.received.get(name, -1) >= offset and others <= each.written.keys():
+            generation, offset = each.received.get(name, (-1, -1))
+            if generation == since[0] and offset >= since[1] and others <= each.written.keys():
                 return each
         return None
 
-    def forget(self, passed: Mapping[str, int]) -> None:
+    def forget(self, passed: Mapping[str, Received]) -> None:
         """No stream comes by these offsets again."""
         moments = self._moments
-        while len(moments) > 1 and all(moments[0].received.get(name, -1) < offset for name, offset in passed.items()):
+        while len(moments) > 1 and all(
+            moments[0].received.get(name, (-1, -1)) < since for name, since in passed.items()
+        ):
             del moments[0]
 
     def clear(self) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from portd.errors import PortdError
     from portd.link.link import Link
+    from portd.link.offsets import Received
     from portd.model import Progress
     from portd.net.topology import Node
     from portd.source.nodeview import NodeView
@@ -58,9 +59,14 @@ class Party:
         self._read = lru_cache(maxsize=2)(_slots)  # asked of all links again and again, by each of them
 
     @property
-    def received(self) -> int:
-        """Replication offset of the last byte that was received."""
-        return self.progress.stream.read_offset
+    def received(self) -> Received:
+        """What it has of its stream."""
+        return self.border.generation, self.progress.stream.read_offset
+
+    @property
+    def applied(self) -> Received:
+        """What the target has of that."""
+        return self.border.generation, self.progress.stream.applied_offset
 
     def note(self, error: PortdError) -> None:
         """Keeps something that passes for those who look."""

@@ -196,3 +196,20 @@ async def test_offsets_are_those_of_primaries(source: Server, target: Server) ->
     finally:
         await offsets.close()
     assert found.written.keys() == {"primary", "unknown"}
+
+
+async def test_what_was_received_of_another_stream_orders_nothing(source: Server, target: Server) -> None:
+    """Behind a failover a link reads another stream, from further back: the same offset may be of something that is written later."""
+    offsets = Offsets(Settings(source=source.url, target=target.url).source_endpoint())
+    nodes = {"one": (Node("one", "127.0.0.1", source.port, ()), "")}
+    try:
+        before = await offsets.ask(lambda: {"one": (1, 500)}, nodes)
+        assert offsets.find("one", (1, 400), {"one"}) is before
+        assert offsets.find("one", (2, 400), {"one"}) is None
+        again = await offsets.ask(lambda: {"one": (2, 400)}, nodes)
+        assert offsets.find("one", (2, 400), {"one"}) is again
+        offsets.forget({"one": (2, 100)})
+        assert offsets.find("one", (1, 400), {"one"}) is None
+        assert offsets.find("one", (2, 400), {"one"}) is again
+    finally:
+        await offsets.close()
