@@ -69,6 +69,7 @@ class Move:
         self.cluster.move_slot(SLOT, self.taker, until=between)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("where", ["giver", "taker", "both"])
 def test_a_flush_in_the_middle_of_a_move(cluster: Cluster, into: Server | Cluster, where: str) -> None:
     """It removes what the node has at that moment, also of the slot that is on its way, and nothing that others have."""

@@ -139,6 +139,7 @@ def test_a_shard_is_copied_for_a_slot_that_came_meanwhile(cluster: Cluster, into
         assert portd.terminate() == os.EX_OK, portd.log()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "stopped"])
 def test_a_node_goes_before_it_was_read(cluster: Cluster, into: Server | Cluster, *, killed: bool) -> None:
     """It gave its slots to others and was taken out while portd did not look: those are copied, nobody waits for it, a restart neither."""
