@@ -49,7 +49,7 @@ cdef class Window:
         """Room for one more entry of so many bytes."""
         cdef void* larger
         cdef Py_ssize_t wanted
-        if self.used + size > self.capacity:
+        if self.used + size > self.capacity or self.data == NULL:  # a command that was left out has no bytes
             wanted = max(self.used + size, 2 * self.capacity, 1024)
             larger = PyMem_Realloc(self.data, wanted)
             if larger == NULL:
