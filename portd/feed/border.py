@@ -46,11 +46,6 @@ class SlotBorder:
         return self.kernel.at
 
     @property
-    def until(self) -> int:
-        """Offset up to which commands of slots that the link does not have were left out; -1: none was."""
-        return self.kernel.until
-
-    @property
     def waits(self) -> bool:
         """The feed does."""
         return self.kernel.waits

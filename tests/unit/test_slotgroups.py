@@ -193,6 +193,17 @@ def test_replies_are_found() -> None:
     assert window.command(first, 0) == (request("INCR", "a"), 121)
 
 
+def test_what_was_left_out_goes_again_into_an_empty_window() -> None:
+    """Its command has no bytes any more: there is nothing to write of it, and nothing fails."""
+    groups = sorted_in(1)
+    take(groups, [request("INCR", "a")])
+    window = groups.renew(0)
+    groups.render(window, WRITER)
+    window.leave_out(key_slot(b"a"), [0])
+    assert groups.again(window) == 0
+    assert groups.growing[0].size == 0
+
+
 def test_wrong_tables_and_bytes_are_refused() -> None:
     """A slot without a node, bytes that are no commands, positions of no slot."""
     groups = SlotGroups(PREFIX)
