@@ -277,7 +277,7 @@ cdef class Editor:
             if part.kind == FUNCTION and part.index == 2:
                 buffer.write_word("REPLACE")
             part.left = <int64_t> announced + 2
-            part.footed = part.index == part.payload and announced > FOOTER
+            part.footed = part.index == part.payload and announced >= FOOTER  # of no library at all it is nothing else
             part.crc = 0
             part.ignores_next = False
             self._consume(payload)
