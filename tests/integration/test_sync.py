@@ -35,7 +35,7 @@ LOSSES = re.compile(r"stream group|pending|consumer|function|field expir|idmp|la
 IDLE_CONSUMER = re.compile(
     r"consumer .* is only on one end"
 )  # a source does not replicate these, not to replicas either
-AGES = {("redis", 6): 0, ("redis", 7): 1, ("valkey", 8): 2, ("valkey", 9): 3}
+AGES = {("redis", 6): 0, ("redis", 7): 1, ("valkey", 8): 2, ("redis", 8): 2, ("valkey", 9): 3}
 
 
 def age(server: Server) -> int:
