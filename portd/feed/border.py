@@ -41,6 +41,31 @@ class SlotBorder:
         return self.kernel.waits and self.kernel.brings
 
     @property
+    def begins(self) -> bool:
+        """What it waits before says that slots begin to come in one step."""
+        return self.kernel.waits and self.kernel.begins
+
+    @property
+    def ends(self) -> bool:
+        """What it waits before says that the node has no key of slots any more."""
+        return self.kernel.waits and self.kernel.ends
+
+    @property
+    def named(self) -> frozenset[int]:
+        """See `Border.named`."""
+        return self.kernel.named
+
+    @property
+    def began(self) -> dict[int, int]:
+        """See `Border.began`."""
+        return self.kernel.began
+
+    @property
+    def over(self) -> dict[int, int]:
+        """See `Border.over`."""
+        return self.kernel.over
+
+    @property
     def at(self) -> int:
         """Offset of the command that it waits before."""
         return self.kernel.at
@@ -66,7 +91,7 @@ class SlotBorder:
         self._changed.set()
 
     def go_on(self) -> None:
-        """Lets the feed look again at what it waits before: less is shared by now."""
+        """Lets the feed look again at what it waits before: less is shared by now, or that does not matter."""
         self.kernel.go_on()
         self.wanted.clear()
         self._changed.set()
@@ -83,6 +108,10 @@ class SlotBorder:
     def enter(self, slots: Iterable[int]) -> None:
         """Slots come to the link; see `Border.enter`."""
         self.kernel.enter(slots)
+
+    def leave(self, slots: Iterable[int]) -> None:
+        """Slots have left the link, and come again; see `Border.leave`."""
+        self.kernel.leave(slots)
 
     def share(self, slots: Iterable[int]) -> None:
         """These are other links' as well by now; see `Border.share`. Those of which nothing is known yet stop the feed."""

@@ -15,7 +15,16 @@ cdef class Border:
     cdef readonly bint waits
     cdef readonly int64_t slot
     cdef readonly bint brings  # the command is one that only a slot on its way here has
+    cdef readonly bint begins  # it says that slots begin to come here in one step
+    cdef readonly bint ends  # it says that the node has no key of slots any more
+    cdef readonly frozenset named  # which
+    cdef readonly dict began  # slots that came here so, or begin to: offset of the word that said so
+    cdef readonly dict over  # slots of which the node has no key any more: offset of the word that said so
+    cdef int64_t heard  # offset up to which such words do not stop the splitter any more
 
     cdef int look(self, int64_t offset, bint brings) noexcept
     cdef bint meet(self, int64_t slot, bint own) except -1
     cdef bint meet_all(self) noexcept
+    cdef bint begin(self, list slots) except -1
+    cdef list end(self, list slots)
+    cdef bint _stops_at(self, list slots) except -1

@@ -27,10 +27,12 @@ class Border:
         """Another history begins: nothing is known of its offsets."""
     def enter(self, slots: Iterable[int]) -> None:
         """Slots come to the link: while they are shared, what was left out of them before stays so."""
+    def leave(self, slots: Iterable[int]) -> None:
+        """Slots are the link's no more behind the command that is looked at, and are to come again."""
     def limit(self, slot: int) -> int:
         """Offset up to which commands of a shared slot pass; -1: none is known."""
     def go_on(self) -> None:
-        """Has the command that stops the splitter looked at again."""
+        """Has the command that stops the splitter looked at again; where it `begins` or `ends`, it passes."""
     def share(self, slots: dict[int, int]) -> None:
         """Others have these slots as well by now.
 
@@ -49,6 +51,21 @@ class Border:
     @property
     def brings(self) -> bool:
         """It is one by which a key comes from another node."""
+    @property
+    def begins(self) -> bool:
+        """It says that slots begin to come in one step."""
+    @property
+    def ends(self) -> bool:
+        """It says that the node has no key of slots any more."""
+    @property
+    def named(self) -> frozenset[int]:
+        """Those that the last such word named."""
+    @property
+    def began(self) -> dict[int, int]:
+        """Slots that came to the node in one step, or begin to, as far as its stream told since it is read: offset of the word."""
+    @property
+    def over(self) -> dict[int, int]:
+        """Slots of the link of which its node has no key any more, in the same way."""
     @property
     def waits(self) -> bool:
         """That command stops the splitter: ``next_piece`` has nothing until `open`."""

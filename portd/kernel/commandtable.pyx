@@ -18,7 +18,7 @@ from portd.kernel.dialect cimport Dialect
 from portd.kernel.edit cimport (
     BLOCKING, BY_NAME, DEL, DISCARD, DROP, EVAL, EVALSHA, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES, FORWARD, FUNCTION, GETEX, HEXPIRE, HPEXPIRE, MOVES,
     MULTI, PEXPIRE, PEXPIREAT, PSETEX, PUBLISH, REPLCONF, RESTORE, RESTORE_ASKING, SCRIPT, SELECT, SET, SETEX, STRANGE, SWAPDB,
-    XGROUP,
+    TELLS, TRIMS, XGROUP,
 )
 from portd.kernel.forms cimport Forms
 from portd.kernel.keyspecs cimport K_UNKNOWN, KeySpecs, known
@@ -30,11 +30,14 @@ cdef dict KINDS = {
     # noise of primaries, of cluster nodes and of hosted servers
     DROP: b"PING ASKING OPINFO",
     # what concerns the source's own topology or settings, in streams of cluster nodes that move slots; and what would turn our connection into one that does not answer commands in order
-    FILTERED: b"TRIMSLOTS CLUSTER DEBUG MIGRATE CONFIG ACL"
+    FILTERED: b"DEBUG MIGRATE CONFIG ACL"
     b" PSYNC SYNC REPLICAOF SLAVEOF MONITOR SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE"
     b" QUIT RESET HELLO AUTH CLIENT SHUTDOWN FAILOVER WATCH UNWATCH READONLY READWRITE",
     # they wait for data; servers send what such a command did (BRPOPLPUSH is an exception of sources before 6.0)
     BLOCKING: b"BLPOP BRPOP BLMOVE BLMPOP BZPOPMIN BZPOPMAX BZMPOP XREADGROUP",
+    # they are filtered, too, but for what they say of slots to a border
+    TRIMS: b"TRIMSLOTS",
+    TELLS: b"CLUSTER",
     MULTI: b"MULTI",
     EXEC: b"EXEC",
     DISCARD: b"DISCARD",
@@ -163,4 +166,4 @@ cdef class CommandTable:
     def decide(self, bytes name not None):
         cdef bytes padded = name + bytes(SLACK)
         kind = look_up(&self.names, padded, len(name)).kind
-        return "filtered" if kind in (FILTERED, DROP) else "refused" if kind in (BLOCKING, STRANGE) else "passed"
+        return "filtered" if kind in (FILTERED, DROP, TRIMS, TELLS) else "refused" if kind in (BLOCKING, STRANGE) else "passed"

@@ -75,6 +75,7 @@ cdef class Decider(CommandScanner):
     cdef bint parted  # the target takes commands of one slot only
     cdef bint ruled  # there are rules, or a mapping
     cdef int64_t clears  # database of the source that the command at the head empties; -1: all
+    cdef frozenset trims  # slots of which only that is so; None: all
     cdef Exclusions mixed  # large commands that name keys of ours among others
     cdef Reason reason  # why the command at the head is refused
     # names that are ours alone: none begins in the stream between the head and offset ``ours_at``; there one does if found
@@ -95,6 +96,10 @@ cdef class Decider(CommandScanner):
     cdef int _decide_crossing(self, int fate, const Command* command, const Found* found, bint large) noexcept
     cdef int _decide_by_fate(self, int kind, int fate, bint large) noexcept
     cdef int _decide_flush(self, int kind) noexcept
+    cdef int _decide_slots(self, int kind, bint large) noexcept
+    cdef int _trim(self) except -100
+    cdef int _hear(self) except -100
+    cdef list _slots_named(self)
     cdef const uint8_t* _key_of_letter(self, bint large, int64_t* db, Py_ssize_t* size) noexcept
     cdef void _describe(self, Command* command) noexcept
     cdef int _decide_ruled_swap(self) noexcept

@@ -6,6 +6,7 @@ that it lacks, is refused: left out and named. So is what names keys that are ou
 all its keys are ours it is filtered, and ``DEL`` and ``MSET`` lose those. What is left of all that may be given another form.
 """
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport INT32_MAX, int64_t, uint8_t
 from libc.string cimport memcmp
 
@@ -14,7 +15,7 @@ from portd.kernel.commandtable cimport Row, look_up
 from portd.kernel.edit cimport (
     BLOCKING, BY_COPY, BY_DATABASE, BY_KEY, BY_NAME, CLEARS, DEL, DISCARD, DROP, EVAL, EXCLUDED, EXEC, EXPIRE, EXPIREAT, FILTERED, FLUSHES,
     FORWARD, FUNCTION, FUNCTION_RESTORE, GETEX, HALVED, HEXPIRE, HPEXPIRE, MOVES, MULTI, OWN, PEXPIRE, PEXPIREAT, PSETEX,
-    PUBLISH, REFUSED, REPLCONF, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SETEX, SPARED, SPLIT, STRANGE, SWAPDB, XGROUP,
+    PUBLISH, REFUSED, REPLCONF, RESTORE, RESTORE_ASKING, SCATTERED, SCRIPT, SELECT, SET, SETEX, SPARED, SPLIT, STRANGE, SWAPDB, TELLS, TRIMS, XGROUP,
 )
 from portd.kernel.forms cimport F_COPY, F_FLUSHALL, F_FLUSHDB, F_MSETEX, F_RESTORE_ASKING, FORM, FUNCTIONS, MSETEX
 from portd.kernel.keypositions cimport O_ALL, O_NONE, Found, Layout, first_key, owned
@@ -25,6 +26,8 @@ from portd.kernel.project cimport (
 )
 from portd.kernel.resp cimport NEVER_MS, argument_behind, is_word, read_number
 from portd.kernel.scan cimport CommandScanner
+
+from portd.kernel.slots import SLOTS
 
 
 cdef extern from "string.h" nogil:
@@ -42,6 +45,7 @@ REASONS = (
     ("cross_rule", "database: map_db puts another one there"),
     ("cross_slot", "command: its keys are in several slots, and it is too large for its keys to be copied instead"),
 )
+cdef frozenset OVER = frozenset((b"completed", b"failed", b"canceled"))  # states of a move
 cdef const char* HELLO = "__sentinel__:hello"
 
 
@@ -62,7 +66,7 @@ cdef class Decider(CommandScanner):
             return -self._bad_command(SELECT_EXCLUDED) if kind == SELECT else EXCLUDED
         if DROP <= kind <= REFUSED or kind == SELECT or kind == SCRIPT:
             return kind
-        if self.tally.db < 0:
+        if self.tally.db < 0 and row.kind != TRIMS:
             return -self._bad_command(NO_DATABASE)
         if row.keys <= K_NONE:
             return kind
@@ -236,9 +240,86 @@ cdef class Decider(CommandScanner):
                     if projector.border.meet_all():
                         return -FULL
                 self.clears = -1 if every else self.tally.db
+                self.trims = None
                 return CLEARS
         self.tally.swaps = True
         return kind
+
+    cdef int _decide_slots(self, int kind, bint large) noexcept:
+        """What becomes of word of slots that move in one step; see ``border.pyx``."""
+        cdef Projector projector = self.projector
+        if projector is None or projector.border is None:
+            return FILTERED
+        if large or kind == TRIMS and self.tally.in_transaction:
+            return FILTERED if kind == TELLS else self._refuse(CROSSES)
+        if self._is_due():
+            return -FULL
+        projector.border.look(self.buffer.base + self.buffer.cut.head + 1, False)
+        try:
+            return self._trim() if kind == TRIMS else self._hear()
+        except Exception as error:  # nobody on the way up can raise it: the splitter does, before it hands anything out
+            projector.error = error
+            return FILTERED
+
+    cdef int _trim(self) except -100:
+        """TRIMSLOTS: the link's keys of these slots go. What was left out of a slot before it came stays so."""
+        cdef Projector projector = self.projector
+        cdef list gone = projector.border.end([slot for slot in self._slots_named() if projector.rules.slots[slot]])
+        if projector.border.waits:
+            return -FULL
+        if not gone:
+            return FILTERED
+        if self.owed.count > 0:
+            self.owed.look(self.buffer.base + self.buffer.cut.head + 1)
+            self.owed.touch_all()
+        self.clears = -1
+        self.trims = frozenset(gone)
+        return CLEARS
+
+    cdef list _slots_named(self):
+        """Slots of ``TRIMSLOTS RANGES count first last ...``."""
+        cdef const uint8_t* header = self._arguments()
+        cdef const uint8_t* text
+        cdef Py_ssize_t size = 0
+        cdef int64_t index, number
+        cdef int64_t first = 0
+        cdef list slots = []
+        for index in range(1, self.scan.argc):
+            text = argument_behind(header, &size)
+            header = text + size + 2
+            if index < 3:
+                continue
+            if not read_number(text, size, SLOTS - 1, &number) or number < 0:
+                return []
+            if index % 2:
+                first = number
+            else:
+                slots.extend(range(first, number + 1))
+        return slots
+
+    cdef int _hear(self) except -100:
+        """``CLUSTER SYNCSLOTS CONF ASM-TASK id:from:to:import:state:ranges``: slots begin to come in one step, or have come."""
+        cdef const uint8_t* header = self._arguments()
+        cdef const uint8_t* text
+        cdef Py_ssize_t size = 0
+        cdef int64_t index
+        cdef list words = []
+        cdef list slots = []
+        if self.scan.argc != 5:
+            return FILTERED
+        for index in range(4):
+            text = argument_behind(header, &size)
+            header = text + size + 2
+            words.append(PyBytes_FromStringAndSize(<const char*> text, size))
+        if words[2].upper() != b"ASM-TASK":
+            return FILTERED
+        told = words[3].split(b":")
+        if len(told) < 6 or told[3] != b"import" or told[4] in OVER:
+            return FILTERED
+        for each in told[5].split():
+            first, _, last = each.partition(b"-")
+            slots.extend(range(int(first), int(last or first) + 1))
+        return -FULL if self.projector.border.begin(slots) else FILTERED
 
     cdef bint _may_name_ours(self, Py_ssize_t end) noexcept:
         """Whether the prefix of our names stands in the window between the head and *end*. Each byte is searched once."""
@@ -283,6 +364,8 @@ cdef class Decider(CommandScanner):
             return self._decide_flush(kind) if kind == F_FLUSHALL or kind == F_FLUSHDB else kind
         if kind == DEL:
             return DEL if self.unlink else FORWARD
+        if kind == TRIMS or kind == TELLS:
+            return self._decide_slots(kind, large)
         if DROP <= kind <= BY_COPY or EVAL <= kind <= SCRIPT:
             return kind
         if kind == BLOCKING or kind == STRANGE:

@@ -31,7 +31,9 @@ cdef enum Kind:  # what becomes of a command; those from FUNCTION on are edited 
     FLUSHES  # removes what is in one or all databases, goes on as it came
     REPLCONF
     PUBLISH
-    CLEARS  # removes what rules cover of one or all databases: the caller does it
+    CLEARS  # removes what rules cover of one or all databases, or of slots: the caller does it
+    TRIMS  # a node has no key of some slots any more
+    TELLS  # of slots that move
     SPARED  # goes on without the keys that are ours, or not taken
     HALVED  # only takes something away: where it goes is not taken
     SPLIT  # becomes two commands: what it takes away, and what it adds elsewhere

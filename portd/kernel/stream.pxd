@@ -36,6 +36,7 @@ cdef class Piece:
     cdef readonly int64_t refused
     cdef readonly int64_t crossing
     cdef readonly object clears
+    cdef readonly frozenset trims
     cdef readonly tuple refusals
     cdef readonly int64_t mixed
     cdef readonly frozenset names

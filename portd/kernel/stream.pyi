@@ -48,6 +48,7 @@ class Piece:
         crossing: of them, those of which rules take a part that cannot be told by itself.
         clears: a FLUSHDB or FLUSHALL that removes what rules cover, alone in its piece: the database of the source, -1: all;
             None: there is none. Whoever applies the piece does it, before what follows.
+        trims: slots of the source of which alone that is to be done, since its node has no key of them any more; None: all.
         refusals: of them, what and why; a few hundred at the most. A large one is told with its first part.
         mixed: offset of the first byte of a large command of which a later part names a key of ours among others; 0: there
             is none. It must not be applied, and goes to the next splitter.
@@ -112,6 +113,8 @@ class Piece:
     def crossing(self) -> int: ...
     @property
     def clears(self) -> int | None: ...
+    @property
+    def trims(self) -> frozenset[int] | None: ...
     @property
     def refusals(self) -> tuple[Refusal, ...]: ...
     @property

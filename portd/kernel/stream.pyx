@@ -246,6 +246,7 @@ cdef class StreamSplitter:
         piece.owed = "" if self.parted else self.owed.write()
         piece.owing = self._owing()
         piece.clears = None if self.gone == -2 else self.gone
+        piece.trims = None if self.gone == -2 else self.trims
         self.gone = -2
         piece.mixed = self.editor.mixed
         if self.editor.part.kind < 0:
@@ -463,7 +464,7 @@ cdef class StreamSplitter:
         return buffer.skip(end)
 
     cdef int _clear(self) except -1:
-        """Consumes the FLUSHDB or FLUSHALL at the head, alone in its piece: what it means is left to the caller."""
+        """Consumes the FLUSHDB, FLUSHALL or TRIMSLOTS at the head, alone in its piece: what it means is left to the caller."""
         cdef PieceBuffer buffer = self.buffer
         if buffer.cut.head > self.start:
             return FULL

@@ -130,3 +130,68 @@ def test_another_history_knows_nothing_of_the_one_before() -> None:
     border.reset()
     assert taken(splitter(border, MINE, stream=SET_B)) == b""
     assert border.waits
+
+
+def told(state: str, *ranges: str, operation: str = "import") -> bytes:
+    """Word of a move in one step, in the stream of a node of Redis 8.4."""
+    text = f"{'1' * 40}:{'a' * 40}:{'b' * 40}:{operation}:{state}:{' '.join(ranges)}"
+    return command(b"CLUSTER", b"SYNCSLOTS", b"CONF", b"ASM-TASK", text.encode())
+
+
+def trimmed(*ranges: int) -> bytes:
+    """Word that a node has no key of slots any more."""
+    return command("TRIMSLOTS", "RANGES", len(ranges) // 2, *ranges)
+
+
+def test_keys_of_slots_that_a_node_gave_away_go() -> None:
+    """Those that are the link's, alone in a piece; of others nothing is there."""
+    border = Border()
+    found = splitter(border, MINE, stream=SET_A + trimmed(MINE, MINE, OTHER, OTHER) + trimmed(THIRD, THIRD))
+    pieces = [found.next_piece(1 << 20, 1000) for _ in range(3)]
+    assert [(each.data, each.clears, each.trims) for each in pieces if each is not None] == [
+        (SET_A, None, None),
+        (b"", -1, frozenset({MINE})),
+        (b"", None, None),
+    ]
+    assert pieces[2] is not None
+    assert pieces[2].names == {"TRIMSLOTS"}
+    assert border.over == {MINE: len(SET_A) + 1}
+
+
+def test_word_that_keys_are_gone_waits_while_others_have_the_slot() -> None:
+    """They may have brought what followed: the link leaves the slot, or its keys go."""
+    border = Border()
+    found = splitter(border, MINE, OTHER, stream=trimmed(*sorted((MINE, OTHER))))
+    border.open(FREELY, {MINE: FREELY})
+    assert found.next_piece(1 << 20, 1000) is None
+    assert (border.waits, border.ends, border.begins, border.slot) == (True, True, False, MINE)
+    assert {MINE, OTHER} <= border.named
+    border.go_on()
+    piece = found.next_piece(1 << 20, 1000)
+    assert piece is not None
+    assert piece.trims is not None
+    assert {MINE, OTHER} <= piece.trims
+
+
+def test_a_slot_that_begins_to_come_back_is_left_before() -> None:
+    """The stream stops at the word, so that what comes is met as a slot that the link does not have; other words pass."""
+    border = Border()
+    stream = told("wait-rdbchannel", str(MINE), operation="migrate") + told("connecting", f"{MINE}-{MINE}", "7") + SET_A
+    found = splitter(border, MINE, stream=stream)
+    border.open(1000, {MINE: FREELY})
+    assert taken(found) == b""
+    assert (border.waits, border.begins, border.slot, border.named) == (True, True, MINE, frozenset({MINE, 7}))
+    border.leave([MINE])
+    border.share({})
+    border.go_on()
+    found = splitter(border, OTHER, stream=stream)
+    assert taken(found) == b""
+    assert (border.waits, border.begins, border.slot) == (True, False, MINE)
+    assert border.began.keys() == {MINE, 7}
+
+
+def test_a_move_that_nobody_else_follows_stops_nothing() -> None:
+    """The slot is the link's alone; so does word that a move is over."""
+    border = Border()
+    stream = told("connecting", str(MINE)) + SET_A + told("completed", str(MINE)) + SET_A
+    assert taken(splitter(border, MINE, stream=stream)) == SET_A + SET_A

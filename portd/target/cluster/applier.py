@@ -455,10 +455,10 @@ class ClusterApplier:
     async def _clear(self, portion: Portion) -> None:
         """Removes what rules cover from all slots, and goes on behind that."""
         self._recovery.cleared_at = portion.end
-        clearing = Clearing(self._options, portion.end, self._prefix, self._strands.writer, self._owing.texts)
+        prefix, writer, owed = self._prefix, self._strands.writer, self._owing.texts
+        clearing = Clearing(self._options, portion.end, prefix, writer, owed, portion.trims)
         await clearing.run(tuple(self._shards), self._groups)
         self._intake.pass_by(portion.end)
-        _log.info("flushed what rules cover", keys=clearing.removed, offset=portion.end)
         self._intake.sort(portion)
         self._confirm(0)
 

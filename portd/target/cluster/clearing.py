@@ -1,5 +1,7 @@
 """FLUSHDB and FLUSHALL under rules, in a cluster: what they cover goes from every slot that has not passed them.
 
+So do the keys of slots that a node of the source has given away in one step.
+
 It is done between two windows: everything before it is in the target, nothing behind it is. A slot's record is moved behind it
 when its keys are gone, so whoever comes by it again, behind a lost connection, in another process or because a replica was
 promoted, removes keys of those slots only that have nothing of what follows.
@@ -18,7 +20,7 @@ from portd.target.cluster.records import write_records
 from portd.target.cluster.shard import ELSEWHERE
 from portd.target.connection import Disconnected, set_up, text_of
 from portd.target.kept.epoch import check
-from portd.target.stream.clearing import HINT, REMOVE_KEYS, SCAN_COUNT
+from portd.target.stream.clearing import HINT, REMOVE_KEYS, SCAN_COUNT, covers, tell_cleared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,20 +41,23 @@ class Clearing:
         records: what the keys of records begin with.
         writer: of records.
         owed: keys that they name, by slot.
+        slots: of the source, whose keys are meant; None: all.
 
     Attributes:
         removed: keys.
     """
 
     def __init__(
-        self, options: ApplierOptions, behind: int, records: str, writer: str, owed: Mapping[int, bytes]
-    ) -> None:
+        self, options: ApplierOptions, behind: int, records: str, writer: str, owed: Mapping[int, bytes],
+        slots: frozenset[int] | None = None,
+    ) -> None:  # fmt: skip
         self.removed = 0
         self._options = options
         self._behind = behind
         self._records = records
         self._writer = writer
         self._owed = owed
+        self._slots = slots
 
     async def run(self, shards: Sequence[Shard], groups: SlotGroups) -> None:
         """Does it on every node; may be begun again.
@@ -69,16 +74,20 @@ class Clearing:
 
         async def work(shard: Shard) -> None:
             late = {slot for slot in slots_of(shard.node.slots) if groups.record(slot) < self._behind}
+            if self._slots is not None and self._options.choice.mapping is None:  # else they have other slots here
+                late &= self._slots
             if late:
                 await self.empty(shard, late)
                 async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
-                    await require_settled(shard.connection, shard.node.slots)  # else keys were at the new owner already
-                    passed = ranges_of(sorted(late))
+                    passed = tuple(ranges_of(sorted(late)))
+                    meant = shard.node.slots if self._slots is None else passed
+                    await require_settled(shard.connection, meant)  # else keys were at the new owner already
                     await write_records(shard.connection, self._records, passed, self._writer, self._behind, self._owed)
                 for slot in late:
                     groups.set_record(slot, self._behind)
 
         await on_all("clear", shards, work)
+        tell_cleared(self._slots, keys=self.removed, offset=self._behind)
 
     async def empty(self, shard: Shard, late: set[int]) -> None:
         """Removes what is covered of some slots from their node; raises as `run` does."""
@@ -98,7 +107,7 @@ class Clearing:
                 return
 
     def _covers(self, name: bytes) -> bool:
-        return not name.startswith(self._options.prefix.encode()) and self._options.choice.covers(0, name)
+        return covers(self._options, self._slots, 0, name)
 
     async def _remove(self, shard: Shard, by_slot: dict[int, list[bytes]]) -> None:
         """Removes keys; a command names those of one slot."""

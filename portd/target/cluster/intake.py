@@ -70,6 +70,7 @@ class Portion:
         received_at: unix time of the newest byte.
         next: number of the first command that is not sorted in.
         clears: it is a FLUSHDB or FLUSHALL under rules, and no bytes.
+        trims: slots of the source of which alone that is so; None: all.
         owing: keys that are owed from commands on that were left out of it, as `Piece.owing` tells them.
         settled: it is a copy of this key of that slot, or says that there will be none; None: it is of the stream.
     """
@@ -82,6 +83,7 @@ class Portion:
     received_at: float
     next: int = 0
     clears: bool = False
+    trims: frozenset[int] | None = None
     owing: tuple[OwedSince, ...] = ()
     settled: tuple[Key, int] | None = None
 
@@ -305,7 +307,7 @@ class Intake:
             self._settle(portion, *piece.settled, copied=piece.copied)
             return
         if piece.clears is not None and portion.end > max(self.taken, self.passed):
-            portion.clears = True
+            portion.clears, portion.trims = True, piece.trims
             self.held = portion
         else:
             self.sort(portion)

@@ -281,7 +281,7 @@ class Applier:
             self._sending(group)
             self._measure()
             if group.clears is not None:
-                await clear(self._endpoint, self._options, group.clears)
+                await clear(self._endpoint, self._options, group.clears, group.trims)
             if group.complete:
                 await self._commit(transactions, group)
             elif not await self._pass_on(transactions, group):

@@ -1,4 +1,4 @@
-"""FLUSHDB and FLUSHALL under rules: what they cover is removed, and nothing else.
+"""FLUSHDB and FLUSHALL under rules: what they cover is removed, and nothing else. So it is with slots that a node has given away in one step.
 
 It is done between two groups: what stands before it is in the target, what comes behind it is not. So it may be interrupted
 and begun again, also by the next process, for the record does not cover it before it is complete.
@@ -11,12 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import TargetBusy
+from portd.kernel.slots import key_slot
 from portd.log import get_logger
 from portd.model import ConnectionState
 from portd.net.backoff import Backoff
 from portd.net.control import MOST_DATABASES
 from portd.net.resp import request
 from portd.net.shapes import whole
+from portd.net.topology import ranges_of, spelled
 from portd.target.connection import Connection, Disconnected, connect, while_connected
 from portd.target.kept.contents import covered
 from portd.target.kept.epoch import Fenced, check, renew
@@ -31,13 +33,14 @@ REMOVE_KEYS: Final = 256  # in one transaction
 _log = get_logger("target")
 
 
-async def clear(endpoint: Endpoint, options: ApplierOptions, database: int) -> int:
+async def clear(endpoint: Endpoint, options: ApplierOptions, database: int, slots: frozenset[int] | None = None) -> int:
     """Removes the keys that rules cover.
 
     Args:
         endpoint: the target.
         options: of the applier, which writes nothing meanwhile.
         database: of the source; -1: all.
+        slots: of the source, whose keys are meant; None: all.
 
     Returns:
         How many were removed.
@@ -47,7 +50,7 @@ async def clear(endpoint: Endpoint, options: ApplierOptions, database: int) -> i
         TargetLost: the target lost its data.
         TargetError: it refuses to be scanned.
     """
-    work = _Clearing(options, database)
+    work = _Clearing(options, database, slots)
     backoff = Backoff.quick()
     while True:
         try:
@@ -62,8 +65,29 @@ async def clear(endpoint: Endpoint, options: ApplierOptions, database: int) -> i
                 _log.warning("a flush under rules was interrupted and is taken up again", error=str(error))
             await asyncio.sleep(backoff.next_wait())
         else:
-            _log.info("flushed what rules cover", db=database, keys=work.removed)
+            tell_cleared(slots, db=database, keys=work.removed)
             return work.removed
+
+
+def tell_cleared(slots: frozenset[int] | None, **facts: int) -> None:
+    """Says what was done."""
+    if slots is None:
+        _log.info("flushed what rules cover", **facts)
+    else:
+        _log.info(
+            "a node has no key any more of slots that moved in one step",
+            slots=spelled(ranges_of(sorted(slots))),
+            **facts,
+        )
+
+
+def covers(options: ApplierOptions, slots: frozenset[int] | None, db: int, name: bytes) -> bool:
+    """Whether a key of the target is one that goes."""
+    if name.startswith(options.prefix.encode()):
+        return False
+    if slots is None:
+        return options.choice.covers(db, name)
+    return any(key_slot(origin) in slots for _, origin in options.choice.origins(db, name))
 
 
 class _Clearing:
@@ -74,11 +98,12 @@ class _Clearing:
         interrupted: a connection was lost: what it has left must be void before anything else is written.
     """
 
-    def __init__(self, options: ApplierOptions, database: int) -> None:
+    def __init__(self, options: ApplierOptions, database: int, slots: frozenset[int] | None) -> None:
         self.removed = 0
         self.interrupted = False
         self._options = options
         self._database = database
+        self._slots = slots
 
     async def run(self, connection: Connection) -> None:
         """Looks through the databases."""
@@ -112,7 +137,7 @@ class _Clearing:
                 return
 
     def _covers(self, db: int, name: bytes) -> bool:
-        return not name.startswith(self._options.prefix.encode()) and self._options.choice.covers(db, name)
+        return covers(self._options, self._slots, db, name)
 
     async def _remove(self, fenced: Fenced, db: int, names: list[bytes]) -> None:
         command = "UNLINK" if self._options.unlink else "DEL"

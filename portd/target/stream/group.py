@@ -268,6 +268,11 @@ class Group:
         return self.pieces[0].clears if self.pieces else None
 
     @property
+    def trims(self) -> frozenset[int] | None:
+        """Slots of the source of which alone it removes keys; None: all."""
+        return self.pieces[0].trims if self.pieces else None
+
+    @property
     def mixed(self) -> bool:
         """A command inside turned out to name keys of ours; it is left out when it comes again, and until then nothing goes."""
         return any(piece.mixed for piece in self.pieces)
