@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from portd.errors import InternalError, PortdError, SlotsMoved, SourceBusy, SourceError, first_cause
 from portd.groups import TaskGroup
 from portd.kernel.border import ALL
+from portd.link.atonce import ends, has_begun, kept, to_leave
 from portd.link.departed import Departed
 from portd.link.offsets import Offsets
 from portd.link.party import TOLD_SECONDS, Party, forget, in_circle, reached
@@ -44,7 +45,7 @@ WATCH_SECONDS: Final = 2.0  # between two looks at the map
 AGAIN_SECONDS: Final = 0.2  # before nodes are asked again that have not said yet what a slot waits for
 ASKED_SECONDS: Final = 0.02  # between two questions for offsets while slots move
 NODE_SECONDS: Final = 0.002  # for each node, at the least
-GRANT_HINT: Final = "our user needs +info +cluster|getslotmigrations +cluster|countkeysinslot at the source"
+GRANT_HINT: Final = "our user needs +info +cluster|countkeysinslot at the source, +cluster|migration +dbsize at Redis 8.4, +cluster|getslotmigrations at others"
 STRANGER_SECONDS: Final = 5.0  # a new replica looks like a primary without slots for some seconds
 
 
@@ -254,7 +255,7 @@ class Handovers:
         while border.wanted.is_set():
             try:
                 await self._look()
-                if await (self._let_empty(party) if border.slot == ALL else self._try(party)):
+                if await self._let_pass(party, begun):
                     return
             except PortdError as error:
                 self._endure(party, error)
@@ -266,8 +267,14 @@ class Handovers:
                 )  # fmt: skip
             await asyncio.sleep(AGAIN_SECONDS)
 
-    async def _try(self, party: Party) -> bool:
-        """Once; False where it is not known yet whose the slot is."""
+    async def _let_pass(self, party: Party, begun: float) -> bool:
+        """Once; False where its stream is to wait still."""
+        if party.border.begins or party.border.ends:
+            return await self._let_hear(party)
+        return await (self._let_empty(party) if party.border.slot == ALL else self._try(party, begun))
+
+    async def _try(self, party: Party, begun: float) -> bool:
+        """The same, for a stream that waits since then; False where it is not known yet whose the slot is."""
         border = party.border
         slot, generation = border.slot, border.generation
         if self._forbidden:
@@ -284,7 +291,8 @@ class Handovers:
         claims = mine.claims(returning=True) if border.brings else party.claims(mine)
         if slot not in claims and slot in mine.jobs:
             return False  # its outcome decides
-        coming = await self._coming(party, mine, claims, moment, only=frozenset({slot}))
+        patient = asyncio.get_running_loop().time() - begun < TOLD_SECONDS
+        coming = await self._coming(party, mine, claims, moment, only=frozenset({slot}), patient=patient)
         if slot in claims and slot not in coming and (others or slot not in party.slots):
             return False
         if not await self._wait_for(party, coming) or border.generation != generation:
@@ -298,6 +306,8 @@ class Handovers:
         claims: frozenset[int],
         moment: Moment,
         only: frozenset[int] | None = None,
+        *,
+        patient: bool = False,
     ) -> dict[int, dict[str, int]]:
         """Slots that a link may have now, with the offsets that other links must have come to that have them as well.
 
@@ -307,7 +317,8 @@ class Handovers:
         since it went on while links were copied again, waits for nobody.
         """
         border = party.border
-        one_by_one = mine.takes | party.slots | (frozenset({border.slot}) if border.brings else frozenset())
+        one_by_one = mine.takes - border.began.keys() | party.slots
+        one_by_one |= frozenset({border.slot}) if border.brings else frozenset()
         claims &= self._wanted
         orphans = (claims & mine.owns).difference(*(each.slots for each in self._parties.values()))
         if only is not None:
@@ -327,11 +338,10 @@ class Handovers:
                 else:
                     open_ones.add(slot)
             rest = common - one_by_one
-            moved = rest - theirs.owns
-            offset = await emptied(self._endpoint, other.node, sorted(moved)) if moved else None
-            open_ones |= rest if offset is None else rest - moved
-            for slot in moved if offset is not None else ():
-                found.setdefault(slot, {})[other.name] = offset or 0
+            left = await ends(self._endpoint, party, other, theirs, rest, patient=patient)
+            open_ones |= rest - left.keys()
+            for slot, offset in left.items():
+                found.setdefault(slot, {})[other.name] = offset
         return {slot: offsets for slot, offsets in found.items() if slot not in open_ones}
 
     def _emptied(self, party: Party, slots: Iterable[int]) -> dict[int, dict[str, int]]:
@@ -370,7 +380,29 @@ class Handovers:
         mine = await self._view(party)
         if mine is None or party.node is None or slots & (mine.owns | mine.takes | mine.jobs):
             return False
-        return await emptied(self._endpoint, party.node, sorted(slots)) is not None
+        return await emptied(self._endpoint, party.node, sorted(slots), trims=mine.trims) is not None
+
+    async def _let_hear(self, party: Party) -> bool:
+        """A link's node begins to take slots in one step, or has none of their keys any more: what it had of them before is over."""
+        border, generation = party.border, party.border.generation
+        if not self._drawn:
+            return False
+        async with party.taking:
+            gone = to_leave(self._parties.values(), party, self._shared(party))
+            if gone is None or (gone and not await self._redraw(party, party.newest - gone, generation)):
+                return False
+            forget(self._parties.values(), party, gone)
+            if border.begins:
+                border.leave(gone)
+        if gone:
+            _log.info(
+                "slots leave a shard before they come back to it, or for others",
+                link=party.name,
+                slots=spelled(ranges_of(sorted(gone))),
+            )
+            self._share()
+        border.go_on()
+        return True
 
     async def _wait_for(self, party: Party, coming: Mapping[int, Mapping[str, int]]) -> bool:
         """Has a link wait for others; False where one of them has begun anew, or they wait for each other."""
@@ -446,7 +478,7 @@ class Handovers:
                 return border.blurred
             await self._recopying.copy_with(party, party.slots | new)
             return False
-        if not await self._still_come(party, new):
+        if not await self._still_come(party, new) or (mine.trims and not await self._have_stopped(party, coming)):
             return False
         border.enter(new)
         if not await self._redraw(party, party.slots | new, generation):
@@ -464,6 +496,17 @@ class Handovers:
         self._share()
         mine = await self._view(party)
         return mine is not None and party.coming <= mine.claims(returning=False)
+
+    async def _have_stopped(self, party: Party, coming: Mapping[int, Mapping[str, int]]) -> bool:
+        """What those that had slots brought until their streams stopped at them is in the target, and ended there."""
+        for other in [
+            each for each in self._parties.values() if each is not party and not each.slots.isdisjoint(coming)
+        ]:
+            if has_begun(party, other, coming):
+                return False
+            if not await self._wait(party, other, other.progress.stream.decoded_offset):
+                return False
+        return True
 
     async def _wait(self, party: Party, other: Party, offset: int) -> bool:
         """Until the target has what another link brings up to an offset; False where that one begins anew, or waits for this one."""
@@ -498,14 +541,14 @@ class Handovers:
             own = {slot: offsets for slot, offsets in coming.items() if slot in mine.owns}
             if own.keys() - party.slots and await self._wait_for(party, own):
                 await self._take(party, mine, own, generation)
-        gone = self._shared(party) - mine.owns - mine.takes - mine.gives
+        gone = self._shared(party) - mine.owns - mine.takes - mine.gives - mine.jobs
         if not gone or party.node is None:
             return
         generation = border.generation
-        offset = await emptied(self._endpoint, party.node, sorted(gone))
+        offset = await emptied(self._endpoint, party.node, sorted(gone), trims=mine.trims)
         if offset is not None and await party.link.reaching.reach(offset):
             async with party.taking:
-                gone &= self._shared(party)
+                gone &= self._shared(party) & kept(self._parties.values(), party)
                 if not gone or not await self._redraw(party, party.newest - gone, generation):
                     return
                 forget(self._parties.values(), party, gone)
@@ -536,18 +579,19 @@ class Handovers:
             each.border.share(each.slots if common is None else each.slots & common)
 
     async def _redraw(self, party: Party, slots: Iterable[int], generation: int, *, blurs: bool = False) -> bool:
-        """A link has other slots from some offset on; False where a full sync has begun before."""
-        current = partial(self._is_current, party, generation)
+        """A link has other slots from some offset on; False where a full sync has begun before, or nobody else has what it leaves."""
+        slots = frozenset(slots)
+        left = party.newest - slots
+
+        def current() -> bool:
+            return party.border.generation == generation and left <= kept(self._parties.values(), party)
+
         ranges = tuple(ranges_of(sorted(slots)))
         following = await party.link.ruling.redraw(ranges, blurs=blurs, still=current)
         if not current():
             return False
         await following.taken
         return current()
-
-    @staticmethod
-    def _is_current(party: Party, generation: int) -> bool:
-        return party.border.generation == generation
 
     @property
     def _drawn(self) -> bool:

@@ -39,6 +39,7 @@ class Party:
         node: which one it reads; None while nobody knows.
         waits: other links that it waits for, and up to which offsets.
         coming: slots that are about to come to it.
+        seen: how far others were when their nodes told of their slots last.
         behind: of slots that came to it, the links that had them, as long as they have not left them.
     """
 
@@ -52,6 +53,7 @@ class Party:
         self.node: Node | None = None
         self.waits: list[tuple[str, int]] = []
         self.coming: frozenset[int] = frozenset()
+        self.seen: dict[str, int] = {}
         self.behind: dict[int, set[str]] = {}
         self.moves = False  # its node gives or takes slots, as far as is known
         self.asked = asyncio.Event()  # another one has slots of its, and it may give them up

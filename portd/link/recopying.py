@@ -81,7 +81,9 @@ class Recopying:
         for other in self._parties.values():
             if other is party or not (common := other.newest & shared):
                 continue
-            offset = None if other.node is None else await emptied(self._endpoint, other.node, sorted(common))
+            offset = (
+                None if other.node is None else await emptied(self._endpoint, other.node, sorted(common), trims=True)
+            )
             if offset is None:
                 return False
             with suppress(TimeoutError):
