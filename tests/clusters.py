@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
+import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SLOTS = 16384
 BUS = 10_000  # the bus port of a node is that far above its own
+AGAIN_SECONDS = 15.0  # until a failover that was not made is asked for once more
 TIMEOUT_MS = 1500  # after which a node that is silent is taken for dead
 
 
@@ -137,9 +139,18 @@ class Cluster:
 
     def fail_over(self, replica: Server, *how: str) -> None:
         """Promotes a replica: in order, or by ``FORCE`` or ``TAKEOVER``; returns when every node says so."""
-        name = self.name(replica)
-        self.call(replica, "CLUSTER", "FAILOVER", *how)
-        wait_for_sync(lambda: replica.info("replication")["role"] == "master" and self._all_see(name))
+        name, asked = self.name(replica), 0.0
+
+        def promoted() -> bool:
+            nonlocal asked
+            if replica.info("replication")["role"] == "master":
+                return self._all_see(name)
+            if time.monotonic() - asked > AGAIN_SECONDS:  # a server that is too busy gives it up
+                asked = time.monotonic()
+                self.call(replica, "CLUSTER", "FAILOVER", *how)
+            return False
+
+        wait_for_sync(promoted)
 
     def _all_see(self, name: str) -> bool:
         """Every node that lives takes that one for a primary with slots."""
@@ -202,6 +213,42 @@ class Cluster:
         for node in {source, *self.owners()}:
             with Wire(node) as wire:  # one that has given its last slot away may be a replica by now
                 wire.many([("CLUSTER", "SETSLOT", slot, "NODE", name)], errors=True)
+
+    @property
+    def moves_at_once(self) -> bool:
+        """Its servers move slots in one step."""
+        return self.binary.at_least(redis=(8, 4), valkey=(9, 0))
+
+    def begin_move(self, into: Server, *ranges: tuple[int, int]) -> None:
+        """Slots of one node begin to go to another one, in one step; returns at once."""
+        if self.binary.valkey:
+            slots = [word for first, last in ranges for word in ("SLOTSRANGE", first, last)]
+            source = next(
+                node for node, owned in self.owners().items() if any(a <= ranges[0][0] <= b for a, b in owned)
+            )
+            self.call(source, "CLUSTER", "MIGRATESLOTS", *slots, "NODE", self.name(into))
+        else:
+            self.call(into, "CLUSTER", "MIGRATION", "IMPORT", *(slot for each in ranges for slot in each))
+
+    def moves(self, node: Server) -> list[dict[str, str]]:
+        """What a node tells of moves in one step, the newest first."""
+        words = ("GETSLOTMIGRATIONS",) if self.binary.valkey else ("MIGRATION", "STATUS", "ALL")
+        told = []
+        for each in self.call(node, "CLUSTER", *words):
+            read = [word.decode() if isinstance(word, bytes) else str(word) for word in each]
+            told.append(dict(zip(read[::2], read[1::2], strict=False)))
+        return told
+
+    def moves_are_over(self) -> bool:
+        """None of them goes on anywhere."""
+        ended = {"success", "failed", "cancelled", "completed", "canceled"}
+        ended -= set() if self.binary.valkey else {"failed"}  # it begins once more, where it comes from
+        return not any(
+            each["state"] not in ended and (each["operation"].upper() == "IMPORT" or each["state"] != "failed")
+            for node in (*self.nodes, *self.extra)
+            if node.alive
+            for each in self.moves(node)
+        )
 
     def _set_slot(self, node: Server, slot: int, state: str, name: str) -> None:
         """Says who has a slot, or is to have it; again and again while a replica of the node is not there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import redis
@@ -149,15 +150,26 @@ class Side:
         one = self._owner(slot)
         other = self._chance.choice([node for node in self._owners() if node is not one])
         when = self._chance.randrange(2 * ROUNDS)
+        at_once = self.cluster.binary.at_least(redis=(8, 4)) and self._chance.random() < 0.5
         for number in range(2 * ROUNDS):
             hit = (lambda: struck.append(middle())) if number == when else (lambda: None)
-            self._moves([(slot, one if number % 2 else other)], hit)
+            if at_once:
+                self._at_once(slot, one if number % 2 else other, hit)
+            else:
+                self._moves([(slot, one if number % 2 else other)], hit)
             time.sleep(self._chance.uniform(0, 0.2))
         return f"{self.name}: a slot to and fro{told(struck)}"
 
+    def _at_once(self, slot: int, into: Server, middle: Callable[[], object]) -> None:
+        """One slot in one step, which the servers may give up."""
+        with suppress(*FAILURES):
+            self.cluster.begin_move(into, (slot, slot))
+        middle()
+        wait_for_sync(self._at_rest, PATIENCE_SECONDS)
+
     def migrate(self, middle: Struck) -> str:
         """Some slots go to another shard in one step, where its servers can."""
-        if not self.cluster.binary.at_least(redis=(99,), valkey=(9, 0)):
+        if not self.cluster.moves_at_once:
             return self.move(middle)
         wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
         slot = self._chance.choice(ROAMING)
@@ -166,18 +178,14 @@ class Side:
         last = min(last, slot + self._chance.choice((0, 0, 30)))
         into = self._chance.choice([each for each in self._owners() if each is not node])
         struck = list[str]()
-        Cluster.call(node, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, last, "NODE", self.cluster.name(into))
+        self.cluster.begin_move(into, (slot, last))
         struck.append(middle())
         wait_for_sync(self._at_rest, PATIENCE_SECONDS)
         return f"{self.name}: slots moved in one step{told(struck)}"
 
     def _at_rest(self) -> bool:
         """No move in one step goes on, and all nodes have one map."""
-        for node in (*self.cluster.nodes, *self.cluster.extra):
-            for job in Cluster.call(node, "CLUSTER", "GETSLOTMIGRATIONS"):
-                if dict(zip(job[::2], job[1::2], strict=False))[b"state"] not in {b"success", b"failed", b"cancelled"}:
-                    return False
-        return self.cluster.is_up() and agreed(self.cluster)
+        return self.cluster.moves_are_over() and self.cluster.is_up() and agreed(self.cluster)
 
     # -- tools
 

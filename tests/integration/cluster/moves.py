@@ -105,14 +105,18 @@ class RoamingLoad(Writer):
         return self._random.choice(choices)
 
 
-def migrate(cluster: Cluster, source: Server, into: Server, first: int, last: int) -> None:
-    """Moves a range of slots as one step of the servers."""
+def migrate(cluster: Cluster, into: Server, *ranges: tuple[int, int]) -> None:
+    """Moves slots of one node as one step of the servers; returns when all know who has them."""
+    cluster.begin_move(into, *ranges)
+    until_moved(cluster, into, *ranges)
+
+
+def until_moved(cluster: Cluster, into: Server, *ranges: tuple[int, int]) -> None:
+    """Returns when all nodes know that a node has slots, and no move goes on."""
     name = cluster.name(into)
-    cluster.call(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", first, last, "NODE", name)
-    wait_for_sync(
-        lambda: any(
-            (entry[0], entry[1], entry[2][2].decode()) == (first, last, name) or entry[0] <= first <= last <= entry[1]
-            for entry in cluster.call(into, "CLUSTER", "SLOTS")
-            if entry[2][2].decode() == name
-        )
-    )
+
+    def has(node: Server) -> bool:
+        owned = [entry for entry in cluster.call(node, "CLUSTER", "SLOTS") if entry[2][2].decode() == name]
+        return all(any(entry[0] <= first <= last <= entry[1] for entry in owned) for first, last in ranges)
+
+    wait_for_sync(lambda: cluster.moves_are_over() and all(has(node) for node in cluster.nodes if node.alive))

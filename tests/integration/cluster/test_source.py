@@ -193,7 +193,7 @@ def test_a_shard_that_goes_to_a_new_node_is_followed(target: Server) -> None:
         wait_for_sync(lambda: all(len(cluster.known(node)) == 4 for node in (*cluster.primaries, fresh)))
         wait_for_sync(lambda: b"cluster_state:ok" in cluster.call(fresh, "CLUSTER", "INFO"))
         (ranges,) = cluster.owners()[cluster.primaries[1]]
-        migrate(cluster, cluster.primaries[1], fresh, *ranges)
+        migrate(cluster, fresh, ranges)
         cluster.call(fresh, "SET", own_key(cluster, fresh), 1)
         nodes = dict(zip(LINKS, (cluster.primaries[0], fresh, cluster.primaries[2]), strict=True))
         portd.until(lambda status: sum(status["links"][1]["full_syncs"].values()) == 2 and streaming(status))
