@@ -264,6 +264,29 @@ def test_a_shard_is_copied_while_slots_move(source: Cluster, into: Server | Clus
         end_equal(portd, source, into, copied=True)
 
 
+def test_permissions_of_the_docs_suffice(source: Cluster, target: Server) -> None:
+    """Our user at the source may do what is written there, and nothing else."""
+    granted = (
+        "+ping +replconf +psync +info +dbsize +cluster|slots +cluster|nodes +cluster|migration +cluster|countkeysinslot"
+    )
+    for node in source.nodes:
+        source.call(node, "ACL", "SETUSER", "portd", "on", ">secret", "resetchannels", "-@all", *granted.split())
+    one, two, _ = source.primaries
+    url = source.url.replace("://", "://portd:secret@")
+    with Portd(url, target.url) as portd, RoamingLoad(source, MOVING) as load:
+        portd.until(streaming)
+        load.run(20)
+        migrate(source, two, (SLOT, SLOT), (77, 77))
+        load.run(20)
+        portd.kill()
+        migrate(source, one, (SLOT, SLOT))
+        portd.start()
+        load.run(20)
+        load.stop()
+        end_equal(portd, source, target, copied=True)
+        assert "cannot be followed" not in portd.log()
+
+
 def test_slots_of_the_target_move_in_one_step(cluster: Cluster) -> None:
     """Each slot goes with its record: what is in flight when it goes is sent again where the record says that it is not there."""
     fill(cluster)
