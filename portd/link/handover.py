@@ -204,7 +204,7 @@ class Handovers:
                 self._forbidden = str(error.args[0])
                 _log.warning("slots that move cannot be followed", error=self._forbidden, hint=GRANT_HINT)
             return None
-        if found is not None and not found.primary and not party.slots:
+        if found is not None and not found.primary and not party.slots | party.newest:
             party.leave()  # it looked like a primary while it was new, or is none any more
         if found is None or not found.primary or party.link.replid not in found.replids:
             return None
@@ -509,9 +509,9 @@ class Handovers:
                 if not gone or not await self._redraw(party, party.newest - gone, generation):
                     return
                 forget(self._parties.values(), party, gone)
-            if not party.slots:
-                party.leave()
             _log.info("slots have left a shard", link=party.name, slots=spelled(ranges_of(sorted(gone))))
+            if not party.slots:
+                _log.info("the shard has no slots any more: its link waits for some", link=party.name)
             self._share()
 
     def _shared(self, party: Party) -> frozenset[int]:

@@ -40,6 +40,7 @@ class Party:
         waits: other links that it waits for, and up to which offsets.
         coming: slots that are about to come to it.
         behind: of slots that came to it, the links that had them, as long as they have not left them.
+        gone: its node is gone for good, as far as can be seen, and others are copied: what it says counts no more.
     """
 
     def __init__(self, name: str, link: Link, progress: Progress) -> None:
@@ -53,6 +54,7 @@ class Party:
         self.waits: list[tuple[str, int]] = []
         self.coming: frozenset[int] = frozenset()
         self.behind: dict[int, set[str]] = {}
+        self.gone = False
         self.moves = False  # its node gives or takes slots, as far as is known
         self.asked = asyncio.Event()  # another one has slots of its, and it may give them up
         self.taking = asyncio.Lock()  # held while slots come to it
@@ -108,10 +110,10 @@ def _slots(include: tuple[str, ...]) -> frozenset[int]:
     return frozenset(slots_of(read_written(include)))
 
 
-def forget(parties: Iterable[Party], party: Party, slots: frozenset[int]) -> None:
-    """A link has left slots: nobody comes behind it in them any more."""
+def forget(parties: Iterable[Party], party: Party, slots: frozenset[int] | None = None) -> None:
+    """A link has left slots, None for all of them: nobody comes behind it in them any more."""
     for each in parties:
-        for slot in slots & each.behind.keys():
+        for slot in each.behind.keys() if slots is None else slots & each.behind.keys():
             each.behind[slot].discard(party.name)
 
 

@@ -212,5 +212,8 @@ async def test_what_was_received_of_another_stream_orders_nothing(source: Server
         offsets.forget({"one": (2, 100)})
         assert offsets.find("one", (1, 400), {"one"}) is None
         assert offsets.find("one", (2, 400), {"one"}) is again
+        _, later = [await offsets.ask(lambda: {"one": (2, 400), "at rest": (1, 70)}, nodes) for _ in range(2)]
+        offsets.forget({"one": (2, 450), "at rest": (1, 70)})  # what comes of that one has a higher offset
+        assert offsets.find("one", (2, 400), {"one"}) is later
     finally:
         await offsets.close()
