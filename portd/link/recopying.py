@@ -120,6 +120,7 @@ class Recopying:
             forget(self._parties.values(), party, party.newest - slots)
             if not slots:  # a primary that has given its last slot away may become a replica, and its stream ends
                 await party.link.ruling.redraw(())
+                party.link.ask_full_sync()  # others are copied behind that: nothing of its is applied any more
                 party.leave()
             elif party is begun:
                 await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), by_copy=True)

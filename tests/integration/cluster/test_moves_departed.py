@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.clusters import Cluster, differences
 from tests.commands import run
 from tests.integration.cluster.load import LINKS, fill, streaming, until_applied
@@ -105,6 +107,35 @@ def test_a_copy_that_has_to_wait_costs_the_source_nothing(cluster: Cluster, targ
         cluster.move_slot(SLOT, two)
         portd.until(lambda status: status["links"][1]["full_syncs"].get("asked") == 1 and streaming(status))
         assert forks(two) == before + 1
+        until_settled(portd, target, cluster)
+        until_applied(portd, dict(zip(LINKS, cluster.primaries, strict=True)))
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(target, cluster)
+
+
+@pytest.mark.parametrize("granted", [True, False], ids=["granted", "not granted"])
+def test_a_user_that_may_not_ask_nodes(cluster: Cluster, target: Server, *, granted: bool) -> None:
+    """A slot that moves ends the sync, unless somebody lets the user ask before that."""
+    fill(cluster)
+    one, two, _ = cluster.primaries
+    rights = ("+ping", "+replconf", "+psync", "+cluster|slots", "+cluster|nodes")
+    for node in cluster.primaries:
+        Cluster.call(node, "ACL", "SETUSER", "copier", "reset", "on", ">hunter2", *rights)
+    with Portd(cluster.url.replace("://", "://copier:hunter2@"), target) as portd:
+        portd.until(streaming)
+        wait_for_sync(lambda: "slots that move cannot be followed" in portd.log(), dump=portd.log)
+        if granted:
+            for node in cluster.primaries:
+                Cluster.call(
+                    node, "ACL", "SETUSER", "copier", "+info", "+cluster|getslotmigrations", "+cluster|countkeysinslot"
+                )
+            wait_for_sync(lambda: "slots that move can be followed again" in portd.log(), dump=portd.log)
+        cluster.call(one, "SET", f"{TAG}:a", 1)
+        cluster.move_slot(SLOT, two)
+        if not granted:
+            assert portd.wait() == os.EX_UNAVAILABLE, portd.log()
+            assert f"slot {SLOT} of the source has moved" in portd.log()
+            return
         until_settled(portd, target, cluster)
         until_applied(portd, dict(zip(LINKS, cluster.primaries, strict=True)))
         assert portd.terminate() == os.EX_OK, portd.log()
