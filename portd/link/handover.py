@@ -272,7 +272,7 @@ class Handovers:
         """Once; False where it is not known yet whose the slot is."""
         border = party.border
         slot, generation = border.slot, border.generation
-        if why := next(iter(self._forbidden.values()), ""):
+        if why := next((self._forbidden[name] for name in self._parties if name in self._forbidden), ""):
             raise self._fail(f"slot {slot} of the source has moved, and {why}", hint=f"{GRANT_HINT}; {MOVED_HINT}")
         if not self._drawn:
             return False
