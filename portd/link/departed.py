@@ -44,14 +44,14 @@ class Departed:
         self._recopying = recopying
         self._lock = asyncio.Lock()  # held by whoever sees to them
         self._heirs: dict[str, tuple[Party, list[tuple[Party, Narrower]]]] = {}  # of links that are gone
-        self._since: dict[
-            str, float
-        ] = {}  # links whose node has no slots: since when, and that it did not answer as a primary
+        self._since: dict[str, float] = {}  # links whose node has no slots: since when, or when it answered last
 
     def note(self, homeless: Iterable[str]) -> None:
         """Links whose node has no slots, by the map, while all of theirs are with other links' nodes; perhaps there never were any."""
         now = asyncio.get_running_loop().time()
         self._since = {name: self._since.get(name, now) for name in homeless}
+        for party in self._parties.values():
+            party.gone &= party.name in self._since
 
     async def over(self) -> list[Party]:
         """Links whose node is gone, and those that are about to be forgotten.
@@ -121,6 +121,7 @@ class Departed:
         asked = [(each, await self._recopying.copy_with(each, drawn[each.name])) for each in heirs]
         self._heirs[party.name] = party, asked
         del self._parties[party.name]
+        party.gone = True  # for good
         forget(others, party)
         party.link.reaching.forget()  # whoever waits for it waits for nothing
         return True

@@ -262,7 +262,7 @@ class Ruling:
 
     def _take(self, narrower: Narrower, offset: int) -> None:
         """They are in force."""
-        others = narrower.choice.digest != self.choice.digest
+        differs = narrower.choice.digest != self.choice.digest
         self.settings, self.choice = narrower.settings, narrower.choice
         if self._next is narrower:
             self._next = None
@@ -270,7 +270,7 @@ class Ruling:
         else:
             told = [narrower]
             self._earlier.remove(narrower)
-        if narrower.of_slots and others:
+        if narrower.of_slots and differs:
             log.info("the link has other slots", offset=offset, slots=narrower.choice.source_slots)
         if not all(each.of_slots for each in told):
             log.warning("the rules are narrower", offset=offset, rules=narrower.choice.digest)

@@ -37,4 +37,5 @@ async def test_a_node_is_gone_when_it_was_silent_for_long_enough(monkeypatch: py
         assert party.gone is found[-1]
     assert found == [False, False, False, False, True]
     watch.note([])
+    assert not party.gone, "it has slots again"
     assert await watch.over() == []
