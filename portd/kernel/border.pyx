@@ -13,11 +13,10 @@ says that a node has no key of slots any more, what is there goes from the targe
 """
 
 cimport cython
-from libc.stdint cimport INT64_MAX, int64_t
+from libc.stdint cimport int64_t
 
 
 ALL = -1
-FREELY = INT64_MAX
 
 
 @cython.final

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from portd.source.nodeview import emptied
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from portd.link.party import Party
     from portd.net.endpoint import Endpoint
     from portd.source.nodeview import NodeView
+
+    Wait = Callable[[Party, Party, int], Awaitable[bool]]
 
 
 async def ends(
@@ -45,7 +47,17 @@ async def ends(
     return told if offset is None else told | dict.fromkeys(rest, offset)
 
 
-def has_begun(party: Party, other: Party, coming: Mapping[int, Mapping[str, int]]) -> bool:
+async def have_stopped(
+    parties: Iterable[Party], party: Party, coming: Mapping[int, Mapping[str, int]], wait: Wait
+) -> bool:
+    """What those that had slots brought until their streams stopped at them is in the target, and ended there."""
+    for other in [each for each in parties if each is not party and not each.slots.isdisjoint(coming)]:
+        if _has_begun(party, other, coming) or not await wait(party, other, other.progress.stream.decoded_offset):
+            return False
+    return True
+
+
+def _has_begun(party: Party, other: Party, coming: Mapping[int, Mapping[str, int]]) -> bool:
     """Whether slots have begun to go back to a link's node before its stream was made to stop there, as far as it was read."""
     seen = party.seen.get(other.name)
     for slot, offsets in coming.items():

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Final
 from portd.errors import InternalError, PortdError, SlotsMoved, SourceBusy, SourceError, first_cause
 from portd.groups import TaskGroup
 from portd.kernel.border import ALL
-from portd.link.atonce import ends, has_begun, kept, to_leave
+from portd.link.atonce import ends, have_stopped, kept, to_leave
 from portd.link.departed import Departed
 from portd.link.offsets import Offsets
-from portd.link.party import TOLD_SECONDS, Party, forget, in_circle, reached
+from portd.link.party import TOLD_SECONDS, Party, emptying, forget, in_circle, in_common, reached
 from portd.link.recopying import Recopying
 from portd.log import get_logger
 from portd.net.topology import Node, ranges_of, spelled
@@ -69,7 +69,7 @@ class Handovers:
         self._idle: dict[str, Node] = {}  # primaries without slots, by id, as nodes told last
         self._strangers: dict[str, float] = {}  # primaries that no link reads: since when
         self._divides = self._crowded = False  # that was told; and there is no room for more links
-        self._forbidden = ""  # why nodes cannot be asked
+        self._forbidden: dict[str, str] = {}  # links whose nodes refuse to be asked, and why
         self._failed: SlotsMoved | None = None
         self._over = asyncio.Event()  # set when it has failed
         self._offsets = Offsets(self._endpoint)
@@ -202,10 +202,12 @@ class Handovers:
             raise
         except SourceError as error:
             if not self._forbidden:
-                self._forbidden = str(error.args[0])
-                _log.warning("slots that move cannot be followed", error=self._forbidden, hint=GRANT_HINT)
+                _log.warning("slots that move cannot be followed", error=str(error.args[0]), hint=GRANT_HINT)
+            self._forbidden[party.name] = str(error.args[0])
             return None
-        if found is not None and not found.primary and not party.slots:
+        if self._forbidden.pop(party.name, "") and not self._forbidden:
+            _log.info("slots that move can be followed again")
+        if found is not None and not found.primary and not party.slots | party.newest:
             party.leave()  # it looked like a primary while it was new, or is none any more
         if found is None or not found.primary or party.link.replid not in found.replids:
             return None
@@ -277,10 +279,8 @@ class Handovers:
         """The same, for a stream that waits since then; False where it is not known yet whose the slot is."""
         border = party.border
         slot, generation = border.slot, border.generation
-        if self._forbidden:
-            raise self._fail(
-                f"slot {slot} of the source has moved, and {self._forbidden}", hint=f"{GRANT_HINT}; {MOVED_HINT}"
-            )
+        if why := next((self._forbidden[name] for name in self._parties if name in self._forbidden), ""):
+            raise self._fail(f"slot {slot} of the source has moved, and {why}", hint=f"{GRANT_HINT}; {MOVED_HINT}")
         if not self._drawn:
             return False
         others = {each.name for each in self._parties.values() if each is not party and slot in each.slots}
@@ -289,8 +289,8 @@ class Handovers:
             return False
         received = moment.received[party.name][1]
         claims = mine.claims(returning=True) if border.brings else party.claims(mine)
-        if slot not in claims and slot in mine.jobs:
-            return False  # its outcome decides
+        if slot not in claims and not (slot not in mine.jobs and await self._leave_out(party, slot, generation)):
+            return False  # the outcome of a job decides
         patient = asyncio.get_running_loop().time() - begun < TOLD_SECONDS
         coming = await self._coming(party, mine, claims, moment, only=frozenset({slot}), patient=patient)
         if slot in claims and slot not in coming and (others or slot not in party.slots):
@@ -298,6 +298,24 @@ class Handovers:
         if not await self._wait_for(party, coming) or border.generation != generation:
             return False
         return await self._take(party, mine, coming, generation, received)
+
+    async def _leave_out(self, party: Party, slot: int, generation: int) -> bool:
+        """What its stream says of a slot is none of a link's: its node has no claim to it. False where that is to be asked again.
+
+        Where the node has keys of it all the same, for a move to it was given up, these lack should it come after all.
+        """
+        if party.border.blurred or slot in party.slots or party.node is None:
+            return True
+        if await emptied(self._endpoint, party.node, [slot]) is not None:
+            return True
+        async with party.taking:
+            if not await self._redraw(party, party.newest, generation, blurs=True):
+                return False
+        _log.warning(
+            "a node has keys of a slot that is another one's: it is copied again should slots come to it",
+            link=party.name, slot=slot,
+        )  # fmt: skip
+        return True
 
     async def _coming(
         self,
@@ -343,11 +361,6 @@ class Handovers:
             for slot, offset in left.items():
                 found.setdefault(slot, {})[other.name] = offset
         return {slot: offsets for slot, offsets in found.items() if slot not in open_ones}
-
-    def _emptied(self, party: Party, slots: Iterable[int]) -> dict[int, dict[str, int]]:
-        """Slots that are shared from now on, with the offsets at which others may empty them still: they did not know it."""
-        others = [each for each in self._parties.values() if each is not party and each.border.emptied >= 0]
-        return {slot: {each.name: each.border.emptied for each in others if slot in each.slots} for slot in slots}
 
     async def _let_empty(self, party: Party) -> bool:
         """A node is emptied (FLUSHALL), and its link has slots that others have, too: they are its alone from there on.
@@ -478,14 +491,16 @@ class Handovers:
                 return border.blurred
             await self._recopying.copy_with(party, party.slots | new)
             return False
-        if not await self._still_come(party, new) or (mine.trims and not await self._have_stopped(party, coming)):
+        if not await self._still_come(party, new) or (
+            mine.trims and not await have_stopped(self._parties.values(), party, coming, self._wait)
+        ):
             return False
         border.enter(new)
         if not await self._redraw(party, party.slots | new, generation):
             return False
         self._share()
         _log.info("slots come to a shard", link=party.name, slots=spelled(ranges_of(sorted(new))))
-        return await self._wait_for(party, self._emptied(party, new))
+        return await self._wait_for(party, emptying(self._parties.values(), party, new))
 
     async def _still_come(self, party: Party, slots: Iterable[int]) -> bool:
         """The streams of those that had slots stop at them from now on, and the slots come to the link even so.
@@ -497,26 +512,18 @@ class Handovers:
         mine = await self._view(party)
         return mine is not None and party.coming <= mine.claims(returning=False)
 
-    async def _have_stopped(self, party: Party, coming: Mapping[int, Mapping[str, int]]) -> bool:
-        """What those that had slots brought until their streams stopped at them is in the target, and ended there."""
-        for other in [
-            each for each in self._parties.values() if each is not party and not each.slots.isdisjoint(coming)
-        ]:
-            if has_begun(party, other, coming):
-                return False
-            if not await self._wait(party, other, other.progress.stream.decoded_offset):
-                return False
-        return True
-
     async def _wait(self, party: Party, other: Party, offset: int) -> bool:
         """Until the target has what another link brings up to an offset; False where that one begins anew, or waits for this one."""
         wait = other.name, offset
         party.waits.append(wait)
         try:
-            if in_circle(party, self._parties):
-                await self._recopying.untie(party)
-                return False
-            return await reached(party, other, offset)
+            long = False
+            while not in_circle(party, self._parties, owing=long):
+                if (found := await reached(party, other, offset, tell=not long)) is not None:
+                    return found
+                long = True
+            await self._recopying.untie(party)
+            return False
         finally:
             party.waits.remove(wait)
 
@@ -529,7 +536,7 @@ class Handovers:
         party.moves = mine is not None and bool(mine.takes or mine.gives or mine.jobs)
         if mine is not None:
             self._idle = {node.name: node for node in mine.idle}
-        if not self._drawn or self._common() or any(each.moves for each in self._parties.values()):
+        if not self._drawn or in_common(self._parties.values()) or any(each.moves for each in self._parties.values()):
             self._moving.set()
         else:
             self._moving.clear()
@@ -552,29 +559,20 @@ class Handovers:
                 if not gone or not await self._redraw(party, party.newest - gone, generation):
                     return
                 forget(self._parties.values(), party, gone)
-            if not party.slots:
-                party.leave()
             _log.info("slots have left a shard", link=party.name, slots=spelled(ranges_of(sorted(gone))))
+            if not party.slots:
+                _log.info("the shard has no slots any more: its link waits for some", link=party.name)
             self._share()
 
     def _shared(self, party: Party) -> frozenset[int]:
         """Slots of a link that others have as well, or are to have; all of them while it is not known what others have."""
         if not self._drawn:
             return party.slots
-        return party.slots & self._common()
-
-    def _common(self) -> frozenset[int]:
-        """Slots that more than one link has, or is to have."""
-        seen, found = set[int](), set[int]()
-        for each in self._parties.values():
-            slots = each.slots | each.newest | each.coming
-            found |= seen & slots
-            seen |= slots
-        return frozenset(found)
+        return party.slots & in_common(self._parties.values())
 
     def _share(self) -> None:
         """Tells every stream which of its slots are others' as well."""
-        common = self._common() if self._drawn else None
+        common = in_common(self._parties.values()) if self._drawn else None
         for each in self._parties.values():
             each.border.share(each.slots if common is None else each.slots & common)
 
