@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _log = get_logger("source")
 
+TIED_SECONDS: Final = 30.0  # one that waits for longer for others to give up slots has them copied as well
 BROUGHT_SECONDS: Final = 5.0  # a full sync that may begin waits for so long for what others bring before that
 
 
@@ -41,6 +42,7 @@ class Recopying:
         self._parties = parties
         self._wanted = wanted
         self._offsets = offsets
+        self._waiting: dict[str, float] = {}  # links whose full sync waits for others: since when
 
     async def permit(self, party: Party) -> None:
         """A full sync of a link may begin: no other link has slots of its.
@@ -73,6 +75,12 @@ class Recopying:
             )
         if shared <= drawn[party.name] and party.link.replid:
             if await self._brought(party, shared):
+                self._waiting.pop(party.name, None)
+                return
+            now = asyncio.get_running_loop().time()
+            if now - self._waiting.setdefault(party.name, now) > TIED_SECONDS:  # these may wait for this one
+                del self._waiting[party.name]
+                await self._copy_again(drawn, begun=party)
                 return
             raise SourceBusy("a full sync waits until other shards have given its slots up", hint="they are about to")
         await self._copy_again(drawn, begun=party)
