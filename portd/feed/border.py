@@ -90,9 +90,9 @@ class SlotBorder:
         self.wanted.clear()
         self._changed.set()
 
-    def go_on(self) -> None:
-        """Lets the feed look again at what it waits before: less is shared by now, or that does not matter."""
-        self.kernel.go_on()
+    def go_on(self, *, heard: bool = False) -> None:
+        """Lets the feed look again at what it waits before; see `Border.go_on`."""
+        self.kernel.go_on(heard=heard)
         self.wanted.clear()
         self._changed.set()
 

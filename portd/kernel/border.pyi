@@ -28,8 +28,12 @@ class Border:
         """Slots are the link's no more behind the command that is looked at, and are to come again."""
     def limit(self, slot: int) -> int:
         """Offset up to which commands of a shared slot pass; -1: none is known."""
-    def go_on(self) -> None:
-        """Has the command that stops the splitter looked at again; where it `begins` or `ends`, it passes."""
+    def go_on(self, *, heard: bool = False) -> None:
+        """Has the command that stops the splitter looked at again.
+
+        Args:
+            heard: it passes where it `begins` or `ends`, whatever is shared.
+        """
     def share(self, slots: dict[int, int]) -> None:
         """Others have these slots as well by now.
 

@@ -55,9 +55,9 @@ cdef class Border:
         self.count = len(self.shared)
         self.waits = False
 
-    def go_on(self):
+    def go_on(self, *, bint heard=False):
         self.waits = False
-        if self.begins or self.ends:
+        if heard:
             self.heard = self.at
 
     def share(self, dict slots not None):

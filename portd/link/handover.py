@@ -414,7 +414,7 @@ class Handovers:
                 slots=spelled(ranges_of(sorted(gone))),
             )
             self._share()
-        border.go_on()
+        border.go_on(heard=bool(border.named & self._shared(party)) and not gone)  # else it may be shared since
         return True
 
     async def _wait_for(self, party: Party, coming: Mapping[int, Mapping[str, int]]) -> bool:

@@ -167,7 +167,7 @@ def test_word_that_keys_are_gone_waits_while_others_have_the_slot() -> None:
     assert found.next_piece(1 << 20, 1000) is None
     assert (border.waits, border.ends, border.begins, border.slot) == (True, True, False, MINE)
     assert {MINE, OTHER} <= border.named
-    border.go_on()
+    border.go_on(heard=True)
     piece = found.next_piece(1 << 20, 1000)
     assert piece is not None
     assert piece.trims is not None
