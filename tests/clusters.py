@@ -35,6 +35,7 @@ class Cluster:
         primaries: nodes with slots.
         replicas: of each.
         tls: settings that name certificates: each node has a port for TLS, too, and nodes speak it with each other.
+        dealt: slots are dealt out one by one, so that each is a range of its own.
         config: settings of every node.
     """
 
@@ -44,9 +45,12 @@ class Cluster:
         primaries: int = 3,
         replicas: int = 0,
         tls: Mapping[str, str] | None = None,
+        *,
+        dealt: bool = False,
         **config: Setting,
     ) -> None:
         self.binary = binary or default_binary()
+        self._dealt = dealt
         settings: dict[str, Any] = {
             "cluster_enabled": True,
             "cluster_node_timeout": TIMEOUT_MS,
@@ -76,8 +80,8 @@ class Cluster:
         for number, node in enumerate(self.nodes):
             self.call(node, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             if number < count:
-                first, last = number * SLOTS // count, (number + 1) * SLOTS // count - 1
-                self.call(node, "CLUSTER", "ADDSLOTS", *range(first, last + 1))
+                block = range(number * SLOTS // count, (number + 1) * SLOTS // count)
+                self.call(node, "CLUSTER", "ADDSLOTS", *(range(number, SLOTS, count) if self._dealt else block))
             if number:
                 self.call(node, "CLUSTER", "MEET", "127.0.0.1", self._met_at(self.nodes[0]))
         wait_for_sync(lambda: all(len(self.known(node)) == len(self.nodes) for node in self.nodes))

@@ -15,3 +15,5 @@ class AnswerBound:
     def __new__(cls, most: int) -> Self: ...
     def feed(self, data: Buffer) -> bool:
         """Takes bytes as they were received; False when they are too much."""
+    def forget(self) -> None:
+        """What was counted is not held any more; the next bytes go on where the last ones ended."""

@@ -33,6 +33,9 @@ cdef class AnswerBound:
         PyBuffer_Release(&view)
         return self.objects <= self.most
 
+    def forget(self):
+        self.objects = 0
+
     cdef int _walk(self, const uint8_t* p, const uint8_t* end) noexcept:
         cdef int64_t step
         while p < end and self.objects <= self.most:

@@ -7,9 +7,9 @@ way to another node, stands in ``CLUSTER NODES``, in the line of the node that i
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from array import array
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
@@ -21,7 +21,7 @@ from portd.net.shapes import whole
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 Address = tuple[str, int]
 Ranges = tuple[tuple[int, int], ...]  # of slots, ends included
@@ -31,9 +31,10 @@ NONE: Final = "none"  # of slots, in a setting
 NOBODY: Final = 0xFFFF  # stands in the table for a slot without an owner
 MOST_NODES: Final = 4096  # entries of an answer that are believed
 MOST_PORT: Final = 65535
-MOST_OBJECTS: Final = 100_000  # of an answer: a few bytes make an object of many
-MOST_BYTES: Final = 8 << 20  # likewise
+MOST_OBJECTS: Final = 100_000  # of an entry: a few bytes make an object of many
+MOST_BYTES: Final = 16 << 20  # of an answer: every slot on its own, with ten nodes each
 READ_BYTES: Final = 64 * 1024
+KEPT_MAPS: Final = 4
 _DISABLED: Final = "cluster support disabled"
 _UNKNOWN_HOSTS: Final = frozenset({"", "?"})  # the host is the one that was asked (cluster.c:addNodeToNodeReply)
 
@@ -128,28 +129,42 @@ def parse_slots(answer: object, asked: str, addresses: Mapping[Address, Address]
     Raises:
         ValueError: it is no such answer.
     """
-    addresses = addresses or {}
-    slots: dict[tuple[str, str, int], list[tuple[int, int]]] = {}
-    replicas: dict[str, dict[Address, None]] = {}  # by their primary's id
     if not isinstance(answer, list):
         raise ValueError("it answers CLUSTER SLOTS with something else than a list")  # noqa: TRY004 - it came from outside
+    reading = _Reading(asked, addresses or {})
     for entry in answer:
+        reading.take(entry)
+    return reading.topology()
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What the entries of ``CLUSTER SLOTS`` say together; see `parse_slots`."""
+
+    asked: str
+    addresses: Mapping[Address, Address]
+    slots: dict[tuple[str, str, int], list[tuple[int, int]]] = field(default_factory=dict)
+    replicas: dict[str, dict[Address, None]] = field(default_factory=dict)  # by their primary's id
+
+    def take(self, entry: object) -> None:
         if not isinstance(entry, list) or len(entry) < 3:
             raise ValueError("an entry of CLUSTER SLOTS is no range with a node")
         first, last = entry[0], entry[1]
         if not (isinstance(first, int) and isinstance(last, int) and 0 <= first <= last < SLOTS):
             raise ValueError("an entry of CLUSTER SLOTS has no range of slots")
-        name, host, port = _node(entry[2], asked)
-        slots.setdefault((name, *addresses.get((host, port), (host, port))), []).append((first, last))
+        name, host, port = _node(entry[2], self.asked)
+        self.slots.setdefault((name, *self.addresses.get((host, port), (host, port))), []).append((first, last))
+        if len(self.slots) > MOST_NODES:
+            raise ValueError(f"CLUSTER SLOTS tells of more than {MOST_NODES} nodes")
         for each in entry[3:]:
-            _, host, port = _node(each, asked)
-            replicas.setdefault(name, {})[addresses.get((host, port), (host, port))] = None
-    if len(slots) > MOST_NODES:
-        raise ValueError(f"CLUSTER SLOTS tells of more than {MOST_NODES} nodes")
-    return Topology.of(
-        Node(name, host, port, _joined(found), tuple(replicas.get(name, ())))
-        for (name, host, port), found in slots.items()
-    )
+            _, host, port = _node(each, self.asked)
+            self.replicas.setdefault(name, {})[self.addresses.get((host, port), (host, port))] = None
+
+    def topology(self) -> Topology:
+        return Topology.of(
+            Node(name, host, port, _joined(found), tuple(self.replicas.get(name, ())))
+            for (name, host, port), found in self.slots.items()
+        )
 
 
 def _node(entry: Any, asked: str) -> tuple[str, str, int]:
@@ -217,10 +232,18 @@ def slots_of(ranges: Ranges) -> list[int]:
 
 
 def common(one: Iterable[tuple[int, int]], other: Iterable[tuple[int, int]]) -> Ranges:
-    """What two sets of ranges have in common, ascending."""
-    other = list(other)
-    both = [(max(a, c), min(b, d)) for a, b in one for c, d in other]
-    return tuple(sorted({(first, last) for first, last in both if first <= last}))
+    """What two sets of ranges have in common, ascending; the ranges of a set do not overlap."""
+    left, right, found = sorted(one), sorted(other), []
+    i = j = 0
+    while i < len(left) and j < len(right):
+        first, last = max(left[i][0], right[j][0]), min(left[i][1], right[j][1])
+        if first <= last:
+            found.append((first, last))
+        if left[i][1] < right[j][1]:
+            i += 1
+        else:
+            j += 1
+    return tuple(found)
 
 
 def ranges_of(slots: Iterable[int]) -> list[tuple[int, int]]:
@@ -291,7 +314,7 @@ class Seeds:
             try:
                 async with asyncio.timeout(max(1.0, entrance.seconds / len(places))):
                     answer = await _ask(host, port, entrance)
-                found = _understood(answer, host, self.mapped)
+                    found = await _understood(answer, host, self.mapped)
             except (OSError, EOFError, ValueError, hiredis.HiredisError) as error:  # TimeoutError is one
                 outside &= _DISABLED in str(error)
                 said.append(f"{shown(host, port)}: {str(error)[:100] or type(error).__name__}")
@@ -333,12 +356,64 @@ class Entrance:
     server_name: str | None = None
 
 
-@lru_cache(maxsize=4)
-def _understood(answer: bytes, asked: str, mapped: tuple[tuple[Address, Address], ...]) -> Topology:
+class _Entries:
+    """The entries of an answer to ``CLUSTER SLOTS``, one by one as it comes, so that not all of them are held as objects.
+
+    A map may have 16,384 of them, each with all nodes of its shard: where slots were dealt out one by one.
+    """
+
+    def __init__(self) -> None:
+        self._head = b""  # of the list, as long as it is not whole
+        self._left: int | None = None
+        self._bound = AnswerBound(MOST_OBJECTS)
+        self._reader = hiredis.Reader()
+
+    @property
+    def ended(self) -> bool:
+        """All entries have come."""
+        return self._left == 0
+
+    def feed(self, data: bytes) -> Iterator[object]:
+        """Raises `ValueError`: it is an error, or something else, or an entry is too long."""
+        if self._left is None:
+            self._head += data
+            line, end, data = self._head.partition(b"\r\n")
+            if not end and len(line) < READ_BYTES:
+                return
+            if line[:1] == b"-":
+                raise ValueError(line[1:].decode("utf-8", "replace"))
+            count = whole(line[1:]) if line[:1] == b"*" else None
+            if count is None:
+                raise ValueError("it answers CLUSTER SLOTS with something else than a list")
+            if count > SLOTS:
+                raise ValueError("its answer is too long")
+            self._head, self._left = b"", count
+        if not self._bound.feed(data):
+            raise ValueError("its answer is too long")
+        self._reader.feed(data)
+        while self._left and (entry := self._reader.gets()) is not False:
+            self._left -= 1
+            self._bound.forget()
+            yield entry
+
+
+_known: dict[tuple[bytes, str, tuple[tuple[Address, Address], ...]], Topology] = {}  # the last ones, by digest
+
+
+async def _understood(answer: bytes, asked: str, mapped: tuple[tuple[Address, Address], ...]) -> Topology:
     """Reads an answer as `_ask` brings it. Links look at the map often, and it hardly ever changes."""
-    reader = hiredis.Reader()
-    reader.feed(answer)
-    return parse_slots(reader.gets(), asked, dict(mapped))
+    key = hashlib.blake2b(answer).digest(), asked, mapped
+    if key not in _known:
+        reading, entries = _Reading(asked, dict(mapped)), _Entries()
+        for begin in range(0, len(answer), READ_BYTES):
+            for entry in entries.feed(answer[begin : begin + READ_BYTES]):
+                reading.take(entry)
+            await asyncio.sleep(0)  # others have their turn in between
+        found = reading.topology()
+        while len(_known) >= KEPT_MAPS:
+            del _known[next(iter(_known))]
+        _known[key] = found
+    return _known[key]
 
 
 async def _ask(host: str, port: int, entrance: Entrance) -> bytes:
@@ -352,21 +427,22 @@ async def _ask(host: str, port: int, entrance: Entrance) -> bytes:
     name = (entrance.server_name or host) if context else None
     reader, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=name)
     try:
-        questions = [*([entrance.login] if entrance.login is not None else []), request("CLUSTER", "SLOTS")]
-        writer.write(b"".join(questions))
-        count, bound, parser, came = 0, AnswerBound(MOST_OBJECTS), hiredis.Reader(), bytearray()
-        while count < len(questions):
+        if entrance.login is not None:
+            writer.write(entrance.login)
+            said = (await reader.readline()).strip()  # StreamReader bounds it
+            if not said.startswith(b"+"):
+                raise ValueError(said[1:].decode("utf-8", "replace") or "it closed the connection")
+        writer.write(request("CLUSTER", "SLOTS"))
+        entries, came = _Entries(), bytearray()
+        while not entries.ended:
             data = await reader.read(READ_BYTES)
-            came += data
             if not data:
                 raise ConnectionResetError("it closed the connection")
-            if len(came) > MOST_BYTES or not bound.feed(data):
+            came += data
+            if len(came) > MOST_BYTES:
                 raise ValueError("its answer is too long")
-            parser.feed(data)
-            while (answer := parser.gets()) is not False:
-                if isinstance(answer, hiredis.ReplyError):
-                    raise ValueError(str(answer))  # noqa: TRY004 - it came from outside
-                count += 1
-        return bytes(came) if entrance.login is None else bytes(came).partition(b"\r\n")[2]  # that to AUTH is a line
+            for _ in entries.feed(data):
+                pass
+        return bytes(came)
     finally:
         writer.transport.abort()

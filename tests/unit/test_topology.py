@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,19 @@ import pytest
 from portd.errors import ConfigError
 from portd.kernel.slots import SLOTS, key_slot, slot_tag
 from portd.net.endpoint import Endpoint
-from portd.net.topology import NoCluster, NoMap, Topology, moving, parse_slots, ranges_of, spelled
+from portd.net.topology import (
+    Entrance,
+    NoCluster,
+    NoMap,
+    Topology,
+    common,
+    moving,
+    parse_slots,
+    ranges_of,
+    slots_of,
+    spelled,
+)
+from tests.servers import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,6 +145,40 @@ def test_slots_on_their_way_stand_in_the_line_of_the_node_itself() -> None:
     assert moving(b"bbb :0 myself,slave aaa 0 0 2 connected\n") == {}
 
 
+def test_what_ranges_have_in_common() -> None:
+    """As sets of slots have it; each slot may be a range of its own."""
+    chance = random.Random(5)
+    for _ in range(50):
+        one, other = (set(chance.sample(range(300), chance.randint(0, 300))) for _ in range(2))
+        assert slots_of(common(ranges_of(sorted(one)), ranges_of(sorted(other)))) == sorted(one & other)
+    dealt = [tuple((slot, slot) for slot in range(first, SLOTS, 3)) for first in range(2)]
+    assert common(dealt[0], dealt[0]) == dealt[0]
+    assert common(*dealt) == ()
+
+
+async def test_a_map_in_which_each_slot_is_a_range() -> None:
+    """Where slots were dealt out one by one there are 16,384 ranges, each with all its nodes."""
+    ids = [f"{number:040x}" for number in range(9)]
+    said = f"*{SLOTS}\r\n" + "".join(
+        f"*5\r\n:{slot}\r\n:{slot}\r\n"
+        + "".join(
+            f"*4\r\n$9\r\n127.0.0.1\r\n:{7000 + number}\r\n$40\r\n{ids[number]}\r\n*2\r\n$8\r\nhostname\r\n$1\r\nh\r\n"
+            for number in (slot % 3, slot % 3 + 3, slot % 3 + 6)
+        )
+        for slot in range(SLOTS)
+    )
+    answer = said.encode()
+    assert len(answer) > 4_000_000
+    async with Node(answer) as end:
+        assert end.seeds is not None
+        found = await end.seeds.read(Entrance(PATIENCE_SECONDS))
+        assert await end.seeds.read(Entrance(PATIENCE_SECONDS)) is found
+    assert [node.port for node in found.nodes] == [7000, 7001, 7002]
+    assert [len(node.slots) for node in found.nodes] == [5462, 5461, 5461]
+    assert found.owner(16_383) is found.nodes[0]
+    assert found.nodes[1].replicas == (("127.0.0.1", 7004), ("127.0.0.1", 7007))
+
+
 def test_ranges() -> None:
     """Ascending slots as ranges."""
     assert ranges_of([]) == []
@@ -201,9 +248,10 @@ class Node:
         (b"-LOADING wait\r\n", NoMap, "LOADING"),
         (b"*0\r\n", NoMap, "knows of no slots"),
         (b"+OK\r\n", NoMap, "something else"),
-        (b"HTTP/1.1 400\r\n", NoMap, "Protocol error"),
+        (b"HTTP/1.1 400\r\n", NoMap, "something else"),
         (b"", NoMap, "closed the connection"),
         (b"*200000\r\n" + b":1\r\n" * 200_000, NoMap, "too long"),
+        (b"*1\r\n*200000\r\n" + b":1\r\n" * 200_000, NoMap, "too long"),
     ],
 )
 def test_answers_that_are_no_map_are_told(answer: bytes, error: type[NoMap], says: str) -> None:
