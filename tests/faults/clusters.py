@@ -265,7 +265,7 @@ class ClusterDeck:
 
         def streaming(status: dict[str, Any]) -> bool:
             links[:] = [each["link"] for each in _running(status)]
-            return all(each["phase"] == "streaming" for each in _running(status))
+            return all(each["phase"] in {"streaming", "catching-up"} for each in _running(status))
 
         self._until(streaming)
         for link in links if self._chance.random() < 0.3 else (self._chance.choice(links),):
@@ -291,10 +291,7 @@ class ClusterDeck:
         )
 
     def _is_settled(self, status: dict[str, Any]) -> bool:
-        """Each link has the slots of its primary, and whoever has none is not read any more."""
-        owned = {tuple(sorted(slots_of(tuple(ranges)))) for ranges in self._source.owners().values()}
-        drawn = {tuple(sorted(slots_of(read_written(each["settings"]["include_slots"])))) for each in status["links"]}
-        return drawn - {()} == owned
+        return is_settled(self._source, status)
 
     def _reads_all(self, status: dict[str, Any]) -> bool:
         """There is a link for each primary."""
@@ -393,16 +390,11 @@ class ClusterDeck:
                 paused.enter_context(turn)
             for cluster in (self._source, self._target):
                 wait_for_sync(cluster.is_up, PATIENCE_SECONDS)
-            ends = self._ends()
-            self._until(lambda status: self._is_settled(status) and _has_all(ends, status))
+            ends = ends_of(self._source)
+            self._until(lambda status: self._is_settled(status) and has_all(ends, status))
             if letters := [each["dead_letters"] for each in (self._portd.status() or {})["links"]]:
                 assert not any(map(any, (each.values() for each in letters))), letters
             self._compare()
-
-    def _ends(self) -> dict[str, int]:
-        """How far the primaries of the source are, by replication id."""
-        told = [node.info("replication") for node in self._source.owners()]
-        return {each["master_replid"]: int(each["master_repl_offset"]) for each in told}
 
     def _compare(self) -> None:
         found = differences(self._source, self._target, _renamed if self._rules else _as_it_is)
@@ -430,12 +422,25 @@ class ClusterDeck:
         self._known = now
 
 
+def is_settled(source: Cluster, status: dict[str, Any]) -> bool:
+    """Each link has the slots of its primary, and whoever has none is not read any more."""
+    owned = {tuple(sorted(slots_of(tuple(ranges)))) for ranges in source.owners().values()}
+    drawn = {tuple(sorted(slots_of(read_written(each["settings"]["include_slots"])))) for each in status["links"]}
+    return drawn - {()} == owned
+
+
+def ends_of(source: Cluster) -> dict[str, int]:
+    """How far the primaries are, by replication id."""
+    told = [node.info("replication") for node in source.owners()]
+    return {each["master_replid"]: int(each["master_repl_offset"]) for each in told}
+
+
 def _running(status: dict[str, Any]) -> list[dict[str, Any]]:
     """Links that have not ended, as those of shards without slots do."""
     return [each for each in status["links"] if each["phase"] != "stopped"]
 
 
-def _has_all(ends: dict[str, int], status: dict[str, Any]) -> bool:
+def has_all(ends: dict[str, int], status: dict[str, Any]) -> bool:
     """Every link follows its stream, and each of these histories is followed by one that has brought all of it."""
     links = _running(status)
     there = {each["position"]["replid"]: each["stream"]["applied_offset"] for each in links if each["position"]}
