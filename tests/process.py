@@ -160,7 +160,7 @@ class Notified:
         self.address = str(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
-        self._socket.settimeout(60)
+        self._socket.settimeout(PATIENCE_SECONDS)
         self.seen: list[str] = []
 
     def until(self, beginning: str) -> str:

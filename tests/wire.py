@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 import hiredis
 import redis
 
+from tests.servers import PATIENCE_SECONDS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -35,7 +37,7 @@ class Wire:
         timeout: seconds that one read or write may take.
     """
 
-    def __init__(self, server: Server, db: int = 0, timeout: float = 60.0) -> None:
+    def __init__(self, server: Server, db: int = 0, timeout: float = PATIENCE_SECONDS) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout)
         try:

@@ -131,6 +131,7 @@ ROWS: Final[dict[str, tuple[dict[str, object], Place]]] = {
 
 
 @pytest.mark.parametrize("row", ROWS)
+@pytest.mark.sampled(4)
 def test_a_snapshot_under_rules_is_a_whole_one_rearranged(row: str, servers: ServerFactory) -> None:
     """Values, types, expiries and functions: DEBUG DIGEST agrees with a copy that was filtered key by key."""
     options, place = ROWS[row]

@@ -85,7 +85,7 @@ def test_command_line_shows_which_sync_it_is_and_no_secret(words: list[str], see
 def test_running_process_has_no_secret_in_words_or_environment() -> None:
     """Neither flags nor variables are left where ps(1) and /proc show them; the process is the one that was started."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(60)
+        silent.settimeout(PATIENCE_SECONDS)
         port = silent.getsockname()[1]
         words = ["--source", f"redis://joe@127.0.0.1:{port}", "--target", f"redis://:hush2@localhost:{port}"]
         process = start("sync", *words, "--http", "off", PORTD_SOURCE_PASSWORD="hush1")

@@ -16,6 +16,7 @@ from portd.target import limiter as module
 from portd.target.groupsize import AIM_SECONDS, FEWEST_BYTES, FEWEST_COMMANDS, GroupSize
 from portd.target.limiter import BURST_SECONDS, LagWatch, Limiter
 from tests.loops import both_loops
+from tests.servers import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +92,7 @@ async def test_a_change_reaches_those_who_wait() -> None:
         await asyncio.sleep(0)
         assert limiter.state.waiting == 1
         limiter.change(bytes_per_second=more)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await waiting
         assert limiter.state.bytes_per_second == more
 
@@ -102,7 +103,7 @@ async def test_a_lower_limit_does_not_stretch_what_is_owed() -> None:
     limiter = Limiter(bytes_per_second=1_000_000)
     await limiter.take(100_000, 1)
     limiter.change(bytes_per_second=100)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await limiter.take(1, 1)
 
 
@@ -114,7 +115,7 @@ async def test_a_cancelled_wait_takes_nothing() -> None:
     first, second = (asyncio.ensure_future(limiter.take(size, 1)) for size in (1 << 40, 1))
     await asyncio.sleep(0)
     first.cancel()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await second
         await limiter.take(1000, 1)
     granted = asyncio.ensure_future(limiter.take(1, 1 << 40))
@@ -124,7 +125,7 @@ async def test_a_cancelled_wait_takes_nothing() -> None:
     assert limiter.state.waiting == 0
     granted.cancel()  # it has its turn, and did not run yet
     await asyncio.wait({granted})
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await limiter.take(1, 1)
 
 

@@ -10,6 +10,7 @@ import pytest
 from portd.kernel.batch import CLOSE, OPEN, ORDERED, SPREAD, Batch
 from portd.model import SnapshotProgress
 from portd.pipeline import BatchQueue, ByteBudget, QueueClosed, Run
+from tests.servers import PATIENCE_SECONDS
 
 
 def _queue(limit: int = 1 << 20) -> tuple[BatchQueue, SnapshotProgress]:
@@ -260,7 +261,7 @@ async def test_any_mix_of_keys_completes_in_order(seed: int, lanes: int) -> None
             while await item.peek() is not None:
                 await serve(queue.take(item, owner), owner)
 
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
         for index in range(lanes):
             group.create_task(lane(f"lane-{index}"), name=f"lane-{index}")
         for batch in batches:

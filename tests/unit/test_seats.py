@@ -9,6 +9,7 @@ import pytest
 from portd.target.snapshot import seats as module
 from portd.target.snapshot.seats import Seats
 from tests.loops import both_loops
+from tests.servers import PATIENCE_SECONDS
 
 FAR = 0.05  # seconds there and back
 
@@ -44,7 +45,7 @@ async def test_a_seat_given_to_a_cancelled_lane_goes_on() -> None:
     await asyncio.sleep(0)
     seats.give()
     first.cancel()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await second
 
 

@@ -30,6 +30,7 @@ BY_SPEC = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 
 @pytest.mark.parametrize("kind", sorted(REDIS_SINCE))
 @pytest.mark.parametrize("limits", [Limits(), SMALL, TINY], ids=["default", "small", "tiny"])
+@pytest.mark.sampled(40)
 def test_every_type_reaches_every_target(kind: int, limits: Limits) -> None:
     """Values of one type, in every form of it, arrive at every kind of target as the oracle reads them."""
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from portd.spool import Spool
+from tests.servers import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,7 +126,7 @@ class SpoolMachine(RuleBasedStateMachine):
             for _ in range(times):
                 if self.cursor == len(self.model):
                     return
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     chunk = await self.spool.read()
                 assert chunk.start == self.cursor
                 assert len(chunk.data) > 0

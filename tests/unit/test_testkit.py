@@ -11,7 +11,7 @@ import pytest
 from tests import datasets
 from tests.compare import assert_equal, compare
 from tests.proxy import Proxy
-from tests.servers import Binary, Server, wait_for, wait_for_sync
+from tests.servers import PATIENCE_SECONDS, Binary, Server, wait_for, wait_for_sync
 from tests.traffic import LiveTraffic, Workload
 from tests.wire import Wire
 
@@ -118,7 +118,7 @@ async def test_proxy_stall_delay_and_throttle(source: Server) -> None:
         source.client().set("big", b"x" * 20_000)
         proxy.to_client.bytes_per_second = 100_000
         begin = clock()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
             writer.write(b"GET big\r\n")
             await reader.readexactly(20_010)

@@ -19,7 +19,7 @@ from portd.target.kept.epoch import Epoch
 from portd.target.stream.applier import Applier
 from portd.target.stream.applying import ApplierOptions
 from tests.fencing import put_checkpoint
-from tests.servers import Server, wait_for
+from tests.servers import PATIENCE_SECONDS, Server, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -176,7 +176,7 @@ class Letters(DeadLetters):
 
 
 @contextlib.asynccontextmanager
-async def running(sync: Sync, seconds: float = 60) -> AsyncIterator[Sync]:
+async def running(sync: Sync, seconds: float = PATIENCE_SECONDS) -> AsyncIterator[Sync]:
     """Runs the applier; at the end the stream is finished and everything must be applied and checkpointed."""
     await sync.begin()
     try:

@@ -191,6 +191,7 @@ COMMANDS: Final[tuple[tuple[Any, ...], ...]] = (
 
 
 @pytest.mark.parametrize("between", ["nothing", "a flush", "a move"])
+@pytest.mark.sampled(1)
 def test_a_kill_between_a_command_and_its_copy(source: Server, cluster: Cluster, between: str) -> None:
     """Names stand in the records of their slots, wherever these go, also when the floor is behind the command."""
     with Portd(source, cluster.url) as portd, Wire(source) as wire:
@@ -384,6 +385,7 @@ def parted(key: bytes) -> bytes | None:
 
 
 @pytest.mark.parametrize("kills", [True, False], ids=["killed", "failovers"])
+@pytest.mark.sampled(1)
 def test_keys_of_shards_that_part_are_copied(cluster: Cluster, *, kills: bool) -> None:
     """Each shard's link copies from its own primary, whoever that is by then."""
     rules: dict[str, object] = {"include": "{t", "rename_prefix": "{t=t", "exclude": "*:left:*", "share_image": True}

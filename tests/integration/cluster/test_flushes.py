@@ -70,7 +70,7 @@ class Move:
         self.cluster.move_slot(SLOT, self.taker, until=between)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("where", ["giver", "taker", "both"])
 def test_a_flush_in_the_middle_of_a_move(cluster: Cluster, into: Server | Cluster, where: str) -> None:
     """It removes what the node has at that moment, also of the slot that is on its way, and nothing that others have."""
@@ -101,6 +101,7 @@ def test_a_flush_in_the_middle_of_a_move(cluster: Cluster, into: Server | Cluste
     assert not differences(into, cluster)
 
 
+@pytest.mark.sampled(1)
 def test_a_flush_behind_what_was_asked_for(cluster: Cluster, into: Server | Cluster) -> None:
     """It came with commands of the slot that may pass: it may not, for others have keys of the slot by then."""
     move = Move(cluster)
@@ -124,6 +125,7 @@ def test_a_flush_behind_what_was_asked_for(cluster: Cluster, into: Server | Clus
     assert not differences(into, cluster)
 
 
+@pytest.mark.sampled(1)
 def test_a_kill_around_a_flush(cluster: Cluster, into: Server | Cluster) -> None:
     """Wherever SIGKILL comes: nothing of before comes back, and nothing of behind it is lost."""
     chance = random.Random(7)

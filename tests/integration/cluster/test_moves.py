@@ -181,6 +181,7 @@ def test_a_move_in_one_step(cluster: Cluster, into: Server | Cluster) -> None:
     assert not differences(into, cluster)
 
 
+@pytest.mark.sampled(1)
 def test_a_shard_that_joins_and_leaves(cluster: Cluster, into: Server | Cluster) -> None:
     """A primary without slots is read before it gets any, and takes what comes without a copy.
 

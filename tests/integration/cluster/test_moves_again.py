@@ -39,6 +39,7 @@ def carry(source: Server, node: Server, *keys: Argument) -> None:
     Cluster.call(source, "MIGRATE", "127.0.0.1", node.port, "", 0, 60_000, "KEYS", *keys)
 
 
+@pytest.mark.sampled(1)
 def test_a_slot_comes_back_while_portd_is_away(cluster: Cluster, into: Server | Cluster) -> None:
     """Both links have it when portd is killed; what its keys were at the other node meanwhile is refused by nobody, and does not stay."""
     one, two, _ = cluster.primaries
@@ -66,6 +67,7 @@ def test_a_slot_comes_back_while_portd_is_away(cluster: Cluster, into: Server | 
     assert not differences(into, cluster)
 
 
+@pytest.mark.sampled(1)
 def test_a_shard_that_is_seen_late_gets_several_slots(cluster: Cluster, into: Server | Cluster) -> None:
     """It is copied for the one that came first, while another one was about to come: that comes behind the copy, and nobody waits for ever."""
     fill(cluster)
@@ -113,6 +115,7 @@ def test_a_shard_is_copied_when_a_slot_is_about_to_come(cluster: Cluster, target
         assert portd.terminate() == os.EX_OK, portd.log()
 
 
+@pytest.mark.sampled(1)
 def test_a_shard_is_copied_for_a_slot_that_came_meanwhile(cluster: Cluster, into: Server | Cluster) -> None:
     """Its snapshot had a part of the slot, which was left out: it is copied with the slot, at whatever node of the target that is."""
     fill(cluster)
@@ -139,7 +142,7 @@ def test_a_shard_is_copied_for_a_slot_that_came_meanwhile(cluster: Cluster, into
         assert portd.terminate() == os.EX_OK, portd.log()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "stopped"])
 def test_a_node_goes_before_it_was_read(cluster: Cluster, into: Server | Cluster, *, killed: bool) -> None:
     """It gave its slots to others and was taken out while portd did not look: those are copied, nobody waits for it, a restart neither."""

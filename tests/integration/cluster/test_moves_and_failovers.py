@@ -51,7 +51,7 @@ def end_equal(portd: Portd, source: Cluster, into: Server | Cluster) -> None:
     assert portd.terminate() == os.EX_OK, portd.log()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", ["", "FORCE", "TAKEOVER"])
 def test_both_ends_of_a_move_fail_over(pairs: Cluster, into: Server | Cluster, how: str) -> None:
     """First the one that takes the slot, then the one that gives it; an operator mends the move."""
@@ -77,7 +77,7 @@ def test_both_ends_of_a_move_fail_over(pairs: Cluster, into: Server | Cluster, h
         end_equal(portd, pairs, into)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("one_step", [False, True], ids=["key-by-key", "one-step"])
 def test_a_node_dies_for_good_in_a_move_to_it(cluster: Cluster, into: Server | Cluster, *, one_step: bool) -> None:
     """What it had is lost in the source, and goes from the target; the slot is where it was, and the sync goes on."""
@@ -105,6 +105,7 @@ def test_a_node_dies_for_good_in_a_move_to_it(cluster: Cluster, into: Server | C
         end_equal(portd, cluster, into)
 
 
+@pytest.mark.sampled(1)
 def test_a_standby_takes_over_in_a_move(cluster: Cluster, into: Server | Cluster) -> None:
     """The holder is killed when half of the keys have come: the other process goes on with the slots that stand in the target."""
     fill(cluster)
@@ -132,6 +133,7 @@ def test_a_standby_takes_over_in_a_move(cluster: Cluster, into: Server | Cluster
             end_equal(other, cluster, into)
 
 
+@pytest.mark.sampled(1)
 def test_slots_move_while_replicas_are_read(pairs: Cluster, into: Server | Cluster) -> None:
     """And replicas take over meanwhile, without a word to their primaries."""
     by_primary = dict(zip(pairs.primaries, pairs.replicas, strict=True))

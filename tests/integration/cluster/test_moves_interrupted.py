@@ -6,6 +6,8 @@ import os
 import random
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.clusters import Cluster, differences
 from tests.commands import run
 from tests.integration.cluster.load import LINKS, fill, streaming, until_applied
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["into"]
 
 
+@pytest.mark.sampled(1)
 def test_slots_leave_a_shard_whose_copy_was_interrupted(
     cluster: Cluster, into: Server | Cluster, tmp_path: Path
 ) -> None:

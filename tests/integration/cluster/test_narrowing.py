@@ -182,6 +182,7 @@ def test_a_kill_while_a_cluster_takes_less(source: Server, cluster: Cluster, tmp
         assert portd.terminate() == os.EX_OK, portd.log()
 
 
+@pytest.mark.sampled(1)
 def test_a_kill_while_shards_take_less(cluster: Cluster, into: Server | Cluster, tmp_path: Path) -> None:
     """Some have taken the narrower rules up, and others have not: the start with these goes on with all of them."""
     chance, file = random.Random(6), tmp_path / "portd.toml"
@@ -254,6 +255,7 @@ def _went_on(portd: Portd) -> bool:
     return False
 
 
+@pytest.mark.sampled(1)
 def test_shards_take_less_while_slots_move(cluster: Cluster, into: Server | Cluster, tmp_path: Path) -> None:
     """Neither change undoes the other one."""
     file, path = tmp_path / "portd.toml", tmp_path / "socket"

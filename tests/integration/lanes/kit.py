@@ -23,6 +23,7 @@ from portd.target.kept.eviction import Eviction, tag_of
 from portd.target.snapshot.writers import Writers
 from portd.target.snapshot.writing import WriterOptions
 from tests.fencing import KEY, fall, stand
+from tests.servers import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -66,7 +67,7 @@ one_mode = pytest.mark.parametrize("mode", ["plain"], indirect=True)  # for what
 
 
 @contextlib.asynccontextmanager
-async def running(load: Load, seconds: float = 60) -> AsyncIterator[Load]:
+async def running(load: Load, seconds: float = PATIENCE_SECONDS) -> AsyncIterator[Load]:
     """Runs the writers; at the end everything must be acknowledged and nothing held."""
     await stand(load.direct, load.epoch)
     try:

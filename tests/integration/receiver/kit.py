@@ -15,7 +15,7 @@ from portd.net.endpoint import Endpoint
 from portd.source.losses import ReceiverLost
 from portd.source.receiver import Receiver, ReceiverOptions, Transfer
 from portd.spool import Spool
-from tests.servers import Server, wait_for
+from tests.servers import PATIENCE_SECONDS, Server, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -50,7 +50,7 @@ class Ends:
 
     async def _read(self, enough: Callable[[bytearray], bool]) -> bytearray:
         got = bytearray()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not enough(got):
                 got += (await self.spool.read()).data
                 if self.spool.starved:
@@ -79,7 +79,7 @@ class Ends:
         """How the connection ends."""
         assert self.task is not None
         with pytest.raises(ReceiverLost) as caught:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await self.task
         return caught.value
 
