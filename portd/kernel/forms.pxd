@@ -30,6 +30,9 @@ cdef enum:  # kinds of commands that ``rewrite.pyx`` may give another form; beyo
     F_XDELEX
     F_XGROUP
     F_XCLAIM
+    F_XACKDEL
+    F_PRODUCERS  # XCFGSET, XIDMPRECORD
+    F_BITOP
 
 
 cdef enum:  # rows of the table, in its order
@@ -64,6 +67,11 @@ cdef enum:  # rows of the table, in its order
     RESTORE_ABSTTL
     SPUBLISH
     FUNCTIONS
+    BITOP
+    XADD_REFERENCES
+    XDELEX_REFERENCES
+    XACKDEL
+    PRODUCERS
     ROWS
 
 

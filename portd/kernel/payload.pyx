@@ -21,6 +21,9 @@ cdef enum:
     LAST_COMMON = 11  # up to here both families agree
 
 
+cdef str OF_STREAMS = "stream "  # types of dead letters for what a stream goes on without
+
+
 cdef inline int version_of(const uint8_t* footer) noexcept:
     return footer[0] | footer[1] << 8
 
@@ -55,7 +58,7 @@ cdef int fate_of(Dialect dialect, const uint8_t* payload, Py_ssize_t size, bint 
 
 
 cdef tuple other_form(Dialect dialect, bytes key, bytes payload):
-    """Commands that make a value anew, how many they are, and the expiry times of hash fields that they lack.
+    """Commands that make a value anew, how many they are, the expiry times of hash fields that they lack, and what else of streams.
 
     None where the target cannot hold it, or the payload is wrong: it has to say so itself.
     """
@@ -78,7 +81,9 @@ cdef tuple other_form(Dialect dialect, bytes key, bytes payload):
     except PortdError:
         return None
     counters = decoder.statistics()
-    if decoder.take_dead_letters() or not batches:
+    refused = decoder.take_dead_letters()
+    unrecorded = sum(letter.type.startswith(OF_STREAMS) for letter in refused)
+    if len(refused) > unrecorded or not batches:
         return None
     data = b"".join(bytes(batch.data) for batch in batches)
-    return data, sum(batch.replies for batch in batches), counters["field_ttl_dropped"]
+    return data, sum(batch.replies for batch in batches), counters["field_ttl_dropped"], unrecorded

@@ -46,7 +46,7 @@ cdef class Rewriter(OrderedForms):
             How many arguments are done, the name included: the rest goes on as it came. 0: so does all of it, unless
             ``drops`` says that it is to be left out. ``begun`` commands are written then, the last perhaps not to its end.
         """
-        self.begun = self.lost = 0
+        self.begun = self.lost = self.unrecorded = 0
         self.header = header
         self.editor.postponed = 0
         self.editor.overdue = False
@@ -211,6 +211,7 @@ cdef class Rewriter(OrderedForms):
         self.buffer.append(<const char*> <bytes> made[0], len(made[0]))
         self.begun = made[1]
         self.lost = made[2]
+        self.unrecorded = made[3]
         if ttl > 0:
             self._expire(1, self.editor.postpone_from(ttl if absolute else ttl + self.now_ms, self.now_ms))
         return self.argc

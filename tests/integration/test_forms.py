@@ -404,3 +404,138 @@ def test_targets_older_than_redis_4_are_refused_before_anything_is_done(servers:
     assert source.info("stats")["sync_full"] == 0
     with Portd(target, source, stop_after="caught-up") as portd:
         assert portd.wait() == os.EX_OK, "as a source it is welcome"
+
+
+# Written by clients of Redis 8.6, in this order; the target is compared with the source, which is Redis 8.6, too.
+OF_REDIS_8 = f"""
+XADD idmp IDMP one 1 * a b
+XADD idmp IDMP one 1 * a b
+XADD idmp IDMP one 2 * a b
+XADD idmp IDMPAUTO two * a b
+XADD idmp IDMPAUTO two * a b
+XADD idmp KEEPREF IDMP one 3 MAXLEN ~ 100 LIMIT 50 * a b
+XADD idmp NOMKSTREAM IDMP one 4 MINID = 1 * a b
+XADD idmp IDMP one 5 MAXLEN = 0 * a b
+XADD idmp IDMP one 6 * a b
+XCFGSET idmp IDMP-DURATION 50 IDMP-MAXSIZE 10
+XADD idmp IDMP one 7 * a b
+COPY idmp idmp2
+SET ne a
+SET ne b IFNE x
+SET ne c IFDNE 0123456789abcdef GET
+SET ne d IFEQ c PXAT {FAR}
+SET gone x
+DELEX gone IFEQ x
+SET gone2 x
+DELEX gone2
+MSETEX 2 r1 a r2 b PXAT {FAR}
+MSETEX 2 r1 c r2 d XX KEEPTTL
+MSETEX 2 r3 a r4 b NX
+HSET hash a 1 b 2 c 3 d 4
+HSETEX hash PXAT {FAR} FIELDS 2 b 1 e 2
+HSETEX hash FXX KEEPTTL FIELDS 1 b 2
+HSETEX hash FNX FIELDS 1 f 9
+HGETEX hash PXAT {FAR} FIELDS 1 c
+HGETEX hash PERSIST FIELDS 1 c
+HGETDEL hash FIELDS 2 d f
+HSETEX hash EXAT 1 FIELDS 1 a 1
+SET b1 abcdefgh
+SET b2 bc
+SET b3 xyzxyz
+SET b4 0
+BITOP DIFF d1 b1 b2 b3
+BITOP DIFF1 d2 b1 b2 b3
+BITOP ANDOR d3 b1 b2 b3
+BITOP ONE d4 b1 b2
+BITOP ONE d5 b1 b2 b3 b4
+BITOP ONE d6 b1
+BITOP ONE d6 nothing b1
+BITOP DIFF b2 b2 b3
+BITOP DIFF1 d7 nothing b3
+BITOP DIFF d8 b3 nothing
+BITOP ANDOR b3 b1 b3
+BITOP ONE b4 b1 b3 b4
+BITOP DIFF d8 nothing nothing2
+XADD q 1-1 a b
+XADD q 2-1 a b
+XADD q 3-1 a b
+XADD q 4-1 a b
+XADD q 5-1 a b
+XADD q 6-1 a b
+XADD q 7-1 a b
+XADD q 8-1 a b
+XGROUP CREATE q g 0
+XGROUP CREATE q h 0
+XREADGROUP GROUP g c COUNT 6 STREAMS q >
+XREADGROUP GROUP h c COUNT 5 STREAMS q >
+XACKDEL q g IDS 1 1-1
+XACKDEL q g KEEPREF IDS 3 8-1 2-1 99-1
+XACKDEL q g DELREF IDS 2 3-1 99-1
+XACKDEL q g ACKED IDS 2 4-1 5-1
+XACKDEL q h ACKED IDS 1 4-1
+XDELEX q ACKED IDS 3 5-1 6-1 7
+XDELEX q DELREF IDS 2 5-1 77-1
+XDELEX q KEEPREF IDS 1 6-1
+XREADGROUP GROUP g c2 CLAIM 0 COUNT 4 STREAMS q >
+XADD p 1-1 a b
+XADD p 2-1 a b
+XADD p 3-1 a b
+XADD p 4-1 a b
+XADD p 5-1 a b
+XADD p 6-1 a b
+XADD p 7-1 a b
+XGROUP CREATE p g 0
+XGROUP CREATE p h 0
+XREADGROUP GROUP g c COUNT 6 STREAMS p >
+XREADGROUP GROUP h c COUNT 5 STREAMS p >
+XACK p g 1-1 3-1 5-1
+XACK p h 1-1 2-1 3-1 5-1
+XTRIM p MAXLEN 5 ACKED
+XADD p ACKED MAXLEN = 5 8-1 a b
+XTRIM p MINID 4-1 DELREF
+XADD p DELREF MAXLEN ~ 3 LIMIT 0 9-1 a b
+XADD p MAXLEN 3 DELREF 10-1 a b
+XADD p NOMKSTREAM ACKED MINID = 9 11-1 a b
+XADD p DELREF 12-1 a b
+XTRIM p MAXLEN = 2 DELREF LIMIT 0
+XADD fresh DELREF MAXLEN = 1 1-1 a b
+XADD fresh ACKED MAXLEN = 1 2-1 a b
+XADD emptied 1-1 a b
+XTRIM emptied MAXLEN = 0 DELREF
+"""
+
+
+@pytest.fixture
+def redis_8() -> Iterator[Server]:
+    """A source that has what came with Redis 8.2 to 8.6."""
+    binary = next((each for each in binaries() if each.at_least(redis=(8, 6))), None)
+    if binary is None:
+        pytest.skip("takes Redis 8.6 as the source")
+    with Server(binary, databases=16, appendonly=True) as server:
+        yield server
+
+
+def test_every_command_of_redis_8_6_arrives_in_the_stream(redis_8: Server, older: Server) -> None:
+    """Messages of idempotent producers, deletions by reference and new operations on bits: nothing is refused."""
+    with Portd(redis_8, older) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        write_what_it_takes(redis_8, OF_REDIS_8)
+        status = portd.until_applied(redis_8)
+        assert status["dead_letters"] == {}, portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert differences(redis_8, older) == []
+
+
+def test_every_command_of_redis_8_6_arrives_from_an_append_only_file(redis_8: Server, older: Server) -> None:
+    """A file has the same."""
+    write_what_it_takes(redis_8, OF_REDIS_8)
+    (file,) = redis_8.directory.glob("appendonlydir/*.incr.aof")
+    ended = run("restore", file, "--target", older.url)
+    assert "refused" not in ended.err, ended.err
+    assert differences(redis_8, older) == []
+
+
+def write_what_it_takes(source: Server, lines: str) -> None:
+    """Runs commands one after the other; some are refused by the source itself, as a client sees it."""
+    with Wire(source) as wire:
+        wire.many([line.split() for line in lines.strip().splitlines()], errors=True)
