@@ -18,6 +18,7 @@ cdef enum:  # kinds of commands that ``rewrite.pyx`` may give another form; beyo
     F_HSETEX
     F_HGETDEL
     F_FIELD_EXPIRY
+    F_FIELDS_LAST  # HPEXPIREAT
     F_ZADD
     F_ZPOPMIN
     F_ZPOPMAX
@@ -72,6 +73,7 @@ cdef enum:  # rows of the table, in its order
     XDELEX_REFERENCES
     XACKDEL
     PRODUCERS
+    FIELDS_LAST
     ROWS
 
 

@@ -64,6 +64,7 @@ FORMS = (
     Form("XDELEX DELREF or ACKED", (8, 2), NEVER, SCRIPT),
     Form("XACKDEL", (8, 2), NEVER, SCRIPT),
     Form("idempotent producers of streams", (8, 6, 2), NEVER, VALUES),
+    Form("HSETEX and HPEXPIREAT with options behind the fields", (8, 6), NEVER, PLAIN),
     Form("GEOSEARCHSTORE BYBOX or ANY", (6, 2), ALWAYS, NONE),
     Form("GEOSEARCHSTORE BYPOLYGON", NEVER, (9, 0), NONE),
 )
@@ -114,8 +115,10 @@ cdef class Forms:
             found[b"RPOP"] = F_RPOP
         if self.lacks[LMOVE]:
             found[b"LMOVE"] = F_LMOVE
-        if self.lacks[HSETEX]:
+        if self.lacks[HSETEX] or self.lacks[FIELDS_LAST]:
             found[b"HSETEX"] = F_HSETEX
+        if self.lacks[FIELDS_LAST]:
+            found[b"HPEXPIREAT"] = F_FIELDS_LAST
         if self.lacks[HGETDEL]:
             found[b"HGETDEL"] = F_HGETDEL
         if self.lacks[FIELD_EXPIRY]:

@@ -12,13 +12,14 @@ from libc.string cimport memcpy
 from portd.errors import PortdError
 
 from portd.kernel.crc64 cimport crc64_update
-from portd.kernel.encodings cimport E_NONE, encoding_of
+from portd.kernel.encodings cimport C_STREAM, E_NONE, encoding_of, layout_of
 
 
 cdef enum:
     FIRST_OPCODE = 200  # smaller type bytes are of values
     FIRST_VALKEY = 80  # RDB versions from here on are Valkey's
     LAST_COMMON = 11  # up to here both families agree
+    PACKED = 16  # bytes of a stream for each of its payload
 
 
 cdef str OF_STREAMS = "stream "  # types of dead letters for what a stream goes on without
@@ -70,7 +71,9 @@ cdef tuple other_form(Dialect dialect, bytes key, bytes payload):
     file = b"%s\xfe\x00%c\x80%s%s%s\xff" % (
         magic % version, payload[0], size, key, payload[1:len(payload) - FOOTER],
     ) + bytes(8)
-    decoder = SnapshotDecoder(dialect, chunk_bytes=max(len(file), 64 * 1024))
+    # A whole stream is restored, which keeps what no command carries; the nodes of the largest ones are packed.
+    plain = PACKED * len(file) if layout_of(encoding_of(payload[0], version >= FIRST_VALKEY)).collection == C_STREAM else len(file)
+    decoder = SnapshotDecoder(dialect, chunk_bytes=max(plain, 64 * 1024))
     batches = []
     try:
         while file:

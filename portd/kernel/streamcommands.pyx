@@ -7,6 +7,7 @@ from libc.string cimport memcmp, memcpy
 
 from portd.kernel.containers cimport be64
 from portd.kernel.elementcommands cimport ElementCommands
+from portd.kernel.formscripts cimport RECORDING
 from portd.kernel.handler cimport Item, StreamMeta
 
 
@@ -163,6 +164,37 @@ cdef class StreamCommands(ElementCommands):
             self.out.raw(b"$10\r\nRETRYCOUNT\r\n", 17)
             self.out.unsigned(entry.count)
         self.out.raw(b"$5\r\nFORCE\r\n$6\r\nJUSTID\r\n", 23)
+        self.replies += 1
+        return self._cut_big()
+
+    # -- idempotent producers ------------------------------------------------------------------------------------------
+
+    cdef int producers(self, uint64_t seconds, uint64_t most, uint64_t n) except -1:
+        if not self.dialect.producers:
+            return ElementCommands.producers(self, seconds, most, n)
+        self.out.raw(b"*6\r\n$7\r\nXCFGSET\r\n", 17)
+        self.out.bulk(self.key.name, self.key.size)
+        self.out.raw(b"$13\r\nIDMP-DURATION\r\n", 20)
+        self.out.unsigned(seconds)
+        self.out.raw(b"$12\r\nIDMP-MAXSIZE\r\n", 19)
+        self.out.unsigned(most)
+        self.replies += 1
+        return self._cut_big()
+
+    cdef int producer(self, Item* name) except -1:
+        return self._remember(&self.group_name, name)
+
+    cdef int message(self, Item* name, uint64_t ms, uint64_t seq) except -1:
+        if not self.dialect.producers:
+            return 0
+        self.out.array(7)  # the message may have been deleted
+        self.out.raw(b"$4\r\nEVAL\r\n", 10)
+        self.out.bulk(<const char*> RECORDING, len(RECORDING))
+        self.out.raw(b"$1\r\n1\r\n", 7)
+        self.out.bulk(self.key.name, self.key.size)
+        self.out.bulk(self.group_name.p, self.group_name.size)
+        self.out.bulk(name.p, name.n)
+        self.out.stream_id(ms, seq)
         self.replies += 1
         return self._cut_big()
 

@@ -439,6 +439,15 @@ HGETEX hash PXAT {FAR} FIELDS 1 c
 HGETEX hash PERSIST FIELDS 1 c
 HGETDEL hash FIELDS 2 d f
 HSETEX hash EXAT 1 FIELDS 1 a 1
+HSETEX hash FIELDS 2 g 1 h 2 PXAT {FAR}
+HSETEX hash FXX FIELDS 1 g 3 KEEPTTL
+HSETEX hash FIELDS 1 i 3 FNX
+HPEXPIREAT hash {FAR} FIELDS 2 i e NX
+HPEXPIREAT hash {FAR} FIELDS 1 b XX
+HSET fields a 1 b 2
+HSETEX fields PXAT {FAR} FIELDS 1 c 1
+HSETEX fields KEEPTTL FIELDS 1 c 2
+HPEXPIREAT fields {FAR} FIELDS 1 a
 SET b1 abcdefgh
 SET b2 bc
 SET b3 xyzxyz
@@ -532,6 +541,64 @@ def test_every_command_of_redis_8_6_arrives_from_an_append_only_file(redis_8: Se
     (file,) = redis_8.directory.glob("appendonlydir/*.incr.aof")
     ended = run("restore", file, "--target", older.url)
     assert "refused" not in ended.err, ended.err
+    assert differences(redis_8, older) == []
+
+
+def fill_streams(source: Server, entries: int) -> None:
+    """Streams with producers, settings of their own, and a pending message that was deleted: a small one, and one of many entries."""
+    client: Any = source.client()
+    for name, count in (("small", 3), ("large", entries)):
+        pipeline = client.pipeline(transaction=False)
+        for number in range(count):
+            pipeline.xadd(name, {"field": f"{number:040}"}, id=f"{number + 1}-1")
+        pipeline.execute()
+        client.execute_command("XCFGSET", name, "IDMP-DURATION", 5000, "IDMP-MAXSIZE", 7)
+        for iid in ("one", "two", "gone"):
+            added = client.execute_command("XADD", name, "IDMP", "producer", iid, "*", "a", "b")
+        client.xdel(name, added)
+        client.xgroup_create(name, "group", "0")
+        client.xreadgroup("group", "consumer", {name: ">"}, count=3)
+        client.xdel(name, "2-1")
+
+
+def test_restored_streams_keep_what_no_command_carries(redis_8: Server, older: Server) -> None:
+    """RESTORE in the stream: who produced messages has no place in older servers, which is no reason to refuse the value."""
+    with Portd(redis_8, older) as portd:
+        fill_streams(redis_8, 20_000)
+        portd.until(lambda status: status["phase"] == "streaming")
+        with Wire(redis_8) as wire:
+            for name in ("small", "large"):
+                assert wire.call("RESTORE", f"{name}2", FAR, wire.call("DUMP", name), "ABSTTL") == b"OK"
+        status = portd.until_applied(redis_8)
+        assert all(code == "unsupported" for code in status["dead_letters"]), portd.log()
+    assert [line for line in differences(redis_8, older) if "2'" in line.partition(":")[0]] == []
+
+
+def test_a_large_stream_takes_its_producers_along(redis_8: Server) -> None:
+    """Of an element at a time, too: a message that is sent again is known to the target."""
+    with Server(redis_8.binary) as target, Portd(redis_8, target) as portd:
+        fill_streams(redis_8, 60_000)
+        status = portd.until(lambda status: status["phase"] == "streaming")
+        assert status["dead_letters"] == {}, portd.log()
+        client: Any = target.client()
+        for name in ("small", "large"):
+            added = client.execute_command("XADD", name, "IDMP", "producer", "two", "*", "c", "d")
+            assert added == redis_8.client().execute_command("XADD", name, "IDMP", "producer", "two", "*", "c", "d")
+            with Wire(target) as wire:
+                told = wire.call("XINFO", "STREAM", name)
+            settings = dict(zip(told[::2], told[1::2], strict=True))
+            assert (settings[b"idmp-duration"], settings[b"idmp-maxsize"]) == (5000, 7)
+
+
+def test_a_hash_called_as_an_option_keeps_its_times(redis_8: Server, older: Server) -> None:
+    """Valkey refuses HSETEX of a key called ``fields``, which snapshots may have."""
+    client: Any = redis_8.client()
+    for name in ("fields", "FIELDS", "field"):
+        client.hset(name, mapping={"a": 1, "b": 2})
+        client.execute_command("HPEXPIREAT", name, FAR, "FIELDS", 1, "a")
+    with Portd(redis_8, older) as portd:
+        status = portd.until(lambda status: status["phase"] == "streaming")
+        assert status["dead_letters"] == {}, portd.log()
     assert differences(redis_8, older) == []
 
 

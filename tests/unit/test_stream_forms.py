@@ -128,6 +128,17 @@ ROWS = [
     (SEVEN, "HSETEX h KEEPTTL FIELDS 1 a 1", ["HSET h a 1"]),
     (SEVEN_4, "HSETEX h FXX EX 5 FIELDS 2 a 1 b 2", ["HSET h a 1 b 2", "HPEXPIREAT h +5000 FIELDS 2 a b"]),
     (SEVEN_4, "HSETEX h KEEPTTL FIELDS 1 a 1", ["EVAL * 1 h KEEPTTL FIELDS 1 a 1"]),
+    (NEW, "HSETEX h FIELDS 2 a 1 b 2 PXAT 99", ["HSETEX h PXAT 99 FIELDS 2 a 1 b 2"]),
+    (NEW, "HSETEX h FXX FIELDS 1 a 1 KEEPTTL", ["HSETEX h FXX KEEPTTL FIELDS 1 a 1"]),
+    (NEW, "HSETEX h PXAT 99 FIELDS 1 a 1", None),
+    (NEW, "HSETEX h PXAT 99 FIELDS 3 a 1", None),
+    (REDIS_8_6, "HSETEX h FIELDS 2 a 1 b 2 PXAT 99", None),
+    (SEVEN_4, "HSETEX h FIELDS 2 a 1 b 2 PXAT 99", ["HSET h a 1 b 2", "HPEXPIREAT h 99 FIELDS 2 a b"]),
+    (SEVEN_4, "HSETEX h FIELDS 1 a 1 KEEPTTL", ["EVAL * 1 h KEEPTTL FIELDS 1 a 1"]),
+    (SEVEN, "HSETEX h FNX FIELDS 1 a 1 PXAT 99", ["HSET h a 1"]),
+    (NEW, "HPEXPIREAT h 99 FIELDS 2 a b NX", ["HPEXPIREAT h 99 NX FIELDS 2 a b"]),
+    (NEW, "HPEXPIREAT h 99 NX FIELDS 2 a b", None),
+    (REDIS_8_6, "HPEXPIREAT h 99 FIELDS 2 a b NX", None),
     (SEVEN, "HPEXPIREAT h 99 FIELDS 2 a b", []),
     (SEVEN, "HEXPIRE h 99 NX FIELDS 2 a b", []),
     (SEVEN, "HPERSIST h FIELDS 1 a", []),
@@ -160,7 +171,12 @@ UNRECORDED = {
     (NEW, "XCFGSET s IDMP-DURATION 5"), (NEW, "XIDMPRECORD s p i 1-1"),
 }  # fmt: skip
 # Lost with them, of hash fields.
-LOST = {"HSETEX h PXAT 99 FIELDS 2 a 1 b 2": 2, "HPEXPIREAT h 99 FIELDS 2 a b": 2, "HEXPIRE h 99 NX FIELDS 2 a b": 2}
+LOST = {
+    "HSETEX h FNX FIELDS 1 a 1 PXAT 99": 1,
+    "HSETEX h PXAT 99 FIELDS 2 a 1 b 2": 2,
+    "HPEXPIREAT h 99 FIELDS 2 a b": 2,
+    "HEXPIRE h 99 NX FIELDS 2 a b": 2,
+}
 
 
 def splitter_for(
@@ -243,6 +259,9 @@ LARGE_ROWS = [
     (SEVEN, [b"MSETEX", b"1", b"k", LARGE, b"PXAT", b"9"], [[b"EVAL", b"*", b"0", b"1", b"k", LARGE, b"PXAT", b"9"]]),
     (SEVEN, [b"HSETEX", b"h", b"PXAT", b"9", b"FIELDS", b"1", b"f", LARGE], [[b"HSET", b"h", b"f", LARGE]]),
     (SEVEN_4, [b"HSETEX", b"h", b"PXAT", b"9", b"FIELDS", b"1", b"f", LARGE], [[b"EVAL", b"*", b"1", b"h", b"PXAT", b"9", b"FIELDS", b"1", b"f", LARGE]]),
+    (NEW, [b"HSETEX", b"h", b"PXAT", b"9", b"FIELDS", b"1", b"f", LARGE], [[b"HSETEX", b"h", b"PXAT", b"9", b"FIELDS", b"1", b"f", LARGE]]),
+    (NEW, [b"HSETEX", b"h", b"FIELDS", b"1", b"f", LARGE, b"PXAT", b"9"], [[b"HSETEX", b"h", b"FIELDS", b"1", b"f", LARGE, b"PXAT", b"9"]]),
+    (NEW, [b"HPEXPIREAT", b"h", b"9", b"FIELDS", b"1", LARGE], [[b"HPEXPIREAT", b"h", b"9", b"FIELDS", b"1", LARGE]]),
     (SEVEN, [b"HGETDEL", b"h", b"FIELDS", b"1", LARGE], [[b"HDEL", b"h", LARGE]]),
     (SEVEN, [b"HPEXPIREAT", b"h", b"9", b"FIELDS", b"1", LARGE], []),
     (OLD, [b"COPY", b"a", LARGE], [[b"EVAL", b"*", b"2", b"a", LARGE]]),
@@ -269,6 +288,13 @@ def test_without_scripts_only_plain_forms_are_used() -> None:
             commands = becomes(splitter_for(release, scripts=False), words(given), 1000)
             recorded = release == REDIS_8_6 and ["XADD", b"XIDMPRECORD s p i 1-1".split()]
             assert commands == [words(given)] or [commands[0][0].decode(), commands[1]] == recorded
+
+
+def test_a_key_that_valkey_takes_for_an_option_is_spared_hsetex() -> None:
+    """It looks for FIELDS from the key on: HSETEX of a key of that name is refused there."""
+    splitter = splitter_for(NEW, dialect=dialect((9, 1), 80, valkey=True))
+    wanted = ["HSET Fields a 1", "HPEXPIREAT Fields 99 FIELDS 1 a"]
+    assert becomes(splitter, words("HSETEX Fields PXAT 99 FIELDS 1 a 1"), 1000) == [words(line) for line in wanted]
 
 
 def test_a_claim_of_an_older_source_stays_one() -> None:
