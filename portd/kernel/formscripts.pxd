@@ -11,6 +11,7 @@ cdef bytes RANGE_STORING
 cdef bytes DIFF_STORING
 cdef bytes TRIMMING
 cdef bytes CLAIMING
+cdef bytes CLAIMING_THERE
 cdef bytes ACKING
 cdef bytes DELETING
 cdef bytes TRIMMING_REFERENCES

@@ -164,6 +164,12 @@ end
 return redis.call('XCLAIM', KEYS[1], unpack(ARGV))
 """
 
+# key; the rest of XCLAIM. Of snapshots, which have pending entries whose messages were deleted.
+CLAIMING_THERE = b"""if #redis.call('XCLAIM', KEYS[1], unpack(ARGV)) == 0 then
+  return redis.error_reply('ERR message ' .. ARGV[4] .. ' was deleted, and no command leaves it pending')
+end
+"""
+
 # What deletes messages by their references: groups that have not read them yet, and where they are pending
 # (t_stream.c:streamEntryIsReferenced, streamCleanupEntryCGroupRefs).
 REFERENCES = EFFECTS + b"""local key, groups, given = KEYS[1], {}, {}

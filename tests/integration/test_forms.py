@@ -590,6 +590,31 @@ def test_a_large_stream_takes_its_producers_along(redis_8: Server) -> None:
             assert (settings[b"idmp-duration"], settings[b"idmp-maxsize"]) == (5000, 7)
 
 
+@pytest.mark.parametrize("named", ["valkey9.1", "redis8.6"])
+def test_pending_entries_that_no_command_makes_are_told(named: str) -> None:
+    """Of a stream too large for RESTORE: what was trimmed is counted, what was deleted is a dead letter; what is there is pending."""
+    binary = next((each for each in binaries() if each.name == named), None)
+    if binary is None:
+        pytest.skip(f"takes {named}")
+    with Server(binary) as source, Server(binary) as target:
+        client: Any = source.client()
+        pipeline = client.pipeline(transaction=False)
+        for number in range(60_000):
+            pipeline.xadd("s", {"field": f"{number:040}"}, id=f"{number + 1}-1")
+        pipeline.execute()
+        client.xgroup_create("s", "g", "0")
+        client.xreadgroup("g", "one", {"s": ">"}, count=10)
+        client.xtrim("s", minid="4-1", approximate=False)
+        client.xdel("s", "7-1")
+        with Portd(source, target) as portd:
+            status = portd.until(lambda status: status["phase"] == "streaming")
+            assert status["attributes_dropped"] == {"stream-meta": 3}, portd.log()
+            assert status["dead_letters"] == {"ERR": 1}, portd.log()
+            assert "message 7-1 was deleted" in portd.log()
+        pending = [each["message_id"] for each in target.client().xpending_range("s", "g", "-", "+", 20)]
+        assert pending == [b"4-1", b"5-1", b"6-1", b"8-1", b"9-1", b"10-1"]
+
+
 def test_a_hash_called_as_an_option_keeps_its_times(redis_8: Server, older: Server) -> None:
     """Valkey refuses HSETEX of a key called ``fields``, which snapshots may have."""
     client: Any = redis_8.client()
