@@ -6,9 +6,6 @@ from typing import Final, Self, final
 ALL: Final[int]
 """`Border.slot` of a command that concerns all slots."""
 
-FREELY: Final[int]
-"""An offset that no stream comes to."""
-
 @final
 class Border:
     """What a splitter stops at; one object for all that read the same stream one after the other."""

@@ -9,11 +9,10 @@ shared: nobody else can tell which of their keys the node had.
 """
 
 cimport cython
-from libc.stdint cimport INT64_MAX, int64_t
+from libc.stdint cimport int64_t
 
 
 ALL = -1
-FREELY = INT64_MAX
 
 
 @cython.final

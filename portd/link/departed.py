@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from portd.errors import PortdError
+from portd.link.party import forget
 from portd.log import get_logger
 from portd.source.nodeview import view
 
@@ -43,19 +44,23 @@ class Departed:
         self._recopying = recopying
         self._lock = asyncio.Lock()  # held by whoever sees to them
         self._heirs: dict[str, tuple[Party, list[tuple[Party, Narrower]]]] = {}  # of links that are gone
-        self._since: dict[str, float] = {}  # links whose node has no slots: since when
+        self._since: dict[str, float] = {}  # links whose node has no slots: since when, or when it answered last
 
     def note(self, homeless: Iterable[str]) -> None:
         """Links whose node has no slots, by the map, while all of theirs are with other links' nodes; perhaps there never were any."""
         now = asyncio.get_running_loop().time()
         self._since = {name: self._since.get(name, now) for name in homeless}
+        for party in self._parties.values():
+            party.gone &= party.name in self._since
 
-    def over(self) -> list[Party]:
-        """Links whose node has had no slots for long enough, and those that are about to be forgotten."""
-        until = asyncio.get_running_loop().time() - GONE_SECONDS
-        return [party for party, _ in self._heirs.values()] + [
-            self._parties[name] for name, since in self._since.items() if since <= until and name in self._parties
-        ]
+    async def over(self) -> list[Party]:
+        """Links whose node is gone, and those that are about to be forgotten.
+
+        Raises:
+            PortdError: a node refuses.
+        """
+        homeless = [self._parties[name] for name in self._since if name in self._parties]
+        return [party for party, _ in self._heirs.values()] + [each for each in homeless if await self._is_gone(each)]
 
     async def keep(self, endure: Callable[[PortdError], None]) -> None:
         """Sees to them, if nobody else does on behalf of another link: theirs may not run at all.
@@ -66,17 +71,20 @@ class Departed:
         async with self._lock:
             while True:
                 try:
-                    for party in self.over():
-                        if await self._is_gone(party):
-                            await self.see_to(party)
+                    for party in await self.over():
+                        await self.see_to(party)
                 except PortdError as error:
                     endure(error)
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def _is_gone(self, party: Party) -> bool:
-        """Nobody can read any more what the node of a link wrote: it cannot be asked, or is a replica by now."""
+        """For long enough nobody can read any more what the node of a link wrote: it cannot be asked, or is a replica by now."""
         found = await view(self._endpoint, party.node) if party.node is not None else None
-        return found is None or not found.primary
+        now = asyncio.get_running_loop().time()
+        if party.name in self._since and found is not None and found.primary:
+            self._since[party.name] = now
+        party.gone = now - self._since.get(party.name, now) >= GONE_SECONDS
+        return party.gone
 
     async def see_to(self, party: Party) -> None:
         """Has those copied that have the slots of a link, and ends it when that is done; nothing while slots are on their way.
@@ -108,10 +116,12 @@ class Departed:
             )  # fmt: skip
         else:
             _log.info("a primary without slots is gone", link=party.name)
+        party.link.ask_full_sync()  # what it has read is older than the copies, and void: it is not permitted to begin
+        await party.member.rests.wait()
         asked = [(each, await self._recopying.copy_with(each, drawn[each.name])) for each in heirs]
         self._heirs[party.name] = party, asked
         del self._parties[party.name]
-        for behind in (names for each in others for names in each.behind.values()):
-            behind.discard(party.name)
+        party.gone = True  # for good
+        forget(others, party)
         party.link.reaching.forget()  # whoever waits for it waits for nothing
         return True

@@ -264,7 +264,7 @@ class Gate:
             self.accepted = True  # and was broken off
             return None
         facts = await gather(
-            settings, checkpoint, source, None if info.keys is None else info.databases, self._ruling.choice
+            settings, checkpoint, source, None if info.keys is None else info.databases, self._ruling.newest_choice
         )
         if facts.doubtful and not checkpoint.first:
             self._doubt = facts

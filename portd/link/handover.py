@@ -68,7 +68,7 @@ class Handovers:
         self._idle: dict[str, Node] = {}  # primaries without slots, by id, as nodes told last
         self._strangers: dict[str, float] = {}  # primaries that no link reads: since when
         self._divides = self._crowded = False  # that was told; and there is no room for more links
-        self._forbidden = ""  # why nodes cannot be asked
+        self._forbidden: dict[str, str] = {}  # links whose nodes refuse to be asked, and why
         self._failed: SlotsMoved | None = None
         self._over = asyncio.Event()  # set when it has failed
         self._offsets = Offsets(self._endpoint)
@@ -201,10 +201,12 @@ class Handovers:
             raise
         except SourceError as error:
             if not self._forbidden:
-                self._forbidden = str(error.args[0])
-                _log.warning("slots that move cannot be followed", error=self._forbidden, hint=GRANT_HINT)
+                _log.warning("slots that move cannot be followed", error=str(error.args[0]), hint=GRANT_HINT)
+            self._forbidden[party.name] = str(error.args[0])
             return None
-        if found is not None and not found.primary and not party.slots:
+        if self._forbidden.pop(party.name, "") and not self._forbidden:
+            _log.info("slots that move can be followed again")
+        if found is not None and not found.primary and not party.slots | party.newest:
             party.leave()  # it looked like a primary while it was new, or is none any more
         if found is None or not found.primary or party.link.replid not in found.replids:
             return None
@@ -270,10 +272,8 @@ class Handovers:
         """Once; False where it is not known yet whose the slot is."""
         border = party.border
         slot, generation = border.slot, border.generation
-        if self._forbidden:
-            raise self._fail(
-                f"slot {slot} of the source has moved, and {self._forbidden}", hint=f"{GRANT_HINT}; {MOVED_HINT}"
-            )
+        if why := next((self._forbidden[name] for name in self._parties if name in self._forbidden), ""):
+            raise self._fail(f"slot {slot} of the source has moved, and {why}", hint=f"{GRANT_HINT}; {MOVED_HINT}")
         if not self._drawn:
             return False
         others = {each.name for each in self._parties.values() if each is not party and slot in each.slots}
@@ -282,14 +282,32 @@ class Handovers:
             return False
         received = moment.received[party.name][1]
         claims = mine.claims(returning=True) if border.brings else party.claims(mine)
-        if slot not in claims and slot in mine.jobs:
-            return False  # its outcome decides
+        if slot not in claims and not (slot not in mine.jobs and await self._leave_out(party, slot, generation)):
+            return False  # the outcome of a job decides
         coming = await self._coming(party, mine, claims, moment, only=frozenset({slot}))
         if slot in claims and slot not in coming and (others or slot not in party.slots):
             return False
         if not await self._wait_for(party, coming) or border.generation != generation:
             return False
         return await self._take(party, mine, coming, generation, received)
+
+    async def _leave_out(self, party: Party, slot: int, generation: int) -> bool:
+        """What its stream says of a slot is none of a link's: its node has no claim to it. False where that is to be asked again.
+
+        Where the node has keys of it all the same, for a move to it was given up, these lack should it come after all.
+        """
+        if party.border.blurred or slot in party.slots or party.node is None:
+            return True
+        if await emptied(self._endpoint, party.node, [slot]) is not None:
+            return True
+        async with party.taking:
+            if not await self._redraw(party, party.newest, generation, blurs=True):
+                return False
+        _log.warning(
+            "a node has keys of a slot that is another one's: it is copied again should slots come to it",
+            link=party.name, slot=slot,
+        )  # fmt: skip
+        return True
 
     async def _coming(
         self,
@@ -470,10 +488,13 @@ class Handovers:
         wait = other.name, offset
         party.waits.append(wait)
         try:
-            if in_circle(party, self._parties):
-                await self._recopying.untie(party)
-                return False
-            return await reached(party, other, offset)
+            long = False
+            while not in_circle(party, self._parties, owing=long):
+                if (found := await reached(party, other, offset, tell=not long)) is not None:
+                    return found
+                long = True
+            await self._recopying.untie(party)
+            return False
         finally:
             party.waits.remove(wait)
 
@@ -509,9 +530,9 @@ class Handovers:
                 if not gone or not await self._redraw(party, party.newest - gone, generation):
                     return
                 forget(self._parties.values(), party, gone)
-            if not party.slots:
-                party.leave()
             _log.info("slots have left a shard", link=party.name, slots=spelled(ranges_of(sorted(gone))))
+            if not party.slots:
+                _log.info("the shard has no slots any more: its link waits for some", link=party.name)
             self._share()
 
     def _shared(self, party: Party) -> frozenset[int]:

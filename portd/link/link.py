@@ -404,6 +404,8 @@ class Link:
             if self.member is not None:
                 self.member.drawn = True
             self._copying = False  # an attempt that does not get as far costs no fork
+            if position is None:
+                await self._permit()
             transfer = await self._connect(position)
             if transfer is None:
                 log.info("stopped before anything was copied")
@@ -476,14 +478,22 @@ class Link:
             HeldBack: it has to wait.
             PortdError: an end cannot be asked.
         """
-        if self.member is not None and self.member.permit is not None:
-            self.member.border.reset()  # what was found out before means nothing any more
-            await self.member.permit()
+        await self._permit()  # slots may have moved since the source was asked
         reason = await self.gate.admit(transfer.position.replid) or reason
         self._anew.clear()
         self.reaching.forget()
         self.ruling.begin_anew(transfer.position.offset)
         return reason, await clusters.take(await self._of_its_slots(destination))
+
+    async def _permit(self) -> None:
+        """A full sync may begin, as far as other shards of the source are concerned.
+
+        Raises:
+            SourceBusy: it has to wait.
+        """
+        if self.member is not None and self.member.permit is not None:
+            self.member.border.reset()  # what was found out before means nothing any more
+            await self.member.permit()
 
     async def _of_its_slots(self, destination: Destination) -> Destination:
         """The same, with the nodes of a cluster that have the link's slots: some may have come since it was looked at."""

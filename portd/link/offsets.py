@@ -98,7 +98,7 @@ class Offsets:
         """No stream comes by these offsets again."""
         moments = self._moments
         while len(moments) > 1 and all(
-            moments[0].received.get(name, (-1, -1)) < since for name, since in passed.items()
+            moments[0].received.get(name, (-1, -1)) <= since for name, since in passed.items()
         ):
             del moments[0]
 

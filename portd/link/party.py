@@ -40,6 +40,7 @@ class Party:
         waits: other links that it waits for, and up to which offsets.
         coming: slots that are about to come to it.
         behind: of slots that came to it, the links that had them, as long as they have not left them.
+        gone: its node is gone for good, as far as can be seen, and others are copied: what it says counts no more.
     """
 
     def __init__(self, name: str, link: Link, progress: Progress) -> None:
@@ -53,6 +54,7 @@ class Party:
         self.waits: list[tuple[str, int]] = []
         self.coming: frozenset[int] = frozenset()
         self.behind: dict[int, set[str]] = {}
+        self.gone = False
         self.moves = False  # its node gives or takes slots, as far as is known
         self.asked = asyncio.Event()  # another one has slots of its, and it may give them up
         self.taking = asyncio.Lock()  # held while slots come to it
@@ -108,46 +110,65 @@ def _slots(include: tuple[str, ...]) -> frozenset[int]:
     return frozenset(slots_of(read_written(include)))
 
 
-def forget(parties: Iterable[Party], party: Party, slots: frozenset[int]) -> None:
-    """A link has left slots: nobody comes behind it in them any more."""
+def forget(parties: Iterable[Party], party: Party, slots: frozenset[int] | None = None) -> None:
+    """A link has left slots, None for all of them: nobody comes behind it in them any more."""
     for each in parties:
-        for slot in slots & each.behind.keys():
+        for slot in each.behind.keys() if slots is None else slots & each.behind.keys():
             each.behind[slot].discard(party.name)
 
 
-def in_circle(party: Party, parties: Mapping[str, Party]) -> bool:
-    """Links wait for each other in a circle: each stands before what the other waits for."""
-    seen, todo = set[str](), _held_up(party, parties)
+def in_circle(party: Party, parties: Mapping[str, Party], *, owing: bool) -> bool:
+    """Links wait for each other in a circle: each stands before what the other waits for.
+
+    Args:
+        party: one of them.
+        parties: all links.
+        owing: where one stands counts also where it owes the target a key: the copy may be of behind that.
+    """
+    seen, todo = set[str](), _held_up(party, parties, owing=owing)
     while todo:
         name = todo.pop()
         if name == party.name:
             return True
         if name not in seen and name in parties:
             seen.add(name)
-            todo += _held_up(parties[name], parties)
+            todo += _held_up(parties[name], parties, owing=owing)
     return False
 
 
-def _held_up(party: Party, parties: Mapping[str, Party]) -> list[str]:
+def _held_up(party: Party, parties: Mapping[str, Party], *, owing: bool) -> list[str]:
     """The links among those that one waits for, that wait themselves before they have come so far."""
-    borders = {name: parties[name].border for name, _ in party.waits if name in parties}
+    others = {name: parties[name] for name, _ in party.waits if name in parties and parties[name].border.waits}
     return [
-        name for name, offset in party.waits if name in borders and borders[name].waits and borders[name].at <= offset
+        name
+        for name, offset in party.waits
+        if (other := others.get(name)) is not None
+        and (other.border.at <= offset or (owing and other.progress.stream.keys_owed))
     ]
 
 
-async def reached(party: Party, other: Party, offset: int) -> bool:
-    """Until the target has what another link brings; says so when that takes long."""
+async def reached(party: Party, other: Party, offset: int, *, tell: bool) -> bool | None:
+    """Until the target has what another link brings; False where that begins anew.
+
+    Args:
+        party: who waits.
+        other: for whom.
+        offset: up to where.
+        tell: says so when that takes long.
+
+    Returns:
+        None when it has taken long, and is not so yet.
+    """
     reaching = asyncio.create_task(other.link.reaching.reach(offset), name=f"{other.name} at {offset}")
     try:
         done, _ = await asyncio.wait({reaching}, timeout=TOLD_SECONDS)
-        if not done:
+        if not done and tell:
             _log.warning(
                 "a shard waits for another one, from which slots come",
                 link=party.name,
                 other=other.name,
                 offset=offset,
             )
-        return await reaching
+        return reaching.result() if done else None
     finally:
         reaching.cancel()

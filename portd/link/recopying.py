@@ -10,7 +10,7 @@ from portd.errors import SourceBusy
 from portd.link.party import forget
 from portd.log import get_logger
 from portd.net.topology import ranges_of
-from portd.source.nodeview import emptied, view
+from portd.source.nodeview import emptied, views
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from portd.link.party import Party
     from portd.link.ruling import Narrower
     from portd.net.endpoint import Endpoint
+    from portd.source.nodeview import NodeView
 
 _log = get_logger("source")
 
@@ -47,16 +48,16 @@ class Recopying:
         What a link has given away and not brought to its end is lost with its history: who has it now is copied again as well.
 
         Raises:
-            SourceBusy: not yet: slots are on their way.
+            SourceBusy: not yet: slots are on their way. Or never: its node is gone.
         """
+        if party.gone:
+            raise SourceBusy("the shard is gone: others are copied with its slots", hint="its link ends behind that")
         self._offsets.clear()
         shared = party.newest & frozenset().union(*(one.newest for one in self._parties.values() if one is not party))
         if shared:
             await self._part(party, shared)
         for each in self._parties.values():
-            if (
-                each is not party and each.link.ends_for_copy
-            ):  # what it brings still may be of slots that this one has now
+            if each is not party and each.link.ends_for_copy:  # what it brings may be of slots that this one has now
                 await each.member.rests.wait()
 
     async def _part(self, party: Party, shared: frozenset[int]) -> None:
@@ -93,24 +94,22 @@ class Recopying:
 
     async def to_copy(self, parties: Iterable[Party]) -> dict[str, frozenset[int]] | None:
         """The slots that links have when they are copied again; None while slots of theirs are on their way."""
-        found: dict[str, frozenset[int]] = {}
-        for each in parties:
-            mine = await view(self._endpoint, each.node) if each.node is not None else None
-            if mine is None or mine.takes or mine.gives or mine.jobs:
-                return None
-            if not (mine.primary or await self._has_heirs(each)):
-                return None
-            found[each.name] = mine.owns & self._wanted
-        return found
+        wanted = list(parties)
+        told = await self._views(wanted)
+        if len(told) < len(wanted) or any(each.takes or each.gives or each.jobs for each in told.values()):
+            return None
+        if replicas := [each for each in wanted if not told[each.name].primary]:
+            others = await self._views(each for each in self._parties.values() if each not in wanted)
+            owned = frozenset[int]().union(*(each.owns for each in (*told.values(), *others.values()) if each.primary))
+            if not all(each.slots <= owned for each in replicas):
+                return None  # in a failover: it has a successor
+        return {name: mine.owns & self._wanted for name, mine in told.items()}
 
-    async def _has_heirs(self, party: Party) -> bool:
-        """Whether nodes of other links own all slots of one: else its node became a replica in a failover, and has a successor."""
-        owned: set[int] = set()
-        for other in self._parties.values():
-            if other is not party and other.node is not None:
-                theirs = await view(self._endpoint, other.node)
-                owned |= theirs.owns if theirs is not None else frozenset()
-        return party.slots <= owned
+    async def _views(self, parties: Iterable[Party]) -> dict[str, NodeView]:
+        """What nodes of links say of themselves, those that can be asked."""
+        nodes = {each.name: each.node for each in parties if each.node is not None}
+        told = await views(self._endpoint, list(nodes.values()))
+        return {name: mine for name, mine in zip(nodes, told, strict=True) if mine is not None}
 
     async def _copy_again(self, drawn: Mapping[str, frozenset[int]], begun: Party | None = None) -> None:
         """Links are copied again, each with slots of its own alone; one may have begun already."""
@@ -121,6 +120,7 @@ class Recopying:
             forget(self._parties.values(), party, party.newest - slots)
             if not slots:  # a primary that has given its last slot away may become a replica, and its stream ends
                 await party.link.ruling.redraw(())
+                party.link.ask_full_sync()  # others are copied behind that: nothing of its is applied any more
                 party.leave()
             elif party is begun:
                 await party.link.ruling.redraw(tuple(ranges_of(sorted(slots))), by_copy=True)

@@ -80,6 +80,11 @@ class Ruling:
         """Of the link, as they are to be."""
         return self._next.settings if self._next is not None else self.settings
 
+    @property
+    def newest_choice(self) -> Choice:
+        """What a full sync that begins now is made by."""
+        return self._next.choice if self._next is not None else self.choice
+
     # -- at the start
 
     def refuse_collisions(self, used: Iterable[int]) -> None:
@@ -257,6 +262,7 @@ class Ruling:
 
     def _take(self, narrower: Narrower, offset: int) -> None:
         """They are in force."""
+        differs = narrower.choice.digest != self.choice.digest
         self.settings, self.choice = narrower.settings, narrower.choice
         if self._next is narrower:
             self._next = None
@@ -264,7 +270,7 @@ class Ruling:
         else:
             told = [narrower]
             self._earlier.remove(narrower)
-        if narrower.of_slots:
+        if narrower.of_slots and differs:
             log.info("the link has other slots", offset=offset, slots=narrower.choice.source_slots)
         if not all(each.of_slots for each in told):
             log.warning("the rules are narrower", offset=offset, rules=narrower.choice.digest)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from portd.kernel.border import ALL, FREELY, Border
+from portd.kernel.border import ALL, Border
 from portd.kernel.rules import Rules
 from portd.kernel.slots import key_slot
 from portd.kernel.stream import StreamSplitter
 from portd.net.resp import request as command
 
+FREELY = 1 << 62  # an offset that no stream comes to
 MINE, OTHER, THIRD = (key_slot(name) for name in (b"a", b"b", b"c"))
 SET_A, SET_B, SET_C = (command(b"SET", name, b"1") for name in (b"a", b"b", b"c"))
 

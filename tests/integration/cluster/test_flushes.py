@@ -12,6 +12,7 @@ import pytest
 
 from portd.kernel.slots import key_slot
 from tests.clusters import Cluster, differences
+from tests.commands import run
 from tests.integration.cluster.load import LINKS, fill, streaming, until_applied
 from tests.integration.cluster.moves import RoamingLoad
 from tests.integration.cluster.test_moves import MOVING, until_settled
@@ -154,3 +155,21 @@ def test_a_kill_around_a_flush(cluster: Cluster, into: Server | Cluster) -> None
         until_applied(portd, nodes)
         assert portd.terminate() == os.EX_OK, portd.log()
     assert not differences(into, cluster)
+
+
+def test_a_flush_inside_of_a_transaction_is_a_dead_letter(cluster: Cluster, into: Server | Cluster) -> None:
+    """The rest of the transaction is done, the keys of before stay in the target, and `verify` names them."""
+    node = cluster.owner(TAG)
+    others = {f"{TAG}before", f"{TAG}within"}
+    with Portd(cluster.url, into.url) as portd:
+        portd.until(streaming)
+        with Wire(node) as wire:
+            wire.call("MSET", *(word for key in others for word in (key, 1)))
+            wire.many([("MULTI",), ("INCR", f"{TAG}within"), ("FLUSHALL",), ("SET", f"{TAG}behind", 2), ("EXEC",)])
+        status = until_applied(portd, dict(zip(LINKS, cluster.primaries, strict=True)))
+        letters = [each["dead_letters"] for each in status["links"] if each["dead_letters"]]
+        assert letters == [{"cross_rule": 1}], portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
+    found = run("verify", "--source", cluster.url, "--target", into.url, "--settle-seconds", 0.1, expect=1).out.decode()
+    assert all(key in found for key in others)
+    assert f"{TAG}behind" not in found

@@ -212,5 +212,36 @@ async def test_what_was_received_of_another_stream_orders_nothing(source: Server
         offsets.forget({"one": (2, 100)})
         assert offsets.find("one", (1, 400), {"one"}) is None
         assert offsets.find("one", (2, 400), {"one"}) is again
+        _, later = [await offsets.ask(lambda: {"one": (2, 400), "at rest": (1, 70)}, nodes) for _ in range(2)]
+        offsets.forget({"one": (2, 450), "at rest": (1, 70)})  # what comes of that one has a higher offset
+        assert offsets.find("one", (2, 400), {"one"}) is later
     finally:
         await offsets.close()
+
+
+def test_keys_of_a_move_that_was_given_up_come_with_the_next_one(cluster: Cluster, into: Server | Cluster) -> None:
+    """Nobody saw them there, and portd left them out, for the node had no claim to their slot when it was asked."""
+    fill(cluster)
+    one, two, _ = cluster.primaries
+    keys = [f"{TAG}:{number}" for number in range(40)]
+    for key in keys:
+        cluster.call(one, "RPUSH", key, key, "before")
+    nodes = dict(zip(LINKS, cluster.primaries, strict=True))
+    with Portd(cluster.url, url_of(into)) as portd:
+        portd.until(streaming)
+        portd.signal(signal.SIGSTOP)
+        begin_move(cluster, one, two)
+        carry(one, two, *keys[:20])
+        for node in one, two:
+            cluster.call(node, "CLUSTER", "SETSLOT", SLOT, "STABLE")
+        portd.signal(signal.SIGCONT)
+        until_applied(portd, nodes)
+        portd.kill()
+        portd.start()
+        portd.until(streaming)
+        cluster.move_slot(SLOT, two)
+        until_settled(portd, into, cluster)
+        portd.until(streaming)
+        until_applied(portd, nodes)
+        assert not differences(into, cluster), portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
