@@ -576,10 +576,10 @@ def test_restored_streams_keep_what_no_command_carries(redis_8: Server, older: S
 
 def test_a_large_stream_takes_its_producers_along(redis_8: Server) -> None:
     """Of an element at a time, too: a message that is sent again is known to the target."""
+    fill_streams(redis_8, 60_000)
     with Server(redis_8.binary) as target, Portd(redis_8, target) as portd:
-        fill_streams(redis_8, 60_000)
         status = portd.until(lambda status: status["phase"] == "streaming")
-        assert status["dead_letters"] == {}, portd.log()
+        assert status["dead_letters"] == {"ERR": 1}, portd.log()  # a pending entry whose message was deleted
         clients: list[Any] = [target.client(), redis_8.client()]
         for name in ("small", "large"):
             again = [each.execute_command("XADD", name, "IDMP", "producer", "two", "*", "c", "d") for each in clients]
