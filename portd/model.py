@@ -131,6 +131,7 @@ class StreamProgress:
     commands_own: int = 0  # that named keys of portd: filtered, or passed on without these
     expiries_postponed: int = 0  # sent later than the source said, until the stream has caught up
     field_expiries_dropped: int = 0  # of hash fields, for a target without them
+    stream_meta_dropped: int = 0  # what streams know of idempotent producers
     transactions: int = 0  # group commits acknowledged
     acknowledged_seconds: float = 0.0  # receipt to acknowledgement of the newest acknowledged byte
     waiting_since: float = 0.0  # time.time() when the oldest byte was received that the target has not acknowledged
@@ -491,7 +492,8 @@ class Progress:
 
     def dropped(self) -> Counter[str]:
         """What was applied without something that the target cannot keep, by kind, snapshot and stream together."""
-        return self.attributes_dropped + Counter({"field-ttl": self.stream.field_expiries_dropped})
+        stream = {"field-ttl": self.stream.field_expiries_dropped, "stream-meta": self.stream.stream_meta_dropped}
+        return self.attributes_dropped + Counter(stream)
 
 
 EARLIER = ("keys_read", "keys_applied", "keys_filtered", "keys_expired", "keys_failed", "keys_postponed")

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 # Units that write through one server, without replicas, files and settings of their own.
 UNITS = (
     "type/string", "type/incr", "type/list", "type/list-2", "type/list-3", "type/set", "type/zset", "type/hash",
-    "type/hash-ttl", "type/stream", "type/stream-cgroups", "hashexpire", "keyspace", "expire", "multi", "scripting",
+    "type/hash-ttl", "type/hash-field-expire", "type/stream", "type/stream-cgroups", "hashexpire", "keyspace", "expire", "multi", "scripting",
     "functions", "other", "geo", "hyperloglog", "sort", "bitops", "bitfield", "dump", "scan", "introspection-2",
     "info-keysizes", "querybuf", "protocol", "pubsub", "tracking", "lazyfree", "latency-monitor", "acl",
 )  # fmt: skip

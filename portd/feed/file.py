@@ -93,6 +93,7 @@ class FileFeed(Splitting):
                     self._progress.read_offset = self._progress.decoded_offset = piece.end_offset
                     self._progress.commands_read += piece.replies + piece.filtered + piece.refused
                     self._progress.field_expiries_dropped += piece.lost
+                    self._progress.stream_meta_dropped += piece.unrecorded
                 return piece
             if not self._rest:
                 return None

@@ -128,6 +128,7 @@ class StreamFeed(Splitting):
                 if piece.end_offset > self._counted:
                     self._progress.expiries_postponed += piece.postponed
                     self._progress.field_expiries_dropped += piece.lost
+                    self._progress.stream_meta_dropped += piece.unrecorded
                     self._counted = piece.end_offset
                     self._progress.decoded_offset = piece.end_offset
                 if self._copies is not None:

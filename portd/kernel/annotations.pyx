@@ -61,7 +61,7 @@ cdef class AnnotationFilter:
 
     def rest(self):
         rest, self.kept = self.kept, b""
-        return rest
+        return b"" if rest.startswith(b"#") and self.arguments == self.payload == 0 else rest
 
     cdef int _header(self, const uint8_t* line, const uint8_t* end) noexcept:
         """Reads ``*n`` or ``$n``; what else may stand where a command begins is empty, or takes no arguments."""

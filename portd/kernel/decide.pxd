@@ -43,6 +43,7 @@ cdef struct Tally:  # what is known behind the last command consumed; copied to 
     bint overdue
     int64_t postponed
     int64_t lost  # expiry times of hash fields
+    int64_t unrecorded  # what streams know of idempotent producers
     int64_t commands  # of the source, without MULTI and EXEC
     int64_t filtered
     int64_t excluded

@@ -23,4 +23,5 @@ cdef class Dialect:
     cdef bint absttl                # RESTORE .. ABSTTL
     cdef bint unlink
     cdef bint scripts               # SCRIPT LOAD
+    cdef bint producers             # XCFGSET, XIDMPRECORD
     cdef bint takes(self, int encoding) noexcept

@@ -47,6 +47,7 @@ cdef class Dialect:
         self.absttl = valkey or server_version >= (5, 0)
         self.unlink = "unlink" in commands
         self.scripts = "script" in commands
+        self.producers = commands.issuperset(("xcfgset", "xidmprecord", "eval"))
 
     cdef bint takes(self, int encoding) noexcept:
         """RESTORE of this encoding is understood (rdb.c:rdbIsObjectType and rdbLoadObject of the target's release)."""

@@ -16,6 +16,10 @@ from portd.kernel.output cimport CommandOutput
 from portd.kernel.writer cimport FRAME_BYTES
 
 
+cdef extern from "strings.h" nogil:
+    int strncasecmp(const char* text, const char* other, size_t size)
+
+
 cdef enum:
     ZADD_SHARE = 4                  # a member costs the skip list 5 us in a big sorted set, others cost 1: ZADD has 1/4 as many
 
@@ -86,7 +90,8 @@ cdef class ElementCommands(CommandOutput):
     cdef int _timed_field(self, Item* name, Item* value, int64_t expire_ms) except -1:
         """A field with an expiry of its own: HSETEX where it is known, else HSET and HPEXPIREAT."""
         self._close_command()
-        if self.dialect.hsetex:
+        # Valkey takes a key of that name for the option.
+        if self.dialect.hsetex and not (self.key.size == 6 and strncasecmp(<const char*> self.key.name, "FIELDS", 6) == 0):
             self.out.raw(b"*8\r\n$6\r\nHSETEX\r\n", 16)
             self.out.bulk(self.key.name, self.key.size)
             self.out.raw(b"$4\r\nPXAT\r\n", 10)

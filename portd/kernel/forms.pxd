@@ -18,6 +18,7 @@ cdef enum:  # kinds of commands that ``rewrite.pyx`` may give another form; beyo
     F_HSETEX
     F_HGETDEL
     F_FIELD_EXPIRY
+    F_FIELDS_LAST  # HPEXPIREAT
     F_ZADD
     F_ZPOPMIN
     F_ZPOPMAX
@@ -30,6 +31,9 @@ cdef enum:  # kinds of commands that ``rewrite.pyx`` may give another form; beyo
     F_XDELEX
     F_XGROUP
     F_XCLAIM
+    F_XACKDEL
+    F_PRODUCERS  # XCFGSET, XIDMPRECORD
+    F_BITOP
 
 
 cdef enum:  # rows of the table, in its order
@@ -64,6 +68,12 @@ cdef enum:  # rows of the table, in its order
     RESTORE_ABSTTL
     SPUBLISH
     FUNCTIONS
+    BITOP
+    XADD_REFERENCES
+    XDELEX_REFERENCES
+    XACKDEL
+    PRODUCERS
+    FIELDS_LAST
     ROWS
 
 

@@ -59,19 +59,20 @@ FORMS = (
     Form("RESTORE ABSTTL", (5, 0), ALWAYS, PLAIN),
     Form("SPUBLISH", (7, 0), ALWAYS, PLAIN),
     Form("FUNCTION DELETE and FLUSH", (7, 0), ALWAYS, PLAIN),
+    Form("BITOP DIFF, DIFF1, ANDOR and ONE", (8, 2), NEVER, SCRIPT),
+    Form("XADD and XTRIM DELREF or ACKED", (8, 2), NEVER, SCRIPT),
+    Form("XDELEX DELREF or ACKED", (8, 2), NEVER, SCRIPT),
+    Form("XACKDEL", (8, 2), NEVER, SCRIPT),
+    Form("idempotent producers of streams", (8, 6, 2), NEVER, VALUES),
+    Form("HSETEX and HPEXPIREAT with options behind the fields", (8, 6), NEVER, PLAIN),
     Form("GEOSEARCHSTORE BYBOX or ANY", (6, 2), ALWAYS, NONE),
     Form("GEOSEARCHSTORE BYPOLYGON", NEVER, (9, 0), NONE),
-    Form("BITOP DIFF, DIFF1, ANDOR and ONE", (8, 2), NEVER, NONE),
-    Form("XADD and XTRIM DELREF or ACKED", (8, 2), NEVER, NONE),
-    Form("XDELEX DELREF or ACKED", (8, 2), NEVER, NONE),
-    Form("XACKDEL", (8, 2), NEVER, NONE),
 )
 
 
 def lacking(str family not None, tuple version not None):
     """Names of the forms that came later than a release."""
-    release = version[:2]
-    return frozenset(form.name for form in FORMS if release < (form.valkey if family == "valkey" else form.redis))
+    return frozenset(form.name for form in FORMS if version < (form.valkey if family == "valkey" else form.redis))
 
 
 @cython.final
@@ -114,8 +115,10 @@ cdef class Forms:
             found[b"RPOP"] = F_RPOP
         if self.lacks[LMOVE]:
             found[b"LMOVE"] = F_LMOVE
-        if self.lacks[HSETEX]:
+        if self.lacks[HSETEX] or self.lacks[FIELDS_LAST]:
             found[b"HSETEX"] = F_HSETEX
+        if self.lacks[FIELDS_LAST]:
+            found[b"HPEXPIREAT"] = F_FIELDS_LAST
         if self.lacks[HGETDEL]:
             found[b"HGETDEL"] = F_HGETDEL
         if self.lacks[FIELD_EXPIRY]:
@@ -145,6 +148,13 @@ cdef class Forms:
             found[b"XGROUP"] = F_XGROUP
         if self.lacks[XCLAIM_DELETED] and self.claims and self.scripts:
             found[b"XCLAIM"] = F_XCLAIM
+        if self.lacks[XACKDEL]:
+            found[b"XACKDEL"] = F_XACKDEL
+        if self.lacks[PRODUCERS]:
+            found[b"XCFGSET"] = F_PRODUCERS
+            found[b"XIDMPRECORD"] = F_PRODUCERS
+        if self.lacks[BITOP]:
+            found[b"BITOP"] = F_BITOP
         if self.lacks[SPUBLISH]:  # nobody can have subscribed there
             found[b"SPUBLISH"] = DROP
         return found

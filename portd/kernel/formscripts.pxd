@@ -11,3 +11,9 @@ cdef bytes RANGE_STORING
 cdef bytes DIFF_STORING
 cdef bytes TRIMMING
 cdef bytes CLAIMING
+cdef bytes CLAIMING_THERE
+cdef bytes ACKING
+cdef bytes DELETING
+cdef bytes TRIMMING_REFERENCES
+cdef bytes RECORDING
+cdef bytes BITS

@@ -163,3 +163,115 @@ CLAIMING = b"""if #redis.call('XRANGE', KEYS[1], ARGV[4], ARGV[4]) == 0 then
 end
 return redis.call('XCLAIM', KEYS[1], unpack(ARGV))
 """
+
+# key; the rest of XCLAIM. Of snapshots, which have pending entries whose messages were deleted.
+CLAIMING_THERE = b"""if #redis.call('XCLAIM', KEYS[1], unpack(ARGV)) == 0 then
+  return redis.error_reply('ERR message ' .. ARGV[4] .. ' was deleted, and no command leaves it pending')
+end
+"""
+
+# What deletes messages by their references: groups that have not read them yet, and where they are pending
+# (t_stream.c:streamEntryIsReferenced, streamCleanupEntryCGroupRefs).
+REFERENCES = EFFECTS + b"""local key, groups, given = KEYS[1], {}, {}
+local function full(id)
+  return string.find(id, '-', 1, true) and id or id .. '-0'
+end
+local function padded(id)
+  local ms, seq = string.match(full(id), '^0*(%d*)%-0*(%d*)$')
+  return string.rep('0', 20 - #ms) .. ms .. string.rep('0', 20 - #seq) .. seq
+end
+local there = redis.call('EXISTS', key) == 1
+for _, told in ipairs(there and redis.call('XINFO', 'GROUPS', key) or {}) do
+  local group = {}
+  for i = 1, #told, 2 do group[told[i]] = told[i + 1] end
+  groups[#groups + 1] = group['name']
+  given[#groups] = padded(group['last-delivered-id'])
+end
+local function stays(id, how)
+  for i, group in ipairs(groups) do
+    if how == 'DELREF' then redis.call('XACK', key, group, id) end
+    if how == 'ACKED' and (given[i] < padded(id) or #redis.call('XPENDING', key, group, full(id), full(id), 1) > 0) then
+      return true
+    end
+  end
+end
+"""
+
+# key; the rest of XDELEX.
+DELETING = REFERENCES + b"""local how = string.upper(ARGV[1])
+for i = how == 'IDS' and 3 or 4, #ARGV do
+  if not stays(ARGV[i], how) then redis.call('XDEL', key, ARGV[i]) end
+end
+"""
+
+# key; the rest of XACKDEL.
+ACKING = REFERENCES + b"""local how = string.upper(ARGV[2])
+for i = how == 'IDS' and 4 or 5, #ARGV do
+  local id = ARGV[i]
+  if redis.call('XACK', key, ARGV[1], id) == 1 and not stays(id, how) then redis.call('XDEL', key, id) end
+end
+"""
+
+# key; MAXLEN or MINID, what it says, DELREF or ACKED, how many messages are added behind it. XTRIM does what it can, for it leaves
+# the highest deleted id alone; behind messages that stay XDEL does, and XSETID puts that id back.
+TRIMMING_REFERENCES = REFERENCES + b"""local by_length, how = string.upper(ARGV[1]) == 'MAXLEN', string.upper(ARGV[3])
+local least = not by_length and padded(ARGV[2])
+local excess = by_length and there and redis.call('XLEN', key) + ARGV[4] - ARGV[2]
+if not there or (by_length and excess <= 0) then return end
+local info, told = {}, redis.call('XINFO', 'STREAM', key)
+for i = 1, #told, 2 do info[told[i]] = told[i + 1] end
+local count = by_length and math.max(2, math.min(500, excess + 2)) or 500
+local first, before, behind, last, done = nil, {}, {}, '-', false
+repeat
+  local page = redis.call('XRANGE', key, last, '+', 'COUNT', count)
+  for i = last == '-' and 1 or 2, #page do
+    local id = page[i][1]
+    done = by_length and excess <= 0 or least and padded(id) >= least
+    if done or stays(id, how) then
+      first = first or id
+    else
+      local trimmed = first and behind or before
+      trimmed[#trimmed + 1] = id
+      excess = excess and excess - 1
+    end
+    if done then break end
+  end
+  last = #page > 0 and page[#page][1]
+until done or #page < 2
+local function trims(...)
+  return type(redis.pcall('XTRIM', key, ...)) == 'number'
+end
+if #before > 0 and not (first and trims('MINID', '=', first) or not first and trims('MAXLEN', 0)) then
+  for _, id in ipairs(before) do redis.call('XDEL', key, id) end
+end
+for _, id in ipairs(behind) do redis.call('XDEL', key, id) end
+local deleted = info['max-deleted-entry-id']
+if #behind > 0 and deleted and deleted ~= '0-0' then
+  redis.call('XSETID', key, info['last-generated-id'], 'ENTRIESADDED', info['entries-added'], 'MAXDELETEDID', deleted)
+end
+"""
+
+# key; a producer, its own id of a message, the message's id. The message is there, whatever becomes of this.
+RECORDING = b"redis.pcall('XIDMPRECORD', KEYS[1], unpack(ARGV))"
+
+# destination, keys; an operation of BITOP. Three spare keys of the same slot, for the destination may be one of the keys.
+BITS = b"""local op, into, spare = string.upper(ARGV[1]), KEYS[1], {}
+for i = 1, 3 do spare[i] = (string.find(into, '{[^}]+}') and into or '{' .. into .. '}') .. ':portd:' .. i end
+local seen, many, both = unpack(spare)
+local function bits(...) redis.call('BITOP', ...) end
+for i = op == 'ANDOR' and 3 or 2, #KEYS do
+  if op == 'ONE' and i > 2 then
+    bits('AND', both, seen, KEYS[i])
+    bits('OR', many, many, both)
+  end
+  if op ~= 'DIFF' or i > 2 then bits('OR', seen, seen, KEYS[i]) end
+end
+if op == 'ONE' then bits('XOR', into, seen, many) end
+if op == 'DIFF1' then bits('XOR', into, seen, KEYS[2]) end
+if op == 'DIFF' then
+  bits('AND', many, seen, KEYS[2])
+  bits('XOR', into, many, KEYS[2])
+end
+if op == 'ANDOR' then bits('AND', into, seen, KEYS[2]) end
+redis.call('DEL', unpack(spare))
+"""

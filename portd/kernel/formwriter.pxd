@@ -30,6 +30,7 @@ cdef class FormWriter:
     cdef bint drops  # the command has no form on the target, and needs none
     cdef int fate  # of the payload of a RESTORE
     cdef int64_t lost  # expiry times of hash fields that the target cannot hold
+    cdef int64_t unrecorded  # what streams know of idempotent producers, and the target's cannot
     cdef int64_t begun  # commands written
     # the command looked at; its name is argument 0 and not there
     cdef const uint8_t* header  # of its first argument
@@ -46,6 +47,7 @@ cdef class FormWriter:
     cdef int _parse(self, const uint8_t* header, int64_t argc, int64_t known) except -1
 
     cdef bint _is(self, int64_t i, const char* word) noexcept
+    cdef bint _same(self, int64_t i, int64_t other) noexcept
     cdef bint _begins(self, int64_t i, const char* word) noexcept
     cdef bint _number(self, int64_t i, int64_t* number) noexcept
     cdef bint _reads_expiry(self, int64_t i) noexcept

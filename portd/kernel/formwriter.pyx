@@ -6,6 +6,7 @@ Other forms are written by two classes derived from this one: ``orderedforms.pyx
 
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport int64_t, uint8_t
+from libc.string cimport memcmp
 
 from portd.kernel.dialect cimport Dialect
 from portd.kernel.edit cimport Editor
@@ -66,6 +67,12 @@ cdef class FormWriter:
             i < self.known and argument.size == size
             and load_word(argument.text, 8) == load_word(<const uint8_t*> word, 8)
         )
+
+    cdef bint _same(self, int64_t i, int64_t other) noexcept:
+        """Whether arguments *i* and *other* are equal."""
+        cdef Argument* one = &self.arguments[i]
+        cdef Argument* two = &self.arguments[other]
+        return one.size == two.size and not memcmp(one.text, two.text, one.size)
 
     cdef bint _number(self, int64_t i, int64_t* number) noexcept:
         """Reads argument *i*."""

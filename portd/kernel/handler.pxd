@@ -99,6 +99,9 @@ cdef class Handler:
     cdef int consumer(self, Item* name, int64_t seen_ms, int64_t active_ms) except -1
     cdef int owns(self, const unsigned char* id) except -1
     cdef int stream_dropped(self, const char* what) except -1
+    cdef int producers(self, uint64_t seconds, uint64_t most, uint64_t n) except -1     # of a stream; then each, with its messages
+    cdef int producer(self, Item* name) except -1
+    cdef int message(self, Item* name, uint64_t ms, uint64_t seq) except -1
     cdef int large_begin(self, int collection, int strings, bint has_last) except -1
     cdef int large_item(self, uint64_t n) except -1                     # an item of n bytes begins
     cdef int large_data(self, const unsigned char* p, Py_ssize_t n) except -1

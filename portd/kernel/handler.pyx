@@ -96,6 +96,15 @@ cdef class Handler:
     cdef int owns(self, const unsigned char* id) except -1:
         return 0
 
+    cdef int producers(self, uint64_t seconds, uint64_t most, uint64_t n) except -1:
+        return self.stream_dropped("idempotent producers") if n else 0
+
+    cdef int producer(self, Item* name) except -1:
+        return 0
+
+    cdef int message(self, Item* name, uint64_t ms, uint64_t seq) except -1:
+        return 0
+
     cdef int stream_dropped(self, const char* what) except -1:
         return 0
 

@@ -1,14 +1,17 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
-"""Other forms of what is done to sorted sets and streams."""
+"""Other forms of what is done to sorted sets, bits and streams."""
 
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp
 
 from portd.kernel.forms cimport (
-    F_GEOSEARCHSTORE, F_XADD, F_XCLAIM, F_XDELEX, F_XGROUP, F_XSETID, F_XTRIM, F_ZADD, F_ZDIFFSTORE, F_ZPOPMAX, F_ZPOPMIN,
-    F_ZRANGESTORE, XADD_KEEPREF, XADD_LIMIT, XADD_MINID, XADD_NOMKSTREAM, Forms,
+    F_BITOP, F_GEOSEARCHSTORE, F_PRODUCERS, F_XACKDEL, F_XADD, F_XCLAIM, F_XDELEX, F_XGROUP, F_XSETID, F_XTRIM, F_ZADD, F_ZDIFFSTORE,
+    F_ZPOPMAX, F_ZPOPMIN, F_ZRANGESTORE, PRODUCERS, XADD_KEEPREF, XADD_LIMIT, XADD_MINID, XADD_NOMKSTREAM, XADD_REFERENCES,
+    XDELEX_REFERENCES, Forms,
 )
-from portd.kernel.formscripts cimport BEST_SCORES, CLAIMING, DIFF_STORING, RANGE_STORING, TRIMMING
+from portd.kernel.formscripts cimport (
+    ACKING, BEST_SCORES, BITS, CLAIMING, DELETING, DIFF_STORING, RANGE_STORING, RECORDING, TRIMMING, TRIMMING_REFERENCES,
+)
 from portd.kernel.formwriter cimport Argument, FormWriter
 
 
@@ -35,6 +38,14 @@ cdef class OrderedForms(FormWriter):
             return self.argc
         if kind == F_XDELEX:
             return self._xdelex()
+        if kind == F_XACKDEL:
+            return self._xackdel()
+        if kind == F_PRODUCERS:
+            self.drops = True
+            self.unrecorded = 1
+            return 0
+        if kind == F_BITOP:
+            return self._bitop()
         if kind == F_XGROUP:
             return self._xgroup()
         if kind == F_XCLAIM:
@@ -115,9 +126,7 @@ cdef class OrderedForms(FormWriter):
             i += 1
         if self.large or i != self.argc or not center or not radius:
             return 0
-        here = self.arguments[1].size == self.arguments[2].size and not memcmp(
-            self.arguments[1].text, self.arguments[2].text, self.arguments[1].size
-        )
+        here = self._same(1, 2)
         if not here:
             self._begin(2, "UNLINK" if self.unlink else "DEL")
             self._copy(1)
@@ -134,6 +143,53 @@ cdef class OrderedForms(FormWriter):
         self._copy(1)
         return self.argc
 
+    # ------------------------------------------------------------------------------------------------------------ bits
+
+    cdef int64_t _bitop(self) except -1:
+        """The newer ones of BITOP; X & ~Y is X ^ (X & Y), or (X | Y) ^ Y, so the destination can hold what is between."""
+        cdef bint diff = self._is(1, "DIFF")
+        cdef bint one = self._is(1, "ONE")
+        cdef bint mixed = False  # the destination is one of the keys
+        cdef int64_t i
+        if not (diff or one or self._is(1, "DIFF1") or self._is(1, "ANDOR")) or self.large or self.argc < 4 + (not one):
+            return 0
+        self._parse(self.header, self.argc, self.argc)
+        for i in range(3, self.argc):
+            mixed |= self._same(2, i)
+        if one and self.argc < 6:
+            self._begin(self.argc, "BITOP")
+            self.buffer.write_word("OR" if self.argc == 4 else "XOR")
+            self._copy_all(2, self.argc)
+            return self.argc
+        if one or mixed:
+            if not self.forms.scripts:
+                return 0
+            self._begin(self.argc + 2, "EVAL")
+            self.buffer.write_argument(<const char*> BITS, len(BITS))
+            self.buffer.write_number(self.argc - 2)
+            self._copy_all(2, self.argc)
+            self._copy(1)
+            return self.argc
+        if self._is(1, "DIFF1"):
+            self._begin(self.argc, "BITOP")
+            self.buffer.write_word("OR")
+            self._copy_all(2, self.argc)
+            return self._bits("XOR")
+        self._begin(self.argc - 1, "BITOP")
+        self.buffer.write_word("OR")
+        self._copy(2)
+        self._copy_all(4, self.argc)
+        self._bits("AND")
+        return self._bits("XOR") if diff else self.argc
+
+    cdef int64_t _bits(self, const char* operation) except -1:
+        """Writes BITOP of the first key and the destination, into that."""
+        self._begin(5, "BITOP")
+        self.buffer.write_word(operation)
+        self._copy(2)
+        self._copy_all(2, 4)
+        return self.argc
+
     # --------------------------------------------------------------------------------------------------------- streams
 
     cdef int64_t _xadd(self, bint adds) except -1:
@@ -141,13 +197,15 @@ cdef class OrderedForms(FormWriter):
         cdef Forms forms = self.forms
         cdef int64_t maker = 0  # where NOMKSTREAM stands, and the others
         cdef int64_t keeper = 0
+        cdef int64_t refers = 0
         cdef int64_t limit = 0
         cdef int64_t strategy = 0
         cdef int64_t least = 0
+        cdef int64_t producer = 0
+        cdef int64_t behind = 0  # the producer, and its own id of the message
         cdef int64_t i = 2
         cdef int64_t at
         cdef int64_t left_out
-        cdef bint refers = False
         cdef bint exact = True
         while i < self.known:
             if adds and self._begins(i, "NOMKSTREAM"):
@@ -155,7 +213,11 @@ cdef class OrderedForms(FormWriter):
             elif self._is(i, "KEEPREF"):
                 keeper = i
             elif self._is(i, "DELREF") or self._is(i, "ACKED"):
-                refers = True
+                refers = i
+            elif adds and (self._is(i, "IDMP") or self._is(i, "IDMPAUTO")):
+                producer = i
+                i += 2 if self._is(i, "IDMP") else 1
+                behind = i + 1
             elif not strategy and (self._is(i, "MAXLEN") or self._is(i, "MINID")):
                 strategy = i
                 exact = not self._is(i + 1, "~")
@@ -167,23 +229,75 @@ cdef class OrderedForms(FormWriter):
             else:
                 break
             i += 1
-        if not (strategy or maker or keeper) or i > self.known or i > self.argc - adds:
+        if not (strategy or maker or keeper or refers or producer) or i > self.known or i > self.argc - adds:
             return 0
-        if refers and forms.lacks[XADD_KEEPREF]:
+        if producer and self._is(i, "*"):  # the source had the message already, and says so to its replicas
+            self.drops = True
             return 0
-        if strategy and forms.lacks[XADD_MINID] and self._is(strategy, "MINID"):
-            return self._trim_by_id(least, i, adds)
-        limit = limit if exact or forms.lacks[XADD_LIMIT] else 0
-        maker = maker if forms.lacks[XADD_NOMKSTREAM] else 0
-        keeper = keeper if forms.lacks[XADD_KEEPREF] else 0
-        left_out = 2 * (limit > 0) + (maker > 0) + (keeper > 0)
-        if not left_out:
-            return 0
-        self._begin(self.argc - left_out, "XADD" if adds else "XTRIM")
+        if refers and strategy and forms.lacks[XADD_REFERENCES]:
+            at = self._trim_by_references(strategy, least, refers, i, adds)
+        elif strategy and forms.lacks[XADD_MINID] and self._is(strategy, "MINID"):
+            at = self._trim_by_id(least, i, adds)
+        else:
+            limit = limit if exact or forms.lacks[XADD_LIMIT] else 0
+            maker = maker if forms.lacks[XADD_NOMKSTREAM] else 0
+            keeper = max(keeper, refers) if forms.lacks[XADD_KEEPREF] else 0
+            left_out = 2 * (limit > 0) + (maker > 0) + (keeper > 0) + behind - producer
+            if not left_out:
+                return 0
+            self._begin(self.argc - left_out, "XADD" if adds else "XTRIM")
+            self._copy(1)
+            for at in range(2, i):
+                if at != maker and at != keeper and not (limit and limit <= at <= limit + 1) and not producer <= at < behind:
+                    self._copy(at)
+            at = i
+        return self._record(producer, at, i) if producer and at else at
+
+    cdef int64_t _record(self, int64_t producer, int64_t done, int64_t i) except -1:
+        """Says behind an XADD, of which so much is *done*, who sent the message at *i*. IDMP with an id is for replicas alone."""
+        if self.forms.lacks[PRODUCERS] or self.large or not self._is(producer, "IDMP"):  # IDMPAUTO: a digest of the server's own
+            self.unrecorded = 1
+            return done
+        self._copy_rest(done)
+        if self.forms.scripts:
+            self._begin(7, "EVAL")
+            self.buffer.write_argument(<const char*> RECORDING, len(RECORDING))
+            self.buffer.write_number(1)
+        else:
+            self._begin(5, "XIDMPRECORD")
         self._copy(1)
-        for at in range(2, i):
-            if at != maker and at != keeper and not (limit and limit <= at <= limit + 1):
-                self._copy(at)
+        self._copy_all(producer + 1, producer + 3)
+        self._copy(i)
+        return self.argc
+
+    cdef int _copy_rest(self, int64_t done) except -1:
+        """Copies what is behind *done* arguments of a command that is whole."""
+        self._parse(self.header, self.argc, self.argc)
+        return self._copy_all(done, self.argc)
+
+    cdef int64_t _trim_by_references(self, int64_t strategy, int64_t least, int64_t refers, int64_t i, bint adds) except -1:
+        """DELREF or ACKED by a script behind the entry; before it where that is large, and is not trimmed itself."""
+        cdef bint first = adds and self.large
+        if not self.forms.scripts or (first and (i >= self.known or self._is(least, "0"))):
+            return 0
+        if first and self._is(strategy, "MINID") and self._is_older(i, least):
+            return 0
+        if adds and not first:
+            self._begin(self.argc - i + 2, "XADD")
+            self._copy(1)
+            self._copy_rest(i)
+        self._begin(8, "EVAL")
+        self.buffer.write_argument(<const char*> TRIMMING_REFERENCES, len(TRIMMING_REFERENCES))
+        self.buffer.write_number(1)
+        self._copy(1)
+        self._copy(strategy)
+        self._copy(least)
+        self._copy(refers)
+        self.buffer.write_number(first)
+        if not first:
+            return self.argc
+        self._begin(self.argc - i + 2, "XADD")
+        self._copy(1)
         return i
 
     cdef int64_t _trim_by_id(self, int64_t least, int64_t i, bint adds) except -1:
@@ -225,12 +339,31 @@ cdef class OrderedForms(FormWriter):
 
     cdef int64_t _xdelex(self) except -1:
         """XDELEX that leaves pending entries alone, as XDEL."""
-        cdef int64_t i = 3 if self._is(2, "KEEPREF") else 2
+        cdef bint refers = self._is(2, "DELREF") or self._is(2, "ACKED")
+        cdef int64_t i = 3 if refers or self._is(2, "KEEPREF") else 2
         if not self._is(i, "IDS") or i + 2 >= self.argc or i + 2 > self.known:
             return 0
+        if refers:
+            return self._script(DELETING, 1, 1) if self.forms.lacks[XDELEX_REFERENCES] else 0
         self._begin(self.argc - i, "XDEL")
         self._copy(1)
         return i + 2
+
+    cdef int64_t _xackdel(self) except -1:
+        """XACKDEL: of a single message, that was pending."""
+        cdef bint refers = self._is(3, "DELREF") or self._is(3, "ACKED")
+        cdef int64_t i = 4 if refers or self._is(3, "KEEPREF") else 3
+        if not self._is(i, "IDS") or i + 2 >= self.argc or i + 2 > self.known:
+            return 0
+        if refers or self.large or i + 3 < self.argc:
+            return self._script(ACKING, 1, 1)
+        self._begin(4, "XACK")
+        self._copy_all(1, 3)
+        self._copy(i + 2)
+        self._begin(3, "XDEL")
+        self._copy(1)
+        self._copy(i + 2)
+        return self.argc
 
     cdef int64_t _xgroup(self) except -1:
         """XGROUP CREATECONSUMER: reading what is pending makes the consumer, and changes nothing else."""

@@ -12,13 +12,17 @@ from libc.string cimport memcpy
 from portd.errors import PortdError
 
 from portd.kernel.crc64 cimport crc64_update
-from portd.kernel.encodings cimport E_NONE, encoding_of
+from portd.kernel.encodings cimport C_STREAM, E_NONE, encoding_of, layout_of
 
 
 cdef enum:
     FIRST_OPCODE = 200  # smaller type bytes are of values
     FIRST_VALKEY = 80  # RDB versions from here on are Valkey's
     LAST_COMMON = 11  # up to here both families agree
+    PACKED = 16  # bytes of a stream for each of its payload
+
+
+cdef str OF_STREAMS = "stream "  # types of dead letters for what a stream goes on without
 
 
 cdef inline int version_of(const uint8_t* footer) noexcept:
@@ -55,7 +59,7 @@ cdef int fate_of(Dialect dialect, const uint8_t* payload, Py_ssize_t size, bint 
 
 
 cdef tuple other_form(Dialect dialect, bytes key, bytes payload):
-    """Commands that make a value anew, how many they are, and the expiry times of hash fields that they lack.
+    """Commands that make a value anew, how many they are, the expiry times of hash fields that they lack, and what else of streams.
 
     None where the target cannot hold it, or the payload is wrong: it has to say so itself.
     """
@@ -67,7 +71,9 @@ cdef tuple other_form(Dialect dialect, bytes key, bytes payload):
     file = b"%s\xfe\x00%c\x80%s%s%s\xff" % (
         magic % version, payload[0], size, key, payload[1:len(payload) - FOOTER],
     ) + bytes(8)
-    decoder = SnapshotDecoder(dialect, chunk_bytes=max(len(file), 64 * 1024))
+    # A whole stream is restored, which keeps what no command carries; the nodes of the largest ones are packed.
+    plain = PACKED * len(file) if layout_of(encoding_of(payload[0], version >= FIRST_VALKEY)).collection == C_STREAM else len(file)
+    decoder = SnapshotDecoder(dialect, chunk_bytes=max(plain, 64 * 1024))
     batches = []
     try:
         while file:
@@ -78,7 +84,9 @@ cdef tuple other_form(Dialect dialect, bytes key, bytes payload):
     except PortdError:
         return None
     counters = decoder.statistics()
-    if decoder.take_dead_letters() or not batches:
+    refused = decoder.take_dead_letters()
+    unrecorded = sum(letter.type.startswith(OF_STREAMS) for letter in refused)
+    if len(refused) > unrecorded or not batches:
         return None
     data = b"".join(bytes(batch.data) for batch in batches)
-    return data, sum(batch.replies for batch in batches), counters["field_ttl_dropped"]
+    return data, sum(batch.replies for batch in batches), counters["field_ttl_dropped"], unrecorded

@@ -16,4 +16,8 @@ cdef class Rewriter(OrderedForms):
     cdef int64_t _pop(self, bint left) except -1
     cdef int64_t _lmove(self) except -1
     cdef int64_t _hsetex(self) except -1
+    cdef int64_t _field_option(self, int64_t i) noexcept
+    cdef int64_t _fields_last(self, const char* name, int64_t i, int64_t end) except -1
+    cdef int64_t _copy_fields_last(self, int64_t first, int64_t i, int64_t end) except -1
+    cdef int64_t _hpexpireat(self) except -1
     cdef int64_t _field_expiry(self) except -1

@@ -12,8 +12,8 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t
 
 from portd.kernel.forms cimport (
-    FIELD_EXPIRY, F_COPY, F_DELETE, F_FIELD_EXPIRY, F_FLUSHALL, F_FLUSHDB, F_HGETDEL, F_HSETEX, F_LMOVE, F_LPOP, F_MSETEX,
-    F_RESTORE, F_RESTORE_ASKING, F_RPOP, F_SET, F_ZADD, MSETEX, SET_GET, SET_IFEQ, SET_IFNE, SET_KEEPTTL, Forms,
+    FIELD_EXPIRY, F_COPY, F_DELETE, F_FIELD_EXPIRY, F_FIELDS_LAST, F_FLUSHALL, F_FLUSHDB, F_HGETDEL, F_HSETEX, F_LMOVE, F_LPOP, F_MSETEX,
+    F_RESTORE, F_RESTORE_ASKING, F_RPOP, F_SET, F_ZADD, HSETEX, MSETEX, SET_GET, SET_IFEQ, SET_IFNE, SET_KEEPTTL, Forms,
 )
 from portd.kernel.formscripts cimport COPYING, FIELDS, MANY_SETS, MOVING, SET_KEEPING
 from portd.kernel.formwriter cimport Argument
@@ -46,7 +46,7 @@ cdef class Rewriter(OrderedForms):
             How many arguments are done, the name included: the rest goes on as it came. 0: so does all of it, unless
             ``drops`` says that it is to be left out. ``begun`` commands are written then, the last perhaps not to its end.
         """
-        self.begun = self.lost = 0
+        self.begun = self.lost = self.unrecorded = 0
         self.header = header
         self.editor.postponed = 0
         self.editor.overdue = False
@@ -72,6 +72,8 @@ cdef class Rewriter(OrderedForms):
             return self._hsetex()
         if kind == F_FIELD_EXPIRY:
             return self._field_expiry()
+        if kind == F_FIELDS_LAST:
+            return self._hpexpireat()
         if kind == F_COPY:
             return self._script(COPYING, 2, 1)
         if kind == F_FLUSHALL or kind == F_FLUSHDB:
@@ -211,6 +213,7 @@ cdef class Rewriter(OrderedForms):
         self.buffer.append(<const char*> <bytes> made[0], len(made[0]))
         self.begun = made[1]
         self.lost = made[2]
+        self.unrecorded = made[3]
         if ttl > 0:
             self._expire(1, self.editor.postpone_from(ttl if absolute else ttl + self.now_ms, self.now_ms))
         return self.argc
@@ -244,35 +247,76 @@ cdef class Rewriter(OrderedForms):
     # ---------------------------------------------------------------------------------------------------------- hashes
 
     cdef int64_t _hsetex(self) except -1:
-        """HSETEX as HSET, and what is to be said of expiry times."""
+        """HSETEX as HSET, and what is to be said of expiry times; or with its options in front of the fields."""
         cdef bint expires = self.forms.lacks[FIELD_EXPIRY]
         cdef int64_t fields = 0
         cdef int64_t i = 2
+        cdef int64_t at, end
         self.expiry.at = -1
         self.expiry.keeps = False
         while i < self.known and not self._is(i, "FIELDS"):
-            if self._reads_expiry(i):
-                i += 1
-            self.expiry.keeps |= self._is(i, "KEEPTTL")
-            i += 1
-        if not self._number(i + 1, &fields) or fields < 1 or fields != (self.argc - i - 2) // 2:
+            i = self._field_option(i)
+        if not self._number(i + 1, &fields) or fields < 1 or fields > (self.argc - i - 2) // 2:
             return 0
-        if not self.forms.lacks[FIELD_EXPIRY] and (self.expiry.keeps or (self.expiry.at >= 0 and self.large)):
-            return self._script(FIELDS, 1, 1)
+        end = i + 2 + 2 * fields
+        if end < self.argc and self.large:
+            return 0
+        # Valkey takes the name of a key for the option.
+        if not self.forms.lacks[HSETEX] and not (self.dialect is not None and self.dialect.valkey and self._is(1, "FIELDS")):
+            return self._fields_last("HSETEX", i, end)
+        at = end
+        while at < self.argc:
+            at = self._field_option(at)
+        if not expires and (self.expiry.keeps or (self.expiry.at >= 0 and self.large)):
+            if end == self.argc:
+                return self._script(FIELDS, 1, 1)
+            return self._script(FIELDS, 1, 1) and self._copy_fields_last(1, i, end)
         self._begin(2 + 2 * fields, "HSET")
         self._copy(1)
         if self.expiry.at < 0 or expires:
             self.lost += fields if self.expiry.at >= 0 else 0
-            return i + 2
-        self._copy_all(i + 2, self.argc)
+            if end == self.argc:
+                return i + 2
+            self._copy_all(i + 2, end)
+            return self.argc
+        self._copy_all(i + 2, end)
         self._begin(5 + fields, "HPEXPIREAT")
         self._copy(1)
         self.buffer.write_number(self.expiry.at)
         self.buffer.write_word("FIELDS")
         self.buffer.write_number(fields)
-        for i in range(i + 2, self.argc, 2):
+        for i in range(i + 2, end, 2):
             self._copy(i)
         return self.argc
+
+    cdef int64_t _field_option(self, int64_t i) noexcept:
+        """Reads the option of HSETEX at *i*; where the next one is."""
+        if self._reads_expiry(i):
+            return i + 2
+        self.expiry.keeps |= self._is(i, "KEEPTTL")
+        return i + 1
+
+    cdef int64_t _fields_last(self, const char* name, int64_t i, int64_t end) except -1:
+        """The command with its options in front of the fields, which are from *i* to *end*; 0 where they are already."""
+        if end >= self.argc:
+            return 0
+        self._begin(self.argc, name)
+        return self._copy_fields_last(1, i, end)
+
+    cdef int64_t _copy_fields_last(self, int64_t first, int64_t i, int64_t end) except -1:
+        self._copy_all(first, i)
+        self._copy_all(end, self.argc)
+        self._copy_all(i, end)
+        return self.argc
+
+    cdef int64_t _hpexpireat(self) except -1:
+        """HPEXPIREAT with its condition in front of the fields."""
+        cdef int64_t fields = 0
+        cdef int64_t i = 3 if self._is(3, "FIELDS") else 4
+        if self.large or not self._is(i, "FIELDS") or not self._number(i + 1, &fields) or fields < 1 or fields >= self.argc - i - 2:
+            return 0
+        self._parse(self.header, self.argc, self.argc)
+        return self._fields_last("HPEXPIREAT", i, i + 2 + fields)
 
     cdef int64_t _field_expiry(self) except -1:
         """Expiry times of fields on a target without them: fields live for ever there. HPERSIST takes nothing away."""

@@ -47,6 +47,7 @@ cdef class Piece:
     cdef readonly bint overdue
     cdef readonly int64_t postponed
     cdef readonly int64_t lost
+    cdef readonly int64_t unrecorded
     cdef readonly tuple bodies
     cdef readonly tuple loaded
     cdef readonly tuple digests

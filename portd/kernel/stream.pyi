@@ -58,6 +58,7 @@ class Piece:
         moves: a command inside takes an expiry from one key to another (RENAME, COPY, MOVE, SWAPDB).
         postponed: expiry times that are later than the source said.
         lost: expiry times of hash fields that the target cannot hold: the fields live for ever there.
+        unrecorded: what streams know of idempotent producers, and those of the target cannot.
         overdue: one of them had passed when it was received: the stream lags by that much at least.
         bodies: texts of scripts that it brings, by EVAL or SCRIPT LOAD; none above 128 KiB, or a piece.
         loaded: those that came by SCRIPT LOAD, which is dropped.
@@ -133,6 +134,8 @@ class Piece:
     def postponed(self) -> int: ...
     @property
     def lost(self) -> int: ...
+    @property
+    def unrecorded(self) -> int: ...
     @property
     def bodies(self) -> tuple[bytes, ...]: ...
     @property
@@ -249,7 +252,7 @@ class StreamSplitter:
 
         Keys: ``window_used`` ``window_capacity`` ``output_capacity`` ``owned_bytes`` (all that is allocated);
         ``commands`` (of the source, MULTI and EXEC not counted; = passed on + filtered + excluded + refused), ``filtered``
-        ``excluded`` ``refused`` ``own`` ``transactions`` ``postponed`` ``lost``; ``relative_kept`` (expiries that could not be made absolute: the key of a large
+        ``excluded`` ``refused`` ``own`` ``transactions`` ``postponed`` ``lost`` ``unrecorded``; ``relative_kept`` (expiries that could not be made absolute: the key of a large
         command is larger than a piece and the target is older than PXAT, or it is a RESTORE).
         """
 

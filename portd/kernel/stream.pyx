@@ -218,6 +218,7 @@ cdef class StreamSplitter:
             "relative_kept": self.editor.relative_kept,
             "postponed": self.totals.postponed,
             "lost": self.totals.lost,
+            "unrecorded": self.totals.unrecorded,
         }
 
     # --------------------------------------------------------------------------------------------------- one piece
@@ -266,6 +267,7 @@ cdef class StreamSplitter:
         piece.digests = tuple(self.scripts.digests)
         piece.flushed = self.scripts.flushed
         piece.lost = tally.lost
+        piece.unrecorded = tally.unrecorded
         self.totals.commands += tally.commands
         self.totals.filtered += tally.filtered
         self.totals.excluded += tally.excluded
@@ -274,7 +276,8 @@ cdef class StreamSplitter:
         self.totals.transactions += tally.transactions
         self.totals.postponed += tally.postponed
         self.totals.lost += tally.lost
-        tally.commands = tally.filtered = tally.excluded = tally.transactions = tally.postponed = tally.lost = 0
+        self.totals.unrecorded += tally.unrecorded
+        tally.commands = tally.filtered = tally.excluded = tally.transactions = tally.postponed = tally.lost = tally.unrecorded = 0
         tally.refused = tally.own = tally.by_key = tally.by_database = tally.by_name = tally.by_copy = tally.projected = tally.crossing = 0
         tally.swaps = tally.getack = tally.moves = tally.overdue = False
         self.excluded.forget(piece.end_offset)
@@ -397,8 +400,9 @@ cdef class StreamSplitter:
         return self._decide(XGROUP, large) if kind == F_XGROUP else FORWARD
 
     cdef int _count_form(self) noexcept:
-        """Notes what the rewriter did to expiry times."""
+        """Notes what the rewriter did to expiry times, and what it left out."""
         self.tally.lost += self.rewriter.lost
+        self.tally.unrecorded += self.rewriter.unrecorded
         self.tally.postponed += self.editor.postponed
         self.tally.overdue |= self.editor.overdue
         return 0

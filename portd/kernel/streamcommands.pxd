@@ -23,6 +23,12 @@ cdef class StreamCommands(ElementCommands):
     cdef Py_ssize_t pel_size
     cdef Py_ssize_t pel_capacity
     cdef bint pel_overflow
+    # of the stream: a message before the first one is not there, one up to the last deleted one may not be
+    cdef uint64_t first_ms, first_seq
+    cdef uint64_t deleted_ms, deleted_seq
+    cdef bint drops_gone                # the target leaves a message that is not there pending for nobody
+    cdef bint asks                      # whether messages are there, which takes EVAL
 
     cdef int _remember(self, Name* name, Item* item) except -1
     cdef int _xclaim(self, const unsigned char* id, Pending* entry) except -1
+    cdef bint _is_up_to(self, const unsigned char* id, uint64_t ms, uint64_t seq) noexcept

@@ -7,6 +7,7 @@ from libc.string cimport memcmp, memcpy
 
 from portd.kernel.containers cimport be64
 from portd.kernel.elementcommands cimport ElementCommands
+from portd.kernel.formscripts cimport CLAIMING_THERE, RECORDING
 from portd.kernel.handler cimport Item, StreamMeta
 
 
@@ -26,6 +27,8 @@ cdef class StreamCommands(ElementCommands):
 
     cdef int entry(self, uint64_t ms, uint64_t seq, uint64_t fields) except -1:
         self._cut_big()
+        if self.told == 0:
+            self.first_ms, self.first_seq = ms, seq
         self.out.array(3 + 2 * fields)
         self.out.raw(b"$4\r\nXADD\r\n", 10)
         self.out.bulk(self.key.name, self.key.size)
@@ -46,7 +49,13 @@ cdef class StreamCommands(ElementCommands):
     cdef int stream_meta(self, StreamMeta* meta) except -1:
         cdef uint64_t added
         cdef bint never = meta.last_ms == 0 and meta.last_seq == 0
+        cdef bint deleted = meta.deleted_ms > 0 or meta.deleted_seq > 0
+        self.drops_gone = self.dialect.entries_read     # since Redis 7.0 (t_stream.c:xclaimCommand)
+        self.asks = self.drops_gone and (deleted or meta.version == 1) and "eval" in self.dialect.commands
+        self.deleted_ms = meta.deleted_ms if meta.version > 1 else <uint64_t>-1
+        self.deleted_seq = meta.deleted_seq
         if self.told == 0:
+            self.first_ms = self.first_seq = <uint64_t>-1
             # The shortest way to an empty stream: add one entry and trim it in the same command.
             self.out.raw(b"*7\r\n$4\r\nXADD\r\n", 14)
             self.out.bulk(self.key.name, self.key.size)
@@ -149,9 +158,24 @@ cdef class StreamCommands(ElementCommands):
                 high = middle
         return self._xclaim(id, NULL)
 
+    cdef bint _is_up_to(self, const unsigned char* id, uint64_t ms, uint64_t seq) noexcept:
+        cdef uint64_t own = be64(id)
+        return own < ms or (own == ms and be64(id + 8) <= seq)
+
     cdef int _xclaim(self, const unsigned char* id, Pending* entry) except -1:
-        self.out.array(8 if entry == NULL else 12)
-        self.out.raw(b"$6\r\nXCLAIM\r\n", 12)
+        """Makes the message pending; what no command makes so is counted where its message was trimmed, and a dead letter where it was deleted."""
+        cdef bint asks = self.asks and self._is_up_to(id, self.deleted_ms, self.deleted_seq)
+        if self.drops_gone and not (be64(id) == self.first_ms and be64(id + 8) == self.first_seq):
+            if self._is_up_to(id, self.first_ms, self.first_seq):
+                self.stream_meta_dropped += 1
+                return 0
+        self.out.array((8 if entry == NULL else 12) + 2 * asks)
+        if asks:
+            self.out.raw(b"$4\r\nEVAL\r\n", 10)
+            self.out.bulk(<const char*> CLAIMING_THERE, len(CLAIMING_THERE))
+            self.out.raw(b"$1\r\n1\r\n", 7)
+        else:
+            self.out.raw(b"$6\r\nXCLAIM\r\n", 12)
         self.out.bulk(self.key.name, self.key.size)
         self.out.bulk(self.group_name.p, self.group_name.size)
         self.out.bulk(self.consumer_name.p, self.consumer_name.size)
@@ -163,6 +187,37 @@ cdef class StreamCommands(ElementCommands):
             self.out.raw(b"$10\r\nRETRYCOUNT\r\n", 17)
             self.out.unsigned(entry.count)
         self.out.raw(b"$5\r\nFORCE\r\n$6\r\nJUSTID\r\n", 23)
+        self.replies += 1
+        return self._cut_big()
+
+    # -- idempotent producers ------------------------------------------------------------------------------------------
+
+    cdef int producers(self, uint64_t seconds, uint64_t most, uint64_t n) except -1:
+        if not self.dialect.producers:
+            return ElementCommands.producers(self, seconds, most, n)
+        self.out.raw(b"*6\r\n$7\r\nXCFGSET\r\n", 17)
+        self.out.bulk(self.key.name, self.key.size)
+        self.out.raw(b"$13\r\nIDMP-DURATION\r\n", 20)
+        self.out.unsigned(seconds)
+        self.out.raw(b"$12\r\nIDMP-MAXSIZE\r\n", 19)
+        self.out.unsigned(most)
+        self.replies += 1
+        return self._cut_big()
+
+    cdef int producer(self, Item* name) except -1:
+        return self._remember(&self.group_name, name)
+
+    cdef int message(self, Item* name, uint64_t ms, uint64_t seq) except -1:
+        if not self.dialect.producers:
+            return 0
+        self.out.array(7)  # the message may have been deleted
+        self.out.raw(b"$4\r\nEVAL\r\n", 10)
+        self.out.bulk(<const char*> RECORDING, len(RECORDING))
+        self.out.raw(b"$1\r\n1\r\n", 7)
+        self.out.bulk(self.key.name, self.key.size)
+        self.out.bulk(self.group_name.p, self.group_name.size)
+        self.out.bulk(name.p, name.n)
+        self.out.stream_id(ms, seq)
         self.replies += 1
         return self._cut_big()
 

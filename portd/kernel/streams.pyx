@@ -396,7 +396,7 @@ cdef int _nacked(Decoder self, Cursor* c) except -1:
 
 
 cdef int _dedup(Decoder self, Cursor* c) except -1:
-    """Idempotent producers of version 4 and later: stepped over."""
+    """Idempotent producers, of version 4 and later."""
     cdef uint64_t a = 0
     cdef uint64_t b = 0
     cdef int r = R_OK
@@ -408,8 +408,7 @@ cdef int _dedup(Decoder self, Cursor* c) except -1:
             r = next_number(self, c, &self.producers)
         if r != R_OK:
             return r
-        if self.producers:
-            self.to.stream_dropped("idempotent producers")
+        self.to.producers(a, b, self.producers)
         self.stream_state = SS_PRODUCER
     elif self.stream_state == SS_PRODUCER:
         if self.producers == 0:
@@ -422,6 +421,7 @@ cdef int _dedup(Decoder self, Cursor* c) except -1:
             r = next_number(self, c, &self.ids)
         if r != R_OK:
             return r
+        self.to.producer(&self.items[0])
         self.producers -= 1
         self.stream_state = SS_MESSAGE
     elif self.stream_state == SS_MESSAGE:
@@ -437,6 +437,7 @@ cdef int _dedup(Decoder self, Cursor* c) except -1:
             r = next_number(self, c, &b)
         if r != R_OK:
             return r
+        self.to.message(&self.items[0], a, b)
         self.ids -= 1
     else:                                       # total ids, total duplicates
         r = next_number(self, c, &a)

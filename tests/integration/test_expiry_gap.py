@@ -23,7 +23,7 @@ SHORT_MS = 600
 LONG_MS = 100_000
 OUTAGE_MS = 6000  # longer than it takes to hear of a key and be killed, on a busy machine, too
 CHECKPOINT = "portd:checkpoint:default"
-POSTPONING = [name for name in ("redis6.2", "redis7.0", "valkey8.0") if find(name)]
+POSTPONING = [name for name in ("redis6.2", "redis8.6", "redis7.0", "valkey8.0") if find(name)]
 
 
 @pytest.fixture(params=POSTPONING)

@@ -233,7 +233,7 @@ SET ne a
 SET ne b IFNE x
 SET ne c IFDNE 0123456789abcdef GET
 SET digest a
-SET digest b IFDEQ 0123456789abcdef
+SET digest b IFDEQ e6c632b61e964e1f
 SET gone x
 DELEX gone IFEQ x
 MSETEX 2 r1 a r2 b EX 10000
@@ -404,3 +404,230 @@ def test_targets_older_than_redis_4_are_refused_before_anything_is_done(servers:
     assert source.info("stats")["sync_full"] == 0
     with Portd(target, source, stop_after="caught-up") as portd:
         assert portd.wait() == os.EX_OK, "as a source it is welcome"
+
+
+# Written by clients of Redis 8.6, in this order; the target is compared with the source, which is Redis 8.6, too.
+OF_REDIS_8 = f"""
+XADD idmp IDMP one 1 * a b
+XADD idmp IDMP one 1 * a b
+XADD idmp IDMP one 2 * a b
+XADD idmp IDMPAUTO two * a b
+XADD idmp IDMPAUTO two * a b
+XADD idmp KEEPREF IDMP one 3 MAXLEN ~ 100 LIMIT 50 * a b
+XADD idmp NOMKSTREAM IDMP one 4 MINID = 1 * a b
+XADD idmp IDMP one 5 MAXLEN = 0 * a b
+XADD idmp IDMP one 6 * a b
+XCFGSET idmp IDMP-DURATION 50 IDMP-MAXSIZE 10
+XADD idmp IDMP one 7 * a b
+COPY idmp idmp2
+SET ne a
+SET ne b IFNE x
+SET ne c IFDNE 0123456789abcdef GET
+SET ne d IFEQ c PXAT {FAR}
+SET gone x
+DELEX gone IFEQ x
+SET gone2 x
+DELEX gone2
+MSETEX 2 r1 a r2 b PXAT {FAR}
+MSETEX 2 r1 c r2 d XX KEEPTTL
+MSETEX 2 r3 a r4 b NX
+HSET hash a 1 b 2 c 3 d 4
+HSETEX hash PXAT {FAR} FIELDS 2 b 1 e 2
+HSETEX hash FXX KEEPTTL FIELDS 1 b 2
+HSETEX hash FNX FIELDS 1 f 9
+HGETEX hash PXAT {FAR} FIELDS 1 c
+HGETEX hash PERSIST FIELDS 1 c
+HGETDEL hash FIELDS 2 d f
+HSETEX hash EXAT 1 FIELDS 1 a 1
+HSETEX hash FIELDS 2 g 1 h 2 PXAT {FAR}
+HSETEX hash FXX FIELDS 1 g 3 KEEPTTL
+HSETEX hash FIELDS 1 i 3 FNX
+HPEXPIREAT hash {FAR} FIELDS 2 i e NX
+HPEXPIREAT hash {FAR} FIELDS 1 b XX
+HSET fields a 1 b 2
+HSETEX fields PXAT {FAR} FIELDS 1 c 1
+HSETEX fields KEEPTTL FIELDS 1 c 2
+HPEXPIREAT fields {FAR} FIELDS 1 a
+SET b1 abcdefgh
+SET b2 bc
+SET b3 xyzxyz
+SET b4 0
+BITOP DIFF d1 b1 b2 b3
+BITOP DIFF1 d2 b1 b2 b3
+BITOP ANDOR d3 b1 b2 b3
+BITOP ONE d4 b1 b2
+BITOP ONE d5 b1 b2 b3 b4
+BITOP ONE d6 b1
+BITOP ONE d6 nothing b1
+BITOP DIFF b2 b2 b3
+BITOP DIFF1 d7 nothing b3
+BITOP DIFF d8 b3 nothing
+BITOP ANDOR b3 b1 b3
+BITOP ONE b4 b1 b3 b4
+BITOP DIFF d8 nothing nothing2
+XADD q 1-1 a b
+XADD q 2-1 a b
+XADD q 3-1 a b
+XADD q 4-1 a b
+XADD q 5-1 a b
+XADD q 6-1 a b
+XADD q 7-1 a b
+XADD q 8-1 a b
+XGROUP CREATE q g 0
+XGROUP CREATE q h 0
+XREADGROUP GROUP g c COUNT 6 STREAMS q >
+XREADGROUP GROUP h c COUNT 5 STREAMS q >
+XACKDEL q g IDS 1 1-1
+XACKDEL q g KEEPREF IDS 3 8-1 2-1 99-1
+XACKDEL q g DELREF IDS 2 3-1 99-1
+XACKDEL q g ACKED IDS 2 4-1 5-1
+XACKDEL q h ACKED IDS 1 4-1
+XDELEX q ACKED IDS 3 5-1 6-1 7
+XDELEX q DELREF IDS 2 5-1 77-1
+XDELEX q KEEPREF IDS 1 6-1
+XREADGROUP GROUP g c2 CLAIM 0 COUNT 4 STREAMS q >
+XADD p 1-1 a b
+XADD p 2-1 a b
+XADD p 3-1 a b
+XADD p 4-1 a b
+XADD p 5-1 a b
+XADD p 6-1 a b
+XADD p 7-1 a b
+XGROUP CREATE p g 0
+XGROUP CREATE p h 0
+XREADGROUP GROUP g c COUNT 6 STREAMS p >
+XREADGROUP GROUP h c COUNT 5 STREAMS p >
+XACK p g 1-1 3-1 5-1
+XACK p h 1-1 2-1 3-1 5-1
+XTRIM p MAXLEN 5 ACKED
+XADD p ACKED MAXLEN = 5 8-1 a b
+XTRIM p MINID 4-1 DELREF
+XADD p DELREF MAXLEN ~ 3 LIMIT 0 9-1 a b
+XADD p MAXLEN 3 DELREF 10-1 a b
+XADD p NOMKSTREAM ACKED MINID = 9 11-1 a b
+XADD p DELREF 12-1 a b
+XTRIM p MAXLEN = 2 DELREF LIMIT 0
+XADD fresh DELREF MAXLEN = 1 1-1 a b
+XADD fresh ACKED MAXLEN = 1 2-1 a b
+XADD emptied 1-1 a b
+XTRIM emptied MAXLEN = 0 DELREF
+"""
+
+
+@pytest.fixture
+def redis_8() -> Iterator[Server]:
+    """A source that has what came with Redis 8.2 to 8.6."""
+    binary = next((each for each in binaries() if each.at_least(redis=(8, 6))), None)
+    if binary is None:
+        pytest.skip("takes Redis 8.6 as the source")
+    with Server(binary, databases=16, appendonly=True) as server:
+        yield server
+
+
+def test_every_command_of_redis_8_6_arrives_in_the_stream(redis_8: Server, older: Server) -> None:
+    """Messages of idempotent producers, deletions by reference and new operations on bits: nothing is refused."""
+    with Portd(redis_8, older) as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        write_what_it_takes(redis_8, OF_REDIS_8)
+        status = portd.until_applied(redis_8)
+        assert status["dead_letters"] == {}, portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert differences(redis_8, older) == []
+
+
+def test_every_command_of_redis_8_6_arrives_from_an_append_only_file(redis_8: Server, older: Server) -> None:
+    """A file has the same."""
+    write_what_it_takes(redis_8, OF_REDIS_8)
+    (file,) = redis_8.directory.glob("appendonlydir/*.incr.aof")
+    ended = run("restore", file, "--target", older.url)
+    assert "refused" not in ended.err, ended.err
+    assert differences(redis_8, older) == []
+
+
+def fill_streams(source: Server, entries: int) -> None:
+    """Streams with producers, settings of their own, and a pending message that was deleted: a small one, and one of many entries."""
+    client: Any = source.client()
+    for name, count in (("small", 3), ("large", entries)):
+        pipeline = client.pipeline(transaction=False)
+        for number in range(count):
+            pipeline.xadd(name, {"field": f"{number:040}"}, id=f"{number + 1}-1")
+        pipeline.execute()
+        client.execute_command("XCFGSET", name, "IDMP-DURATION", 5000, "IDMP-MAXSIZE", 7)
+        for iid in ("one", "two", "gone"):
+            added = client.execute_command("XADD", name, "IDMP", "producer", iid, "*", "a", "b")
+        client.xdel(name, added)
+        client.xgroup_create(name, "group", "0")
+        client.xreadgroup("group", "consumer", {name: ">"}, count=3)
+        client.xdel(name, "2-1")
+
+
+def test_restored_streams_keep_what_no_command_carries(redis_8: Server, older: Server) -> None:
+    """RESTORE in the stream: who produced messages has no place in older servers, which is no reason to refuse the value."""
+    with Portd(redis_8, older) as portd:
+        fill_streams(redis_8, 20_000)
+        portd.until(lambda status: status["phase"] == "streaming")
+        with Wire(redis_8) as wire:
+            for name in ("small", "large"):
+                assert wire.call("RESTORE", f"{name}2", FAR, wire.call("DUMP", name), "ABSTTL") == b"OK"
+        status = portd.until_applied(redis_8)
+        assert all(code == "unsupported" for code in status["dead_letters"]), portd.log()
+    assert [line for line in differences(redis_8, older) if "2'" in line.partition(":")[0]] == []
+
+
+def test_a_large_stream_takes_its_producers_along(redis_8: Server) -> None:
+    """Of an element at a time, too: a message that is sent again is known to the target."""
+    fill_streams(redis_8, 60_000)
+    with Server(redis_8.binary) as target, Portd(redis_8, target) as portd:
+        status = portd.until(lambda status: status["phase"] == "streaming")
+        assert status["dead_letters"] == {"ERR": 1}, portd.log()  # a pending entry whose message was deleted
+        clients: list[Any] = [target.client(), redis_8.client()]
+        for name in ("small", "large"):
+            again = [each.execute_command("XADD", name, "IDMP", "producer", "two", "*", "c", "d") for each in clients]
+            assert again[0] == again[1]
+            with Wire(target) as wire:
+                told = wire.call("XINFO", "STREAM", name)
+            settings = dict(zip(told[::2], told[1::2], strict=True))
+            assert (settings[b"idmp-duration"], settings[b"idmp-maxsize"]) == (5000, 7)
+
+
+@pytest.mark.parametrize("named", ["valkey9.1", "redis8.6"])
+def test_pending_entries_that_no_command_makes_are_told(named: str) -> None:
+    """Of a stream too large for RESTORE: what was trimmed is counted, what was deleted is a dead letter; what is there is pending."""
+    binary = next((each for each in binaries() if each.name == named), None)
+    if binary is None:
+        pytest.skip(f"takes {named}")
+    with Server(binary) as source, Server(binary) as target:
+        client: Any = source.client()
+        pipeline = client.pipeline(transaction=False)
+        for number in range(60_000):
+            pipeline.xadd("s", {"field": f"{number:040}"}, id=f"{number + 1}-1")
+        pipeline.execute()
+        client.xgroup_create("s", "g", "0")
+        client.xreadgroup("g", "one", {"s": ">"}, count=10)
+        client.xtrim("s", minid="4-1", approximate=False)
+        client.xdel("s", "7-1")
+        with Portd(source, target) as portd:
+            status = portd.until(lambda status: status["phase"] == "streaming")
+            assert status["attributes_dropped"] == {"stream-meta": 3}, portd.log()
+            assert status["dead_letters"] == {"ERR": 1}, portd.log()
+            assert "message 7-1 was deleted" in portd.log()
+        pending = [each["message_id"] for each in target.client().xpending_range("s", "g", "-", "+", 20)]
+        assert pending == [b"4-1", b"5-1", b"6-1", b"8-1", b"9-1", b"10-1"]
+
+
+def test_a_hash_called_as_an_option_keeps_its_times(redis_8: Server, older: Server) -> None:
+    """Valkey refuses HSETEX of a key called ``fields``, which snapshots may have."""
+    client: Any = redis_8.client()
+    for name in ("fields", "FIELDS", "field"):
+        client.hset(name, mapping={"a": 1, "b": 2})
+        client.execute_command("HPEXPIREAT", name, FAR, "FIELDS", 1, "a")
+    with Portd(redis_8, older) as portd:
+        status = portd.until(lambda status: status["phase"] == "streaming")
+        assert status["dead_letters"] == {}, portd.log()
+    assert differences(redis_8, older) == []
+
+
+def write_what_it_takes(source: Server, lines: str) -> None:
+    """Runs commands one after the other; some are refused by the source itself, as a client sees it."""
+    with Wire(source) as wire:
+        wire.many([line.split() for line in lines.strip().splitlines()], errors=True)

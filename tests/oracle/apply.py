@@ -294,8 +294,11 @@ class Target:
         return 1
 
     def _eval(self, script: bytes, count: bytes, key: bytes, *arguments: bytes) -> int:
-        """The two scripts that put what follows a long member or field behind it."""
+        """The two scripts that put what follows a long member or field behind it, and the one that asks for a message."""
         _check(count == b"1", "one key is expected")
+        if script.startswith(b"if #redis.call('XCLAIM', KEYS[1], unpack(ARGV)) == 0 then"):
+            self._xclaim(key, *arguments)
+            return 0
         if script == ZADD_SCRIPT:
             member, score = arguments
             return self._zadd(key, score, member)

@@ -46,3 +46,10 @@ def test_what_replicas_pass_over_is_no_obstacle() -> None:
     """Empty lines and commands without arguments may stand between commands; annotations behind them are found."""
     odd = b"\r\n*0\r\n*-1\r\n"
     assert AnnotationFilter().feed(odd + TIMED) == odd + b"".join(COMMANDS)
+
+
+@pytest.mark.parametrize("end", range(1, 16))
+def test_a_cut_timestamp_is_nothing_that_is_missing(end: int) -> None:
+    """A server that stopped inside of one has written all of its commands."""
+    cleaner = AnnotationFilter()
+    assert cleaner.feed(COMMANDS[0] + b"#TS:1617181920\r\n"[:end]) + cleaner.rest() == COMMANDS[0]

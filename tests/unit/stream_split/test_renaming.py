@@ -149,6 +149,12 @@ def test_keys_of_large_commands_are_renamed(argv: list[bytes], step: int) -> Non
         ({"ZDIFFSTORE"}, b"ZDIFFSTORE k:d 2 k:1 k:2", b"EVAL S 1 Ld 2 L1 L2"),
         ({"COPY"}, b"COPY k:1 k:2 DB 1 REPLACE", b"EVAL S 2 L1 L2 DB 6 REPLACE"),
         ({"LMOVE"}, b"LMOVE k:1 k:2 LEFT LEFT", b"EVAL S 2 L1 L2 LEFT LEFT"),
+        ({"XACKDEL"}, b"XACKDEL k:1 g ACKED IDS 1 1-1", b"EVAL S 1 L1 g ACKED IDS 1 1-1"),
+        (
+            {"BITOP DIFF, DIFF1, ANDOR and ONE"},
+            b"BITOP ONE k:1 k:2 k:3 k:1",
+            b"EVAL S 4 L1 L2 L3 L1 ONE",
+        ),
         ({"LMOVE"}, b"LMOVE k:1 k:2 RIGHT LEFT", b"RPOPLPUSH L1 L2"),
     ],
 )
