@@ -347,8 +347,9 @@ def _contents_of(cluster: Cluster, found: list[str], *, absolute: bool) -> dict[
     """Of all primaries; keys on one that has not their slot are told in *found*."""
     there: dict[bytes, tuple[bytes, int]] = {}
     for node, ranges in cluster.owners().items():
+        slots = {slot for first, last in ranges for slot in range(first, last + 1)}
         for key, facts in _contents(node, absolute=absolute).items():
-            if not any(first <= key_slot(key) <= last for first, last in ranges):
+            if key_slot(key) not in slots:
                 found.append(f"{key!r} is on node {node.port}, which has not its slot")
             there[key] = facts
     return there
