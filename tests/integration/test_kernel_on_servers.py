@@ -67,7 +67,8 @@ def test_any_snapshot_on_a_real_server(binary: Binary, servers: ServerFactory, l
         snapshot.functions.clear()
         data = encode(snapshot)  # canonical: RESTORE refuses some forms that loading a file accepts
         errors, restored = apply(data, server, limits)
-        assert errors == []
+        # A pending entry whose message was deleted is a dead letter where RESTORE does not bring it.
+        assert [each for each in errors if "no command leaves it pending" not in str(each)] == []
         check_server(decode(data), server, restored)
 
     one()

@@ -153,7 +153,7 @@ def streams(draw: st.DrawFn, version: int) -> StreamValue:
     for name in draw(st.lists(texts(12, 60), unique=True, max_size=3)):
         stream.groups[name] = draw(groups(entry_ids, version))
     if version >= 4:
-        stream.dedup = (draw(st.integers(0, 100)), draw(st.integers(0, 100)))
+        stream.dedup = (draw(st.integers(1, 100)), draw(st.integers(1, 100)))
         stream.dedup_totals = (draw(st.integers(0, 100)), draw(st.integers(0, 100)))
         for name in draw(st.lists(texts(12, 60), unique=True, max_size=2)):
             stream.producers[name] = Producer(draw(st.dictionaries(texts(12, 60), ids, max_size=3)))
