@@ -41,7 +41,7 @@ async def main(directory):
             await asyncio.sleep(0)
         spool.end()
 
-    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(600), asyncio.TaskGroup() as group:
         group.create_task(write())
         while not (stopped.is_set() and spool.statistics().blocked):
             await asyncio.sleep(0.01)
