@@ -51,6 +51,7 @@ VALKEY_UNITS = (
     "resharding", "cluster-migrateslots", "slot-migration", "many-slot-migration", "half-migrated-slot", "manual-failover",
     "manual-takeover", "failover", "multi-slot-operations", "cluster-flush-slot", "multidb",
 )  # fmt: skip
+RESET = "hard reset"  # in the name of the test that takes a cluster apart
 UNIT_SECONDS = 3600  # on a busy machine
 WHOLE_SECONDS = 20.0  # until the cluster that a test leaves is whole
 EQUAL_SECONDS = 240.0
@@ -237,8 +238,8 @@ class Follower:
     def behind(self, port: int, test: str) -> None:
         """A test has ended; the first node of its cluster has this port."""
         self.result.tests += 1
-        if self._followed is not None and self._followed.source.port != port:
-            self.leave()
+        if self._followed is not None and (self._followed.source.port != port or RESET in test):
+            self.leave()  # its nodes make another one
         with contextlib.suppress(OSError, redis.RedisError):
             cluster = self._followed.source if self._followed is not None else FoundCluster(self._source, port)
             deadline = time.monotonic() + (WHOLE_SECONDS if self._followed is not None else 0)
