@@ -116,6 +116,7 @@ class Link:
         neighbours: Neighbours | None = None,
     ) -> None:
         self.reached = self.released = False
+        self._begun = False  # a session was tried: the target may be another process by now
         self.reaching = Reaching()
         self._beside = beside
         self._neighbours = neighbours or Neighbours()
@@ -184,7 +185,7 @@ class Link:
     async def _replicate(self) -> None:
         """Takes the link, and replicates until told to stop."""
         try:
-            self._taken = self.released = False
+            self._taken = self.released = self._begun = False
             destination = await self._prepare()
             self._progress.introduced, self._progress.failure = True, ""
             if self._standing is not None:
@@ -395,9 +396,10 @@ class Link:
         reason = "backlog"  # the source refused to continue the session before
         self._spool.reset()
         self._progress.stream.following = False
-        if self._session is not None:  # nothing of that one changes the checkpoint any more that is read now
+        if self._begun:  # nothing of the one before changes the checkpoint any more that is read now
             destination = await self._recognise_target(destination)
             destination = replace(destination, epoch=await destination.lease.begin())
+        self._begun = True
         if transfer is None:
             checkpoint = await read_checkpoint(self._target, self.ruling.settings.checkpoint_name())
             position, reason = self._place(checkpoint)

@@ -19,6 +19,7 @@ from tests.servers import wait_for_sync
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from tests.conftest import ServerFactory
     from tests.servers import Server
 
 SPARSE: dict[str, Any] = {"cluster_require_full_coverage": False, "appendonly": True, "appendfsync": "always"}
@@ -307,3 +308,17 @@ def test_random_outages(source: Server, sparse: Cluster) -> None:
         assert portd.terminate() == os.EX_OK, portd.log()
         assert portd.log().count('event="full sync"') == 1, portd.log()
     assert not differences(source, sparse)
+
+
+def test_a_node_is_another_process_before_the_first_copy_begins(servers: ServerFactory) -> None:
+    """While the source has not begun its snapshot a node of the target is started again: it is looked at once more."""
+    source = servers(repl_diskless_sync_delay=3600)
+    source.client().set("a", 1)
+    with Cluster() as target, Portd(source, target.url) as portd:
+        wait_for_sync(lambda: source.info("replication")["connected_slaves"] == 1)
+        target.primaries[2].restart()
+        wait_for_sync(target.is_up)
+        source.client().config_set("repl-diskless-sync-delay", 0)
+        portd.until(lambda status: bool(status["phase"] == "streaming"))
+        portd.until_applied(source)
+        assert not differences(source, target)
