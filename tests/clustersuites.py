@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from tests.servers import Binary
 
 REDIS_UNITS = (
-    "02-failover", "03-failover-loop", "04-resharding", "10-manual-failover", "11-manual-takeover", "21-many-slot-migration",
+    "02-failover", "03-failover-loop", "04-resharding", "10-manual-failover", "11-manual-takeover",
     "29-slot-migration-response",
 )  # fmt: skip
 VALKEY_UNITS = (

@@ -76,6 +76,7 @@ class Prometheus:
             f"--web.listen-address={self.address}",
         ]
         self._process: subprocess.Popen[bytes] | None = None
+        self._seen: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
@@ -119,8 +120,8 @@ class Prometheus:
         return {each["labels"]["alertname"]: each for each in alerts if each["state"] == "firing"}
 
     def until_firing(self, *names: str) -> dict[str, dict[str, Any]]:
-        """Waits until each of these alerts has been seen firing; each as it was then."""
-        seen: dict[str, dict[str, Any]] = {}
+        """Waits until each of these alerts has been seen firing, by a call before where it is over; each as it was then."""
+        seen = self._seen
 
         def looked() -> bool:
             seen.update(self.firing())
