@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     Struck = Callable[[], str]  # strikes something, and says what; "" for nothing
 
+ELECTION_SECONDS: Final = 60.0  # until nobody is elected any more
 ROAMING: Final = (5, 77, 1234, 5400, 6000, 9999, 11000, 16000)  # slots that move one by one
 ROUNDS: Final = 3  # of a slot that goes to and fro
 LESS: Final = 0.01  # of its slots, for a node that is to have less
@@ -64,13 +65,26 @@ class Side:
     def kill_node(self, role: str) -> str:
         """A node dies; a primary is replaced by its replica. It comes back later, without its data."""
         node = self._chance.choice(self._nodes(role))
+        heirs = [each for each in self._nodes("slave") if each.info("replication")["master_port"] == node.port]
         node.kill()
         if role == "master":
-            wait_for_sync(self._promoted, PATIENCE_SECONDS)
+            self._until_promoted(heirs)
         time.sleep(self._chance.uniform(0, 0.5))
         node.start()
         wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
         return f"{self.name}: kill -9 of a {'primary' if role == 'master' else 'replica'}"
+
+    def _until_promoted(self, heirs: list[Server]) -> None:
+        """A replica is elected; where the servers of a busy machine come to no end of that, an operator says who it is."""
+        deadline = time.monotonic() + ELECTION_SECONDS
+
+        def promoted() -> bool:
+            if not self._promoted() and time.monotonic() > deadline:
+                with Wire(heirs[0]) as wire:
+                    wire.many([("CLUSTER", "FAILOVER", "TAKEOVER")], errors=True)
+            return self._promoted()
+
+        wait_for_sync(promoted, PATIENCE_SECONDS)
 
     def _promoted(self) -> bool:
         """Every slot has an owner that lives, and all know it."""
