@@ -390,8 +390,8 @@ class ClusterDeck:
                 paused.enter_context(turn)
             for cluster in (self._source, self._target):
                 wait_for_sync(cluster.is_up, PATIENCE_SECONDS)
-            ends = ends_of(self._source)
-            self._until(lambda status: self._is_settled(status) and has_all(ends, status))
+            # asked each time: a primary that has just joined begins a new history for its first reader
+            self._until(lambda status: self._is_settled(status) and has_all(ends_of(self._source), status))
             if letters := [each["dead_letters"] for each in (self._portd.status() or {})["links"]]:
                 assert not any(map(any, (each.values() for each in letters))), letters
             self._compare()
