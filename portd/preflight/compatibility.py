@@ -197,12 +197,13 @@ def databases(settings: Settings, source: Survey, target: Capabilities) -> list[
     if not count or not used:
         return [note("target.databases", f"{count}; the source is empty" if count else "not known")]
     if max(used) >= count:
+        ends = settings.on_refusal == "stop"
         return [
-            error(
+            (error if ends else warning)(
                 "target.databases",
                 f"the source uses database {max(used)}, the target has {count}",
                 "a sync refuses to start"
-                if settings.on_refusal == "stop"
+                if ends
                 else "keys and commands of databases that the target lacks become dead letters",
                 f"set databases to {max(used) + 1} or more in the target's configuration and restart it",
             )

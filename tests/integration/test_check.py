@@ -243,11 +243,13 @@ async def test_a_full_sync_that_its_snapshot_decides(source: Server, target: Ser
 
 
 async def test_databases_of_the_target(source: Server, servers: ServerFactory) -> None:
-    """A database that the target does not have is an error."""
+    """A database that the target does not have: a sync goes on without it, or does not begin, as it is told to."""
     client_of(source, 9).set("k", "v")
-    report = await look(source, servers(databases=4))
-    assert "9" in one(report, "target.databases").what
-    assert one(report, "target.databases").level is Level.ERROR
+    target = servers(databases=4)
+    for policy, level in ("continue", Level.WARNING), ("stop", Level.ERROR):
+        finding = one(await look(source, target, on_refusal=policy), "target.databases")
+        assert "9" in finding.what
+        assert finding.level is level
 
 
 async def test_memory_of_the_target(source: Server, servers: ServerFactory) -> None:

@@ -148,7 +148,7 @@ async def test_what_is_there_and_what_does_not_fit(cluster: Cluster, source: Ser
     client.set("a", 1)
     cluster.get("SET", "foreign", 1)
     report = await look(source, cluster)
-    assert of(report, "target.databases")[0].level is Level.ERROR
+    assert of(report, "target.databases")[0].level is Level.WARNING
     assert of(report, "target.keys")[0].level is Level.ERROR
     (memory,) = of(await look(cluster, target, memory_budget=8 << 20), "memory")
     assert memory.level is Level.ERROR
