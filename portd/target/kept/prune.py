@@ -222,8 +222,7 @@ class Pruner:
         if self.progress.others and not self._options.shared:
             return
         while self._counted < BUCKETS:
-            await self._compare(self._counted, self._count)
-            self._counted += 1
+            self._counted = await self._compare(self._counted, self._count)
 
     async def _count(self, block: bytes) -> None:
         self.progress.ghosts += len(names_of(block))
@@ -233,8 +232,7 @@ class Pruner:
         fenced = Fenced(connection, self._options.epoch)
         await renew(connection, self._options.epoch)  # what a lost connection has left is void
         while self._next_bucket < BUCKETS:
-            await self._compare(self._next_bucket, partial(self._remove, fenced))
-            self._next_bucket += 1
+            self._next_bucket = await self._compare(self._next_bucket, partial(self._remove, fenced))
 
     async def _recognise(self, connection: Connection) -> None:
         (info,) = await connection.ask(request("INFO", "server"))
@@ -289,12 +287,35 @@ class Pruner:
         covers = self._options.covers
         return kept if covers is None else await covered(kept, partial(covers, db))
 
-    async def _compare(self, bucket: int, take: Callable[[bytes], Awaitable[None]]) -> None:
-        """Lets *take* have blocks of names: what of one bucket the snapshot does not have."""
+    async def _compare(self, bucket: int, take: Callable[[bytes], Awaitable[None]]) -> int:
+        """Lets *take* have blocks of names: what the snapshot does not have, of one bucket or of several small ones; the next bucket."""
+        behind, found = await asyncio.to_thread(self._compare_small, bucket)
+        if behind == bucket:
+            await self._compare_large(bucket, take)
+            return bucket + 1
+        await take(found)
+        return behind
+
+    def _compare_small(self, bucket: int) -> tuple[int, bytes]:
+        """From this bucket on those that may be held at once: each turn of a thread costs more than a few keys do."""
+        assert self._name_file is not None
+        found, held = [], 0
+        while bucket < BUCKETS and held < NAMES_AT_ONCE:
+            place = self._name_file.head(bucket)
+            if place != NOWHERE:
+                names, more = self._name_file.read(place, NAMES_AT_ONCE)
+                hashes, rest = self._hash_file.read(self._hash_file.head(bucket), NAMES_AT_ONCE)
+                if (more, rest) != (NOWHERE, NOWHERE):
+                    break
+                block = b"".join(names)
+                held += len(block)
+                found.append(HashSet(hashes).missing(block))
+            bucket += 1
+        return bucket, b"".join(found)
+
+    async def _compare_large(self, bucket: int, take: Callable[[bytes], Awaitable[None]]) -> None:
         assert self._name_file is not None
         place = self._name_file.head(bucket)
-        if place == NOWHERE:
-            return
         hashes, rest = await self._load(self._hash_file.head(bucket))
         self._compared_bytes = hashes.owned_bytes
         while place != NOWHERE:
