@@ -425,8 +425,8 @@ class ClusterDeck:
 def is_settled(source: Cluster, status: dict[str, Any]) -> bool:
     """Each link has the slots of its primary, and whoever has none is not read any more."""
     owned = {tuple(sorted(slots_of(tuple(ranges)))) for ranges in source.owners().values()}
-    drawn = {tuple(sorted(slots_of(read_written(each["settings"]["include_slots"])))) for each in status["links"]}
-    return drawn - {()} == owned
+    running = (each["settings"]["include_slots"] for each in _running(status))  # one that has ended keeps what it had
+    return {tuple(sorted(slots_of(read_written(slots)))) for slots in running} - {()} == owned
 
 
 def ends_of(source: Cluster) -> dict[str, int]:
