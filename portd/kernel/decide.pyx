@@ -49,6 +49,14 @@ cdef frozenset OVER = frozenset((b"completed", b"failed", b"canceled"))  # state
 cdef const char* HELLO = "__sentinel__:hello"
 
 
+cdef bint add_range(list slots, int64_t first, int64_t last) except -1:
+    """Adds a range; False where it is none, or there would be more slots than a cluster has."""
+    if not 0 <= first <= last < SLOTS or len(slots) + last - first >= SLOTS:
+        return False
+    slots.extend(range(first, last + 1))
+    return True
+
+
 cdef class Decider(CommandScanner):
     """What is known of the target and of the stream before the head; base of the splitter."""
 
@@ -289,12 +297,12 @@ cdef class Decider(CommandScanner):
             header = text + size + 2
             if index < 3:
                 continue
-            if not read_number(text, size, SLOTS - 1, &number) or number < 0:
+            if not read_number(text, size, INT32_MAX, &number):
                 return []
             if index % 2:
                 first = number
-            else:
-                slots.extend(range(first, number + 1))
+            elif not add_range(slots, first, number):
+                return []
         return slots
 
     cdef int _hear(self) except -100:
@@ -302,7 +310,8 @@ cdef class Decider(CommandScanner):
         cdef const uint8_t* header = self._arguments()
         cdef const uint8_t* text
         cdef Py_ssize_t size = 0
-        cdef int64_t index
+        cdef int64_t index, first, last
+        cdef bytes begin, end
         cdef list words = []
         cdef list slots = []
         if self.scan.argc != 5:
@@ -317,8 +326,14 @@ cdef class Decider(CommandScanner):
         if len(told) < 6 or told[3] != b"import" or told[4] in OVER:
             return FILTERED
         for each in told[5].split():
-            first, _, last = each.partition(b"-")
-            slots.extend(range(int(first), int(last or first) + 1))
+            begin, _, end = each.partition(b"-")
+            end = end or begin
+            if not (
+                read_number(<const uint8_t*> <const char*> begin, len(begin), INT32_MAX, &first)
+                and read_number(<const uint8_t*> <const char*> end, len(end), INT32_MAX, &last)
+                and add_range(slots, first, last)
+            ):
+                return FILTERED
         return -FULL if self.projector.border.begin(slots) else FILTERED
 
     cdef bint _may_name_ours(self, Py_ssize_t end) noexcept:

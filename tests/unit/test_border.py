@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from portd.kernel.border import ALL, Border
 from portd.kernel.rules import Rules
 from portd.kernel.slots import key_slot
@@ -157,6 +159,36 @@ def test_keys_of_slots_that_a_node_gave_away_go() -> None:
     assert pieces[2] is not None
     assert pieces[2].names == {"TRIMSLOTS"}
     assert border.over == {MINE: len(SET_A) + 1}
+
+
+def test_the_highest_slots_are_what_they_are() -> None:
+    """A number near the bound is not taken for it: keys of the last slot stay."""
+    found = splitter(Border(), *range(16_370, 16_384), stream=trimmed(16_375, 16_375, 16_380, 16_382))
+    piece = found.next_piece(1 << 20, 1000)
+    assert piece is not None
+    assert piece.trims == {16_375, 16_380, 16_381, 16_382}
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        trimmed(MINE, 16_384),
+        trimmed(*[0, 16_383] * 1000),
+        trimmed(-5, MINE),
+        told("streaming-buffer", "0-999999999999"),
+        told("streaming-buffer", *["0-16383"] * 1000),
+        told("streaming-buffer", "x-y"),
+        told("streaming-buffer", f"{MINE}-"),
+    ],
+)
+def test_words_of_more_slots_than_there_are_say_nothing(stream: bytes) -> None:
+    """A source may say anything; nothing goes, and nobody is to hold more than all slots."""
+    border = Border()
+    found = splitter(border, MINE, stream=stream)
+    piece = found.next_piece(1 << 20, 1000)
+    assert piece is not None
+    assert (piece.clears, piece.trims, border.waits) == (None, None, False)
+    assert border.began.keys() <= {MINE}
 
 
 def test_word_that_keys_are_gone_waits_while_others_have_the_slot() -> None:
