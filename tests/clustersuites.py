@@ -12,15 +12,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import re
 import shutil
 import signal
-import socketserver
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -36,11 +32,9 @@ from tests.commands import run
 from tests.faults.clusters import MAY_END, ends_of, has_all, is_settled
 from tests.process import Portd
 from tests.servers import Server, find
-from tests.suites import COLOURS
+from tests.suites import hook, said_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.servers import Binary
 
 REDIS_UNITS = (
@@ -235,8 +229,21 @@ class Follower:
         self.result = Result("")
         self._followed: Followed | None = None
 
-    def behind(self, port: int, test: str) -> None:
-        """A test has ended; the first node of its cluster has this port."""
+    def behind(self, said: str) -> None:
+        """A test has ended: the port of the first node of its cluster, and its name."""
+        port, _, test = said.partition(" ")
+        try:
+            self._look(int(port), test)
+        except (
+            AssertionError,
+            OSError,
+            ValueError,
+            KeyError,
+            redis.RedisError,
+        ) as error:  # the suite waits for an answer
+            self.result.differences.append(f"{test}: no comparison: {error!r:.2000}")
+
+    def _look(self, port: int, test: str) -> None:
         self.result.tests += 1
         if self._followed is not None and (self._followed.source.port != port or RESET in test):
             self.leave()  # its nodes make another one
@@ -262,35 +269,6 @@ class Follower:
             (self._logs / f"{name}-{self.result.clusters}.portd").write_text(self._followed.portd.log())
         self._followed.__exit__()
         self._followed = None
-
-
-@contextlib.contextmanager
-def hook(follower: Follower) -> Iterator[int]:
-    """The port that the suite asks after each test."""
-
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            port, _, test = self.rfile.readline().decode(errors="replace").strip().partition(" ")
-            try:
-                follower.behind(int(port), test)
-            except (
-                AssertionError,
-                OSError,
-                ValueError,
-                KeyError,
-                redis.RedisError,
-            ) as error:  # the suite waits for an answer
-                follower.result.differences.append(f"{test}: no comparison: {error!r:.2000}")
-            with contextlib.suppress(OSError):
-                self.wfile.write(b"done\n")
-
-    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, name="suite-hook", daemon=True)
-        thread.start()
-        try:
-            yield int(server.server_address[1])
-        finally:
-            server.shutdown()
 
 
 def prepared(tree: Path, directory: Path, server: str) -> Path:
@@ -321,19 +299,7 @@ def words(tree: Path, unit: str) -> list[str]:
 def run_unit(tree: Path, follower: Follower, unit: str, port: int, logs: Path | None) -> Result:
     """Runs one unit of the suite, and compares."""
     follower.result = result = Result(unit)
-    environment = os.environ | {"SUITE_HOOK": str(port)}
-    with subprocess.Popen(
-        words(tree, unit), cwd=tree, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
-    ) as process:  # fmt: skip
-        timer = threading.Timer(UNIT_SECONDS, lambda: os.killpg(process.pid, signal.SIGKILL))
-        timer.start()
-        try:
-            said = COLOURS.sub("", process.communicate()[0].decode(errors="replace"))
-        finally:
-            timer.cancel()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its servers as well
+    said = said_by(words(tree, unit), tree, port, UNIT_SECONDS)
     follower.leave()
     good, bad = (len(re.findall(word, said)) for word in (r"\[ok\]|: OK$|W*OK\n", r"\[err\]|\[exception\]|FAILED"))
     result.suite = f"{good} ok, {bad} failed"
@@ -358,7 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise SystemExit("clustersuites: no such server at hand\nHINT: PORTD_TEST_SERVERS=/path/to/it")
     results: list[Result] = []
     follower = Follower(source, target, options.logs)
-    with tempfile.TemporaryDirectory(prefix="suites-") as directory, hook(follower) as port:
+    with tempfile.TemporaryDirectory(prefix="suites-") as directory, hook(follower.behind) as port:
         tree = prepared(options.tree, Path(directory), source.path)
         known = VALKEY_UNITS if source.valkey else REDIS_UNITS
         for unit in options.unit or known:

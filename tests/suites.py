@@ -36,7 +36,7 @@ from tests.process import Portd
 from tests.servers import Server, find, free_port, wait_for_sync
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # Units that write through one server, without replicas, files and settings of their own.
 UNITS = (
@@ -169,20 +169,39 @@ class Pair:
 
 
 @contextlib.contextmanager
-def hook(pair: Pair) -> Iterator[int]:
-    """The port that the suite asks after each test."""
+def hook(behind: Callable[[str], None]) -> Iterator[int]:
+    """The port that the suite asks after each test; it waits until what it says has been dealt with."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            pair.compare(self.rfile.readline().decode(errors="replace").strip())
+            behind(self.rfile.readline().decode(errors="replace").strip())
             with contextlib.suppress(OSError):
                 self.wfile.write(b"done\n")
 
     with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, name="suite-hook", daemon=True)
         thread.start()
-        yield int(server.server_address[1])
-        server.shutdown()
+        try:
+            yield int(server.server_address[1])
+        finally:
+            server.shutdown()
+
+
+def said_by(words: list[str], tree: Path, port: int, seconds: float) -> str:
+    """What a suite says that runs in a tree with its hook; nothing that it began is left running."""
+    with subprocess.Popen(
+        words, cwd=tree, env=os.environ | {"SUITE_HOOK": str(port)}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True,
+    ) as process:  # fmt: skip
+        timer = threading.Timer(seconds, lambda: os.killpg(process.pid, signal.SIGKILL))
+        timer.start()
+        try:
+            said = process.communicate()[0]
+        finally:
+            timer.cancel()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return COLOURS.sub("", said.decode(errors="replace"))
 
 
 def prepared(tree: Path, directory: Path, server: str) -> Path:
@@ -220,20 +239,7 @@ def run_unit(tree: Path, pair: Pair, unit: str, port: int) -> Result:
     words += ["--single", unit, "--tags", "-slow -large-memory -repl -cluster -needs:reset -tls"]
     for each in PASSED_OVER if "--skiptest" in helper else ():
         words += ["--skiptest", each]
-    environment = os.environ | {"SUITE_HOOK": str(port)}
-    with subprocess.Popen(
-        words, cwd=tree, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True,
-    ) as process:  # fmt: skip
-        timer = threading.Timer(UNIT_SECONDS, lambda: os.killpg(process.pid, signal.SIGKILL))
-        timer.start()
-        try:
-            said_bytes = process.communicate()[0]
-        finally:
-            timer.cancel()
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    said = COLOURS.sub("", said_bytes.decode(errors="replace"))
+    said = said_by(words, tree, port, UNIT_SECONDS)
     (tree / f"{unit.replace('/', '-')}.log").write_text(said)
     result = pair.result
     result.passed = len(re.findall(r"\[ok\]", said))
@@ -265,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
         tree = prepared(options.tree, Path(directory), binary.path if binary is not None else "")
         for unit in names(tree, options.unit):
             pair = Pair(options.source, options.target, losses=options.source != options.target)
-            with pair, hook(pair) as port:
+            with pair, hook(pair.compare) as port:
                 result = run_unit(tree, pair, unit, port)
                 results.append(result)
                 print(result.line(), flush=True)
