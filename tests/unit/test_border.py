@@ -166,7 +166,7 @@ def test_the_highest_slots_are_what_they_are() -> None:
     found = splitter(Border(), *range(16_370, 16_384), stream=trimmed(16_375, 16_375, 16_380, 16_382))
     piece = found.next_piece(1 << 20, 1000)
     assert piece is not None
-    assert piece.trims == {16_375, 16_380, 16_381, 16_382}
+    assert piece.trims == frozenset({16_375, 16_380, 16_381, 16_382})
 
 
 @pytest.mark.parametrize(
