@@ -11,7 +11,7 @@ from portd.kernel.slots import key_slot
 from tests.clusters import Cluster, dumped
 from tests.following import forget_history
 from tests.integration.cluster.load import Loads, fill, primaries, streaming, until_applied
-from tests.process import Portd
+from tests.process import Links, Portd
 from tests.process import streaming as streams
 from tests.wire import Wire
 from tests.writer import Writer
@@ -109,6 +109,30 @@ def test_a_database_becomes_the_only_one(source: Server, cluster: Cluster) -> No
         assert portd.terminate() == os.EX_OK, portd.log()
         assert portd.log().count('event="full sync"') == 1, portd.log()
     assert there(cluster) == dumped(source, 3)
+
+
+def test_each_database_gets_a_prefix(source: Server, cluster: Cluster) -> None:
+    """A link for each, in one process: all databases of a server in one cluster, and a flush of one leaves the other."""
+    tables: dict[str, dict[str, object]] = {
+        "main": {"source": source, "target": cluster.url, "include_db": [0], "exclude": ["db3:"], "share_image": True},
+        "db3": {
+            "source": source,
+            "target": cluster.url,
+            "include_db": [3],
+            "map_db": ["3=0"],
+            "add_prefix": "db3:",
+            "share_image": True,
+        },
+    }
+    with Links(tables) as portd, Load(source) as one, Load(source, 3) as other:
+        killed_now_and_then(portd, streaming)
+        for load in (one, other):
+            load.stop()
+        for name in tables:
+            portd.until_link_applied(name, source)
+        assert portd.terminate() == os.EX_OK, portd.log()
+        assert portd.log().count('event="full sync"') == len(tables), portd.log()
+    assert there(cluster) == dumped(source) | {b"db3:" + key: value for key, value in dumped(source, 3).items()}
 
 
 def test_slots_of_a_server(source: Server, cluster: Cluster) -> None:
