@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import statistics
 import time
 from typing import TYPE_CHECKING
 
@@ -216,8 +218,8 @@ def test_groups_follow_what_exec_takes() -> None:
     assert size.commands == 1024  # once is chance
     size.note(2 * AIM_SECONDS, size.bytes, size.commands)
     assert (size.bytes, size.commands) == (1 << 17, 512)
-    for _ in range(20):
-        size.note(1.0, size.bytes, size.commands)
+    for _ in range(60):
+        size.note(size.commands / 1000, size.bytes, size.commands)
     assert (size.bytes, size.commands) == (FEWEST_BYTES, FEWEST_COMMANDS)
     size.note(AIM_SECONDS / 10, 10, 1)
     assert size.commands == FEWEST_COMMANDS  # a small group proves nothing
@@ -229,9 +231,27 @@ def test_groups_to_a_far_target_stay_large() -> None:
     for _ in range(20):
         size.note(0.07, size.bytes, size.commands, 0.05)
     assert size.commands == 4096
-    for _ in range(20):
-        size.note(1.0, size.bytes, size.commands, 0.05)
+    for _ in range(60):
+        size.note(0.05 + size.commands / 100, size.bytes, size.commands, 0.05)
     assert size.commands == FEWEST_COMMANDS
+
+
+@pytest.mark.parametrize("fixed", [0.02, 0.1])
+def test_groups_stay_large_where_small_ones_take_as_long(fixed: float) -> None:
+    """A target that waits for a core: smaller groups would only be more. Where commands are what takes long, they help, also behind that."""
+    size, chance = GroupSize(1 << 20, 4096), random.Random(3)
+    commands = seconds = 0.0
+    for _ in range(1000):
+        taken = chance.expovariate(1 / fixed) + size.commands * 3e-6
+        commands, seconds = commands + size.commands, seconds + taken
+        size.note(taken, 40 * size.commands, size.commands)
+    assert commands / seconds > 400 / fixed  # 64 at a time would be 64 / fixed
+    taken_by = []
+    for _ in range(300):
+        taken_by.append(size.commands * 3e-4)
+        size.note(taken_by[-1], 40 * size.commands, size.commands)
+    assert statistics.median(taken_by[-200:]) <= FEWEST_COMMANDS * 3e-4
+    assert max(taken_by[-200:]) <= 2 * FEWEST_COMMANDS * 3e-4
 
 
 @pytest.mark.parametrize("name", ["max_target_bytes_per_second", "max_target_ops"])
