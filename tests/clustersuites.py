@@ -167,6 +167,7 @@ class Followed:
         self.source, self._result = source, result
         self._target = Cluster(target)
         self._stack = ExitStack()
+        self._letters: dict[str, dict[str, int]] = {}  # of each link, by the process that runs
         result.clusters += 1
 
     def __enter__(self) -> Self:
@@ -181,12 +182,19 @@ class Followed:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._note_letters()
+        self._note_letters(self.portd.status())
+        self._take_letters()
         self._stack.close()
 
-    def _note_letters(self) -> None:
-        for link in (self.portd.status() or {}).get("links", ()):
-            self._result.letters.update(link.get("dead_letters", {}))
+    def _note_letters(self, status: dict[str, Any] | None) -> None:
+        """They are gone with the process."""
+        for link in (status or {}).get("links", ()):
+            self._letters[link["link"]] = link.get("dead_letters", {})
+
+    def _take_letters(self) -> None:
+        for letters in self._letters.values():
+            self._result.letters.update({code: count for code, count in letters.items() if count})
+        self._letters.clear()
 
     def compare(self, test: str) -> None:
         """Waits until all is applied, and notes what differs then."""
@@ -209,6 +217,7 @@ class Followed:
         while time.monotonic() < deadline:
             self._revive()
             status = self.portd.status()
+            self._note_letters(status)
             if status is not None and "links" in status:
                 for link in status["links"]:
                     if link["phase"] == "held":
@@ -223,6 +232,7 @@ class Followed:
         """What a supervisor does."""
         if self.portd.alive:
             return
+        self._take_letters()
         code = self.portd.wait()
         self._result.exits[code] += 1
         if code not in MAY_END:
