@@ -402,6 +402,7 @@ _FAST: Mapping[str, Setting] = {
     "save": '""',
     "appendonly": "no",
     "databases": 16,
+    "repl-backlog-size": "64mb",  # what a start needs that comes late on a busy machine
     "repl-diskless-sync": "yes",
     "repl-diskless-sync-delay": 0,
     "stop-writes-on-bgsave-error": "no",

@@ -10,7 +10,7 @@ cdef class Border:
     cdef dict since  # slots that came to this link: offset up to which their commands are none of its
     cdef dict awaited  # slots that are to come to this link: offset up to which their commands are left out
     cdef readonly int64_t until  # up to there, commands of slots that never were this link's are left out
-    cdef readonly int64_t emptied  # offset of the last command that emptied all slots, and did not wait; -1: there was none
+    cdef readonly int64_t emptied  # offset of the last command that emptied slots, and did not wait; -1: there was none
     cdef readonly int64_t at  # offset of the first byte of the command that is looked at
     cdef readonly bint waits
     cdef readonly int64_t slot
@@ -25,6 +25,7 @@ cdef class Border:
     cdef int look(self, int64_t offset, bint brings) noexcept
     cdef bint meet(self, int64_t slot, bint own) except -1
     cdef bint meet_all(self) noexcept
+    cdef bint meet_flush(self, int64_t slot, bint own) except -1
     cdef bint begin(self, list slots) except -1
     cdef list end(self, list slots)
     cdef bint _stops_at(self, list slots) except -1

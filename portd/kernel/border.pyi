@@ -45,7 +45,7 @@ class Border:
         """Offset up to which commands of slots that the link does not have are left out; -1: none is."""
     @property
     def emptied(self) -> int:
-        """Offset of the first byte of the last command that emptied all slots, and did not wait; -1: there was none."""
+        """Offset of the first byte of the last command that emptied slots, and did not wait; -1: there was none."""
     @property
     def at(self) -> int:
         """Offset of the first byte of the command that was looked at last."""
@@ -72,4 +72,4 @@ class Border:
         """That command stops the splitter: ``next_piece`` has nothing until `open`."""
     @property
     def slot(self) -> int:
-        """The slot for which it does; `ALL` for a command that empties all of them."""
+        """The slot for which it does; `ALL` for a command that empties all of them, or a shared one."""

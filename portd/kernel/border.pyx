@@ -98,6 +98,18 @@ cdef class Border:
             self.emptied = self.at
         return self.waits
 
+    cdef bint meet_flush(self, int64_t slot, bint own) except -1:
+        """Whether a command goes on that empties one slot; as `meet_all` where others have it, too, else as `meet`."""
+        if not own:
+            return self.meet(slot, False)
+        if self.at <= <int64_t> self.since.get(slot, -1):
+            return False
+        if slot in self.shared:
+            return not self.meet_all()
+        if self.at > self.emptied:
+            self.emptied = self.at
+        return True
+
     cdef bint begin(self, list slots) except -1:
         """The same for word of a move in one step to here, of these slots."""
         self.begins = True

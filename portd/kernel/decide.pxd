@@ -99,6 +99,9 @@ cdef class Decider(CommandScanner):
     cdef int _decide_flush(self, int kind) noexcept
     cdef int _decide_slots(self, int kind, bint large) noexcept
     cdef int _trim(self) except -100
+    cdef bint _flushes_slot(self) noexcept
+    cdef int _flush_slot(self) except -100
+    cdef int _empty(self, frozenset slots) except -100
     cdef int _hear(self) except -100
     cdef list _slots_named(self)
     cdef const uint8_t* _key_of_letter(self, bint large, int64_t* db, Py_ssize_t* size) noexcept

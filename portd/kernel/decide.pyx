@@ -254,16 +254,22 @@ cdef class Decider(CommandScanner):
         return kind
 
     cdef int _decide_slots(self, int kind, bint large) noexcept:
-        """What becomes of word of slots that move in one step; see ``border.pyx``."""
+        """What becomes of word of slots that move in one step, see ``border.pyx``, and of a slot that is emptied."""
         cdef Projector projector = self.projector
-        if projector is None or projector.border is None:
+        cdef bint flushes = kind == TELLS and not large and self._flushes_slot()
+        if not flushes and (projector is None or projector.border is None):
             return FILTERED
         if large or kind == TRIMS and self.tally.in_transaction:
             return FILTERED if kind == TELLS else self._refuse(CROSSES)
+        if flushes and self.tally.in_transaction:
+            return self._refuse(CROSSES)
         if self._is_due():
             return -FULL
-        projector.border.look(self.buffer.base + self.buffer.cut.head + 1, False)
+        if projector is not None and projector.border is not None:
+            projector.border.look(self.buffer.base + self.buffer.cut.head + 1, False)
         try:
+            if flushes:
+                return self._flush_slot()
             return self._trim() if kind == TRIMS else self._hear()
         except Exception as error:  # nobody on the way up can raise it: the splitter does, before it hands anything out
             projector.error = error
@@ -275,13 +281,43 @@ cdef class Decider(CommandScanner):
         cdef list gone = projector.border.end([slot for slot in self._slots_named() if projector.rules.slots[slot]])
         if projector.border.waits:
             return -FULL
-        if not gone:
+        return self._empty(frozenset(gone)) if gone else FILTERED
+
+    cdef bint _flushes_slot(self) noexcept:
+        """Whether it is ``CLUSTER FLUSHSLOT slot [SYNC | ASYNC]``, which Valkey sends as it came (cluster.c:clusterCommandFlushslot)."""
+        cdef const uint8_t* text
+        cdef Py_ssize_t size = 0
+        if self.scan.argc < 3:
+            return False
+        text = argument_behind(self._arguments(), &size)
+        return is_word(text, size, "FLUSHSLOT")
+
+    cdef int _flush_slot(self) except -100:
+        """The keys of a slot that the link takes go."""
+        cdef Projector projector = self.projector
+        cdef const uint8_t* text
+        cdef Py_ssize_t size = 0
+        cdef int64_t slot = 0
+        cdef bint taken = True
+        text = argument_behind(self._arguments(), &size)
+        text = argument_behind(text + size + 2, &size)
+        if not read_number(text, size, INT32_MAX, &slot) or not 0 <= slot < SLOTS:
             return FILTERED
+        if projector is not None:
+            taken = projector.rules.slots[slot]
+            if projector.border is not None:
+                taken = projector.border.meet_flush(slot, taken)
+                if projector.border.waits:
+                    return -FULL
+        return self._empty(frozenset((slot,))) if taken else FILTERED
+
+    cdef int _empty(self, frozenset slots) except -100:
+        """The link's keys of these slots go."""
         if self.owed.count > 0:
             self.owed.look(self.buffer.base + self.buffer.cut.head + 1)
             self.owed.touch_all()
         self.clears = -1
-        self.trims = frozenset(gone)
+        self.trims = slots
         return CLEARS
 
     cdef list _slots_named(self):

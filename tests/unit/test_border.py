@@ -161,6 +161,69 @@ def test_keys_of_slots_that_a_node_gave_away_go() -> None:
     assert border.over == {MINE: len(SET_A) + 1}
 
 
+def flushed(slot: object, *how: str) -> bytes:
+    """A slot is emptied."""
+    return command("CLUSTER", "flushslot", str(slot), *how)
+
+
+def test_a_slot_is_emptied() -> None:
+    """The link's alone in a piece; of another one, it says that slots move; without rules, whatever it is."""
+    border = Border()
+    found = splitter(border, MINE, stream=SET_A + flushed(MINE, "ASYNC") + flushed(OTHER) + SET_A)
+    pieces = [found.next_piece(1 << 20, 1000) for _ in range(2)]
+    assert [(each.data, each.clears, each.trims) for each in pieces if each is not None] == [
+        (SET_A, None, None),
+        (b"", -1, frozenset({MINE})),
+    ]
+    assert (taken(found), border.waits, border.slot) == (b"", True, OTHER)
+    border.open(FREELY, {})
+    assert taken(found) == SET_A
+    assert border.emptied == len(SET_A) + 1
+    plain = StreamSplitter(0, 0)
+    plain.feed(SET_A + flushed(OTHER), 0)
+    assert taken(plain) == SET_A
+    plain = StreamSplitter(0, 0)
+    plain.feed(flushed(OTHER), 0)
+    piece = plain.next_piece(1 << 20, 1000)
+    assert piece is not None
+    assert (piece.clears, piece.trims) == (-1, frozenset({OTHER}))
+
+
+def test_a_slot_that_others_have_is_emptied_when_it_is_the_links_alone() -> None:
+    """Nobody can tell which keys of it the node had: it stops as before a command that empties all."""
+    border = Border()
+    found = splitter(border, MINE, OTHER, stream=flushed(MINE) + flushed(OTHER))
+    border.open(FREELY, {OTHER: FREELY})
+    piece = found.next_piece(1 << 20, 1000)
+    assert piece is not None
+    assert piece.trims == {MINE}
+    assert found.next_piece(1 << 20, 1000) is None
+    assert (border.waits, border.slot) == (True, ALL)
+    border.share({})
+    border.go_on()
+    piece = found.next_piece(1 << 20, 1000)
+    assert piece is not None
+    assert piece.trims == {OTHER}
+    border = Border()
+    border.open(FREELY, {})
+    border.enter([MINE])
+    piece = splitter(border, MINE, stream=flushed(MINE)).next_piece(1 << 20, 1000)
+    assert piece is not None
+    assert piece.trims is None  # what was left out before the slot came stays so
+
+
+@pytest.mark.parametrize("slot", [16_384, -1, 1 << 40, "x", ""])
+def test_a_slot_that_there_is_not_empties_nothing(slot: object) -> None:
+    """Nor do other words of CLUSTER."""
+    stream = flushed(slot) + command("CLUSTER", "FLUSHSLOTS") + command("CLUSTER", "FLUSHSLOT")
+    for rules in (Rules(slots=[(0, 16_383)]), None):
+        found = StreamSplitter(0, 0, rules=rules)
+        found.feed(stream, 0)
+        piece = found.next_piece(1 << 20, 1000)
+        assert piece is not None
+        assert (piece.data, piece.clears) == (b"", None)
+
+
 def test_the_highest_slots_are_what_they_are() -> None:
     """A number near the bound is not taken for it: keys of the last slot stay."""
     found = splitter(Border(), *range(16_370, 16_384), stream=trimmed(16_375, 16_375, 16_380, 16_382))

@@ -1,6 +1,6 @@
-"""FLUSHDB and FLUSHALL under rules: what they cover is removed, and nothing else. So it is with slots that a node has given away in one step.
+"""FLUSHDB and FLUSHALL under rules: what they cover is removed, and nothing else. So it is with slots.
 
-It is done between two groups: what stands before it is in the target, what comes behind it is not. So it may be interrupted
+Those are slots that a node has given away in one step (TRIMSLOTS), or that were emptied there (CLUSTER FLUSHSLOT). It is done between two groups: what stands before it is in the target, what comes behind it is not. So it may be interrupted
 and begun again, also by the next process, for the record does not cover it before it is complete.
 """
 
@@ -75,7 +75,7 @@ def tell_cleared(slots: frozenset[int] | None, **facts: int) -> None:
         _log.info("flushed what rules cover", **facts)
     else:
         _log.info(
-            "a node has no key any more of slots that moved in one step",
+            "slots are emptied, as they were at their node",
             slots=spelled(ranges_of(sorted(slots))),
             **facts,
         )

@@ -1,4 +1,4 @@
-"""FLUSHALL at a node of a cluster that is the source, while slots are on their way to or from it."""
+"""FLUSHALL and CLUSTER FLUSHSLOT at a node of a cluster that is the source, also while slots are on their way to or from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portd.kernel.slots import key_slot
+from portd.kernel.slots import key_slot, slot_tag
 from tests.clusters import Cluster, differences
 from tests.commands import run
 from tests.integration.cluster.load import LINKS, fill, streaming, until_applied
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TAG = "{x}"
 SLOT = key_slot(b"{x}")
 COUNT = 40
+FLUSHSLOT = ("CLUSTER", "FLUSHSLOT", SLOT)
 
 
 @pytest.fixture(params=["server", "cluster"])
@@ -71,8 +72,11 @@ class Move:
 
 
 @pytest.mark.sampled(1)
+@pytest.mark.parametrize("words", [("FLUSHALL",), FLUSHSLOT], ids=["all", "slot"])
 @pytest.mark.parametrize("where", ["giver", "taker", "both"])
-def test_a_flush_in_the_middle_of_a_move(cluster: Cluster, into: Server | Cluster, where: str) -> None:
+def test_a_flush_in_the_middle_of_a_move(
+    cluster: Cluster, into: Server | Cluster, where: str, words: tuple[str | int, ...]
+) -> None:
     """It removes what the node has at that moment, also of the slot that is on its way, and nothing that others have."""
     fill(cluster)
     move = Move(cluster)
@@ -85,7 +89,7 @@ def test_a_flush_in_the_middle_of_a_move(cluster: Cluster, into: Server | Cluste
             until_applied(portd, nodes)
             for node, name in (move.giver, "giver"), (move.taker, "taker"):
                 if where in {name, "both"}:
-                    cluster.call(node, "FLUSHALL")
+                    cluster.call(node, *words)
             if where != "taker":  # else the giver has some of them
                 move.born()
             load.run(20)
@@ -96,7 +100,8 @@ def test_a_flush_in_the_middle_of_a_move(cluster: Cluster, into: Server | Cluste
         load.run()
         load.stop()
         portd.until(streaming)
-        until_applied(portd, nodes)
+        status = until_applied(portd, nodes)
+        assert not any(each["dead_letters"] for each in status["links"]), portd.log()
         assert portd.terminate() == os.EX_OK, portd.log()
     assert not differences(into, cluster)
 
@@ -121,6 +126,31 @@ def test_a_flush_behind_what_was_asked_for(cluster: Cluster, into: Server | Clus
         until_settled(portd, into, cluster)
         portd.until(streaming)
         until_applied(portd, nodes)
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(into, cluster)
+
+
+def test_slots_are_emptied(cluster: Cluster, into: Server | Cluster) -> None:
+    """One after the other, while clients write to them and portd is killed: nothing of before is left, nothing of behind it is lost."""
+    fill(cluster)
+    chance = random.Random(3)
+    nodes = dict(zip(LINKS, cluster.primaries, strict=True))
+    with Portd(cluster.url, into.url) as portd, RoamingLoad(cluster, MOVING) as load:
+        portd.until(streaming)
+        for number, slot in enumerate(MOVING):
+            load.run()
+            node = cluster.owner(f"{{{slot_tag(slot)}}}")
+            cluster.call(node, "CLUSTER", "FLUSHSLOT", slot, *[[], ["SYNC"], ["async"]][number % 3])
+            if number % 2:
+                time.sleep(chance.random() * 0.1)
+                portd.kill()
+                portd.start()
+        load.run()
+        load.stop()
+        portd.until(streaming)
+        status = until_applied(portd, nodes)
+        assert not any(each["dead_letters"] for each in status["links"]), portd.log()
+        assert "slots are emptied, as they were at their node" in portd.log()
         assert portd.terminate() == os.EX_OK, portd.log()
     assert not differences(into, cluster)
 
