@@ -196,14 +196,14 @@ def test_a_slot_that_others_have_is_emptied_when_it_is_the_links_alone() -> None
     border.open(FREELY, {OTHER: FREELY})
     piece = found.next_piece(1 << 20, 1000)
     assert piece is not None
-    assert piece.trims == {MINE}
+    assert piece.trims == frozenset({MINE})
     assert found.next_piece(1 << 20, 1000) is None
     assert (border.waits, border.slot) == (True, ALL)
     border.share({})
     border.go_on()
     piece = found.next_piece(1 << 20, 1000)
     assert piece is not None
-    assert piece.trims == {OTHER}
+    assert piece.trims == frozenset({OTHER})
     border = Border()
     border.open(FREELY, {})
     border.enter([MINE])
