@@ -43,7 +43,7 @@ REDIS_UNITS = (
 )  # fmt: skip
 VALKEY_UNITS = (
     "resharding", "cluster-migrateslots", "slot-migration", "many-slot-migration", "half-migrated-slot", "manual-failover",
-    "manual-takeover", "failover", "multi-slot-operations", "cluster-flush-slot", "multidb",
+    "manual-takeover", "failover", "cluster-flush-slot",
 )  # fmt: skip
 RESET = "hard reset"  # in the name of the test that takes a cluster apart
 UNIT_SECONDS = 3600  # on a busy machine

@@ -17,7 +17,7 @@ from portd.config.narrowing import widened
 from portd.config.rules import changed, choice_of, digest_of
 from portd.errors import ConfigError
 from portd.log import get_logger
-from portd.net.topology import written
+from portd.net.topology import read_written, spelled, written
 from portd.target.kept import narrowings
 from portd.target.kept.checkpoint import BLURRED, read_checkpoint
 from portd.target.kept.images import claim, note
@@ -271,7 +271,9 @@ class Ruling:
             told = [narrower]
             self._earlier.remove(narrower)
         if narrower.of_slots and differs:
-            log.info("the link has other slots", offset=offset, slots=narrower.choice.source_slots)
+            log.info(
+                "the link has other slots", offset=offset, slots=spelled(read_written(narrower.settings.include_slots))
+            )
         if not all(each.of_slots for each in told):
             log.warning("the rules are narrower", offset=offset, rules=narrower.choice.digest)
         for each in told:
