@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import sys
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,7 @@ class Output:
         self.written = 0  # bytes
         self._path = None if path == STDOUT else Path(path)
         self._temporary: Path | None = None
+        self._descriptor = -1
         self._unsynced = 0
         if self._path is None:
             self._name = "standard output"
@@ -50,9 +52,12 @@ class Output:
             self._path = None
             return
         self._temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.part")
+        # A signal may end us as soon as it is there, and before anybody has us to be closed.
+        self._removal = weakref.finalize(self, _remove, self._temporary)
         try:
             self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
+            self._removal.detach()
             self._temporary = None
             raise self._failed(error) from None
 
@@ -89,6 +94,7 @@ class Output:
         try:
             os.fsync(self._descriptor)
             self._temporary.replace(self._path)
+            self._removal.detach()
             self._temporary = None
             directory = os.open(self._path.parent, os.O_RDONLY)
             try:
@@ -104,8 +110,7 @@ class Output:
             os.close(self._descriptor)
             self._descriptor = -1
         if self._temporary is not None:
-            with contextlib.suppress(OSError):  # it may be gone with its directory
-                self._temporary.unlink()
+            self._removal()
             self._temporary = None
 
     def _failed(self, error: OSError) -> OutputError:
@@ -116,3 +121,8 @@ class Output:
             f"{self._name} cannot be written: {reason}",
             hint=hint if self._path is None else f"{hint}; no half-written file was left",
         )
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # it may be gone with its directory
+        path.unlink()

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -231,6 +232,28 @@ def test_sigterm_leaves_no_half_file(tmp_path: Path) -> None:
         wait_for_sync(lambda: any(tmp_path.iterdir()), PATIENCE_SECONDS)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+ENDED = """
+import os, signal, sys
+from portd.files import outputs
+
+def ended(*words):
+    descriptor = create(*words)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return descriptor
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+create, os.open = os.open, ended
+outputs.Output(sys.argv[1])
+"""
+
+
+def test_an_end_while_a_file_is_created_leaves_none(tmp_path: Path) -> None:
+    """Nobody has it to be closed then."""
+    done = subprocess.run([sys.executable, "-c", ENDED, tmp_path / "out"], check=False, timeout=PATIENCE_SECONDS)
+    assert done.returncode == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
 
 
