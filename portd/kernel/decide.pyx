@@ -272,6 +272,8 @@ cdef class Decider(CommandScanner):
                 return self._flush_slot()
             return self._trim() if kind == TRIMS else self._hear()
         except Exception as error:  # nobody on the way up can raise it: the splitter does, before it hands anything out
+            if projector is None:
+                return self._refuse(CROSSES)
             projector.error = error
             return FILTERED
 
@@ -304,7 +306,7 @@ cdef class Decider(CommandScanner):
         if not read_number(text, size, INT32_MAX, &slot) or not 0 <= slot < SLOTS:
             return FILTERED
         if projector is not None:
-            taken = projector.rules.slots[slot]
+            taken = projector.rules is None or projector.rules.slots is None or projector.rules.slots[slot] != 0
             if projector.border is not None:
                 taken = projector.border.meet_flush(slot, taken)
                 if projector.border.waits:

@@ -182,11 +182,11 @@ def test_a_slot_is_emptied() -> None:
     plain = StreamSplitter(0, 0)
     plain.feed(SET_A + flushed(OTHER), 0)
     assert taken(plain) == SET_A
-    plain = StreamSplitter(0, 0)
-    plain.feed(flushed(OTHER), 0)
-    piece = plain.next_piece(1 << 20, 1000)
-    assert piece is not None
-    assert (piece.clears, piece.trims) == (-1, frozenset({OTHER}))
+    for plain in (StreamSplitter(0, 0), StreamSplitter(0, 0, parted=True), StreamSplitter(0, 0, rules=Rules(taken=[b"a"]))):
+        plain.feed(flushed(OTHER), 0)
+        piece = plain.next_piece(1 << 20, 1000)
+        assert piece is not None
+        assert (piece.clears, piece.trims) == (-1, frozenset({OTHER}))
 
 
 def test_a_slot_that_others_have_is_emptied_when_it_is_the_links_alone() -> None:

@@ -1,7 +1,8 @@
 """FLUSHDB and FLUSHALL under rules: what they cover is removed, and nothing else. So it is with slots.
 
-Those are slots that a node has given away in one step (TRIMSLOTS), or that were emptied there (CLUSTER FLUSHSLOT). It is done between two groups: what stands before it is in the target, what comes behind it is not. So it may be interrupted
-and begun again, also by the next process, for the record does not cover it before it is complete.
+Those are slots that a node has given away in one step (TRIMSLOTS), or that were emptied there (CLUSTER FLUSHSLOT). It is done
+between two groups: what stands before it is in the target, what comes behind it is not. So it may be interrupted and begun
+again, also by the next process, for the record does not cover it before it is complete.
 """
 
 from __future__ import annotations
