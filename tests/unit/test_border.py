@@ -182,7 +182,11 @@ def test_a_slot_is_emptied() -> None:
     plain = StreamSplitter(0, 0)
     plain.feed(SET_A + flushed(OTHER), 0)
     assert taken(plain) == SET_A
-    for plain in (StreamSplitter(0, 0), StreamSplitter(0, 0, parted=True), StreamSplitter(0, 0, rules=Rules(taken=[b"a"]))):
+    for plain in (
+        StreamSplitter(0, 0),
+        StreamSplitter(0, 0, parted=True),
+        StreamSplitter(0, 0, rules=Rules(taken=[b"a"])),
+    ):
         plain.feed(flushed(OTHER), 0)
         piece = plain.next_piece(1 << 20, 1000)
         assert piece is not None
