@@ -144,10 +144,8 @@ def test_a_node_that_is_left_behind(request: pytest.FixtureRequest, source: Serv
 
 def test_a_target_that_stands_still(request: pytest.FixtureRequest, servers: ServerFactory) -> None:
     """It answers nothing while the source writes more than the spool takes: what comes of it is told before the link breaks."""
-    source, target = (
-        servers(repl_backlog_size="1mb", client_output_buffer_limit="replica 256mb 8mb 300"),
-        servers(),
-    )
+    source = servers(repl_backlog_size="1mb", client_output_buffer_limit="replica 256mb 8mb 300")
+    target = servers()
     with (
         Portd(source, target, spool_max_bytes="16MiB", memory_budget="9MiB") as portd,
         Prometheus(portd, rules=impatient_rules()) as prometheus,
