@@ -1,4 +1,4 @@
-"""Slots that move from one shard of a source cluster to another, followed while all shards are copied; docs/design/0010.
+"""Slots that move from one shard of a source cluster to another, followed while all shards are copied; docs/design/0011.
 
 Each link has the slots that its node had, and stops at the first command for another one (`portd.kernel.border`). Then the nodes are
 asked. Where the link's node owns the slot, or takes it over, the link may have what its stream says of it, as soon as the
