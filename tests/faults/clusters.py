@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
+from portd.kernel.slots import slot_tag
 from portd.net.topology import read_written, slots_of
 from tests.clusters import Cluster, differences
 from tests.commands import run
@@ -135,6 +136,7 @@ class ClusterDeck:
         self._target = Cluster(target, replicas=1, repl_ping_replica_period=1)
         self._sides = [Side("source", self._source, self._chance), Side("target", self._target, self._chance)]
         self._rules, self._moves = rules, moves
+        self._flushes_slots = self._source.binary.at_least(valkey=(9,))
         self._options = OPTIONS | (RULES if rules else {}) | (options or {})
         self._roaming: RoamingLoad | None = None
         self._ledgers: list[Ledger] = []
@@ -234,6 +236,9 @@ class ClusterDeck:
                 kinds += [*moves, moves[0], moves[0], partial(self._join, side), partial(self._join, side)]
                 copying += moves
         if self._moves:
+            if self._flushes_slots:
+                kinds += [self._flush_slot]
+                copying += [self._flush_slot]
             kinds += [self._hold_back] * 3
             copying += [self._hold_back]
         return kinds + [partial(self._while_copying, each) for each in copying]
@@ -255,9 +260,19 @@ class ClusterDeck:
         return self._chance.choice(strikes if moved.name == "target" else [*strikes, self._empty])()
 
     def _empty(self) -> str:
-        """A node is emptied in the middle of a move."""
+        """A node, or a slot that may be the one on its way, is emptied in the middle of a move."""
+        if self._flushes_slots and self._chance.random() < 0.5:
+            return self._flush_slot()
         self._source.call(self._chance.choice(list(self._source.owners())), "FLUSHALL")
         return "source: FLUSHALL"
+
+    def _flush_slot(self) -> str:
+        """A slot that is written to is emptied at its owner."""
+        slot = self._chance.choice(ROAMING)
+        self._source.call(self._source.owner(f"{{{slot_tag(slot)}}}"), "CLUSTER", "FLUSHSLOT", slot)
+        if killed := self._chance.random() < 0.3:
+            self._portd.kill()
+        return f"source: FLUSHSLOT{', portd: kill -9' if killed else ''}"
 
     def _while_copying(self, fault: Fault) -> str:
         """Strikes while one shard or all of them are copied anew."""
