@@ -84,7 +84,17 @@ class Side:
                     wire.many([("CLUSTER", "FAILOVER", "TAKEOVER")], errors=True)
             return self._promoted()
 
-        wait_for_sync(promoted, PATIENCE_SECONDS)
+        wait_for_sync(promoted, PATIENCE_SECONDS, dump=self._views)
+
+    def _views(self) -> str:
+        """What the nodes of the cluster think of it."""
+        asked = [("CLUSTER", "INFO"), ("CLUSTER", "NODES")]
+        told = (
+            (node, *(Cluster.call(node, *words).decode() for words in asked))
+            for node in self.cluster.nodes
+            if node.alive
+        )
+        return "\n".join(f"{node.port}: {info.splitlines()[0]}\n{nodes}" for node, info, nodes in told)
 
     def _promoted(self) -> bool:
         """Every slot has an owner that lives, and all know it."""

@@ -141,7 +141,7 @@ def test_what_is_not_narrower_is_refused(source: Server, target: Server, tmp_pat
 
 def test_less_is_taken_behind_a_snapshot(source: Server, target: Server, tmp_path: Path) -> None:
     """A snapshot is copied by the rules that it began with; the first transaction behind it is left to narrower ones."""
-    fill_strings(source, 3000)
+    fill_strings(source, 40_000)  # more than goes in one piece, and takes half a minute until the limit goes
     source.client().mset({"b:1": "1", "a:1": "1"})
     file = tmp_path / "portd.toml"
     file.write_text("max_target_ops = 1500\n")
