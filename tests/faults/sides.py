@@ -11,7 +11,7 @@ import redis
 
 from portd.kernel.slots import slot_tag
 from tests.clusters import Cluster
-from tests.clustertools import CLI, agreed, mend, reshard, tool
+from tests.clustertools import CLI, agreed, let_go, mend, reshard, tool
 from tests.servers import PATIENCE_SECONDS, wait_for_sync
 from tests.wire import Wire
 
@@ -79,6 +79,7 @@ class Side:
         deadline = time.monotonic() + ELECTION_SECONDS
 
         def promoted() -> bool:
+            let_go(self.cluster)
             if not self._promoted() and time.monotonic() > deadline:
                 with Wire(heirs[0]) as wire:
                     wire.many([("CLUSTER", "FAILOVER", "TAKEOVER")], errors=True)
