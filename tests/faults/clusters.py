@@ -24,7 +24,7 @@ from portd.kernel.slots import slot_tag
 from portd.net.topology import read_written, slots_of
 from tests.clusters import Cluster, differences
 from tests.commands import run
-from tests.faults.ledgers import CLIENTS, Ledger
+from tests.faults.ledgers import CLIENTS, Ledger, tags_of
 from tests.faults.sides import ROAMING, Side
 from tests.faults.world import Failure
 from tests.integration.cluster.load import Loads, fill
@@ -183,7 +183,7 @@ class ClusterDeck:
 
     def _fill_bulk(self, node: Server) -> None:
         """Values that nobody changes, of one shard."""
-        tag = next(f"{{t{n}}}" for n in range(10_000) if self._source.owner(f"{{t{n}}}") is node)
+        (tag,) = tags_of([self._source.owners()[node][0][0]])
         for number in range(BULK):
             self._source.call(node, "SET", f"{tag}:bulk:{number}", self._chance.randbytes(BULK_BYTES))
 

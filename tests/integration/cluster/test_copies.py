@@ -128,12 +128,13 @@ def test_each_command_over_several_slots(source: Server, cluster: Cluster) -> No
     assert not differences(source, cluster)
 
 
-def test_killed_at_random_moments_each_slot_is_exact(source: Server, cluster: Cluster) -> None:
+@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.deep)])
+def test_killed_at_random_moments_each_slot_is_exact(source: Server, cluster: Cluster, kills: int) -> None:
     """SIGKILL at any moment under load: records tell what every slot lacks, and it comes once."""
     moments = random.Random(17)
     with Portd(source, cluster.url) as portd, Load(source) as load, Load(source, 2):
         portd.until(streaming)
-        for _ in range(8):
+        for _ in range(kills):
             time.sleep(moments.random() * 0.7)
             portd.kill()
             portd.start()

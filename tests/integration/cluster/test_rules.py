@@ -60,7 +60,7 @@ def there(cluster: Cluster) -> dict[bytes, bytes]:
     return {key: value for node in cluster.owners() for key, value in dumped(node).items()}
 
 
-def killed_now_and_then(portd: Portd, reached: Callable[[dict[str, Any]], bool], times: int = 4) -> None:
+def killed_now_and_then(portd: Portd, reached: Callable[[dict[str, Any]], bool], times: int = 2) -> None:
     """SIGKILL at moments of the stream."""
     moments = random.Random(5)
     portd.until(reached)

@@ -96,12 +96,13 @@ def test_every_encoding_and_a_stream_arrive(server: Binary, servers: Any) -> Non
         assert not differences(source, cluster)
 
 
-def test_killed_at_random_moments_each_command_is_applied_once(source: Server, cluster: Cluster) -> None:
+@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.deep)])
+def test_killed_at_random_moments_each_command_is_applied_once(source: Server, cluster: Cluster, kills: int) -> None:
     """SIGKILL at any moment of the stream: the next start goes on, and every counter, list and stream is exact."""
     moments = random.Random(4)
     with Portd(source, cluster.url) as portd, Load(source) as load:
         portd.until(lambda status: status["phase"] == "streaming")
-        for _ in range(8):
+        for _ in range(kills):
             time.sleep(moments.random() * 0.7)
             portd.kill()
             portd.start()
