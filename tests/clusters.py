@@ -135,6 +135,22 @@ class Cluster:
             sum(each["role"] == "master" for each in told) == len(self.primaries)
         )
 
+    def until_up(self) -> None:
+        """Returns when it is; what the nodes think is told where it does not come to that."""
+        wait_for_sync(self.is_up, dump=self.views)
+
+    def views(self) -> str:
+        """What the nodes that live think of the cluster."""
+        asked = ("INFO",), ("NODES",)
+        told = (
+            (node, *(self.call(node, "CLUSTER", *words).decode() for words in asked))
+            for node in self.nodes
+            if node.alive
+        )
+        return "\n".join(
+            f"{node.port}: {info.split()[0]} {node.info('replication')}\n{nodes}" for node, info, nodes in told
+        )
+
     @property
     def url(self) -> str:
         """As portd takes it."""

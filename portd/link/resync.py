@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from portd.config.choices import Existing, Prune
@@ -19,9 +21,12 @@ from portd.target.kept.epoch import write_once
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from portd.kernel.batch import Batch
     from portd.kernel.snapshot import DeadLetter
+    from portd.net.topology import Ranges
+    from portd.target.connection import Connection
     from portd.target.destination import Destination
     from portd.target.kept.checkpoint import Checkpoint
     from portd.target.kept.prune import Pruner
@@ -153,6 +158,7 @@ class Resync:
                     covers=into.choice.covers if into.choice else None,
                     unlink="unlink" in capabilities.commands,
                     by_slot=into.cluster is not None,
+                    stays=_stays(place.slots),
                     run_id=place.run_id,
                     limiter=into.limiter,
                     connection=into.connection,
@@ -251,3 +257,12 @@ class Resync:
         for pruner in self._pruners:
             pruner.close()
         self._pruners = []
+
+
+def _stays(slots: Ranges | None) -> Callable[[Connection], AbstractAsyncContextManager[None]]:
+    """See `PruneOptions.stays`."""
+    if slots is None:
+        return lambda _: nullcontext()
+    from portd.target.cluster.settled import require_settled, staying  # noqa: PLC0415 - only clusters need it
+
+    return lambda connection: staying(partial(require_settled, connection, slots))

@@ -31,6 +31,7 @@ NONE: Final = "none"  # of slots, in a setting
 NOBODY: Final = 0xFFFF  # stands in the table for a slot without an owner
 MOST_NODES: Final = 4096  # entries of an answer that are believed
 MOST_PORT: Final = 65535
+MOST_EPOCH: Final = (1 << 64) - 1
 MOST_OBJECTS: Final = 100_000  # of an entry: a few bytes make an object of many
 MOST_BYTES: Final = 16 << 20  # of an answer: every slot on its own, with ten nodes each
 READ_BYTES: Final = 64 * 1024
@@ -206,24 +207,34 @@ def moving(answer: object) -> dict[int, str]:
         The other node's id, by slot.
     """
     found: dict[int, str] = {}
-    for line in _text(answer).splitlines():
-        words = line.split()
-        if len(words) > 2 and "myself" in words[2].split(","):
-            for word in words[8:]:
-                slot, _, other = word.strip("[]").partition("-")
-                number = whole(slot, SLOTS - 1)
-                if word.startswith("[") and number is not None and other[:2] in {">-", "<-"}:
-                    found[number] = other[2:]
+    for word in _own_line(answer)[8:]:
+        slot, _, other = word.strip("[]").partition("-")
+        number = whole(slot, SLOTS - 1)
+        if word.startswith("[") and number is not None and other[:2] in {">-", "<-"}:
+            found[number] = other[2:]
     return found
 
 
 def followed(answer: object) -> str:
     """Id of the primary that the node which was asked follows, from its answer to ``CLUSTER NODES``; "" where it follows none."""
-    for line in _text(answer).splitlines():
-        words = line.split()
-        if len(words) > 3 and "myself" in words[2].split(","):
-            return words[3].strip("-")
-    return ""
+    return "".join(_own_line(answer)[3:4]).strip("-")
+
+
+def own_epoch(answer: object) -> int:
+    """Configuration epoch of the node which was asked, from its answer to ``CLUSTER NODES``; -1 where it tells none."""
+    number = whole("".join(_own_line(answer)[6:7]), MOST_EPOCH)
+    return -1 if number is None else number
+
+
+def own_slots(answer: object) -> Ranges:
+    """Slots that the node which was asked has, from its answer to ``CLUSTER NODES``."""
+    return read_written(_own_line(answer)[8:])  # one on its way is in brackets
+
+
+def _own_line(answer: object) -> list[str]:
+    """Words of what ``CLUSTER NODES`` says of the node which was asked (cluster.c:clusterGenNodeDescription); none where it says nothing."""
+    lines = (line.split() for line in _text(answer).splitlines())
+    return next((words for words in lines if len(words) > 2 and "myself" in words[2].split(",")), [])
 
 
 def slots_of(ranges: Ranges) -> list[int]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from portd.config.settings import Settings
     from portd.errors import TargetBusy
     from portd.net.endpoint import Endpoint
+    from portd.net.topology import Ranges
     from portd.pipeline import ByteBudget
     from portd.target.capabilities import Capabilities
     from portd.target.clusternodes import ClusterTarget
@@ -35,11 +36,13 @@ class Place:
         endpoint: its address.
         epoch: what is written to it is fenced by.
         run_id: of its process; "" when it does not tell.
+        slots: that it has of those that the link writes to; None: it is no node of a cluster.
     """
 
     endpoint: Endpoint
     epoch: Epoch
     run_id: str
+    slots: Ranges | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +89,7 @@ class Destination:
         if self.cluster is None:
             return [Place(self.endpoint, self.epoch, self.capabilities.run_id)]
         return [
-            Place(node.endpoint, epoch, node.run_id)
+            Place(node.endpoint, epoch, node.run_id, node.slots)
             for node, epoch in zip(self.cluster.nodes, self.node_epochs, strict=True)
         ]
 

@@ -314,7 +314,7 @@ class ClusterDeck:
 
     def _flush(self) -> str:
         """A shard of the source is emptied, and written to at once: what comes behind it may not go."""
-        wait_for_sync(self._source.is_up, PATIENCE_SECONDS)
+        self._source.until_up()
         node = self._chance.choice(list(self._source.owners()))
         self._source.call(node, "FLUSHALL")
         if killed := self._chance.random() < 0.5:
@@ -404,7 +404,7 @@ class ClusterDeck:
             for turn in [each.turn for each in self._ledgers] + ([self._roaming.turn] if self._roaming else []):
                 paused.enter_context(turn)
             for cluster in (self._source, self._target):
-                wait_for_sync(cluster.is_up, PATIENCE_SECONDS)
+                cluster.until_up()
             # asked each time: a primary that has just joined begins a new history for its first reader
             self._until(lambda status: self._is_settled(status) and has_all(ends_of(self._source), status))
             if letters := [each["dead_letters"] for each in (self._portd.status() or {})["links"]]:

@@ -45,7 +45,7 @@ class Side:
 
     def _nodes(self, role: str) -> list[Server]:
         """Those with a partner, ``master`` or ``slave``."""
-        wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
+        self.cluster.until_up()
         return [node for node in self.cluster.nodes if node.info("replication")["role"] == role]
 
     def _owners(self) -> list[Server]:
@@ -71,7 +71,7 @@ class Side:
             self._until_promoted(heirs)
         time.sleep(self._chance.uniform(0, 0.5))
         node.start()
-        wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
+        self.cluster.until_up()
         return f"{self.name}: kill -9 of a {'primary' if role == 'master' else 'replica'}"
 
     def _until_promoted(self, heirs: list[Server]) -> None:
@@ -85,17 +85,7 @@ class Side:
                     wire.many([("CLUSTER", "FAILOVER", "TAKEOVER")], errors=True)
             return self._promoted()
 
-        wait_for_sync(promoted, PATIENCE_SECONDS, dump=self._views)
-
-    def _views(self) -> str:
-        """What the nodes of the cluster think of it."""
-        asked = [("CLUSTER", "INFO"), ("CLUSTER", "NODES")]
-        told = (
-            (node, *(Cluster.call(node, *words).decode() for words in asked))
-            for node in self.cluster.nodes
-            if node.alive
-        )
-        return "\n".join(f"{node.port}: {info.splitlines()[0]}\n{nodes}" for node, info, nodes in told)
+        wait_for_sync(promoted, PATIENCE_SECONDS, dump=self.cluster.views)
 
     def _promoted(self) -> bool:
         """Every slot has an owner that lives, and all know it."""
@@ -116,7 +106,7 @@ class Side:
 
     def join(self, ready: Callable[[], None], read: Callable[[], None]) -> str:
         """A node joins, and gets slots as soon as *ready* returns; or the one that has joined gives its slots away, and leaves behind *read*."""
-        wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
+        self.cluster.until_up()
         if self.cluster.extra:
             return self._leave(self.cluster.extra[0], read)
         if CLI is not None and self._chance.random() < 0.5:
@@ -149,7 +139,7 @@ class Side:
 
     def move(self, middle: Struck) -> str:
         """Slots that are written to go to another shard, key by key; something is struck in the middle."""
-        wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
+        self.cluster.until_up()
         slots = tuple(self._chance.sample(ROAMING, self._chance.randint(1, 4)))
         into, struck = self._chance.choice(self._owners()), list[str]()
 
@@ -170,7 +160,7 @@ class Side:
 
     def swing(self, middle: Struck) -> str:
         """One slot goes to and fro between two shards."""
-        wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
+        self.cluster.until_up()
         slot, struck = self._chance.choice(ROAMING), list[str]()
         one = self._owner(slot)
         other = self._chance.choice([node for node in self._owners() if node is not one])
@@ -196,7 +186,7 @@ class Side:
         """Some slots go to another shard in one step, where its servers can."""
         if not self.cluster.moves_at_once:
             return self.move(middle)
-        wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
+        self.cluster.until_up()
         slot = self._chance.choice(ROAMING)
         node = self._owner(slot)
         last = next(end for begin, end in self.cluster.owners()[node] if begin <= slot <= end)
@@ -218,7 +208,7 @@ class Side:
         """Operators' tools reshape the cluster, or mend it, while something is struck."""
         if CLI is None:
             return self.move(middle)
-        wait_for_sync(self.cluster.is_up, PATIENCE_SECONDS)
+        self.cluster.until_up()
         uses = {"reshard": self._reshard_any, "rebalance": self._rebalance, "fix": self._fix}
         name = self._chance.choice(list(uses))
         with ThreadPoolExecutor(1) as pool:

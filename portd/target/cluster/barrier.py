@@ -18,8 +18,9 @@ from portd.kernel.requests import head
 from portd.net.replies import Verdict, abort_cause, classify, code_of, fatal, presentable
 from portd.net.resp import request
 from portd.net.topology import ALL_SLOTS, ranges_of, slots_of
-from portd.target.cluster.nodes import node_key, require_settled
+from portd.target.cluster.nodes import node_key
 from portd.target.cluster.records import BARRIER_SUFFIX, parse_record, record_text, write_records
+from portd.target.cluster.settled import require_settled
 from portd.target.cluster.shard import ELSEWHERE
 from portd.target.connection import Disconnected, set_up, text_of
 from portd.target.kept.epoch import check
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from portd.kernel.slotgroups import SlotGroups
+    from portd.net.topology import Ranges
     from portd.target.cluster.shard import Shard
 
 FLUSHES: Final = frozenset({"FLUSHALL", "FLUSHDB"})
@@ -103,7 +105,7 @@ class Barrier:
 
     def __init__(
         self, command: bytes, behind: int, markers: Markers, prefix: str, writer: str,
-        empty: Callable[[Shard, set[int]], Awaitable[None]], owed: Mapping[int, bytes],
+        empty: Callable[[Shard, set[int], Ranges], Awaitable[None]], owed: Mapping[int, bytes],
     ) -> None:  # fmt: skip
         self.name = head(command).title
         self.flushes = self.name in FLUSHES
@@ -139,16 +141,14 @@ class Barrier:
             late = {slot for slot in slots if groups.record(slot) < self._behind}
             beyond = bool(slots - missing - late)  # some of its slots may have what follows
             if self.flushes and late and beyond:
-                await self._empty(shard, late)
-                async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
-                    await require_settled(shard.connection, ALL_SLOTS)
+                await self._empty(shard, late, ALL_SLOTS)
                 missing |= late
                 continue
             marked = shard.marker >= self._behind and shard.marked
             if late if self.flushes else not (beyond or marked):
                 async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
-                    if self.flushes:
-                        await require_settled(shard.connection, ALL_SLOTS)
+                    if self.flushes:  # else what is on its way, or elsewhere, would be spared
+                        await require_settled(shard.connection, shard.node.slots, ALL_SLOTS)
                     told = await self._do(shard, ours)
                 if not (strayed and told.startswith(DONE)):
                     refused = told or refused

@@ -9,14 +9,16 @@ promoted, removes keys of those slots only that have nothing of what follows.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from portd.kernel.slots import key_slot
 from portd.net.replies import code_of, presentable
 from portd.net.resp import request
 from portd.net.topology import ranges_of, slots_of
-from portd.target.cluster.nodes import on_all, require_settled
+from portd.target.cluster.nodes import on_all
 from portd.target.cluster.records import write_records
+from portd.target.cluster.settled import require_settled, staying
 from portd.target.cluster.shard import ELSEWHERE
 from portd.target.connection import Disconnected, set_up, text_of
 from portd.target.kept.epoch import check
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from portd.kernel.slotgroups import SlotGroups
+    from portd.net.topology import Ranges
     from portd.target.cluster.shard import Shard
     from portd.target.stream.applying import ApplierOptions
 
@@ -77,11 +80,9 @@ class Clearing:
             if self._slots is not None and self._options.choice.mapping is None:  # else they have other slots here
                 late &= self._slots
             if late:
-                await self.empty(shard, late)
+                await self.empty(shard, late, shard.node.slots if self._slots is None else ())
+                passed = tuple(ranges_of(sorted(late)))
                 async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
-                    passed = tuple(ranges_of(sorted(late)))
-                    meant = shard.node.slots if self._slots is None else passed
-                    await require_settled(shard.connection, meant)  # else keys were at the new owner already
                     await write_records(shard.connection, self._records, passed, self._writer, self._behind, self._owed)
                 for slot in late:
                     groups.set_record(slot, self._behind)
@@ -89,8 +90,17 @@ class Clearing:
         await on_all("clear", shards, work)
         tell_cleared(self._slots, keys=self.removed, offset=self._behind)
 
-    async def empty(self, shard: Shard, late: set[int]) -> None:
-        """Removes what is covered of some slots from their node; raises as `run` does."""
+    async def empty(self, shard: Shard, late: set[int], others: Ranges) -> None:
+        """Removes what is covered of some slots from their node, which may not give or take *others* either; raises as `run` does."""
+        async with staying(partial(self._settled, shard, tuple(ranges_of(sorted(late))), others)):
+            await self._empty(shard, late)
+
+    @staticmethod
+    async def _settled(shard: Shard, slots: Ranges, others: Ranges) -> int:
+        async with set_up(shard.connection, shard.node.endpoint.silence_seconds):
+            return await require_settled(shard.connection, slots, others)
+
+    async def _empty(self, shard: Shard, late: set[int]) -> None:
         cursor = b"0"
         while True:
             scan = request("SCAN", cursor, "COUNT", SCAN_COUNT)

@@ -23,9 +23,10 @@ from portd.net.control import Refused, open_control
 from portd.net.identity import require_process
 from portd.net.replies import error_of
 from portd.net.resp import request
-from portd.net.topology import Node, Topology, common, moving, ranges_of, spelled
+from portd.net.topology import Node, Topology, moving, spelled
 from portd.target.capabilities import EVICTING_COMMANDS
 from portd.target.cluster.records import BARRIER_SUFFIX, portions, write_records
+from portd.target.cluster.settled import MAP, refuse_moves
 from portd.target.clusternodes import ClusterNode, ClusterTarget
 from portd.target.connection import connect, set_up, text_of
 from portd.target.control import control, unmapped
@@ -54,7 +55,6 @@ _log = get_logger("target")
 NodeT = TypeVar("NodeT")
 ResultT = TypeVar("ResultT")
 ErrorT = TypeVar("ErrorT", bound=Exception)
-MAP: Final = "CLUSTERMAP"  # code of a refusal that passes: not one of a server's
 CLUSTER_HINT: Final = "portd tries again until every slot has an owner and none is on its way"
 
 
@@ -162,30 +162,8 @@ async def read_map(endpoint: Endpoint, slots: Ranges, patience: float | None = N
         if text := _error(answer):
             raise error_of(text, "does not tell which slots are on their way", who=f"the target {node.address}")
         on_their_way |= moving(answer)
-    _refuse_moves(on_their_way, wanted)
+    refuse_moves(on_their_way, wanted)
     return told.within(slots)
-
-
-def _refuse_moves(on_their_way: Iterable[int], wanted: Ranges) -> None:
-    """Raises: TargetBusy: some slots that are wanted are on their way."""
-    if ours := common(ranges_of(sorted(on_their_way)), wanted):
-        raise TargetBusy(
-            f"slots {spelled(ours)} of the target are on their way to another node; nothing is written meanwhile",
-            hint="portd goes on when they have arrived; redis-cli --cluster fix ends a move that was given up", code=MAP,
-        )  # fmt: skip
-
-
-async def require_settled(connection: Connection, wanted: Ranges) -> None:
-    """Makes sure that a node neither gives nor takes slots: what concerns all keys misses those that are between two nodes.
-
-    Raises:
-        Disconnected: the connection was lost.
-        TargetBusy: it does, or refuses for now.
-        TargetError: it refuses.
-    """
-    (answer,) = await connection.ask(request("CLUSTER", "NODES"))
-    check(answer, "to tell which slots are on their way")
-    _refuse_moves(moving(answer), wanted)
 
 
 async def _ask(endpoint: Endpoint, node: Node, question: bytes) -> object:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -32,6 +33,7 @@ from portd.target.limiter import Limiter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from portd.kernel.batch import Batch
@@ -59,6 +61,7 @@ class PruneOptions:
         shared: remove also where another link has a checkpoint.
         unlink: the target knows UNLINK.
         by_slot: the target is a node of a cluster: one command removes keys of one slot only.
+        stays: of such a node: entered with a connection while all its keys are looked at, and raises where slots of it went elsewhere.
         covers: whether a key, by database and name, may be one of the snapshot's; None: each of them.
         run_id: of the target process that took the snapshot; "" when it does not tell.
         limiter: what is asked before the target is given work.
@@ -71,6 +74,7 @@ class PruneOptions:
     shared: bool
     unlink: bool
     by_slot: bool = False
+    stays: Callable[[Connection], AbstractAsyncContextManager[None]] = lambda _: nullcontext()
     covers: Callable[[int, bytes], bool] | None = None
     run_id: str = ""
     limiter: Limiter = field(default_factory=Limiter)
@@ -217,7 +221,8 @@ class Pruner:
     async def _look(self, connection: Connection) -> None:
         """Finds and counts the ghosts; what is complete of an attempt before is used again."""
         if not self._scanned:
-            await self._scan(connection)
+            async with self._options.stays(connection):
+                await self._scan(connection)
             self._scanned = True
         if self.progress.others and not self._options.shared:
             return
