@@ -71,6 +71,7 @@ class Settings(RuleSettings):
     )
     shard_of: str = ""  # of a shard's link: the one that the operator described; and where its node is while
     shard_node: str = ""  # that has no slots yet: <id> <host> <port>
+    shard_pending: tuple[str, ...] = ()  # slots of the source that no link has: one was about to be copied with them
     source_password: str | None = option(
         None,
         "Password for the source when the URL has none. Prefer the file or a credential: other users can see flags.",

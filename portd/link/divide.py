@@ -15,7 +15,7 @@ from portd.config.settings import MOST_LINK_LETTERS
 from portd.errors import ConfigError, LinkTaken, SourceError
 from portd.kernel.slots import SLOTS
 from portd.log import get_logger
-from portd.net.topology import ALL_SLOTS, common, slots_of, spelled, written
+from portd.net.topology import ALL_SLOTS, common, ranges_of, slots_of, spelled, written
 from portd.source.nodeview import view
 from portd.source.shards import Assignment, read_map, refuse_moves
 from portd.target.kept.checkpoint import IMAGES_SUFFIX, LEASE_SUFFIX
@@ -84,6 +84,8 @@ async def _go_on(settings: Settings, topology: Topology, wanted: Ranges) -> list
     strangers = found.strangers(nodes)
     if found.gaps or (len(nodes) < len(slots) and strangers):
         return []
+    if pending := all_of_them - have:
+        links = [replace(each, shard_pending=written(ranges_of(sorted(pending)))) for each in links]
     new = {node.name: node for node in (*strangers, *await _idle(settings, nodes.values()))}
     numbers = {int(each.link.rpartition(".")[2]) for each in links}
     for node in new.values():

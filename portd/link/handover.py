@@ -25,7 +25,7 @@ from portd.link.offsets import Offsets
 from portd.link.party import TOLD_SECONDS, Party, emptying, forget, in_circle, in_common, reached
 from portd.link.recopying import Recopying
 from portd.log import get_logger
-from portd.net.topology import Node, ranges_of, spelled
+from portd.net.topology import Node, ranges_of, read_written, slots_of, spelled
 from portd.source.nodeview import emptied, view
 from portd.source.shards import MOVED_HINT, Assignment
 
@@ -85,7 +85,7 @@ class Handovers:
     def join(self, name: str, link: Link, progress: Progress) -> None:
         """A link takes part."""
         self._parties[name] = party = Party(name, link, progress)
-        self._wanted |= party.slots
+        self._wanted |= party.slots.union(slots_of(read_written(link.ruling.settings.shard_pending)))
         if place := link.ruling.settings.shard_node.split():
             party.go_to(Node(place[0], place[1], int(place[2]), ()))
         party.border.shared_now = lambda: self._shared(party)

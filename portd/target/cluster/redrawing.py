@@ -44,6 +44,7 @@ class Redrawing:
         self._intake = intake
         self._prefix = prefix
         self._next: tuple[Choice, Callable[[int], None]] | None = None
+        self._entering: tuple[Choice, Callable[[int], None]] | None = None  # those that the round was begun with
         self._waits = asyncio.Event()
         self._places: dict[int, int] = {}  # slots that have no record yet: what it is to say
 
@@ -68,6 +69,7 @@ class Redrawing:
 
     def widen(self, cluster: ClusterTarget) -> ClusterTarget:
         """The target with the slots that the next round writes to."""
+        self._entering = self._next
         if self._next is None:
             return cluster
         slots = self._next[0].slots
@@ -102,11 +104,12 @@ class Redrawing:
             write: writes the hash.
 
         Returns:
-            The rules that are in force now, if some waited.
+            The rules that are in force now, if some waited when the round began: those that came since have slots of nodes that
+            nobody has entered, and end it.
         """
-        if self._next is None:
+        if self._entering is None:
             return None
-        choice, adopt = asked = self._next
+        choice, adopt = asked = self._entering
         self._strands.rule(choice)
         await write()
         adopt(self._intake.boundary)

@@ -52,6 +52,8 @@ async def claim(settings: Settings, image: Image, neighbours: Neighbours, *, rul
         for other, (where, shared) in sorted(others.items()):
             if not is_shard(other, settings.shard_of):  # what both have just moves from one to the other
                 _meet(settings, image, other, where, shared=shared or settings.share_image)
+        if settings.shard_pending:
+            return  # what stands there says who is to be copied with them
         if ruled:
             await there.call("HSET", key, link, (SHARED if settings.share_image else "") + image.text())
         elif others:

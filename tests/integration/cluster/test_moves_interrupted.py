@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +13,11 @@ from tests.clusters import Cluster, differences
 from tests.commands import run
 from tests.integration.cluster.load import LINKS, fill, streaming, until_applied
 from tests.integration.cluster.moves import RoamingLoad
-from tests.integration.cluster.test_moves import MOVING, into, until_settled, url_of
+from tests.integration.cluster.test_moves import MOVING, drawn, into, until_settled, url_of
+from tests.integration.cluster.test_moves_again import SLOT, TAG, begin_move, carry
 from tests.process import Portd
+from tests.relay import Relay
+from tests.servers import PATIENCE_SECONDS, wait_for_sync
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,4 +57,44 @@ def test_slots_leave_a_shard_whose_copy_was_interrupted(
                 until_applied(portd, dict(zip(LINKS, cluster.primaries, strict=True)))
                 found = differences(into, cluster)
                 assert not found, f"{found[:10]}\n{portd.log()}"
+        assert portd.terminate() == os.EX_OK, portd.log()
+
+
+def test_killed_when_nobody_has_a_slot_any_more(cluster: Cluster, target: Server) -> None:
+    """A shard is to be copied with a slot, and others have given it up: the next starts copy it, whenever they are killed themselves."""
+    fill(cluster)
+    one, two, _ = cluster.primaries
+    keys = [f"{TAG}:{number}" for number in range(40)]
+    for key in keys:
+        cluster.call(one, "RPUSH", key, key, "before")
+
+    def marks(_: bytes, data: bytes) -> bool:
+        """That all of the shard is copied with the slot from now on."""
+        return b"\r\nsnapshot\r\n" in data and f"{SLOT} 5461-10921\r\n".encode() in data
+
+    with Relay(target.port) as relay, Portd(cluster.url, f"redis://127.0.0.1:{relay.port}") as portd:
+        portd.until(streaming)
+        portd.signal(signal.SIGSTOP)
+        begin_move(cluster, one, two)
+        carry(one, two, *keys[:20])
+        cluster.call(two, "DEBUG", "CHANGE-REPL-ID")
+        cluster.call(two, "CLIENT", "KILL", "TYPE", "replica")
+        portd.signal(signal.SIGCONT)
+        portd.until(lambda status: sum(each["full_syncs"].get("backlog", 0) for each in status["links"]) == 1)
+        portd.until(streaming)
+        hold = relay.hold(marks)
+        cluster.move_slot(SLOT, two)
+        cluster.call(two, "RPUSH", keys[0], "again")
+        for _ in range(2):
+            assert hold.caught.wait(PATIENCE_SECONDS), portd.log()
+            wait_for_sync(lambda: not any(SLOT in drawn(target, link) for link in LINKS))
+            portd.kill()
+            hold = relay.hold(marks)
+            portd.start()
+        assert hold.caught.wait(PATIENCE_SECONDS), portd.log()
+        hold.release()
+        portd.until(streaming)
+        until_settled(portd, target, cluster)
+        until_applied(portd, dict(zip(LINKS, cluster.primaries, strict=True)))
+        assert not differences(target, cluster), portd.log()
         assert portd.terminate() == os.EX_OK, portd.log()
