@@ -280,7 +280,7 @@ class ClusterDeck:
 
         def streaming(status: dict[str, Any]) -> bool:
             links[:] = [each["link"] for each in _running(status)]
-            return all(each["phase"] in {"streaming", "catching-up"} for each in _running(status))
+            return bool(links) and all(each["phase"] in {"streaming", "catching-up"} for each in _running(status))
 
         self._until(streaming)
         for link in links if self._chance.random() < 0.3 else (self._chance.choice(links),):
@@ -422,10 +422,17 @@ class ClusterDeck:
             if lost or doubled:
                 found.append(f"numbers of {ledger.name}: {lost} lost, {doubled} doubled")
         if found:
-            raise Failure("the clusters differ:\n" + "\n".join(found[:20]))
+            raise Failure("the clusters differ:\n" + "\n".join(found[:20]) + f"\n{self._views()}")
         self.report.checks += 1
         self.report.pipelines = self._loads.commands
         self.report.roaming = self._roaming.commands if self._roaming else 0
+
+    def _views(self) -> str:
+        """What both ends think of themselves, and the source of its moves."""
+        told = [each.views() for each in (self._source, self._target)]
+        if self._source.moves_at_once:
+            told += [f"{node.port}: {self._source.moves(node)}" for node in self._source.owners()]
+        return "\n".join(told)
 
     def _note_syncs(self, now: dict[str, Any]) -> None:
         """Counts full syncs of a process once."""

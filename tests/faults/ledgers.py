@@ -21,6 +21,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 
 from portd.kernel.slots import key_slot
+from portd.net.topology import ranges_of
 from tests.servers import wait_for_sync
 from tests.writer import Writer
 
@@ -233,11 +234,21 @@ class Ledger(_Calling):
                 )
                 lost += (mine - there).total()
                 doubled += (there - mine).total()
+                if mine != there:
+                    found += [f"{key}: {spans(mine, there)} lacks in the target, {spans(there, mine)} is too much"]
             key = self._key(tag, "count")
             counts = self._source.get("GET", key), self._target.get("GET", self._named(key))
             if counts[0] != counts[1]:
                 found.append(f"{key} is {counts[0]} in the source, {counts[1]} in the target")
         return lost, doubled, found
+
+
+def spans(one: Counter[bytes], other: Counter[bytes]) -> str:
+    """Of the numbers of one, in order: stretches of those that the other one has not, by their place."""
+    numbers = sorted(one, key=lambda each: int(each.split(b"-")[0]))
+    places = [place for place, each in enumerate(numbers) if one[each] > other[each]]
+    shown = ", ".join(f"{a}-{b} ({numbers[a].decode()} to {numbers[b].decode()})" for a, b in ranges_of(places)[:10])
+    return f"[{shown}] of {len(numbers)}"
 
 
 def _number_of(entry: Any) -> bytes:
