@@ -77,15 +77,14 @@ async def _go_on(settings: Settings, topology: Topology, wanted: Ranges) -> list
     links, about_to_come = await _links_there(settings)
     slots = {each.link: frozenset(slots_of(tuple(each.slot_ranges()))) for each in links}
     have, all_of_them = frozenset().union(*slots.values()), frozenset(slots_of(wanted))
-    if not slots or have - all_of_them or all_of_them - have - about_to_come:
+    pending = all_of_them - have
+    if not slots or have - all_of_them or pending - about_to_come:
         return []
-    found = Assignment(topology, slots)
+    found = Assignment(topology, slots, pending)
     nodes = found.nodes({})
     strangers = found.strangers(nodes)
     if found.gaps or (len(nodes) < len(slots) and strangers):
         return []
-    if pending := all_of_them - have:
-        links = [replace(each, shard_pending=written(ranges_of(sorted(pending)))) for each in links]
     new = {node.name: node for node in (*strangers, *await _idle(settings, nodes.values()))}
     numbers = {int(each.link.rpartition(".")[2]) for each in links}
     for node in new.values():
@@ -94,7 +93,7 @@ async def _go_on(settings: Settings, topology: Topology, wanted: Ranges) -> list
         made = link_of_shard(settings, (), str(number))
         links.append(replace(made, shard_node=f"{node.name} {node.host} {node.port}"))
         _log.info("a shard of the source is new: its link begins without slots, and takes what comes", link=made.link)
-    return links
+    return [replace(each, shard_pending=written(ranges_of(sorted(pending)))) for each in links] if pending else links
 
 
 async def _links_there(settings: Settings) -> tuple[list[Settings], frozenset[int]]:
@@ -103,7 +102,9 @@ async def _links_there(settings: Settings) -> tuple[list[Settings], frozenset[in
         there = await drawn_there(directory)
         noted = await shards_there(directory)
     links = [link_of_shard(settings, ranges, name.rpartition(".")[2]) for name, ranges in there.items()]
-    return links, frozenset(slot for name in there for slot in slots_of(noted.get(name, ())))
+    return links, frozenset(
+        slot for ranges in noted.values() for slot in slots_of(ranges)
+    )  # of one without slots yet, too
 
 
 async def links_now(settings: Settings, topology: Topology) -> list[Settings]:

@@ -215,7 +215,7 @@ class Handovers:
 
     def _assign(self, topology: Topology) -> None:
         """Finds the node of each link: the one that it had, or the one that has taken its place."""
-        found = Assignment(topology, {each.name: each.slots for each in self._parties.values()})
+        found = Assignment(topology, {each.name: each.slots for each in self._parties.values()}, self._wanted)
         nodes = found.nodes({each.name: each.node for each in self._parties.values() if each.node is not None})
         for party in self._parties.values():
             node = nodes.get(party.name, party.node)

@@ -20,7 +20,7 @@ from portd.net.topology import NOBODY, NoCluster, moving, ranges_of, slots_of, s
 from portd.source.refusals import refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from portd.config.settings import Settings
     from portd.net.endpoint import Endpoint
@@ -156,16 +156,17 @@ class Assignment:
     Args:
         topology: the map.
         slots: of each link, by its name.
+        pending: slots that no link has yet.
 
     Attributes:
-        gaps: of them, those that nobody owns.
+        gaps: of all these, those that nobody owns.
     """
 
-    def __init__(self, topology: Topology, slots: Mapping[str, frozenset[int]]) -> None:
+    def __init__(self, topology: Topology, slots: Mapping[str, frozenset[int]], pending: Iterable[int] = ()) -> None:
         self._topology = topology
         self._slots = slots
         self._table = memoryview(topology.table).cast("H")
-        self._wanted = frozenset().union(*slots.values())
+        self._wanted = frozenset(pending).union(*slots.values())
         self.gaps = frozenset(slot for slot in self._wanted if self._table[slot] == NOBODY)
 
     def nodes(self, known: Mapping[str, Node]) -> dict[str, Node]:

@@ -75,11 +75,15 @@ class Turns:
         self._intake.rests = False
 
         def leave() -> set[int]:
-            behind = [(new, floors[old]) for old, new in pairs if old in floors]
-            for number, floor in behind:
+            behind: dict[int, int] = {}
+            for old, new in pairs:
+                if old in floors:  # what is read for one of whose slots some were left behind is left behind, too
+                    floor = min(floors[old], self._intake.boundary) if new in catching else floors[old]
+                    behind[new] = min(floor, behind.get(new, floor))
+            for number, floor in behind.items():
                 self._groups.leave(number, floor)
-            self._catching = catching
-            return {number for number, _ in behind}
+            self._catching = catching - behind.keys()
+            return set(behind)
 
         return leave
 
@@ -118,7 +122,9 @@ class Turns:
             SourceLost: the spool does not hold it any more.
         """
         if self._catching:
-            return await self._take_turn_of_others(shards)
+            wait = await self._take_turn_of_others(shards)
+            if self._catching:
+                return wait
         back = [shard for shard in shards if self._is_back(shard)]
         loop, intake = asyncio.get_running_loop(), self._intake
         if any(self._groups.gaps[shard.node.number].entries for shard in back):

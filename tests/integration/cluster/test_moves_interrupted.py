@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -60,20 +61,25 @@ def test_slots_leave_a_shard_whose_copy_was_interrupted(
         assert portd.terminate() == os.EX_OK, portd.log()
 
 
-def test_killed_when_nobody_has_a_slot_any_more(cluster: Cluster, target: Server) -> None:
+@pytest.mark.parametrize("new", [False, True], ids=["another shard", "a new one"])
+def test_killed_when_nobody_has_a_slot_any_more(cluster: Cluster, target: Server, *, new: bool) -> None:
     """A shard is to be copied with a slot, and others have given it up: the next starts copy it, whenever they are killed themselves."""
     fill(cluster)
-    one, two, _ = cluster.primaries
+    one = cluster.primaries[0]
     keys = [f"{TAG}:{number}" for number in range(40)]
     for key in keys:
         cluster.call(one, "RPUSH", key, key, "before")
 
     def marks(_: bytes, data: bytes) -> bool:
         """That all of the shard is copied with the slot from now on."""
-        return b"\r\nsnapshot\r\n" in data and f"{SLOT} 5461-10921\r\n".encode() in data
+        return b"\r\nsnapshot\r\n" in data and (b"\r\n5\r\n" if new else b"\r\n5 5461-10921\r\n") in data
 
-    with Relay(target.port) as relay, Portd(cluster.url, f"redis://127.0.0.1:{relay.port}") as portd:
-        portd.until(streaming)
+    with ExitStack() as stack:
+        relay = stack.enter_context(Relay(target.port))
+        two = stack.enter_context(cluster.joining()) if new else cluster.primaries[1]
+        options: dict[str, object] = {"memory_budget": "48MiB"} if new else {}
+        portd = stack.enter_context(Portd(cluster.url, f"redis://127.0.0.1:{relay.port}", **options))
+        portd.until(lambda status: len(status["links"]) == 3 + new and streaming(status))
         portd.signal(signal.SIGSTOP)
         begin_move(cluster, one, two)
         carry(one, two, *keys[:20])
@@ -95,6 +101,9 @@ def test_killed_when_nobody_has_a_slot_any_more(cluster: Cluster, target: Server
         hold.release()
         portd.until(streaming)
         until_settled(portd, target, cluster)
-        until_applied(portd, dict(zip(LINKS, cluster.primaries, strict=True)))
+        links = sorted(each["link"] for each in portd.until(streaming)["links"] if each["link"] not in LINKS)
+        nodes = dict(zip(LINKS, cluster.primaries, strict=True)) | dict.fromkeys(links, two)
+        assert len(links) == new
+        until_applied(portd, nodes)
         assert not differences(target, cluster), portd.log()
         assert portd.terminate() == os.EX_OK, portd.log()
