@@ -217,9 +217,8 @@ class Side:
             struck = [middle()]
             try:
                 used.result()
-            except (*FAILURES, AssertionError):  # a node in use is none any more
-                if not struck[0]:
-                    raise
+            except (*FAILURES, AssertionError):  # a node in use is none any more, or not yet what others take it for
+                name += ", given up"
         mend(self.cluster)
         return f"{self.name}: --cluster {name}{told(struck)}"
 
