@@ -81,6 +81,10 @@ class Copying:
         await patiently(resync.begin, into.note_refusal)
         marker = self._marker()
         await patiently(partial(self._write, marker), into.note_refusal)
+        if into.cluster is not None:
+            from portd.target.cluster.nodes import seal, unseal  # noqa: PLC0415 - only clusters need them
+
+            await patiently(partial(unseal, into, marker), into.note_refusal)
         try:
             index = await self._loading.run(self._read, "sync")
             progress.take_lanes(0)  # none is at work until the stream begins: pages show none
@@ -91,8 +95,6 @@ class Copying:
             resync.close()
         checkpoint = self._checkpoint(marker)
         if into.cluster is not None:
-            from portd.target.cluster.nodes import seal  # noqa: PLC0415 - only clusters need it
-
             await patiently(partial(seal, into, checkpoint), into.note_refusal)
         run_id = into.capabilities.run_id
         await patiently(partial(self._write, checkpoint, run_id=run_id, closes=True), into.note_refusal)

@@ -59,13 +59,16 @@ class Side:
 
     def fail_over(self, *how: str) -> str:
         """A replica takes its primary's place: in order, or by ``FORCE`` or ``TAKEOVER``."""
-        self.cluster.fail_over(self._chance.choice(self._nodes("slave")), *how)
+        replica = self._chance.choice(self._nodes("slave"))
+        self._until_replicated()
+        self.cluster.fail_over(replica, *how)
         return f"{self.name}: failover{' ' + how[0].lower() if how else ''}"
 
     def kill_node(self, role: str) -> str:
         """A node dies; a primary is replaced by its replica. It comes back later, without its data."""
         node = self._chance.choice(self._nodes(role))
         heirs = [each for each in self._nodes("slave") if each.info("replication")["master_port"] == node.port]
+        self._until_replicated()
         node.kill()
         if role == "master":
             self._until_promoted(heirs)
@@ -73,6 +76,22 @@ class Side:
         node.start()
         self.cluster.until_up()
         return f"{self.name}: kill -9 of a {'primary' if role == 'master' else 'replica'}"
+
+    def _until_replicated(self) -> None:
+        """Replicas of the target have what its primaries had a moment ago.
+
+        Of a slot that has just come, one that is promoted would lack keys that no other node has any more; its record, which came before
+        them, says nothing of that. What comes from now on may be lost.
+        """
+        if self.name != "target":
+            return
+        primaries = {node.port: int(node.info("replication")["master_repl_offset"]) for node in self._nodes("master")}
+
+        def replicated() -> bool:
+            told = [node.info("replication") for node in self._nodes("slave")]
+            return all(int(each["slave_repl_offset"]) >= primaries.get(each["master_port"], 0) for each in told)
+
+        wait_for_sync(replicated)
 
     def _until_promoted(self, heirs: list[Server]) -> None:
         """A replica is elected; where the servers of a busy machine come to no end of that, an operator says who it is."""

@@ -25,7 +25,7 @@ from portd.net.replies import error_of
 from portd.net.resp import request
 from portd.net.topology import Node, Topology, moving, spelled
 from portd.target.capabilities import EVICTING_COMMANDS
-from portd.target.cluster.records import BARRIER_SUFFIX, portions, write_records
+from portd.target.cluster.records import BARRIER_SUFFIX, COPIED, portions, write_records
 from portd.target.cluster.settled import MAP, refuse_moves
 from portd.target.clusternodes import ClusterNode, ClusterTarget
 from portd.target.connection import connect, set_up, text_of
@@ -356,6 +356,26 @@ async def take_nodes(into: Destination) -> Destination:
     return replace(into, node_epochs=tuple(await on_all("take", cluster.nodes, take)))
 
 
+async def unseal(into: Destination, marker: Checkpoint) -> None:
+    """Says in the records of all slots that a snapshot is applied to them; again does no harm.
+
+    A node may fail over to a replica that lacks its last writes. Where that is the one which has the link's hash, the marker of the full
+    sync is gone, and what others have of the snapshot must not be taken for what the stream brought.
+
+    Raises:
+        PortdError: see `seal`.
+    """
+    cluster = into.cluster
+    assert cluster is not None, "a server has one record"
+    await _require_map(cluster)
+
+    async def write(node: ClusterNode) -> None:
+        async with _entered(into, node, "since it was looked at") as opened:
+            await write_records(opened, into.records, node.slots, marker.epoch, COPIED)
+
+    await on_all("unseal", cluster.nodes, write)
+
+
 async def seal(into: Destination, checkpoint: Checkpoint) -> None:
     """Writes the records of all slots: a snapshot is applied, and nothing else is on its way. Again does no harm.
 
@@ -368,8 +388,7 @@ async def seal(into: Destination, checkpoint: Checkpoint) -> None:
     """
     cluster = into.cluster
     assert cluster is not None, "a server has one record"
-    if (await read_map(cluster.endpoint, cluster.slots)).nodes != cluster.topology.nodes:
-        raise slots_moved()
+    await _require_map(cluster)
 
     async def write(node: ClusterNode) -> None:
         async with _entered(into, node, "behind the snapshot") as opened:
@@ -379,6 +398,12 @@ async def seal(into: Destination, checkpoint: Checkpoint) -> None:
             check(answer, "the marker of a command for all nodes", marker)
 
     await on_all("seal", cluster.nodes, write)
+
+
+async def _require_map(cluster: ClusterTarget) -> None:
+    """Makes sure that slots are where they were when the target was looked at; raises as `seal` does."""
+    if (await read_map(cluster.endpoint, cluster.slots)).nodes != cluster.topology.nodes:
+        raise slots_moved()
 
 
 def slots_moved() -> TargetLost:

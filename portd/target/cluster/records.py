@@ -4,7 +4,8 @@ Where keys are owed to a slot (docs/design/0009), ``:<database>:<name>,...`` sta
 portd takes that for no record, and so does not forget them.
 
 They are written by every transaction of the stream, and for all slots when a snapshot ends: one that is missing means that its
-node has lost its data.
+node has lost its data. While a snapshot is applied, ``snapshot`` stands in the place of the offset, from before its first key: what
+the link's hash says of it may be lost with a node that has nothing of the slot.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 RECORDS: Final = "the records of slots"  # for messages
 KEY: Final = re.compile("[0-9]{1,10}:(?:[0-9a-f]{2})*")  # that is owed
 HISTORY: Final = 0  # the only source that a link has
+COPIED: Final = -2  # in the place of an offset: the slot has a part of a snapshot, or all of one that has not ended
+_COPIED: Final = "snapshot"  # the same in a record
 AT_ONCE: Final = 4096  # records that are read or written in one go
 BARRIER_SUFFIX: Final = ":barrier"  # of the key that says which barrier a node has behind it
 
@@ -37,7 +40,7 @@ class Record(NamedTuple):
 
     Attributes:
         slot: it.
-        offset: how far it is; `NO_RECORD` where there is none.
+        offset: how far it is; `NO_RECORD` where there is none, or `COPIED`.
         owed: keys that are owed to it, as `portd.target.cluster.owing` writes them.
     """
 
@@ -47,8 +50,8 @@ class Record(NamedTuple):
 
 
 def record_text(writer: str, offset: int, owed: bytes = b"") -> bytes:
-    """What a record says."""
-    return f"{writer} {HISTORY}:{offset}".encode() + (b":" + owed if owed else b"")
+    """What a record says; of an offset or `COPIED`."""
+    return f"{writer} {HISTORY}:{_COPIED if offset == COPIED else offset}".encode() + (b":" + owed if owed else b"")
 
 
 def record_head(writer: str) -> bytes:
@@ -57,7 +60,7 @@ def record_head(writer: str) -> bytes:
 
 
 def parse_record(value: bytes | None, what: str) -> tuple[int, bytes]:
-    """The offset that a record says, `NO_RECORD` where there is none, and the keys that it names.
+    """The offset that a record says, `NO_RECORD` where there is none or `COPIED`, and the keys that it names.
 
     Raises:
         TargetError: it is no record.
@@ -67,7 +70,7 @@ def parse_record(value: bytes | None, what: str) -> tuple[int, bytes]:
     writer, _, place = value.decode("utf-8", "replace").rpartition(" ")
     history, _, rest = place.partition(":")
     number, behind, owed = rest.partition(":")
-    offset = whole(number, MOST_OFFSET)
+    offset = COPIED if number == _COPIED else whole(number, MOST_OFFSET)
     names = owed.split(",") if behind else []
     if not writer or history != str(HISTORY) or offset is None or not all(map(KEY.fullmatch, names)):
         raise TargetError(
@@ -110,7 +113,7 @@ async def write_records(
         prefix: what the keys of records begin with.
         slots: ranges of them.
         writer: of records.
-        offset: that all of them say.
+        offset: that all of them say; or `COPIED`.
         owed: keys that they name, by slot.
 
     Raises:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from portd.errors import DataLost, InternalError, TargetLost
 from portd.kernel.slotgroups import NO_RECORD
 from portd.net.topology import slots_of
+from portd.target.cluster.records import COPIED
 from portd.target.kept.checkpoint import State, write_checkpoint
 
 if TYPE_CHECKING:
@@ -67,9 +68,10 @@ class Recovery:
 
         Raises:
             DataLost: a record is gone.
-            TargetLost: slots went back.
+            TargetLost: slots went back, or have a part of a snapshot.
         """
         lost: list[int] = []
+        copied = 0
         self.missing.clear()
         for shard, found in entered.shards:
             if NO_RECORD < shard.marker <= self._strands.written:  # every slot has had a record since
@@ -77,6 +79,9 @@ class Recovery:
                 shard.marker = NO_RECORD
             for slot, has, owed in found:
                 known = self._groups.record(slot)
+                if has == COPIED:
+                    copied += 1
+                    continue
                 if has != NO_RECORD:
                     self._owing.read(slot, owed)
                 if has == NO_RECORD:
@@ -92,6 +97,13 @@ class Recovery:
                     lost.append(has)
                 else:
                     raise InternalError(f"the record of slot {slot} says {has}, which nothing of ours ended with")
+        if copied:
+            await self._write(replace(self._strands.record, state=State.SNAPSHOT, time_ms=0))
+            raise TargetLost(
+                f"{copied} slots of the target have a part of a snapshot that had not ended, or its end is lost: a replica was promoted "
+                "that had not all of its primary's writes",
+                hint="a full sync follows",
+            )
         if lost:
             await self._sink(min(lost), len(lost))
 

@@ -14,6 +14,7 @@ import pytest
 
 from portd.kernel.slots import key_slot, slot_tag
 from tests.clusters import Cluster, differences
+from tests.commands import run
 from tests.datasets import fill_every_encoding
 from tests.process import Portd
 from tests.servers import binaries, wait_for_sync
@@ -396,3 +397,27 @@ def test_slots_that_have_what_the_source_lost(source: Server, servers: ServerFac
         assert "the source lost in a failover" in portd.log(), portd.log()
         assert portd.terminate() == os.EX_OK, portd.log()
     assert not differences(replica, cluster)
+
+
+def test_a_full_sync_of_which_one_node_knows_nothing(source: Server, cluster: Cluster, tmp_path: Path) -> None:
+    """A replica that lacks the last writes takes the place of the node that has the link's hash, and portd is killed: it is copied again."""
+    path, lists = tmp_path / "control", [f"list:{number}" for number in range(200)]
+    key = "portd:checkpoint:{default}"
+    with Portd(source, cluster.url, control_socket=path, max_target_bytes_per_second="512KiB") as portd:
+        portd.until(lambda status: status["phase"] == "streaming")
+        had = cluster.get("DUMP", key)
+        pipe = source.client().pipeline(transaction=False)
+        for number in range(3000):
+            pipe.rpush(lists[number % len(lists)], b"x" * 1000)
+        pipe.execute()
+        run("ctl", "full-sync", "--socket", path, "--yes")
+        portd.until(lambda status: status["phase"] == "snapshot" and status["snapshot"]["keys_applied"] > 0)
+        portd.kill()
+        assert cluster.get("HGET", key, "state") == b"snapshot"
+        cluster.get("RESTORE", key, 0, had, "REPLACE")  # what a replica would have
+    with Portd(source, cluster.url) as portd:
+        portd.until_applied(source)
+        portd.until(lambda status: status["phase"] == "streaming")
+        assert "a part of a snapshot" in portd.log()
+        assert portd.terminate() == os.EX_OK, portd.log()
+    assert not differences(source, cluster)
