@@ -326,7 +326,10 @@ def port_with_bus() -> int:
 
 
 def differences(
-    source: Server | Cluster, cluster: Cluster, named: Callable[[bytes], bytes | None] = lambda key: key
+    source: Server | Cluster,
+    cluster: Cluster,
+    named: Callable[[bytes], bytes | None] = lambda key: key,
+    drift_ms: int = 0,
 ) -> list[str]:
     """What is not the same in db 0 of a server, or in a cluster, and in another cluster.
 
@@ -336,6 +339,7 @@ def differences(
         source: a server or a cluster.
         cluster: another one.
         named: under which name a key of the source is expected; None: under none.
+        drift_ms: expiry times may differ by so much: `MIGRATE` sends how long a key lives still, and each move makes that longer.
     """
     found: list[str] = []
     absolute = all(each.binary.at_least(redis=(7, 0), valkey=(0,)) for each in (source, cluster))
@@ -355,8 +359,15 @@ def differences(
     return found + [
         f"{key!r}: {mine.get(key)} in the source, {there.get(key)} in the cluster"
         for key in sorted(mine.keys() | there.keys())
-        if mine.get(key) != there.get(key)
+        if not _alike(mine.get(key), there.get(key), drift_ms)
     ]
+
+
+def _alike(one: tuple[bytes, int] | None, other: tuple[bytes, int] | None, drift_ms: int) -> bool:
+    """One value, and one expiry time or nearly so; a key that expires is not one that does not."""
+    if one == other or one is None or other is None:
+        return one == other
+    return one[0] == other[0] and min(one[1], other[1]) > 0 and abs(one[1] - other[1]) <= drift_ms
 
 
 def _contents_of(cluster: Cluster, found: list[str], *, absolute: bool) -> dict[bytes, tuple[bytes, int]]:

@@ -46,6 +46,7 @@ STOPPED_SECONDS = 2.0  # longest time that portd stands still
 BULK = 40  # values of each shard that make a full sync last, of BULK_BYTES
 BULK_BYTES = 300_000
 CAUGHT_SECONDS = 5.0  # until bytes that are wanted have come by, or are not waited for any more
+DRIFT_MS = 1000  # of expiry times of keys that move within a cluster
 LATE_FAULTS = 4  # behind which bytes come at the latest
 OPTIONS: dict[str, object] = {
     "silence_seconds": 3,
@@ -412,7 +413,8 @@ class ClusterDeck:
             self._compare()
 
     def _compare(self) -> None:
-        found = differences(self._source, self._target, _renamed if self._rules else _as_it_is)
+        drift = DRIFT_MS if self._moves else 0
+        found = differences(self._source, self._target, _renamed if self._rules else _as_it_is, drift)
         for ledger in self._ledgers:
             lost, doubled, trouble = ledger.compare()
             self.report.lost += lost
