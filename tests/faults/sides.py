@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ELECTION_SECONDS: Final = 60.0  # until nobody is elected any more
 ROAMING: Final = (5, 77, 1234, 5400, 6000, 9999, 11000, 16000)  # slots that move one by one
+SWING: Final = "a slot to and fro"
 ROUNDS: Final = 3  # of a slot that goes to and fro
 LESS: Final = 0.01  # of its slots, for a node that is to have less
 FAILURES: Final = (redis.RedisError, OSError, StopIteration)  # of a move whose nodes are not what they were
@@ -192,7 +193,7 @@ class Side:
             else:
                 self._moves([(slot, one if number % 2 else other)], hit)
             time.sleep(self._chance.uniform(0, 0.2))
-        return f"{self.name}: a slot to and fro{told(struck)}"
+        return f"{self.name}: {SWING}{told(struck)}"
 
     def _at_once(self, slot: int, into: Server, middle: Callable[[], object]) -> None:
         """One slot in one step, which the servers may give up."""
