@@ -184,7 +184,7 @@ async def test_a_repair_follows_slots_that_move(
         return await repair(self, each)
 
     monkeypatch.setattr(ClusterRepairer, "_repair", move_before)
-    report, found = await run(target, another, tmp_path, Options(settle_seconds=0.09, repair=True))
+    report, found = await run(target, another, tmp_path, Options(settle_seconds=2.0, repair=True))
     assert len(moved) == 6
     assert (report.repaired, found, report.exit_code) == (len(planted), {}, os.EX_OK)
     report, found = await run(target, another, tmp_path)
