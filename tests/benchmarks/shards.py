@@ -127,7 +127,9 @@ class Running:
         return True
 
     def _said(self, event: str) -> list[dict[str, Any]]:
-        lines = (json.loads(line) for line in self._portd.log().rpartition("\n")[0].splitlines() if line.startswith("{"))
+        lines = (
+            json.loads(line) for line in self._portd.log().rpartition("\n")[0].splitlines() if line.startswith("{")
+        )
         return [each for each in lines if each["event"] == event]
 
     def cpu(self) -> float:
