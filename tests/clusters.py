@@ -90,7 +90,7 @@ class Cluster:
             name = self.name(primary)
             wait_for_sync(functools.partial(self._knows, replica, name))
             self.call(replica, "CLUSTER", "REPLICATE", name)
-        wait_for_sync(self.is_up)
+        self.until_up()
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -71,7 +71,7 @@ def _lines(node: Server) -> list[str]:
 
 def mend(cluster: Cluster, slots: Iterable[int] = ()) -> None:
     """Ends moves that nobody goes on with, as `fix` does, and brings keys of these and of *slots* to their owners."""
-    wait_for_sync(cluster.is_up)
+    cluster.until_up()
     todo = set(slots)
 
     def mended() -> bool:

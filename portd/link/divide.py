@@ -102,9 +102,8 @@ async def _links_there(settings: Settings) -> tuple[list[Settings], frozenset[in
         there = await drawn_there(directory)
         noted = await shards_there(directory)
     links = [link_of_shard(settings, ranges, name.rpartition(".")[2]) for name, ranges in there.items()]
-    return links, frozenset(
-        slot for ranges in noted.values() for slot in slots_of(ranges)
-    )  # of one without slots yet, too
+    about_to_come = chain.from_iterable(slots_of(ranges) for ranges in noted.values())  # of one without slots yet, too
+    return links, frozenset(about_to_come)
 
 
 async def links_now(settings: Settings, topology: Topology) -> list[Settings]:

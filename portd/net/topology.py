@@ -220,6 +220,11 @@ def followed(answer: object) -> str:
     return "".join(_own_line(answer)[3:4]).strip("-")
 
 
+def own_name(answer: object) -> str:
+    """Id of the node which was asked, from its answer to ``CLUSTER NODES``; "" where it tells none."""
+    return "".join(_own_line(answer)[:1])
+
+
 def own_epoch(answer: object) -> int:
     """Configuration epoch of the node which was asked, from its answer to ``CLUSTER NODES``; -1 where it tells none."""
     number = whole("".join(_own_line(answer)[6:7]), MOST_EPOCH)

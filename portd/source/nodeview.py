@@ -18,7 +18,7 @@ from portd.groups import TaskGroup
 from portd.net.control import Refused, keys_by_database, open_control, parse_info
 from portd.net.resp import request
 from portd.net.shapes import whole
-from portd.net.topology import MOST_PORT, Node, moving, read_written, slots_of
+from portd.net.topology import MOST_PORT, Node, moving, own_name, own_slots, read_written, slots_of
 from portd.source.refusals import refused
 
 if TYPE_CHECKING:
@@ -97,13 +97,13 @@ async def view(endpoint: Endpoint, node: Node) -> NodeView | None:
         return None
     told = parse_info(info)
     offset = whole(told.get("master_repl_offset", ""), MOST_OFFSET)
-    name, owns = _myself(nodes.decode("utf-8", "replace"))
+    name = own_name(nodes)
     if offset is None or not name:
         return None
     on_their_way = _marks(nodes)
     return NodeView(
         name,
-        owns,
+        frozenset(slots_of(own_slots(nodes))),
         frozenset(slot for slot, comes in on_their_way.items() if comes),
         frozenset(slot for slot, comes in on_their_way.items() if not comes),
         _jobs(moves) | _imports(imports),
@@ -166,15 +166,6 @@ def _require(answer: object, command: str) -> None:
     """Raises: SourceError: an answer is an error."""
     if isinstance(answer, Exception):
         raise refused(command, f"-{answer}".encode())
-
-
-def _myself(text: str) -> tuple[str, frozenset[int]]:
-    """Id and slots of the node that was asked, from ``CLUSTER NODES``."""
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) > 2 and "myself" in words[2].split(","):
-            return words[0], frozenset(slots_of(read_written(words[8:])))
-    return "", frozenset()
 
 
 def _idle(text: str, endpoint: Endpoint) -> tuple[Node, ...]:

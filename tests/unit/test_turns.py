@@ -33,7 +33,7 @@ def table_of(first: Callable[[int], bool]) -> bytes:
 class Cluster:
     """Two nodes, of which one is read for again, and the other one is left behind.
 
-    Attributes:
+    Args:
         floor: of what is left behind for the second one.
     """
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from portd.target.connection import Connection
 
 MAP: Final = "CLUSTERMAP"  # code of a refusal that passes: not one of a server's
-ELSEWHERE: Final = "MOVED"  # what a server would say of a key
+MOVED: Final = "MOVED"  # what a server would say of a key
 
 
 def refuse_moves(on_their_way: Iterable[int], wanted: Ranges) -> None:
@@ -41,7 +41,7 @@ async def require_settled(connection: Connection, slots: Ranges, others: Ranges 
 
     Raises:
         Disconnected: the connection was lost.
-        TargetBusy: it does, or refuses for now; with the code `ELSEWHERE` where it has not all of them.
+        TargetBusy: it does, or refuses for now; with the code `MOVED` where it has not all of them.
         TargetError: it refuses.
     """
     (answer,) = await connection.ask(request("CLUSTER", "NODES"))
@@ -49,7 +49,7 @@ async def require_settled(connection: Connection, slots: Ranges, others: Ranges 
     refuse_moves(moving(answer), (*slots, *others))
     if away := set(slots_of(slots)).difference(slots_of(own_slots(answer))):
         away_now = spelled(ranges_of(sorted(away)))
-        raise TargetBusy(f"slots {away_now} of the target are at another node by now", code=ELSEWHERE)
+        raise TargetBusy(f"slots {away_now} of the target are at another node by now", code=MOVED)
     return own_epoch(answer)
 
 

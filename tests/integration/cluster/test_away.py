@@ -119,7 +119,7 @@ def test_a_node_that_is_killed_and_portd_with_it(source: Server, sparse: Cluster
                     arrives(node, source, key, portd)
             portd.kill()
             away.start()
-            wait_for_sync(sparse.is_up)
+            sparse.until_up()
             portd.start()
             portd.until(lambda status: status["stream"]["transactions"] > 0)
         load.stop()
@@ -294,14 +294,14 @@ def test_random_outages(source: Server, sparse: Cluster) -> None:
                 portd.kill()
             away.signal(signal.SIGCONT) if stopped else away.start()
             if killed:
-                wait_for_sync(sparse.is_up)
+                sparse.until_up()
                 portd.start()
                 portd.until(lambda status: status["stream"]["transactions"] > 0)
             elif moments.random() < 0.5:
                 goal = load.commands + 200
                 wait_for_sync(lambda goal=goal: load.commands > goal)  # type: ignore[misc]
             if turn % 3 == 2:
-                wait_for_sync(sparse.is_up)
+                sparse.until_up()
                 source.client().flushall() if turn % 2 else source.client().function_load("#!lua name=mylib\nredis.register_function('f', function() return 1 end)", replace=True)  # fmt: skip
         load.stop()
         portd.until_applied(source)
@@ -317,7 +317,7 @@ def test_a_node_is_another_process_before_the_first_copy_begins(servers: ServerF
     with Cluster() as target, Portd(source, target.url) as portd:
         wait_for_sync(lambda: source.info("replication")["connected_slaves"] == 1)
         target.primaries[2].restart()
-        wait_for_sync(target.is_up)
+        target.until_up()
         source.client().config_set("repl-diskless-sync-delay", 0)
         portd.until(lambda status: bool(status["phase"] == "streaming"))
         portd.until_applied(source)

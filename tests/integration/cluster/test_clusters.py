@@ -166,12 +166,12 @@ def test_failovers_of_both_sides_are_followed(how: tuple[str, ...]) -> None:
         with Portd(source.url, target.url) as portd, Loads(source) as loads:
             portd.until(streaming)
             for cluster, replica in [(each, node) for each in (source, target) for node in each.replicas]:
-                wait_for_sync(cluster.is_up)
+                cluster.until_up()
                 loads.run(10)
                 cluster.fail_over(replica, *how)
             loads.run(20)
             loads.stop()
-            wait_for_sync(source.is_up)
+            source.until_up()
             status = until_applied(portd, primaries(source))
             if not how:
                 assert [each["full_syncs"] for each in status["links"]] == [{"first": 1}] * 3
@@ -323,7 +323,7 @@ def test_a_shard_that_came_back_empty_is_held(cluster: Cluster, into: Cluster) -
         until_applied(portd, primaries(cluster))
         before = len(list(into.contents()))
         cluster.primaries[1].restart(crash=True)
-        wait_for_sync(cluster.is_up)
+        cluster.until_up()
         status = portd.until(lambda status: status["links"][1]["held"] is not None)
         assert [each["phase"] for each in status["links"]] == ["streaming", "held", "streaming"]
         cluster.get("SET", next(key for key in ("a", "b", "c") if cluster.owner(key) is not cluster.primaries[1]), 1)

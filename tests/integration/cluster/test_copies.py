@@ -153,7 +153,7 @@ def test_failovers_of_the_target_bring_no_copy_twice(source: Server, how: tuple[
     with Cluster(replicas=1) as cluster, Portd(source, cluster.url) as portd, Load(source, 3) as load:
         portd.until(streaming)
         for replica in cluster.replicas:
-            wait_for_sync(cluster.is_up)
+            cluster.until_up()
             cluster.fail_over(replica, *how)
             time.sleep(0.3)
         load.stop()
@@ -237,7 +237,7 @@ def test_a_node_that_goes_back_owes_again(source: Server, cluster: Cluster) -> N
         wire.many([("APPEND", "k3", "x"), ("SADD", "{k3}u", "x"), ("APPEND", "k1", "y"), ("INCR", "other")])
         come(portd, source)
         node.restart(crash=True)
-        wait_for_sync(cluster.is_up)
+        cluster.until_up()
         wait_for_sync(lambda: "went back" in portd.log(), dump=portd.log)
         wire.call("INCR", "other")
         status = come(portd, source)
@@ -403,7 +403,7 @@ def test_keys_of_shards_that_part_are_copied(cluster: Cluster, *, kills: bool) -
                 portd.start()
             else:
                 for end in (origin, into):
-                    wait_for_sync(end.is_up)
+                    end.until_up()
                     if number < len(end.replicas):
                         end.fail_over(end.replicas[number])
             portd.until(lambda status: all(each["stream"]["transactions"] > 0 for each in status["links"]))

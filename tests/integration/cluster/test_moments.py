@@ -44,7 +44,7 @@ def test_a_flush_that_comes_again_spares_what_is_behind_it(source: Server, clust
         portd.until_applied(source)
         wait_for_sync(lambda: not markers(cluster))  # the floor is behind it
         node.restart(crash=True)
-        wait_for_sync(cluster.is_up)
+        cluster.until_up()
         for key in keys[100:]:
             client.incr(key)
         wait_for_sync(lambda: "went back" in portd.log(), dump=portd.log)
@@ -239,7 +239,7 @@ def test_a_slot_that_moves_between_two_nodes_of_a_command(source: Server, cluste
         wait_for_sync(lambda: Cluster.call(first, "EXISTS", name))
         portd.kill()
         last.signal(signal.SIGCONT)
-        wait_for_sync(cluster.is_up)
+        cluster.until_up()
         cluster.move_slot(key_slot(name.encode()), last)
         portd.start()
         portd.until(streaming)

@@ -21,6 +21,8 @@ from tests.relay import Relay, holding
 from tests.servers import PATIENCE_SECONDS, Server, wait_for_sync
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.wire import Argument
 
 __all__ = ["into"]
@@ -37,6 +39,18 @@ def begin_move(cluster: Cluster, source: Server, node: Server) -> None:
 def carry(source: Server, node: Server, *keys: Argument) -> None:
     """Some keys go from one to the other."""
     Cluster.call(source, "MIGRATE", "127.0.0.1", node.port, "", 0, 60_000, "KEYS", *keys)
+
+
+def come_unseen(portd: Portd, cluster: Cluster, source: Server, node: Server, keys: Sequence[str]) -> None:
+    """Some keys go to a node whose history is lost then: its shard is copied, and what the snapshot has of the slot is left out."""
+    portd.signal(signal.SIGSTOP)
+    begin_move(cluster, source, node)
+    carry(source, node, *keys)
+    cluster.call(node, "DEBUG", "CHANGE-REPL-ID")
+    cluster.call(node, "CLIENT", "KILL", "TYPE", "replica")
+    portd.signal(signal.SIGCONT)
+    portd.until(lambda status: sum(each["full_syncs"].get("backlog", 0) for each in status["links"]) == 1)
+    portd.until(streaming)
 
 
 @pytest.mark.sampled(1)
@@ -125,14 +139,7 @@ def test_a_shard_is_copied_for_a_slot_that_came_meanwhile(cluster: Cluster, into
         cluster.call(one, "RPUSH", key, key, "before")
     with Portd(cluster.url, url_of(into)) as portd:
         portd.until(streaming)
-        portd.signal(signal.SIGSTOP)
-        begin_move(cluster, one, two)
-        carry(one, two, *keys[:20])
-        cluster.call(two, "DEBUG", "CHANGE-REPL-ID")
-        cluster.call(two, "CLIENT", "KILL", "TYPE", "replica")
-        portd.signal(signal.SIGCONT)
-        portd.until(lambda status: sum(each["full_syncs"].get("backlog", 0) for each in status["links"]) == 1)
-        portd.until(streaming)
+        come_unseen(portd, cluster, one, two, keys[:20])
         cluster.move_slot(SLOT, two)
         cluster.call(two, "RPUSH", keys[0], "again")
         until_settled(portd, into, cluster)

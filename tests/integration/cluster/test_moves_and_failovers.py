@@ -144,7 +144,7 @@ def test_slots_move_while_replicas_are_read(pairs: Cluster, into: Server | Clust
         for slot, node in (5, two), (6000, three):
             pairs.move_slot(slot, node, until=load.run)
         pairs.fail_over(by_primary[two], "TAKEOVER")
-        wait_for_sync(pairs.is_up)
+        pairs.until_up()
         wait_for_sync(lambda: agreed(pairs))
         for slot, node in (77, three), (5, one):
             pairs.move_slot(slot, node, until=load.run)

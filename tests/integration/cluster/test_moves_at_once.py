@@ -358,7 +358,7 @@ def test_an_end_fails_over_in_the_middle(into: Server | Cluster, who: str, how: 
             wait_for_sync(source.moves_are_over)
             load.run(50)
             load.stop()
-            wait_for_sync(source.is_up)
+            source.until_up()
             nodes = {
                 link: each for each in source.owners() for link in LINKS if set_of(source, each) == drawn(into, link)
             }

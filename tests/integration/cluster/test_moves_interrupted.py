@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from tests.commands import run
 from tests.integration.cluster.load import LINKS, fill, streaming, until_applied
 from tests.integration.cluster.moves import RoamingLoad
 from tests.integration.cluster.test_moves import MOVING, drawn, into, until_settled, url_of
-from tests.integration.cluster.test_moves_again import SLOT, TAG, begin_move, carry
+from tests.integration.cluster.test_moves_again import SLOT, TAG, come_unseen
 from tests.process import Portd
 from tests.relay import Relay
 from tests.servers import PATIENCE_SECONDS, wait_for_sync
@@ -80,14 +79,7 @@ def test_killed_when_nobody_has_a_slot_any_more(cluster: Cluster, target: Server
         options: dict[str, object] = {"memory_budget": "48MiB"} if new else {}
         portd = stack.enter_context(Portd(cluster.url, f"redis://127.0.0.1:{relay.port}", **options))
         portd.until(lambda status: len(status["links"]) == 3 + new and streaming(status))
-        portd.signal(signal.SIGSTOP)
-        begin_move(cluster, one, two)
-        carry(one, two, *keys[:20])
-        cluster.call(two, "DEBUG", "CHANGE-REPL-ID")
-        cluster.call(two, "CLIENT", "KILL", "TYPE", "replica")
-        portd.signal(signal.SIGCONT)
-        portd.until(lambda status: sum(each["full_syncs"].get("backlog", 0) for each in status["links"]) == 1)
-        portd.until(streaming)
+        come_unseen(portd, cluster, one, two, keys[:20])
         hold = relay.hold(marks)
         cluster.move_slot(SLOT, two)
         cluster.call(two, "RPUSH", keys[0], "again")

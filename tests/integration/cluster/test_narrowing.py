@@ -134,7 +134,7 @@ def test_less_is_taken_while_a_node_is_away(source: Server, cluster: Cluster, tm
             away.signal(signal.SIGCONT)
             wait_for_sync(lambda: "the rules are narrower" in portd.log(), dump=portd.log)
             load.run(20)
-        wait_for_sync(cluster.is_up)
+        cluster.until_up()
         portd.until_applied(source)
         assert_narrowed(source, cluster)
         assert portd.terminate() == os.EX_OK, portd.log()

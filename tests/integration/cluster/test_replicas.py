@@ -123,7 +123,7 @@ def test_a_replica_that_is_promoted_is_left(target: Server, wanted: str) -> None
             portd.until(streaming)
             loads.run()
             cluster.fail_over(cluster.replicas[1])
-            wait_for_sync(cluster.is_up)
+            cluster.until_up()
             nodes[LINKS[1]] = cluster.replicas[1]
             left = cluster.primaries[1] if wanted == "replica" else None
             portd.until(

@@ -100,7 +100,7 @@ def test_failovers_of_the_source_are_followed(target: Server, how: tuple[str, ..
             portd.until(streaming)
             loads.run()
             cluster.fail_over(cluster.replicas[1], *how)
-            wait_for_sync(cluster.is_up)
+            cluster.until_up()
             nodes[LINKS[1]] = cluster.replicas[1]
             with Load(cluster, cluster.replicas[1]) as load:
                 wait_for_sync(lambda: load.commands > 50)

@@ -123,7 +123,7 @@ def test_failovers_of_the_target_are_followed(source: Server, how: tuple[str, ..
     with Cluster(replicas=1) as cluster, Portd(source, cluster.url) as portd, Load(source) as load:
         portd.until(lambda status: status["phase"] == "streaming")
         for replica in cluster.replicas:
-            wait_for_sync(cluster.is_up)
+            cluster.until_up()
             cluster.fail_over(replica, *how)
             time.sleep(0.3)
         load.stop()
